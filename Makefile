@@ -1,0 +1,44 @@
+# Two commands do all the set-up: `make demo` and `make test`. Nothing is downloaded but packages.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint format bench-calibration clean
+
+help:
+	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
+	@echo "make test    all tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff rewrite the code"
+	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
+	@echo "make clean   remove .venv and out"
+
+$(INSTALLED): requirements/dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED)
+	@rm -rf out/demo
+	@$(BIN)/edgeq demo --output out/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check edgeq tests benchmarks
+	$(BIN)/ruff format --check edgeq tests benchmarks
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix edgeq tests benchmarks
+	$(BIN)/ruff format edgeq tests benchmarks
+
+# BENCH takes further flags: make bench-calibration BENCH="speed --rounds 5 --json"
+bench-calibration: $(INSTALLED)
+	$(BIN)/python -m benchmarks.calibration $(BENCH)
+
+clean:
+	rm -rf $(VENV) out

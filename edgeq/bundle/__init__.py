@@ -1,0 +1,1 @@
+"""What passes from the workshop to the device."""

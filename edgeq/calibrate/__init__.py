@@ -1,0 +1,1 @@
+"""Images to histograms to thresholds to scales."""

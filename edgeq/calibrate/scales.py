@@ -1,0 +1,200 @@
+"""The `edgeq.scales/1` artifact: for every tensor, the range that each method keeps."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgeq.calibrate.histogram import BINS, Histogram
+from edgeq.calibrate.thresholds import METHODS, asymmetric_range, symmetric_amax
+from edgeq.errors import ArtifactError, CalibrationError
+from edgeq.files import atomic_write
+from edgeq.plan.precision import Backend
+
+__all__ = ["PackedHistogram", "Scales", "TensorRange", "TensorScale", "Trial"]
+
+SCALES_VERSION: Final = "edgeq.scales/1"
+MAX_SCALES_BYTES = 256 * 1024 * 1024
+
+
+class TensorRange(BaseModel):
+    """What one method keeps of one tensor.
+
+    Attributes:
+        amax: largest magnitude, for a signed symmetric grid.
+        low, high: ends of the range, for an unsigned grid.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    amax: float
+    low: float
+    high: float
+
+
+class PackedHistogram(BaseModel):
+    """A histogram as JSON.
+
+    Attributes:
+        exponent: as in `Histogram`.
+        counts: its int64 counts, little endian, deflated (zlib), in base64.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exponent: int | None
+    counts: str
+
+    @classmethod
+    def pack(cls, histogram: Histogram) -> PackedHistogram:
+        """Store the counts."""
+        data = np.ascontiguousarray(histogram.counts, "<i8").tobytes()
+        return cls(exponent=histogram.exponent, counts=base64.b64encode(zlib.compress(data, 6)).decode())
+
+    def unpack(self, minimum: float, maximum: float) -> Histogram:
+        """The histogram again; its extremes are kept beside it.
+
+        Raises:
+            ArtifactError: the counts are damaged.
+        """
+        size = 2 * BINS * 8
+        try:
+            data = zlib.decompressobj().decompress(base64.b64decode(self.counts, validate=True), size + 1)
+            if len(data) != size:
+                raise ValueError(f"{len(data)} bytes")
+        except (ValueError, zlib.error) as error:
+            raise ArtifactError("a histogram in the scales file is damaged", expected=f"{2 * BINS} counts") from error
+        histogram = Histogram()
+        histogram.exponent, histogram.minimum, histogram.maximum = self.exponent, minimum, maximum
+        histogram.counts = np.frombuffer(data, "<i8").astype(np.int64)
+        return histogram
+
+
+class TensorScale(BaseModel):
+    """One tensor's extremes, its range per method, its histogram and that one's SHA-256.
+
+    Attributes:
+        histogram: None where the ranges come from elsewhere, such as a TensorRT cache.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    minimum: float
+    maximum: float
+    ranges: dict[str, TensorRange]
+    histogram_sha256: str
+    histogram: PackedHistogram | None = None
+
+    @classmethod
+    def from_histogram(cls, histogram: Histogram) -> TensorScale:
+        """Apply every method to `histogram`."""
+        ranges = {}
+        for method in METHODS:
+            low, high = asymmetric_range(histogram, method)
+            ranges[method] = TensorRange(amax=symmetric_amax(histogram, method), low=low, high=high)
+        return cls(
+            minimum=histogram.minimum,
+            maximum=histogram.maximum,
+            ranges=ranges,
+            histogram_sha256=histogram.digest(),
+            histogram=PackedHistogram.pack(histogram),
+        )
+
+
+class Trial(BaseModel):
+    """What one choice did to the network's output on the images held back.
+
+    Attributes:
+        backend, method, shared_add: the choice.
+        logit_error: ||INT8 - FP32|| / ||FP32|| over all logits.
+        agreement: percent of images on which both name the same class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Backend
+    method: str
+    shared_add: bool
+    logit_error: float
+    agreement: float
+
+
+class Scales(BaseModel):
+    """What calibration hands over.
+
+    Attributes:
+        graph_sha256: SHA-256 of the FP32 ONNX file that was calibrated; scales fit no other.
+        preprocess_sha256: digest of the preprocessing that the images went through.
+        images: how many images were seen.
+        image_digests: the first 32 hexadecimal digits of each image file's SHA-256, sorted.
+        method: the method asked for; `auto` chooses one for each backend.
+        chosen: what it chose.
+        shared_add: whether the two sides of a residual addition share a scale; None leaves that to the plan.
+        held_back: images that `auto` judged by; they are not in the histograms.
+        trials: every choice that was tried, in order.
+        drift: median distance between the histograms of a tenth of the images and of the rest (`diagnose.distance`);
+            None for scales that were merged or resumed.
+        tensors: one entry for every tensor that needs a scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.scales/1"] = SCALES_VERSION
+    graph_sha256: str
+    preprocess_sha256: str
+    images: int
+    image_digests: tuple[str, ...] = ()
+    method: str
+    chosen: dict[Backend, str] = {}
+    shared_add: bool | None = None
+    held_back: int = 0
+    trials: tuple[Trial, ...] = ()
+    drift: float | None = None
+    tensors: dict[str, TensorScale]
+
+    def method_for(self, backend: Backend) -> str:
+        """The method whose ranges `backend` gets."""
+        return self.chosen.get(backend, self.method)
+
+    def range_of(self, tensor: str, backend: Backend) -> TensorRange:
+        """The range of `tensor` for `backend`.
+
+        Raises:
+            CalibrationError: the tensor was not calibrated.
+        """
+        method = self.method_for(backend)
+        try:
+            return self.tensors[tensor].ranges[method]
+        except KeyError:
+            raise CalibrationError(
+                f"tensor {tensor} has no {method} range",
+                causes=("the scales were made for another graph or another plan",),
+                next_step="run edgeq calibrate again on this graph",
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Write the scales as JSON, atomically."""
+        atomic_write(path, self.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Scales:
+        """Read scales back.
+
+        Raises:
+            ArtifactError: the file is missing, too large, or not scales of this version.
+        """
+        try:
+            if path.stat().st_size > MAX_SCALES_BYTES:
+                raise ValueError(f"larger than {MAX_SCALES_BYTES} bytes")
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError, ValidationError) as error:
+            raise ArtifactError(
+                f"{path} is not a scales file",
+                expected=f"JSON with version {SCALES_VERSION}, written by edgeq calibrate",
+                causes=(" ".join(str(error).split())[:300],),
+            ) from error

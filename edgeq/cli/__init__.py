@@ -1,0 +1,106 @@
+"""The command line: one file for each verb.
+
+Exit status: 0 done, 1 a gate said no, 2 bad input or usage, 130 stopped with Ctrl-C, 141 whoever read stdout closed
+it, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final
+
+import click
+
+from edgeq import __version__
+from edgeq.errors import EdgeqError
+
+__all__ = ["VERBS", "cli", "main", "run"]
+
+VERBS: Final = {
+    "inspect": "Show what a model is made of and what would be done to it.",
+    "prepare": "Make a judged INT8 bundle: the main job.",
+    "export": "First stage: export to ONNX, fold BatchNorm, prove parity.",
+    "calibrate": "Second stage: find the range of every tensor.",
+    "quantize": "Third stage: make the INT8 graphs.",
+    "evaluate": "Last stage: judge INT8 against FP32.",
+    "demo": "Go the whole way on the small network that comes along.",
+}
+"""Each verb with its line in `edgeq --help`."""
+
+_INTERRUPTED = 128 + signal.SIGINT
+_READER_GONE = 128 + signal.SIGPIPE
+_TERMINATED = 128 + signal.SIGTERM
+
+
+class _Verbs(click.Group):
+    """Verbs that are imported when they are called, so that `edgeq --help` is quick and needs nothing installed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"edgeq.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgeq")
+def cli() -> None:
+    """Quantize vision models for NVIDIA Jetson, and prove that they still see."""
+
+
+def main() -> None:
+    """The `edgeq` command."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status."""
+    try:
+        return cli.main(args=list(arguments), prog_name="edgeq", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return _stopped(_INTERRUPTED)
+    except EdgeqError as error:
+        click.echo(f"error: {error}", err=True)
+        return 2
+    except ImportError as error:
+        click.echo(f"error: {error}\nnext: pip install 'edgeq[{_extra(error.name)}]'", err=True)
+        return 2
+    except OSError as error:  # of this machine: no right to read, a disk that fails
+        click.echo(f"error: {error}", err=True)
+        return 2
+    except SystemExit as stop:
+        if stop.code == _TERMINATED:
+            return _stopped(_TERMINATED)
+        return _READER_GONE  # click and rich leave with 1 when stdout is closed, which has another meaning here
+
+
+def _extra(package: str | None) -> str:
+    """The extra that brings a package which is not installed."""
+    from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
+    return "torch" if (package or "").split(".")[0] in from_torch else "workshop"
+
+
+def _stopped(status: int) -> int:
+    click.echo("stopped; nothing was left behind", err=True)
+    return status
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    """Unwind on SIGTERM as on Ctrl-C, so that nothing half-written stays."""
+    raise SystemExit(_TERMINATED)

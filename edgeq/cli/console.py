@@ -1,0 +1,137 @@
+"""What a person sees: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+from pydantic import BaseModel
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from edgeq.calibrate.scales import Trial
+from edgeq.export.stage import ExportReport
+from edgeq.prepare import Progress
+from edgeq.quality.classification import Classification
+from edgeq.quality.judge import Quality
+
+__all__ = [
+    "print_export",
+    "print_json",
+    "print_quality",
+    "print_table",
+    "print_trials",
+    "print_warnings",
+    "progress_bars",
+]
+
+_STAGES = {
+    "draw": "drawing scenes",
+    "open": "opening the model",
+    "export": "exporting, folding, proving parity",
+    "calibrate": "calibrating",
+    "try": "trying every method on images held back",
+    "quantize": "quantizing for two backends",
+    "judge": "judging",
+}
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A callback that draws one bar for each stage on stderr, with counts and the time left."""
+    columns = (
+        TextColumn("{task.description:<36}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, int] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                for task in bars.tasks:
+                    bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+                tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total or None)
+            bars.update(bars.task_ids[list(tasks).index(stage)], completed=done)
+
+        yield report
+        for task in bars.tasks:
+            bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+
+
+def print_json(artifact: BaseModel) -> None:
+    """One JSON object on stdout."""
+    click.echo(artifact.model_dump_json(indent=1))
+
+
+def print_export(report: ExportReport) -> None:
+    """What the export stage did and proved, in two lines on stdout."""
+    click.echo(f"BatchNorm: {report.batchnorm_before} before, {report.batchnorm_after} after.")
+    parity = report.parity
+    click.echo(f"Parity: largest |error| is {parity.relative:.1e} of the output's range on {parity.images} images.")
+
+
+def print_trials(trials: Sequence[Trial]) -> None:
+    """Which method won for each backend, and by how much; nothing where none was tried."""
+    for backend in dict.fromkeys(trial.backend for trial in trials):
+        tried = sorted((trial for trial in trials if trial.backend == backend), key=lambda trial: trial.logit_error)
+        names = ", ".join(f"{_choice(trial)} {trial.logit_error:.4f}" for trial in tried[:3])
+        click.echo(f"Logit error on images held back, {backend}: {names}, ... worst {tried[-1].logit_error:.4f}.")
+
+
+def _choice(trial: Trial) -> str:
+    if trial.backend == "tensorrt":
+        return trial.method
+    return f"{trial.method} ({'shared' if trial.shared_add else 'separate'} additions)"
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Warnings on stderr."""
+    for warning in warnings:
+        Console(stderr=True, highlight=False).print(f"[yellow]warning:[/] {warning}")
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[str]) -> None:
+    """A table on stdout; the columns named in `numbers` are set to the right."""
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for name in header:
+        table.add_column(name, justify="right" if name in numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def print_quality(title: str, quality: Quality) -> None:
+    """FP32 beside INT8: answers, latency, size."""
+    rows = [*_answer_rows(quality.answers), *_latency_rows(quality), _size_row(quality)]
+    print_table(title, ("", "FP32", "INT8", "INT8 against FP32"), rows, numbers=("FP32", "INT8"))
+
+
+def _answer_rows(answers: Classification | None) -> Iterator[tuple[str, str, str, str]]:
+    if answers is None:
+        return
+    change = f"{-answers.drop:+.2f} ± {answers.drop_standard_error:.2f} points"
+    yield "top-1", f"{answers.top1_reference:.2f} %", f"{answers.top1_candidate:.2f} %", change
+    yield f"same class, {answers.images} images", "", "", f"{answers.agreement:.2f} %"
+    yield "right alone, images", str(answers.only_reference_right), str(answers.only_candidate_right), ""
+    cosine = f"{answers.feature_cosine_mean:.5f}, worst {answers.feature_cosine_worst:.4f}"
+    yield "feature cosine", "", "", cosine
+    yield "relative logit error", "", "", f"{answers.logit_error:.4f}"
+
+
+def _latency_rows(quality: Quality) -> Iterator[tuple[str, str, str, str]]:
+    for entry in quality.latency:
+        factor = f"{entry.speedup:.2f} x as fast ({entry.speedup_low:.2f}..{entry.speedup_high:.2f})"
+        name = f"batch {entry.batch}, {entry.threads} threads"
+        yield name, f"{entry.reference_ms:.2f} ms", f"{entry.candidate_ms:.2f} ms", factor
+
+
+def _size_row(quality: Quality) -> tuple[str, str, str, str]:
+    ours, theirs = quality.reference_bytes, quality.candidate_bytes
+    return "file", f"{ours / 1e6:.2f} MB", f"{theirs / 1e6:.2f} MB", f"{theirs / ours:.2f} x the size"

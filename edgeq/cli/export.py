@@ -1,0 +1,60 @@
+"""`edgeq export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.options import (
+    fold_options,
+    images_option,
+    json_option,
+    output_option,
+    preprocess_flags,
+    preprocess_options,
+    threads_option,
+)
+from edgeq.export.stage import export_model
+from edgeq.files import new_directory
+from edgeq.model.images import ImageSet
+from edgeq.model.source import open_model
+from edgeq.stages import PARITY_IMAGES, parity_images
+
+__all__ = ["command"]
+
+
+@click.command("export")
+@click.argument("model")
+@images_option
+@output_option
+@fold_options
+@preprocess_options
+@threads_option
+@json_option
+def command(
+    model: str,
+    images: Path,
+    output: Path,
+    fold: bool,
+    keep_batchnorm: tuple[str, ...],
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Export MODEL to ONNX with BatchNorm folded, and prove on images that it computes the same.
+
+    The first stage of `edgeq prepare`. The directory made is a MODEL itself.
+    """
+    source = open_model(model, preprocess=preprocess_flags(mean, std, size))
+    proof = parity_images(ImageSet.open(images).sample(PARITY_IMAGES), source)
+    with new_directory(output) as work:
+        report = export_model(source, work, proof, fold=fold, keep_batchnorm=keep_batchnorm, threads=threads)
+    if as_json:
+        console.print_json(report)
+        return
+    console.print_export(report)
+    click.echo(f"next: edgeq calibrate {output} --images {images} -o scales.json")

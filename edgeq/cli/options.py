@@ -1,0 +1,131 @@
+"""Options that several verbs have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES
+from edgeq.calibrate.thresholds import METHODS
+from edgeq.model.preprocess import Preprocess
+
+__all__ = [
+    "PATH",
+    "calibration_options",
+    "eval_option",
+    "fold_options",
+    "images_option",
+    "json_option",
+    "output_option",
+    "plan_options",
+    "preprocess_flags",
+    "preprocess_options",
+    "shared_add",
+    "threads_option",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+output_option = click.option("-o", "--output", type=PATH, required=True, help="A directory to make; it must not exist.")
+images_option = click.option("--images", type=PATH, required=True, help="Calibration images: a folder or a zip.")
+threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of one operator.  [default: all]")
+
+
+def eval_option(*, required: bool) -> Callable[[F], F]:
+    """--eval LABELLED."""
+    text = "Labelled images: a folder or zip with one folder for each class."
+    return click.option("--eval", "labelled", type=PATH, required=required, help=text)
+
+
+def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+preprocess_options = _chain(
+    click.option("--mean", help="Where preprocessor_config.json is missing: R,G,B mean of pixels in 0..1."),
+    click.option("--std", help="Likewise: R,G,B standard deviation."),
+    click.option("--size", help="Likewise: SIDE or HEIGHTxWIDTH in pixels."),
+)
+
+calibration_options = _chain(
+    click.option(
+        "--calibration-images",
+        type=click.IntRange(1),
+        default=CALIBRATION_IMAGES,
+        show_default=True,
+        help="Use at most so many.",
+    ),
+    click.option(
+        "--method",
+        type=click.Choice([AUTO, *METHODS]),
+        default=AUTO,
+        show_default=True,
+        help="How a histogram becomes a range; auto tries all on images held back.",
+    ),
+)
+
+plan_options = _chain(
+    click.option(
+        "--weights",
+        type=click.Choice(["per-channel", "per-tensor"]),
+        default="per-channel",
+        show_default=True,
+        help="Granularity of the weight scales; per-tensor is for comparison only.",
+    ),
+    click.option(
+        "--add-scales",
+        type=click.Choice([AUTO, "shared", "separate"]),
+        default=AUTO,
+        show_default=True,
+        help="Scales of the two inputs of a residual addition; auto tries both where --method auto does, else shares.",
+    ),
+)
+
+fold_options = _chain(
+    click.option("--fold/--no-fold", default=True, help="Fold BatchNorm; --no-fold is for comparison only."),
+    click.option("--keep-batchnorm", multiple=True, metavar="NODE", help="Leave this BatchNorm in FP32; repeatable."),
+)
+
+
+def preprocess_flags(mean: str | None, std: str | None, size: str | None) -> Preprocess | None:
+    """The preprocessing given by --mean, --std and --size; None where none of them was given.
+
+    Raises:
+        click.UsageError: only some were given, or one is malformed.
+    """
+    if mean is None and std is None and size is None:
+        return None
+    if mean is None or std is None or size is None:
+        raise click.UsageError("--mean, --std and --size belong together: give all three")
+    return Preprocess.from_flags(_numbers("--mean", mean), _numbers("--std", std), _size(size))
+
+
+def shared_add(choice: str) -> bool | None:
+    """What --add-scales says: None for `auto`."""
+    return None if choice == AUTO else choice == "shared"
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(f"{flag} {text}: expected three numbers, such as 0.485,0.456,0.406") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise click.UsageError(f"--size {text}: expected SIDE or HEIGHTxWIDTH, such as 224 or 480x640") from None

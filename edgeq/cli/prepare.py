@@ -1,0 +1,92 @@
+"""`edgeq prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.options import (
+    calibration_options,
+    eval_option,
+    fold_options,
+    images_option,
+    json_option,
+    output_option,
+    plan_options,
+    preprocess_flags,
+    preprocess_options,
+    shared_add,
+    threads_option,
+)
+from edgeq.prepare import Options, Prepared, prepare
+
+__all__ = ["command", "print_prepared", "read_options"]
+
+
+@click.command("prepare")
+@click.argument("model")
+@images_option
+@eval_option(required=False)
+@output_option
+@calibration_options
+@plan_options
+@fold_options
+@preprocess_options
+@threads_option
+@json_option
+def command(
+    model: str,
+    images: Path,
+    labelled: Path | None,
+    output: Path,
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Make a judged INT8 bundle of an image classifier: the main job.
+
+    MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
+    Hugging Face id. It is exported, its BatchNorm folded and the result proved equal, calibrated, quantized for ONNX
+    Runtime and for TensorRT, and judged against FP32 on the labelled images.
+    """
+    with console.progress_bars() as progress:
+        prepared = prepare(
+            model,
+            images,
+            output,
+            labelled=labelled,
+            preprocess=preprocess_flags(mean, std, size),
+            options=read_options(**choices),
+            progress=progress,
+        )
+    console.print_warnings(prepared.warnings)
+    if as_json:
+        console.print_json(prepared)
+    else:
+        print_prepared(prepared)
+
+
+def read_options(add_scales: str, **choices: Any) -> Options:
+    """The main job's options from the flags of the same names."""
+    return Options(shared_add=shared_add(add_scales), **choices)
+
+
+def print_prepared(prepared: Prepared) -> None:
+    """What was done and measured, for a person."""
+    quality = prepared.quality
+    console.print_export(prepared.export)
+    click.echo(
+        f"INT8: {prepared.int8_layers} layers with weights, FP32: {prepared.fp32_layers}. "
+        f"Calibrated on {prepared.calibration_images} images ({prepared.method}), {prepared.held_back} held back."
+    )
+    console.print_trials(prepared.trials)
+    for name, skipped in (("calibration", prepared.calibration_skipped), ("evaluation", quality.skipped)):
+        if skipped:
+            click.echo(f"Skipped {len(skipped)} {name} images that cannot be read: {', '.join(skipped[:5])}")
+    console.print_quality(f"FP32 against INT8, {quality.backend}", quality)
+    click.echo(f"The bundle lies in {prepared.bundle}")

@@ -1,0 +1,102 @@
+"""Every error that edgeq raises on purpose.
+
+    EdgeqError
+    ├── InputError            what the user gave cannot be used
+    │   ├── ModelError        a model directory, an ONNX file, a config
+    │   ├── ImageError        an image, a folder or a zip of images
+    │   └── ArtifactError     a plan, scales or bundle that is not what it says
+    ├── ExportError           the graph cannot be exported or folded
+    │   └── ParityError       the graph made does not compute what its source computes
+    ├── CalibrationError      no scale can be given to a tensor
+    ├── QuantizeError         the plan cannot be put into the graph, or was not
+    ├── EngineError           a backend refuses a graph or fails while running it
+    └── OutputError           the result cannot be written: it exists, or the disk is full
+
+All of them end the command line with exit status 2 and no traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ArtifactError",
+    "CalibrationError",
+    "EdgeqError",
+    "EngineError",
+    "ExportError",
+    "ImageError",
+    "InputError",
+    "ModelError",
+    "OutputError",
+    "ParityError",
+    "QuantizeError",
+]
+
+
+class EdgeqError(Exception):
+    """What happened, what was expected, the likely causes, and what to do next.
+
+    Args:
+        what: one sentence with the fact, naming the file, tensor or flag.
+        expected: what would have been right; empty where `what` says it.
+        causes: likely causes, most likely first.
+        next_step: the next command or change, ready to be typed.
+    """
+
+    def __init__(self, what: str, *, expected: str = "", causes: Sequence[str] = (), next_step: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.causes = tuple(causes)
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        """A few lines for a person: fact, expectation, numbered causes, next step."""
+        lines = [self.what]
+        if self.expected:
+            lines.append(f"expected: {self.expected}")
+        lines += [f"{number}. {cause}" for number, cause in enumerate(self.causes, start=1)]
+        if self.next_step:
+            lines.append(f"next: {self.next_step}")
+        return "\n".join(lines)
+
+
+class InputError(EdgeqError):
+    """What the user gave cannot be used."""
+
+
+class ModelError(InputError):
+    """A model directory, an ONNX file or a config cannot be opened or understood."""
+
+
+class ImageError(InputError):
+    """An image, or a folder or zip of images, cannot be used."""
+
+
+class ArtifactError(InputError):
+    """A plan, scales or bundle is not what it says it is."""
+
+
+class ExportError(EdgeqError):
+    """The graph cannot be exported or folded."""
+
+
+class ParityError(ExportError):
+    """The graph made does not compute what its source computes."""
+
+
+class CalibrationError(EdgeqError):
+    """No scale can be given to a tensor."""
+
+
+class QuantizeError(EdgeqError):
+    """The plan cannot be put into the graph, or what was made differs from it."""
+
+
+class EngineError(EdgeqError):
+    """A backend refuses a graph or fails while running it."""
+
+
+class OutputError(EdgeqError):
+    """The result cannot be written: it exists already, or the disk is full."""

@@ -1,0 +1,215 @@
+"""The export stage: MODEL to a folded FP32 graph that was proved to compute the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.errors import ArtifactError, ExportError, ModelError
+from edgeq.export.batch import image_size, with_dynamic_batch
+from edgeq.export.fold import (
+    KEPT_BY_PLAN,
+    FoldReport,
+    Kept,
+    batchnorm_names,
+    count_batchnorm,
+    fold_batchnorm,
+    require_folded,
+)
+from edgeq.export.parity import Network, Parity, prove_parity
+from edgeq.export.simplify import simplify
+from edgeq.export.torch_export import export_classifier
+from edgeq.files import atomic_write, sha256_file
+from edgeq.model.components import name_nodes
+from edgeq.model.onnx_file import load_onnx, save_onnx
+from edgeq.model.source import ModelSource
+
+__all__ = ["CONFIG", "EXPORT", "FP32", "PREPROCESS", "ExportReport", "export_model", "fold_graph", "open_graph"]
+
+FP32 = "model.fp32.onnx"
+PREPROCESS = "preprocessor_config.json"
+CONFIG = "config.json"
+EXPORT = "export.json"
+
+
+class ExportReport(BaseModel):
+    """What the export stage did and proved.
+
+    Attributes:
+        graph_sha256: of `model.fp32.onnx`.
+        opset, ir_version: of that file.
+        batchnorm_before, batchnorm_after: BatchNormalization nodes.
+        folded: BatchNorm -> where it went, e.g. "after Conv conv1".
+        kept: BatchNorm -> why it is still there.
+        parity: the source against the file, on real images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.export/1"] = "edgeq.export/1"
+    source: Literal["onnx", "hf"]
+    graph_sha256: str
+    opset: int
+    ir_version: int
+    batchnorm_before: int
+    batchnorm_after: int
+    folded: dict[str, str]
+    kept: dict[str, str]
+    parity: Parity
+
+    @classmethod
+    def load(cls, directory: Path) -> ExportReport:
+        """Read the report of an exported directory, and check that the graph is the one that was proved.
+
+        Raises:
+            ArtifactError: there is no report, or the graph was changed since.
+        """
+        try:
+            report = cls.model_validate_json((directory / EXPORT).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ArtifactError(
+                f"{directory} was not made by edgeq export",
+                expected=f"a directory with {FP32} and {EXPORT}",
+                next_step=f"edgeq export {directory} --images CALIB -o EXPORTED",
+            ) from error
+        if not (directory / FP32).is_file() or sha256_file(directory / FP32) != report.graph_sha256:
+            raise ArtifactError(
+                f"{directory / FP32} is not the graph that {EXPORT} describes",
+                causes=("it was changed or lost after the export",),
+                next_step="run edgeq export again",
+            )
+        return report
+
+
+def export_model(
+    source: ModelSource,
+    directory: Path,
+    images: NDArray[np.float32],
+    *,
+    fold: bool = True,
+    keep_batchnorm: tuple[str, ...] = (),
+    threads: int | None = None,
+) -> ExportReport:
+    """Write `model.fp32.onnx`, its configs and the report into `directory`.
+
+    Args:
+        source: an opened MODEL.
+        directory: an existing one.
+        images: real images for the proof, float32 [n, 3, H, W] as the model's preprocessing gives them.
+        fold: fold BatchNorm; False leaves all of it, for comparison.
+        keep_batchnorm: BatchNorm nodes that stay.
+        threads: of one operator.
+
+    Raises:
+        ModelError: the model cannot be read or does not take such images.
+        ExportError: it cannot be exported, or a BatchNorm cannot be folded and was not named.
+        ParityError: the graph made computes something else.
+    """
+    traced, reference = open_graph(source, directory, threads)
+    _check_size(traced, source)
+    model, folded = fold_graph(traced, fold=fold, keep_batchnorm=keep_batchnorm)
+    require_folded(folded)
+    _write(model, source, directory)
+    parity = prove_parity(reference, _network(directory / FP32, threads), _single(images))
+    _prove_batch(directory / FP32, images, threads)
+    report = ExportReport(
+        source=source.kind,
+        graph_sha256=sha256_file(directory / FP32),
+        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        ir_version=model.ir_version,
+        batchnorm_before=folded.before,
+        batchnorm_after=count_batchnorm(model),
+        folded={fold.batchnorm: f"{fold.rule} {fold.into}" for fold in folded.folded},
+        kept={kept.batchnorm: kept.reason for kept in folded.kept},
+        parity=parity,
+    )
+    atomic_write(directory / EXPORT, report.model_dump_json(indent=1).encode())
+    return report
+
+
+def fold_graph(
+    model: onnx.ModelProto, *, fold: bool = True, keep_batchnorm: tuple[str, ...] = ()
+) -> tuple[onnx.ModelProto, FoldReport]:
+    """The graph that is planned and quantized: dynamic batch, simplified, every node named, BatchNorm folded.
+
+    Raises:
+        ExportError: the graph is not well formed, or `keep_batchnorm` names a node that is no BatchNorm.
+    """
+    model = name_nodes(simplify(with_dynamic_batch(model)))
+    if fold:
+        model, report = fold_batchnorm(model, keep=keep_batchnorm)
+        return simplify(model), report
+    names = batchnorm_names(model)
+    return model, FoldReport(len(names), len(names), (), tuple(Kept(name, KEPT_BY_PLAN) for name in names))
+
+
+def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tuple[onnx.ModelProto, Network]:
+    """The graph as it came, and the network that it must stay equal to.
+
+    Args:
+        directory: where an exporter may put its file for a moment.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ExportError: it cannot be exported.
+    """
+    if source.onnx_path is not None:
+        model = load_onnx(source.onnx_path)
+        return model, _network(model.SerializeToString(), threads)
+    size = (source.preprocess.height, source.preprocess.width)
+    raw = directory / "model.traced.onnx"
+    exported = export_classifier(source.path, raw, image_size=size)
+    model = load_onnx(raw)
+    raw.unlink()
+    return model, exported.reference
+
+
+def _network(model: Path | bytes, threads: int | None) -> Network:
+    engine = OnnxRuntimeEngine(model, threads=threads)
+    return lambda pixels: engine.run({engine.inputs[0]: pixels})[engine.outputs[0]]
+
+
+def _single(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """One image at a time: the source may have a fixed batch of one."""
+    return [images[i : i + 1] for i in range(len(images))]
+
+
+def _check_size(model: onnx.ModelProto, source: ModelSource) -> None:
+    wanted = (source.preprocess.height, source.preprocess.width)
+    for have, want in zip(image_size(model), wanted, strict=True):
+        if have not in (None, want):
+            raise ModelError(
+                f"the graph takes images of {image_size(model)} pixels, the preprocessing makes {wanted}",
+                causes=("preprocessor_config.json belongs to another model",),
+                next_step="give the right size with --mean, --std and --size",
+            )
+
+
+def _write(model: onnx.ModelProto, source: ModelSource, directory: Path) -> None:
+    save_onnx(model, directory / FP32)
+    for name, content in ((PREPROCESS, source.preprocess.to_config()), (CONFIG, dict(source.config))):
+        atomic_write(directory / name, json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def _prove_batch(path: Path, images: NDArray[np.float32], threads: int | None) -> None:
+    """Run two images at once: a fixed batch size hides in reshapes as well as in the input's shape."""
+    network = _network(path, threads)
+    pair = np.concatenate([images[:1], images[:1]])
+    try:
+        logits = network(pair)
+    except Exception as error:
+        raise ExportError(
+            "the graph does not run on a batch of two images",
+            expected="a dynamic batch axis",
+            causes=("it was exported with a fixed batch size",),
+            next_step="export it with a dynamic batch axis",
+        ) from error
+    if len(logits) != 2:
+        raise ExportError(f"the graph gives {list(logits.shape)} for two images", expected="[2, classes]")

@@ -1,0 +1,228 @@
+"""A Hugging Face image classifier to ONNX, with its BatchNorm nodes still in.
+
+The exporters fold BatchNorm on their own in eval mode. Here that is left to `edgeq.export.fold`, which says what it
+did and is verified. The tracing exporter is used: on the classifiers of transformers it takes a tenth of the time of
+the `dynamo` one, its nodes are named after their modules (`/inner/resnet/.../Conv`), and it keeps to opset 17, where
+the other one gives 18. Tracing turns every size but the batch into a constant: that is what a fixed image size means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeq.errors import ExportError, ModelError
+from edgeq.export.parity import Network
+from edgeq.model.onnx_file import MAX_IR_VERSION, load_onnx, save_onnx
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["INPUT", "OPSET", "OUTPUT", "Exported", "export_classifier"]
+
+OPSET = 17
+INPUT, OUTPUT = "pixel_values", "logits"
+# Two images, so that an axis that happens to be the batch is not taken for a constant one.
+_TRACED_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file and the network that it was made from.
+
+    Attributes:
+        path: the file: input `pixel_values` float32 [batch, channels, height, width], output `logits` [batch, labels].
+        labels: number of classes.
+        reference: the torch network itself on the CPU, batch to logits, both float32 arrays.
+    """
+
+    path: Path
+    labels: int
+    reference: Network
+
+
+def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, int], channels: int = 3) -> Exported:
+    """Export the image classifier in `directory` to the ONNX file `output`.
+
+    Args:
+        directory: a Hugging Face model directory with config.json and safetensors; no code in it is run.
+        output: written under a temporary name and renamed.
+        image_size: height and width in pixels, fixed from here on; only the batch stays dynamic.
+        channels: colour channels of an image.
+
+    Raises:
+        ModelError: the directory is no image classifier, or its weights are missing, damaged or not the config's.
+        ExportError: the network does not take images of this size, or cannot be exported.
+    """
+    if min(*image_size, channels) < 1:
+        raise ExportError(
+            f"an image of {image_size[0]} x {image_size[1]} pixels and {channels} channels has no content",
+            expected="sizes of 1 and more",
+        )
+    network = _load(directory)
+    shape = (_TRACED_BATCH, channels, *image_size)
+    labels = _count_labels(directory, network, shape)
+    model = _trace(directory, network, shape)
+    _verify(model, shape[1:])
+    save_onnx(model, output)
+    return Exported(output, labels, lambda batch: _run(network, batch))
+
+
+def _load(directory: Path) -> torch.nn.Module:
+    """The classifier in eval mode and float32, taking pixels and giving logits."""
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory} has no config.json", expected="a Hugging Face model directory")
+    import torch
+    import transformers
+
+    class Classifier(torch.nn.Module):
+        """Pixels to logits, without transformers' output object."""
+
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            """[batch, channels, height, width] to [batch, labels]."""
+            logits: torch.Tensor = self.inner(pixel_values=pixel_values).logits
+            return logits
+
+    try:
+        with _quiet():
+            inner, loading = transformers.AutoModelForImageClassification.from_pretrained(
+                str(directory),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                attn_implementation="eager",  # plain MatMul and Softmax: a smaller graph
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
+        raise ModelError(
+            f"{directory} cannot be loaded as an image classifier",
+            expected="an architecture that transformers' AutoModelForImageClassification knows, and its safetensors",
+            causes=(_first_line(error),),
+        ) from error
+    _refuse_gaps(directory, loading)
+    # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
+    return Classifier(inner).eval()
+
+
+def _refuse_gaps(directory: Path, loading: dict[str, Any]) -> None:
+    """transformers fills what is missing with random weights and goes on; a compiler must not."""
+    kinds = (("missing_keys", "missing"), ("unexpected_keys", "not used"), ("mismatched_keys", "of another shape"))
+    faults = [f"{kind}: {', '.join(sorted(map(str, loading[key]))[:5])}" for key, kind in kinds if loading.get(key)]
+    if faults:
+        raise ModelError(
+            f"the weights in {directory} are not those of its config",
+            expected="each parameter once",
+            causes=tuple(faults),
+            next_step="take config.json and the safetensors from the same checkpoint",
+        )
+
+
+def _count_labels(directory: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> int:
+    try:
+        with _quiet():
+            logits = _run(network, np.zeros(shape, dtype=np.float32))
+    except Exception as error:  # a network refuses a shape in its own words
+        raise ExportError(
+            f"the network in {directory} does not take images of shape {list(shape[1:])}",
+            causes=(_first_line(error),),
+            next_step="give the size of its preprocessor_config.json",
+        ) from error
+    if logits.ndim != 2 or len(logits) != shape[0]:
+        raise ExportError(f"the network in {directory} gives {list(logits.shape)}", expected="[batch, labels]")
+    return int(logits.shape[1])
+
+
+def _run(network: torch.nn.Module, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    import torch
+
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = network(torch.tensor(batch)).numpy()
+    return logits
+
+
+def _trace(directory: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traced.onnx"
+        try:
+            with _quiet():
+                torch.onnx.export(
+                    network,
+                    (torch.zeros(shape),),
+                    str(path),
+                    dynamo=False,
+                    opset_version=OPSET,
+                    # With eval mode or constant folding here, versions of the exporter fold BatchNorm.
+                    training=torch.onnx.TrainingMode.PRESERVE,
+                    do_constant_folding=False,
+                    input_names=[INPUT],
+                    output_names=[OUTPUT],
+                    dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                )
+        except Exception as error:  # the exporter's errors share no base class
+            raise ExportError(
+                f"the network in {directory} cannot be exported to ONNX opset {OPSET}", causes=(_first_line(error),)
+            ) from error
+        return load_onnx(path)
+
+
+def _verify(model: onnx.ModelProto, image: tuple[int, ...]) -> None:
+    """What was asked for is what came: exporters change an opset without a word."""
+    opsets = {item.domain: item.version for item in model.opset_import}
+    names = [value.name for value in (*model.graph.input, *model.graph.output)]
+    shapes = [_shape(value) for value in (*model.graph.input, *model.graph.output)]
+    faults = []
+    if opsets != {"": OPSET}:
+        faults.append(f"opsets {opsets}")
+    if model.ir_version > MAX_IR_VERSION:
+        faults.append(f"IR {model.ir_version}")
+    if names != [INPUT, OUTPUT] or shapes[0] != ["batch", *image] or shapes[1][:1] != ["batch"]:
+        faults.append(f"inputs and outputs {names} of shapes {shapes}")
+    if faults:
+        raise ExportError("the exporter made another graph than was asked for", causes=faults)
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, no warnings, no log lines from transformers and torch."""
+    from transformers.utils import logging as chatter
+
+    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    exporter = logging.getLogger("torch.onnx")
+    before = exporter.level
+    chatter.set_verbosity(logging.CRITICAL)
+    chatter.disable_progress_bar()
+    exporter.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(before)
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,191 @@
+"""Writing so that a reader never sees half a file: temporary name, sync, rename.
+
+Every artifact goes through here. A write which is interrupted (disk full, Ctrl-C, power) leaves what was there before,
+and no temporary file. Power cuts are the reason for the syncs: without them a rename can reach the disk before the
+bytes do.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from edgeq.errors import OutputError
+
+__all__ = ["atomic_write", "new_directory", "sha256_file"]
+
+_CHUNK_BYTES = 1 << 20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_ERRORS = (*_DISK_FULL, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write `path` in one step: it holds either all of `data` or what it held before.
+
+    Args:
+        path: the file; missing parent directories are made. An existing file is replaced.
+        data: the bytes, or a function which writes them to the binary file it is given.
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written; names the file and the space needed.
+    """
+    path = Path(path)
+    temporary = _temporary_sibling(path)
+    needed = len(data) if isinstance(data, bytes) else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                data(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise _output_error(path, error, needed) from error
+    finally:  # after a KeyboardInterrupt too: nothing half-written may stay
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Give a temporary directory beside `path` to fill; on success it becomes `path`, otherwise it is removed.
+
+    Args:
+        path: a name which must not exist yet; missing parent directories are made.
+
+    Raises:
+        OutputError: `path` exists (even as an empty directory), its parent is a file, or the disk is full.
+    """
+    path = Path(path)
+    _refuse_existing(path)
+    temporary = _temporary_sibling(path)
+    try:
+        _make_directory(path, temporary)
+        yield temporary
+        _move_into_place(temporary, path)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:  # any other comes from what the caller does, and keeps its meaning
+            raise _output_error(path, error, None) from error
+        raise
+    finally:  # after a KeyboardInterrupt or SystemExit too
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal, read in pieces of 1 MiB.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _temporary_sibling(path: Path) -> Path:
+    """A hidden, unused name in the same directory: a rename is one step only within one file system."""
+    return path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
+
+
+def _make_directory(path: Path, temporary: Path) -> None:
+    """Make the temporary directory and its parents, or raise OutputError."""
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise _output_error(path, error, None) from error
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    """Sync the finished directory and give it its name, or raise OutputError."""
+    try:
+        _sync_tree(temporary)
+        _refuse_existing(path)  # it may have come into being while we worked
+        temporary.rename(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise _output_error(path, error, None) from error
+
+
+def _refuse_existing(path: Path) -> None:
+    """Raise OutputError when something, even a dangling link, has the name already."""
+    if os.path.lexists(path):
+        raise OutputError(
+            f"{path} exists already",
+            expected="a name that does not exist yet; nothing is ever written over",
+            next_step="choose another name or remove it",
+        )
+
+
+def _sync_tree(root: Path) -> None:
+    """Flush every file and directory below `root` to the disk."""
+    for directory, _, names in os.walk(root):
+        for name in names:
+            file = Path(directory, name)
+            if file.is_file() and not file.is_symlink():
+                _sync(file)
+        _sync(Path(directory))
+
+
+def _sync_directory(directory: Path) -> None:
+    """Flush a directory, so that the new name survives a power cut."""
+    try:
+        _sync(directory)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a directory
+            raise
+
+
+def _sync(path: Path) -> None:
+    """fsync one file or directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _output_error(path: Path, error: OSError, needed: int | None) -> OutputError:
+    """The OutputError which says what `error` means for `path`; `needed` is in bytes."""
+    size = "" if needed is None else f" ({_megabytes(needed)} needed)"
+    if error.errno in _DISK_FULL:
+        return OutputError(
+            f"the disk is full: {path} could not be written{size}; {_free_space(path)}",
+            next_step="free some space or write to another disk with -o",
+        )
+    if error.errno == errno.EFBIG:
+        return OutputError(
+            f"{path} is larger than this file system or the shell's limit allows{size}",
+            next_step="look at `ulimit -f`, or write to another disk with -o",
+        )
+    return OutputError(
+        f"{path} cannot be written{size}: {error.strerror or error}",
+        expected="a place where this user may create files",
+        next_step="choose another place with -o",
+    )
+
+
+def _free_space(path: Path) -> str:
+    """What is free on the disk of `path`, in words."""
+    for directory in path.absolute().parents:
+        if directory.is_dir():
+            return f"{_megabytes(shutil.disk_usage(directory).free)} are free"
+    return "the free space is not known"
+
+
+def _megabytes(count: int) -> str:
+    """A number of bytes in words, in units of 10^6."""
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,121 @@
+"""What a model is made of, and what the main job would do to each part of it, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.export.fold import FoldReport
+from edgeq.export.simplify import simplify
+from edgeq.export.stage import fold_graph, open_graph
+from edgeq.model.components import Layer, name_nodes, read_components
+from edgeq.model.preprocess import Preprocess
+from edgeq.model.source import open_model
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rules import plan_classifier
+
+__all__ = ["Group", "Inspection", "Part", "inspect_model"]
+
+
+class Part(BaseModel):
+    """A component: its number of layers, parameters, and bytes as stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    layers: int
+    parameters: int
+    bytes: int
+
+
+class Group(BaseModel):
+    """Layers of one component and kind that meet the same fate, for the same reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    component: str
+    kind: str
+    fate: str
+    reason: str
+    layers: int
+    parameters: int
+    bytes: int
+
+
+class Inspection(BaseModel):
+    """What `edgeq inspect` shows.
+
+    Attributes:
+        batchnorm: BatchNormalization nodes in the graph.
+        batchnorm_foldable: how many of them fold.
+        batchnorm_kept: the others, with the reason.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    source: Literal["onnx", "hf"]
+    parameters: int
+    bytes: int
+    components: tuple[Part, ...]
+    groups: tuple[Group, ...]
+    batchnorm: int
+    batchnorm_foldable: int
+    batchnorm_kept: dict[str, str]
+
+
+def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = None) -> Inspection:
+    """Look at MODEL.
+
+    Args:
+        model: as for `edgeq.prepare.prepare`.
+        scratch: an existing directory, for an exporter's file.
+        preprocess: replaces the model's preprocessor_config.json.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ExportError: it cannot be exported.
+    """
+    source = open_model(model, preprocess=preprocess)
+    graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
+    planned, report = fold_graph(graph)
+    parts = read_components(graph)
+    return Inspection(
+        model=str(model),
+        source=source.kind,
+        parameters=sum(part.parameters for part in parts),
+        bytes=sum(part.bytes for part in parts),
+        components=tuple(
+            Part(name=part.name, layers=len(part.layers), parameters=part.parameters, bytes=part.bytes)
+            for part in parts
+        ),
+        groups=_groups(graph, plan_classifier(planned), report),
+        batchnorm=report.before,
+        batchnorm_foldable=len(report.folded),
+        batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
+    )
+
+
+def _groups(graph: onnx.ModelProto, plan: PrecisionPlan, report: FoldReport) -> tuple[Group, ...]:
+    gathered: dict[tuple[str, str, str, str], list[Layer]] = {}
+    fates = {d.layer: (d.precision.value, d.reason) for d in plan.decisions}
+    fates |= {fold.batchnorm: ("folded", "into the layer beside it") for fold in report.folded}
+    for component in read_components(graph):
+        for layer in component.layers:
+            fate, reason = fates.get(layer.name, ("folded", "constant, computed beforehand"))
+            gathered.setdefault((component.name, layer.kind, fate, reason), []).append(layer)
+    return tuple(
+        Group(
+            component=component,
+            kind=kind,
+            fate=fate,
+            reason=reason,
+            layers=len(layers),
+            parameters=sum(layer.parameters for layer in layers),
+            bytes=sum(layer.bytes for layer in layers),
+        )
+        for (component, kind, fate, reason), layers in gathered.items()
+    )

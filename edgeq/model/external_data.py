@@ -1,0 +1,138 @@
+"""ONNX external data: weights in a file beside the graph. Where they may lie, reading them in, writing them out.
+
+Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md. The location is a path written by whoever made the
+    file, so it is not followed out of the directory of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, BinaryIO
+
+from edgeq.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["all_tensors", "has_external_data", "move_out", "read_in", "stored_bytes"]
+
+_ALIGNMENT = 4096  # lets a reader map a tensor from the file
+_SMALLEST = 1024  # tensors below this many bytes stay in the graph: shapes and scalars are needed to check it
+
+
+def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor stored in a graph: initializers and attributes, subgraphs included."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from all_tensors(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from all_tensors(subgraph)
+
+
+def has_external_data(model: onnx.ModelProto) -> bool:
+    """Whether any tensor of the model lies outside its file."""
+    return any(_is_external(tensor) for tensor in all_tensors(model.graph))
+
+
+def stored_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the raw tensor data inside the model."""
+    return sum(len(tensor.raw_data) for tensor in all_tensors(model.graph))
+
+
+def read_in(model: onnx.ModelProto, path: Path) -> None:
+    """Put all external data of the model at `path` into the model itself, in place.
+
+    Raises:
+        ModelError: a data file is missing, too short, of the wrong length, or outside the directory of `path`.
+    """
+    for tensor in all_tensors(model.graph):
+        if _is_external(tensor):
+            _read_tensor(tensor, path)
+
+
+def move_out(model: onnx.ModelProto, location: str, file: BinaryIO) -> None:
+    """Write the large tensors of the model to `file`, in place of their raw data a reference to `location`."""
+    import onnx
+
+    for tensor in all_tensors(model.graph):
+        if len(tensor.raw_data) < _SMALLEST:
+            continue
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        entries = {"location": location, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+        file.write(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether the data of a tensor lies in another file."""
+    import onnx
+
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def _read_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    """Read one tensor's data and forget that it was elsewhere."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    data_file = _resolve(entries.get("location", ""), path, tensor.name)
+    try:
+        size = data_file.stat().st_size
+        tensor.raw_data = _read_piece(data_file, size, entries, f"tensor {tensor.name!r} of {path.name}")
+    except OSError as error:
+        raise ModelError(f"{data_file} cannot be read: {error.strerror or error}") from error
+    tensor.ClearField("data_location")
+    tensor.ClearField("external_data")
+
+
+def _read_piece(data_file: Path, size: int, entries: Mapping[str, str], what: str) -> bytes:
+    """The bytes of one tensor; `what` names it."""
+    offset = _number(entries.get("offset", "0"), "offset", what)
+    length = _number(entries.get("length", str(max(size - offset, 0))), "length", what)
+    if offset + length > size:
+        raise ModelError(
+            f"{data_file} is too short: it has {size} bytes, and {what} lies at {offset}..{offset + length}",
+            causes=("the copy or the download was cut short", "the data file belongs to another version of the graph"),
+            next_step=f"copy the .onnx file and {data_file.name} again, together",
+        )
+    with data_file.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def _resolve(location: str, path: Path, tensor: str) -> Path:
+    """The data file a location means: a regular file inside the directory of the graph, links resolved."""
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    directory = path.parent.resolve()
+    climbs = posix.is_absolute() or windows.drive or "\\" in location or "\0" in location or ".." in posix.parts
+    if not location or climbs or not (directory / location).resolve().is_relative_to(directory):
+        raise ModelError(
+            f"{path}: tensor {tensor!r} wants its data from {location!r}, outside the directory of the model",
+            expected="a file beside the model; a path or link that leads out of its directory is never followed",
+            next_step="put the data file beside the model, as a plain file, and export or save the model again",
+        )
+    data_file = directory / location
+    if not data_file.is_file():
+        raise ModelError(
+            f"{data_file} is missing: {path.name} keeps its weights there (tensor {tensor!r})",
+            causes=("only the .onnx file was copied", "the data file was renamed"),
+            next_step=f"copy {location} into {path.parent}",
+        )
+    return data_file
+
+
+def _number(text: str, key: str, what: str) -> int:
+    """A non-negative integer from an external data entry."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ModelError(f"{what} has {key} {text!r} for its external data, expected a number of bytes")
+    return int(text)

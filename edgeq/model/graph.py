@@ -1,0 +1,84 @@
+"""Names and constants of a graph.
+
+Every node gets a name: plans, reports and rules speak of nodes by name, and ONNX does not demand one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["constant_names", "constant_tensors", "drop_constant_inputs", "name_nodes", "node_names"]
+
+_NOT_CONSTANT = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
+
+
+def node_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """A unique name for each node of the main graph, in order: its own, or `Conv_12` after its operator and position.
+
+    A name which occurs twice is kept by the first node; the others get `_1`, `_2`, ...
+    """
+    taken = {node.name for node in model.graph.node if node.name}
+    used: set[str] = set()
+    names = []
+    for index, node in enumerate(model.graph.node):
+        name = node.name
+        if not name or name in used:
+            name = _unused(name or f"{node.op_type}_{index}", taken)
+        used.add(name)
+        taken.add(name)
+        names.append(name)
+    return tuple(names)
+
+
+def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model whose nodes are named as `node_names` says."""
+    named = type(model)()
+    named.CopyFrom(model)
+    for node, name in zip(named.graph.node, node_names(model), strict=True):
+        node.name = name
+    return named
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """`name`, or with the first number that makes it new."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def constant_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Constant tensors by name: initializers, and what Constant nodes hold."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        held = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+        if node.op_type == "Constant" and held:
+            tensors[node.output[0]] = held[0]
+    return tensors
+
+
+def constant_names(graph: onnx.GraphProto) -> frozenset[str]:
+    """Names of all tensors which do not depend on the graph's inputs, those computed from constants included."""
+    names = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type not in _NOT_CONSTANT and all(name in names or not name for name in node.input):
+            names.update(node.output)
+    return frozenset(names)
+
+
+def drop_constant_inputs(model: onnx.ModelProto) -> None:
+    """Take initializers out of the graph's inputs, in place.
+
+    Before IR 4 each initializer had to be listed there; since then a listed one may be replaced by the caller,
+    which no weight of a finished network should be.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, 4)

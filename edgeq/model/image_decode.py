@@ -1,0 +1,87 @@
+"""One image: encoded bytes to 8-bit RGB pixels, with limits that hold before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from edgeq.errors import ImageError
+
+__all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "decode_image"]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""File name endings taken for images, in lower case."""
+
+MAX_PIXELS = 64_000_000
+"""The largest image decoded, in pixels (192 MB as RGB); refused from its header beyond that."""
+
+MAX_ENCODED_BYTES = 128 * 2**20
+"""The largest encoded image read, in bytes."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # the JPEG reader takes MPO (several pictures in one) as well
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Decode an image to mode RGB, upright.
+
+    The EXIF orientation is applied, transparency is laid over white and 16-bit grey is brought to 8 bits.
+
+    Args:
+        data: the encoded file.
+        name: what to call it in an error.
+
+    Raises:
+        ImageError: it is damaged, cut short, of an unknown format, or has more than MAX_PIXELS pixels.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it; a half-grey image is not data
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image.size, name)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name, "") from error
+    except (
+        Exception
+    ) as error:  # a decoder given hostile bytes raises nearly anything: OSError, SyntaxError, struct.error, ...
+        raise ImageError(
+            f"{name} cannot be decoded: {error}",
+            causes=("the file is damaged or cut short", "it is not what its name says"),
+            next_step="remove it or replace it",
+        ) from error
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    """Raise ImageError when an image of `size` (width, height) has too many pixels, or none."""
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width} x {height} pixels")
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} has no pixels: {width} x {height}")
+
+
+def _too_large(name: str, size: str) -> ImageError:
+    """The error for an image beyond MAX_PIXELS."""
+    return ImageError(
+        f"{name} is too large{': ' + size if size else ''}",
+        expected=f"at most {MAX_PIXELS:,} pixels",
+        next_step="scale it down or remove it",
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any 8-bit or 16-bit mode to RGB."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16-bit grey at 255, which makes it white.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of Pillow's mode {image.mode}, expected 8 or 16 bits per channel")
+    if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Which precision where, and why."""

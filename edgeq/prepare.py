@@ -1,0 +1,172 @@
+"""The main job, from a folder to a judged INT8 bundle: one function, a stage a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.calibrate.diagnose import Diagnosis, diagnose
+from edgeq.calibrate.scales import Scales, Trial
+from edgeq.calibrate.stage import SCALES
+from edgeq.export.stage import FP32, ExportReport, export_model
+from edgeq.files import new_directory
+from edgeq.model.images import ImageSet
+from edgeq.model.preprocess import Preprocess
+from edgeq.model.source import open_model
+from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity
+from edgeq.plan.rules import WEIGHTED
+from edgeq.quality.judge import Quality
+from edgeq.quantize.select import settle
+from edgeq.quantize.stage import quantize
+from edgeq.stages import (
+    Options,
+    Progress,
+    calibrate_graph,
+    counter,
+    judge_graphs,
+    observe_some,
+    parity_images,
+    plan_graph,
+    planned_tensors,
+)
+
+__all__ = ["Options", "Prepared", "Progress", "prepare"]
+
+QUALITY = "quality.json"
+
+
+class Prepared(BaseModel):
+    """Everything that was done and measured.
+
+    Attributes:
+        bundle: the directory made.
+        calibration_images: how many were used.
+        held_back: how many of them `auto` judged by instead of counting them.
+        calibration_skipped: calibration images that could not be read.
+        method: whose ranges ONNX Runtime's graph got.
+        trials: what `auto` tried, on images held back from calibration.
+        int8_layers, fp32_layers: layers with weights, by precision.
+        diagnosis: whether the calibration set is large enough, and like the evaluation images.
+        warnings: what a careful reader should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    export: ExportReport
+    calibration_images: int
+    held_back: int
+    calibration_skipped: tuple[str, ...]
+    method: str
+    trials: tuple[Trial, ...]
+    weights: WeightGranularity
+    int8_layers: int
+    fp32_layers: int
+    quality: Quality
+    diagnosis: Diagnosis
+    warnings: tuple[str, ...]
+    manifest: Manifest
+
+
+def prepare(
+    model: str | Path,
+    calibration: Path,
+    output: Path,
+    *,
+    labelled: Path | None = None,
+    preprocess: Preprocess | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Make a bundle of an image classifier.
+
+    Args:
+        model: an ONNX or Hugging Face directory, or a Hugging Face id.
+        calibration: a folder or zip of images.
+        output: the bundle's directory; it must not exist, and exists only once all has succeeded.
+        labelled: a folder or zip of images in folders named after their class; without it answers are not judged.
+        preprocess: replaces the model's preprocessor_config.json.
+        options: see `Options`.
+        progress: called as the stages go on.
+
+    Raises:
+        EdgeqError: any of them; nothing is left behind then.
+    """
+    options = options or Options()
+    report = progress or (lambda _stage, _done, _total: None)
+    with new_directory(output) as work:
+        report("open", 0, 0)
+        source = open_model(model, preprocess=preprocess)
+        images = ImageSet.open(calibration).sample(options.calibration_images)
+        answers = ImageSet.open(labelled, labelled=True) if labelled else None
+        proof = parity_images(images, source)
+        report("export", 0, 0)
+        exported = export_model(
+            source,
+            work,
+            proof,
+            fold=options.fold,
+            keep_batchnorm=options.keep_batchnorm,
+            threads=options.threads,
+        )
+        graph = work / FP32
+        plan = plan_graph(graph, exported, options)
+        scales, skipped = calibrate_graph(
+            graph, plan, planned_tensors(graph), images, source.preprocess, options, report
+        )
+        plan = settle(plan, scales)
+        scales.save(work / SCALES)
+        report("quantize", 0, 0)
+        quantize(graph, plan, scales, source.preprocess, work)
+        advance = counter(report, "judge", len(answers) if answers else 0)
+        quality = judge_graphs(
+            work, answers, images, source, threads=options.threads, timing=options.timing, advance=advance
+        )
+        quality.save(work / QUALITY)
+        diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), answers, source, options.threads))
+        manifest = write_manifest(work, labels=source.labels or ())
+    return _summary(output, exported, plan, scales, skipped, quality, diagnosis, manifest)
+
+
+def _summary(
+    output: Path,
+    exported: ExportReport,
+    plan: PrecisionPlan,
+    scales: Scales,
+    skipped: tuple[str, ...],
+    quality: Quality,
+    diagnosis: Diagnosis,
+    manifest: Manifest,
+) -> Prepared:
+    weighted = [decision for decision in plan.decisions if decision.op in WEIGHTED]
+    return Prepared(
+        bundle=output,
+        export=exported,
+        calibration_images=scales.images + scales.held_back,
+        held_back=scales.held_back,
+        calibration_skipped=skipped,
+        method=scales.method_for("onnxruntime"),
+        trials=scales.trials,
+        weights=plan.weights,
+        int8_layers=sum(decision.precision is Precision.INT8 for decision in weighted),
+        fp32_layers=sum(decision.precision is Precision.FP32 for decision in weighted),
+        quality=quality,
+        diagnosis=diagnosis,
+        warnings=(*_warnings(exported, plan, scales, quality), *diagnosis.warnings()),
+        manifest=manifest,
+    )
+
+
+def _warnings(exported: ExportReport, plan: PrecisionPlan, scales: Scales, quality: Quality) -> list[str]:
+    found = []
+    if exported.batchnorm_after:
+        found.append(f"{exported.batchnorm_after} BatchNormalization nodes are not folded: slower and less accurate")
+    if plan.weights == "per-tensor":
+        found.append("per-tensor weights lose accuracy, most of all in depthwise convolutions: for comparison only")
+    if (count := scales.images + scales.held_back) < 100:
+        found.append(f"only {count} calibration images: 100 to 500 are usual")
+    if quality.answers is None:
+        found.append("no labelled images were given (--eval): what the INT8 network answers was not judged")
+    return found

@@ -1,0 +1,1 @@
+"""The reference against the quantized network, on the user's own images."""

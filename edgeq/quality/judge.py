@@ -1,0 +1,147 @@
+"""Judge a quantized classifier against its FP32 source: answers, features, latency, size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgeq.calibrate.observe import with_outputs
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
+from edgeq.errors import ArtifactError
+from edgeq.files import atomic_write
+from edgeq.model.components import head_nodes
+from edgeq.model.images import ImageSet
+from edgeq.model.source import ModelSource
+from edgeq.model.stream import ImageStream
+from edgeq.quality.classification import Classification, Judged, compare_classifiers, label_indices
+from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
+
+__all__ = ["Quality", "judge"]
+
+QUALITY_VERSION: Final = "edgeq.quality/1"
+LATENCY_BATCHES = (1, 64)
+EVALUATION_BATCH = 64
+
+
+class Quality(BaseModel):
+    """What was measured of one pair of graphs.
+
+    Attributes:
+        backend: what ran both graphs; no other backend's figure is implied.
+        answers: None where no labelled images were given.
+        latency: one entry for each batch size.
+        reference_bytes, candidate_bytes: sizes of the ONNX files.
+        skipped: labelled images that could not be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.quality/1"] = QUALITY_VERSION
+    backend: str
+    answers: Classification | None
+    latency: tuple[Latency, ...]
+    reference_bytes: int
+    candidate_bytes: int
+    skipped: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write the figures as JSON, atomically."""
+        atomic_write(path, self.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Quality:
+        """Read figures back.
+
+        Raises:
+            ArtifactError: the file is missing or not figures of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ArtifactError(
+                f"{path} holds no quality figures", expected=f"JSON with version {QUALITY_VERSION}"
+            ) from error
+
+
+def judge(
+    reference: Path,
+    candidate: Path,
+    labelled: ImageSet | None,
+    source: ModelSource,
+    sample: NDArray[np.float32],
+    *,
+    threads: int | None = None,
+    timing: Timing = DEFAULT_TIMING,
+    advance: Callable[[int], None] | None = None,
+) -> Quality:
+    """Run both graphs in ONNX Runtime and compare.
+
+    Args:
+        reference, candidate: ONNX files; the candidate was made from the reference and has its node names.
+        labelled: images in folders named after their class; None leaves `answers` empty.
+        source: gives the class names and the preprocessing.
+        sample: one real image, float32 [1, 3, H, W]; latency is measured on copies of it.
+        threads: of one operator.
+        timing: how long latency is measured.
+        advance: called with the number of images just judged.
+
+    Raises:
+        ImageError: folders and classes do not match, or too many images cannot be read.
+        EngineError: a graph does not run.
+    """
+    threads = threads or default_threads()
+    answers: Classification | None = None
+    skipped: tuple[str, ...] = ()
+    if labelled is not None:
+        stream = ImageStream(labelled, source.preprocess, batch_size=EVALUATION_BATCH)
+        ours, theirs = _judged(reference, threads), _judged(candidate, threads)
+        indices = label_indices(labelled.labels, source.labels, ours(sample)[0].shape[1])
+        answers = compare_classifiers(ours, theirs, _labelled(stream, indices), advance=advance)
+        skipped = tuple(image.name for image in stream.skipped)
+    return Quality(
+        backend=f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider",
+        answers=answers,
+        latency=tuple(_latency(reference, candidate, sample, batch, threads, timing) for batch in LATENCY_BATCHES),
+        reference_bytes=reference.stat().st_size,
+        candidate_bytes=candidate.stat().st_size,
+        skipped=skipped,
+    )
+
+
+def _judged(path: Path, threads: int) -> Judged:
+    """The graph in `path`, giving its logits and what enters its head (the logits again where there is no head)."""
+    model = onnx.load(path)
+    logits = model.graph.output[0].name
+    heads = head_nodes(model)
+    features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), logits)
+    engine = OnnxRuntimeEngine(with_outputs(model, [features]).SerializeToString(), threads=threads)
+
+    def run(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        values = engine.run({engine.inputs[0]: pixels}, (logits, features))
+        return values[logits], values[features]
+
+    return run
+
+
+def _labelled(stream: ImageStream, indices: dict[str, int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    for items, pixels in stream:
+        yield np.array([indices[str(item.label)] for item in items], np.int64), pixels
+
+
+def _latency(
+    reference: Path, candidate: Path, sample: NDArray[np.float32], batch: int, threads: int, timing: Timing
+) -> Latency:
+    return measure_latency(
+        lambda: OnnxRuntimeEngine(reference, threads=threads),
+        lambda: OnnxRuntimeEngine(candidate, threads=threads),
+        np.repeat(sample, batch, axis=0),
+        threads=threads,
+        timing=timing,
+    )

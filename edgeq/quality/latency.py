@@ -1,0 +1,112 @@
+"""Latency of two graphs, measured side by side on a machine that is never quite quiet.
+
+The two are timed in turn, block by block, with one live session at a time: a second session's spinning threads would
+slow the first one down. Each pair of blocks gives a ratio; the median of the ratios is what counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.engine import Engine
+
+__all__ = ["DEFAULT_TIMING", "Latency", "Timing", "measure_latency"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long latency is measured.
+
+    Attributes:
+        rounds: pairs of blocks, one block for each graph.
+        block_seconds: how long a block runs; one batch at least is timed in it.
+    """
+
+    rounds: int = 7
+    block_seconds: float = 0.5
+
+
+DEFAULT_TIMING: Final = Timing()
+
+
+class Latency(BaseModel):
+    """Milliseconds a batch, and how many times as fast the candidate is.
+
+    Attributes:
+        batch: images in a batch.
+        threads: threads of one operator.
+        rounds: pairs of blocks.
+        reference_ms, candidate_ms: median over the rounds of each block's median.
+        speedup: median over the rounds of reference / candidate; above 1 the candidate is faster.
+        speedup_low, speedup_high: the smallest and largest round.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: int
+    threads: int
+    rounds: int
+    reference_ms: float
+    candidate_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+
+
+def measure_latency(
+    reference: Callable[[], Engine],
+    candidate: Callable[[], Engine],
+    pixels: NDArray[np.float32],
+    *,
+    threads: int,
+    timing: Timing = DEFAULT_TIMING,
+) -> Latency:
+    """Time both on the same batch.
+
+    Args:
+        reference, candidate: open a fresh engine; it is dropped at the end of its block.
+        pixels: one batch, float32 [n, 3, H, W].
+        threads: what the engines were opened with, for the record.
+        timing: how many blocks, and how long each.
+    """
+    ours, theirs = [], []
+    for _ in range(timing.rounds):
+        ours.append(_block(reference(), pixels, timing.block_seconds))
+        theirs.append(_block(candidate(), pixels, timing.block_seconds))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return Latency(
+        batch=len(pixels),
+        threads=threads,
+        rounds=timing.rounds,
+        reference_ms=1e3 * statistics.median(ours),
+        candidate_ms=1e3 * statistics.median(theirs),
+        speedup=statistics.median(ratios),
+        speedup_low=min(ratios),
+        speedup_high=max(ratios),
+    )
+
+
+def _block(engine: Engine, pixels: NDArray[np.float32], seconds: float) -> float:
+    """Median seconds a batch; the engine dies with this frame, and its threads with it."""
+    feeds = {engine.inputs[0]: pixels}
+    _timed(engine, feeds, seconds / 2)  # warms up
+    return statistics.median(_timed(engine, feeds, seconds))
+
+
+def _timed(engine: Engine, feeds: dict[str, NDArray[np.float32]], seconds: float) -> list[float]:
+    """Seconds of each batch, as many as fit; one at least."""
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while not times or time.perf_counter() < until:
+        start = time.perf_counter()
+        engine.run(feeds)
+        times.append(time.perf_counter() - start)
+    return times

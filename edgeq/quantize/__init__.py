@@ -1,0 +1,1 @@
+"""Scales and a plan into the graphs that run."""

@@ -1,0 +1,76 @@
+"""Integer grids: how a real number becomes eight bits and back (ONNX QuantizeLinear: round half to even, saturate)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Grid", "quantize_bias", "quantize_weight", "signed_grid", "unsigned_grid"]
+
+_EMPTY_SCALE = 1.0
+"""Scale of a tensor that was never anything but zero: any positive number stores its zeros exactly."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform grid: real = scale * (q - zero_point).
+
+    Attributes:
+        scale: float32 value, > 0.
+        zero_point: the integer that stands for 0.0.
+        dtype: `uint8` (0..255) or `int8` (-127..127 in use).
+    """
+
+    scale: float
+    zero_point: int
+    dtype: Literal["uint8", "int8"]
+
+
+def signed_grid(amax: float) -> Grid:
+    """Symmetric INT8, as TensorRT wants it: scale = amax / 127, zero point 0."""
+    return Grid(_positive(amax / 127.0), 0, "int8")
+
+
+def unsigned_grid(low: float, high: float, *, scale: float | None = None) -> Grid:
+    """UINT8 over [low, high] (low <= 0 <= high), as ONNX Runtime's fastest kernels want it.
+
+    Args:
+        scale: a scale to use instead, at least as wide as (high - low) / 255.
+    """
+    step = _positive((high - low) / 255.0 if scale is None else scale)
+    return Grid(step, int(np.clip(np.rint(-low / step), 0, 255)), "uint8")
+
+
+def _positive(scale: float) -> float:
+    single = float(np.float32(scale))
+    return single if single >= float(np.finfo(np.float32).tiny) else _EMPTY_SCALE
+
+
+def quantize_weight(
+    weight: NDArray[np.float32], axis: int | None, *, smallest_scale: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric INT8 weights in -127..127, and their scale.
+
+    Args:
+        weight: any shape.
+        axis: the output channels' axis, one scale for each; None gives one scale for all (a scalar).
+        smallest_scale: a lower bound for the scales.
+    """
+    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
+    amax = np.abs(weight).max(axis=others).astype(np.float64)
+    scale = amax / 127.0
+    if smallest_scale is not None:
+        scale = np.maximum(scale, smallest_scale)
+    scale = np.where(scale >= np.finfo(np.float32).tiny, scale, _EMPTY_SCALE).astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if axis is not None else [1] * weight.ndim
+    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    return integers, scale
+
+
+def quantize_bias(bias: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int32]:
+    """INT32 bias on the grid of the accumulator, whose scale is that of the input times that of the weight."""
+    limit = 2**31 - 1
+    return np.clip(np.rint(bias.astype(np.float64) / scale.astype(np.float64)), -limit, limit).astype(np.int32)

@@ -1,0 +1,124 @@
+"""Where the Q/DQ pairs go, for each backend, and which tensors share a grid.
+
+ONNX Runtime fuses DequantizeLinear - layer - QuantizeLinear into one integer kernel: it wants a pair on every input and
+every output of an INT8 layer. TensorRT fuses backwards from the inputs and adds a residual in the accumulator of the
+convolution before it: it wants a pair on every input, save the one that comes straight from that convolution
+(TensorRT Developer Guide, "Q/DQ placement recommendations").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from edgeq.plan.precision import Backend, Precision, PrecisionPlan
+from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, POOLS, WEIGHTED
+
+__all__ = ["Placement", "place", "unite"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The Q/DQ pairs of one lowering.
+
+    Attributes:
+        tensors: names of the tensors that get a pair, in the graph's order.
+        uses: tensor -> names of the layers that read the pair's output instead of the tensor.
+        same_grid: sets of tensors on one scale and zero point, because a layer between them computes nothing.
+        same_scale: pairs of tensors on one scale, the two sides of an addition.
+    """
+
+    tensors: tuple[str, ...]
+    uses: dict[str, frozenset[str]]
+    same_grid: tuple[frozenset[str], ...]
+    same_scale: tuple[frozenset[str], ...]
+
+
+def place(graph: gs.Graph, plan: PrecisionPlan, backend: Backend) -> Placement:
+    """Choose the pairs of `graph` (FP32, folded, nodes named as in `plan`) for `backend`."""
+    int8 = plan.layers(Precision.INT8)
+    layers = [node for node in graph.nodes if node.name in int8 and node.op not in FUSED_ACTIVATIONS]
+    inputs = {node.name: tuple(_read(node, int8, backend)) for node in layers}
+    wanted = {tensor.name for tensors in inputs.values() for tensor in tensors}
+    if backend == "onnxruntime":
+        wanted |= {_written(node, int8).name for node in layers} - {tensor.name for tensor in graph.outputs}
+    tensors = tuple(name for name in _in_order(graph) if name in wanted)
+    return Placement(
+        tensors=tensors,
+        uses={name: frozenset(_users(graph, name, inputs, backend)) for name in tensors},
+        same_grid=tuple(unite(_carried(layers, inputs, int8))),
+        same_scale=tuple(_added(layers, inputs)) if plan.shared_add else (),
+    )
+
+
+def _read(node: gs.Node, int8: frozenset[str], backend: Backend) -> Iterator[gs.Variable]:
+    """The tensors that an INT8 layer reads through a pair."""
+    values = [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable) and not _is_dequantized(tensor)]
+    if node.op in WEIGHTED or node.op in POOLS or node.op in CARRIERS - {"Concat"}:
+        values = values[:1]
+    if node.op == "Add" and backend == "tensorrt":
+        fused = next((tensor for tensor in values if _from_convolution(tensor, int8)), None)
+        values = [tensor for tensor in values if tensor is not fused]
+    yield from values
+
+
+def _is_dequantized(tensor: gs.Variable) -> bool:
+    return bool(tensor.inputs) and tensor.inputs[0].op == "DequantizeLinear"
+
+
+def _from_convolution(tensor: gs.Variable, int8: frozenset[str]) -> bool:
+    """Whether an INT8 layer with weights makes this tensor for one reader alone."""
+    makers = [node for node in tensor.inputs if node.op in WEIGHTED and node.name in int8]
+    return bool(makers) and len(tensor.outputs) == 1
+
+
+def _written(node: gs.Node, int8: frozenset[str]) -> gs.Variable:
+    """What an INT8 layer writes, behind the activation that it applies itself."""
+    output = node.outputs[0]
+    after = output.outputs[0] if len(output.outputs) == 1 else None
+    if after is not None and after.op in FUSED_ACTIVATIONS and after.name in int8:
+        return after.outputs[0]
+    return output
+
+
+def _in_order(graph: gs.Graph) -> Iterator[str]:
+    yield from (tensor.name for tensor in graph.inputs)
+    yield from (tensor.name for node in graph.nodes for tensor in node.outputs)
+
+
+def _users(graph: gs.Graph, tensor: str, inputs: dict[str, tuple[gs.Variable, ...]], backend: Backend) -> Iterator[str]:
+    """The layers that read a pair's output.
+
+    In ONNX Runtime's graph nothing else is left to read; in TensorRT's a floating-point layer reads the exact tensor.
+    """
+    for node in graph.nodes:
+        reads = any(value.name == tensor for value in node.inputs)
+        planned = any(value.name == tensor for value in inputs.get(node.name, ()))
+        if planned or (reads and backend == "onnxruntime"):
+            yield node.name
+
+
+def _carried(
+    layers: list[gs.Node], inputs: dict[str, tuple[gs.Variable, ...]], int8: frozenset[str]
+) -> Iterator[frozenset[str]]:
+    for node in layers:
+        if node.op in CARRIERS:
+            yield frozenset({tensor.name for tensor in inputs[node.name]} | {_written(node, int8).name})
+
+
+def _added(layers: list[gs.Node], inputs: dict[str, tuple[gs.Variable, ...]]) -> Iterator[frozenset[str]]:
+    for node in layers:
+        names = frozenset(tensor.name for tensor in inputs[node.name])
+        if node.op == "Add" and len(names) == 2:
+            yield names
+
+
+def unite(sets: Iterable[frozenset[str]]) -> list[frozenset[str]]:
+    """Join the sets that have a member in common."""
+    joined: list[frozenset[str]] = []
+    for members in sets:
+        touching = [other for other in joined if other & members]
+        joined = [other for other in joined if not other & members] + [members.union(*touching)]
+    return joined

@@ -1,0 +1,70 @@
+"""Read a lowered graph back and compare it with the plan, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from edgeq.errors import QuantizeError
+from edgeq.plan.precision import Backend, Precision, PrecisionPlan
+from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, WEIGHTED
+
+__all__ = ["verify_lowering"]
+
+_INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
+_ACTIVATION_TYPES = {"onnxruntime": onnx.TensorProto.UINT8, "tensorrt": onnx.TensorProto.INT8}
+
+
+def verify_lowering(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> None:
+    """Check that each layer of `model` computes in the precision that `plan` gave it.
+
+    Raises:
+        QuantizeError: with every layer that differs.
+    """
+    faults = list(_faults(model, plan, backend))
+    if faults:
+        raise QuantizeError(
+            f"the {backend} graph differs from its plan in {len(faults)} places",
+            expected="every layer in the precision that was planned",
+            causes=tuple(faults[:10]),
+            next_step="report this with the model: it is an error in edgeq, not in the model",
+        )
+
+
+def _faults(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> Iterator[str]:
+    nodes = {node.name: node for node in model.graph.node}
+    types = _integer_types(model)
+    for decision in plan.decisions:
+        node = nodes.get(decision.layer)
+        if node is None:
+            if decision.op not in FUSED_ACTIVATIONS or decision.precision is not Precision.INT8:
+                yield f"{decision.layer}: planned, but not in the graph"
+        elif decision.precision is Precision.INT8 and decision.op not in FUSED_ACTIVATIONS:
+            yield from _int8_faults(node, types, backend)
+        elif decision.precision is Precision.FP32 and decision.op in WEIGHTED and node.input[1] in types:
+            yield f"{decision.layer}: planned fp32, its weight is quantized"
+
+
+def _integer_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The integer type that each quantized tensor is stored in, or was before its DequantizeLinear."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types = {name: kind for name, kind in types.items() if kind in _INTEGERS}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            types[node.output[0]] = types[node.input[2]]
+        elif node.op_type in CARRIERS and node.input[0] in types:
+            types[node.output[0]] = types[node.input[0]]
+    return types
+
+
+def _int8_faults(node: onnx.NodeProto, types: dict[str, int], backend: Backend) -> Iterator[str]:
+    wanted = _ACTIVATION_TYPES[backend]
+    activations = list(node.input[:2]) if node.op_type == "Add" else [node.input[0]]
+    found = [types.get(name) for name in activations]
+    # TensorRT adds a residual in the convolution's accumulator: one side of its additions stays unquantized.
+    allowed = 1 if node.op_type == "Add" and backend == "tensorrt" else 0
+    if found.count(None) > allowed or any(kind not in (wanted, None) for kind in found):
+        yield f"{node.name}: planned int8, an input is not"
+    if node.op_type in WEIGHTED and types.get(node.input[1]) != onnx.TensorProto.INT8:
+        yield f"{node.name}: planned int8, its weight is not"

@@ -1,0 +1,205 @@
+"""The stages as the main job and the verbs run them: each takes the artifacts of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeq.calibrate.histogram import Histogram
+from edgeq.calibrate.observe import Observer
+from edgeq.calibrate.scales import Scales
+from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, calibrate, hold_back
+from edgeq.errors import ImageError
+from edgeq.export.stage import FP32, ExportReport
+from edgeq.model.images import ImageSet
+from edgeq.model.preprocess import Preprocess
+from edgeq.model.source import ModelSource
+from edgeq.model.stream import ImageStream
+from edgeq.plan.precision import PrecisionPlan, WeightGranularity
+from edgeq.plan.rules import plan_classifier
+from edgeq.quality.judge import Quality, judge
+from edgeq.quality.latency import DEFAULT_TIMING, Timing
+from edgeq.quantize.qdq import calibrated_tensors
+from edgeq.quantize.select import select, trials
+from edgeq.quantize.stage import INT8
+
+__all__ = [
+    "PARITY_IMAGES",
+    "Options",
+    "Progress",
+    "calibrate_graph",
+    "counter",
+    "judge_graphs",
+    "observe_some",
+    "parity_images",
+    "plan_graph",
+    "planned_tensors",
+]
+
+PARITY_IMAGES = 32
+_OBSERVED_EVALUATION_IMAGES = 64
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total); total is 0 for a stage that is not counted."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the main job is done.
+
+    Attributes:
+        calibration_images: at most so many of the calibration set are used.
+        method: how a histogram becomes a range.
+        weights: granularity of the weight scales; `per-tensor` is for comparison.
+        fold: fold BatchNorm; False is for comparison.
+        keep_batchnorm: BatchNorm nodes that stay, in FP32.
+        shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
+        threads: of one operator; None takes every processor there is.
+        timing: how long latency is measured.
+    """
+
+    calibration_images: int = CALIBRATION_IMAGES
+    method: str = AUTO
+    weights: WeightGranularity = "per-channel"
+    fold: bool = True
+    keep_batchnorm: tuple[str, ...] = ()
+    shared_add: bool | None = None
+    threads: int | None = None
+    timing: Timing = DEFAULT_TIMING
+
+
+def parity_images(images: ImageSet, source: ModelSource, count: int = PARITY_IMAGES) -> NDArray[np.float32]:
+    """The first readable images of a set, float32 [n, 3, H, W], n at most `count`.
+
+    Raises:
+        ImageError: none can be read.
+    """
+    found: list[NDArray[np.float32]] = []
+    for item in images.items:
+        if len(found) == count:
+            break
+        with suppress(ImageError):  # the calibration stage counts and names those that cannot be read
+            found.append(source.preprocess(images.read(item)))
+    if not found:
+        for _ in ImageStream(images, source.preprocess, batch_size=1):
+            pass  # raises, naming the images and what is wrong with each
+        raise ImageError(f"no image in {images.path} can be read")
+    return np.stack(found)
+
+
+def calibrate_graph(
+    graph: Path,
+    plan: PrecisionPlan,
+    tensors: tuple[str, ...],
+    images: ImageSet,
+    preprocess: Preprocess,
+    options: Options,
+    report: Progress,
+    *,
+    checkpoint: Path | None = None,
+) -> tuple[Scales, tuple[str, ...]]:
+    """Calibrate an exported graph, with a choice of method for each backend where `auto` is asked for.
+
+    Returns:
+        The scales, and the names of the images that could not be read.
+    """
+    counted, held_back = hold_back(images, preprocess, options.method)
+    scales, skipped = calibrate(
+        graph,
+        tensors,
+        counted,
+        preprocess,
+        method=options.method,
+        threads=options.threads,
+        checkpoint=checkpoint,
+        total=len(images),
+        advance=counter(report, "calibrate", len(counted)),
+    )
+    if held_back is None:
+        return scales, skipped
+    stream = ImageStream(held_back, preprocess, batch_size=len(held_back), total=len(images))
+    batches = [batch for _, batch in stream]
+    if not batches:  # every image held back is damaged, which the whole set may still afford
+        return scales, (*skipped, *(image.name for image in stream.skipped))
+    scales = select(
+        graph,
+        plan,
+        scales,
+        preprocess,
+        np.concatenate(batches),
+        shared_add=options.shared_add,
+        threads=options.threads,
+        advance=counter(report, "try", trials(options.shared_add)),
+    )
+    return scales, (*skipped, *(image.name for image in stream.skipped))
+
+
+def observe_some(
+    graph: Path, tensors: tuple[str, ...], images: ImageSet | None, source: ModelSource, threads: int | None
+) -> dict[str, Histogram] | None:
+    """Histograms of a few evaluation images, to be held against those of the calibration; None without images."""
+    if images is None:
+        return None
+    observer = Observer(graph, tensors, threads=threads)
+    some = images.sample(_OBSERVED_EVALUATION_IMAGES)
+    for items, pixels in ImageStream(some, source.preprocess, batch_size=16, total=len(images)):
+        observer.add([item.name for item in items], pixels)
+    return observer.histograms
+
+
+def planned_tensors(graph: Path) -> tuple[str, ...]:
+    """Names of the tensors of an exported graph that need a scale."""
+    model = onnx.load(graph)
+    return calibrated_tensors(model, plan_classifier(model))
+
+
+def plan_graph(graph: Path, exported: ExportReport, options: Options) -> PrecisionPlan:
+    """The precision plan of an exported graph."""
+    return plan_classifier(
+        onnx.load(graph),
+        weights=options.weights,
+        shared_add=options.shared_add is not False,
+        keep_batchnorm=tuple(exported.kept),
+    )
+
+
+def judge_graphs(
+    directory: Path,
+    answers: ImageSet | None,
+    images: ImageSet,
+    source: ModelSource,
+    *,
+    threads: int | None,
+    advance: Callable[[int], None],
+    timing: Timing = DEFAULT_TIMING,
+) -> Quality:
+    """Judge the graphs of a quantized directory; the first readable of `images` is the one that is timed."""
+    return judge(
+        directory / FP32,
+        directory / INT8["onnxruntime"],
+        answers,
+        source,
+        parity_images(images, source, count=1),
+        threads=threads,
+        timing=timing,
+        advance=advance,
+    )
+
+
+def counter(report: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """A callback that adds up what it is given and reports the sum."""
+    done = 0
+    report(stage, 0, total)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        report(stage, done, total)
+
+    return advance

@@ -1,0 +1,58 @@
+"""The demo from its drawn scenes to its bundle, with fewer scenes than it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from networks import QUICK
+
+from edgeq.bundle.manifest import read_manifest
+from edgeq.demo import run as demo
+from edgeq.demo.run import BUNDLE, CALIBRATION, EVALUATION, MODEL, run_demo
+from edgeq.errors import OutputError
+from edgeq.model.images import ImageSet
+from edgeq.prepare import Options
+
+CALIBRATION_PER_KIND, EVALUATION_PER_KIND = 10, 20
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_CALIBRATION_PER_KIND", CALIBRATION_PER_KIND)
+    monkeypatch.setattr(demo, "_EVALUATION_PER_KIND", EVALUATION_PER_KIND)
+
+
+def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
+    stages: list[str] = []
+    output = tmp_path / "demo"
+    made = run_demo(output, options=Options(timing=QUICK), progress=lambda stage, _done, _total: stages.append(stage))
+    assert stages[0] == "draw"
+    assert {path.name for path in output.iterdir()} == {MODEL, CALIBRATION, EVALUATION, BUNDLE}
+    assert made.bundle == output / BUNDLE
+    assert read_manifest(made.bundle) == made.manifest
+    labelled = ImageSet.open(output / EVALUATION, labelled=True)
+    kinds = len(labelled.labels)
+    assert (len(labelled), made.calibration_images) == (kinds * EVALUATION_PER_KIND, kinds * CALIBRATION_PER_KIND)
+    answers = made.quality.answers
+    assert answers is not None
+    assert answers.images == len(labelled)
+    assert answers.top1_reference > 85  # 97 on all 1,500 scenes; the standard error of 120 is 1.6 points
+    assert abs(answers.drop) <= 3 * answers.drop_standard_error + 100 / answers.images  # paired; or one image
+    assert made.export.batchnorm_before > 0
+    assert made.export.batchnorm_after == 0
+
+
+def test_calibration_and_evaluation_share_no_scene(tmp_path: Path) -> None:
+    run_demo(tmp_path / "demo", options=Options(timing=QUICK))
+    sets = [ImageSet.open(tmp_path / "demo" / name) for name in (CALIBRATION, EVALUATION)]
+    digests = [{images.digest(item) for item in images.items} for images in sets]
+    assert [len(found) for found in digests] == [len(images) for images in sets]
+    assert digests[0].isdisjoint(digests[1])
+
+
+def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        run_demo(tmp_path / "demo")
+    assert list((tmp_path / "demo").iterdir()) == []

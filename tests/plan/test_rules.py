@@ -1,0 +1,169 @@
+"""The built-in rules on small graphs, and the plan as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import ValidationError
+
+from edgeq.errors import ArtifactError
+from edgeq.plan.precision import Decision, Precision, PrecisionPlan
+from edgeq.plan.rules import plan_classifier
+
+
+def node(op: str, inputs: Sequence[str], name: str) -> onnx.NodeProto:
+    return helper.make_node(op, list(inputs), [name], name=name)
+
+
+def network(*nodes: onnx.NodeProto, output: str) -> onnx.ModelProto:
+    """A graph that is only planned, never run: shapes do not matter, a 3x3 convolution's weight is `w`."""
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 8, 8])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", 3])],
+        [
+            numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "w"),
+            numpy_helper.from_array(np.ones((4, 3), np.float32), "matrix"),
+            numpy_helper.from_array(np.ones(4, np.float32), "vector"),
+            numpy_helper.from_array(np.zeros(8, np.int64), "pads"),
+            numpy_helper.from_array(np.array(0.0, np.float32), "nothing"),
+            numpy_helper.from_array(np.array(1.0, np.float32), "one"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+HEAD = (
+    node("GlobalAveragePool", ["last"], "pool"),
+    node("Flatten", ["pool"], "flat"),
+    node("Gemm", ["flat", "matrix"], "head"),
+)
+
+
+def rules_of(*nodes: onnx.NodeProto) -> dict[str, str]:
+    plan = plan_classifier(network(*nodes, *HEAD, output="head"))
+    return {decision.layer: decision.rule for decision in plan.decisions}
+
+
+def test_every_layer_has_one_decision_with_a_reason() -> None:
+    plan = plan_classifier(network(node("Conv", ["x", "w"], "c"), node("Relu", ["c"], "last"), *HEAD, output="head"))
+    assert [d.layer for d in plan.decisions] == ["c", "last", "pool", "flat", "head"]
+    assert all(d.reason for d in plan.decisions)
+
+
+def test_the_head_is_fp32_and_what_pools_for_it() -> None:
+    rules = rules_of(node("Conv", ["x", "w"], "c"), node("Relu", ["c"], "last"))
+    assert rules == {
+        "c": "int8-weighted",
+        "last": "int8-activation",
+        "pool": "fp32-otherwise",
+        "flat": "fp32-otherwise",
+        "head": "fp32-head",
+    }
+
+
+def test_a_residual_addition_is_int8() -> None:
+    rules = rules_of(
+        node("Conv", ["x", "w"], "a"),
+        node("Relu", ["a"], "b"),
+        node("Conv", ["b", "w"], "c"),
+        node("Add", ["c", "b"], "d"),
+        node("Relu", ["d"], "last"),
+    )
+    assert rules["d"] == "int8-add"
+    assert rules["last"] == "int8-activation"
+
+
+def test_adding_a_constant_is_not_residual() -> None:
+    rules = rules_of(node("Conv", ["x", "w"], "a"), node("Add", ["a", "vector"], "b"), node("Conv", ["b", "w"], "last"))
+    assert rules["b"] == "fp32-otherwise"
+
+
+def test_an_activation_whose_input_is_read_elsewhere_is_not_fused() -> None:
+    rules = rules_of(
+        node("Conv", ["x", "w"], "a"),
+        node("Relu", ["a"], "b"),
+        node("Conv", ["b", "w"], "c"),
+        node("Add", ["c", "a"], "last"),
+    )
+    assert rules["b"] == "fp32-otherwise"
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "Transpose", "Flatten"])
+def test_a_carrier_between_int8_layers_is_int8(op: str) -> None:
+    rules = rules_of(node("Conv", ["x", "w"], "a"), node(op, ["a"], "b"), node("Conv", ["b", "w"], "last"))
+    assert rules["b"] == "int8-carrier"
+
+
+def test_a_carrier_of_floating_point_values_is_fp32() -> None:
+    rules = rules_of(node("Sigmoid", ["x"], "a"), node("MaxPool", ["a"], "b"), node("Conv", ["b", "w"], "last"))
+    assert rules["b"] == "fp32-otherwise"
+
+
+@pytest.mark.parametrize(
+    ("fill", "rule"), [("", "int8-carrier"), ("nothing", "int8-carrier"), ("one", "fp32-otherwise")]
+)
+def test_padding_with_another_number_than_zero_is_fp32(fill: str, rule: str) -> None:
+    pad = node("Pad", ["a", "pads", fill] if fill else ["a", "pads"], "b")
+    rules = rules_of(node("Conv", ["x", "w"], "a"), pad, node("Conv", ["b", "w"], "last"))
+    assert rules["b"] == rule
+
+
+def test_joining_a_constant_is_fp32() -> None:
+    joined = node("Concat", ["a", "vector"], "b")
+    assert rules_of(node("Conv", ["x", "w"], "a"), joined, node("Conv", ["b", "w"], "last"))["b"] == "fp32-otherwise"
+
+
+def test_a_pool_inside_the_network_is_int8() -> None:
+    rules = rules_of(node("Conv", ["x", "w"], "a"), node("AveragePool", ["a"], "b"), node("Conv", ["b", "w"], "last"))
+    assert rules["b"] == "int8-pool"
+
+
+def test_a_product_of_two_activations_is_fp32() -> None:
+    rules = rules_of(node("Conv", ["x", "w"], "a"), node("MatMul", ["a", "a"], "b"), node("Conv", ["b", "w"], "last"))
+    assert rules["b"] == "fp32-otherwise"
+
+
+def test_what_has_no_integer_kernel_is_fp32_and_its_neighbours_are_not() -> None:
+    rules = rules_of(node("Conv", ["x", "w"], "a"), node("Sigmoid", ["a"], "b"), node("Conv", ["b", "w"], "last"))
+    assert (rules["a"], rules["b"], rules["last"]) == ("int8-weighted", "fp32-otherwise", "int8-weighted")
+
+
+def test_an_unfolded_batchnorm_is_fp32() -> None:
+    batchnorm = node("BatchNormalization", ["a", "vector", "vector", "vector", "vector"], "last")
+    assert rules_of(node("Conv", ["x", "w"], "a"), batchnorm)["last"] == "fp32-batchnorm"
+
+
+def plan() -> PrecisionPlan:
+    return plan_classifier(network(node("Conv", ["x", "w"], "last"), *HEAD, output="head"), weights="per-tensor")
+
+
+def test_a_plan_read_back_equals_itself(tmp_path: Path) -> None:
+    plan().save(tmp_path / "plan.yaml")
+    assert PrecisionPlan.load(tmp_path / "plan.yaml") == plan()
+
+
+def test_two_decisions_for_one_layer_are_refused() -> None:
+    decision = Decision(layer="a", op="Conv", precision=Precision.INT8, rule="r", reason="s")
+    with pytest.raises(ValidationError, match="more than one decision for a"):
+        PrecisionPlan(decisions=(decision, decision))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1, 2]", "version: edgeq.plan/9\ndecisions: []", "a: [", "\x00", "decisions: [{}]"]
+)
+def test_what_is_no_plan_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(ArtifactError, match="is not a precision plan"):
+        PrecisionPlan.load(tmp_path / "plan.yaml")
+
+
+def test_a_missing_plan_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError):
+        PrecisionPlan.load(tmp_path / "plan.yaml")

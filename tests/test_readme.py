@@ -1,0 +1,52 @@
+"""The commands in the README are run, the links in every page lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgeq.cli import run
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(page for page in ROOT.rglob("*.md") if not {".venv", "out", "node_modules"} & set(page.parts))
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of the page's ```sh blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_readme_has_commands() -> None:
+    assert sum(line.startswith("edgeq ") for line in commands(ROOT / "README.md")) >= 7
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_target_exists(page: str) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    targets = [line.split()[1] for line in commands(ROOT / page) if line.startswith("make ")]
+    assert targets
+    for target in targets:
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_edgeq_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in commands(ROOT / "README.md"):
+        program, *arguments = shlex.split(line)
+        if program == "edgeq":
+            assert run(arguments) == 0, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

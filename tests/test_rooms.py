@@ -1,0 +1,188 @@
+"""The order of the rooms: a room imports only rooms above it, and the device half needs no workshop package."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
+
+ROOMS = (
+    *("errors", "files", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
+    *("bundle", "stages", "prepare", "inspect", "runtime", "service", "demo", "cli"),
+)
+
+DEVICE_HALF = (
+    *("edgeq", "edgeq.errors", "edgeq.files", "edgeq.engine", "edgeq.engine.onnxruntime", "edgeq.plan.precision"),
+    *("edgeq.bundle.manifest", "edgeq.model.source", "edgeq.model.preprocess", "edgeq.model.preprocess_config"),
+    *("edgeq.model.image_decode", "edgeq.model.image_store", "edgeq.model.images", "edgeq.model.stream"),
+    *("edgeq.quality.latency", "edgeq.quality.classification"),
+)
+
+FORBIDDEN = ("onnx", "onnx_graphsurgeon", "onnxscript", "torch", "transformers", "safetensors", "huggingface_hub")
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Every module of a package by its dotted name."""
+    found = {}
+    for file in sorted(package.rglob("*.py")):
+        parts = (package.name, *file.relative_to(package).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imported(tree: ast.AST, module: str, known: dict[str, Path]) -> Iterator[str]:
+    """The package's own modules that are imported anywhere in `tree`."""
+    parent = module if known[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{source}.{alias.name}" for alias in node.names]
+            names = [name if name in known else source for name in names]
+        else:
+            continue
+        yield from (name for name in names if name in known or name.split(".")[0] == module.split(".")[0])
+
+
+def room(module: str) -> str:
+    """The room a module lies in; empty for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def violations(package: Path) -> list[str]:
+    """Each import of a room below, in words; a module outside the known rooms is one too."""
+    known = modules(package)
+    found = [f"{module} is in no known room" for module in known if "." in module and room(module) not in ROOMS]
+    for module, file in known.items():
+        for target in imported(ast.parse(file.read_text(encoding="utf-8")), module, known):
+            ours, theirs = room(module), room(target)
+            if ours == theirs or not theirs:
+                continue
+            if theirs not in ROOMS or not ours or ours not in ROOMS or ROOMS.index(theirs) > ROOMS.index(ours):
+                found.append(f"{module} imports {target}")
+    return found
+
+
+def loaded_at_once(package: Path) -> dict[str, set[str]]:
+    """What each module imports while it is loaded: neither in functions nor for type checking only."""
+    known = modules(package)
+    found = {}
+    for module, file in known.items():
+        body = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if not isinstance(node, ast.If)]
+        top = ast.Module([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        found[module] = set(imported(top, module, known)) - {module}
+    return found
+
+
+def test_a_room_imports_only_rooms_above_it() -> None:
+    assert violations(PACKAGE) == []
+
+
+def test_no_module_is_loaded_in_a_circle() -> None:
+    try:
+        TopologicalSorter(loaded_at_once(PACKAGE)).prepare()
+    except CycleError as error:
+        pytest.fail(f"circle: {error.args[1]}")
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("model/images.py", "import edgeq.cli.console"),
+        ("model/images.py", "from edgeq.plan.rules import plan_classifier"),
+        ("model/images.py", "from edgeq.plan import rules"),
+        ("model/images.py", "from edgeq import prepare"),
+        ("model/images.py", "from ..plan import rules"),
+        ("model/images.py", "def late() -> None:\n    from edgeq.quality.judge import judge"),
+        (
+            "model/images.py",
+            "if TYPE_CHECKING:\n    from edgeq.prepare import Options",
+        ),
+        ("__init__.py", "from edgeq.model.images import ImageSet"),
+        ("utils.py", ""),
+    ],
+)
+def test_the_check_catches(tmp_path: Path, module: str, text: str) -> None:
+    package = _made_up(tmp_path)
+    assert violations(package) == []
+    (package / module).write_text(text)
+    assert len(violations(package)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from edgeq.errors import EdgeqError",
+        "from edgeq import errors, __version__",
+        "from ..errors import EdgeqError",
+        "from . import source",
+        "import json\nimport numpy.typing",
+    ],
+)
+def test_the_check_lets_pass(tmp_path: Path, text: str) -> None:
+    package = _made_up(tmp_path)
+    (package / "model" / "images.py").write_text(text)
+    assert violations(package) == []
+
+
+def test_a_circle_inside_a_room_is_caught(tmp_path: Path) -> None:
+    package = _made_up(tmp_path)
+    (package / "model" / "images.py").write_text("from edgeq.model.source import open_model")
+    (package / "model" / "source.py").write_text("from edgeq.model.images import ImageSet")
+    with pytest.raises(CycleError):
+        TopologicalSorter(loaded_at_once(package)).prepare()
+
+
+def test_the_device_half_needs_no_workshop_package() -> None:
+    code = f"""
+import importlib, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {FORBIDDEN!r}:
+            raise AssertionError(f"{{name}} is a workshop package")
+
+sys.meta_path.insert(0, Refuse())
+for name in {DEVICE_HALF!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", sorted(modules(PACKAGE)))
+def test_every_module_is_importable(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert loaded.__doc__, f"{module} has no docstring"
+    assert all(hasattr(loaded, name) for name in getattr(loaded, "__all__", ()))
+
+
+def _made_up(tmp_path: Path) -> Path:
+    """A small package in order, named as the real one."""
+    package = tmp_path / "edgeq"
+    for directory in ("model", "plan", "quality", "cli"):
+        (package / directory).mkdir(parents=True)
+        (package / directory / "__init__.py").write_text("")
+    for module in (
+        "errors",
+        "stages",
+        "prepare",
+        "model/images",
+        "model/source",
+        "plan/rules",
+        "quality/judge",
+        "cli/console",
+    ):
+        (package / f"{module}.py").write_text("")
+    (package / "__init__.py").write_text("__version__ = '0'")
+    return package
