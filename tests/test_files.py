@@ -7,6 +7,7 @@ import hashlib
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,13 +22,15 @@ def names_in(directory: Path) -> list[str]:
     return sorted(file.name for file in directory.iterdir())
 
 
-@pytest.fixture
-def small_files_only() -> Iterator[int]:
-    """The kernel refuses files over 4096 bytes (EFBIG) during the test."""
+@contextmanager
+def small_files_only(limit: int) -> Iterator[None]:
+    """The kernel refuses files over `limit` bytes (EFBIG) within: this process's own log, too, so keep it short."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield 4096
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_bytes_are_written_and_replace_what_was_there(tmp_path: Path) -> None:
@@ -68,9 +71,9 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, stop: type[B
     assert names_in(tmp_path) == ["scales.json"]
 
 
-def test_a_file_that_grows_too_large_says_so(tmp_path: Path, small_files_only: int) -> None:
-    with pytest.raises(OutputError, match=r"big\.bin is larger than") as caught:
-        atomic_write(tmp_path / "big.bin", bytes(small_files_only + 1))
+def test_a_file_that_grows_too_large_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"big\.bin is larger than") as caught, small_files_only(4096):
+        atomic_write(tmp_path / "big.bin", bytes(4097))
     assert "needed" in caught.value.what
     assert names_in(tmp_path) == []
 
