@@ -21,7 +21,7 @@ __all__ = ["BINS", "MAX_COUNTED", "Histogram"]
 BINS = 4096
 """Bins on each side of zero. The range is below twice the largest |x|, so more than half of them are in use."""
 
-MAX_COUNTED = 65_536
+MAX_COUNTED = 16_384
 """Of a larger tensor every k-th value is counted, k prime and no divisor of its size; the extremes are those of all."""
 
 
@@ -76,12 +76,14 @@ class Histogram:
         if self.exponent is None:
             self.counts[BINS] += flat.size
             return
-        # A product with a power of two is exact and so is floor: no value can change its bin by rounding. But a product
-        # may vanish, and a negative value must not become a zero.
-        bins = np.floor(flat * np.float32(1.0 / self.width))
-        if low < 0.0:
-            np.minimum(bins, np.float32(-1.0), out=bins, where=flat < 0.0)
-        self.counts += np.bincount(bins.astype(np.int64) + BINS, minlength=2 * BINS)
+        # A product with a power of two is exact and so is floor: no value can change its bin by rounding.
+        scaled = flat * np.float32(1.0 / self.width)
+        if low >= 0.0:
+            self.counts[BINS:] += np.bincount(scaled.astype(np.intp), minlength=BINS)  # the cast is the floor
+            return
+        bins = np.floor(scaled, out=scaled)
+        np.minimum(bins, np.float32(-1.0), out=bins, where=flat < 0.0)  # a product may vanish, its sign must not
+        self.counts += np.bincount(bins.astype(np.intp) + BINS, minlength=2 * BINS)
 
     def merge(self, other: Histogram) -> None:
         """Count everything that `other` has counted."""

@@ -111,7 +111,8 @@ class Trial(BaseModel):
 
     Attributes:
         backend, method, shared_add: the choice.
-        logit_error: ||INT8 - FP32|| / ||FP32|| over all logits.
+        images: how many of those images it was run on.
+        logit_error: ||INT8 - FP32|| / ||FP32|| over the logits of those images.
         agreement: percent of images on which both name the same class.
     """
 
@@ -120,6 +121,7 @@ class Trial(BaseModel):
     backend: Backend
     method: str
     shared_add: bool
+    images: int
     logit_error: float
     agreement: float
 

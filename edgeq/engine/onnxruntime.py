@@ -44,7 +44,7 @@ def executed_operators(model: Path) -> Counter[str]:
     return Counter(node.op_type for node in graph.node)
 
 
-def _session_options(threads: int, *, optimize: bool) -> onnxruntime.SessionOptions:
+def _session_options(threads: int, *, optimize: bool, integers: bool = True) -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -53,6 +53,8 @@ def _session_options(threads: int, *, optimize: bool) -> onnxruntime.SessionOpti
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not integers:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 
@@ -76,13 +78,17 @@ class OnnxRuntimeEngine:
         model: an ONNX file, or a serialized ModelProto.
         threads: threads of one operator; the default is `default_threads()`.
         optimize: let ONNX Runtime fuse; False runs each node of the file as it is written.
+        integers: let it fuse Q/DQ pairs into integer kernels; False computes them in floating point.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None, optimize: bool = True) -> None:
-        self._session = _open(model, _session_options(threads or default_threads(), optimize=optimize))
+    def __init__(
+        self, model: Path | bytes, *, threads: int | None = None, optimize: bool = True, integers: bool = True
+    ) -> None:
+        options = _session_options(threads or default_threads(), optimize=optimize, integers=integers)
+        self._session = _open(model, options)
         self.inputs = tuple(tensor.name for tensor in self._session.get_inputs())
         self.outputs = tuple(tensor.name for tensor in self._session.get_outputs())
 

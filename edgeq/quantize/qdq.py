@@ -29,7 +29,7 @@ from edgeq.quantize.pixels import PIXEL_GRID, Pixels, take_pixels
 from edgeq.quantize.placement import Placement, place
 from edgeq.quantize.verify import verify_lowering
 
-__all__ = ["calibrated_tensors", "lower"]
+__all__ = ["calibrated_tensors", "lower", "placement_of", "with_scales"]
 
 _INT32_LIMIT = float(2**31 - 1)
 
@@ -37,9 +37,7 @@ _INT32_LIMIT = float(2**31 - 1)
 def calibrated_tensors(model: onnx.ModelProto, plan: PrecisionPlan) -> tuple[str, ...]:
     """Names of the tensors that need a scale for any backend, in the graph's order."""
     backends: tuple[Backend, ...] = ("onnxruntime", "tensorrt")
-    with quiet():
-        graph = gs.import_onnx(model)
-        return tuple(dict.fromkeys(name for backend in backends for name in place(graph, plan, backend).tensors))
+    return tuple(dict.fromkeys(name for backend in backends for name in placement_of(model, plan, backend).tensors))
 
 
 def lower(
@@ -70,6 +68,26 @@ def lower(
     del lowered.graph.value_info[:]
     verify_lowering(lowered, plan, backend)
     return lowered
+
+
+def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> Placement:
+    """Where `lower` puts its pairs."""
+    with quiet():
+        return place(gs.import_onnx(model), plan, backend)
+
+
+def with_scales(lowered: onnx.ModelProto, placement: Placement, scales: Scales) -> None:
+    """Put other scales into TensorRT's graph, which no number but its activations' scales depends on.
+
+    Args:
+        lowered: what `lower` made for TensorRT; it is changed.
+        placement: of its pairs.
+        scales: for the same graph.
+    """
+    grids = {f"{name}.scale": grid for name, grid in choose_grids(placement, scales, "tensorrt").items()}
+    for tensor in lowered.graph.initializer:
+        if tensor.name in grids:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(grids[tensor.name].scale, np.float32), tensor.name))
 
 
 def _lower(

@@ -1,8 +1,13 @@
-"""`auto`: try every method and keep what least disturbs the network's output on images held back."""
+"""`auto`: try every method and keep what least disturbs the network's output on images held back.
+
+A challenger that does not lead on the first quarter of those images is not run over the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +16,12 @@ from numpy.typing import NDArray
 
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.thresholds import METHODS
+from edgeq.engine import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.precision import Backend, PrecisionPlan
 from edgeq.quantize.pixels import Pixels
-from edgeq.quantize.qdq import lower
+from edgeq.quantize.qdq import lower, placement_of, with_scales
 
 __all__ = ["select", "settle", "trials"]
 
@@ -55,45 +61,149 @@ def select(
         threads: of one operator.
         advance: called with 1 after each trial.
     """
-    model, pixels = onnx.load(graph), Pixels.of(preprocess)
-    reference = _logits(graph, held_back, threads)
-
-    def attempt(backend: Backend, method: str, shared: bool) -> Trial:
-        planned = plan.model_copy(update={"shared_add": shared})
-        ranges = scales.model_copy(update={"method": method})
-        made = lower(model, planned, ranges, backend, pixels=pixels).SerializeToString()
-        if advance:
-            advance(1)
-        return _trial(backend, method, shared, reference, _logits(made, held_back, threads))
-
-    shared = bool(shared_add)
-    unsigned = [attempt("onnxruntime", method, shared) for method in _ORDER]
-    best = _best(unsigned)
-    if shared_add is None:
-        unsigned.append(attempt("onnxruntime", best.method, True))
-        best = min(best, unsigned[-1], key=_error)
-    # In TensorRT's graph one side of an addition is never stored: there is nothing to share.
-    signed = [attempt("tensorrt", method, shared) for method in _ORDER]
+    reference = _logits(OnnxRuntimeEngine(graph, threads=threads), held_back)  # its session goes before the model comes
+    trials = _Trials(held_back, reference, threads, advance)
+    model = onnx.load(graph)
+    unsigned = trials.best_method(
+        _Unsigned(model, plan, scales, Pixels.of(preprocess)), bool(shared_add), shared_add is None
+    )
+    lowering = _Signed(model, plan, scales)
+    del model  # TensorRT's graph in floating point needs its room
+    # There one side of an addition is never stored: there is nothing to share.
+    signed = trials.best_method(lowering, bool(shared_add), False)
     return scales.model_copy(
         update={
-            "chosen": {"onnxruntime": best.method, "tensorrt": _best(signed).method},
-            "shared_add": best.shared_add,
+            "chosen": {"onnxruntime": unsigned.choice.method, "tensorrt": signed.choice.method},
+            "shared_add": unsigned.choice.shared_add,
             "held_back": len(held_back),
-            "trials": (*unsigned, *signed),
+            "trials": tuple(tried.trial(reference) for tried in trials.tried),
         }
     )
 
 
-def _error(trial: Trial) -> float:
-    return trial.logit_error
+class _Unsigned:
+    """ONNX Runtime's graph: the biases too depend on the scales, so each choice is lowered anew."""
+
+    backend: Backend = "onnxruntime"
+
+    def __init__(self, model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales, pixels: Pixels) -> None:
+        self._model, self._plan, self._scales, self._pixels = model, plan, scales, pixels
+
+    def lowered(self, choice: _Choice) -> bytes:
+        plan = self._plan.model_copy(update={"shared_add": choice.shared_add})
+        scales = self._scales.model_copy(update={"method": choice.method})
+        return bytes(lower(self._model, plan, scales, self.backend, pixels=self._pixels).SerializeToString())
 
 
-def _best(tried: Sequence[Trial]) -> Trial:
-    best = tried[0]
-    for trial in tried[1:]:
-        if trial.logit_error < (1.0 - _MARGIN) * best.logit_error:
-            best = trial
-    return best
+class _Signed:
+    """TensorRT's graph, made once."""
+
+    backend: Backend = "tensorrt"
+
+    def __init__(self, model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> None:
+        self._scales = scales
+        self._placement = placement_of(model, plan, self.backend)
+        self._lowered = lower(model, plan, scales, self.backend)
+
+    def lowered(self, choice: _Choice) -> bytes:
+        with_scales(self._lowered, self._placement, self._scales.model_copy(update={"method": choice.method}))
+        return bytes(self._lowered.SerializeToString())
+
+
+@dataclass
+class _Trials:
+    """What choices are judged by, and those tried so far."""
+
+    images: NDArray[np.float32]
+    reference: NDArray[np.float64]
+    threads: int | None
+    advance: Callable[[int], None] | None
+    tried: list[_Tried] = field(default_factory=list)
+
+    def best_method(self, lowering: _Unsigned | _Signed, shared_add: bool, either: bool) -> _Tried:
+        """Try every method; one takes the place of the one before it only with a margin.
+
+        Args:
+            either: try the winner with the other kind of addition, too.
+        """
+        best = self._attempt(lowering, _Choice(lowering.backend, _ORDER[0], shared_add), None)
+        for method in _ORDER[1:]:
+            challenger = self._attempt(lowering, replace(best.choice, method=method), best)
+            best = challenger if challenger.beats(best, by=_MARGIN) else best
+        if either:
+            other = self._attempt(lowering, replace(best.choice, shared_add=not shared_add), best)
+            best = other if other.beats(best, by=0.0) else best
+        return best
+
+    def _attempt(self, lowering: _Unsigned | _Signed, choice: _Choice, leader: _Tried | None) -> _Tried:
+        """Make the graph of a choice and run it."""
+        integers = choice.backend == "onnxruntime"
+        engine = OnnxRuntimeEngine(lowering.lowered(choice), threads=self.threads, integers=integers)
+        self.tried.append(_run(choice, engine, self.images, self.reference, leader))
+        if self.advance:
+            self.advance(1)
+        return self.tried[-1]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    backend: Backend
+    method: str
+    shared_add: bool
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A choice with the logits it gave, float64 [n, classes], n short of all images where it left early.
+
+    Attributes:
+        squares: per image, the squared distance to the reference's logits.
+    """
+
+    choice: _Choice
+    logits: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    def beats(self, other: _Tried, *, by: float) -> bool:
+        """Whether its error is smaller by this part on all images."""
+        return len(self.squares) == len(other.squares) and _error(self.squares) < (1.0 - by) * _error(other.squares)
+
+    def trial(self, reference: NDArray[np.float64]) -> Trial:
+        """What is told of it."""
+        expected = reference[: len(self.logits)]
+        length = max(float(np.linalg.norm(expected)), float(np.finfo(np.float64).tiny))
+        return Trial(
+            **asdict(self.choice),
+            images=len(self.logits),
+            logit_error=_error(self.squares) / length,
+            agreement=100.0 * float(np.mean(self.logits.argmax(axis=1) == expected.argmax(axis=1))),
+        )
+
+
+def _error(squares: NDArray[np.float64]) -> float:
+    return math.sqrt(float(squares.sum()))
+
+
+def _run(
+    choice: _Choice,
+    engine: Engine,
+    images: NDArray[np.float32],
+    reference: NDArray[np.float64],
+    leader: _Tried | None,
+) -> _Tried:
+    """Run a choice over the first quarter of the images, and over the rest if it leads there or has nobody to beat."""
+    quarter = -(-len(images) // 4)
+    logits = _logits(engine, images[:quarter])
+    squares = _squares(logits, reference[:quarter])
+    if leader is None or _error(squares) < _error(leader.squares[:quarter]):
+        logits = np.concatenate([logits, _logits(engine, images[quarter:])])
+        squares = _squares(logits, reference)
+    return _Tried(choice, logits, squares)
+
+
+def _squares(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = np.square(logits - reference).sum(axis=1)
+    return squares
 
 
 def settle(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
@@ -101,22 +211,8 @@ def settle(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
     return plan if scales.shared_add is None else plan.model_copy(update={"shared_add": scales.shared_add})
 
 
-def _logits(model: Path | bytes, images: NDArray[np.float32], threads: int | None) -> NDArray[np.float64]:
-    engine = OnnxRuntimeEngine(model, threads=threads)
+def _logits(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """One image at a time: memory stays that of one, whatever its size."""
     source, output = engine.inputs[0], engine.outputs[0]
-    # One image at a time: memory stays that of one, whatever its size.
     parts = [engine.run({source: images[i : i + 1]})[output] for i in range(len(images))]
     return np.concatenate(parts).astype(np.float64)
-
-
-def _trial(
-    backend: Backend, method: str, shared: bool, reference: NDArray[np.float64], found: NDArray[np.float64]
-) -> Trial:
-    length = max(float(np.linalg.norm(reference)), float(np.finfo(np.float64).tiny))
-    return Trial(
-        backend=backend,
-        method=method,
-        shared_add=shared,
-        logit_error=float(np.linalg.norm(found - reference)) / length,
-        agreement=100.0 * float(np.mean(found.argmax(axis=1) == reference.argmax(axis=1))),
-    )

@@ -18,7 +18,7 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import CalibrationError, QuantizeError
 from edgeq.plan.precision import Backend, Decision, Precision
 from edgeq.plan.rules import plan_classifier
-from edgeq.quantize.qdq import calibrated_tensors, lower
+from edgeq.quantize.qdq import calibrated_tensors, lower, placement_of, with_scales
 from edgeq.quantize.verify import verify_lowering
 
 RNG = np.random.default_rng(7)
@@ -151,6 +151,18 @@ def test_golden_scales_for_tensorrt() -> None:
     assert held["relu1.scale"] == np.float32(5.1 / 127)
     assert held["x.zero"].dtype == np.int8
     assert held["x.zero"] == 0
+
+
+def test_a_tensorrt_graph_with_other_scales_is_the_one_lowered_with_them() -> None:
+    model, others = (
+        residual_network(),
+        scales({name: (2 * low, 3 * high) for name, (low, high) in RESIDUAL_RANGES.items()}),
+    )
+    plan = plan_classifier(model)
+    changed = lowered("tensorrt")
+    with_scales(changed, placement_of(model, plan, "tensorrt"), others)
+    assert changed == lower(model, plan, others, "tensorrt")
+    assert changed != lowered("tensorrt")
 
 
 def test_both_sides_of_an_addition_share_the_larger_scale() -> None:

@@ -10,7 +10,7 @@ import onnx
 import pictures
 import pytest
 
-from edgeq.calibrate.scales import Scales
+from edgeq.calibrate.scales import Scales, TensorRange
 from edgeq.calibrate.stage import calibrate, hold_back
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.model.images import ImageSet
@@ -77,9 +77,29 @@ def test_the_choice_is_the_least_disturbing_trial(exported: tuple[Path, ModelSou
         won = [trial for trial in tried if trial.method == chosen.method_for(trial.backend)]
         # 3 % better than the one before it is what a method must be, so the winner may be that far from the least.
         assert min(t.logit_error for t in won) <= min(t.logit_error for t in tried) / 0.97
+    assert all(trial.images == len(held) for trial in chosen.trials if trial.method == chosen.method_for(trial.backend))
     assert chosen.held_back == len(held)
     assert settle(plan, chosen).shared_add is chosen.shared_add
     assert Scales.model_validate_json(chosen.model_dump_json()) == chosen
+
+
+def test_a_method_that_does_not_lead_on_a_quarter_leaves(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
+    graph, source = exported
+    plan, scales = calibrated(graph, source, images)
+    hopeless = {
+        name: tensor.model_copy(update={"ranges": {**tensor.ranges, "entropy": narrowed(tensor.ranges["entropy"])}})
+        for name, tensor in scales.tensors.items()
+    }
+    pixels = np.stack([source.preprocess(images.read(item)) for item in images.items[:8]])
+    chosen = select(graph, plan, scales.model_copy(update={"tensors": hopeless}), source.preprocess, pixels)
+    left = [trial for trial in chosen.trials if trial.method == "entropy"]
+    assert [trial.images for trial in left] == [2, 2]
+    assert "entropy" not in chosen.chosen.values()
+
+
+def narrowed(kept: TensorRange) -> TensorRange:
+    """A tenth of a range: nine tenths of every tensor's reach is clipped."""
+    return TensorRange(amax=kept.amax / 10, low=kept.low / 10, high=kept.high / 10)
 
 
 def test_what_is_settled_is_not_tried(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
