@@ -27,7 +27,8 @@ def merge_scales(parts: Sequence[tuple[Path, Scales]], method: str) -> Scales:
     for path, part in parts[1:]:
         _check_same(first_path, first, path, part)
     digests = [digest for _, part in parts for digest in part.image_digests]
-    twice = len(digests) - len(set(digests))
+    within = [digest for _, part in parts for digest in set(part.image_digests)]  # one part may hold a file twice
+    twice = len(within) - len(set(within))
     if twice:
         raise CalibrationError(
             f"{twice} images are in more than one part",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
 
@@ -91,10 +92,10 @@ class TensorScale(BaseModel):
     histogram: PackedHistogram | None = None
 
     @classmethod
-    def from_histogram(cls, histogram: Histogram) -> TensorScale:
-        """Apply every method to `histogram`."""
+    def from_histogram(cls, histogram: Histogram, methods: Iterable[str] = METHODS) -> TensorScale:
+        """Apply `methods` to `histogram`."""
         ranges = {}
-        for method in METHODS:
+        for method in methods:
             low, high = asymmetric_range(histogram, method)
             ranges[method] = TensorRange(amax=symmetric_amax(histogram, method), low=low, high=high)
         return cls(

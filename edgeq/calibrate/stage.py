@@ -9,6 +9,7 @@ from edgeq.calibrate.diagnose import drift
 from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.scales import Scales, TensorScale
+from edgeq.calibrate.thresholds import METHODS
 from edgeq.errors import ArtifactError, CalibrationError
 from edgeq.files import sha256_file
 from edgeq.model.images import ImageItem, ImageSet
@@ -97,7 +98,7 @@ def calibrate(
         if advance:
             advance(len(items))
         if checkpoint and len(seen) - saved >= _CHECKPOINT_IMAGES:
-            _scales(started, observer, seen).save(checkpoint)
+            _scales(started, observer, seen, methods=()).save(checkpoint)  # it needs the histograms alone
             saved = len(seen)
     if not seen:
         raise CalibrationError(
@@ -116,8 +117,8 @@ def _in_last_tenth(digest: str) -> bool:
     return int(digest[:8], 16) % 10 == 0
 
 
-def _scales(started: Scales, observer: Observer, seen: Sequence[str]) -> Scales:
-    tensors = {name: TensorScale.from_histogram(histogram) for name, histogram in observer.merged().items()}
+def _scales(started: Scales, observer: Observer, seen: Sequence[str], methods: Iterable[str] = METHODS) -> Scales:
+    tensors = {name: TensorScale.from_histogram(histogram, methods) for name, histogram in observer.merged().items()}
     return started.model_copy(update={"images": len(seen), "image_digests": tuple(sorted(seen)), "tensors": tensors})
 
 

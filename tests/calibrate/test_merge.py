@@ -54,6 +54,17 @@ def test_an_image_in_both_parts_is_refused(model: tuple[Path, ModelSource], imag
         merge_scales([(Path("a"), part), (Path("b"), part)], "mse")
 
 
+def test_a_part_may_hold_the_same_picture_under_two_names(model: tuple[Path, ModelSource], images: ImageSet) -> None:
+    first = images.items[0]
+    copy = images.path / Path(first.name).with_name("copy.png")
+    copy.write_bytes((images.path / first.name).read_bytes())
+    twofold = ImageSet.open(images.path)
+    half = twofold.without(images.items[1:])
+    assert len(half) == 2
+    parts = [(Path("a"), run(model, half)), (Path("b"), run(model, images.without([first])))]
+    assert merge_scales(parts, "mse").images == len(twofold)
+
+
 @pytest.mark.parametrize("field", ["graph_sha256", "preprocess_sha256"])
 def test_parts_of_different_runs_are_refused(model: tuple[Path, ModelSource], images: ImageSet, field: str) -> None:
     part = run(model, images.sample(10))
