@@ -4,7 +4,9 @@
     ├── InputError            what the user gave cannot be used
     │   ├── ModelError        a model directory, an ONNX file, a config
     │   ├── ImageError        an image, a folder or a zip of images
-    │   └── ArtifactError     a plan, scales or bundle that is not what it says
+    │   ├── ArtifactError     a plan, scales or bundle that is not what it says
+    │   └── PlanError         rules that match nothing, shadow each other, or ask for what cannot be
+    ├── GuardError            a guard said no, and nobody allowed it
     ├── ExportError           the graph cannot be exported or folded
     │   └── ParityError       the graph made does not compute what its source computes
     ├── CalibrationError      no scale can be given to a tensor
@@ -12,7 +14,7 @@
     ├── EngineError           a backend refuses a graph or fails while running it
     └── OutputError           the result cannot be written: it exists, or the disk is full
 
-All of them end the command line with exit status 2 and no traceback.
+All of them end the command line with no traceback: GuardError with exit status 1, the others with 2.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ __all__ = [
     "EdgeqError",
     "EngineError",
     "ExportError",
+    "GuardError",
     "ImageError",
     "InputError",
     "ModelError",
     "OutputError",
     "ParityError",
+    "PlanError",
     "QuantizeError",
 ]
 
@@ -76,6 +80,14 @@ class ImageError(InputError):
 
 class ArtifactError(InputError):
     """A plan, scales or bundle is not what it says it is."""
+
+
+class PlanError(InputError):
+    """A rule of a plan matches nothing, is shadowed by others, or asks for what cannot be."""
+
+
+class GuardError(EdgeqError):
+    """A guard said no, and nobody allowed it."""
 
 
 class ExportError(EdgeqError):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.export.fold import FoldReport
+from edgeq.export.fold import KEPT_BY_PLAN, FoldReport
 from edgeq.export.simplify import simplify
 from edgeq.export.stage import fold_graph, open_graph
 from edgeq.model.components import Layer, name_nodes, read_components
+from edgeq.model.hub import fetch_description, is_hub_id
+from edgeq.model.json_file import read_json_object
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.source import open_model
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import plan_classifier
+from edgeq.plan.rules import plan_classifier, plan_modules
+from edgeq.stages import Options
 
-__all__ = ["Group", "Inspection", "Part", "inspect_model"]
+__all__ = ["Group", "Inspection", "Part", "inspect_model", "plan_model", "read_config"]
 
 
 class Part(BaseModel):
@@ -119,3 +123,54 @@ def _groups(graph: onnx.ModelProto, plan: PrecisionPlan, report: FoldReport) -> 
         )
         for (component, kind, fate, reason), layers in gathered.items()
     )
+
+
+def read_config(model: str) -> Mapping[str, Any]:
+    """MODEL's config.json; empty where there is none. Of a Hugging Face id that is not here, it alone is fetched.
+
+    Raises:
+        ModelError: it cannot be fetched, or is no JSON object.
+    """
+    path = Path(model)
+    if is_hub_id(model) and not path.exists():
+        path, _ = fetch_description(model)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json_object(file) if file.is_file() else {}
+
+
+def plan_model(
+    model: str, config: Mapping[str, Any], scratch: Path, *, preprocess: Preprocess | None = None, options: Options
+) -> PrecisionPlan:
+    """The plan that the main job would follow.
+
+    Args:
+        model: a classifier as for `edgeq.prepare.prepare`, or a Hugging Face directory or id of a vision-language
+            model, of which configs and headers are read.
+        config: from `read_config`.
+        scratch: an existing directory, for an exporter's file.
+        preprocess: replaces a classifier's preprocessor_config.json.
+        options: rules, allowances, and how BatchNorm and weights are treated.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ExportError: it cannot be exported.
+        PlanError: `options.rules` do not fit the model.
+    """
+    options = options.settled()
+    if isinstance(config.get("vision_config"), Mapping) and isinstance(config.get("text_config"), Mapping):
+        from edgeq.model.modules import read_modules
+
+        plan = plan_modules(read_modules(model), rules=options.rules)
+    else:
+        source = open_model(model, preprocess=preprocess)
+        graph, report = fold_graph(
+            open_graph(source, scratch, None)[0], fold=options.fold, keep_batchnorm=options.keep_batchnorm
+        )
+        plan = plan_classifier(
+            graph,
+            rules=options.rules,
+            weights=options.weights,
+            shared_add=options.shared_add is not False,
+            keep_batchnorm=tuple(kept.batchnorm for kept in report.kept if kept.reason == KEPT_BY_PLAN),
+        )
+    return plan.model_copy(update={"allowed": dict(options.allow)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +17,8 @@ from edgeq.files import new_directory
 from edgeq.model.images import ImageSet
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.source import open_model
+from edgeq.plan.facts import Facts, image_facts
+from edgeq.plan.guards import Finding, check
 from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity
 from edgeq.plan.rules import WEIGHTED
 from edgeq.quality.judge import Quality
@@ -47,8 +51,9 @@ class Prepared(BaseModel):
         calibration_skipped: calibration images that could not be read.
         method: whose ranges ONNX Runtime's graph got.
         trials: what `auto` tried, on images held back from calibration.
-        int8_layers, fp32_layers: layers with weights, by precision.
+        int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
         diagnosis: whether the calibration set is large enough, and like the evaluation images.
+        guards: those that were tripped and allowed.
         warnings: what a careful reader should know.
     """
 
@@ -63,9 +68,11 @@ class Prepared(BaseModel):
     trials: tuple[Trial, ...]
     weights: WeightGranularity
     int8_layers: int
+    fp16_layers: int
     fp32_layers: int
     quality: Quality
     diagnosis: Diagnosis
+    guards: tuple[Finding, ...]
     warnings: tuple[str, ...]
     manifest: Manifest
 
@@ -92,9 +99,9 @@ def prepare(
         progress: called as the stages go on.
 
     Raises:
-        EdgeqError: any of them; nothing is left behind then.
+        EdgeqError: any of them; nothing is left behind then. GuardError: a guard said no.
     """
-    options = options or Options()
+    options = (options or Options()).settled()
     report = progress or (lambda _stage, _done, _total: None)
     with new_directory(output) as work:
         report("open", 0, 0)
@@ -102,6 +109,7 @@ def prepare(
         images = ImageSet.open(calibration).sample(options.calibration_images)
         answers = ImageSet.open(labelled, labelled=True) if labelled else None
         proof = parity_images(images, source)
+        findings = check(image_facts(images, answers, source.config), options.allow)
         report("export", 0, 0)
         exported = export_model(
             source,
@@ -113,8 +121,9 @@ def prepare(
         )
         graph = work / FP32
         plan = plan_graph(graph, exported, options)
+        findings += check(Facts(plan=plan), options.allow)
         scales, skipped = calibrate_graph(
-            graph, plan, planned_tensors(graph), images, source.preprocess, options, report
+            graph, plan, planned_tensors(graph, plan), images, source.preprocess, options, report
         )
         plan = settle(plan, scales)
         scales.save(work / SCALES)
@@ -126,8 +135,9 @@ def prepare(
         )
         quality.save(work / QUALITY)
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), answers, source, options.threads))
-        manifest = write_manifest(work, labels=source.labels or ())
-    return _summary(output, exported, plan, scales, skipped, quality, diagnosis, manifest)
+        allowed = {finding.code: finding.because for finding in findings}
+        manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
+    return _summary(output, exported, plan, scales, skipped, quality, diagnosis, findings, manifest)
 
 
 def _summary(
@@ -138,9 +148,10 @@ def _summary(
     skipped: tuple[str, ...],
     quality: Quality,
     diagnosis: Diagnosis,
+    findings: tuple[Finding, ...],
     manifest: Manifest,
 ) -> Prepared:
-    weighted = [decision for decision in plan.decisions if decision.op in WEIGHTED]
+    weighted = Counter(decision.precision for decision in plan.decisions if decision.op in WEIGHTED)
     return Prepared(
         bundle=output,
         export=exported,
@@ -150,23 +161,17 @@ def _summary(
         method=scales.method_for("onnxruntime"),
         trials=scales.trials,
         weights=plan.weights,
-        int8_layers=sum(decision.precision is Precision.INT8 for decision in weighted),
-        fp32_layers=sum(decision.precision is Precision.FP32 for decision in weighted),
+        int8_layers=weighted[Precision.INT8],
+        fp16_layers=weighted[Precision.FP16],
+        fp32_layers=weighted[Precision.FP32],
         quality=quality,
         diagnosis=diagnosis,
-        warnings=(*_warnings(exported, plan, scales, quality), *diagnosis.warnings()),
+        guards=findings,
+        warnings=(*(finding.warning for finding in findings), *_unjudged(quality), *diagnosis.warnings()),
         manifest=manifest,
     )
 
 
-def _warnings(exported: ExportReport, plan: PrecisionPlan, scales: Scales, quality: Quality) -> list[str]:
-    found = []
-    if exported.batchnorm_after:
-        found.append(f"{exported.batchnorm_after} BatchNormalization nodes are not folded: slower and less accurate")
-    if plan.weights == "per-tensor":
-        found.append("per-tensor weights lose accuracy, most of all in depthwise convolutions: for comparison only")
-    if (count := scales.images + scales.held_back) < 100:
-        found.append(f"only {count} calibration images: 100 to 500 are usual")
+def _unjudged(quality: Quality) -> Iterator[str]:
     if quality.answers is None:
-        found.append("no labelled images were given (--eval): what the INT8 network answers was not judged")
-    return found
+        yield "no labelled images were given (--eval): what the INT8 network answers was not judged"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from edgeq.model.images import ImageSet
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.source import ModelSource
 from edgeq.model.stream import ImageStream
-from edgeq.plan.precision import PrecisionPlan, WeightGranularity
-from edgeq.plan.rules import plan_classifier
+from edgeq.plan.precision import PrecisionPlan, Rule, WeightGranularity
+from edgeq.plan.rules import plan_classifier, replan
 from edgeq.quality.judge import Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
 from edgeq.quantize.qdq import calibrated_tensors
@@ -35,6 +35,7 @@ __all__ = [
     "Progress",
     "calibrate_graph",
     "counter",
+    "implied_allowances",
     "judge_graphs",
     "observe_some",
     "parity_images",
@@ -59,6 +60,10 @@ class Options:
         weights: granularity of the weight scales; `per-tensor` is for comparison.
         fold: fold BatchNorm; False is for comparison.
         keep_batchnorm: BatchNorm nodes that stay, in FP32.
+        rules: asked before the built-in ones.
+        plan: a saved plan, whose rules, settings and allowances stand in for the built-in rules and for `weights`,
+            `fold`, `keep_batchnorm`, `shared_add` and `rules`.
+        allow: guards that may be passed: code -> because.
         shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
         threads: of one operator; None takes every processor there is.
         timing: how long latency is measured.
@@ -70,8 +75,33 @@ class Options:
     fold: bool = True
     keep_batchnorm: tuple[str, ...] = ()
     shared_add: bool | None = None
+    rules: tuple[Rule, ...] = ()
+    plan: PrecisionPlan | None = None
+    allow: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
     timing: Timing = DEFAULT_TIMING
+
+    def settled(self) -> Options:
+        """With what the saved plan says, and with what the choices for comparison allow by themselves."""
+        if self.plan is None:
+            return replace(self, allow={**implied_allowances(self), **self.allow})
+        return replace(
+            self,
+            fold=True,  # what the plan keeps it names
+            weights=self.plan.weights,
+            keep_batchnorm=self.plan.keep_batchnorm,
+            shared_add=self.plan.shared_add,
+            allow={**self.plan.allowed, **self.allow},
+        )
+
+
+def implied_allowances(options: Options) -> dict[str, str]:
+    """What a choice that exists for comparison only allows by itself: code -> because."""
+    asked = {
+        "EQ103": "--weights per-tensor" if options.weights == "per-tensor" else "",
+        "EQ102": "--no-fold" if not options.fold else "--keep-batchnorm" if options.keep_batchnorm else "",
+    }
+    return {code: f"asked for with {flag}, for comparison" for code, flag in asked.items() if flag}
 
 
 def parity_images(images: ImageSet, source: ModelSource, count: int = PARITY_IMAGES) -> NDArray[np.float32]:
@@ -153,20 +183,29 @@ def observe_some(
     return observer.histograms
 
 
-def planned_tensors(graph: Path) -> tuple[str, ...]:
-    """Names of the tensors of an exported graph that need a scale."""
+def planned_tensors(graph: Path, plan: PrecisionPlan | None = None) -> tuple[str, ...]:
+    """Names of the tensors of an exported graph that need a scale: for `plan`, or for the built-in rules."""
     model = onnx.load(graph)
-    return calibrated_tensors(model, plan_classifier(model))
+    return calibrated_tensors(model, plan or plan_classifier(model))
 
 
 def plan_graph(graph: Path, exported: ExportReport, options: Options) -> PrecisionPlan:
-    """The precision plan of an exported graph."""
-    return plan_classifier(
-        onnx.load(graph),
+    """The precision plan of an exported graph.
+
+    Raises:
+        PlanError: `options.rules` do not fit the graph, or `options.plan` does not.
+    """
+    model = onnx.load(graph)
+    if options.plan is not None:
+        return replan(model, options.plan).model_copy(update={"allowed": dict(options.allow)})
+    plan = plan_classifier(
+        model,
+        rules=options.rules,
         weights=options.weights,
         shared_add=options.shared_add is not False,
         keep_batchnorm=tuple(exported.kept),
     )
+    return plan.model_copy(update={"allowed": dict(options.allow)})
 
 
 def judge_graphs(

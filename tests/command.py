@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from networks import QUICK, write_model
+from networks import ALLOWED, QUICK, write_model
 from pictures import draw_pictures
 
 from edgeq.cli import run
@@ -27,6 +27,9 @@ class Outcome:
 Edgeq = Callable[..., Outcome]
 
 MAX_LINES = 10
+
+ALLOW_FLAGS = tuple(word for code, because in ALLOWED.items() for word in ("--allow", code, "--because", because))
+"""`ALLOWED` on the command line."""
 
 
 def listing(directory: Path) -> list[tuple[str, int]]:
@@ -74,5 +77,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 pictures in three class folders; not to be written to."""
-    return draw_pictures(tmp_path_factory.mktemp("given") / "pictures")
+    """102 pictures in three class folders, as many as no guard objects to; not to be written to."""
+    return draw_pictures(tmp_path_factory.mktemp("given") / "pictures", each=34)
+
+
+@pytest.fixture(scope="session")
+def tiny_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 other pictures to judge by; not to be written to."""
+    return draw_pictures(tmp_path_factory.mktemp("given") / "answers", seed=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from networks import BATCHNORMS, QUICK, write_model
+from networks import ALLOWED, BATCHNORMS, QUICK, write_model
 from onnx import numpy_helper
 from pictures import draw_pictures
 
@@ -27,29 +27,31 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_per_tensor_weights_warn(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    made = prepare(*tiny, tmp_path / "bundle", options=Options(weights="per-tensor", threads=1, timing=QUICK))
-    assert any(warning.startswith("per-tensor weights lose accuracy") for warning in made.warnings)
+    made = prepare(
+        *tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, weights="per-tensor", threads=1, timing=QUICK)
+    )
+    assert any(warning.startswith("EQ103 per-tensor weights in 3 convolutions") for warning in made.warnings)
     assert _weight_scales(made.bundle) == {0}
     assert read_manifest(made.bundle) == made.manifest
 
 
 def test_per_channel_weights_are_the_default(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    made = prepare(*tiny, tmp_path / "bundle", options=Options(threads=1, timing=QUICK))
+    made = prepare(*tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, threads=1, timing=QUICK))
     assert made.weights == "per-channel"
     assert _weight_scales(made.bundle) == {1}
     assert (made.int8_layers, made.fp32_layers) == (3, 1)
 
 
 def test_without_folding_every_batchnorm_stays_and_warns(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    made = prepare(*tiny, tmp_path / "bundle", options=Options(fold=False, threads=1, timing=QUICK))
+    made = prepare(*tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, fold=False, threads=1, timing=QUICK))
     assert (made.export.batchnorm_before, made.export.batchnorm_after) == (BATCHNORMS, BATCHNORMS)
-    assert any(warning.startswith(f"{BATCHNORMS} BatchNormalization nodes") for warning in made.warnings)
+    assert any(warning.startswith(f"EQ102 {BATCHNORMS} BatchNormalization nodes") for warning in made.warnings)
     assert count_batchnorm(onnx.load(made.bundle / INT8)) == BATCHNORMS
     assert read_manifest(made.bundle) == made.manifest
 
 
 def test_a_named_batchnorm_stays(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    options = Options(keep_batchnorm=("depthwise_bn",), threads=1, timing=QUICK)
+    options = Options(allow=ALLOWED, keep_batchnorm=("depthwise_bn",), threads=1, timing=QUICK)
     made = prepare(*tiny, tmp_path / "bundle", options=options)
     assert made.export.batchnorm_after == 1
     assert list(made.export.kept) == ["depthwise_bn"]
@@ -58,7 +60,7 @@ def test_a_named_batchnorm_stays(tiny: tuple[Path, Path], tmp_path: Path) -> Non
 
 def test_a_batchnorm_that_is_not_there_cannot_stay(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nowhere_bn"):
-        prepare(*tiny, tmp_path / "bundle", options=Options(keep_batchnorm=("nowhere_bn",), threads=1))
+        prepare(*tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, keep_batchnorm=("nowhere_bn",), threads=1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +69,7 @@ def test_both_inputs_of_an_addition_share_a_scale_unless_told_otherwise(
 ) -> None:
     found = []
     for shared in (True, False):
-        options = Options(shared_add=shared, threads=1, timing=QUICK)
+        options = Options(allow=ALLOWED, shared_add=shared, threads=1, timing=QUICK)
         made = prepare(*tiny, tmp_path / f"{shared}", options=options)
         assert PrecisionPlan.load(made.bundle / "plan.yaml").shared_add is shared
         found.append(len(_add_scales(made.bundle)))
@@ -80,7 +82,7 @@ def test_the_stages_are_reported_in_order(tiny: tuple[Path, Path], tmp_path: Pat
     prepare(
         *(model, pictures, tmp_path / "bundle"),
         labelled=pictures,
-        options=Options(threads=1, timing=QUICK),
+        options=Options(allow=ALLOWED, threads=1, timing=QUICK),
         progress=lambda stage, done, total: heard.append((stage, done, total)),
     )
     assert list(dict.fromkeys(stage for stage, _, _ in heard)) == ["open", "export", "calibrate", "quantize", "judge"]
@@ -91,7 +93,9 @@ def test_the_stages_are_reported_in_order(tiny: tuple[Path, Path], tmp_path: Pat
 
 
 def test_no_more_images_are_used_than_asked_for(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    made = prepare(*tiny, tmp_path / "bundle", options=Options(calibration_images=6, threads=1, timing=QUICK))
+    made = prepare(
+        *tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, calibration_images=6, threads=1, timing=QUICK)
+    )
     assert made.calibration_images == 6
 
 
@@ -109,7 +113,9 @@ def test_folders_that_are_no_class(tiny: tuple[Path, Path], tmp_path: Path) -> N
         (tmp_path / "in" / label).mkdir(parents=True)
         (tmp_path / "in" / label / "a.jpg").write_bytes(next(pictures.rglob("*.jpg")).read_bytes())
     with pytest.raises(ImageError, match="2 of 2 folders are no class of the model: cats, dogs"):
-        prepare(model, pictures, tmp_path / "bundle", labelled=tmp_path / "in", options=Options(threads=1))
+        prepare(
+            model, pictures, tmp_path / "bundle", labelled=tmp_path / "in", options=Options(allow=ALLOWED, threads=1)
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from networks import CLASSES, PREPROCESSOR, QUICK, SIDE, planned_int8
+from networks import ALLOWED, CLASSES, PREPROCESSOR, QUICK, SIDE, planned_int8
 from pictures import draw_pictures
 from transformers import (
     MobileNetV2Config,
@@ -76,7 +76,7 @@ def test_a_hugging_face_directory_goes_all_the_way(
 ) -> None:
     torch.manual_seed(0)
     _save(architecture(), tmp_path / "model")
-    options = Options(threads=1, timing=QUICK)
+    options = Options(allow=ALLOWED, threads=1, timing=QUICK)
     made = prepare(tmp_path / "model", pictures, tmp_path / "bundle", labelled=pictures, options=options)
     assert made.export.source == "hf"
     assert made.export.batchnorm_before > 3
@@ -95,7 +95,9 @@ def test_torch_and_the_bundle_answer_the_same(pictures: Path, tmp_path: Path) ->
     torch.manual_seed(1)
     network = _resnet()
     _save(network, tmp_path / "model")
-    made = prepare(tmp_path / "model", pictures, tmp_path / "bundle", options=Options(threads=1, timing=QUICK))
+    made = prepare(
+        tmp_path / "model", pictures, tmp_path / "bundle", options=Options(allow=ALLOWED, threads=1, timing=QUICK)
+    )
     pixels = parity_images(ImageSet.open(pictures), open_model(tmp_path / "model"), count=5)
     engine = OnnxRuntimeEngine(made.bundle / FP32, threads=1)
     with torch.inference_mode():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeq import __version__
 from edgeq.errors import ArtifactError
@@ -40,6 +41,7 @@ class Manifest(BaseModel):
         kind: what the bundle can do.
         made_by: edgeq's version.
         labels: class names by logit; empty where the model has none.
+        allowed: guards that said no and were passed all the same: code -> because.
         files: every file but the manifest, by name.
     """
 
@@ -49,6 +51,7 @@ class Manifest(BaseModel):
     kind: Literal["classifier"]
     made_by: str
     labels: tuple[str, ...]
+    allowed: dict[str, str] = Field(default_factory=dict)
     files: tuple[BundledFile, ...]
 
     @model_validator(mode="after")
@@ -58,10 +61,11 @@ class Manifest(BaseModel):
         return self
 
 
-def write_manifest(directory: Path, *, labels: tuple[str, ...]) -> Manifest:
+def write_manifest(directory: Path, *, labels: tuple[str, ...], allowed: Mapping[str, str] | None = None) -> Manifest:
     """Measure every file in `directory` and write its manifest."""
     files = tuple(BundledFile.of(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST)
-    manifest = Manifest(kind="classifier", made_by=f"edgeq {__version__}", labels=labels, files=files)
+    made_by = f"edgeq {__version__}"
+    manifest = Manifest(kind="classifier", made_by=made_by, labels=labels, allowed=dict(allowed or {}), files=files)
     atomic_write(directory / MANIFEST, manifest.model_dump_json(indent=1).encode())
     return manifest
 

@@ -16,16 +16,18 @@ from typing import Final
 import click
 
 from edgeq import __version__
-from edgeq.errors import EdgeqError
+from edgeq.errors import EdgeqError, GuardError
 
 __all__ = ["VERBS", "cli", "main", "run"]
 
 VERBS: Final = {
     "inspect": "Show what a model is made of and what would be done to it.",
     "prepare": "Make a judged INT8 bundle: the main job.",
+    "plan": "Show which layer gets which precision, and why; check it.",
     "export": "First stage: export to ONNX, fold BatchNorm, prove parity.",
     "calibrate": "Second stage: find the range of every tensor.",
     "quantize": "Third stage: make the INT8 graphs.",
+    "sensitivity": "Find the layers that INT8 harms most.",
     "evaluate": "Last stage: judge INT8 against FP32.",
     "demo": "Go the whole way on the small network that comes along.",
 }
@@ -77,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         return _stopped(_INTERRUPTED)
     except EdgeqError as error:
         click.echo(f"error: {error}", err=True)
-        return 2
+        return 1 if isinstance(error, GuardError) else 2
     except ImportError as error:
         click.echo(f"error: {error}\nnext: pip install 'edgeq[{_extra(error.name)}]'", err=True)
         return 2

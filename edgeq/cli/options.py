@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES
 from edgeq.calibrate.thresholds import METHODS
+from edgeq.errors import PlanError
 from edgeq.model.preprocess import Preprocess
+from edgeq.plan.guards import check_allowed
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rule_file import load_rules
+from edgeq.stages import Options
 
 __all__ = [
     "PATH",
+    "allowances",
     "calibration_options",
     "eval_option",
     "fold_options",
+    "guard_options",
     "images_option",
     "json_option",
     "output_option",
+    "plan_choices",
+    "plan_file_option",
     "plan_options",
     "preprocess_flags",
     "preprocess_options",
-    "shared_add",
     "threads_option",
 ]
 
@@ -76,6 +85,7 @@ calibration_options = _chain(
 )
 
 plan_options = _chain(
+    click.option("--rules", "rules_file", type=PATH, help="Rules of your own, asked before the built-in ones (YAML)."),
     click.option(
         "--weights",
         type=click.Choice(["per-channel", "per-tensor"]),
@@ -92,10 +102,79 @@ plan_options = _chain(
     ),
 )
 
+plan_file_option = click.option(
+    "--plan",
+    "plan_file",
+    type=PATH,
+    help="A plan of `edgeq plan -o`, in the place of the built-in rules and --weights.",
+)
+
 fold_options = _chain(
     click.option("--fold/--no-fold", default=True, help="Fold BatchNorm; --no-fold is for comparison only."),
     click.option("--keep-batchnorm", multiple=True, metavar="NODE", help="Leave this BatchNorm in FP32; repeatable."),
 )
+
+
+guard_options = _chain(
+    click.option("--allow", "codes", multiple=True, metavar="CODE", help="Pass this guard, such as EQ107; repeatable."),
+    click.option("--because", "reasons", multiple=True, metavar="TEXT", help="Why: one for each --allow, in order."),
+)
+
+
+def allowances(codes: Sequence[str], reasons: Sequence[str]) -> dict[str, str]:
+    """The guards allowed by --allow and --because: code -> because.
+
+    Raises:
+        click.UsageError: an unknown code, one given twice, or not exactly one reason for each.
+    """
+    if len(codes) != len(reasons):
+        raise click.UsageError(
+            f"{len(codes)} --allow and {len(reasons)} --because: give a reason for each code, in order"
+        )
+    if len(set(codes)) < len(codes):
+        raise click.UsageError("--allow names a code twice")
+    allowed = dict(zip(codes, reasons, strict=True))
+    try:
+        check_allowed(allowed)
+    except PlanError as error:
+        raise click.UsageError(str(error)) from None
+    return allowed
+
+
+_SETTLED_BY_PLAN = ("rules_file", "weights", "add_scales", "fold", "keep_batchnorm")
+
+
+def plan_choices(
+    *,
+    add_scales: str,
+    rules_file: Path | None,
+    codes: Sequence[str],
+    reasons: Sequence[str],
+    plan_file: Path | None = None,
+    **choices: Any,
+) -> Options:
+    """The main job's options from the flags of `plan_options`, `guard_options` and `plan_file_option`, and others.
+
+    Raises:
+        click.UsageError: --plan is given together with what a plan settles, or an allowance is wrong.
+        ArtifactError: a file is not what it should be.
+    """
+    if plan_file is not None:
+        _check_alone(click.get_current_context())
+    return Options(
+        shared_add=None if add_scales == AUTO else add_scales == "shared",
+        rules=load_rules(rules_file) if rules_file else (),
+        plan=PrecisionPlan.load(plan_file) if plan_file else None,
+        allow=allowances(codes, reasons),
+        **choices,
+    )
+
+
+def _check_alone(context: click.Context) -> None:
+    for name in _SETTLED_BY_PLAN:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = next(option.opts[0] for option in context.command.params if option.name == name)
+            raise click.UsageError(f"{flag} and --plan: the plan settles that; make another with edgeq plan")
 
 
 def preprocess_flags(mean: str | None, std: str | None, size: str | None) -> Preprocess | None:
@@ -109,11 +188,6 @@ def preprocess_flags(mean: str | None, std: str | None, size: str | None) -> Pre
     if mean is None or std is None or size is None:
         raise click.UsageError("--mean, --std and --size belong together: give all three")
     return Preprocess.from_flags(_numbers("--mean", mean), _numbers("--std", std), _size(size))
-
-
-def shared_add(choice: str) -> bool | None:
-    """What --add-scales says: None for `auto`."""
-    return None if choice == AUTO else choice == "shared"
 
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:

@@ -12,18 +12,20 @@ from edgeq.cli.options import (
     calibration_options,
     eval_option,
     fold_options,
+    guard_options,
     images_option,
     json_option,
     output_option,
+    plan_choices,
+    plan_file_option,
     plan_options,
     preprocess_flags,
     preprocess_options,
-    shared_add,
     threads_option,
 )
-from edgeq.prepare import Options, Prepared, prepare
+from edgeq.prepare import Prepared, prepare
 
-__all__ = ["command", "print_prepared", "read_options"]
+__all__ = ["command", "print_prepared"]
 
 
 @click.command("prepare")
@@ -33,7 +35,9 @@ __all__ = ["command", "print_prepared", "read_options"]
 @output_option
 @calibration_options
 @plan_options
+@plan_file_option
 @fold_options
+@guard_options
 @preprocess_options
 @threads_option
 @json_option
@@ -61,7 +65,7 @@ def command(
             output,
             labelled=labelled,
             preprocess=preprocess_flags(mean, std, size),
-            options=read_options(**choices),
+            options=plan_choices(**choices),
             progress=progress,
         )
     console.print_warnings(prepared.warnings)
@@ -71,17 +75,13 @@ def command(
         print_prepared(prepared)
 
 
-def read_options(add_scales: str, **choices: Any) -> Options:
-    """The main job's options from the flags of the same names."""
-    return Options(shared_add=shared_add(add_scales), **choices)
-
-
 def print_prepared(prepared: Prepared) -> None:
     """What was done and measured, for a person."""
     quality = prepared.quality
     console.print_export(prepared.export)
+    fp16 = f"FP16: {prepared.fp16_layers}, " if prepared.fp16_layers else ""
     click.echo(
-        f"INT8: {prepared.int8_layers} layers with weights, FP32: {prepared.fp32_layers}. "
+        f"INT8: {prepared.int8_layers} layers with weights, {fp16}FP32: {prepared.fp32_layers}. "
         f"Calibrated on {prepared.calibration_images} images ({prepared.method}), {prepared.held_back} held back."
     )
     console.print_trials(prepared.trials)

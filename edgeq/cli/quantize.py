@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
-import onnx
 
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.stage import AUTO, SCALES
+from edgeq.calibrate.stage import SCALES
 from edgeq.cli import console
-from edgeq.cli.options import PATH, json_option, output_option, plan_options
+from edgeq.cli.options import (
+    PATH,
+    guard_options,
+    json_option,
+    output_option,
+    plan_choices,
+    plan_file_option,
+    plan_options,
+)
 from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport
 from edgeq.files import new_directory
+from edgeq.model.preprocess import Preprocess
 from edgeq.model.source import open_model
-from edgeq.plan.precision import WeightGranularity
-from edgeq.plan.rules import plan_classifier
+from edgeq.plan.facts import Facts
+from edgeq.plan.guards import check
+from edgeq.plan.precision import PrecisionPlan
 from edgeq.quantize.select import settle
 from edgeq.quantize.stage import INT8, quantize
+from edgeq.stages import plan_graph
 
 __all__ = ["command"]
 
@@ -28,36 +39,40 @@ __all__ = ["command"]
 @click.option("--scales", "scales_file", type=PATH, required=True, help="Made by `edgeq calibrate` for this graph.")
 @output_option
 @plan_options
+@plan_file_option
+@guard_options
 @json_option
-def command(
-    exported: Path,
-    scales_file: Path,
-    output: Path,
-    weights: WeightGranularity,
-    add_scales: str,
-    as_json: bool,
-) -> None:
+def command(exported: Path, scales_file: Path, output: Path, as_json: bool, **choices: Any) -> None:
     """Put scales into an exported graph: INT8 for ONNX Runtime and for TensorRT, and the plan beside them.
 
     EXPORTED is a directory made by `edgeq export`.
     """
     report = ExportReport.load(exported)
     scales = Scales.load(scales_file)
-    plan = plan_classifier(
-        onnx.load(exported / FP32),
-        weights=weights,
-        shared_add=add_scales != "separate",
-        keep_batchnorm=tuple(report.kept),
-    )
-    if add_scales == AUTO:
+    preprocess = open_model(exported / FP32).preprocess
+    options = plan_choices(keep_batchnorm=tuple(report.kept), **choices).settled()
+    plan = plan_graph(exported / FP32, report, options)
+    findings = check(_facts(plan, scales, preprocess), options.allow)
+    if options.shared_add is None:
         plan = settle(plan, scales)
     with new_directory(output) as work:
-        quantize(exported / FP32, plan, scales, open_model(exported / FP32).preprocess, work)
+        quantize(exported / FP32, plan, scales, preprocess, work)
         scales.save(work / SCALES)
         for name in (FP32, PREPROCESS, CONFIG, EXPORT):
             shutil.copyfile(exported / name, work / name)
+    console.print_warnings([finding.warning for finding in findings])
     if as_json:
         console.print_json(plan)
         return
     click.echo(f"{output / INT8['onnxruntime']}\n{output / INT8['tensorrt']}")
     click.echo(f"next: edgeq evaluate {output} --eval LABELLED")
+
+
+def _facts(plan: PrecisionPlan, scales: Scales, preprocess: Preprocess) -> Facts:
+    images = scales.images + scales.held_back
+    return Facts(
+        plan=plan,
+        calibration_images=images or None,  # scales from a TensorRT cache do not tell
+        calibration_preprocess=scales.preprocess_sha256,
+        evaluation_preprocess=preprocess.digest,
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeq.model.graph import constant_names, constant_tensors, name_nodes, node_names
 from edgeq.model.head import head_nodes
+from edgeq.model.roles import Role, roles
 
 if TYPE_CHECKING:
     import onnx
@@ -20,14 +21,23 @@ Kind = Literal[
     "depthwise convolution",
     "linear",
     "attention",
+    "attention query/key",
+    "attention value/output",
+    "cross-attention",
+    "feed-forward",
+    "embedding",
     "batchnorm",
     "normalization",
+    "softmax",
+    "smooth activation",
     "activation",
     "pooling",
     "add",
     "shape",
+    "parameter",
     "other",
 ]
+"""What a layer is to a reader; `cross-attention`, `embedding` and `parameter` occur in modules, not in graphs."""
 
 _KINDS: dict[Kind, tuple[str, ...]] = {
     "convolution": ("Conv", "ConvTranspose"),
@@ -42,10 +52,12 @@ _KINDS: dict[Kind, tuple[str, ...]] = {
         "LpNormalization",
         "SimplifiedLayerNormalization",
     ),
-    "activation": (
-        *("Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "LogSoftmax", "Mish", "PRelu"),
-        *("Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh"),
+    "softmax": ("LogSoftmax", "Softmax"),
+    "smooth activation": (  # of which Erf and Tanh are the two ways to write a GELU
+        *("Elu", "Erf", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "QuickGelu"),
+        *("Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"),
     ),
+    "activation": ("Clip", "LeakyRelu", "PRelu", "Relu"),
     "pooling": ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "ReduceMean", "ReduceMax"),
     "add": ("Add", "Sum"),
     "shape": (
@@ -130,6 +142,7 @@ class Component:
 def read_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     """All nodes of the main graph except constants, in order."""
     constants, fixed = constant_tensors(model.graph), constant_names(model.graph)
+    parts = roles(model)
     counted: set[str] = set()
     layers = []
     for node, name in zip(model.graph.node, node_names(model), strict=True):
@@ -142,7 +155,7 @@ def read_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
             Layer(
                 name=name,
                 op=node.op_type,
-                kind=_kind(node, constants, fixed),
+                kind=_kind(node, constants, fixed, parts.get(name)),
                 parameters=sum(math.prod(tensor.dims) for tensor in weights),
                 bytes=sum(_bytes(tensor) for tensor in weights + extra),
                 output=node.output[0],
@@ -190,8 +203,12 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
-def _kind(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], fixed: Collection[str]) -> Kind:
+def _kind(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], fixed: Collection[str], role: Role | None
+) -> Kind:
     """What a node is to a reader; `fixed` names the tensors that do not depend on the input."""
+    if role is not None:
+        return role
     if node.op_type == "MatMul":
         return "linear" if any(name in fixed for name in node.input) else "attention"
     kind = _KIND_OF.get(node.op_type, "other")

@@ -1,19 +1,24 @@
-"""The precision plan: every layer of a graph with one precision, the rule that gave it, and the reason."""
+"""The precision plan: rules in order, and what they decide for every layer, with the reason.
+
+A plan is data. Its rules can be read, changed and asked again; its decisions can be compared with those of another plan
+and with the graph or checkpoint that was made of it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
 
-__all__ = ["Backend", "Decision", "Precision", "PrecisionPlan", "WeightGranularity"]
+__all__ = ["QUANTIZED", "Backend", "Condition", "Decision", "Precision", "PrecisionPlan", "Rule", "WeightGranularity"]
 
 PLAN_VERSION: Final = "edgeq.plan/1"
 
@@ -21,41 +26,88 @@ WeightGranularity = Literal["per-channel", "per-tensor"]
 Backend = Literal["onnxruntime", "tensorrt"]
 """What a graph is lowered for."""
 
+Condition = Literal["constant-weight", "done-by-int8-layer", "adds-int8", "moves-int8", "pools-int8"]
+"""A question about a layer's surroundings in a graph; `edgeq.plan.conditions` answers it."""
+
 
 class Precision(str, Enum):
-    """The number format that a layer computes in."""
+    """The number format that a layer computes in, or that its weights are stored in (NF4)."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
     INT8 = "int8"
+    NF4 = "nf4"
+
+
+QUANTIZED: Final = frozenset({Precision.INT8, Precision.NF4})
+
+
+class Rule(BaseModel):
+    """One line of a plan. The rules are asked in order, and the first that matches a layer decides.
+
+    The three patterns are those of `fnmatch` (case matters), and all must match. Characters that mean something in a
+    pattern are escaped with `glob.escape` where a name is meant literally.
+
+    Attributes:
+        name: short and telling, such as "fp32-head"; no two rules of a plan share one.
+        precision: what the layers matched get.
+        reason: why, in a sentence for a person.
+        component: pattern over the component's name, such as "head".
+        kind: pattern over the layer's kind, such as "linear" or "attention*".
+        layer: pattern over the layer's full name.
+        when: a condition on the layer's surroundings as well; only a graph can answer it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    precision: Precision
+    reason: str = Field(min_length=1)
+    component: str = "*"
+    kind: str = "*"
+    layer: str = "*"
+    when: Condition | None = None
 
 
 class Decision(BaseModel):
     """One layer's precision.
 
     Attributes:
-        layer: the ONNX node's name.
-        op: its operator.
+        layer: the ONNX node's name, or the module's full name.
+        op: the ONNX operator, or the module's class.
+        component: the part of the model that the layer lies in.
+        kind: what it is to a reader, such as "convolution".
+        parameters: learned numbers.
+        bytes: what is stored for it in the source model.
         precision: what it computes in.
         rule: the name of the rule that decided.
         reason: why, in a sentence for a person.
+        overruled: names of later rules that match as well and would have given another precision.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
     op: str
+    component: str = "model"
+    kind: str = "other"
+    parameters: int = 0
+    bytes: int = 0
     precision: Precision
     rule: str
     reason: str
+    overruled: tuple[str, ...] = ()
 
 
 class PrecisionPlan(BaseModel):
-    """A decision for every layer of one graph, in the graph's order.
+    """A decision for every layer of one model, in the model's order, and the rules that led to them.
 
     Attributes:
         weights: granularity of the INT8 weight scales.
         shared_add: both inputs of an INT8 addition lie on one scale.
         keep_batchnorm: BatchNormalization nodes that stay, in FP32.
+        rules: those in force, in the order in which they are asked.
+        allowed: guards that may be passed: code -> because.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,18 +116,25 @@ class PrecisionPlan(BaseModel):
     weights: WeightGranularity = "per-channel"
     shared_add: bool = True
     keep_batchnorm: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    allowed: dict[str, str] = Field(default_factory=dict)
     decisions: tuple[Decision, ...]
 
     @model_validator(mode="after")
-    def _one_decision_a_layer(self) -> PrecisionPlan:
-        twice = [layer for layer, count in Counter(d.layer for d in self.decisions).items() if count > 1]
-        if twice:
+    def _each_name_once(self) -> PrecisionPlan:
+        if twice := _repeated(decision.layer for decision in self.decisions):
             raise ValueError(f"more than one decision for {', '.join(twice[:3])}")
+        if twice := _repeated(rule.name for rule in self.rules):
+            raise ValueError(f"more than one rule is named {', '.join(twice[:3])}")
         return self
 
     def layers(self, precision: Precision) -> frozenset[str]:
         """Names of the layers planned in `precision`."""
         return frozenset(d.layer for d in self.decisions if d.precision is precision)
+
+    def diff(self, other: PrecisionPlan) -> tuple[str, ...]:
+        """What is different in `other`, a line each, for a person; empty when the two plans are equal."""
+        return (*_settings(self, other), *_rules(self, other), *_decisions(self, other))
 
     def save(self, path: Path) -> None:
         """Write the plan as YAML, atomically."""
@@ -97,3 +156,48 @@ class PrecisionPlan(BaseModel):
                 expected=f"YAML with version {PLAN_VERSION}",
                 causes=(" ".join(str(error).split())[:300],),
             ) from error
+
+
+def _repeated(names: Iterator[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _settings(old: PrecisionPlan, new: PrecisionPlan) -> Iterator[str]:
+    for name in ("weights", "shared_add", "keep_batchnorm", "allowed"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            yield f"{name}: {before} -> {after}"
+
+
+def _rules(old: PrecisionPlan, new: PrecisionPlan) -> Iterator[str]:
+    before, after = ({rule.name: rule for rule in plan.rules} for plan in (old, new))
+    yield from (f"- rule {name}" for name in before if name not in after)
+    yield from (f"+ rule {name}" for name in after if name not in before)
+    yield from (f"~ rule {name}" for name, rule in before.items() if name in after and after[name] != rule)
+    common = [[name for name in names if name in before and name in after] for names in (before, after)]
+    if common[0] != common[1]:
+        yield f"order of rules: {', '.join(common[0])} -> {', '.join(common[1])}"
+
+
+def _decisions(old: PrecisionPlan, new: PrecisionPlan) -> Iterator[str]:
+    before, after = ({decision.layer: decision for decision in plan.decisions} for plan in (old, new))
+    for layer, decision in before.items():
+        if layer not in after:
+            yield f"- {layer}: {_short(decision)}"
+        elif (now := after[layer]) != decision:
+            yield f"~ {layer}: {_change(decision, now)}"
+    yield from (f"+ {layer}: {_short(decision)}" for layer, decision in after.items() if layer not in before)
+    common = [[layer for layer in layers if layer in before and layer in after] for layers in (before, after)]
+    if common[0] != common[1]:
+        yield "the layers stand in another order"
+
+
+def _short(decision: Decision) -> str:
+    return f"{decision.precision.value} ({decision.rule})"
+
+
+def _change(old: Decision, new: Decision) -> str:
+    if (old.precision, old.rule) != (new.precision, new.rule):
+        return f"{_short(old)} -> {_short(new)}"
+    names = [name for name in Decision.model_fields if getattr(old, name) != getattr(new, name)]
+    return ", ".join(f"{name} {getattr(old, name)} -> {getattr(new, name)}" for name in names)

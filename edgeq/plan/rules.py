@@ -1,172 +1,95 @@
-"""The built-in rules for image classifiers.
+"""The built-in rules, and the plans that they make: of a classifier's graph, of a vision-language model's modules.
 
-The rules are asked in order and the first that answers decides. Each is a function from a layer and its surroundings to
-a precision and a reason, or None. The last one answers always, so that no layer is left without a precision.
+The sources of the rules: integer kernels and what they fuse, TensorRT Developer Guide, "Working with Quantized Types";
+query and key before value, output and feed-forward in sensitivity, PTQ4ViT (arXiv 2111.12293); NF4 with double
+quantization for the language model alone, QLoRA (arXiv 2305.14314).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.model.components import head_nodes
-from edgeq.model.graph import constant_tensors
-from edgeq.plan.precision import Decision, Precision, PrecisionPlan, WeightGranularity
+from edgeq.errors import PlanError
+from edgeq.model.components import Component, Layer, read_components, read_layers
+from edgeq.plan.conditions import CARRIERS, CONDITIONS, FUSED_ACTIVATIONS, POOLS, WEIGHTED, Surroundings
+from edgeq.plan.match import Asked, check_names, check_rules, decide
+from edgeq.plan.precision import (
+    QUANTIZED,
+    Condition,
+    Decision,
+    Precision,
+    PrecisionPlan,
+    Rule,
+    WeightGranularity,
+)
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CARRIERS", "FUSED_ACTIVATIONS", "POOLS", "WEIGHTED", "plan_classifier"]
+__all__ = [
+    "CARRIERS",
+    "CLASSIFIER_RULES",
+    "FUSED_ACTIVATIONS",
+    "MODULE_RULES",
+    "POOLS",
+    "WEIGHTED",
+    "plan_classifier",
+    "plan_modules",
+    "replan",
+]
 
-WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
-"""Layers with an INT8 kernel for constant weights, in ONNX Runtime and in TensorRT."""
+_FP32, _FP16, _INT8, _NF4 = Precision.FP32, Precision.FP16, Precision.INT8, Precision.NF4
 
-FUSED_ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
-"""Activations that a kernel applies while it writes its result."""
 
-CARRIERS: Final = frozenset(
-    {"MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat"}
+def _rule(name: str, precision: Precision, reason: str, **where: Any) -> Rule:
+    return Rule(name=name, precision=precision, reason=reason, **where)
+
+
+CLASSIFIER_RULES: Final = (
+    _rule("fp32-head", _FP32, "the head's error goes straight into the answer", component="head"),
+    _rule("fp32-batchnorm", _FP32, "not folded, and no integer kernel", kind="batchnorm"),
+    _rule(
+        "fp32-normalization", _FP32, "divides by a root of squares: a small error becomes large", kind="normalization"
+    ),
+    _rule("fp32-softmax", _FP32, "most of its values are near zero, where INT8 has one step", kind="softmax"),
+    _rule("fp32-smooth", _FP32, "GELU, sigmoid and the like have no integer kernel", kind="smooth activation"),
+    _rule(
+        "fp16-query-key",
+        _FP16,
+        "softmax magnifies their error; ONNX Runtime's CPU has no FP16 kernel and takes FP32",
+        kind="attention query/key",
+        when="constant-weight",
+    ),
+    _rule("int8-weighted", _INT8, "integer kernel in both backends", when="constant-weight"),
+    _rule("int8-activation", _INT8, "done by the layer before it", when="done-by-int8-layer"),
+    _rule("int8-add", _INT8, "residual addition of INT8 tensors", when="adds-int8"),
+    _rule("int8-carrier", _INT8, "moves INT8 values, computes none", when="moves-int8"),
+    _rule("int8-pool", _INT8, "average of INT8 values for an INT8 layer", when="pools-int8"),
+    _rule("fp32-otherwise", _FP32, "no integer kernel beside INT8 layers"),
 )
-"""Layers that move values and compute none: their output lies on the grid of their input."""
+"""For an image classifier's graph."""
 
-POOLS: Final = frozenset({"GlobalAveragePool", "AveragePool"})
-
-Answer = tuple[Precision, str]
-
-
-@dataclass
-class _Graph:
-    """What a rule may look at: the graph's links, and the decisions taken so far."""
-
-    constants: frozenset[str]
-    zeros: frozenset[str]
-    heads: frozenset[str]
-    producer: dict[str, onnx.NodeProto]
-    consumers: dict[str, list[onnx.NodeProto]]
-    outputs: frozenset[str]
-    precision: dict[str, Precision] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> _Graph:
-        from onnx import numpy_helper
-
-        producer = {output: node for node in model.graph.node for output in node.output}
-        consumers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                consumers.setdefault(name, []).append(node)
-        tensors = constant_tensors(model.graph)
-        constants = tensors.keys() | {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
-        return cls(
-            constants=frozenset(constants),
-            zeros=frozenset(
-                name
-                for name, tensor in tensors.items()
-                if len(tensor.dims) == 0 and not numpy_helper.to_array(tensor).any()
-            ),
-            heads=frozenset(head_nodes(model)),
-            producer=producer,
-            consumers=consumers,
-            outputs=frozenset(output.name for output in model.graph.output),
-        )
-
-    def values(self, node: onnx.NodeProto) -> list[str]:
-        """The inputs of `node` that are not constant."""
-        return [name for name in node.input if name and name not in self.constants]
-
-    def is_int8(self, tensor: str) -> bool:
-        """Whether the layer that makes `tensor` computes in INT8."""
-        node = self.producer.get(tensor)
-        return node is not None and self.precision.get(node.name) is Precision.INT8
-
-    def feeds_int8(self, node: onnx.NodeProto) -> bool:
-        """Whether a layer behind `node`, through carriers and activations, has an INT8 kernel and is no head."""
-        return any(self._takes_int8(user) for output in node.output for user in self.consumers.get(output, []))
-
-    def _takes_int8(self, user: onnx.NodeProto) -> bool:
-        if user.op_type in CARRIERS | FUSED_ACTIVATIONS | POOLS:
-            return self.feeds_int8(user)
-        if user.op_type == "Add":
-            return len(self.values(user)) == 2
-        return user.op_type in WEIGHTED and user.name not in self.heads
-
-
-def _head(node: onnx.NodeProto, graph: _Graph) -> Answer | None:
-    if node.name in graph.heads:
-        return Precision.FP32, "the head's error goes straight into the answer"
-    return None
-
-
-def _weighted(node: onnx.NodeProto, graph: _Graph) -> Answer | None:
-    if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in graph.constants:
-        return Precision.INT8, "integer kernel in both backends"
-    return None
-
-
-def _activation(node: onnx.NodeProto, graph: _Graph) -> Answer | None:
-    if node.op_type not in FUSED_ACTIVATIONS or not graph.is_int8(node.input[0]):
-        return None
-    if len(graph.consumers[node.input[0]]) > 1 or node.input[0] in graph.outputs:
-        return None
-    return Precision.INT8, f"done by the {graph.producer[node.input[0]].op_type} before it"
-
-
-def _addition(node: onnx.NodeProto, graph: _Graph) -> Answer | None:
-    values = graph.values(node)
-    if node.op_type == "Add" and len(values) == 2 and all(graph.is_int8(name) for name in values):
-        return Precision.INT8, "residual addition of INT8 tensors"
-    return None
-
-
-def _carrier(node: onnx.NodeProto, graph: _Graph) -> Answer | None:
-    if node.op_type not in CARRIERS or not all(graph.is_int8(name) for name in graph.values(node)):
-        return None
-    if not graph.feeds_int8(node) or not _moves_alone(node, graph):
-        return None
-    return Precision.INT8, "moves INT8 values, computes none"
-
-
-def _moves_alone(node: onnx.NodeProto, graph: _Graph) -> bool:
-    """Whether a carrier brings in no number of its own but zero, which every grid has, and gives one tensor."""
-    if node.op_type == "Concat":
-        return len(graph.values(node)) == len(node.input)
-    if node.op_type == "Pad" and len(node.input) > 2 and node.input[2]:
-        return node.input[2] in graph.zeros
-    return len([output for output in node.output if output]) == 1
-
-
-def _pool(node: onnx.NodeProto, graph: _Graph) -> Answer | None:
-    if node.op_type in POOLS and graph.is_int8(node.input[0]) and graph.feeds_int8(node):
-        return Precision.INT8, "average of INT8 values for an INT8 layer"
-    return None
-
-
-def _batchnorm(node: onnx.NodeProto, _graph: _Graph) -> Answer | None:
-    if node.op_type == "BatchNormalization":
-        return Precision.FP32, "not folded, and no integer kernel"
-    return None
-
-
-def _otherwise(_node: onnx.NodeProto, _graph: _Graph) -> Answer:
-    return Precision.FP32, "no integer kernel beside INT8 layers"
-
-
-_RULES: Final[dict[str, Callable[[onnx.NodeProto, _Graph], Answer | None]]] = {
-    "fp32-head": _head,
-    "fp32-batchnorm": _batchnorm,
-    "int8-weighted": _weighted,
-    "int8-activation": _activation,
-    "int8-add": _addition,
-    "int8-carrier": _carrier,
-    "int8-pool": _pool,
-    "fp32-otherwise": _otherwise,
-}
+MODULE_RULES: Final = (
+    _rule("fp16-vision", _FP16, "4 bits save little here and can lose what the image shows", component="vision"),
+    _rule("fp16-connector", _FP16, "small, and every image token goes through it", component="connector"),
+    _rule("fp16-cross-attention", _FP16, "where the language model looks at the image", component="cross-attention"),
+    _rule("fp16-head", _FP16, "its error goes straight into the next word", component="head"),
+    _rule("fp16-embedding", _FP16, "a table that is read, not multiplied", kind="embedding"),
+    _rule("fp16-normalization", _FP16, "few numbers, and every activation goes through them", kind="normalization"),
+    *(
+        _rule(f"nf4-{kind.strip('*')}", _NF4, "most of the bytes; double quantization", component="language", kind=kind)
+        for kind in ("linear", "attention*", "feed-forward")
+    ),
+    _rule("fp16-otherwise", _FP16, "no linear layer of the language model"),
+)
+"""For a vision-language model's modules."""
 
 
 def plan_classifier(
     model: onnx.ModelProto,
     *,
+    rules: Sequence[Rule] = (),
     weights: WeightGranularity = "per-channel",
     shared_add: bool = True,
     keep_batchnorm: tuple[str, ...] = (),
@@ -175,27 +98,113 @@ def plan_classifier(
 
     Args:
         model: FP32 graph with uniquely named nodes, in topological order.
+        rules: asked before the built-in ones.
         weights: granularity of the INT8 weight scales.
         shared_add: put both inputs of an INT8 addition on one scale.
         keep_batchnorm: BatchNormalization nodes that were kept on purpose.
+
+    Raises:
+        PlanError: one of `rules` matches or decides nothing, has the name of another, or asks for what a layer cannot.
     """
+    asked, subjects, in_force = Asked(), _subjects(model), (*rules, *CLASSIFIER_RULES)
+    check_names(in_force)
+    decisions = _decide_graph(model, subjects, in_force, asked)
+    check_rules(rules, subjects, asked)
     return PrecisionPlan(
         weights=weights,
         shared_add=shared_add,
         keep_batchnorm=keep_batchnorm,
-        decisions=tuple(_decide(model)),
+        rules=_in_force(in_force, asked),
+        decisions=decisions,
     )
 
 
-def _decide(model: onnx.ModelProto) -> Iterator[Decision]:
-    graph = _Graph.of(model)
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            continue
-        for name, rule in _RULES.items():
-            answer = rule(node, graph)
-            if answer is not None:
-                precision, reason = answer
-                graph.precision[node.name] = precision
-                yield Decision(layer=node.name, op=node.op_type, precision=precision, rule=name, reason=reason)
-                break
+def replan(model: onnx.ModelProto, saved: PrecisionPlan) -> PrecisionPlan:
+    """Ask the rules of a saved plan again, in the place of the built-in ones.
+
+    Args:
+        model: as for `plan_classifier`. It may be another one than the plan was made for, if every rule matches a layer
+            of it.
+        saved: its rules, settings and allowances are taken over.
+
+    Raises:
+        PlanError: a rule matches nothing; or the plan is for these very layers and its decisions are not what its rules
+            decide.
+    """
+    asked, subjects = Asked(), _subjects(model)
+    made = saved.model_copy(update={"decisions": _decide_graph(model, subjects, saved.rules, asked)})
+    check_rules(saved.rules, subjects, asked, must_decide=False)
+    same_layers = [(d.layer, d.op) for d in saved.decisions] == [(d.layer, d.op) for d in made.decisions]
+    if same_layers and (changes := saved.diff(made)):
+        raise PlanError(
+            f"the plan's rules decide otherwise than the plan says, in {len(changes)} places",
+            expected="decisions that follow from the rules",
+            causes=changes[:5],
+            next_step="change rules, not decisions: edgeq plan MODEL --rules RULES.yaml -o PLAN.yaml",
+        )
+    return made
+
+
+def plan_modules(components: Sequence[Component], *, rules: Sequence[Rule] = ()) -> PrecisionPlan:
+    """Decide the precision of every module of a vision-language model.
+
+    Args:
+        components: as `edgeq.model.modules.read_modules` gives them.
+        rules: asked before the built-in ones. A condition never holds here: conditions are about graphs.
+
+    Raises:
+        PlanError: as for `plan_classifier`.
+    """
+    asked, in_force = Asked(), (*rules, *MODULE_RULES)
+    check_names(in_force)
+    subjects = tuple((component.name, layer) for component in components for layer in component.layers)
+    decisions = tuple(
+        decide(name, layer, in_force, lambda _condition, _layer: False, asked) for name, layer in subjects
+    )
+    check_rules(rules, subjects, asked)
+    for decision in decisions:
+        if decision.precision in QUANTIZED and decision.op != "Linear":
+            raise _impossible(decision, "only linear layers can be quantized here")
+    return PrecisionPlan(rules=_in_force(in_force, asked), decisions=decisions)
+
+
+def _in_force(rules: Sequence[Rule], asked: Asked) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if asked.matched[rule.name])
+
+
+def _subjects(model: onnx.ModelProto) -> tuple[tuple[str, Layer], ...]:
+    """Every layer of a graph with its component's name, in the graph's order."""
+    lies_in = {layer.name: part.name for part in read_components(model) for layer in part.layers}
+    return tuple((lies_in[layer.name], layer) for layer in read_layers(model))
+
+
+def _decide_graph(
+    model: onnx.ModelProto, subjects: Sequence[tuple[str, Layer]], rules: Sequence[Rule], asked: Asked
+) -> tuple[Decision, ...]:
+    graph = Surroundings.of(model)
+    nodes = {node.name: node for node in model.graph.node}
+
+    def holds(condition: Condition, layer: Layer) -> bool:
+        return CONDITIONS[condition](nodes[layer.name], graph)
+
+    for component, layer in subjects:  # a carrier asks about the layers behind it
+        if layer.op in WEIGHTED:
+            graph.precision[layer.name] = decide(component, layer, rules, holds, Asked()).precision
+    decisions = []
+    for component, layer in subjects:
+        decision = decide(component, layer, rules, holds, asked)
+        graph.precision[layer.name] = decision.precision
+        if decision.precision is Precision.NF4:
+            raise _impossible(decision, "NF4 is for the linear layers of a language model")
+        if decision.precision is Precision.INT8 and not any(holds(condition, layer) for condition in CONDITIONS):
+            raise _impossible(decision, "it has no integer kernel where it stands")
+        decisions.append(decision)
+    return tuple(decisions)
+
+
+def _impossible(decision: Decision, because: str) -> PlanError:
+    return PlanError(
+        f"the rule {decision.rule} wants {decision.layer} ({decision.op}) in {decision.precision.value}: {because}",
+        expected="a precision that the layer can have",
+        next_step=f"make the patterns of {decision.rule} narrower, or give it a condition (`when`)",
+    )

@@ -25,6 +25,7 @@ from edgeq.plan.precision import Backend, Precision, PrecisionPlan
 from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, WEIGHTED
 from edgeq.quantize.grid import Grid, quantize_bias, quantize_weight
 from edgeq.quantize.grids import choose_grids
+from edgeq.quantize.hold import hold_in_float
 from edgeq.quantize.pixels import PIXEL_GRID, Pixels, take_pixels
 from edgeq.quantize.placement import Placement, place
 from edgeq.quantize.verify import verify_lowering
@@ -108,6 +109,7 @@ def _lower(
     if backend == "onnxruntime":
         _store_before_activations(graph, grids, int8)
         _carry_integers(graph, grids, int8)
+        hold_in_float(graph, int8)
     lowered: onnx.ModelProto = gs.export_onnx(graph.cleanup().toposort())
     return lowered
 

@@ -18,7 +18,7 @@ from edgeq.plan.rules import WEIGHTED
 from edgeq.quantize.pixels import Pixels
 from edgeq.quantize.qdq import lower
 
-__all__ = ["INT8", "PLAN", "quantize"]
+__all__ = ["INT8", "PLAN", "check_scales", "quantize"]
 
 PLAN = "plan.yaml"
 INT8: Final[dict[Backend, str]] = {"onnxruntime": "model.int8.ort.onnx", "tensorrt": "model.int8.trt.onnx"}
@@ -41,19 +41,25 @@ def quantize(graph: Path, plan: PrecisionPlan, scales: Scales, preprocess: Prepr
         CalibrationError: the scales are of another graph, or lack a tensor.
         QuantizeError: a graph made differs from the plan, or ONNX Runtime runs a layer of it in floating point.
     """
-    if scales.graph_sha256 != sha256_file(graph):
-        raise CalibrationError(
-            f"the scales were made for another graph than {graph}",
-            expected=f"scales of the graph with SHA-256 {sha256_file(graph)[:12]}…",
-            causes=("the model was exported again after it was calibrated",),
-            next_step="run edgeq calibrate again on this graph",
-        )
+    check_scales(graph, scales)
     model = onnx.load(graph)
     pixels = Pixels.of(preprocess)
     for backend, name in INT8.items():
         save_onnx(lower(model, plan, scales, backend, pixels=pixels), directory / name)
     plan.save(directory / PLAN)
     _check_kernels(directory / INT8["onnxruntime"], plan)
+
+
+def check_scales(graph: Path, scales: Scales) -> None:
+    """Raise CalibrationError unless `scales` were made from this FP32 file."""
+    digest = sha256_file(graph)
+    if scales.graph_sha256 != digest:
+        raise CalibrationError(
+            f"the scales were made for another graph than {graph}",
+            expected=f"scales of the graph with SHA-256 {digest[:12]}…",
+            causes=("the model was exported again after it was calibrated",),
+            next_step="run edgeq calibrate again on this graph",
+        )
 
 
 def _check_kernels(path: Path, plan: PrecisionPlan) -> None:

@@ -42,8 +42,8 @@ def _faults(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> It
                 yield f"{decision.layer}: planned, but not in the graph"
         elif decision.precision is Precision.INT8 and decision.op not in FUSED_ACTIVATIONS:
             yield from _int8_faults(node, types, backend)
-        elif decision.precision is Precision.FP32 and decision.op in WEIGHTED and node.input[1] in types:
-            yield f"{decision.layer}: planned fp32, its weight is quantized"
+        elif decision.precision is not Precision.INT8 and decision.op in WEIGHTED and node.input[1] in types:
+            yield f"{decision.layer}: planned {decision.precision.value}, its weight is quantized"
 
 
 def _integer_types(model: onnx.ModelProto) -> dict[str, int]:

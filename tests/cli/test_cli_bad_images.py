@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from command import Edgeq, assert_refused, listing
+from command import ALLOW_FLAGS, Edgeq, assert_refused, listing
 from pictures import cut_short, draw_pictures, png_header, zip_folder
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
@@ -43,7 +43,7 @@ def forty(folder: Path) -> list[Path]:
 
 def test_one_image_of_forty_is_cut_short(edgeq: Edgeq, tiny_model: Path, tmp_path: Path) -> None:
     cut_short(forty(tmp_path / "images")[7])
-    arguments = ("prepare", tiny_model, "--images", tmp_path / "images", "-o")
+    arguments = ("prepare", tiny_model, *ALLOW_FLAGS, "--images", tmp_path / "images", "-o")
     done = edgeq(*arguments, tmp_path / "made", "--eval", tmp_path / "images", "--json")
     assert done.status == 0, done.err
     made = json.loads(done.out)
@@ -64,7 +64,8 @@ def test_ten_images_of_forty_are_cut_short(
         given = tmp_path / "exported"
         assert edgeq("export", tiny_model, "--images", tiny_pictures, "-o", given).status == 0
     before = listing(tmp_path)
-    done = edgeq(verb, given, "--images", tmp_path / "images", "-o", tmp_path / "made")
+    allowed = ALLOW_FLAGS if verb == "prepare" else ()
+    done = edgeq(verb, given, "--images", tmp_path / "images", "-o", tmp_path / "made", *allowed)
     assert_refused(done, "of 40 images", "more than 5%", "green/green-008.jpg", "next: repair or remove these images")
     assert listing(tmp_path) == before
 
@@ -72,7 +73,8 @@ def test_ten_images_of_forty_are_cut_short(
 def test_a_huge_image_among_others_is_skipped_and_named(edgeq: Edgeq, tiny_model: Path, tmp_path: Path) -> None:
     forty(tmp_path / "images")
     png_header(tmp_path / "images" / "green" / "huge.png", 30_000, 30_000)
-    done = edgeq("prepare", tiny_model, "--images", tmp_path / "images", "-o", tmp_path / "made", "--json")
+    given = ("--images", tmp_path / "images", "-o", tmp_path / "made")
+    done = edgeq("prepare", tiny_model, *given, *ALLOW_FLAGS, "--json")
     assert done.status == 0, done.err
     assert json.loads(done.out)["calibration_skipped"] == ["green/huge.png"]
 
@@ -87,9 +89,9 @@ def test_a_huge_image_alone_is_refused(edgeq: Edgeq, tiny_model: Path, tmp_path:
 
 @pytest.mark.parametrize("verb", ["prepare", "evaluate"])
 def test_folders_that_are_no_class(
-    verb: str, edgeq: Edgeq, tiny_model: Path, tiny_pictures: Path, tmp_path: Path
+    verb: str, edgeq: Edgeq, tiny_model: Path, tiny_pictures: Path, tiny_answers: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(tiny_pictures, tmp_path / "labelled")
+    shutil.copytree(tiny_answers, tmp_path / "labelled")
     (tmp_path / "labelled" / "red").rename(tmp_path / "labelled" / "purple")
     given = [tiny_model, "--images", tiny_pictures, "-o", tmp_path / "made"]
     if verb == "evaluate":

@@ -22,7 +22,7 @@ def exported(edgeq: Edgeq, tiny_model: Path, tiny_pictures: Path, tmp_path: Path
 
 
 def pictures(folder: Path, seed: int) -> Path:
-    return draw_pictures(folder, each=12, seed=seed)
+    return draw_pictures(folder, each=17, seed=seed)
 
 
 def test_merging_two_parts_needs_no_images(edgeq: Edgeq, exported: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command import Edgeq
+from command import ALLOW_FLAGS, Edgeq
 from networks import write_model
 
 from edgeq.bundle.manifest import read_manifest
@@ -42,30 +42,30 @@ def flip_a_byte(file: Path) -> None:
 
 
 def test_the_stages_make_what_the_main_job_makes(
-    edgeq: Edgeq, stages: Stages, tiny_model: Path, tiny_pictures: Path, tmp_path: Path
+    edgeq: Edgeq, stages: Stages, tiny_model: Path, tiny_pictures: Path, tiny_answers: Path, tmp_path: Path
 ) -> None:
     done = edgeq(
-        "prepare", tiny_model, "--images", tiny_pictures, "--eval", tiny_pictures, "-o", tmp_path / "b", "--json"
+        "prepare", tiny_model, "--images", tiny_pictures, "--eval", tiny_answers, "-o", tmp_path / "b", "--json"
     )
     assert done.status == 0, done.err
     prepared = Prepared.model_validate_json(done.out)
     assert prepared.manifest == read_manifest(tmp_path / "b")
     for name in ARTIFACTS:
         assert (stages[2] / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-    judged = edgeq("evaluate", stages[2], "--eval", tiny_pictures, "--json")
+    judged = edgeq("evaluate", stages[2], "--eval", tiny_answers, "--json")
     assert judged.status == 0, judged.err
     answers = prepared.quality.answers
     assert answers is not None
     assert json.loads(judged.out)["answers"] == answers.model_dump()
 
 
-def test_a_bundle_can_be_judged_again(edgeq: Edgeq, tiny_model: Path, tiny_pictures: Path, tmp_path: Path) -> None:
-    done = edgeq("prepare", tiny_model, "--images", tiny_pictures, "-o", tmp_path / "bundle")
+def test_a_bundle_can_be_judged_again(edgeq: Edgeq, tiny_model: Path, tiny_answers: Path, tmp_path: Path) -> None:
+    done = edgeq("prepare", tiny_model, *ALLOW_FLAGS, "--images", tiny_answers, "-o", tmp_path / "bundle")
     assert done.status == 0, done.err
     assert "BatchNorm: 3 before, 0 after." in done.out
     assert f"The bundle lies in {tmp_path / 'bundle'}" in done.out
     assert "only 24 calibration images" in done.err
-    judged = edgeq("evaluate", tmp_path / "bundle", "--eval", tiny_pictures)
+    judged = edgeq("evaluate", tmp_path / "bundle", "--eval", tiny_answers)
     assert judged.status == 0, judged.err
     assert "same class, 24 images" in judged.out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from networks import QUICK
+from networks import ALLOWED, QUICK
 
 from edgeq.bundle.manifest import read_manifest
 from edgeq.demo import run as demo
@@ -26,7 +26,9 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
     stages: list[str] = []
     output = tmp_path / "demo"
-    made = run_demo(output, options=Options(timing=QUICK), progress=lambda stage, _done, _total: stages.append(stage))
+    made = run_demo(
+        output, options=Options(allow=ALLOWED, timing=QUICK), progress=lambda stage, _done, _total: stages.append(stage)
+    )
     assert stages[0] == "draw"
     assert {path.name for path in output.iterdir()} == {MODEL, CALIBRATION, EVALUATION, BUNDLE}
     assert made.bundle == output / BUNDLE
@@ -44,7 +46,7 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
 
 
 def test_calibration_and_evaluation_share_no_scene(tmp_path: Path) -> None:
-    run_demo(tmp_path / "demo", options=Options(timing=QUICK))
+    run_demo(tmp_path / "demo", options=Options(allow=ALLOWED, timing=QUICK))
     sets = [ImageSet.open(tmp_path / "demo" / name) for name in (CALIBRATION, EVALUATION)]
     digests = [{images.digest(item) for item in images.items} for images in sets]
     assert [len(found) for found in digests] == [len(images) for images in sets]

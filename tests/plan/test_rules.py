@@ -132,7 +132,7 @@ def test_a_product_of_two_activations_is_fp32() -> None:
 
 def test_what_has_no_integer_kernel_is_fp32_and_its_neighbours_are_not() -> None:
     rules = rules_of(node("Conv", ["x", "w"], "a"), node("Sigmoid", ["a"], "b"), node("Conv", ["b", "w"], "last"))
-    assert (rules["a"], rules["b"], rules["last"]) == ("int8-weighted", "fp32-otherwise", "int8-weighted")
+    assert (rules["a"], rules["b"], rules["last"]) == ("int8-weighted", "fp32-smooth", "int8-weighted")
 
 
 def test_an_unfolded_batchnorm_is_fp32() -> None:

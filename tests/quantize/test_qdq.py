@@ -336,14 +336,13 @@ def test_a_graph_that_differs_from_its_plan_is_an_error() -> None:
         verify_lowering(lowered("onnxruntime"), plan.model_copy(update={"decisions": everything}), "onnxruntime")
 
 
-def test_a_quantized_layer_that_was_planned_fp32_is_found() -> None:
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_a_quantized_layer_that_was_planned_in_floating_point_is_found(precision: Precision) -> None:
     plan = plan_classifier(residual_network())
     moved = tuple(
-        Decision(layer=d.layer, op=d.op, precision=Precision.FP32, rule="test", reason="test")
-        if d.layer == "conv2"
-        else d
+        Decision(layer=d.layer, op=d.op, precision=precision, rule="test", reason="test") if d.layer == "conv2" else d
         for d in plan.decisions
     )
     with pytest.raises(QuantizeError) as caught:
         verify_lowering(lowered("onnxruntime"), plan.model_copy(update={"decisions": moved}), "onnxruntime")
-    assert caught.value.causes == ("conv2: planned fp32, its weight is quantized",)
+    assert caught.value.causes == (f"conv2: planned {precision.value}, its weight is quantized",)

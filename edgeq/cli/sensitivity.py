@@ -1,0 +1,156 @@
+"""`edgeq sensitivity`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import onnx
+
+from edgeq.bundle.manifest import MANIFEST, read_manifest
+from edgeq.calibrate.scales import Scales
+from edgeq.calibrate.stage import SCALES
+from edgeq.cli import console
+from edgeq.cli.options import PATH, json_option, threads_option
+from edgeq.errors import ArtifactError, ImageError
+from edgeq.export.stage import FP32, ExportReport
+from edgeq.files import new_directory
+from edgeq.model.images import ImageSet
+from edgeq.model.source import ModelSource, open_model
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rules import plan_classifier
+from edgeq.quality.classification import label_indices
+from edgeq.quantize.chart import draw_sensitivity
+from edgeq.quantize.pixels import Pixels
+from edgeq.quantize.racing import WORST, Bounds
+from edgeq.quantize.select import settle
+from edgeq.quantize.sensitivity import LayerSensitivity, Sensitivity, measure_sensitivity
+from edgeq.quantize.stage import PLAN, check_scales
+
+__all__ = ["command"]
+
+TABLE = "sensitivity.json"
+CHARTS = ("sensitivity.svg", "sensitivity.png")
+
+_BOUNDS = Bounds()
+_PERCENT = click.FloatRange(0.0, min_open=True)
+
+
+@click.command("sensitivity")
+@click.argument("directory", type=PATH)
+@click.option("--images", type=PATH, required=True, help="A folder or a zip; folders named after classes give top-1.")
+@click.option("--scales", "scales_file", type=PATH, help="Made by `edgeq calibrate`, where DIRECTORY has none.")
+@click.option("-o", "--output", type=PATH, help="A directory to make, for the table and its chart; it must not exist.")
+@click.option(
+    "--precision",
+    type=(_PERCENT, _PERCENT),
+    default=(100.0 * _BOUNDS.worst, 100.0 * _BOUNDS.others),
+    show_default=True,
+    metavar="WORST OTHERS",
+    help="Errors in percent at which a layer has seen enough images: the ten worst layers, the others.",
+)
+@threads_option
+@json_option
+def command(
+    directory: Path,
+    images: Path,
+    scales_file: Path | None,
+    output: Path | None,
+    precision: tuple[float, float],
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Find the layers that INT8 harms most: each INT8 layer alone, and each left in floating point.
+
+    DIRECTORY is a bundle or was made by `edgeq quantize`; one made by `edgeq export` needs --scales. A layer sees only
+    as many of the images as its figure needs.
+    """
+    scales, plan = _artifacts(directory, scales_file)
+    source, shown = open_model(directory / FP32), ImageSet.open(images)
+    model = onnx.load(directory / FP32)
+    truth = _truth(model, source, shown)
+    with console.progress_bars() as progress:
+        table, skipped = measure_sensitivity(
+            model,
+            plan,
+            scales,
+            shown,
+            source.preprocess,
+            pixels=Pixels.of(source.preprocess),
+            truth=truth,
+            bounds=Bounds(precision[0] / 100.0, precision[1] / 100.0),
+            threads=threads,
+            report=progress,
+        )
+    if output is not None:
+        _write(table, plan, output)
+    if skipped:
+        console.print_warnings([f"{len(skipped)} images cannot be read: {', '.join(skipped[:5])}"])
+    if as_json:
+        console.print_json(table)
+    else:
+        _print(table, output)
+
+
+def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, PrecisionPlan]:
+    """The scales and the plan of a directory, made sure to belong to its graph."""
+    if (directory / MANIFEST).exists():
+        read_manifest(directory)
+    report = ExportReport.load(directory)
+    if scales_file is None and not (directory / SCALES).is_file():
+        raise ArtifactError(
+            f"{directory} has no {SCALES}",
+            expected="a directory made by edgeq quantize or edgeq prepare, or --scales",
+            next_step=f"edgeq calibrate {directory} --images IMAGES -o scales.json, then --scales scales.json",
+        )
+    scales = Scales.load(scales_file or directory / SCALES)
+    check_scales(directory / FP32, scales)
+    if (directory / PLAN).is_file():
+        return scales, PrecisionPlan.load(directory / PLAN)
+    plan = plan_classifier(onnx.load(directory / FP32), keep_batchnorm=tuple(report.kept))
+    return scales, settle(plan, scales)
+
+
+def _truth(model: onnx.ModelProto, source: ModelSource, images: ImageSet) -> dict[str, int] | None:
+    """Folder -> class where the folders are classes; None where they are not, which is said."""
+    classes = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    if any(item.label is None for item in images.items):
+        return None
+    try:
+        return label_indices(images.labels, source.labels, classes)
+    except ImageError as error:
+        console.print_warnings([f"no top-1: {error.what}"])
+        return None
+
+
+def _write(table: Sensitivity, plan: PrecisionPlan, output: Path) -> None:
+    with new_directory(output) as work:
+        table.save(work / TABLE)
+        for name in CHARTS:
+            draw_sensitivity(table, work / name, plan=plan)
+
+
+def _print(table: Sensitivity, output: Path | None) -> None:
+    header = ("layer", "logit error", "same class", "gain if left out", "images")
+    rows = [_cells(line) for line in table.ranking()[:WORST]]
+    console.print_table("Worst layers, each alone in INT8", header, rows, numbers=header[1:])
+    whole = table.int8
+    click.echo(
+        f"All INT8: logit error {whole.logit_error:.4f} ± {whole.logit_error_se:.4f}, "
+        f"same class {whole.agreement:.2f} %, on {whole.images} images."
+    )
+    seen = [line.alone.images for line in table.layers]
+    click.echo(f"{len(seen)} layers, each on {min(seen)} to {max(seen)} images.")
+    if output is not None:
+        click.echo(f"{output / TABLE}\n{output / CHARTS[0]}")
+
+
+def _cells(line: LayerSensitivity) -> tuple[str, ...]:
+    alone = line.alone
+    return (
+        line.layer,
+        f"{alone.logit_error:.5f} ± {alone.logit_error_se:.5f}",
+        f"{alone.agreement:.2f} %",
+        f"{100.0 * line.gain:+.1f} ± {100.0 * line.gain_se:.1f} %",
+        str(alone.images),
+    )

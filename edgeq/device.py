@@ -1,0 +1,153 @@
+"""The devices that edgeq plans for, and a probe of the machine that it runs on.
+
+Memory a system has is less than what the box says: firmware and carve-outs are gone before Linux starts. The totals
+are what `tegrastats` and `/proc/meminfo` show on JetPack 6. None
+of the Jetsons' figures was measured by edgeq.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.errors import InputError
+
+__all__ = ["PROFILES", "THIS_MACHINE", "DeviceProfile", "device_profile", "probe"]
+
+MIB: Final = 1 << 20
+THIS_MACHINE: Final = "this-machine"
+
+_IDLE: Final = 1216 * MIB
+_CUDA_RUNTIME: Final = 2_000_000_000
+_CPU_RUNTIME: Final = 420_000_000
+_UNLIMITED: Final = 1 << 60
+
+
+class DeviceProfile(BaseModel):
+    """A device's memory, as a plan needs it.
+
+    Attributes:
+        name: as `--device` takes it.
+        title: for people.
+        memory: `unified` is one memory for CPU and GPU, as on a Jetson; `system` is a machine used without a GPU.
+        total_bytes: what Linux has in all.
+        reserve_bytes: what the system and others take of it.
+        runtime_bytes: one process with Python, torch, transformers, the vision backend, and CUDA's context where there
+            is a GPU.
+        source: where the figures come from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str
+    memory: Literal["unified", "system"]
+    total_bytes: int
+    reserve_bytes: int
+    runtime_bytes: int
+    source: str
+
+    @property
+    def budget_bytes(self) -> int:
+        """What is left for edgeq's process."""
+        return self.total_bytes - self.reserve_bytes
+
+
+def _jetson(name: str, title: str, mebibytes: int) -> DeviceProfile:
+    """A Jetson without a desktop.
+
+    The reserve is what an Orin NX 16 GB takes when idle and headless, by reports between 0.8 and 1.2 GiB, so that 14.1
+    of its 15,656 MiB (15.3 GiB) are left; a desktop takes 0.8 GB more, ROS and a camera more again. CUDA's context with
+    PyTorch takes 1.5 to 2 GB of the same memory; the upper end is planned.
+    """
+    return DeviceProfile(
+        name=name,
+        title=title,
+        memory="unified",
+        total_bytes=mebibytes * MIB,
+        reserve_bytes=_IDLE,
+        runtime_bytes=_CUDA_RUNTIME,
+        source="reports from devices with JetPack 6, headless; not measured by edgeq",
+    )
+
+
+PROFILES: Final = {
+    profile.name: profile
+    for profile in (
+        _jetson("orin-nano-8gb", "Jetson Orin Nano 8 GB", 7620),
+        _jetson("orin-nx-16gb", "Jetson Orin NX 16 GB", 15656),
+        _jetson("agx-orin-32gb", "Jetson AGX Orin 32 GB", 30697),
+        _jetson("agx-orin-64gb", "Jetson AGX Orin 64 GB", 62841),
+    )
+}
+"""The known devices by name; `this-machine` is probed instead."""
+
+
+def device_profile(name: str) -> DeviceProfile:
+    """The profile of a known device, or of this machine.
+
+    Raises:
+        InputError: the name is not known, or this machine's memory cannot be read.
+    """
+    if name == THIS_MACHINE:
+        return probe()
+    if name not in PROFILES:
+        raise InputError(f"{name} is not a known device", expected=f"one of {', '.join([*PROFILES, THIS_MACHINE])}")
+    return PROFILES[name]
+
+
+def probe(root: Path = Path("/")) -> DeviceProfile:
+    """This machine's memory for a process without a GPU: `/proc/meminfo`, or a container's limit if that is less.
+
+    `MemAvailable` counts what the kernel can reclaim; `MemFree` would call the page cache used. The runtime's 420 MB
+    are what a process takes on x86-64 that has imported torch 2.13 (CPU), transformers 5.23, ONNX Runtime 1.31 and
+    bitsandbytes 0.50, and multiplied two matrices (resident set, measured on Linux).
+
+    Args:
+        root: where `proc` and `sys` are; another one for a test.
+
+    Raises:
+        InputError: there is no `/proc/meminfo`, or it lacks a figure.
+    """
+    total, available = _meminfo(root / "proc/meminfo")
+    limit, used = _cgroup(root / "sys/fs/cgroup")
+    if limit < total:
+        total, available = limit, min(available, max(limit - used, 0))
+    return DeviceProfile(
+        name=THIS_MACHINE,
+        title="this machine",
+        memory="system",
+        total_bytes=total,
+        reserve_bytes=total - available,
+        runtime_bytes=_CPU_RUNTIME,
+        source="/proc/meminfo and the control group's limit, at the time of planning",
+    )
+
+
+def _meminfo(path: Path) -> tuple[int, int]:
+    """MemTotal and MemAvailable in bytes."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+        fields = {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+        return int(fields["MemTotal"][0]) * 1024, int(fields["MemAvailable"][0]) * 1024
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"this machine's memory is not known: {path} cannot be read",
+            expected="Linux",
+            next_step=f"name a device: --device {next(iter(PROFILES))}",
+        ) from error
+
+
+def _cgroup(directory: Path) -> tuple[int, int]:
+    """A control group's memory limit and use in bytes, version 2 or 1; no limit where there is none."""
+    for limit, used in (
+        (directory / "memory.max", directory / "memory.current"),
+        (directory / "memory/memory.limit_in_bytes", directory / "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return int(limit.read_text()), int(used.read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return _UNLIMITED, 0

@@ -1,0 +1,77 @@
+"""What is alive for a moment while the model computes. Estimates from above, in FP16 unless said otherwise.
+
+They count the tensors that eager transformers holds at the fullest point of one layer, from its source; a compiled or
+fused step holds less. Attention scores of the language model are never whole (fused attention); those of the vision
+engine are counted in full, once before and once after the softmax, because a backend without a fused kernel keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from edgeq.errors import ModelError
+from edgeq.model.image_tokens import ImageCost
+
+__all__ = ["prefill_bytes", "vision_bytes"]
+
+_HALF: Final = 2
+_PIXEL: Final = 3 * 4
+
+
+def prefill_bytes(text: Mapping[str, Any], tokens: int, cross_tokens: int) -> int:
+    """The most that reading a prompt in one piece holds beside weights and KV cache.
+
+    Of each token, with h the hidden size, i that of the feed-forward layer, q and k all heads' and all KV heads' width,
+    d that of one head: the larger of 4h + 3i (feed-forward), 4h + 4q + 4k (attention, with what rotates the positions)
+    and 8h (a norm, in float32), and 2d (the positions' angles). To that a mask of one byte for each pair of tokens, and
+    the last token's logits in FP16 and float32. Cross-attention adds the image's states twice and its mask three times.
+
+    Args:
+        text: the language model's config.
+        tokens: in the prompt.
+        cross_tokens: image tokens that cross-attention looks at.
+
+    Raises:
+        ModelError: the config lacks a number.
+    """
+    try:
+        hidden, heads = int(text["hidden_size"]), int(text["num_attention_heads"])
+        inner = max(int(text.get("intermediate_size") or 0), _experts(text))
+        width = int(text.get("head_dim") or hidden // heads)
+        vocabulary = int(text["vocab_size"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"the text config does not say how wide its layers are: {error}") from error
+    queries, keys = heads * width, int(text.get("num_key_value_heads") or heads) * width
+    widest = max(4 * hidden + 3 * inner, 4 * hidden + 4 * queries + 4 * keys, 8 * hidden) + 2 * width
+    crossing = _HALF * cross_tokens * (2 * hidden + 3 * tokens)
+    return _HALF * tokens * widest + tokens**2 + vocabulary * (_HALF + 4) + crossing
+
+
+def _experts(text: Mapping[str, Any]) -> int:
+    """The width of the experts that one token goes through; 0 without experts."""
+    return int(text.get("moe_intermediate_size") or 0) * int(text.get("num_experts_per_tok") or 0)
+
+
+def vision_bytes(vision: Mapping[str, Any], cost: ImageCost) -> int:
+    """The most that encoding one image holds beside the engine's weights.
+
+    Of each patch: the larger of 3h + 3i and 7h, and its pixels in float32; and two tensors of scores, heads x patches x
+    patches for each run of patches that attend to each other.
+
+    Raises:
+        ModelError: the config lacks a number.
+    """
+    try:
+        hidden = int(vision.get("embed_dim") or vision["hidden_size"])
+        inner = int(vision.get("intermediate_size") or hidden * vision["mlp_ratio"])
+        names = ("num_attention_heads", "num_heads", "attention_heads")
+        heads = next(int(vision[name]) for name in names if vision.get(name))
+        patch = vision["patch_size"]
+        side = int(patch[0] if isinstance(patch, list | tuple) else patch)
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise ModelError(f"the vision config does not say how wide its layers are: {error}") from error
+    patches = cost.sequences * cost.sequence
+    pixels = patches * side**2 * _PIXEL * int(vision.get("temporal_patch_size") or 1)
+    scores = 2 * _HALF * heads * cost.sequences * cost.sequence**2
+    return _HALF * patches * max(3 * hidden + 3 * inner, 7 * hidden) + pixels + scores

@@ -1,0 +1,140 @@
+"""What is in memory at the three moments that decide: while the engine is built, while weights load, while it answers.
+
+CPU and GPU of a Jetson share one memory, so the three are sums over both.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.device import DeviceProfile
+from edgeq.model.image_tokens import ImageCost, image_cost
+from edgeq.model.modules import VisionLanguageModel
+from edgeq.model.tiles import Size
+from edgeq.plan.activations import prefill_bytes, vision_bytes
+from edgeq.plan.kv import KvCache, kv_cache
+from edgeq.plan.weights import PartWeights, Weights
+
+__all__ = ["Item", "Phase", "Request", "phases"]
+
+WORKSPACE_BYTES: Final = 256 << 20
+"""The limit that a TensorRT builder's workspace pool is given; its default is all of the device's memory."""
+
+SHARD_BYTES: Final = 2_000_000_000
+"""The largest shard that edgeq writes. While it is read its pages lie in the same memory, until they are dropped."""
+
+_BUILD_FACTOR: Final = 4
+_HALF: Final = 2
+
+
+class Request(BaseModel):
+    """What the model shall do at once.
+
+    Attributes:
+        context: tokens of a sequence in all: images, question and answer.
+        images: in each sequence.
+        batch: sequences at once.
+        image_size: height and width in pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    context: int
+    images: int
+    batch: int
+    image_size: Size
+
+
+class Item(BaseModel):
+    """One thing in memory: what, how many bytes, and how they were reckoned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+    how: str
+
+
+class Phase(BaseModel):
+    """One moment with all that is in memory then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    items: tuple[Item, ...]
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(item.bytes for item in self.items)
+
+
+def phases(model: VisionLanguageModel, device: DeviceProfile, request: Request, weights: Weights) -> tuple[Phase, ...]:
+    """The moments that decide, in the order in which they come."""
+    runtime = Item(name="runtime", bytes=device.runtime_bytes, how=_runtime(device))
+    stored = [
+        Item(name=f"{part.name} weights", bytes=part.bytes, how=_formats(part)) for part in weights.parts if part.bytes
+    ]
+    unified = device.memory == "unified"
+    engine = [Item(name="engine workspace", bytes=WORKSPACE_BYTES, how="limit of the builder's workspace pool")]
+    building = Phase(name="building the engine", items=(runtime, _build(weights)))
+    loading = Phase(name="loading", items=(runtime, *stored, _staging(weights)))
+    working = _working(model, request, weights, kv_cache(model.text), image_cost(model, request.image_size))
+    answering = Phase(name="answering", items=(runtime, *stored, *(engine if unified else []), *working))
+    return (building, loading, answering) if unified else (loading, answering)
+
+
+def _runtime(device: DeviceProfile) -> str:
+    context = "CUDA context, " if device.memory == "unified" else ""
+    return f"{context}Python, torch, transformers, vision backend: taken from reports, not reckoned"
+
+
+def _formats(part: PartWeights) -> str:
+    sizes = ", ".join(f"{precision.value} {size / 1e9:.3f} GB" for precision, size in part.precisions.items())
+    return f"{part.parameters:,} parameters: {sizes}"
+
+
+def _build(weights: Weights) -> Item:
+    """Building an engine takes 3 to 4 times the graph's weights (NVIDIA/TensorRT-Edge-LLM, issue 30)."""
+    size = _BUILD_FACTOR * weights.bytes("vision", "connector")
+    return Item(name="engine builder", bytes=size, how=f"{_BUILD_FACTOR} x the weights of vision and connector")
+
+
+def _staging(weights: Weights) -> Item:
+    """The shard being read, as pages of its file; none larger than the language model."""
+    size = min(SHARD_BYTES, weights.bytes("language", "embedding", "cross-attention", "head"))
+    return Item(name="shard being read", bytes=size, how=f"its pages, at most {SHARD_BYTES / 1e9:.0f} GB a shard")
+
+
+def _working(
+    model: VisionLanguageModel, request: Request, weights: Weights, cache: KvCache, image: ImageCost
+) -> tuple[Item, ...]:
+    """What answering needs beside the weights."""
+    cross = image.cross_tokens * request.images
+    features = (image.tokens if not cross else image.cross_tokens) * request.images * int(model.text["hidden_size"])
+    return (
+        Item(
+            name="KV cache",
+            bytes=request.batch * cache.bytes(request.context, cross),
+            how=f"{request.batch} x {request.context:,} tokens x {cache.bytes_per_token:,} B"
+            + (f" + {cross:,} image tokens x {cache.cross_bytes_per_token:,} B" if cross else ""),
+        ),
+        Item(
+            name="image features",
+            bytes=_HALF * request.batch * features,
+            how=f"{request.batch * request.images} images, FP16, kept until the prompt is read",
+        ),
+        Item(
+            name="prefill activations",
+            bytes=request.batch * prefill_bytes(model.text, request.context, cross),
+            how="estimate from above: the fullest layer, the whole context in one piece",
+        ),
+        Item(name="unpacked weights", bytes=weights.unpacked, how="the largest NF4 layer in FP16, for a long prompt"),
+        Item(
+            name="vision activations",
+            bytes=vision_bytes(model.vision, image) if request.images else 0,
+            how=f"estimate from above: {image.tiles} tiles, {image.sequences} x {image.sequence:,} patches, one image",
+        ),
+    )

@@ -1,0 +1,137 @@
+"""What would make a model fit: one change at a time, each no larger than it has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.device import DeviceProfile
+from edgeq.model.components import Component, Layer
+from edgeq.model.image_tokens import image_cost
+from edgeq.model.modules import VisionLanguageModel
+from edgeq.plan.budget import Request, phases
+from edgeq.plan.precision import Precision
+from edgeq.plan.weights import LINEAR_KINDS, Choice, Weights, asymmetric, weigh
+
+__all__ = ["Change", "changes"]
+
+_STEP: Final = 64
+_SIZES: Final = ((1080, 1920), (720, 1280), (672, 672), (480, 640), (448, 448), (336, 336), (224, 224))
+
+
+Attempt = Callable[[str, str, Request], "Change | None"]
+"""Tries a request, under the name and value of what is changed in it; None where it does not fit."""
+
+
+class Change(BaseModel):
+    """One change that is enough by itself.
+
+    Attributes:
+        what: context, image size, images, batch or precision.
+        value: what it becomes, for a person.
+        needed_bytes: what the model needs then.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: str
+    value: str
+    needed_bytes: int
+
+
+def changes(
+    model: VisionLanguageModel, device: DeviceProfile, request: Request, choice: Choice, *, double_quant: bool
+) -> tuple[Change, ...]:
+    """The single changes to `request` or to the weights' precision that make the model fit; may be none."""
+    weights = weigh(model, choice, double_quant=double_quant)
+
+    def attempt(what: str, value: str, asked: Request, stored: Weights = weights) -> Change | None:
+        needed = max(phase.bytes for phase in phases(model, device, asked, stored))
+        enough = needed <= device.budget_bytes
+        holds = image_cost(model, asked.image_size).tokens * asked.images <= asked.context
+        return Change(what=what, value=value, needed_bytes=needed) if enough and holds else None
+
+    found = [
+        _context(model, request, attempt),
+        _size(request, attempt),
+        _fewer(request, "images", attempt),
+        _fewer(request, "batch", attempt),
+        *(attempt("precision", value, request, smaller) for value, smaller in _smaller_weights(model, choice, weights)),
+    ]
+    return tuple(change for change in found if change is not None)
+
+
+def _context(model: VisionLanguageModel, request: Request, attempt: Attempt) -> Change | None:
+    """The longest context that fits, in steps of 64; the shortest that holds the images, where they are too long."""
+    least = image_cost(model, request.image_size).tokens * request.images // _STEP + 1
+    most = max(least, request.context // _STEP)
+    return _most(
+        least, most, lambda step: attempt("context", f"{step * _STEP:,}", _with(request, context=step * _STEP))
+    )
+
+
+def _fewer(request: Request, field: str, attempt: Attempt) -> Change | None:
+    """Fewer images or sequences."""
+    return _most(
+        1, getattr(request, field) - 1, lambda count: attempt(field, f"{count}", _with(request, **{field: count}))
+    )
+
+
+def _most(low: int, high: int, attempt: Callable[[int], Change | None]) -> Change | None:
+    """The change with the largest number of `low` to `high` that fits; need grows with it, so halving finds it."""
+    best = None
+    while low <= high:
+        middle = (low + high) // 2
+        change = attempt(middle)
+        low, high, best = (middle + 1, high, change) if change else (low, middle - 1, best)
+    return best
+
+
+def _size(request: Request, attempt: Attempt) -> Change | None:
+    """The largest of the usual smaller image sizes that fits."""
+    pixels = request.image_size[0] * request.image_size[1]
+    smaller = [size for size in _SIZES if size[0] * size[1] < pixels]
+    found = (attempt("image size", f"{size[0]} x {size[1]}", _with(request, image_size=size)) for size in smaller)
+    return next((change for change in found if change is not None), None)
+
+
+def _with(request: Request, **changed: object) -> Request:
+    """A request with something else in it."""
+    return request.model_copy(update=changed)
+
+
+def _smaller_weights(model: VisionLanguageModel, choice: Choice, weights: Weights) -> Iterator[tuple[str, Weights]]:
+    """Ways to smaller weights, in the order of what they cost; 4 bits for the image encoder is never among them."""
+    ways = (
+        ("NF4 with double quantization", choice),
+        ("asymmetric: vision FP16, language NF4", _smaller(choice, asymmetric)),
+        ("asymmetric, and cross-attention NF4", _smaller(choice, _crossing)),
+    )
+    least = weights.bytes()
+    for name, way in ways:
+        found = weigh(model, way, double_quant=True)
+        if found.bytes() < least:
+            least = found.bytes()
+            yield name, found
+
+
+def _crossing(component: Component, layer: Layer) -> Precision:
+    """NF4 for the cross-attention as well."""
+    if component.name == "cross-attention" and layer.kind in LINEAR_KINDS:
+        return Precision.NF4
+    return asymmetric(component, layer)
+
+
+def _smaller(choice: Choice, other: Choice) -> Choice:
+    """`other` where it quantizes, else `choice`, or FP16 where that is FP32."""
+
+    def choose(component: Component, layer: Layer) -> Precision:
+        precision = other(component, layer)
+        if precision is Precision.NF4:
+            return precision
+        present = choice(component, layer)
+        return Precision.FP16 if present is Precision.FP32 else present
+
+    return choose

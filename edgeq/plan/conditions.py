@@ -1,0 +1,127 @@
+"""What a rule may ask about a layer's surroundings in a graph: the named conditions, in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from edgeq.model.graph import constant_tensors
+from edgeq.plan.precision import Condition, Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["CARRIERS", "CONDITIONS", "FUSED_ACTIVATIONS", "POOLS", "WEIGHTED", "Surroundings"]
+
+WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
+"""Layers with an INT8 kernel for constant weights, in ONNX Runtime and in TensorRT."""
+
+FUSED_ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
+"""Activations that a kernel applies while it writes its result."""
+
+CARRIERS: Final = frozenset(
+    {"MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat"}
+)
+"""Layers that move values and compute none: their output lies on the grid of their input."""
+
+POOLS: Final = frozenset({"GlobalAveragePool", "AveragePool"})
+
+
+@dataclass
+class Surroundings:
+    """A graph's links, and the precisions decided so far, by node name."""
+
+    constants: frozenset[str]
+    zeros: frozenset[str]
+    producer: dict[str, onnx.NodeProto]
+    consumers: dict[str, list[onnx.NodeProto]]
+    outputs: frozenset[str]
+    precision: dict[str, Precision] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> Surroundings:
+        """Those of a graph whose nodes have unique names and stand in topological order."""
+        from onnx import numpy_helper
+
+        consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                consumers.setdefault(name, []).append(node)
+        tensors = constant_tensors(model.graph)
+        scalars = {name: tensor for name, tensor in tensors.items() if len(tensor.dims) == 0}
+        constants = tensors.keys() | {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+        return cls(
+            constants=frozenset(constants),
+            zeros=frozenset(name for name, scalar in scalars.items() if not numpy_helper.to_array(scalar).any()),
+            producer={output: node for node in model.graph.node for output in node.output},
+            consumers=consumers,
+            outputs=frozenset(output.name for output in model.graph.output),
+        )
+
+    def values(self, node: onnx.NodeProto) -> list[str]:
+        """The inputs of `node` that are not constant."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def is_int8(self, tensor: str) -> bool:
+        """Whether the layer that makes `tensor` computes in INT8."""
+        node = self.producer.get(tensor)
+        return node is not None and self.precision.get(node.name) is Precision.INT8
+
+    def feeds_int8(self, node: onnx.NodeProto) -> bool:
+        """Whether a layer behind `node`, through carriers and activations, computes in INT8.
+
+        The layers with weights must have been decided.
+        """
+        return any(self._takes_int8(user) for output in node.output for user in self.consumers.get(output, []))
+
+    def _takes_int8(self, user: onnx.NodeProto) -> bool:
+        if user.op_type in CARRIERS | FUSED_ACTIVATIONS | POOLS:
+            return self.feeds_int8(user)
+        if user.op_type == "Add":
+            return len(self.values(user)) == 2
+        return user.op_type in WEIGHTED and self.precision.get(user.name) is Precision.INT8
+
+
+def _constant_weight(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in graph.constants
+
+
+def _done_by_int8_layer(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    if node.op_type not in FUSED_ACTIVATIONS or not graph.is_int8(node.input[0]):
+        return False
+    return len(graph.consumers[node.input[0]]) == 1 and node.input[0] not in graph.outputs
+
+
+def _adds_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    values = graph.values(node)
+    return node.op_type == "Add" and len(values) == 2 and all(graph.is_int8(name) for name in values)
+
+
+def _moves_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    if node.op_type not in CARRIERS or not all(graph.is_int8(name) for name in graph.values(node)):
+        return False
+    return graph.feeds_int8(node) and _moves_alone(node, graph)
+
+
+def _moves_alone(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    """Whether a carrier brings in no number of its own but zero, which every grid has, and gives one tensor."""
+    if node.op_type == "Concat":
+        return len(graph.values(node)) == len(node.input)
+    if node.op_type == "Pad" and len(node.input) > 2 and node.input[2]:
+        return node.input[2] in graph.zeros
+    return len([output for output in node.output if output]) == 1
+
+
+def _pools_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    return node.op_type in POOLS and graph.is_int8(node.input[0]) and graph.feeds_int8(node)
+
+
+CONDITIONS: Final[dict[Condition, Callable[[onnx.NodeProto, Surroundings], bool]]] = {
+    "constant-weight": _constant_weight,
+    "done-by-int8-layer": _done_by_int8_layer,
+    "adds-int8": _adds_int8,
+    "moves-int8": _moves_int8,
+    "pools-int8": _pools_int8,
+}
+"""Together they say where INT8 is possible: a layer for which none holds has no integer kernel."""

@@ -1,0 +1,212 @@
+"""The memory plan: does a model fit a device, by how much, and what would make it fit.
+
+Weights, KV cache and image tokens are exact: they follow from the configs. Activations are estimates from above,
+runtime and system reserves are reports from devices (`edgeq.device`). A model whose weights fit can still run out of
+memory; the plan says so, and at which moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgeq.device import DeviceProfile
+from edgeq.errors import ArtifactError, InputError
+from edgeq.files import atomic_write
+from edgeq.model.image_tokens import ImageCost, image_cost, native_size
+from edgeq.model.modules import VisionLanguageModel
+from edgeq.model.tiles import Size
+from edgeq.plan.budget import Phase, Request, phases
+from edgeq.plan.changes import Change, changes
+from edgeq.plan.kv import KvCache, kv_cache
+from edgeq.plan.precision import Precision
+from edgeq.plan.weights import Choice, PartWeights, Weights, asymmetric, by_name, weigh
+
+__all__ = ["ImageMemory", "MemoryPlan", "plan_memory"]
+
+MEMORY_VERSION: Final = "edgeq.memory/1"
+
+
+class ImageMemory(BaseModel):
+    """What one image costs; the fields are those of `ImageCost`, and `kv_bytes` is its share of the KV cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int
+    cross_tokens: int
+    markers: int
+    tiles: int
+    sequences: int
+    sequence: int
+    kv_bytes: int
+
+
+class MemoryPlan(BaseModel):
+    """Does it fit?
+
+    Attributes:
+        model: the directory's name or the hub id.
+        model_type: from config.json.
+        device: with its reserves.
+        request: what the model shall do at once.
+        double_quant: NF4 with double quantization.
+        tied_head: the head is the embedding.
+        components: the weights by part.
+        kv: what a token costs.
+        image: what an image costs.
+        phases: the moments that decide; the largest is the need.
+        needed_bytes: at the largest of them, without the system's reserve.
+        fits: the need is within the device's budget, and the images are within the context.
+        spare_bytes: what is left of the budget; what is missing, where it is negative.
+        reason: why, in a sentence or two for a person.
+        changes: single changes that would make it fit; empty where it fits or none would.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.memory/1"] = MEMORY_VERSION
+    model: str
+    model_type: str
+    device: DeviceProfile
+    request: Request
+    double_quant: bool
+    tied_head: bool
+    components: tuple[PartWeights, ...]
+    kv: KvCache
+    image: ImageMemory
+    phases: tuple[Phase, ...]
+    needed_bytes: int
+    fits: bool
+    spare_bytes: int
+    reason: str
+    changes: tuple[Change, ...]
+
+    @property
+    def weights_bytes(self) -> int:
+        """All weights."""
+        return sum(component.bytes for component in self.components)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied ones once."""
+        return sum(component.parameters for component in self.components)
+
+    @property
+    def tightest(self) -> Phase:
+        """The moment that needs most."""
+        return max(self.phases, key=lambda phase: phase.bytes)
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON, atomically."""
+        atomic_write(path, (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> MemoryPlan:
+        """Read a plan back.
+
+        Raises:
+            ArtifactError: the file is missing, or is not a memory plan of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ArtifactError(
+                f"{path} is not a memory plan",
+                expected=f"JSON with version {MEMORY_VERSION}",
+                causes=(" ".join(str(error).split())[:300],),
+            ) from error
+
+
+def plan_memory(
+    model: VisionLanguageModel,
+    device: DeviceProfile,
+    *,
+    context: int = 2048,
+    images: int = 1,
+    batch: int = 1,
+    image_size: Size | None = None,
+    precision: Choice | Mapping[str, Precision] = asymmetric,
+    double_quant: bool = True,
+) -> MemoryPlan:
+    """Plan a model's memory on a device.
+
+    Args:
+        model: from `read_vlm`.
+        device: from `device_profile`.
+        context: tokens of a sequence in all: images, question and answer.
+        images: in each sequence.
+        batch: sequences at once.
+        image_size: height and width in pixels; by default what the encoder was made for.
+        precision: what each layer is stored in, as a function of component and layer or by the layer's full name.
+        double_quant: NF4 with double quantization.
+
+    Raises:
+        InputError: context, images or batch is less than 1 (images: 0).
+        ModelError: the configs lack a number, or the family's rule for images is not known.
+        PlanError: the precisions do not fit the model.
+    """
+    if context < 1 or batch < 1 or images < 0:
+        raise InputError(f"a context of {context}, {images} images and a batch of {batch} make no request")
+    request = Request(context=context, images=images, batch=batch, image_size=image_size or native_size(model))
+    choice = by_name(precision) if isinstance(precision, Mapping) else precision
+    weights = weigh(model, choice, double_quant=double_quant)
+    image = image_cost(model, request.image_size)
+    moments = phases(model, device, request, weights)
+    needed = max(phase.bytes for phase in moments)
+    short = image.tokens * images > context
+    fits = needed <= device.budget_bytes and not short
+    return MemoryPlan(
+        model=model.name,
+        model_type=model.model_type,
+        device=device,
+        request=request,
+        double_quant=double_quant,
+        tied_head=model.tied_head,
+        components=weights.parts,
+        kv=kv_cache(model.text),
+        image=_image(image, kv_cache(model.text)),
+        phases=moments,
+        needed_bytes=needed,
+        fits=fits,
+        spare_bytes=device.budget_bytes - needed,
+        reason=_reason(device, moments, weights, image.tokens * images, context),
+        changes=() if fits else changes(model, device, request, choice, double_quant=double_quant),
+    )
+
+
+def _image(cost: ImageCost, cache: KvCache) -> ImageMemory:
+    """An image's cost with its share of the KV cache; sliding windows may forget a part of that again."""
+    kept = cost.tokens * cache.bytes_per_token + cost.cross_tokens * cache.cross_bytes_per_token
+    return ImageMemory(**asdict(cost), kv_bytes=kept)
+
+
+def _reason(
+    device: DeviceProfile, moments: tuple[Phase, ...], weights: Weights, image_tokens: int, context: int
+) -> str:
+    """Why it fits or does not, for a person."""
+    if image_tokens > context:
+        return f"the images alone take {image_tokens:,} tokens, more than the context of {context:,}"
+    worst = max(moments, key=lambda phase: phase.bytes)
+    room = f"{_gigabytes(device.budget_bytes)} that {device.title} leaves for it"
+    if worst.bytes <= device.budget_bytes:
+        return f"it needs {_gigabytes(worst.bytes)} at most, while {worst.name}, of the {room}"
+    if weights.bytes() > device.budget_bytes:
+        return f"the weights alone take {_gigabytes(weights.bytes())}, more than the {room}"
+    return f"the weights take {_gigabytes(weights.bytes())} and fit, the whole does not: {_largest(worst)} come to " + (
+        f"{_gigabytes(worst.bytes)} while {worst.name}, more than the {room}"
+    )
+
+
+def _largest(phase: Phase) -> str:
+    """The three largest things besides weights."""
+    others = [item for item in phase.items if not item.name.endswith(" weights") or item.name == "unpacked weights"]
+    largest = sorted(others, key=lambda item: -item.bytes)[:3]
+    return "with " + ", ".join(f"{item.name} {_gigabytes(item.bytes)}" for item in largest) + " they"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,173 @@
+"""How many bytes a layer's weights take in each precision, and which precision the asymmetric plan gives it.
+
+NF4 is bitsandbytes' format (Dettmers et al. 2023, arXiv 2305.14314, section 3): half a byte a weight; a magnitude for
+each block of 64; with double quantization the magnitudes are bytes themselves, with a float32 for each 256 of them and
+one offset. That is 0.515869 bytes a weight, and 0.5625 without. Each tensor has its own code tables beside that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.errors import PlanError
+from edgeq.model.components import Component, Layer
+from edgeq.model.modules import VisionLanguageModel
+from edgeq.model.structure import Module
+from edgeq.plan.precision import Precision
+
+__all__ = [
+    "LINEAR_KINDS",
+    "Choice",
+    "PartWeights",
+    "Weights",
+    "asymmetric",
+    "by_name",
+    "layer_bytes",
+    "nf4_bytes",
+    "uniform",
+    "weigh",
+]
+
+Choice = Callable[[Component, Layer], Precision]
+"""The precision that a plan gives a layer of a component."""
+
+LINEAR_KINDS: Final = frozenset(
+    {"linear", "attention query/key", "attention value/output", "feed-forward", "cross-attention"}
+)
+"""Kinds whose weights a 4-bit linear layer can hold."""
+
+_BLOCK: Final = 64
+_NESTED_BLOCK: Final = 256
+_CODE_BYTES: Final = 16 * 4
+_NESTED_CODE_BYTES: Final = 256 * 4
+_OFFSET_BYTES: Final = 4
+
+
+class PartWeights(BaseModel):
+    """The weights of one part of a model.
+
+    Attributes:
+        name: vision, connector, embedding, language (without its embedding), cross-attention or head.
+        parameters: tied ones once, with the embedding.
+        precisions: precision -> bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    parameters: int
+    precisions: dict[Precision, int]
+
+    @property
+    def bytes(self) -> int:
+        """All its weights."""
+        return sum(self.precisions.values())
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's weights.
+
+    Attributes:
+        parts: in the model's order.
+        unpacked: bytes of the largest NF4 layer in FP16: what a kernel for long prompts unpacks it to.
+    """
+
+    parts: tuple[PartWeights, ...]
+    unpacked: int
+
+    def bytes(self, *names: str) -> int:
+        """Bytes of the parts named, or of all."""
+        return sum(part.bytes for part in self.parts if not names or part.name in names)
+
+
+def asymmetric(component: Component, layer: Layer) -> Precision:
+    """FP16 eyes, NF4 language: the language model's linears in NF4, all else in FP16.
+
+    Embeddings, norms and head stay FP16, and so does the cross-attention, by which Llama 3.2 sees.
+    """
+    quantized = component.name == "language" and layer.kind in LINEAR_KINDS
+    return Precision.NF4 if quantized else Precision.FP16
+
+
+def uniform(precision: Precision) -> Choice:
+    """The same precision for every layer."""
+    return lambda _component, _layer: precision
+
+
+def by_name(precisions: Mapping[str, Precision]) -> Choice:
+    """The precision that a mapping has for a layer's full name.
+
+    Raises:
+        PlanError: when asked about a layer that the mapping does not have.
+    """
+
+    def choose(component: Component, layer: Layer) -> Precision:
+        if layer.name not in precisions:
+            raise PlanError(
+                f"the plan has no precision for {layer.name} ({component.name})",
+                expected="a decision for every layer",
+                next_step="make the plan anew from this model",
+            )
+        return precisions[layer.name]
+
+    return choose
+
+
+def weigh(model: VisionLanguageModel, choice: Choice, *, double_quant: bool = True) -> Weights:
+    """The weights of `model` as `choice` stores them.
+
+    Raises:
+        PlanError: the choice has nothing for a layer, or something that it cannot be.
+    """
+    parameters: dict[str, int] = {}
+    found: dict[str, dict[Precision, int]] = {}
+    unpacked = 0
+    for component in model.components:
+        for layer in component.layers:
+            part, precision = _part(component, layer), choice(component, layer)
+            sizes = found.setdefault(part, {})
+            sizes[precision] = sizes.get(precision, 0) + layer_bytes(layer, precision, double_quant=double_quant)
+            parameters[part] = parameters.get(part, 0) + layer.parameters
+            unpacked = max(unpacked, 2 * layer.parameters if precision is Precision.NF4 else 0)
+    parts = [PartWeights(name=name, parameters=parameters[name], precisions=sizes) for name, sizes in found.items()]
+    return Weights(tuple(parts), unpacked)
+
+
+def _part(component: Component, layer: Layer) -> str:
+    """The line of the table that a layer is counted in."""
+    return "embedding" if component.name == "language" and layer.kind == "embedding" else component.name
+
+
+def layer_bytes(layer: Layer, precision: Precision, *, double_quant: bool = True) -> int:
+    """Bytes of one layer's weights; a bias stays FP16 in NF4 and becomes INT32 in INT8.
+
+    INT8 has a float32 scale for each output channel.
+
+    Raises:
+        PlanError: NF4 for a layer that is not linear: no 4-bit kernel holds its weights.
+    """
+    bias = layer.bias if isinstance(layer, Module) else 0
+    weights = layer.parameters - bias
+    if precision is Precision.NF4:
+        if layer.kind not in LINEAR_KINDS:
+            raise PlanError(f"{layer.name} ({layer.kind}) cannot be NF4", expected="a linear layer")
+        return (nf4_bytes(weights, double_quant=double_quant) if weights else 0) + 2 * bias
+    if precision is Precision.INT8:
+        channels = layer.shape[0] if isinstance(layer, Module) and layer.shape else 0
+        return weights + 4 * (channels + bias)
+    return layer.parameters * (4 if precision is Precision.FP32 else 2)
+
+
+def nf4_bytes(weights: int, *, double_quant: bool = True) -> int:
+    """Bytes of one tensor of `weights` numbers in NF4, with everything that is stored to read it."""
+    blocks = math.ceil(weights / _BLOCK)
+    payload = math.ceil(weights / 2) + _CODE_BYTES
+    if not double_quant:
+        return payload + 4 * blocks
+    return payload + blocks + 4 * math.ceil(blocks / _NESTED_BLOCK) + _NESTED_CODE_BYTES + _OFFSET_BYTES

@@ -1,0 +1,288 @@
+"""How much each layer matters: its effect when it alone is INT8, and what is gained when it alone is not.
+
+Two tables over one set of images:
+
+- `alone`: an FP32 network in which one layer, and the activation that it applies, is INT8;
+- `released`: the INT8 network with that layer in floating point. The tensors around it are still stored in INT8 where a
+  neighbour reads or writes integers, so what is gained is mostly the rounding of its weights.
+
+No whole network is run for a layer (`edgeq.quantize.sweep`), and a layer sees only as many images as its figure needs
+(`edgeq.quantize.racing`). Every layer sees the same images in the same order, so layers are compared in pairs.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgeq.calibrate.scales import Scales
+from edgeq.engine.onnxruntime import default_threads
+from edgeq.errors import ArtifactError, ImageError, QuantizeError
+from edgeq.files import atomic_write
+from edgeq.model.images import ImageItem, ImageSet
+from edgeq.model.preprocess import Preprocess
+from edgeq.model.stream import ImageStream
+from edgeq.plan.precision import Decision, PrecisionPlan
+from edgeq.quantize.answers import Figures
+from edgeq.quantize.pixels import Pixels
+from edgeq.quantize.racing import Bounds, Race
+from edgeq.quantize.sweep import Runner, bytes_at_cuts
+from edgeq.quantize.variants import Workbench, int8_layers
+
+__all__ = ["LayerSensitivity", "Sensitivity", "measure_sensitivity"]
+
+SENSITIVITY_VERSION: Final = "edgeq.sensitivity/1"
+
+_FIRST_ROUND = 64
+_GROWTH = 1.5
+_DECODED = 32
+"""So many images are decoded together."""
+_CHUNK_BYTES = 48 * 1024 * 1024
+"""About so much of the tensor at a cut is held; what runs between two cuts needs some times that."""
+_LARGEST_CHUNK = 256
+_FEWEST = 2
+"""Images without which there is no standard error."""
+
+Report = Callable[[str, int, int], None]
+Batch = tuple[tuple[ImageItem, ...], NDArray[np.float32]]
+
+
+class LayerSensitivity(BaseModel):
+    """One INT8 layer with weights.
+
+    Attributes:
+        layer, op, kind, parameters, bytes: as in the plan.
+        alone: FP32 network, this layer in INT8.
+        released: INT8 network, this layer in floating point.
+        gain: the part of the INT8 network's logit error that goes when the layer is released; negative where it grows.
+        gain_se: its standard error, from the same images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str
+    op: str
+    kind: str
+    parameters: int
+    bytes: int
+    alone: Figures
+    released: Figures
+    gain: float
+    gain_se: float
+
+
+class Sensitivity(BaseModel):
+    """The table of all layers.
+
+    Attributes:
+        graph_sha256: of the FP32 graph, from its scales.
+        method: how ranges were chosen.
+        weights: granularity of the weight scales.
+        worst_precision, precision: the errors that were aimed at, of what may be among the ten worst and of the others
+            (`edgeq.quantize.racing.Bounds`).
+        int8: the whole INT8 network, on every image that any layer has seen.
+        layers: in the graph's order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.sensitivity/1"] = SENSITIVITY_VERSION
+    graph_sha256: str
+    method: str
+    weights: str
+    worst_precision: float
+    precision: float
+    int8: Figures
+    layers: tuple[LayerSensitivity, ...]
+
+    def ranking(self) -> tuple[LayerSensitivity, ...]:
+        """The layers by logit error of `alone`, the worst first."""
+        return tuple(sorted(self.layers, key=lambda line: line.alone.logit_error, reverse=True))
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON, atomically."""
+        atomic_write(path, self.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Sensitivity:
+        """Read a table back.
+
+        Raises:
+            ArtifactError: the file is missing or not a table of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ArtifactError(
+                f"{path} is not a sensitivity table",
+                expected=f"JSON with version {SENSITIVITY_VERSION}, written by edgeq sensitivity",
+                causes=(" ".join(str(error).split())[:300],),
+            ) from error
+
+
+def measure_sensitivity(
+    model: onnx.ModelProto,
+    plan: PrecisionPlan,
+    scales: Scales,
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    pixels: Pixels | None = None,
+    truth: Mapping[str, int] | None = None,
+    bounds: Bounds | None = None,
+    threads: int | None = None,
+    report: Report = lambda *_: None,
+) -> tuple[Sensitivity, tuple[str, ...]]:
+    """The table, and the names of the images that could not be read.
+
+    Args:
+        model: FP32 and folded, with the node names of `plan`; float32 [n, 3, H, W] -> [n, classes].
+        plan: INT8, for that graph.
+        scales: for that graph.
+        images: at least two; they are seen in an order that spreads over the folders.
+        preprocess: from an image to the graph's input.
+        pixels: as in `edgeq.quantize.qdq.lower`.
+        truth: folder -> class index; without it there is no top-1.
+        bounds: how exact the figures have to be.
+        threads: None takes every processor there is.
+        report: called as (round, done, total), counted in images times variants.
+
+    Raises:
+        QuantizeError: the plan has no INT8 layer with weights.
+        ImageError: there are fewer than two images, or too many cannot be read.
+        CalibrationError: a tensor has no scale.
+        EngineError: a network gives NaN or infinity.
+    """
+    layers = int8_layers(plan)
+    if not layers:
+        raise QuantizeError("the plan has no INT8 layer with weights, so there is nothing to compare")
+    bounds = bounds or Bounds()
+    bench = Workbench(model, plan, scales, pixels)
+    race = Race(bench, [decision.layer for decision in layers], bounds, Runner(threads or default_threads()))
+    chunk = _images_at_once(bench, preprocess)
+    stream = ImageStream(_spread(images), preprocess, batch_size=min(_DECODED, chunk))
+    with _old_objects_passed_over(), closing(_batches(stream)) as batches:
+        _run(race, batches, chunk, len(images), truth, report)
+    table = Sensitivity(
+        graph_sha256=scales.graph_sha256,
+        method=scales.method_for("onnxruntime"),
+        weights=plan.weights,
+        worst_precision=bounds.worst,
+        precision=bounds.others,
+        int8=_int8(race, images),
+        layers=tuple(_line(decision, race) for decision in layers),
+    )
+    return table, tuple(image.name for image in stream.skipped)
+
+
+def _run(
+    race: Race, batches: Iterator[Batch], chunk: int, total: int, truth: Mapping[str, int] | None, report: Report
+) -> None:
+    """Rounds of ever more images, until every layer is sure enough or there is no image left."""
+    seen, wanted = 0, min(_FIRST_ROUND, total)
+    while race.running and seen < wanted:
+        advance = _counter(report, f"images {seen + 1} to {wanted}", race.running * (wanted - seen))
+        for items, pixels in _portions(batches, wanted - seen, chunk):
+            race.see(pixels, _indices(items, truth), advance)
+        race.settle(total)
+        seen, wanted = wanted, min(_next_round(wanted), total)
+
+
+def _next_round(seen: int) -> int:
+    """Half as many images again, in whole batches."""
+    return math.ceil(_GROWTH * seen / _DECODED) * _DECODED
+
+
+def _portions(batches: Iterator[Batch], count: int, chunk: int) -> Iterator[Batch]:
+    """The next `count` images, at most `chunk` at once."""
+    while count > 0:
+        items: list[ImageItem] = []
+        pixels: list[NDArray[np.float32]] = []
+        while len(items) < min(count, chunk) and (batch := next(batches, None)) is not None:
+            items += batch[0]
+            pixels.append(batch[1])
+        if not items:
+            return
+        count -= len(items)
+        yield tuple(items), np.concatenate(pixels)
+
+
+def _batches(stream: ImageStream) -> Generator[Batch]:
+    yield from stream
+
+
+def _indices(items: tuple[ImageItem, ...], truth: Mapping[str, int] | None) -> NDArray[np.int64] | None:
+    return None if truth is None else np.array([truth[str(item.label)] for item in items], np.int64)
+
+
+def _counter(report: Report, stage: str, total: int) -> Callable[[int], None]:
+    """A callback that adds up what it is given and reports the sum."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        report(stage, done, total)
+
+    return advance
+
+
+def _spread(images: ImageSet) -> ImageSet:
+    """The same images in an order whose beginnings are spread over the folders."""
+    order: dict[ImageItem, None] = {}
+    count = _FIRST_ROUND
+    while len(order) < len(images):
+        order |= dict.fromkeys(images.sample(count).items)
+        count *= 2
+    return replace(images, items=tuple(order))
+
+
+def _images_at_once(bench: Workbench, preprocess: Preprocess) -> int:
+    """How many images go from cut to cut together: a multiple of those decoded together, or fewer."""
+    image = np.zeros((1, 3, preprocess.height, preprocess.width), np.float32)
+    count = max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // bytes_at_cuts(bench.whole, image)))
+    return count - count % _DECODED if count > _DECODED else count
+
+
+@contextmanager
+def _old_objects_passed_over() -> Iterator[None]:
+    """Lowering collects garbage each time; what was there before need not be looked through again for every layer."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _int8(race: Race, images: ImageSet) -> Figures:
+    if race.int8 is None or len(race.int8.error) < _FEWEST:
+        raise ImageError(
+            f"fewer than {_FEWEST} images in {images.path} can be used",
+            expected="some hundred images, for figures whose errors are small",
+        )
+    return race.int8.figures()
+
+
+def _line(decision: Decision, race: Race) -> LayerSensitivity:
+    gain, gain_se = race.gain(decision.layer)
+    return LayerSensitivity(
+        layer=decision.layer,
+        op=decision.op,
+        kind=decision.kind,
+        parameters=decision.parameters,
+        bytes=decision.bytes,
+        alone=race.alone[decision.layer].figures(),
+        released=race.released[decision.layer].figures(),
+        gain=gain,
+        gain_se=gain_se,
+    )

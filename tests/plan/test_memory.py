@@ -1,0 +1,194 @@
+"""The memory plan against published figures, by hand, and at its borders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vlm import FAMILIES, write_vlm
+
+from edgeq.device import DeviceProfile, device_profile
+from edgeq.errors import ArtifactError, InputError, PlanError
+from edgeq.model.components import Component, Layer
+from edgeq.model.modules import VisionLanguageModel, read_vlm
+from edgeq.plan.memory import MemoryPlan, plan_memory
+from edgeq.plan.precision import Precision
+from edgeq.plan.weights import LINEAR_KINDS, asymmetric, uniform
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
+EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "expected.json").read_text())
+NX = device_profile("orin-nx-16gb")
+
+
+def model(name: str) -> VisionLanguageModel:
+    return read_vlm(GOLDEN / name)
+
+
+def with_budget(size: int) -> DeviceProfile:
+    """An Orin NX that has `size` bytes for the model."""
+    return NX.model_copy(update={"total_bytes": size + NX.reserve_bytes})
+
+
+def language_nf4(component: Component, layer: Layer) -> Precision:
+    """As the published table counts: the cross-attention in NF4 too."""
+    crossing = component.name == "cross-attention" and layer.kind in LINEAR_KINDS
+    return Precision.NF4 if crossing else asymmetric(component, layer)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_weights_within_half_a_percent_of_the_table(name: str) -> None:
+    expected, read = EXPECTED[name], model(name)
+    for double, key in ((True, "nf4_llm_only_GB"), (False, "nf4_llm_nodq_GB")):
+        plan = plan_memory(read, NX, precision=language_nf4, double_quant=double)
+        assert plan.weights_bytes == pytest.approx(expected[key] * 1e9, rel=0.005)
+    plan = plan_memory(read, NX, precision=uniform(Precision.FP16))
+    assert plan.weights_bytes == pytest.approx(expected["fp16_GB"] * 1e9, rel=1e-12)
+    assert plan.parameters == expected["total"]
+
+
+@pytest.mark.parametrize(("name", "millions"), [("llama-3.2-11b-vision", 336), ("llama-3.2-90b-vision", 3020)])
+def test_the_rule_keeps_cross_attention_in_fp16(name: str, millions: int) -> None:
+    """Each of its weights then takes 2 bytes and not 0.515869."""
+    rule, table = plan_memory(model(name), NX), plan_memory(model(name), NX, precision=language_nf4)
+    assert rule.weights_bytes - table.weights_bytes == pytest.approx(millions * 1e6 * (2 - 0.515869), rel=0.002)
+    crossing = next(part for part in rule.components if part.name == "cross-attention")
+    assert crossing.precisions == {Precision.FP16: 2 * crossing.parameters}
+
+
+def test_llava_13b_fits_an_orin_nx_asymmetric_and_not_in_fp16() -> None:
+    plan = plan_memory(model("llava-1.5-13b"), NX, context=2048)
+    assert plan.fits
+    assert plan.spare_bytes > 0
+    assert plan.changes == ()
+    kv = next(item.bytes for item in plan.tightest.items if item.name == "KV cache")
+    assert kv == 2048 * 819_200
+
+    full = plan_memory(model("llava-1.5-13b"), NX, context=2048, precision=uniform(Precision.FP16))
+    assert not full.fits
+    assert "the weights alone take 26.70 GB" in full.reason
+    assert [change.what for change in full.changes] == ["precision"]
+
+
+def test_llama_90b_fits_no_orin_nx() -> None:
+    plan = plan_memory(model("llama-3.2-90b-vision"), NX)
+    assert not plan.fits
+    assert plan.spare_bytes == NX.budget_bytes - plan.needed_bytes < 0
+    assert plan.changes == (), "nothing alone helps"
+
+
+def test_weights_that_fit_are_not_enough() -> None:
+    plan = plan_memory(model("llava-1.5-13b"), NX, context=8192)
+    assert not plan.fits
+    assert plan.weights_bytes < NX.budget_bytes
+    assert plan.reason.startswith("the weights take 7.87 GB and fit, the whole does not: with KV cache 6.71 GB")
+
+
+def test_what_answering_takes_adds_up() -> None:
+    """Two sequences of LLaVA-1.5-7B with two images each."""
+    plan = plan_memory(model("llava-1.5-7b"), NX, context=1500, images=2, batch=2)
+    items = {item.name: item.bytes for item in plan.phases[-1].items}
+    assert plan.phases[-1].name == "answering"
+    assert plan.phases[-1].bytes == sum(items.values())
+    assert items["KV cache"] == 2 * 1500 * 524_288
+    assert items["image features"] == 2 * 2 * 576 * 4096 * 2
+    assert items["unpacked weights"] == 2 * 4096 * 11008
+    assert plan.image.kv_bytes == 576 * 524_288
+    parts = sum(size for name, size in items.items() if name.endswith(" weights") and name != "unpacked weights")
+    assert parts == plan.weights_bytes
+
+
+def test_cross_attention_keeps_its_own_cache() -> None:
+    plan = plan_memory(model("llama-3.2-11b-vision"), NX, context=1000, images=2)
+    items = {item.name: item.bytes for item in plan.phases[-1].items}
+    assert items["KV cache"] == 1000 * 131_072 + 2 * 6404 * 32_768
+    assert plan.image.kv_bytes == 131_072 + 6404 * 32_768
+
+
+def test_without_an_image_the_engine_rests() -> None:
+    items = {item.name: item.bytes for item in plan_memory(model("llava-1.5-7b"), NX, images=0).phases[-1].items}
+    assert items["vision activations"] == items["image features"] == 0
+
+
+@pytest.mark.parametrize(("what", "step"), [("context", 64), ("batch", 1)])
+def test_a_change_is_enough_and_the_next_larger_is_not(what: str, step: int) -> None:
+    read = model("llava-1.5-7b")
+    asked: dict[str, Any] = {"context": 8192, "images": 2, "batch": 4}
+    plan = plan_memory(read, NX, **asked)
+    assert {change.what for change in plan.changes} == {"context", "batch"}, "the images are in the context anyway"
+    change = next(change for change in plan.changes if change.what == what)
+    value = int(change.value.replace(",", ""))
+    again = plan_memory(read, NX, **(asked | {what: value}))
+    assert again.fits
+    assert again.needed_bytes == change.needed_bytes
+    assert not plan_memory(read, NX, **(asked | {what: value + step})).fits
+
+
+def test_a_smaller_image_helps_where_the_encoder_is_the_trouble() -> None:
+    read = model("qwen2.5-vl-7b")
+    limits = {"min_pixels": 3136, "max_pixels": 12_845_056}
+    plan = plan_memory(replace(read, preprocessor=limits), NX, context=8192, image_size=(1080, 1920))
+    found = {change.what: change.value for change in plan.changes}
+    assert "vision activations" in plan.reason
+    assert found == {"image size": "720 x 1280"}
+
+
+def test_images_that_do_not_fit_the_context() -> None:
+    plan = plan_memory(model("llava-1.6-mistral-7b"), NX, context=2048, image_size=(480, 640))
+    assert not plan.fits
+    assert plan.spare_bytes > 0
+    assert plan.reason == "the images alone take 2,340 tokens, more than the context of 2,048"
+    values = {change.what: change.value for change in plan.changes}
+    assert values == {"context": "2,368", "image size": "336 x 336"}
+
+
+def test_changes_to_the_weights_leave_the_eyes_alone() -> None:
+    read = model("llama-3.2-11b-vision")
+    plan = plan_memory(read, with_budget(15_000_000_000), precision=uniform(Precision.FP16))
+    assert [change.value for change in plan.changes] == ["asymmetric, and cross-attention NF4"]
+
+
+def test_a_machine_without_a_gpu_builds_no_engine() -> None:
+    plan = plan_memory(model("llava-1.5-7b"), NX.model_copy(update={"memory": "system"}))
+    assert [phase.name for phase in plan.phases] == ["loading", "answering"]
+    assert not any(item.name == "engine workspace" for phase in plan.phases for item in phase.items)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_plan(tmp_path: Path, family: str) -> None:
+    read = read_vlm(write_vlm(tmp_path / family, family))
+    plan = plan_memory(read, NX, context=512)
+    assert plan.fits
+    assert plan.tied_head == read.tied_head
+    assert plan.parameters == read.parameters
+
+
+def test_a_plan_by_names() -> None:
+    read = model("llava-1.5-7b")
+    names = {layer.name: asymmetric(part, layer) for part in read.components for layer in part.layers}
+    assert plan_memory(read, NX, precision=names) == plan_memory(read, NX)
+    del names["lm_head"]
+    with pytest.raises(PlanError, match="no precision for lm_head"):
+        plan_memory(read, NX, precision=names)
+
+
+@pytest.mark.parametrize("asked", [{"context": 0}, {"batch": 0}, {"images": -1}, {"image_size": (0, 5)}])
+def test_a_request_that_is_none(asked: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        plan_memory(model("llava-1.5-7b"), NX, **asked)
+
+
+def test_saved_and_read_back(tmp_path: Path) -> None:
+    plan = plan_memory(model("llava-1.5-13b"), NX, context=9000)
+    plan.save(tmp_path / "memory.json")
+    assert MemoryPlan.load(tmp_path / "memory.json") == plan
+    assert json.loads((tmp_path / "memory.json").read_text())["version"] == "edgeq.memory/1"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": "edgeq.memory/2"}', "[1]"])
+def test_what_is_no_memory_plan(tmp_path: Path, text: str) -> None:
+    (tmp_path / "memory.json").write_text(text)
+    with pytest.raises(ArtifactError, match="is not a memory plan"):
+        MemoryPlan.load(tmp_path / "memory.json")

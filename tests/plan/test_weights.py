@@ -1,0 +1,84 @@
+"""Bytes of weights: by hand, and against what bitsandbytes stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bitsandbytes
+import pytest
+import torch
+
+from edgeq.errors import PlanError
+from edgeq.model.components import Component
+from edgeq.model.modules import read_vlm
+from edgeq.model.structure import Module
+from edgeq.plan.precision import Precision
+from edgeq.plan.weights import asymmetric, by_name, layer_bytes, nf4_bytes, uniform, weigh
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
+
+
+def linear(rows: int, columns: int, bias: int = 0, kind: str = "linear") -> Module:
+    size = rows * columns + bias
+    return Module("l", "Linear", kind, size, 4 * size, "l", (rows, columns), bias)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("shape", [(64, 64), (96, 128), (8, 24), (1024, 2048), (7, 9)])
+def test_nf4_as_bitsandbytes_stores_it(shape: tuple[int, int], double: bool) -> None:
+    packed, state = bitsandbytes.functional.quantize_4bit(
+        torch.randn(shape), quant_type="nf4", blocksize=64, compress_statistics=double
+    )
+    tensors = [packed, *(value for value in state.as_dict().values() if isinstance(value, torch.Tensor))]
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    offset = 4 if double else 0  # kept in the state's JSON, or as a tensor of its own
+    assert nf4_bytes(shape[0] * shape[1], double_quant=double) - stored in (0, offset)
+
+
+def test_nf4_of_a_large_matrix_by_hand() -> None:
+    """2^24 weights: half a byte each, 2^18 blocks, 2^10 nested blocks."""
+    tables = 16 * 4
+    assert nf4_bytes(1 << 24, double_quant=False) == (1 << 23) + 4 * (1 << 18) + tables
+    assert nf4_bytes(1 << 24) == (1 << 23) + (1 << 18) + 4 * (1 << 10) + 4 + 256 * 4 + tables
+
+
+def test_a_bias_by_hand() -> None:
+    layer = linear(100, 64, bias=100)
+    assert layer_bytes(layer, Precision.FP32) == 4 * 6500
+    assert layer_bytes(layer, Precision.FP16) == 2 * 6500
+    assert layer_bytes(layer, Precision.INT8) == 6400 + 100 * 4 + 100 * 4
+    assert layer_bytes(layer, Precision.NF4) == nf4_bytes(6400) + 200
+
+
+def test_a_tied_head_takes_nothing() -> None:
+    tied = Module("lm_head", "Linear", "linear", 0, 0, "lm_head")
+    assert {layer_bytes(tied, precision) for precision in Precision} == {0}
+
+
+def test_an_embedding_cannot_be_nf4() -> None:
+    with pytest.raises(PlanError, match=r"l \(embedding\) cannot be NF4"):
+        layer_bytes(linear(8, 8, kind="embedding"), Precision.NF4)
+
+
+def test_the_asymmetric_plan_leaves_the_eyes_alone() -> None:
+    for part in read_vlm(GOLDEN / "llama-3.2-11b-vision").components:
+        found = {layer.name for layer in part.layers if asymmetric(part, layer) is Precision.NF4}
+        wanted = {layer.name for layer in part.layers if part.name == "language" and layer.op == "Linear"}
+        assert found == wanted
+
+
+def test_a_mapping_by_name() -> None:
+    component = Component("language", (linear(8, 8),))
+    assert by_name({"l": Precision.INT8})(component, component.layers[0]) is Precision.INT8
+    with pytest.raises(PlanError, match=r"no precision for l \(language\)"):
+        by_name({})(component, component.layers[0])
+
+
+def test_the_parts_add_up() -> None:
+    model = read_vlm(GOLDEN / "qwen2.5-vl-7b")
+    weights = weigh(model, uniform(Precision.FP16))
+    assert [part.name for part in weights.parts] == ["vision", "connector", "embedding", "language", "head"]
+    assert weights.bytes() == 2 * model.parameters
+    assert weights.bytes("embedding", "head") == 2 * 2 * 152_064 * 3584
+    assert weights.unpacked == 0
+    assert weigh(model, asymmetric).unpacked == 2 * 3584 * 18944, "the largest layer of the language model"
