@@ -74,7 +74,9 @@ def lower(
 def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> Placement:
     """Where `lower` puts its pairs."""
     with quiet():
-        return place(gs.import_onnx(model), plan, backend)
+        placement = place(gs.import_onnx(model), plan, backend)
+    gc.collect()  # as in `lower`: the graph just dropped would hold the weights until somebody collects
+    return placement
 
 
 def with_scales(lowered: onnx.ModelProto, placement: Placement, scales: Scales) -> None:
