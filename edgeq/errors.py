@@ -6,7 +6,8 @@
     │   ├── ImageError        an image, a folder or a zip of images
     │   ├── ArtifactError     a plan, scales or bundle that is not what it says
     │   └── PlanError         rules that match nothing, shadow each other, or ask for what cannot be
-    ├── GuardError            a guard said no, and nobody allowed it
+    ├── GateError             a figure is not within the bound that was asked for
+    │   └── GuardError        a guard said no, and nobody allowed it
     ├── ExportError           the graph cannot be exported or folded
     │   └── ParityError       the graph made does not compute what its source computes
     ├── CalibrationError      no scale can be given to a tensor
@@ -14,7 +15,7 @@
     ├── EngineError           a backend refuses a graph or fails while running it
     └── OutputError           the result cannot be written: it exists, or the disk is full
 
-All of them end the command line with no traceback: GuardError with exit status 1, the others with 2.
+All of them end the command line with no traceback: GateError with exit status 1, the others with 2.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "EdgeqError",
     "EngineError",
     "ExportError",
+    "GateError",
     "GuardError",
     "ImageError",
     "InputError",
@@ -86,7 +88,11 @@ class PlanError(InputError):
     """A rule of a plan matches nothing, is shadowed by others, or asks for what cannot be."""
 
 
-class GuardError(EdgeqError):
+class GateError(EdgeqError):
+    """A figure is not within the bound that was asked for."""
+
+
+class GuardError(GateError):
     """A guard said no, and nobody allowed it."""
 
 

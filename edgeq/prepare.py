@@ -12,18 +12,21 @@ from edgeq.bundle.manifest import Manifest, write_manifest
 from edgeq.calibrate.diagnose import Diagnosis, diagnose
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.stage import SCALES
+from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport, export_model
 from edgeq.files import new_directory
 from edgeq.model.images import ImageSet
 from edgeq.model.preprocess import Preprocess
-from edgeq.model.source import open_model
+from edgeq.model.source import ModelSource, open_model
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import Finding, check
 from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity
 from edgeq.plan.rules import WEIGHTED
 from edgeq.quality.judge import Quality
+from edgeq.quantize.layer_search import Search
 from edgeq.quantize.select import settle
 from edgeq.quantize.stage import quantize
+from edgeq.search import Found, halves, save_found, search_graph
 from edgeq.stages import (
     Options,
     Progress,
@@ -52,6 +55,8 @@ class Prepared(BaseModel):
         method: whose ranges ONNX Runtime's graph got.
         trials: what `auto` tried, on images held back from calibration.
         int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
+        search: which layers a bound on the drop keeps in floating point; `quality` is then that of the images that were
+            not searched.
         diagnosis: whether the calibration set is large enough, and like the evaluation images.
         guards: those that were tripped and allowed.
         warnings: what a careful reader should know.
@@ -70,6 +75,7 @@ class Prepared(BaseModel):
     int8_layers: int
     fp16_layers: int
     fp32_layers: int
+    search: Search | None
     quality: Quality
     diagnosis: Diagnosis
     guards: tuple[Finding, ...]
@@ -127,6 +133,8 @@ def prepare(
         )
         plan = settle(plan, scales)
         scales.save(work / SCALES)
+        found, answers = _search(work, plan, scales, source, images, answers, options, report)
+        plan = found.plan if found else plan
         report("quantize", 0, 0)
         quantize(graph, plan, scales, source.preprocess, work)
         advance = counter(report, "judge", len(answers) if answers else 0)
@@ -137,7 +145,34 @@ def prepare(
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), answers, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
         manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
-    return _summary(output, exported, plan, scales, skipped, quality, diagnosis, findings, manifest)
+    return _summary(
+        output, exported, plan, scales, skipped, found.search if found else None, quality, diagnosis, findings, manifest
+    )
+
+
+def _search(
+    work: Path,
+    plan: PrecisionPlan,
+    scales: Scales,
+    source: ModelSource,
+    images: ImageSet,
+    answers: ImageSet | None,
+    options: Options,
+    report: Progress,
+) -> tuple[Found | None, ImageSet | None]:
+    """What a search found where one was asked for, and the images left to judge by: those that were not searched."""
+    if options.search is None:
+        return None, answers
+    if answers is None:
+        raise ImageError(
+            "a bound on the drop was given, and no labelled images to measure it on",
+            next_step="give labelled images with --eval",
+        )
+    found = search_graph(
+        work / FP32, plan, scales, source, images, answers, options.search, threads=options.threads, report=report
+    )
+    save_found(found, work)
+    return found, halves(answers)[1]
 
 
 def _summary(
@@ -146,6 +181,7 @@ def _summary(
     plan: PrecisionPlan,
     scales: Scales,
     skipped: tuple[str, ...],
+    search: Search | None,
     quality: Quality,
     diagnosis: Diagnosis,
     findings: tuple[Finding, ...],
@@ -164,6 +200,7 @@ def _summary(
         int8_layers=weighted[Precision.INT8],
         fp16_layers=weighted[Precision.FP16],
         fp32_layers=weighted[Precision.FP32],
+        search=search,
         quality=quality,
         diagnosis=diagnosis,
         guards=findings,

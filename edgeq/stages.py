@@ -25,6 +25,7 @@ from edgeq.plan.precision import PrecisionPlan, Rule, WeightGranularity
 from edgeq.plan.rules import plan_classifier, replan
 from edgeq.quality.judge import Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
+from edgeq.quantize.layer_search import Bounds
 from edgeq.quantize.qdq import calibrated_tensors
 from edgeq.quantize.select import select, trials
 from edgeq.quantize.stage import INT8
@@ -65,6 +66,7 @@ class Options:
             `fold`, `keep_batchnorm`, `shared_add` and `rules`.
         allow: guards that may be passed: code -> because.
         shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
+        search: keep layers in floating point until the drop is within these bounds; None keeps none.
         threads: of one operator; None takes every processor there is.
         timing: how long latency is measured.
     """
@@ -78,6 +80,7 @@ class Options:
     rules: tuple[Rule, ...] = ()
     plan: PrecisionPlan | None = None
     allow: Mapping[str, str] = field(default_factory=dict)
+    search: Bounds | None = None
     threads: int | None = None
     timing: Timing = DEFAULT_TIMING
 

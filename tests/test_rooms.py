@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
     *("errors", "files", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
-    *("bundle", "stages", "prepare", "inspect", "runtime", "service", "demo", "cli"),
+    *("bundle", "stages", "search", "prepare", "inspect", "runtime", "service", "demo", "cli"),
 )
 
 DEVICE_HALF = (

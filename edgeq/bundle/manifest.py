@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,15 +12,17 @@ from edgeq import __version__
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write, sha256_file
 
-__all__ = ["MANIFEST", "BundledFile", "Manifest", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "BundledFile", "Kind", "Manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION: Final = "edgeq.bundle/1"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
+Kind = Literal["classifier", "vision-language"]
+
 
 class BundledFile(BaseModel):
-    """One file's name (no directories), size in bytes, and SHA-256 in hexadecimal."""
+    """One file's name below the bundle (`/` between its parts), size in bytes, and SHA-256 in hexadecimal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,9 +31,10 @@ class BundledFile(BaseModel):
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> BundledFile:
-        """Measure a file."""
-        return cls(name=path.name, size=path.stat().st_size, sha256=sha256_file(path))
+    def of(cls, path: Path, directory: Path) -> BundledFile:
+        """Measure a file below `directory`."""
+        name = path.relative_to(directory).as_posix()
+        return cls(name=name, size=path.stat().st_size, sha256=sha256_file(path))
 
 
 class Manifest(BaseModel):
@@ -48,7 +51,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal["edgeq.bundle/1"] = MANIFEST_VERSION
-    kind: Literal["classifier"]
+    kind: Kind
     made_by: str
     labels: tuple[str, ...]
     allowed: dict[str, str] = Field(default_factory=dict)
@@ -61,11 +64,18 @@ class Manifest(BaseModel):
         return self
 
 
-def write_manifest(directory: Path, *, labels: tuple[str, ...], allowed: Mapping[str, str] | None = None) -> Manifest:
-    """Measure every file in `directory` and write its manifest."""
-    files = tuple(BundledFile.of(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST)
+def write_manifest(
+    directory: Path,
+    *,
+    kind: Kind = "classifier",
+    labels: tuple[str, ...] = (),
+    allowed: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Measure every file below `directory` and write its manifest."""
+    names = [path for path in _files(directory) if path != directory / MANIFEST]
+    files = tuple(BundledFile.of(path, directory) for path in names)
     made_by = f"edgeq {__version__}"
-    manifest = Manifest(kind="classifier", made_by=made_by, labels=labels, allowed=dict(allowed or {}), files=files)
+    manifest = Manifest(kind=kind, made_by=made_by, labels=labels, allowed=dict(allowed or {}), files=files)
     atomic_write(directory / MANIFEST, manifest.model_dump_json(indent=1).encode())
     return manifest
 
@@ -94,9 +104,20 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def _files(directory: Path) -> Iterator[Path]:
+    """Everything below that is no directory and not hidden, sorted; a link is a file, wherever it leads."""
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
+
+
 def _check(directory: Path, file: BundledFile) -> None:
     path = directory / file.name
-    if Path(file.name).name != file.name or path.is_symlink() or not path.is_file():
+    if not _lies_below(directory, file.name) or not path.is_file():
         raise ArtifactError(f"the bundle {directory} lacks its file {file.name!r}")
     if path.stat().st_size != file.size or sha256_file(path) != file.sha256:
         raise ArtifactError(
@@ -106,11 +127,19 @@ def _check(directory: Path, file: BundledFile) -> None:
         )
 
 
+def _lies_below(directory: Path, name: str) -> bool:
+    """Whether a name is one that `BundledFile.of` writes, and no part of it is a link that could lead elsewhere."""
+    pure = PurePosixPath(name)
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or pure.as_posix() != name or "\0" in name:
+        return False
+    return not any((directory / parent).is_symlink() for parent in (pure, *pure.parents[:-1]))
+
+
 def _check_all_listed(directory: Path, manifest: Manifest) -> None:
     """A file that is not listed would be used without a check, so there may be none."""
-    listed = {MANIFEST, *(file.name for file in manifest.files)}
-    for path in sorted(directory.iterdir()):
-        if path.name not in listed and not path.name.startswith("."):
+    listed = {directory / name for name in (MANIFEST, *(file.name for file in manifest.files))}
+    for path in _files(directory):
+        if path not in listed:
             raise ArtifactError(
                 f"{path} is not listed in the bundle's {MANIFEST}",
                 causes=("it was put there after the bundle was made", "the manifest was changed"),

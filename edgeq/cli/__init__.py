@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from edgeq import __version__
-from edgeq.errors import EdgeqError, GuardError
+from edgeq.errors import EdgeqError, GateError
 
 __all__ = ["VERBS", "cli", "main", "run"]
 
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         return _stopped(_INTERRUPTED)
     except EdgeqError as error:
         click.echo(f"error: {error}", err=True)
-        return 1 if isinstance(error, GuardError) else 2
+        return 1 if isinstance(error, GateError) else 2
     except ImportError as error:
         click.echo(f"error: {error}\nnext: pip install 'edgeq[{_extra(error.name)}]'", err=True)
         return 2

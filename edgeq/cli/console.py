@@ -18,11 +18,13 @@ from edgeq.export.stage import ExportReport
 from edgeq.prepare import Progress
 from edgeq.quality.classification import Classification
 from edgeq.quality.judge import Quality
+from edgeq.quantize.layer_search import Search, Step
 
 __all__ = [
     "print_export",
     "print_json",
     "print_quality",
+    "print_search",
     "print_table",
     "print_trials",
     "print_warnings",
@@ -35,6 +37,7 @@ _STAGES = {
     "export": "exporting, folding, proving parity",
     "calibrate": "calibrating",
     "try": "trying every method on images held back",
+    "search": "searching for layers to keep",
     "quantize": "quantizing for two backends",
     "judge": "judging",
 }
@@ -89,6 +92,33 @@ def _choice(trial: Trial) -> str:
     if trial.backend == "tensorrt":
         return trial.method
     return f"{trial.method} ({'shared' if trial.shared_add else 'separate'} additions)"
+
+
+def print_search(search: Search) -> None:
+    """The frontier of a search, and what was chosen, on images that were not searched as well."""
+    header = ("layers kept", "bytes in floating point", "drop", "same class", "x FP32 speed", "")
+    rows = [_step_cells(step, place == search.chosen) for place, step in enumerate(search.steps)]
+    print_table(
+        f"Layers kept in floating point, for a drop of at most {search.max_drop:g}", header, rows, numbers=header[:5]
+    )
+    if search.check is not None:
+        check = search.check
+        click.echo(
+            f"On {check.images} images that were not searched: drop {check.drop:.2f} ± {check.drop_se:.2f}, "
+            f"same class {check.agreement:.2f} %."
+        )
+
+
+def _step_cells(step: Step, chosen: bool) -> tuple[str, ...]:
+    figures = step.figures
+    return (
+        str(len(step.kept)),
+        f"{step.share:.1f} %",
+        f"{figures.drop:+.2f} ± {figures.drop_se:.2f}",
+        f"{figures.agreement:.2f} %",
+        "" if step.speedup is None else f"{step.speedup:.2f}",
+        "chosen" if chosen else "",
+    )
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from edgeq.model.preprocess import Preprocess
 from edgeq.plan.guards import check_allowed
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rule_file import load_rules
+from edgeq.quantize.layer_search import MAX_SHARE, Bounds
 from edgeq.stages import Options
 
 __all__ = [
@@ -33,12 +34,19 @@ __all__ = [
     "plan_options",
     "preprocess_flags",
     "preprocess_options",
+    "search_bounds",
+    "search_options",
     "threads_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+
+MAX_DROP_HELP = (
+    "Points of top-1 that may be lost: keep layers in floating point until no more is. "
+    "Searched on half of --eval, judged by the other."
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 output_option = click.option("-o", "--output", type=PATH, required=True, help="A directory to make; it must not exist.")
@@ -115,6 +123,25 @@ fold_options = _chain(
 )
 
 
+search_options = _chain(
+    click.option("--max-drop", type=click.FloatRange(0.0), metavar="POINTS", help=MAX_DROP_HELP),
+    click.option(
+        "--max-float-share",
+        type=click.FloatRange(0.0, 100.0),
+        default=MAX_SHARE,
+        show_default=True,
+        metavar="PERCENT",
+        help="With --max-drop: so much of the weighted layers' bytes may stay in floating point.",
+    ),
+    click.option(
+        "--min-speedup",
+        type=click.FloatRange(0.0, min_open=True),
+        metavar="TIMES",
+        help="With --max-drop: so many times FP32's speed must be left at batch 1.",
+    ),
+)
+
+
 guard_options = _chain(
     click.option("--allow", "codes", multiple=True, metavar="CODE", help="Pass this guard, such as EQ107; repeatable."),
     click.option("--because", "reasons", multiple=True, metavar="TEXT", help="Why: one for each --allow, in order."),
@@ -168,6 +195,13 @@ def plan_choices(
         allow=allowances(codes, reasons),
         **choices,
     )
+
+
+def search_bounds(max_drop: float | None, max_float_share: float, min_speedup: float | None) -> Bounds | None:
+    """What the flags of `search_options` allow; None where no bound was given."""
+    if max_drop is None:
+        return None
+    return Bounds(max_drop, max_share=max_float_share, min_speedup=min_speedup)
 
 
 def _check_alone(context: click.Context) -> None:

@@ -21,6 +21,8 @@ from edgeq.cli.options import (
     plan_options,
     preprocess_flags,
     preprocess_options,
+    search_bounds,
+    search_options,
     threads_option,
 )
 from edgeq.prepare import Prepared, prepare
@@ -37,6 +39,7 @@ __all__ = ["command", "print_prepared"]
 @plan_options
 @plan_file_option
 @fold_options
+@search_options
 @guard_options
 @preprocess_options
 @threads_option
@@ -49,6 +52,9 @@ def command(
     mean: str | None,
     std: str | None,
     size: str | None,
+    max_drop: float | None,
+    max_float_share: float,
+    min_speedup: float | None,
     as_json: bool,
     **choices: Any,
 ) -> None:
@@ -65,7 +71,7 @@ def command(
             output,
             labelled=labelled,
             preprocess=preprocess_flags(mean, std, size),
-            options=plan_choices(**choices),
+            options=plan_choices(search=search_bounds(max_drop, max_float_share, min_speedup), **choices),
             progress=progress,
         )
     console.print_warnings(prepared.warnings)
@@ -85,6 +91,8 @@ def print_prepared(prepared: Prepared) -> None:
         f"Calibrated on {prepared.calibration_images} images ({prepared.method}), {prepared.held_back} held back."
     )
     console.print_trials(prepared.trials)
+    if prepared.search is not None:
+        console.print_search(prepared.search)
     for name, skipped in (("calibration", prepared.calibration_skipped), ("evaluation", quality.skipped)):
         if skipped:
             click.echo(f"Skipped {len(skipped)} {name} images that cannot be read: {', '.join(skipped[:5])}")

@@ -24,12 +24,11 @@ from edgeq.quantize.chart import draw_sensitivity
 from edgeq.quantize.pixels import Pixels
 from edgeq.quantize.racing import WORST, Bounds
 from edgeq.quantize.select import settle
-from edgeq.quantize.sensitivity import LayerSensitivity, Sensitivity, measure_sensitivity
+from edgeq.quantize.sensitivity import TABLE, LayerSensitivity, Sensitivity, measure_sensitivity
 from edgeq.quantize.stage import PLAN, check_scales
 
 __all__ = ["command"]
 
-TABLE = "sensitivity.json"
 CHARTS = ("sensitivity.svg", "sensitivity.png")
 
 _BOUNDS = Bounds()

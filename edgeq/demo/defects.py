@@ -1,9 +1,12 @@
 """What an inspection looks for, and the shadow that is so often taken for it.
 
-Every function takes a generator and a surface [SIZE, SIZE, 3] and returns the surface with the defect on it.
+Every function takes a generator and a surface [SIZE, SIZE, 3] and returns the surface with the defect on it. With a
+site, the defect is drawn there, as large as the site says, and plain enough for both to be seen.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,37 +25,54 @@ from edgeq.demo.texture import (
     straight_line,
 )
 
-__all__ = ["corrosion", "hairline_crack", "shade", "shadow", "spalling", "wide_crack"]
+__all__ = ["Site", "corrosion", "hairline_crack", "shade", "shadow", "spalling", "wide_crack"]
 
 RUST_DARK = np.array((0.24, 0.13, 0.09), np.float32)
 RUST_BRIGHT = np.array((0.62, 0.35, 0.17), np.float32)
 RUST_OLD = np.array((0.43, 0.31, 0.24), np.float32)
 
 
-def hairline_crack(rng: np.random.Generator, surface: Surface) -> Surface:
+@dataclass(frozen=True)
+class Site:
+    """Where a defect is and how large.
+
+    Attributes:
+        centre: row and column of its middle, in pixels.
+        size: the length of a hairline crack, the width of a wide one, or the mean radius of anything else, in pixels.
+    """
+
+    centre: tuple[float, float]
+    size: float
+
+
+def hairline_crack(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
     """A jagged line about a pixel wide, here and there almost lost in the grain."""
-    outline = distance_to_path(*crack_path(rng, rng.uniform(0.2, 1.0)))
+    points, widths = crack_path(rng, rng.uniform(0.2, 1.0))
+    if site:
+        points = fitted(points, site.centre, site.size)
+    outline = distance_to_path(points, widths)
     line = np.exp(-np.square(np.maximum(outline, 0) / 0.7))
     presence = 0.75 + 0.25 * np.clip(fractal_noise(rng, (5, 5), 2), -1, 1)
-    return darkened(surface, rng.uniform(0.09, 0.5) * line * presence)
+    depth = rng.uniform(0.35, 0.55) if site else rng.uniform(0.09, 0.5)
+    return darkened(surface, depth * line * presence)
 
 
-def wide_crack(rng: np.random.Generator, surface: Surface) -> Surface:
+def wide_crack(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
     """An open crack, dark inside, with broken and lit edges and often a branch."""
-    width = rng.uniform(1.4, 4.5)
-    outline = distance_to_path(*crack_path(rng, width))
+    width = site.size if site else rng.uniform(1.4, 4.5)
+    outline = open_path(rng, width, site)
     if rng.random() < 0.5:
-        outline = np.minimum(outline, distance_to_path(*crack_path(rng, 0.5 * width)))
+        outline = np.minimum(outline, open_path(rng, 0.5 * width, site))
     gap = ramp(-outline - 0.25 * fractal_noise(rng, (20, 20), 1), -0.6, 0.6)
     lit = surface * relief_light(-gap, 0.35)[..., None]
     return darkened(lit, rng.uniform(0.6, 0.9) * gap)
 
 
-def corrosion(rng: np.random.Generator, surface: Surface) -> Surface:
+def corrosion(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
     """A ragged patch of rust, mottled and pitted, often with streaks that have run down from it."""
-    field = blob(rng, rng.uniform(9, 20), rng.uniform(0.25, 0.45))
-    softness = rng.uniform(0.05, 0.5)
-    patch = ramp(field, -softness, softness) * rng.uniform(0.3, 0.95)
+    field = patch_outline(rng, site, radius=(9, 20), raggedness=(0.25, 0.45))
+    softness = rng.uniform(0.05, 0.25 if site else 0.5)
+    patch = ramp(field, -softness, softness) * rng.uniform(0.5 if site else 0.3, 0.95)
     if rng.random() < 0.5:
         patch = np.maximum(patch, run_down(rng, patch))
     mottle = ramp(fractal_noise(rng, (6, 6), 4), -1.6, 1.6)[..., None]
@@ -62,9 +82,9 @@ def corrosion(rng: np.random.Generator, surface: Surface) -> Surface:
     return covered(surface, np.asarray(pitted, np.float32), patch)
 
 
-def spalling(rng: np.random.Generator, surface: Surface) -> Surface:
+def spalling(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
     """Concrete broken away: a rough hollow of stones and mortar with a sharp edge, at times down to a rusty bar."""
-    field = blob(rng, rng.uniform(11, 22), rng.uniform(0.12, 0.25))
+    field = patch_outline(rng, site, radius=(11, 22), raggedness=(0.12, 0.25))
     hollow = ramp(field, -0.06, 0.06)
     inside = surface.mean(axis=(0, 1)) * rng.uniform(0.75, 1.05) * stones(rng)[..., None]
     if rng.random() < 0.35:
@@ -77,11 +97,11 @@ def spalling(rng: np.random.Generator, surface: Surface) -> Surface:
     return np.asarray(covered(surface, inside, hollow) * depth[..., None], np.float32)
 
 
-def shadow(rng: np.random.Generator, surface: Surface) -> Surface:
+def shadow(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
     """A shadow that can be taken for corrosion: dark and soft-edged, at times warm in tone or lying on a stain."""
     warm = rng.random() < 0.6
     tint = (1.0, rng.uniform(0.8, 0.95), rng.uniform(0.62, 0.85)) if warm else (rng.uniform(0.9, 1), 0.97, 1.0)
-    cover = soft_cover(rng) * rng.uniform(0.4, 0.7)
+    cover = soft_cover(rng, site) * rng.uniform(0.4, 0.7)
     if warm and rng.random() < 0.75:
         cover = np.clip(cover * (1 + 0.25 * fractal_noise(rng, (4, 4), 3)), 0, 0.85)
     kept = 1 - cover[..., None] * (2 - np.array(tint, np.float32)) / 1.1
@@ -116,6 +136,29 @@ def crack_path(rng: np.random.Generator, width: float) -> tuple[NDArray[np.float
     return points, width * taper * rng.uniform(0.7, 1.35, stretches)
 
 
+def fitted(points: NDArray[np.float64], centre: tuple[float, float], length: float) -> NDArray[np.float64]:
+    """The corners [n, 2] of a path whose bounding box has this middle and a diagonal of `length` pixels."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return np.asarray((points - (low + high) / 2) * (length / np.linalg.norm(high - low)) + centre)
+
+
+def open_path(rng: np.random.Generator, width: float, site: Site | None) -> Field:
+    """Distance of every pixel from the edge of an open crack; with a site, one of middling length there."""
+    points, widths = crack_path(rng, width)
+    if site:
+        points = fitted(points, site.centre, rng.uniform(28, 42))
+    return distance_to_path(points, widths)
+
+
+def patch_outline(
+    rng: np.random.Generator, site: Site | None, radius: tuple[float, float], raggedness: tuple[float, float]
+) -> Field:
+    """A blob with radius and raggedness from these ranges; at a site, as large as that says and half as ragged."""
+    if site:
+        return blob(rng, site.size, rng.uniform(*raggedness) / 2, site.centre)
+    return blob(rng, rng.uniform(*radius), rng.uniform(*raggedness))
+
+
 def run_down(rng: np.random.Generator, patch: Field) -> Field:
     """What rain washes down from a patch: streaks below it that fade within a few pixels."""
     fade = np.float32(rng.uniform(0.88, 0.96))
@@ -138,13 +181,16 @@ def stones(rng: np.random.Generator) -> Field:
     return np.asarray(rounded * relief_light(fractal_noise(rng, (16, 16), 3), 0.12), np.float32)
 
 
-def soft_cover(rng: np.random.Generator) -> Field:
-    """How much light something out of the picture takes away, 0 to 1: an edge, a bar or a round thing, soft-edged."""
+def soft_cover(rng: np.random.Generator, site: Site | None = None) -> Field:
+    """How much light something out of the picture takes away, 0 to 1: an edge, a bar or a round thing, soft-edged.
+
+    Only the round thing has a place: with a site, it is always that.
+    """
     softness = rng.uniform(1.5, 7)
-    form = rng.choice(3, p=(0.25, 0.25, 0.5))
+    form = 2 if site else rng.choice(3, p=(0.25, 0.25, 0.5))
     if form == 2:
-        radius = rng.uniform(10, 20)
-        return ramp(blob(rng, radius, rng.uniform(0.05, 0.25)) * radius, -softness, softness)
+        centre, radius = (site.centre, site.size) if site else (None, rng.uniform(10, 20))
+        return ramp(blob(rng, radius, rng.uniform(0.05, 0.25), centre) * radius, -softness, softness)
     across, _ = straight_line(rng, 0.5)
     wavy = across + 1.5 * fractal_noise(rng, (2, 2), 2)
     inward = rng.uniform(4, 10) - np.abs(wavy) if form == 1 else wavy

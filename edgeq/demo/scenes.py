@@ -55,12 +55,13 @@ MEMBER_DATE = (2020, 1, 1, 0, 0, 0)
 """One date for all members, so that the same scenes make the same ZIP."""
 
 
-def draw_scene(kind: str, seed: int) -> Image.Image:
+def draw_scene(kind: str, seed: int, site: defects.Site | None = None) -> Image.Image:
     """One RGB photograph of SIZE x SIZE pixels.
 
     Args:
         kind: one of `KINDS`.
         seed: 0 or more; the same seed gives an unrelated picture for every kind.
+        site: where the defect or shadow is and how large; left to the seed when not given.
 
     Raises:
         InputError: the kind is unknown or the seed negative.
@@ -70,10 +71,12 @@ def draw_scene(kind: str, seed: int) -> Image.Image:
     surface = surfaces.concrete(rng) if rng.random() < CONCRETE_SHARE[kind] else surfaces.steel(rng)
     if kind != "shadow" and rng.random() < 0.35:
         surface = defects.shade(rng, surface)
-    return photograph(rng, with_defect(kind, rng, surface))
+    return photograph(rng, with_defect(kind, rng, surface, site))
 
 
-def with_defect(kind: str, rng: np.random.Generator, surface: surfaces.Surface) -> surfaces.Surface:
+def with_defect(
+    kind: str, rng: np.random.Generator, surface: surfaces.Surface, site: defects.Site | None
+) -> surfaces.Surface:
     """The surface with what its kind stands for; a sound one stays as it is."""
     if kind == "sound":
         return surface
@@ -84,7 +87,7 @@ def with_defect(kind: str, rng: np.random.Generator, surface: surfaces.Surface) 
         "spalling": defects.spalling,
         "wide_crack": defects.wide_crack,
     }[kind]
-    return draw(rng, surface)
+    return draw(rng, surface, site)
 
 
 def check(kind: str, seed: int) -> None:

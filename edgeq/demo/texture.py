@@ -60,21 +60,27 @@ def ramp(field: NDArray[np.floating[Any]], low: float, high: float) -> Field:
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
-def blob(rng: np.random.Generator, radius: float, raggedness: float) -> Field:
+def blob(
+    rng: np.random.Generator, radius: float, raggedness: float, centre: tuple[float, float] | None = None
+) -> Field:
     """A ragged ellipse somewhere in the picture: about 1 at its centre, 0 on its outline, negative outside.
 
     Args:
         rng: where place, shape and outline come from.
         radius: mean radius in pixels.
         raggedness: how far noise moves the outline, as a share of the radius.
+        centre: row and column of its middle, for a rounder ellipse that noise makes no larger or smaller.
     """
-    row, column = rng.uniform(0.25 * SIZE, 0.75 * SIZE, 2).tolist()
-    stretch = rng.uniform(0.7, 1.4)
+    row, column = centre or rng.uniform(0.25 * SIZE, 0.75 * SIZE, 2).tolist()
+    stretch = rng.uniform(0.7, 1.4) ** (0.5 if centre else 1)
     angle = rng.uniform(0, math.pi)
     along = (COLUMNS - column) * math.cos(angle) + (ROWS - row) * math.sin(angle)
     across = (ROWS - row) * math.cos(angle) - (COLUMNS - column) * math.sin(angle)
     reach = np.hypot(along / (radius * stretch), across * stretch / radius)
-    return np.asarray(1 - reach + raggedness * fractal_noise(rng, (4, 4), 4), np.float32)
+    noise = fractal_noise(rng, (4, 4), 4)
+    if centre:
+        noise -= noise[reach < 1.2].mean()
+    return np.asarray(1 - reach + raggedness * noise, np.float32)
 
 
 def straight_line(

@@ -1,4 +1,5 @@
-"""The built-in rules, and the plans that they make: of a classifier's graph, of a vision-language model's modules.
+"""The built-in rules, and the plans that they make: of a classifier's graph, of a vision-language model's modules and
+of the graph of its vision half.
 
 The sources of the rules: integer kernels and what they fuse, TensorRT Developer Guide, "Working with Quantized Types";
 query and key before value, output and feed-forward in sensitivity, PTQ4ViT (arXiv 2111.12293); NF4 with double
@@ -33,9 +34,11 @@ __all__ = [
     "FUSED_ACTIVATIONS",
     "MODULE_RULES",
     "POOLS",
+    "VISION_RULES",
     "WEIGHTED",
     "plan_classifier",
     "plan_modules",
+    "plan_vision",
     "replan",
 ]
 
@@ -85,6 +88,12 @@ MODULE_RULES: Final = (
 )
 """For a vision-language model's modules."""
 
+VISION_RULES: Final = (
+    _rule("fp16-connector", _FP16, "small, and every image token goes through it", component="connector"),
+    _rule("fp16-vision", _FP16, "half the bytes of FP32, and rounding that features survive"),
+)
+"""For the graph of vision encoder and connector; what would overflow is kept in FP32 by rules before these."""
+
 
 def plan_classifier(
     model: onnx.ModelProto,
@@ -117,6 +126,29 @@ def plan_classifier(
         rules=_in_force(in_force, asked),
         decisions=decisions,
     )
+
+
+def plan_vision(model: onnx.ModelProto, *, rules: Sequence[Rule] = ()) -> PrecisionPlan:
+    """Decide the precision of every layer of the graph that `edgeq.export.vision` makes.
+
+    Args:
+        model: FP32 graph with uniquely named nodes, in topological order; those of the connector are called
+            `/connector/...`.
+        rules: asked before the built-in ones; the components are `vision` and `connector`.
+
+    Raises:
+        PlanError: as for `plan_classifier`.
+    """
+    asked, in_force = Asked(), (*rules, *VISION_RULES)
+    subjects = tuple((_half_of(layer), layer) for layer in read_layers(model))
+    check_names(in_force)
+    decisions = _decide_graph(model, subjects, in_force, asked)
+    check_rules(rules, subjects, asked)
+    return PrecisionPlan(rules=_in_force(in_force, asked), decisions=decisions)
+
+
+def _half_of(layer: Layer) -> str:
+    return "connector" if layer.name.startswith("/connector/") else "vision"
 
 
 def replan(model: onnx.ModelProto, saved: PrecisionPlan) -> PrecisionPlan:

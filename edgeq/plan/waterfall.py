@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeq.files import atomic_write
 from edgeq.plan.budget import Item
+from edgeq.plan.figure import encoded, figure_of
 from edgeq.plan.memory import MemoryPlan
 
 if TYPE_CHECKING:
@@ -30,21 +30,12 @@ def draw_waterfall(plan: MemoryPlan) -> bytes:
 
     Sizes are in GB (1e9 bytes). The line is the device's memory. Items below 0.2 % of it are drawn together.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "edgeq", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        bars = _bars(plan)
-        figure = Figure(figsize=(9, 0.36 * len(bars) + 1.6))
+    bars = _bars(plan)
+    with figure_of(9.0, 0.36 * len(bars) + 1.6) as figure:
         axes = figure.add_subplot()
         _draw(axes, bars)
         _explain(axes, plan)
-        figure.tight_layout()
-        picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
-    return picture.getvalue()
+        return encoded(figure, Path("waterfall.svg"))
 
 
 def _bars(plan: MemoryPlan) -> list[Item]:

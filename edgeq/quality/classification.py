@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import EngineError, ImageError, ModelError
 
-__all__ = ["Classification", "Judged", "compare_classifiers", "label_indices"]
+__all__ = ["Classification", "Judged", "compare_classifiers", "cosines", "label_indices"]
 
 Judged = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """A network under judgement: float32 [n, 3, H, W] -> (logits [n, classes], features [n, any])."""
@@ -136,7 +136,7 @@ class _Tally:
         self.only_right += ((ours_right & ~theirs_right).sum(), (theirs_right & ~ours_right).sum())
         self.agreed += int((ours == theirs).sum())
         self.squares += (np.square(other - logits).sum(), np.square(logits).sum())
-        cosine = _cosine(reference[1], candidate[1])
+        cosine = cosines(reference[1], candidate[1])
         self.cosine_sum += float(cosine.sum())
         self.cosine_worst = min(self.cosine_worst, float(cosine.min()))
 
@@ -166,8 +166,8 @@ def _finite(role: str, logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return logits.astype(np.float64)
 
 
-def _cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine per image; two zero vectors agree, one alone does not."""
+def cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine of each row of two arrays [n, ...]; two zero vectors agree, one alone does not."""
     a, b = (part.reshape(len(part), -1).astype(np.float64) for part in (ours, theirs))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = np.all(a == b, axis=1).astype(np.float64)

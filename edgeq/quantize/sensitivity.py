@@ -13,10 +13,8 @@ No whole network is run for a layer (`edgeq.quantize.sweep`), and a layer sees o
 from __future__ import annotations
 
 import gc
-import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,22 +29,20 @@ from edgeq.errors import ArtifactError, ImageError, QuantizeError
 from edgeq.files import atomic_write
 from edgeq.model.images import ImageItem, ImageSet
 from edgeq.model.preprocess import Preprocess
-from edgeq.model.stream import ImageStream
 from edgeq.plan.precision import Decision, PrecisionPlan
 from edgeq.quantize.answers import Figures
 from edgeq.quantize.pixels import Pixels
+from edgeq.quantize.portions import FIRST_ROUND, Portions
 from edgeq.quantize.racing import Bounds, Race
 from edgeq.quantize.sweep import Runner, bytes_at_cuts
 from edgeq.quantize.variants import Workbench, int8_layers
 
-__all__ = ["LayerSensitivity", "Sensitivity", "measure_sensitivity"]
+__all__ = ["TABLE", "LayerSensitivity", "Sensitivity", "measure_sensitivity"]
 
 SENSITIVITY_VERSION: Final = "edgeq.sensitivity/1"
+TABLE: Final = "sensitivity.json"
+"""The table's name in a bundle."""
 
-_FIRST_ROUND = 64
-_GROWTH = 1.5
-_DECODED = 32
-"""So many images are decoded together."""
 _CHUNK_BYTES = 48 * 1024 * 1024
 """About so much of the tensor at a cut is held; what runs between two cuts needs some times that."""
 _LARGEST_CHUNK = 256
@@ -54,7 +50,6 @@ _FEWEST = 2
 """Images without which there is no standard error."""
 
 Report = Callable[[str, int, int], None]
-Batch = tuple[tuple[ImageItem, ...], NDArray[np.float32]]
 
 
 class LayerSensitivity(BaseModel):
@@ -90,7 +85,7 @@ class Sensitivity(BaseModel):
         weights: granularity of the weight scales.
         worst_precision, precision: the errors that were aimed at, of what may be among the ten worst and of the others
             (`edgeq.quantize.racing.Bounds`).
-        int8: the whole INT8 network, on every image that any layer has seen.
+        int8: the whole INT8 network.
         layers: in the graph's order.
     """
 
@@ -166,59 +161,39 @@ def measure_sensitivity(
     layers = int8_layers(plan)
     if not layers:
         raise QuantizeError("the plan has no INT8 layer with weights, so there is nothing to compare")
+    if len(images) < _FEWEST:
+        raise _too_few(images)
     bounds = bounds or Bounds()
     bench = Workbench(model, plan, scales, pixels)
-    race = Race(bench, [decision.layer for decision in layers], bounds, Runner(threads or default_threads()))
-    chunk = _images_at_once(bench, preprocess)
-    stream = ImageStream(_spread(images), preprocess, batch_size=min(_DECODED, chunk))
-    with _old_objects_passed_over(), closing(_batches(stream)) as batches:
-        _run(race, batches, chunk, len(images), truth, report)
+    with Runner(threads or default_threads()) as runner:
+        race = Race(bench, [decision.layer for decision in layers], bounds, len(images), FIRST_ROUND, runner)
+        portions = Portions(images, preprocess, together=_images_at_once(bench, preprocess))
+        with _old_objects_passed_over(), closing(portions):
+            _run(race, portions, truth, report)
+    if race.int8 is None or race.seen < _FEWEST:
+        raise _too_few(images)
     table = Sensitivity(
         graph_sha256=scales.graph_sha256,
         method=scales.method_for("onnxruntime"),
         weights=plan.weights,
         worst_precision=bounds.worst,
         precision=bounds.others,
-        int8=_int8(race, images),
+        int8=race.int8.figures(),
         layers=tuple(_line(decision, race) for decision in layers),
     )
-    return table, tuple(image.name for image in stream.skipped)
+    return table, portions.skipped
 
 
-def _run(
-    race: Race, batches: Iterator[Batch], chunk: int, total: int, truth: Mapping[str, int] | None, report: Report
-) -> None:
+def _run(race: Race, portions: Portions, truth: Mapping[str, int] | None, report: Report) -> None:
     """Rounds of ever more images, until every layer is sure enough or there is no image left."""
-    seen, wanted = 0, min(_FIRST_ROUND, total)
-    while race.running and seen < wanted:
-        advance = _counter(report, f"images {seen + 1} to {wanted}", race.running * (wanted - seen))
-        for items, pixels in _portions(batches, wanted - seen, chunk):
+    while race.missing:
+        before = race.seen
+        advance = _counter(report, f"images from {before + 1} on", race.work)
+        for items, pixels in portions.take(race.missing):
             race.see(pixels, _indices(items, truth), advance)
-        race.settle(total)
-        seen, wanted = wanted, min(_next_round(wanted), total)
-
-
-def _next_round(seen: int) -> int:
-    """Half as many images again, in whole batches."""
-    return math.ceil(_GROWTH * seen / _DECODED) * _DECODED
-
-
-def _portions(batches: Iterator[Batch], count: int, chunk: int) -> Iterator[Batch]:
-    """The next `count` images, at most `chunk` at once."""
-    while count > 0:
-        items: list[ImageItem] = []
-        pixels: list[NDArray[np.float32]] = []
-        while len(items) < min(count, chunk) and (batch := next(batches, None)) is not None:
-            items += batch[0]
-            pixels.append(batch[1])
-        if not items:
+        if race.seen == before:
             return
-        count -= len(items)
-        yield tuple(items), np.concatenate(pixels)
-
-
-def _batches(stream: ImageStream) -> Generator[Batch]:
-    yield from stream
+        race.settle()
 
 
 def _indices(items: tuple[ImageItem, ...], truth: Mapping[str, int] | None) -> NDArray[np.int64] | None:
@@ -237,21 +212,10 @@ def _counter(report: Report, stage: str, total: int) -> Callable[[int], None]:
     return advance
 
 
-def _spread(images: ImageSet) -> ImageSet:
-    """The same images in an order whose beginnings are spread over the folders."""
-    order: dict[ImageItem, None] = {}
-    count = _FIRST_ROUND
-    while len(order) < len(images):
-        order |= dict.fromkeys(images.sample(count).items)
-        count *= 2
-    return replace(images, items=tuple(order))
-
-
 def _images_at_once(bench: Workbench, preprocess: Preprocess) -> int:
-    """How many images go from cut to cut together: a multiple of those decoded together, or fewer."""
+    """How many images go from cut to cut together."""
     image = np.zeros((1, 3, preprocess.height, preprocess.width), np.float32)
-    count = max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // bytes_at_cuts(bench.whole, image)))
-    return count - count % _DECODED if count > _DECODED else count
+    return max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // bytes_at_cuts(bench.whole, image)))
 
 
 @contextmanager
@@ -264,13 +228,11 @@ def _old_objects_passed_over() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _int8(race: Race, images: ImageSet) -> Figures:
-    if race.int8 is None or len(race.int8.error) < _FEWEST:
-        raise ImageError(
-            f"fewer than {_FEWEST} images in {images.path} can be used",
-            expected="some hundred images, for figures whose errors are small",
-        )
-    return race.int8.figures()
+def _too_few(images: ImageSet) -> ImageError:
+    return ImageError(
+        f"fewer than {_FEWEST} images in {images.path} can be used",
+        expected="some hundred images, for figures whose errors are small",
+    )
 
 
 def _line(decision: Decision, race: Race) -> LayerSensitivity:

@@ -6,8 +6,9 @@ that tensor, and what comes behind its own pieces is the unchanged graph again.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,10 +24,10 @@ from edgeq.quantize.variants import Variant
 __all__ = ["Runner", "Track", "bytes_at_cuts"]
 
 Logits = NDArray[np.float32]
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Network = Future[Callable[[NDArray[np.float32]], NDArray[np.float32]]]
 Batches = Sequence[Future[NDArray[np.float32]]]
 
-_BATCH = 32
+_BATCH = 16
 """Always the same, because a kernel may round differently at another batch size."""
 _AHEAD = 3
 """So many variants are opened while those before them still run."""
@@ -41,6 +42,14 @@ class Runner:
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="edgeq-sweep")
 
+    def __enter__(self) -> Runner:
+        """The runner itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Start no further job, and wait for those that run."""
+        self._pool.shutdown(cancel_futures=True)
+
     def begin(self, values: NDArray[np.float32]) -> Batches:
         """The batches of [n, ...]."""
         batches = [Future[NDArray[np.float32]]() for _ in range(0, len(values), _BATCH)]
@@ -48,20 +57,24 @@ class Runner:
             batch.set_result(values[index * _BATCH : (index + 1) * _BATCH])
         return batches
 
+    def open(self, model: onnx.ModelProto) -> Network:
+        """A graph with one input and one output, soon."""
+        return self._pool.submit(_open, model)
+
     def run(self, network: Network, batches: Batches) -> Batches:
-        """What a network makes of each batch, as soon as that is there.
+        """What a network makes of each batch, as soon as both are there.
 
         Jobs start in the order in which they were given, so one that is waited for is always running already.
         """
 
         def job(batch: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
-            return network(batch.result())
+            return network.result()(batch.result())
 
         return [self._pool.submit(job, batch) for batch in batches]
 
 
-def open_network(model: onnx.ModelProto) -> Network:
-    """A graph with one input and one output as a function of a batch."""
+def _open(model: onnx.ModelProto) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The graph as a function of a batch."""
     engine = OnnxRuntimeEngine(model.SerializeToString(), threads=1)
     source, target = engine.inputs[0], engine.outputs[0]
     return lambda batch: engine.run({source: batch})[target]
@@ -86,16 +99,15 @@ class Track:
     runner: Runner
 
     def sweep(
-        self, pixels: NDArray[np.float32], layers: Collection[str], advance: Callable[[int], None]
+        self, pixels: NDArray[np.float32], wanted: Mapping[str, int], advance: Callable[[int], None]
     ) -> tuple[Logits, dict[str, Logits]]:
-        """Logits, float32 [n, classes], of the unchanged graph, and of the variants of `layers` by layer.
+        """Logits, float32 [n, classes], of the unchanged graph, and of the variants by layer.
 
         Args:
             pixels: float32 [n, 3, H, W].
-            layers: whose variants to run.
-            advance: called with n after each variant.
+            wanted: of which layers, and on how many of these images from the first on; all of them where it is more.
+            advance: called with the number of images after each variant.
         """
-        wanted = [variant for variant in self.variants if variant.layer in layers]
         here, values, behind = self.cuts[0].tensor, self.runner.begin(pixels), _Behind(self)
         logits: dict[str, Logits] = {}
         running: deque[tuple[str, Batches]] = deque()
@@ -103,12 +115,13 @@ class Track:
         def finish(most: int) -> None:
             while len(running) > most:
                 layer, batches = running.popleft()
-                logits[layer] = _joined(batches)
-                advance(len(pixels))
+                logits[layer] = _joined(batches)[: wanted[layer]]
+                advance(len(logits[layer]))
 
-        for variant in wanted:
+        for variant in [variant for variant in self.variants if wanted.get(variant.layer, 0) > 0]:
             values, here = self._walk(here, variant.source, values), variant.source
-            reached = self.runner.run(open_network(self.make(variant)), values)
+            few = values[: math.ceil(wanted[variant.layer] / _BATCH)]
+            reached = self.runner.run(self.runner.open(self.make(variant)), few)
             running.append((variant.layer, behind.run(variant.target, reached)))
             finish(_AHEAD)
         finish(0)
@@ -119,7 +132,7 @@ class Track:
         if here == there:
             return values
         piece = self.network.extract(here, _stored(self.network.model, there))
-        return self.runner.run(open_network(piece), values)
+        return self.runner.run(self.runner.open(piece), values)
 
 
 class _Behind:
@@ -135,7 +148,7 @@ class _Behind:
         if cut == self._logits:
             return values
         if cut not in self._opened:
-            self._opened = {cut: open_network(self._track.network.extract(cut, self._logits))}
+            self._opened = {cut: self._track.runner.open(self._track.network.extract(cut, self._logits))}
         return self._track.runner.run(self._opened[cut], values)
 
 

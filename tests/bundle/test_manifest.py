@@ -63,6 +63,30 @@ def test_a_missing_file(bundle: Path, name: str) -> None:
         read_manifest(bundle)
 
 
+def test_files_in_directories_are_listed_and_checked(bundle: Path) -> None:
+    (bundle / "language" / "shards").mkdir(parents=True)
+    (bundle / "language" / "shards" / "1.safetensors").write_bytes(b"weights")
+    made = write_manifest(bundle, kind="vision-language")
+    assert (made.kind, made.labels) == ("vision-language", ())
+    assert "language/shards/1.safetensors" in [file.name for file in made.files]
+    assert read_manifest(bundle) == made
+    (bundle / "language" / "shards" / "1.safetensors").write_bytes(b"weightS")
+    with pytest.raises(ArtifactError, match=r"1\.safetensors is not the file that the manifest lists"):
+        read_manifest(bundle)
+
+
+def test_a_file_in_a_directory_that_is_not_listed(bundle: Path) -> None:
+    (bundle / "language").mkdir()
+    (bundle / "language" / "model.safetensors").write_bytes(b"smuggled in")
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is not listed"):
+        read_manifest(bundle)
+
+
+def test_a_bundle_may_be_reached_by_a_link(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(bundle)
+    assert read_manifest(tmp_path / "current") == read_manifest(bundle)
+
+
 @pytest.mark.parametrize("content", [b"grapH", b"grap", b"graphs", b""])
 def test_a_changed_file(bundle: Path, content: bytes) -> None:
     (bundle / "model.onnx").write_bytes(content)
@@ -101,12 +125,16 @@ def test_a_manifest_that_lists_nothing(bundle: Path) -> None:
         read_manifest(bundle)
 
 
-@pytest.mark.parametrize("name", ["../outside", "..", ".", "", "sub/file", "/etc/hostname", "a\0b"])
+ELSEWHERE = ("../outside", "sub/../../outside", "..", ".", "", "./sub/file", "sub//file", "link/file", "/etc/hostname")
+
+
+@pytest.mark.parametrize("name", [*ELSEWHERE, "a\0b"])
 def test_a_name_that_leads_elsewhere(bundle: Path, name: str) -> None:
     """Even where the file it leads to is there and has the right digest."""
     (bundle.parent / "outside").write_bytes(b"x")
     (bundle / "sub").mkdir()
     (bundle / "sub" / "file").write_bytes(b"x")
+    (bundle / "link").symlink_to(bundle / "sub")
     entry = {"name": name, "size": 1, "sha256": sha256(b"x").hexdigest()}
     rewrite(bundle, lambda content: content["files"].append(entry))
     with pytest.raises(ArtifactError, match="lacks its file"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -36,7 +37,7 @@ from edgeq.quantize.pixels import Pixels
 from edgeq.quantize.qdq import lower
 from edgeq.quantize.sensitivity import Sensitivity
 
-__all__ = ["MAX_SHARE", "Evaluation", "Search", "Step", "float_share", "keep_layers", "search", "worst_first"]
+__all__ = ["MAX_SHARE", "Bounds", "Evaluation", "Search", "Step", "float_share", "keep_layers", "search", "worst_first"]
 
 SEARCH_VERSION: Final = "edgeq.search/1"
 MAX_SHARE: Final = 15.0
@@ -48,6 +49,29 @@ UNSEEN: Final = 3.0
 _BATCH = 64
 _ONE_SIDED_95 = 1.645
 """Standard errors up to the limit that a normal variable stays under with 95 %."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the network may lose, and what that may cost.
+
+    Attributes:
+        max_drop: points of top-1 on the images searched.
+        max_unseen_drop: points that the 95 % limit of the drop may reach; None takes three times `max_drop`.
+        max_share: percent of the weighted layers' bytes that may stay in floating point.
+        min_speedup: times FP32's speed that has to be left at batch 1; None does not measure it.
+    """
+
+    max_drop: float
+    max_unseen_drop: float | None = None
+    max_share: float = MAX_SHARE
+    min_speedup: float | None = None
+
+    @property
+    def unseen(self) -> float:
+        """The limit of `max_unseen_drop`, whether it was given or not."""
+        return UNSEEN * self.max_drop if self.max_unseen_drop is None else self.max_unseen_drop
+
 
 Speed = Callable[[onnx.ModelProto], float]
 """How many times as fast as FP32 a graph for ONNX Runtime is."""
@@ -170,12 +194,9 @@ def search(
     scales: Scales,
     order: Sequence[str],
     evaluation: Evaluation,
+    bounds: Bounds,
     *,
     pixels: Pixels | None = None,
-    max_drop: float,
-    max_unseen_drop: float | None = None,
-    max_share: float = MAX_SHARE,
-    min_speedup: float | None = None,
     speed: Speed | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Search:
@@ -187,16 +208,12 @@ def search(
         scales: for that graph.
         order: layers, the first to be kept first; see `worst_first`.
         evaluation: the images that are searched on.
+        bounds: what is allowed.
         pixels: as in `edgeq.quantize.qdq.lower`.
-        max_drop: points of top-1 that may be lost on the images searched.
-        max_unseen_drop: points that the drop's one-sided 95 % limit may reach; None takes three times `max_drop`.
-        max_share: percent of the weighted layers' bytes that may stay in floating point.
-        min_speedup: times FP32's speed that has to be left; it needs `speed`.
-        speed: measures it; None leaves it out.
+        speed: measures how fast a graph is; `bounds.min_speedup` needs it.
         advance: called with 1 after each evaluation.
     """
     tried: dict[int, Step] = {}
-    limit = UNSEEN * max_drop if max_unseen_drop is None else max_unseen_drop
 
     def step(count: int) -> Step:
         if count not in tried:
@@ -206,12 +223,12 @@ def search(
 
     def good(count: int) -> bool:
         lost, error = _lost(step(count).figures)
-        return lost <= max_drop and lost + _ONE_SIDED_95 * error <= limit
+        return lost <= bounds.max_drop and lost + _ONE_SIDED_95 * error <= bounds.unseen
 
-    affordable = _affordable(plan, order, max_share)
+    affordable = _affordable(plan, order, bounds.max_share)
     below, enough = -1, None
     for count in _growing(affordable):
-        if min_speedup is not None and (step(count).speedup or 0.0) < min_speedup:
+        if bounds.min_speedup is not None and (step(count).speedup or 0.0) < bounds.min_speedup:
             break
         if good(count):
             enough = count
@@ -222,10 +239,10 @@ def search(
         below, enough = (below, middle) if good(middle) else (middle, enough)
     counts = sorted(tried)
     return Search(
-        max_drop=max_drop,
-        max_unseen_drop=limit,
-        max_share=max_share,
-        min_speedup=min_speedup,
+        max_drop=bounds.max_drop,
+        max_unseen_drop=bounds.unseen,
+        max_share=bounds.max_share,
+        min_speedup=bounds.min_speedup,
         steps=tuple(tried[count] for count in counts),
         chosen=None if enough is None else counts.index(enough),
     )

@@ -1,0 +1,61 @@
+"""Scenes whose finding is known: kind, place and severity are drawn from a seed, and the picture after them.
+
+Sizes come from ranges with room between them, so that the severity can be seen and is not a matter of a threshold, and
+the middle of a damage stays clear of the lines between the nine places.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from edgeq.demo.defects import Site
+from edgeq.demo.scenes import KINDS, SIZE, draw_scene
+from edgeq.demo.vlm.report import PLACES, SEVERITIES, Finding
+
+__all__ = ["choose", "draw_finding"]
+
+Range = tuple[float, float]
+
+_ROUND: tuple[Range, ...] = ((5.5, 7.5), (10.5, 12.5), (18.0, 21.0))
+
+_SIZES: dict[str, tuple[Range, ...]] = {
+    "hairline_crack": ((14, 18), (26, 31), (44, 52)),
+    "wide_crack": ((1.6, 2.0), (3.1, 3.6), (5.0, 5.8)),
+    "corrosion": _ROUND,
+    "spalling": _ROUND,
+}
+"""Length, width or mean radius in pixels (`Site.size`), from minor to severe."""
+
+_SHADOW_SIZE: Range = (10, 20)
+
+_THIRDS: tuple[Range, ...] = ((12.0, 17.0), (28.0, 36.0), (47.0, 52.0))
+"""Rows or columns in which a middle may lie: inside the third, and not too near the border of the picture."""
+
+
+def draw_finding(seed: int) -> tuple[Image.Image, Finding]:
+    """One RGB photograph of SIZE x SIZE pixels and what is on it; 0 or more as in `edgeq.demo.scenes`.
+
+    Raises:
+        InputError: the seed is negative.
+    """
+    finding, site = choose(seed)
+    return draw_scene(finding.kind, seed, site), finding
+
+
+def choose(seed: int) -> tuple[Finding, Site | None]:
+    """What the scene of a seed has on it, all kinds, places and severities equally often, and where that is drawn."""
+    rng = np.random.Generator(np.random.PCG64([len(KINDS), abs(seed)]))  # a stream that no scene draws from
+    kind = KINDS[rng.integers(len(KINDS))]
+    if kind == "sound":
+        return Finding(kind), None
+    place = int(rng.integers(len(PLACES)))
+    row, column = (rng.uniform(*_THIRDS[third]) for third in divmod(place, 3))
+    if kind == "shadow":
+        return Finding(kind, PLACES[place]), Site((row, column), rng.uniform(*_SHADOW_SIZE))
+    level = int(rng.integers(len(SEVERITIES)))
+    site = Site((row, column), rng.uniform(*_SIZES[kind][level]))
+    return Finding(kind, PLACES[place], SEVERITIES[level]), site
+
+
+assert SIZE == 64, "the sizes above are pixels of this picture"

@@ -1,0 +1,117 @@
+"""The figures of two vision-language models beside each other; `edgeq.quality.vlm` measures them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgeq.errors import ArtifactError
+from edgeq.files import atomic_write
+from edgeq.quality.estimate import Estimate
+from edgeq.quality.part import Parting
+
+__all__ = ["Features", "Forced", "Score", "VlmQuality"]
+
+VLM_QUALITY_VERSION: Final = "edgeq.vlm-quality/1"
+
+
+class Score(BaseModel):
+    """How often both are right, in percent.
+
+    Attributes:
+        items: questions that say what is right.
+        reference, candidate: of each model.
+        drop: reference - candidate in points, with the standard error of the paired difference.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: int
+    reference: Estimate
+    candidate: Estimate
+    drop: Estimate
+
+
+class Forced(BaseModel):
+    """The reference's own answers forced through both models.
+
+    Attributes:
+        tokens: of all answers.
+        kl: mean over tokens of KL(reference || candidate) of the softmaxed logits, in nats.
+        same_token: percent of tokens at which both find the same one likeliest.
+        perplexity_ratio: candidate's perplexity of these answers over the reference's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int
+    kl: Estimate
+    same_token: Estimate
+    perplexity_ratio: Estimate
+
+
+class Features(BaseModel):
+    """What the language model gets of the images.
+
+    Attributes:
+        images: different ones, by name.
+        patches: of all images; a patch is one image token.
+        cosine: mean over patches.
+        worst: the smallest cosine.
+        worst_image, worst_patch: where that is; patches are counted from 0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    patches: int
+    cosine: Estimate
+    worst: float
+    worst_image: str
+    worst_patch: int
+
+
+class VlmQuality(BaseModel):
+    """What a candidate does to a reference's answers.
+
+    Attributes:
+        items: questions.
+        exact: answers equal to those given, but for case, spaces and a final full stop; None where none is given.
+        key_terms: share of the key terms that are in the answer; None where none are given.
+        agreement: percent of questions to which both give the same text.
+        forced: how likely both find the reference's words.
+        features: the images as the language model gets them.
+        partings: every question to which the two say something different.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.vlm-quality/1"] = VLM_QUALITY_VERSION
+    items: int
+    exact: Score | None
+    key_terms: Score | None
+    agreement: Estimate
+    forced: Forced
+    features: Features
+    partings: tuple[Parting, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the figures as JSON, atomically."""
+        atomic_write(path, (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> VlmQuality:
+        """Read figures back.
+
+        Raises:
+            ArtifactError: the file is missing or not figures of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ArtifactError(
+                f"{path} holds no figures of a vision-language model",
+                expected=f"JSON with version {VLM_QUALITY_VERSION}",
+            ) from error

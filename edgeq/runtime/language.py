@@ -1,0 +1,191 @@
+"""The language model alone, in 4 bits: it reads image features where the image's tokens stand, and answers.
+
+Greedy, one sequence at a time, with a step of its own; `generate` of transformers chooses the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import EngineError, ModelError
+from edgeq.model.json_file import read_json_object
+from edgeq.runtime.families import Family
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LanguageModel", "open_language_model"]
+
+_PACKAGES: Final = ("torch", "transformers", "accelerate", "bitsandbytes")
+
+
+def open_language_model(directory: Path, family: Family, *, threads: int | None = None) -> LanguageModel:
+    """Load an NF4 checkpoint that `edgeq.quantize.nf4.write_nf4` made.
+
+    Args:
+        directory: the checkpoint.
+        family: of the vision-language model that it was taken from.
+        threads: of torch, for the whole process; None leaves it as it is.
+
+    Raises:
+        ModelError: transformers cannot load it.
+        EngineError: a package is missing.
+    """
+    _require_packages()
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    kind = _model_class(directory)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = kind.from_pretrained(
+            directory, device_map={"": device}, dtype="auto", local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
+    return LanguageModel(model.eval(), family)
+
+
+def _require_packages() -> None:
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"a language model in 4 bits runs with {missing[0]}, which is not installed",
+            next_step="pip install 'edgeq[device,language]'",
+        )
+
+
+def _model_class(directory: Path) -> Any:
+    """The class that config.json names: AutoModelForCausalLM does not know all of them."""
+    import transformers
+
+    named = read_json_object(directory / "config.json").get("architectures") or [""]
+    found = getattr(transformers, str(named[0]), None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise ModelError(f"{directory / 'config.json'} names {named[0]!r}, which is no model of transformers")
+    return found
+
+
+class LanguageModel:
+    """A causal language model that takes an image's features.
+
+    On a CPU with AVX512-BF16, bitsandbytes rearranges 4-bit weights in place at the first forward pass; that must not
+    happen in two threads at once, so it is done here.
+
+    Args:
+        model: transformers' model, in eval mode.
+        family: how it sees an image.
+    """
+
+    def __init__(self, model: Any, family: Family) -> None:
+        self._model = model
+        self._family = family
+        self._forward(input_ids=self._tensor([0])[None])
+
+    def generate(
+        self,
+        ids: NDArray[np.int64],
+        features: NDArray[np.float32],
+        image_token_id: int,
+        *,
+        limit: int,
+        stop: Collection[int],
+    ) -> Iterator[int]:
+        """The likeliest tokens one after another (greedy), the one that ends the answer included.
+
+        Args:
+            ids: the prompt, int64 [n].
+            features: float32 [places, hidden], one for each image token in `ids`.
+            image_token_id: which tokens these are.
+            limit: at most so many tokens.
+            stop: tokens that end an answer.
+        """
+        import torch
+
+        found = self._read(self._embed(ids, features, image_token_id), len(ids), keep=1)
+        for step in range(limit):
+            token = int(found.logits[0, -1].to(torch.float32).argmax())
+            yield token
+            if token in stop or step + 1 == limit:
+                return
+            found = self._forward(
+                input_ids=self._tensor([token])[None],
+                past_key_values=found.past_key_values,
+                position_ids=self._positions(len(ids) + step, 1),
+            )
+
+    def logits(
+        self, ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int, answer: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """What it expects before each token of an answer that is forced: float32 [answer, vocabulary].
+
+        Args:
+            ids, features, image_token_id: as for `generate`.
+            answer: the tokens; at least one.
+        """
+        import torch
+
+        whole = np.concatenate([ids, np.asarray(answer[:-1], np.int64)])
+        found = self._read(self._embed(whole, features, image_token_id), len(ids), keep=len(answer))
+        logits: NDArray[np.float32] = found.logits[0].to(torch.float32).cpu().numpy()
+        return logits
+
+    def _embed(self, ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int) -> torch.Tensor:
+        """Embeddings [1, n, hidden], with the features in the image's places."""
+        import torch
+
+        table = self._model.get_input_embeddings()
+        places = ids == image_token_id
+        if int(places.sum()) != len(features):
+            raise EngineError(f"{int(places.sum())} image tokens and {len(features)} features do not go together")
+        with torch.inference_mode():
+            words: torch.Tensor = table(self._tensor(np.where(places, 0, ids)))  # the image token may be beyond it
+            seen = torch.from_numpy(features).to(words)
+            return words.masked_scatter(self._tensor(places)[:, None], seen)[None]
+
+    def _read(self, embeddings: torch.Tensor, prompt: int, *, keep: int) -> Any:
+        """The first pass, over all tokens at once; logits of the last `keep`."""
+        length = embeddings.shape[1]
+        return self._forward(
+            inputs_embeds=embeddings,
+            attention_mask=self._mask(length, prompt, embeddings.dtype),
+            position_ids=self._positions(0, length),
+            logits_to_keep=keep,
+        )
+
+    def _forward(self, **inputs: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self._model(use_cache=True, **inputs)
+
+    def _positions(self, first: int, count: int) -> torch.Tensor | None:
+        """Positions [1, count]; None where they are what the model would count itself."""
+        if self._family.first_position == 0:
+            return None
+        start = first + self._family.first_position
+        return self._tensor(np.arange(start, start + count))[None]
+
+    def _mask(self, length: int, prompt: int, dtype: torch.dtype) -> torch.Tensor | None:
+        """What each token must not see, [1, 1, length, length]; None for all that come after it."""
+        import torch
+
+        if self._family.attention == "causal":
+            return None
+        seen = torch.ones(length, length, dtype=torch.bool).tril()
+        seen[:prompt, :prompt] = True
+        hidden = torch.zeros(length, length, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+        return hidden.to(self._model.device)[None, None]
+
+    def _tensor(self, values: Any) -> torch.Tensor:
+        import torch
+
+        return torch.as_tensor(np.asarray(values), device=self._model.device)
