@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format bench-calibration clean
+.PHONY: help demo test lint format bench-calibration bench-sensitivity bench-gpu-vlm clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -12,6 +12,8 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
+	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
+	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
 	@echo "make clean   remove .venv and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -39,6 +41,14 @@ format: $(INSTALLED)
 # BENCH takes further flags: make bench-calibration BENCH="speed --rounds 5 --json"
 bench-calibration: $(INSTALLED)
 	$(BIN)/python -m benchmarks.calibration $(BENCH)
+
+bench-sensitivity: $(INSTALLED)
+	$(BIN)/python -m benchmarks.sensitivity $(BENCH)
+
+# It needs a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python
+PYTHON_GPU ?= $(BIN)/python
+bench-gpu-vlm: $(INSTALLED)
+	$(PYTHON_GPU) -m benchmarks.gpu_vlm $(BENCH)
 
 clean:
 	rm -rf $(VENV) out

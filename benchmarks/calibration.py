@@ -22,6 +22,7 @@ from benchmarks.tools import Interpreters
 __all__ = ["main"]
 
 IMPORTS = {"modelopt": "modelopt.onnx.quantization", "nncf": "nncf, openvino"}
+PARTS = ("speed", "quality")
 TOOLS = ("forward", "edgeq", "onnxruntime", *IMPORTS)
 GIGABYTE = 10**9
 
@@ -40,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for tool, reason in interpreters.missing.items():
         _say(f"{tool} is left out: {reason}")
     budget = Budget(options.threads, options.rounds, int(options.memory_limit * GIGABYTE))
-    parts = {"speed": _speed, "quality": _quality}
+    measure = {"speed": _speed, "quality": _quality}
     result: dict[str, Any] = {"missing": interpreters.missing, "threads": options.threads}
-    for part in options.parts:
+    for part in options.parts or PARTS:
         load = os.getloadavg()
-        figures, text = parts[part](options, interpreters, budget)
+        figures, text = measure[part](options, interpreters, budget)
         result[part] = {"load_before": load, "load_after": os.getloadavg(), **figures}
         table = f"{text}\nload average before and after: {load[0]:.2f}, {os.getloadavg()[0]:.2f}\n"
         print(table, flush=True, file=sys.stderr if options.json else sys.stdout)
@@ -88,7 +89,7 @@ def _quality(options: argparse.Namespace, interpreters: Interpreters, budget: Bu
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.calibration", description=__doc__)
     add: Callable[..., Any] = parser.add_argument
-    add("parts", nargs="*", choices=["speed", "quality"], default=["speed", "quality"], help="default: both")
+    add("parts", nargs="*", type=_part, metavar="{speed,quality}", help="default: both")
     add("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the images and networks")
     add("--cache", type=Path, default=ROOT / "out" / "bench", help="where exported networks are kept")
     add("--counts", type=int, nargs="+", default=[50, 100, 200], help="numbers of images for speed")
@@ -103,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{tool}-python", type=Path, default=variable and Path(variable), help=f"interpreter that has {tool}")
     add("--json", action="store_true", help="print one JSON object on stdout; the tables go to stderr")
     return parser
+
+
+def _part(name: str) -> str:
+    """A part's name: argparse would hold even an empty list against `choices`."""
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"{name} is neither speed nor quality")
+    return name
 
 
 def _say(line: str) -> None:

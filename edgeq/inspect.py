@@ -19,6 +19,7 @@ from edgeq.model.preprocess import Preprocess
 from edgeq.model.source import open_model
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier, plan_modules
+from edgeq.prepare_vlm.planning import is_vision_language
 from edgeq.stages import Options
 
 __all__ = ["Group", "Inspection", "Part", "inspect_model", "plan_model", "read_config"]
@@ -157,7 +158,7 @@ def plan_model(
         PlanError: `options.rules` do not fit the model.
     """
     options = options.settled()
-    if isinstance(config.get("vision_config"), Mapping) and isinstance(config.get("text_config"), Mapping):
+    if is_vision_language(config):
         from edgeq.model.modules import read_modules
 
         plan = plan_modules(read_modules(model), rules=options.rules)

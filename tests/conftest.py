@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["command"]
+pytest_plugins = ["bundles", "command"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _SPECIAL = {
     **{91: "<fake_token_around_image>", 92: "<global-img>", 93: "<end_of_utterance>"},
     **{94: "<row_1_col_1>", 95: "<row_1_col_2>"},
 }
-_LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ\n0123456789.,:;!?-'\"()/%+=*#&"
+_LETTERS = string.ascii_letters + string.digits + " \n?:.,;!-'" + '"()/%+=*#&@[]$'
 _SQUARE = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
 _PROCESSORS: dict[str, dict[str, Any]] = {
     "llava": {

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
     *("errors", "files", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
-    *("bundle", "stages", "search", "prepare", "inspect", "runtime", "service", "demo", "cli"),
+    *("bundle", "runtime", "stages", "search", "prepare", "prepare_vlm", "inspect", "service", "demo", "cli"),
 )
 
 DEVICE_HALF = (

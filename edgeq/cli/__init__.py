@@ -7,6 +7,7 @@ it, 143 terminated.
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,13 +23,14 @@ __all__ = ["VERBS", "cli", "main", "run"]
 
 VERBS: Final = {
     "inspect": "Show what a model is made of and what would be done to it.",
-    "prepare": "Make a judged INT8 bundle: the main job.",
-    "plan": "Show which layer gets which precision, and why; check it.",
+    "prepare": "Make a judged bundle of a classifier or a vision-language model: the main job.",
+    "plan": "Show which layer gets which precision, and why; check it; does it fit a device.",
     "export": "First stage: export to ONNX, fold BatchNorm, prove parity.",
     "calibrate": "Second stage: find the range of every tensor.",
     "quantize": "Third stage: make the INT8 graphs.",
     "sensitivity": "Find the layers that INT8 harms most.",
     "evaluate": "Last stage: judge INT8 against FP32.",
+    "run": "Ask a bundle's vision-language model about an image.",
     "demo": "Go the whole way on the small network that comes along.",
 }
 """Each verb with its line in `edgeq --help`."""
@@ -70,6 +72,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to install faster kernels
     try:
         return cli.main(args=list(arguments), prog_name="edgeq", standalone_mode=False) or 0
     except click.ClickException as error:
@@ -94,6 +97,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _extra(package: str | None) -> str:
     """The extra that brings a package which is not installed."""
+    if package in ("accelerate", "bitsandbytes"):
+        return "language"
     from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
     return "torch" if (package or "").split(".")[0] in from_torch else "workshop"
 

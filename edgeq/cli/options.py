@@ -29,6 +29,7 @@ __all__ = [
     "images_option",
     "json_option",
     "output_option",
+    "parse_size",
     "plan_choices",
     "plan_file_option",
     "plan_options",
@@ -221,7 +222,7 @@ def preprocess_flags(mean: str | None, std: str | None, size: str | None) -> Pre
         return None
     if mean is None or std is None or size is None:
         raise click.UsageError("--mean, --std and --size belong together: give all three")
-    return Preprocess.from_flags(_numbers("--mean", mean), _numbers("--std", std), _size(size))
+    return Preprocess.from_flags(_numbers("--mean", mean), _numbers("--std", std), parse_size("--size", size))
 
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:
@@ -231,9 +232,10 @@ def _numbers(flag: str, text: str) -> tuple[float, ...]:
         raise click.UsageError(f"{flag} {text}: expected three numbers, such as 0.485,0.456,0.406") from None
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(flag: str, text: str) -> tuple[int, int]:
+    """Height and width in pixels from SIDE or HEIGHTxWIDTH; raises click.UsageError, which names the flag."""
     height, _, width = text.lower().partition("x")
     try:
         return int(height), int(width or height)
     except ValueError:
-        raise click.UsageError(f"--size {text}: expected SIDE or HEIGHTxWIDTH, such as 224 or 480x640") from None
+        raise click.UsageError(f"{flag} {text}: expected SIDE or HEIGHTxWIDTH, such as 224 or 480x640") from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import click
+from click.core import ParameterSource
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.calibrate.stage import CALIBRATION_IMAGES
@@ -17,18 +18,23 @@ from edgeq.cli.options import (
     fold_options,
     guard_options,
     json_option,
+    parse_size,
     plan_choices,
     plan_options,
     preprocess_flags,
     preprocess_options,
 )
-from edgeq.errors import OutputError
+from edgeq.cli.vlm_tables import print_memory
+from edgeq.device import device_profile
+from edgeq.errors import InputError, OutputError
 from edgeq.inspect import plan_model, read_config
 from edgeq.model.images import ImageSet
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GUARDS, Finding, check
+from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.precision import Decision, PrecisionPlan
+from edgeq.prepare_vlm.planning import is_vision_language
 from edgeq.stages import Options
 
 __all__ = ["Planned", "command"]
@@ -40,6 +46,7 @@ class Planned(BaseModel):
     Attributes:
         guards: those that were tripped and allowed; None where they were not asked (--check).
         changes: from the other plan to this one; None where there is no other (--diff).
+        memory: of a vision-language model on a device; None where none is named (--device).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +56,7 @@ class Planned(BaseModel):
     plan: PrecisionPlan
     guards: tuple[Finding, ...] | None = None
     changes: tuple[str, ...] | None = None
+    memory: MemoryPlan | None = None
 
 
 @click.command("plan")
@@ -58,8 +66,19 @@ class Planned(BaseModel):
     "--check", "checked", is_flag=True, help="Ask the guards, and nothing else; exit status 1 if one says no."
 )
 @click.option("--diff", "other", type=PATH, help="Show what is different from this plan.")
-@click.option("--images", type=PATH, help="With --check: calibration images.")
+@click.option("--images", help="With --check: calibration images. With --device: how many in a sequence.  [default: 1]")
 @eval_option(required=False)
+@click.option("--device", help="Vision-language: plan its memory on this device; exit status 1 if it does not fit.")
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="With --device: tokens of images, question and answer.",
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="With --device: sequences at once.")
+@click.option("--image-size", metavar="HxW", help="With --device: of an image.  [default: the encoder's own]")
+@click.option("--waterfall", type=PATH, help="With --device: a chart to make (SVG).")
 @plan_options
 @fold_options
 @guard_options
@@ -70,26 +89,30 @@ def command(
     output: Path | None,
     checked: bool,
     other: Path | None,
-    images: Path | None,
+    images: str | None,
     labelled: Path | None,
+    device: str | None,
+    context: int,
+    batch: int,
+    image_size: str | None,
+    waterfall: Path | None,
     mean: str | None,
     std: str | None,
     size: str | None,
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Show which layer of MODEL gets which precision, by which rule, and why.
+    """Show which layer of MODEL gets which precision, by which rule, and why; and whether a device has the memory.
 
     MODEL is an image classifier as for `edgeq prepare`, or a vision-language model: a Hugging Face directory or id, of
     which only configs and headers are read.
     """
     if output is not None and output.exists():
         raise OutputError(f"{output} exists already", next_step="choose another name, or remove it")
-    if (images or labelled) and not checked:
-        raise click.UsageError("--images and --eval are for --check")
+    _check_usage(checked, images, labelled, device)
     options = plan_choices(**choices).settled()
     before = PrecisionPlan.load(other) if other else None
-    facts = _facts(model, images, labelled) if checked else Facts()
+    facts = _facts(model, Path(images) if images else None, labelled) if checked else Facts()
     guards = check(facts, options.allow)
     plan = _plan(model, options, preprocess_flags(mean, std, size))
     planned = Planned(
@@ -97,14 +120,61 @@ def command(
         plan=plan,
         guards=(*guards, *check(Facts(plan=plan), options.allow)) if checked else None,
         changes=before.diff(plan) if before else None,
+        memory=_memory(model, plan, device, context, images, batch, image_size) if device else None,
     )
     if output is not None:
         plan.save(output)
+    if planned.memory is not None and waterfall is not None:
+        from edgeq.plan.waterfall import save_waterfall
+
+        save_waterfall(planned.memory, waterfall)
     console.print_warnings([finding.warning for finding in planned.guards or ()])
     if as_json:
         console.print_json(planned)
     else:
         _print(planned)
+    if planned.memory is not None and not planned.memory.fits:
+        click.get_current_context().exit(1)
+
+
+_MEMORY_FLAGS: Final = ("context", "batch", "image_size", "waterfall")
+
+
+def _check_usage(checked: bool, images: str | None, labelled: Path | None, device: str | None) -> None:
+    """Raise click.UsageError for flags that have no meaning without another one."""
+    if checked and device:
+        raise click.UsageError("--check and --device: ask the one, then the other")
+    if not checked and (labelled or (images and not device)):
+        raise click.UsageError("--images and --eval are for --check")
+    context = click.get_current_context()
+    given = [name for name in _MEMORY_FLAGS if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given and not device:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is for --device")
+
+
+def _memory(
+    model: str, plan: PrecisionPlan, device: str, context: int, images: str | None, batch: int, image_size: str | None
+) -> MemoryPlan:
+    """Does a vision-language model fit, in the precisions of its plan?"""
+    from edgeq.model.modules import read_vlm
+
+    if not is_vision_language(read_config(model)):
+        raise InputError(f"{model} is not a vision-language model", expected="one, for a memory plan (--device)")
+    return plan_memory(
+        read_vlm(model),
+        device_profile(device),
+        context=context,
+        images=_count(images),
+        batch=batch,
+        image_size=parse_size("--image-size", image_size) if image_size else None,
+        precision={decision.layer: decision.precision for decision in plan.decisions},
+    )
+
+
+def _count(images: str | None) -> int:
+    if images is not None and not images.isdecimal():
+        raise click.UsageError(f"--images {images}: with --device, expected how many images are in a sequence")
+    return int(images) if images else 1
 
 
 def _facts(model: str, images: Path | None, labelled: Path | None) -> Facts:
@@ -125,6 +195,8 @@ def _print(planned: Planned) -> None:
         click.echo(
             f"No guard of {len(GUARDS)} objects" + (f", {', '.join(tripped)} being allowed." if tripped else ".")
         )
+    elif planned.memory is not None:
+        print_memory(planned.memory)
     else:
         _print_table(planned)
 

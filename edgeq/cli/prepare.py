@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from edgeq.cli import console
 from edgeq.cli.options import (
+    PATH,
+    allowances,
     calibration_options,
-    eval_option,
     fold_options,
     guard_options,
     images_option,
@@ -25,15 +28,33 @@ from edgeq.cli.options import (
     search_options,
     threads_option,
 )
+from edgeq.cli.vlm_tables import print_prepared_vlm
+from edgeq.inspect import read_config
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rule_file import load_rules
 from edgeq.prepare import Prepared, prepare
+from edgeq.prepare_vlm import VlmOptions, prepare_vlm
+from edgeq.prepare_vlm.planning import is_vision_language
 
 __all__ = ["command", "print_prepared"]
+
+
+CLASSIFIER_FLAGS: Final = (
+    *("calibration_images", "method", "weights", "add_scales", "fold", "keep_batchnorm", "mean", "std", "size"),
+    *("max_drop", "max_float_share", "min_speedup"),
+)
+VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", "keep_fp32")
 
 
 @click.command("prepare")
 @click.argument("model")
 @images_option
-@eval_option(required=False)
+@click.option(
+    "--eval",
+    "labelled",
+    type=PATH,
+    help="Labelled images, one folder for each class; or, for a vision-language model, a JSONL file of questions.",
+)
 @output_option
 @calibration_options
 @plan_options
@@ -42,28 +63,62 @@ __all__ = ["command", "print_prepared"]
 @search_options
 @guard_options
 @preprocess_options
+@click.option("--device", help="Vision-language: plan its memory, and stop if the model does not fit.")
+@click.option(
+    "--context", type=click.IntRange(1), default=2048, show_default=True, help="Tokens of image, question and answer."
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer when judging."
+)
+@click.option(
+    "--reference-answers/--no-reference-answers",
+    default=True,
+    help="Load the whole model, where memory allows, to judge the bundle by its answers.",
+)
+@click.option("--keep-fp32", is_flag=True, help="Leave the FP32 vision graph in the bundle.")
 @threads_option
 @json_option
-def command(
+def command(model: str, images: Path, output: Path, as_json: bool, **choices: Any) -> None:
+    """Make a judged bundle of a classifier (INT8) or a vision-language model (FP16 and NF4): the main job.
+
+    MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
+    Hugging Face id. A classifier is exported, its BatchNorm folded and the result proved equal, calibrated, quantized
+    for ONNX Runtime and for TensorRT, and judged against FP32 on the labelled images. Of a vision-language model,
+    vision encoder and connector become one FP16 graph, proved on the images, and the language model an NF4 checkpoint;
+    the two are judged against the whole model on the questions.
+    """
+    vision_language = is_vision_language(read_config(model))
+    refuse_flags(CLASSIFIER_FLAGS if vision_language else VLM_FLAGS, model)
+    prepare_one = _prepare_vlm if vision_language else _prepare_classifier
+    prepare_one(model, images, output, as_json, **choices)
+
+
+def refuse_flags(names: Sequence[str], model: str) -> None:
+    """Raise click.UsageError where one of these options was given on the command line."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = option.name is not None and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option.name in names:
+            kind = "a vision-language model" if option.name in CLASSIFIER_FLAGS else "no vision-language model"
+            raise click.UsageError(f"{option.opts[0]}: {model} is {kind}")
+
+
+def _prepare_classifier(
     model: str,
     images: Path,
-    labelled: Path | None,
     output: Path,
+    as_json: bool,
+    *,
+    labelled: Path | None,
     mean: str | None,
     std: str | None,
     size: str | None,
     max_drop: float | None,
     max_float_share: float,
     min_speedup: float | None,
-    as_json: bool,
     **choices: Any,
 ) -> None:
-    """Make a judged INT8 bundle of an image classifier: the main job.
-
-    MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
-    Hugging Face id. It is exported, its BatchNorm folded and the result proved equal, calibrated, quantized for ONNX
-    Runtime and for TensorRT, and judged against FP32 on the labelled images.
-    """
+    own = {name: value for name, value in choices.items() if name not in VLM_FLAGS}
     with console.progress_bars() as progress:
         prepared = prepare(
             model,
@@ -71,7 +126,7 @@ def command(
             output,
             labelled=labelled,
             preprocess=preprocess_flags(mean, std, size),
-            options=plan_choices(search=search_bounds(max_drop, max_float_share, min_speedup), **choices),
+            options=plan_choices(search=search_bounds(max_drop, max_float_share, min_speedup), **own),
             progress=progress,
         )
     console.print_warnings(prepared.warnings)
@@ -79,6 +134,37 @@ def command(
         console.print_json(prepared)
     else:
         print_prepared(prepared)
+
+
+def _prepare_vlm(
+    model: str,
+    images: Path,
+    output: Path,
+    as_json: bool,
+    *,
+    labelled: Path | None,
+    codes: tuple[str, ...],
+    reasons: tuple[str, ...],
+    rules_file: Path | None,
+    plan_file: Path | None,
+    **choices: Any,
+) -> None:
+    if rules_file and plan_file:
+        raise click.UsageError("--rules and --plan: the plan settles that; make another with edgeq plan")
+    own = {name: value for name, value in choices.items() if name not in CLASSIFIER_FLAGS}
+    options = VlmOptions(
+        rules=load_rules(rules_file) if rules_file else (),
+        plan=PrecisionPlan.load(plan_file) if plan_file else None,
+        allow=allowances(codes, reasons),
+        **own,
+    )
+    with console.progress_bars() as progress:
+        prepared = prepare_vlm(model, images, output, questions=labelled, options=options, progress=progress)
+    console.print_warnings(prepared.warnings)
+    if as_json:
+        console.print_json(prepared)
+    else:
+        print_prepared_vlm(prepared)
 
 
 def print_prepared(prepared: Prepared) -> None:

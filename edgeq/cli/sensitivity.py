@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import MANIFEST, read_manifest
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
 from edgeq.cli import console
-from edgeq.cli.options import PATH, json_option, threads_option
+from edgeq.cli.options import PATH, json_option, search_bounds, search_options, threads_option
 from edgeq.errors import ArtifactError, ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.files import new_directory
@@ -21,11 +21,13 @@ from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier
 from edgeq.quality.classification import label_indices
 from edgeq.quantize.chart import draw_sensitivity
+from edgeq.quantize.layer_search import Bounds as SearchBounds
 from edgeq.quantize.pixels import Pixels
 from edgeq.quantize.racing import WORST, Bounds
 from edgeq.quantize.select import settle
 from edgeq.quantize.sensitivity import TABLE, LayerSensitivity, Sensitivity, measure_sensitivity
 from edgeq.quantize.stage import PLAN, check_scales
+from edgeq.search import halves, save_found, search_graph
 
 __all__ = ["command"]
 
@@ -48,6 +50,10 @@ _PERCENT = click.FloatRange(0.0, min_open=True)
     metavar="WORST OTHERS",
     help="Errors in percent at which a layer has seen enough images: the ten worst layers, the others.",
 )
+@click.option(
+    "--search", "searched", is_flag=True, help="Find the layers to keep, and write the plan; needs --max-drop."
+)
+@search_options
 @threads_option
 @json_option
 def command(
@@ -56,6 +62,10 @@ def command(
     scales_file: Path | None,
     output: Path | None,
     precision: tuple[float, float],
+    searched: bool,
+    max_drop: float | None,
+    max_float_share: float,
+    min_speedup: float | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -63,9 +73,18 @@ def command(
 
     DIRECTORY is a bundle or was made by `edgeq quantize`; one made by `edgeq export` needs --scales. A layer sees only
     as many of the images as its figure needs.
+
+    With --search, the cheapest set of layers to leave in floating point is found on half of the images, which must be
+    labelled, and judged by the other half: --output then holds the revised plan, for `edgeq quantize --plan`.
     """
+    bounds = search_bounds(max_drop, max_float_share, min_speedup)
+    if searched != (bounds is not None):
+        raise click.UsageError("--search and --max-drop belong together: give both")
     scales, plan = _artifacts(directory, scales_file)
     source, shown = open_model(directory / FP32), ImageSet.open(images)
+    if bounds is not None:
+        _search(directory, plan, scales, source, shown, bounds, output, threads, as_json)
+        return
     model = onnx.load(directory / FP32)
     truth = _truth(model, source, shown)
     with console.progress_bars() as progress:
@@ -89,6 +108,32 @@ def command(
         console.print_json(table)
     else:
         _print(table, output)
+
+
+def _search(
+    directory: Path,
+    plan: PrecisionPlan,
+    scales: Scales,
+    source: ModelSource,
+    labelled: ImageSet,
+    bounds: SearchBounds,
+    output: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    graph, ranked_on = directory / FP32, halves(labelled)[0]
+    with console.progress_bars() as progress:
+        found = search_graph(graph, plan, scales, source, ranked_on, labelled, bounds, threads=threads, report=progress)
+    if output is not None:
+        with new_directory(output) as work:
+            save_found(found, work)
+            found.plan.save(work / PLAN)
+    if as_json:
+        console.print_json(found.search)
+        return
+    console.print_search(found.search)
+    if output is not None:
+        click.echo(f"next: edgeq quantize {directory} --plan {output / PLAN} --scales SCALES -o QUANTIZED")
 
 
 def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, PrecisionPlan]:

@@ -29,7 +29,13 @@ _TRACED_BATCH = 2
 
 
 def trace(
-    network: torch.nn.Module, image: tuple[int, ...], *, source: Path, inputs: str, outputs: str
+    network: torch.nn.Module,
+    image: tuple[int, ...],
+    *,
+    source: Path,
+    inputs: str,
+    outputs: str,
+    weights: bool = True,
 ) -> onnx.ModelProto:
     """A network of one tensor in and one out as an ONNX graph with a dynamic batch axis, as the tracer writes it.
 
@@ -38,6 +44,7 @@ def trace(
         image: what it takes without the batch axis, such as (3, 224, 224).
         source: where it came from, for errors.
         inputs, outputs: names for the two tensors.
+        weights: put them into the graph; otherwise each is one more input, with its name in the network.
 
     Raises:
         ExportError: the network cannot be exported, or the exporter made another graph than was asked for.
@@ -54,6 +61,7 @@ def trace(
                     str(path),
                     dynamo=False,
                     opset_version=OPSET,
+                    export_params=weights,
                     # With eval mode or constant folding here, versions of the exporter fold BatchNorm.
                     training=torch.onnx.TrainingMode.PRESERVE,
                     do_constant_folding=False,
@@ -66,15 +74,16 @@ def trace(
                 f"the network in {source} cannot be exported to ONNX opset {OPSET}", causes=(first_line(error),)
             ) from error
         model = load_onnx(path)
-    _verify(model, [inputs, outputs], image)
+    own = set() if weights else set(network.state_dict())
+    _verify(model, [inputs, outputs], image, own)
     return model
 
 
-def _verify(model: onnx.ModelProto, wanted: list[str], image: tuple[int, ...]) -> None:
+def _verify(model: onnx.ModelProto, wanted: list[str], image: tuple[int, ...], weights: set[str]) -> None:
     """What was asked for is what came: exporters change an opset without a word."""
     opsets = {item.domain: item.version for item in model.opset_import}
-    names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    shapes = [_shape(value) for value in (*model.graph.input, *model.graph.output)]
+    values = [value for value in (*model.graph.input, *model.graph.output) if value.name not in weights]
+    names, shapes = [value.name for value in values], [_shape(value) for value in values]
     faults = []
     if opsets != {"": OPSET}:
         faults.append(f"opsets {opsets}")

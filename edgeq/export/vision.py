@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError
-from edgeq.export.simplify import simplify
+from edgeq.export.late_weights import simplify_with_weights
 from edgeq.export.tracing import OPSET, first_line, trace
 from edgeq.export.vision_module import Eyes, load_eyes
 from edgeq.export.vision_parity import FP32_BOUND, Place, prove_tokens
@@ -67,10 +67,10 @@ def export_vision(
     pictures = read_pictures(model, photographs)
     reference = [_run(model, eyes, picture) for picture in _counted(pictures, "vision: reference", say)]
     say("vision: export", 0, 0)
-    traced = trace(eyes.module, pictures[0].pixels.shape, source=model, inputs=PIXELS, outputs=FEATURES)
+    graph = _graph(model, eyes, pictures[0].pixels.shape)
     model_type, parameters = eyes.model_type, eyes.parameters
     del eyes  # its weights are in the graph now
-    graph = _write(traced, directory)
+    save_onnx(graph, directory / VISION_FP32)
     found = graph_features(directory / VISION_FP32, _counted(pictures, "vision: proof", say), threads=threads)
     pairs = ((place, right, made) for right, (place, made) in zip(reference, found, strict=True))
     made = VisionReport(
@@ -102,10 +102,10 @@ def graph_features(
         yield (picture.photograph, picture.tile), made[0]
 
 
-def _write(traced: onnx.ModelProto, directory: Path) -> onnx.ModelProto:
-    graph = name_nodes(simplify(traced))
-    save_onnx(graph, directory / VISION_FP32)
-    return graph
+def _graph(model: Path, eyes: Eyes, image: tuple[int, ...]) -> onnx.ModelProto:
+    traced = trace(eyes.module, image, source=model, inputs=PIXELS, outputs=FEATURES, weights=False)
+    weights = {name: value.numpy() for name, value in eyes.module.state_dict().items()}
+    return name_nodes(simplify_with_weights(traced, weights))
 
 
 def _run(model: Path, eyes: Eyes, picture: Picture) -> Features:

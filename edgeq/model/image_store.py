@@ -19,7 +19,7 @@ from edgeq.errors import ImageError
 from edgeq.model.image_decode import MAX_ENCODED_BYTES
 from edgeq.model.recognise import HEAD_BYTES, recognise
 
-__all__ = ["Folder", "ImageStore", "Zip", "open_store"]
+__all__ = ["Folder", "ImageStore", "Zip", "open_store", "read_file"]
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _ENCRYPTED = 0x1
@@ -54,6 +54,25 @@ def open_store(path: Path) -> ImageStore:
     raise ImageError(f"{path} does not exist", expected="a folder or a zip of images")
 
 
+def read_file(path: Path, name: str) -> bytes:
+    """The bytes of one file.
+
+    Args:
+        path: where it lies.
+        name: what to call it in an error.
+
+    Raises:
+        ImageError: it is no regular file, cannot be read, or has more than MAX_ENCODED_BYTES.
+    """
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe or a device could wait for ever
+            raise ImageError(f"{name} is not a file", expected="an image")
+        with path.open("rb") as file:
+            return _limited(file.read(MAX_ENCODED_BYTES + 1), name)
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
 class Folder:
     """The files below a directory, at any depth. Each real directory is read once, so links cannot make a circle."""
 
@@ -68,11 +87,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The bytes of one file; raises ImageError."""
-        try:
-            with (self._root / name).open("rb") as file:
-                return _limited(file.read(MAX_ENCODED_BYTES + 1), name)
-        except OSError as error:
-            raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+        return read_file(self._root / name, name)
 
 
 class Zip:

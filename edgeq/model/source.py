@@ -13,11 +13,12 @@ from edgeq.model.json_file import read_json_object
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.safetensors_header import read_safetensors_header
 
-__all__ = ["ModelSource", "open_model"]
+__all__ = ["ModelSource", "download", "open_model"]
 
 _HF_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _ONNX_NAMES = ("model.onnx", "model.fp32.onnx")
 _INDEX = "model.safetensors.index.json"
+_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _EXPECTED = "an .onnx file, a directory with model.onnx, or a Hugging Face directory with config.json and safetensors"
 
@@ -81,12 +82,16 @@ def _locate(model: str | Path) -> Path:
     except OSError as error:
         raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
     if isinstance(model, str) and _HF_ID.match(model) and not model.endswith(".onnx"):
-        return _download(model)
+        return download(model)
     raise ModelError(f"{model} does not exist", expected=_EXPECTED)
 
 
-def _download(model: str) -> Path:
-    """Fetch configs and safetensors of a Hugging Face id; no code and no pickles."""
+def download(model: str) -> Path:
+    """Fetch configs, tokenizer and safetensors of a Hugging Face id; no code and no pickles.
+
+    Raises:
+        ModelError: it cannot be fetched.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -95,7 +100,7 @@ def _download(model: str) -> Path:
             next_step="pip install 'edgeq[torch]'",
         ) from error
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(model, allow_patterns=_DOWNLOADED))
     except Exception as error:  # hub, HTTP client and file system each have their own family of errors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

@@ -24,8 +24,9 @@ def figure_of(width: float, height: float) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     # A fixed salt for the ids in an SVG, its text as text, and the font that comes with matplotlib.
-    settings = {"svg.hashsalt": "edgeq", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "edgeq", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0}
+    ):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeq.files import atomic_write
+from edgeq.plan.figure import encoded, figure_of
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quantize.racing import WORST
 from edgeq.quantize.sensitivity import LayerSensitivity, Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["draw_sensitivity"]
 
@@ -26,7 +25,6 @@ COLOURS: Final = {
 """One colour for each precision; told apart by brightness too."""
 
 _HEIGHT = 5.2  # inches
-_DPI = 120
 
 
 def draw_sensitivity(table: Sensitivity, path: Path, *, plan: PrecisionPlan | None = None) -> None:
@@ -42,19 +40,12 @@ def draw_sensitivity(table: Sensitivity, path: Path, *, plan: PrecisionPlan | No
     Raises:
         OutputError: the file cannot be written.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # A fixed salt for the ids in an SVG, and the font that comes with matplotlib: the same bytes on every run.
-    with matplotlib.rc_context({"svg.hashsalt": "edgeq", "font.family": "DejaVu Sans", "font.size": 9.0}):
-        figure = Figure(figsize=(max(8.0, 2.5 + 0.16 * len(table.layers)), _HEIGHT), layout="constrained")
-        FigureCanvasAgg(figure)
+    with figure_of(max(8.0, 2.5 + 0.16 * len(table.layers)), _HEIGHT) as figure:
         axes = figure.add_subplot()
         _draw_bars(axes, table, plan)
         _name_worst(axes, table)
         _label(axes, table)
-        atomic_write(path, _encoded(figure, path.suffix.lower().removeprefix(".")))
+        atomic_write(path, encoded(figure, path))
 
 
 def _draw_bars(axes: Axes, table: Sensitivity, plan: PrecisionPlan | None) -> None:
@@ -107,11 +98,3 @@ def _label(axes: Axes, table: Sensitivity) -> None:
     axes.axhline(table.int8.logit_error, color="#888888", linewidth=0.8, linestyle="--", label="all INT8")
     axes.legend(loc="upper right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _encoded(figure: Figure, form: str) -> bytes:
-    """The picture's bytes, without a date or a version in them."""
-    buffer = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
-    return buffer.getvalue()

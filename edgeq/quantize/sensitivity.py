@@ -43,7 +43,7 @@ SENSITIVITY_VERSION: Final = "edgeq.sensitivity/1"
 TABLE: Final = "sensitivity.json"
 """The table's name in a bundle."""
 
-_CHUNK_BYTES = 48 * 1024 * 1024
+_CHUNK_BYTES = 32 * 1024 * 1024
 """About so much of the tensor at a cut is held; what runs between two cuts needs some times that."""
 _LARGEST_CHUNK = 256
 _FEWEST = 2
@@ -221,6 +221,7 @@ def _images_at_once(bench: Workbench, preprocess: Preprocess) -> int:
 @contextmanager
 def _old_objects_passed_over() -> Iterator[None]:
     """Lowering collects garbage each time; what was there before need not be looked through again for every layer."""
+    gc.collect()
     gc.freeze()
     try:
         yield

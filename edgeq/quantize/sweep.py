@@ -29,7 +29,7 @@ Batches = Sequence[Future[NDArray[np.float32]]]
 
 _BATCH = 16
 """Always the same, because a kernel may round differently at another batch size."""
-_AHEAD = 3
+_AHEAD = 2
 """So many variants are opened while those before them still run."""
 
 
@@ -59,7 +59,7 @@ class Runner:
 
     def open(self, model: onnx.ModelProto) -> Network:
         """A graph with one input and one output, soon."""
-        return self._pool.submit(_open, model)
+        return self._pool.submit(_open, model.SerializeToString())  # so that the model itself is let go at once
 
     def run(self, network: Network, batches: Batches) -> Batches:
         """What a network makes of each batch, as soon as both are there.
@@ -73,9 +73,9 @@ class Runner:
         return [self._pool.submit(job, batch) for batch in batches]
 
 
-def _open(model: onnx.ModelProto) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _open(model: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """The graph as a function of a batch."""
-    engine = OnnxRuntimeEngine(model.SerializeToString(), threads=1)
+    engine = OnnxRuntimeEngine(model, threads=1)
     source, target = engine.inputs[0], engine.outputs[0]
     return lambda batch: engine.run({source: batch})[target]
 

@@ -6,6 +6,7 @@ Greedy, one sequence at a time, with a step of its own; `generate` of transforme
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -45,9 +46,10 @@ def open_language_model(directory: Path, family: Family, *, threads: int | None 
     kind = _model_class(directory)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = kind.from_pretrained(
-            directory, device_map={"": device}, dtype="auto", local_files_only=True, trust_remote_code=False
-        )
+        with _quiet():
+            model = kind.from_pretrained(
+                directory, device_map={"": device}, dtype="auto", local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
@@ -61,6 +63,20 @@ def _require_packages() -> None:
             f"a language model in 4 bits runs with {missing[0]}, which is not installed",
             next_step="pip install 'edgeq[device,language]'",
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of transformers."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _model_class(directory: Path) -> Any:

@@ -45,16 +45,16 @@ class Pixels:
 class Prompter:
     """Writes prompts.
 
-    Args:
+    Attributes:
         settings: of the model.
         tokenizer: transformers' tokenizer.
-        processor: transformers' image processor.
     """
 
     def __init__(self, settings: PairSettings, tokenizer: Any, processor: Any) -> None:
+        """Take transformers' tokenizer and its image processor."""
         self.settings = settings
         self._family = family_of(settings.model_type)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._processor = processor
 
     @classmethod
@@ -78,18 +78,18 @@ class Prompter:
         """
         settings, pictures = self.settings, len(pixels.values)
         _check_question(question, settings.image_token)
-        text = render(self._tokenizer, self._family, settings.image_token, question)
+        text = render(self.tokenizer, self._family, settings.image_token, question)
         places = self._family.places(settings.image_token, settings.tokens, pictures, pixels.grid)
         text = text.replace(settings.image_token, places)
-        begun = not self._family.template or text.startswith(self._tokenizer.bos_token or "\0")
-        found = self._tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"]
+        begun = not self._family.template or text.startswith(self.tokenizer.bos_token or "\0")
+        found = self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"]
         ids = np.array(found, np.int64)
         self._check_ids(ids, settings.tokens * pictures)
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
         """What an answer's tokens say, without special tokens and without spaces around it."""
-        decoded: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        decoded: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return decoded.strip()
 
     def _check_ids(self, ids: NDArray[np.int64], features: int) -> None:
@@ -150,8 +150,8 @@ def render(tokenizer: Any, family: Family, image_token: str, question: str) -> s
     """The prompt as text, with the image token once.
 
     Raises:
-        ModelError: the family needs a chat template and there is none, or it fails, or it writes the image token another
-            number of times.
+        ModelError: the family needs a chat template and there is none, it fails, or it does not write the image token
+            exactly once.
     """
     if not family.template:
         return f"{image_token}{tokenizer.bos_token}{question}\n"

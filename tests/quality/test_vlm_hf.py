@@ -1,4 +1,4 @@
-"""Real transformers models as answerers: against forward passes written out, and NF4 against the model it comes from."""
+"""Real transformers models as answerers: against forward passes written out, and NF4 against its source."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ TEMPLATE = (
 QUESTION = "w7 w8"
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(4, 96))]
 WORDS[IMAGE_TOKEN] = "<image>"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def picture(seed: int = 0) -> Image.Image:
@@ -119,7 +124,8 @@ def test_forced_logits_are_those_of_one_pass_over_the_whole(family: str, tokens:
     prompt: Prompt = lambda _image, _question: given  # noqa: E731
     answerer, answer = HfAnswerer(model, tokenizer(), prompt), [40, 3, 77, 40, 2]
     found = answerer.logits(picture(), QUESTION, answer)
-    assert (found.shape, found.dtype) == ((5, 96), np.float32)
+    assert found.shape == (5, 96)
+    assert found.dtype == np.float32
     np.testing.assert_allclose(found, forward(model, given, answer)[:-1].numpy(), atol=2e-5)
     assert answerer.features(picture()).shape == (tokens, 64)
 
@@ -169,7 +175,7 @@ def test_nf4_language_leaves_the_features_alone_and_nf4_everywhere_does_not(tmp_
     assert 0.0 < planned.forced.kl.value < everything.forced.kl.value
 
 
-def test_the_divergence_is_torchs(tmp_path: Path) -> None:
+def test_the_divergence_is_torchs() -> None:
     ours, theirs = llava(), llava(seed=1)
     found = compare_answers(ours, theirs, [Item("a.jpg", picture(), QUESTION)], max_new_tokens=4)
     ids = ours.answer(picture(), QUESTION, 4).token_ids

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 SIDE = 16
@@ -11,7 +14,10 @@ CLASSES = 3
 
 
 def model_of(
-    nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], source: list[int | str], target: list[int | str]
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, NDArray[np.float32]],
+    source: list[int | str],
+    target: list[int | str],
 ) -> onnx.ModelProto:
     """float32 `x` -> float32 `y`, opset 17, checked."""
     graph = helper.make_graph(
@@ -30,8 +36,8 @@ def pooled_chain(seed: int = 0) -> onnx.ModelProto:
     """Conv, Relu, MaxPool, Conv, Relu, Conv, mean, Gemm: every tensor is a cut, one lies before a carrier."""
     rng = np.random.default_rng(seed)
 
-    def weight(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+    def weight(*shape: int) -> NDArray[np.float32]:
+        return (rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))).astype(np.float32)
 
     constants = {
         "one.weight": weight(8, 3, 3, 3),

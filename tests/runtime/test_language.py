@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def alone(source: Path, family: str) -> LanguageModel:
     """The NF4 checkpoint of a model's language half, loaded without the rest."""
     target = source.with_name(f"{source.name}.nf4")
     write_nf4(source, plan_modules(read_modules(source)), target)
-    return open_language_model(target, family_of(family))
+    return open_language_model(target, family_of(family), threads=1)
 
 
 def whole(source: Path) -> Any:
@@ -72,33 +73,42 @@ def seen(family: str, values: NDArray[np.float32]) -> dict[str, Any]:
     return given
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_token_for_token_as_generate_of_the_whole_model(tmp_path: Path, family: str) -> None:
-    source = written(tmp_path / "whole", family)
-    ours, theirs = alone(source, family), whole(source)
+@dataclass(frozen=True)
+class Both:
+    """The language half alone, and the whole model."""
+
+    family: str
+    ours: LanguageModel
+    theirs: Any
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    source = written(tmp_path_factory.mktemp("models") / "whole", request.param)
+    return Both(request.param, alone(source, request.param), whole(source))
+
+
+def test_token_for_token_as_generate_of_the_whole_model(both: Both) -> None:
     answers = set()
     for seed in range(3):
-        given = seen(family, features(seed))
+        given = seen(both.family, features(seed))
         ids = torch.from_numpy(PROMPT)[None]
-        expected = theirs.generate(input_ids=ids, max_new_tokens=24, do_sample=False, **given)[0, len(PROMPT) :]
-        found = tuple(ours.generate(PROMPT, features(seed), IMAGE_TOKEN, limit=24, stop=(STOP,)))
+        expected = both.theirs.generate(input_ids=ids, max_new_tokens=8, do_sample=False, **given)[0, len(PROMPT) :]
+        found = tuple(both.ours.generate(PROMPT, features(seed), IMAGE_TOKEN, limit=8, stop=(STOP,)))
         assert found == tuple(expected.tolist())
         answers.add(found)
     assert len(answers) > 1, "the image makes a difference"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_forced_logits_are_those_of_the_whole_model(tmp_path: Path, family: str) -> None:
-    source = written(tmp_path / "whole", family)
-    ours, theirs = alone(source, family), whole(source)
+def test_forced_logits_are_those_of_the_whole_model(both: Both) -> None:
     answer = [5, 33, 71]
     ids = torch.from_numpy(np.concatenate([PROMPT, answer]))[None]
-    given = seen(family, features())
-    if family == "paligemma":
+    given = seen(both.family, features())
+    if both.family == "paligemma":
         given["token_type_ids"] = torch.tensor([[0] * len(PROMPT) + [1] * len(answer)])
     with torch.inference_mode():
-        expected = theirs(input_ids=ids, **given).logits[0, len(PROMPT) - 1 : -1].float().numpy()
-    found = ours.logits(PROMPT, features(), IMAGE_TOKEN, answer)
+        expected = both.theirs(input_ids=ids, **given).logits[0, len(PROMPT) - 1 : -1].float().numpy()
+    found = both.ours.logits(PROMPT, features(), IMAGE_TOKEN, answer)
     assert found.shape == (3, 96)
     assert np.abs(found - expected).max() <= 2e-2 * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).all()

@@ -1,7 +1,7 @@
 """Scenes whose finding is known: kind, place and severity are drawn from a seed, and the picture after them.
 
 Sizes come from ranges with room between them, so that the severity can be seen and is not a matter of a threshold, and
-the middle of a damage stays clear of the lines between the nine places.
+the middle of a damage stays clear of the lines between the nine places. All of them are pixels of a scene of 64 x 64.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from edgeq.demo.defects import Site
-from edgeq.demo.scenes import KINDS, SIZE, draw_scene
+from edgeq.demo.scenes import KINDS, check, draw_scene
 from edgeq.demo.vlm.report import PLACES, SEVERITIES, Finding
 
 __all__ = ["choose", "draw_finding"]
@@ -44,8 +44,13 @@ def draw_finding(seed: int) -> tuple[Image.Image, Finding]:
 
 
 def choose(seed: int) -> tuple[Finding, Site | None]:
-    """What the scene of a seed has on it, all kinds, places and severities equally often, and where that is drawn."""
-    rng = np.random.Generator(np.random.PCG64([len(KINDS), abs(seed)]))  # a stream that no scene draws from
+    """What the scene of a seed has on it, all kinds, places and severities equally often, and where that is drawn.
+
+    Raises:
+        InputError: the seed is negative.
+    """
+    check(KINDS[0], seed)
+    rng = np.random.Generator(np.random.PCG64([len(KINDS), seed]))  # a stream that no scene draws from
     kind = KINDS[rng.integers(len(KINDS))]
     if kind == "sound":
         return Finding(kind), None
@@ -56,6 +61,3 @@ def choose(seed: int) -> tuple[Finding, Site | None]:
     level = int(rng.integers(len(SEVERITIES)))
     site = Site((row, column), rng.uniform(*_SIZES[kind][level]))
     return Finding(kind, PLACES[place], SEVERITIES[level]), site
-
-
-assert SIZE == 64, "the sizes above are pixels of this picture"

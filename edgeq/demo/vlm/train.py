@@ -33,7 +33,7 @@ from edgeq.demo.vlm.training import Settings, Training, begin
 from edgeq.errors import EdgeqError, OutputError
 from edgeq.files import new_directory
 
-__all__ = ["main", "run", "train", "write_model"]
+__all__ = ["main", "run", "save_model", "train", "write_model"]
 
 Report = Callable[[str], None]
 """Takes one line about how far the work is."""
@@ -46,26 +46,40 @@ _SAVE_SECONDS = 120.0
 _SCORE_SCENES = 1500
 
 
+class _Diary:
+    """Reports loss and pace of the steps since the line before."""
+
+    def __init__(self, training: Training, report: Report) -> None:
+        self._training, self._report = training, report
+        self._losses: list[float] = []
+        self._seconds = 0.0
+
+    def note(self, loss: float, seconds: float) -> None:
+        """Adds a step; writes a line every fifty of them and at the end."""
+        self._losses.append(loss)
+        self._seconds += seconds
+        training, count = self._training, len(self._losses)
+        if training.step % _LOG_STEPS and training.progress < 1:
+            return
+        self._report(
+            f"step {training.step} ({training.progress:.1%}, {training.seconds:.0f} s): "
+            f"{'sorting' if training.sorts else 'report'} loss {sum(self._losses) / count:.4f}, "
+            f"{self._seconds / count:.3f} s per step"
+        )
+        self._losses, self._seconds = [], 0.0
+
+
 def train(training: Training, pool: Pool, watched: Pool, checkpoint: Path, report: Report) -> None:
-    """Trains to the end, with a checkpoint every two minutes."""
-    started, saved, losses = time.monotonic() - training.seconds, training.seconds, []
-    since = (training.step, training.seconds)
+    """Trains to the end; a checkpoint every two minutes, and a look at unseen scenes every 300 steps."""
+    diary, saved = _Diary(training, report), training.seconds
+    started = time.monotonic() - training.seconds
     while training.progress < 1:
-        losses.append(training.advance(pool))
+        before = time.monotonic()
+        loss = training.advance(pool)
         training.seconds = time.monotonic() - started
-        if training.step % _LOG_STEPS == 0 or training.progress == 1:
-            pace = (training.seconds - since[1]) / (training.step - since[0])
-            what = "sorting" if training.sorts else "report"
-            report(
-                f"step {training.step} ({training.progress:.1%}, {training.seconds:.0f} s): "
-                f"{what} loss {sum(losses) / len(losses):.4f}, {pace:.3f} s per step"
-            )
-            losses = []
+        diary.note(loss, time.monotonic() - before)
         if training.step % _WATCH_STEPS == 0 or training.progress == 1:
             report(f"step {training.step}: {training.accuracy(watched):.1%} right of {len(watched.findings)} unseen")
-            training.seconds = time.monotonic() - started
-        if training.step % _LOG_STEPS == 0:
-            since = (training.step, training.seconds)
         if training.seconds - saved > _SAVE_SECONDS or training.progress == 1:
             training.save(checkpoint)
             saved = training.seconds
@@ -78,13 +92,13 @@ def write_model(folder: Path, training: Training) -> None:
         OutputError: the folder exists already.
     """
     with new_directory(folder) as work:
-        _save(work, training.lessons)
+        save_model(work, training.lessons)
         result = score(work, _SCORE_SCENES, EVALUATION_SEED)
         content = json.dumps(_record(training, result), indent=2) + "\n"
         (work / "training.json").write_text(content, encoding="utf-8")
 
 
-def _save(folder: Path, lessons: Lessons) -> None:
+def save_model(folder: Path, lessons: Lessons) -> None:
     """Model and processor; the picture's settings also in the file of their own that many programs read."""
     processor: LlavaProcessor = lessons.processor
     lessons.model.half().save_pretrained(folder)
@@ -134,8 +148,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=Settings.steps, help="end after so many steps at the latest")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT.work")
     given = parser.parse_args()
-    settings = replace(Settings(), steps=given.steps, minutes=given.minutes)
     try:
+        settings = replace(Settings(), steps=given.steps, minutes=given.minutes)
         run(given.out, settings, given.resume, report=lambda line: print(line, flush=True))
     except EdgeqError as error:
         print(error, file=sys.stderr)

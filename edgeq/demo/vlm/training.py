@@ -42,6 +42,9 @@ class Settings:
         longest_gradient: gradients are scaled down to this norm.
         seed: of first weights and of batches.
         threads: processor threads; their number decides the order of additions.
+
+    Raises:
+        InputError: there are no steps, or the time is negative.
     """
 
     scenes: int = 32_000
@@ -57,6 +60,11 @@ class Settings:
     longest_gradient: float = 1.0
     seed: int = 5
     threads: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuses numbers with which nothing can be trained."""
+        if self.steps < 1 or self.minutes < 0:
+            raise InputError(f"{self.steps} steps in {self.minutes:g} minutes cannot be trained")
 
 
 @dataclass
@@ -107,7 +115,7 @@ class Training:
             loss = self.lessons.report_loss(pool.sample(self.settings.report_batch, rng), question)
         self._set_rates()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         torch.nn.utils.clip_grad_norm_(weights, self.settings.longest_gradient)
         self.optimizer.step()

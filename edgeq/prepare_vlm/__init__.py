@@ -1,0 +1,214 @@
+"""The main job for a vision-language model, from a folder to a bundle that sees in FP16 and speaks in 4 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.export.vision import export_vision
+from edgeq.export.vision_report import VISION_FP16, VISION_FP32, VisionReport
+from edgeq.files import new_directory
+from edgeq.model.images import ImageSet
+from edgeq.model.modules import VisionLanguageModel, read_vlm
+from edgeq.plan.facts import Facts
+from edgeq.plan.guards import Finding, check
+from edgeq.plan.memory import MemoryPlan
+from edgeq.prepare_vlm.judging import load_reference, make_canaries
+from edgeq.prepare_vlm.options import VlmOptions
+from edgeq.prepare_vlm.planning import check_fit, check_halves, plan_vlm
+from edgeq.prepare_vlm.source import copy_processor, image_token, model_directory, pair_settings, take_photographs
+from edgeq.quality.answerer import Answerer
+from edgeq.quality.questions import Questions
+from edgeq.quality.vlm import VlmQuality, compare_answers
+from edgeq.quantize.nf4 import write_nf4
+from edgeq.quantize.skip_list import FourBitShare
+from edgeq.quantize.vision import quantize_vision
+from edgeq.runtime.canaries import Canaries
+from edgeq.runtime.pair import Pair, load_pair
+from edgeq.runtime.settings import LANGUAGE, PAIR
+from edgeq.stages import Progress, counter
+
+__all__ = ["MEMORY", "PLAN", "QUALITY", "PreparedVlm", "VlmOptions", "prepare_vlm"]
+
+PLAN, MEMORY, QUALITY = "plan.yaml", "memory.json", "quality.json"
+
+
+class PreparedVlm(BaseModel):
+    """Everything that was done and measured.
+
+    Attributes:
+        bundle: the directory made.
+        parameters: of the whole model.
+        four_bit_parameters: those stored in NF4.
+        fp16_bytes: the whole model with 2 bytes a parameter.
+        vision_bytes, language_bytes: files of the FP16 graph and of the language model.
+        vision: the graphs, and what was proved of them.
+        memory: for the device named; None where none was.
+        canaries: and who answered them.
+        quality: against the whole model; None without questions, or where the whole model was not loaded.
+        photographs: images that went through the encoder.
+        skipped: images that could not be read.
+        guards: those that were tripped and allowed.
+        warnings: what a careful reader should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    model_type: str
+    parameters: int
+    four_bit_parameters: int
+    fp16_bytes: int
+    vision_bytes: int
+    language_bytes: int
+    vision: VisionReport
+    memory: MemoryPlan | None
+    canaries: Canaries
+    quality: VlmQuality | None
+    photographs: int
+    skipped: tuple[str, ...]
+    guards: tuple[Finding, ...]
+    warnings: tuple[str, ...]
+    manifest: Manifest
+
+
+def prepare_vlm(
+    model: str | Path,
+    images: Path,
+    output: Path,
+    *,
+    questions: Path | None = None,
+    options: VlmOptions | None = None,
+    progress: Progress | None = None,
+) -> PreparedVlm:
+    """Make a bundle of a vision-language model.
+
+    Args:
+        model: a Hugging Face directory with weights, or a Hugging Face id, which is downloaded.
+        images: a folder or zip of photographs, like those that it will see.
+        output: the bundle's directory; it must not exist, and exists only once all has succeeded.
+        questions: a JSONL file beside its images, to judge answers by.
+        options: see `VlmOptions`.
+        progress: called as the stages go on.
+
+    Raises:
+        EdgeqError: any of them; nothing is left behind then. GateError: it does not fit the device, or a guard said no.
+    """
+    options = options or VlmOptions()
+    report = progress or (lambda _stage, _done, _total: None)
+    with new_directory(output) as work:
+        report("open", 0, 0)
+        described = read_vlm(model)
+        plan = plan_vlm(described, options)
+        findings = check(Facts(plan=plan, config=described.config), plan.allowed)
+        check_halves(plan)
+        memory = check_fit(described, plan, options)
+        source = model_directory(model)
+        token = image_token(source, described)
+        asked = Questions.open(questions) if questions else None
+        photographs, skipped = take_photographs(ImageSet.open(images), options.photographs)
+        export_vision(source, work, photographs, threads=options.threads, report=report)
+        vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
+        share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
+        plan.save(work / PLAN)
+        if memory:
+            memory.save(work / MEMORY)
+        copy_processor(source, work)
+        settings = pair_settings(source, described, memory, token, vision=VISION_FP16, tokens=vision.image_tokens)
+        settings.save(work / PAIR)
+        report("reference", 0, 0)
+        pair = load_pair(work, threads=options.threads)
+        reference = load_reference(source, described, pair.prompter, wanted=options.reference_answers)
+        report("canaries", 0, 0)
+        canaries = make_canaries(work, photographs, pair, reference, asked, options)
+        quality = _judge(work, pair, reference, asked, options, report)
+        del pair, reference
+        _drop_fp32(work, options)
+        allowed = {finding.code: finding.because for finding in findings}
+        manifest = write_manifest(work, kind="vision-language", allowed=allowed)
+    return _summary(
+        output,
+        described,
+        share,
+        vision,
+        memory,
+        canaries,
+        quality,
+        len(photographs),
+        skipped,
+        findings,
+        manifest,
+        asked,
+    )
+
+
+def _judge(
+    work: Path,
+    pair: Pair,
+    reference: Answerer | None,
+    questions: Questions | None,
+    options: VlmOptions,
+    report: Progress,
+) -> VlmQuality | None:
+    """The bundle against the whole model on the user's questions, where there are both."""
+    if questions is None or reference is None:
+        return None
+    advance = counter(report, "judge", len(questions))
+    quality = compare_answers(reference, pair, questions, max_new_tokens=options.max_new_tokens, advance=advance)
+    quality.save(work / QUALITY)
+    return quality
+
+
+def _drop_fp32(work: Path, options: VlmOptions) -> None:
+    """The FP32 graph and its weights leave the bundle; its digest stays in vision.json."""
+    if not options.keep_fp32:
+        for file in work.glob(f"{VISION_FP32}*"):
+            file.unlink()
+
+
+def _summary(
+    output: Path,
+    described: VisionLanguageModel,
+    share: FourBitShare,
+    vision: VisionReport,
+    memory: MemoryPlan | None,
+    canaries: Canaries,
+    quality: VlmQuality | None,
+    photographs: int,
+    skipped: tuple[str, ...],
+    findings: tuple[Finding, ...],
+    manifest: Manifest,
+    questions: Questions | None,
+) -> PreparedVlm:
+    return PreparedVlm(
+        bundle=output,
+        model_type=described.model_type,
+        parameters=described.parameters,
+        four_bit_parameters=share.parameters,
+        fp16_bytes=2 * described.parameters,
+        vision_bytes=_bytes(manifest, VISION_FP16),
+        language_bytes=_bytes(manifest, f"{LANGUAGE}/"),
+        vision=vision,
+        memory=memory,
+        canaries=canaries,
+        quality=quality,
+        photographs=photographs,
+        skipped=skipped,
+        guards=findings,
+        warnings=(*(finding.warning for finding in findings), *_doubts(canaries, questions)),
+        manifest=manifest,
+    )
+
+
+def _bytes(manifest: Manifest, start: str) -> int:
+    return sum(file.size for file in manifest.files if file.name.startswith(start))
+
+
+def _doubts(canaries: Canaries, questions: Questions | None) -> Iterator[str]:
+    if questions is None:
+        yield "no questions were given (--eval): what the bundle answers was not judged"
+    if canaries.answered_by == "bundle":
+        yield "the whole model was not loaded: the canaries' answers are the bundle's own, and answers were not judged"
