@@ -1,4 +1,4 @@
-"""A tiny vision-language model, pictures with questions, and the bundle made of both; torch is loaded when asked for."""
+"""A tiny vision-language model, pictures with questions, and the bundle of both; torch is loaded when asked for."""
 
 from __future__ import annotations
 

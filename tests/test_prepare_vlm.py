@@ -33,7 +33,7 @@ from edgeq.runtime.pair import load_pair
 from edgeq.runtime.settings import PairSettings
 
 LINEARS = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128)
-"""Numbers in the linear layers of the tiny language model: two layers, 64 wide, keys and values 32, feed-forward 128."""
+"""Numbers in the linear layers of the tiny language model: two, 64 wide, keys and values 32, feed-forward 128."""
 
 
 def test_what_is_in_the_bundle(prepared_vlm: PreparedVlm) -> None:

@@ -23,7 +23,9 @@ DEVICE_HALF = (
     *("edgeq", "edgeq.errors", "edgeq.files", "edgeq.engine", "edgeq.engine.onnxruntime", "edgeq.plan.precision"),
     *("edgeq.bundle.manifest", "edgeq.model.source", "edgeq.model.preprocess", "edgeq.model.preprocess_config"),
     *("edgeq.model.image_decode", "edgeq.model.image_store", "edgeq.model.images", "edgeq.model.stream"),
-    *("edgeq.quality.latency", "edgeq.quality.classification"),
+    *("edgeq.quality.latency", "edgeq.quality.classification", "edgeq.quality.answerer", "edgeq.device"),
+    *("edgeq.plan.memory", "edgeq.runtime", "edgeq.runtime.canaries", "edgeq.runtime.eyes", "edgeq.runtime.families"),
+    *("edgeq.runtime.language", "edgeq.runtime.pair", "edgeq.runtime.prompt", "edgeq.runtime.settings"),
 )
 
 FORBIDDEN = ("onnx", "onnx_graphsurgeon", "onnxscript", "torch", "transformers", "safetensors", "huggingface_hub")

@@ -17,8 +17,9 @@ __all__ = ["print_answers", "print_memory", "print_prepared_vlm"]
 
 def print_memory(plan: MemoryPlan) -> None:
     """Weights, the moment that needs most, and whether the device has that much, on stdout."""
+    click.echo(f"{plan.model}: {plan.parameters:,} parameters, {_gigabytes(plan.weights_bytes)} of weights.")
     console.print_table(
-        f"{plan.model}: {plan.parameters:,} parameters, {_gigabytes(plan.weights_bytes)} of weights",
+        "Weights",
         ("component", "parameters", "GB", "precision"),
         [
             (part.name, f"{part.parameters:,}", f"{part.bytes / 1e9:.3f}", ", ".join(kind for kind in part.precisions))

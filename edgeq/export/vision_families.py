@@ -48,7 +48,7 @@ def _internvl(encoder: Any, whole: Any) -> Encode:
         states = (made.last_hidden_state if layer == -1 else made.hidden_states[layer])[:, first:]
         side = int(states.shape[1] ** 0.5)
         merged: torch.Tensor = shuffle(states.reshape(-1, side, side, states.shape[-1]), scale_factor=factor)
-        return merged.reshape(len(pixels), -1, merged.shape[-1])
+        return merged.flatten(1, 2)
 
     return encode
 

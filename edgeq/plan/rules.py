@@ -90,7 +90,7 @@ MODULE_RULES: Final = (
 
 VISION_RULES: Final = (
     _rule("fp16-connector", _FP16, "small, and every image token goes through it", component="connector"),
-    _rule("fp16-vision", _FP16, "half the bytes of FP32, and rounding that features survive"),
+    _rule("fp16-vision", _FP16, "half the bytes of FP32, and rounding that features survive", component="vision"),
 )
 """For the graph of vision encoder and connector; what would overflow is kept in FP32 by rules before these."""
 

@@ -43,7 +43,7 @@ SENSITIVITY_VERSION: Final = "edgeq.sensitivity/1"
 TABLE: Final = "sensitivity.json"
 """The table's name in a bundle."""
 
-_CHUNK_BYTES = 32 * 1024 * 1024
+_CHUNK_BYTES = 16 * 1024 * 1024
 """About so much of the tensor at a cut is held; what runs between two cuts needs some times that."""
 _LARGEST_CHUNK = 256
 _FEWEST = 2

@@ -1,0 +1,90 @@
+"""`edgeq run`: an answer, and everything that is no bundle, no image or no question."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from command import Edgeq, assert_refused
+
+from edgeq.bundle.manifest import write_manifest
+from edgeq.runtime.pair import Reply
+
+if TYPE_CHECKING:
+    from edgeq.prepare_vlm import PreparedVlm
+
+ASK = ("--threads", "1", "--max-new-tokens", "3")
+
+
+@pytest.fixture
+def bundle(prepared_vlm: PreparedVlm) -> Path:
+    return prepared_vlm.bundle
+
+
+@pytest.fixture
+def image(tiny_photographs: Path) -> Path:
+    return tiny_photographs / "red" / "red-000.jpg"
+
+
+def test_it_answers(edgeq: Edgeq, bundle: Path, image: Path) -> None:
+    done = edgeq("run", bundle, image, "what is it?", *ASK, "--json")
+    assert (done.status, done.err) == (0, "")
+    reply = Reply.model_validate_json(done.out)
+    assert 1 <= len(reply.token_ids) <= 3
+    for_people = edgeq("run", bundle, image, "what is it?", *ASK)
+    assert (for_people.status, for_people.out, for_people.err) == (0, f"{reply.text}\n", "")
+
+
+def test_no_bundle(edgeq: Edgeq, image: Path, tmp_path: Path) -> None:
+    assert_refused(edgeq("run", tmp_path, image, "what?"), "is not a bundle", "manifest.json")
+    assert_refused(edgeq("run", tmp_path / "nowhere", image, "what?"), "is not a bundle")
+
+
+def test_the_bundle_of_a_classifier(edgeq: Edgeq, image: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, labels=("a", "b"))
+    assert_refused(edgeq("run", tmp_path, image, "what?"), "the bundle of a classifier")
+
+
+def test_a_damaged_bundle(edgeq: Edgeq, bundle: Path, image: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(bundle, tmp_path / "b")
+    with (damaged / "vision.fp16.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert_refused(edgeq("run", damaged, image, "what?"), "vision.fp16.onnx is not the file that the manifest lists")
+
+
+def test_settings_that_are_none(edgeq: Edgeq, bundle: Path, image: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle, tmp_path / "b")
+    (other / "pair.json").write_text("{}")
+    write_manifest(other, kind="vision-language")
+    assert_refused(edgeq("run", other, image, "what?"), "does not say how vision and language are joined")
+
+
+def test_language_weights_that_are_none(edgeq: Edgeq, bundle: Path, image: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle, tmp_path / "b")
+    (other / "language" / "model.safetensors").write_bytes(b"no weights")
+    write_manifest(other, kind="vision-language")
+    assert_refused(edgeq("run", other, image, "what?"), "transformers cannot load the language model")
+
+
+def test_an_image_that_is_none(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no image")
+    assert_refused(edgeq("run", bundle, tmp_path / "a.jpg", "what?"), "a.jpg cannot be decoded")
+    assert_refused(edgeq("run", bundle, tmp_path / "b.jpg", "what?"), "b.jpg cannot be read")
+    assert_refused(edgeq("run", bundle, tmp_path, "what?"), "is not a file")
+
+
+def test_an_empty_question(edgeq: Edgeq, bundle: Path, image: Path) -> None:
+    assert_refused(edgeq("run", bundle, image, "  ", *ASK), "the question is empty")
+
+
+def test_a_question_of_a_hundred_thousand_characters(edgeq: Edgeq, bundle: Path, image: Path) -> None:
+    """Each character is a token; `<s>`, four for the image and `:` come to it. Of 64 tokens planned, 60 are left."""
+    done = edgeq("run", bundle, image, "a" * 100_000, *ASK)
+    assert_refused(done, "takes 100,006 tokens, and the context is 64", "at most 60 tokens of question and answer")
+    assert len(done.err) < 1000
+
+
+def test_no_tokens(edgeq: Edgeq, bundle: Path, image: Path) -> None:
+    assert_refused(edgeq("run", bundle, image, "what?", "--max-new-tokens", "0"), "--max-new-tokens")
