@@ -8,32 +8,24 @@ the other one gives 18. Tracing turns every size but the batch into a constant: 
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgeq.errors import ExportError, ModelError
 from edgeq.export.parity import Network
-from edgeq.model.onnx_file import MAX_IR_VERSION, load_onnx, save_onnx
+from edgeq.export.tracing import OPSET, first_line, quiet, trace
+from edgeq.model.onnx_file import save_onnx
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "Exported", "export_classifier"]
 
-OPSET = 17
 INPUT, OUTPUT = "pixel_values", "logits"
-# Two images, so that an axis that happens to be the batch is not taken for a constant one.
-_TRACED_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -70,10 +62,9 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
             expected="sizes of 1 and more",
         )
     network = _load(directory)
-    shape = (_TRACED_BATCH, channels, *image_size)
+    shape = (1, channels, *image_size)
     labels = _count_labels(directory, network, shape)
-    model = _trace(directory, network, shape)
-    _verify(model, shape[1:])
+    model = trace(network, shape[1:], source=directory, inputs=INPUT, outputs=OUTPUT)
     save_onnx(model, output)
     return Exported(output, labels, lambda batch: _run(network, batch))
 
@@ -98,7 +89,7 @@ def _load(directory: Path) -> torch.nn.Module:
             return logits
 
     try:
-        with _quiet():
+        with quiet():
             inner, loading = transformers.AutoModelForImageClassification.from_pretrained(
                 str(directory),
                 local_files_only=True,
@@ -112,7 +103,7 @@ def _load(directory: Path) -> torch.nn.Module:
         raise ModelError(
             f"{directory} cannot be loaded as an image classifier",
             expected="an architecture that transformers' AutoModelForImageClassification knows, and its safetensors",
-            causes=(_first_line(error),),
+            causes=(first_line(error),),
         ) from error
     _refuse_gaps(directory, loading)
     # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
@@ -134,12 +125,12 @@ def _refuse_gaps(directory: Path, loading: dict[str, Any]) -> None:
 
 def _count_labels(directory: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> int:
     try:
-        with _quiet():
+        with quiet():
             logits = _run(network, np.zeros(shape, dtype=np.float32))
     except Exception as error:  # a network refuses a shape in its own words
         raise ExportError(
             f"the network in {directory} does not take images of shape {list(shape[1:])}",
-            causes=(_first_line(error),),
+            causes=(first_line(error),),
             next_step="give the size of its preprocessor_config.json",
         ) from error
     if logits.ndim != 2 or len(logits) != shape[0]:
@@ -153,76 +144,3 @@ def _run(network: torch.nn.Module, batch: NDArray[np.float32]) -> NDArray[np.flo
     with torch.inference_mode():
         logits: NDArray[np.float32] = network(torch.tensor(batch)).numpy()
     return logits
-
-
-def _trace(directory: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
-    import torch
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "traced.onnx"
-        try:
-            with _quiet():
-                torch.onnx.export(
-                    network,
-                    (torch.zeros(shape),),
-                    str(path),
-                    dynamo=False,
-                    opset_version=OPSET,
-                    # With eval mode or constant folding here, versions of the exporter fold BatchNorm.
-                    training=torch.onnx.TrainingMode.PRESERVE,
-                    do_constant_folding=False,
-                    input_names=[INPUT],
-                    output_names=[OUTPUT],
-                    dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-                )
-        except Exception as error:  # the exporter's errors share no base class
-            raise ExportError(
-                f"the network in {directory} cannot be exported to ONNX opset {OPSET}", causes=(_first_line(error),)
-            ) from error
-        return load_onnx(path)
-
-
-def _verify(model: onnx.ModelProto, image: tuple[int, ...]) -> None:
-    """What was asked for is what came: exporters change an opset without a word."""
-    opsets = {item.domain: item.version for item in model.opset_import}
-    names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    shapes = [_shape(value) for value in (*model.graph.input, *model.graph.output)]
-    faults = []
-    if opsets != {"": OPSET}:
-        faults.append(f"opsets {opsets}")
-    if model.ir_version > MAX_IR_VERSION:
-        faults.append(f"IR {model.ir_version}")
-    if names != [INPUT, OUTPUT] or shapes[0] != ["batch", *image] or shapes[1][:1] != ["batch"]:
-        faults.append(f"inputs and outputs {names} of shapes {shapes}")
-    if faults:
-        raise ExportError("the exporter made another graph than was asked for", causes=faults)
-
-
-def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, no warnings, no log lines from transformers and torch."""
-    from transformers.utils import logging as chatter
-
-    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    exporter = logging.getLogger("torch.onnx")
-    before = exporter.level
-    chatter.set_verbosity(logging.CRITICAL)
-    chatter.disable_progress_bar()
-    exporter.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        exporter.setLevel(before)
-        chatter.set_verbosity(level)
-        if bars:
-            chatter.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
