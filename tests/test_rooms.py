@@ -15,12 +15,20 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
-    *("errors", "files", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
+    *("errors", "files", "artifact", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
     *("bundle", "runtime", "stages", "search", "prepare", "prepare_vlm", "inspect", "service", "demo", "cli"),
 )
 
 DEVICE_HALF = (
-    *("edgeq", "edgeq.errors", "edgeq.files", "edgeq.engine", "edgeq.engine.onnxruntime", "edgeq.plan.precision"),
+    *(
+        "edgeq",
+        "edgeq.errors",
+        "edgeq.files",
+        "edgeq.artifact",
+        "edgeq.engine",
+        "edgeq.engine.onnxruntime",
+        "edgeq.plan.precision",
+    ),
     *("edgeq.bundle.manifest", "edgeq.model.source", "edgeq.model.preprocess", "edgeq.model.preprocess_config"),
     *("edgeq.model.image_decode", "edgeq.model.image_store", "edgeq.model.images", "edgeq.model.stream"),
     *("edgeq.quality.latency", "edgeq.quality.classification", "edgeq.quality.answerer", "edgeq.device"),

@@ -5,22 +5,20 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from edgeq.artifact import Artifact
 from edgeq.calibrate.histogram import BINS, Histogram
 from edgeq.calibrate.thresholds import METHODS, asymmetric_range, symmetric_amax
 from edgeq.errors import ArtifactError, CalibrationError
-from edgeq.files import atomic_write
 from edgeq.plan.precision import Backend
 
 __all__ = ["PackedHistogram", "Scales", "TensorRange", "TensorScale", "Trial"]
 
 SCALES_VERSION: Final = "edgeq.scales/1"
-MAX_SCALES_BYTES = 256 * 1024 * 1024
 
 
 class TensorRange(BaseModel):
@@ -127,7 +125,7 @@ class Trial(BaseModel):
     agreement: float
 
 
-class Scales(BaseModel):
+class Scales(Artifact):
     """What calibration hands over.
 
     Attributes:
@@ -145,7 +143,8 @@ class Scales(BaseModel):
         tensors: one entry for every tensor that needs a scale.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    otherwise = "is not a scales file"
+    made_by = "edgeq calibrate"
 
     version: Literal["edgeq.scales/1"] = SCALES_VERSION
     graph_sha256: str
@@ -153,7 +152,7 @@ class Scales(BaseModel):
     images: int
     image_digests: tuple[str, ...] = ()
     method: str
-    chosen: dict[Backend, str] = {}
+    chosen: dict[Backend, str] = Field(default_factory=dict)
     shared_add: bool | None = None
     held_back: int = 0
     trials: tuple[Trial, ...] = ()
@@ -179,25 +178,3 @@ class Scales(BaseModel):
                 causes=("the scales were made for another graph or another plan",),
                 next_step="run edgeq calibrate again on this graph",
             ) from None
-
-    def save(self, path: Path) -> None:
-        """Write the scales as JSON, atomically."""
-        atomic_write(path, self.model_dump_json(indent=1).encode())
-
-    @classmethod
-    def load(cls, path: Path) -> Scales:
-        """Read scales back.
-
-        Raises:
-            ArtifactError: the file is missing, too large, or not scales of this version.
-        """
-        try:
-            if path.stat().st_size > MAX_SCALES_BYTES:
-                raise ValueError(f"larger than {MAX_SCALES_BYTES} bytes")
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValueError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path} is not a scales file",
-                expected=f"JSON with version {SCALES_VERSION}, written by edgeq calibrate",
-                causes=(" ".join(str(error).split())[:300],),
-            ) from error

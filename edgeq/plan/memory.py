@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from edgeq.artifact import Artifact
 from edgeq.device import DeviceProfile
-from edgeq.errors import ArtifactError, InputError
-from edgeq.files import atomic_write
+from edgeq.errors import InputError
 from edgeq.model.image_tokens import ImageCost, image_cost, native_size
 from edgeq.model.modules import VisionLanguageModel
 from edgeq.model.tiles import Size
@@ -45,7 +44,7 @@ class ImageMemory(BaseModel):
     kv_bytes: int
 
 
-class MemoryPlan(BaseModel):
+class MemoryPlan(Artifact):
     """Does it fit?
 
     Attributes:
@@ -66,7 +65,7 @@ class MemoryPlan(BaseModel):
         changes: single changes that would make it fit; empty where it fits or none would.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    otherwise = "is not a memory plan"
 
     version: Literal["edgeq.memory/1"] = MEMORY_VERSION
     model: str
@@ -99,26 +98,6 @@ class MemoryPlan(BaseModel):
     def tightest(self) -> Phase:
         """The moment that needs most."""
         return max(self.phases, key=lambda phase: phase.bytes)
-
-    def save(self, path: Path) -> None:
-        """Write the plan as JSON, atomically."""
-        atomic_write(path, (self.model_dump_json(indent=1) + "\n").encode())
-
-    @classmethod
-    def load(cls, path: Path) -> MemoryPlan:
-        """Read a plan back.
-
-        Raises:
-            ArtifactError: the file is missing, or is not a memory plan of this version.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path} is not a memory plan",
-                expected=f"JSON with version {MEMORY_VERSION}",
-                causes=(" ".join(str(error).split())[:300],),
-            ) from error
 
 
 def plan_memory(

@@ -10,12 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edgeq.artifact import Artifact
 from edgeq.calibrate.observe import with_outputs
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
-from edgeq.errors import ArtifactError
-from edgeq.files import atomic_write
 from edgeq.model.components import head_nodes
 from edgeq.model.images import ImageSet
 from edgeq.model.source import ModelSource
@@ -30,7 +28,7 @@ LATENCY_BATCHES = (1, 64)
 EVALUATION_BATCH = 64
 
 
-class Quality(BaseModel):
+class Quality(Artifact):
     """What was measured of one pair of graphs.
 
     Attributes:
@@ -41,7 +39,7 @@ class Quality(BaseModel):
         skipped: labelled images that could not be read.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    otherwise = "holds no quality figures"
 
     version: Literal["edgeq.quality/1"] = QUALITY_VERSION
     backend: str
@@ -50,24 +48,6 @@ class Quality(BaseModel):
     reference_bytes: int
     candidate_bytes: int
     skipped: tuple[str, ...] = ()
-
-    def save(self, path: Path) -> None:
-        """Write the figures as JSON, atomically."""
-        atomic_write(path, self.model_dump_json(indent=1).encode())
-
-    @classmethod
-    def load(cls, path: Path) -> Quality:
-        """Read figures back.
-
-        Raises:
-            ArtifactError: the file is missing or not figures of this version.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path} holds no quality figures", expected=f"JSON with version {QUALITY_VERSION}"
-            ) from error
 
 
 def judge(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from edgeq.errors import ArtifactError
-from edgeq.files import atomic_write
+from edgeq.artifact import Artifact
 from edgeq.quality.estimate import Estimate
 from edgeq.quality.part import Parting
 
@@ -73,7 +71,7 @@ class Features(BaseModel):
     worst_patch: int
 
 
-class VlmQuality(BaseModel):
+class VlmQuality(Artifact):
     """What a candidate does to a reference's answers.
 
     Attributes:
@@ -86,7 +84,7 @@ class VlmQuality(BaseModel):
         partings: every question to which the two say something different.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    otherwise = "holds no figures of a vision-language model"
 
     version: Literal["edgeq.vlm-quality/1"] = VLM_QUALITY_VERSION
     items: int
@@ -96,22 +94,3 @@ class VlmQuality(BaseModel):
     forced: Forced
     features: Features
     partings: tuple[Parting, ...]
-
-    def save(self, path: Path) -> None:
-        """Write the figures as JSON, atomically."""
-        atomic_write(path, (self.model_dump_json(indent=1) + "\n").encode())
-
-    @classmethod
-    def load(cls, path: Path) -> VlmQuality:
-        """Read figures back.
-
-        Raises:
-            ArtifactError: the file is missing or not figures of this version.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path} holds no figures of a vision-language model",
-                expected=f"JSON with version {VLM_QUALITY_VERSION}",
-            ) from error

@@ -15,18 +15,17 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from edgeq.artifact import Artifact
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.errors import ArtifactError, ImageError
-from edgeq.files import atomic_write
+from edgeq.errors import ImageError
 from edgeq.model.images import ImageSet
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.stream import ImageStream
@@ -95,7 +94,7 @@ class Step(BaseModel):
     speedup: float | None
 
 
-class Search(BaseModel):
+class Search(Artifact):
     """What was tried, and what was chosen.
 
     Attributes:
@@ -108,7 +107,7 @@ class Search(BaseModel):
         check: the chosen step on images that were not searched; None where there is none, or nothing was chosen.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    otherwise = "is not the result of a search"
 
     version: Literal["edgeq.search/1"] = SEARCH_VERSION
     max_drop: float
@@ -123,24 +122,6 @@ class Search(BaseModel):
     def kept(self) -> tuple[str, ...]:
         """The layers of the step chosen; none where none was."""
         return () if self.chosen is None else self.steps[self.chosen].kept
-
-    def save(self, path: Path) -> None:
-        """Write what was found as JSON, atomically."""
-        atomic_write(path, self.model_dump_json(indent=1).encode())
-
-    @classmethod
-    def load(cls, path: Path) -> Search:
-        """Read it back.
-
-        Raises:
-            ArtifactError: the file is missing or of another version.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path} is not the result of a search", expected=f"JSON with version {SEARCH_VERSION}"
-            ) from error
 
 
 class Evaluation:

@@ -15,18 +15,17 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from edgeq.artifact import Artifact
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import default_threads
-from edgeq.errors import ArtifactError, ImageError, QuantizeError
-from edgeq.files import atomic_write
+from edgeq.errors import ImageError, QuantizeError
 from edgeq.model.images import ImageItem, ImageSet
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.precision import Decision, PrecisionPlan
@@ -76,7 +75,7 @@ class LayerSensitivity(BaseModel):
     gain_se: float
 
 
-class Sensitivity(BaseModel):
+class Sensitivity(Artifact):
     """The table of all layers.
 
     Attributes:
@@ -89,7 +88,8 @@ class Sensitivity(BaseModel):
         layers: in the graph's order.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    otherwise = "is not a sensitivity table"
+    made_by = "edgeq sensitivity"
 
     version: Literal["edgeq.sensitivity/1"] = SENSITIVITY_VERSION
     graph_sha256: str
@@ -103,26 +103,6 @@ class Sensitivity(BaseModel):
     def ranking(self) -> tuple[LayerSensitivity, ...]:
         """The layers by logit error of `alone`, the worst first."""
         return tuple(sorted(self.layers, key=lambda line: line.alone.logit_error, reverse=True))
-
-    def save(self, path: Path) -> None:
-        """Write the table as JSON, atomically."""
-        atomic_write(path, self.model_dump_json(indent=1).encode())
-
-    @classmethod
-    def load(cls, path: Path) -> Sensitivity:
-        """Read a table back.
-
-        Raises:
-            ArtifactError: the file is missing or not a table of this version.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path} is not a sensitivity table",
-                expected=f"JSON with version {SENSITIVITY_VERSION}, written by edgeq sensitivity",
-                causes=(" ".join(str(error).split())[:300],),
-            ) from error
 
 
 def measure_sensitivity(

@@ -22,7 +22,7 @@ from edgeq.runtime.families import Family
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LanguageModel", "open_language_model"]
+__all__ = ["LanguageModel", "open_language_model", "require_packages"]
 
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "bitsandbytes")
 
@@ -39,7 +39,7 @@ def open_language_model(directory: Path, family: Family, *, threads: int | None 
         ModelError: transformers cannot load it.
         EngineError: a package is missing.
     """
-    _require_packages()
+    require_packages()
     import torch
 
     if threads is not None:
@@ -59,7 +59,8 @@ def open_language_model(directory: Path, family: Family, *, threads: int | None 
     return made
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise EngineError, which says what to install, where a package is missing."""
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise EngineError(

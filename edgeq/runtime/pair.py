@@ -18,7 +18,7 @@ from edgeq.errors import ArtifactError, InputError
 from edgeq.quality.answerer import Answer
 from edgeq.runtime.eyes import Eyes
 from edgeq.runtime.families import family_of
-from edgeq.runtime.language import LanguageModel, open_language_model
+from edgeq.runtime.language import LanguageModel, open_language_model, require_packages
 from edgeq.runtime.prompt import Prompter
 from edgeq.runtime.settings import LANGUAGE, PAIR, PairSettings
 
@@ -141,6 +141,7 @@ def open_pair(bundle: Path, *, threads: int | None = None) -> Pair:
 
 def load_pair(directory: Path, *, threads: int | None = None) -> Pair:
     """As `open_pair`, for a directory that was checked already or is being made."""
+    require_packages()
     settings = PairSettings.load(directory / PAIR)
     return Pair(
         Prompter.open(directory, settings),

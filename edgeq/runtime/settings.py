@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from edgeq.errors import ArtifactError
-from edgeq.files import atomic_write
+from edgeq.artifact import Artifact
 
 __all__ = ["LANGUAGE", "PAIR", "PairSettings"]
 
@@ -19,7 +17,7 @@ LANGUAGE: Final = "language"
 PAIR_VERSION: Final = "edgeq.pair/1"
 
 
-class PairSettings(BaseModel):
+class PairSettings(Artifact):
     """How the two halves of a model are joined.
 
     Attributes:
@@ -33,7 +31,7 @@ class PairSettings(BaseModel):
         stop: tokens that end an answer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    otherwise = "does not say how vision and language are joined"
 
     version: Literal["edgeq.pair/1"] = PAIR_VERSION
     model_type: str
@@ -43,23 +41,3 @@ class PairSettings(BaseModel):
     tokens: int = Field(ge=1)
     context: int = Field(ge=1)
     stop: tuple[int, ...]
-
-    def save(self, path: Path) -> None:
-        """Write the settings as JSON, atomically."""
-        atomic_write(path, (self.model_dump_json(indent=1) + "\n").encode())
-
-    @classmethod
-    def load(cls, path: Path) -> PairSettings:
-        """Read settings back.
-
-        Raises:
-            ArtifactError: the file is missing, or holds no settings of this version.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path} does not say how vision and language are joined",
-                expected=f"JSON with version {PAIR_VERSION}",
-                causes=(" ".join(str(error).split())[:300],),
-            ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,14 @@ def test_a_question_of_a_hundred_thousand_characters(edgeq: Edgeq, bundle: Path,
     done = edgeq("run", bundle, image, "a" * 100_000, *ASK)
     assert_refused(done, "takes 100,006 tokens, and the context is 64", "at most 60 tokens of question and answer")
     assert len(done.err) < 1000
+
+
+@pytest.mark.parametrize("package", ["transformers", "bitsandbytes"])
+def test_a_package_that_is_not_installed(
+    edgeq: Edgeq, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert_refused(edgeq("run", bundle, image, "what?"), package, "pip install 'edgeq[device,language]'")
 
 
 def test_no_tokens(edgeq: Edgeq, bundle: Path, image: Path) -> None:

@@ -1,0 +1,56 @@
+"""What one stage hands to the next as a JSON file: frozen, with a version, written in one step, read with suspicion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from edgeq.errors import ArtifactError
+from edgeq.files import atomic_write
+
+__all__ = ["MAX_ARTIFACT_BYTES", "Artifact"]
+
+MAX_ARTIFACT_BYTES: Final = 256 * 1024 * 1024
+"""A larger file is not read at all."""
+
+_SHOWN = 300
+
+
+class Artifact(BaseModel):
+    """A model with a field `version`, whose default is the one version that is read.
+
+    Attributes:
+        otherwise: what is said of a file that holds something else, behind its name.
+        made_by: what writes such files; empty where that goes without saying.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    otherwise: ClassVar[str]
+    made_by: ClassVar[str] = ""
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        atomic_write(path, self.model_dump_json(indent=1).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read one back.
+
+        Raises:
+            ArtifactError: the file is missing, too large, no JSON, or of another kind or version.
+        """
+        try:
+            if path.stat().st_size > MAX_ARTIFACT_BYTES:
+                raise ValueError(f"larger than {MAX_ARTIFACT_BYTES} bytes")
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError, ValidationError) as error:
+            version = cls.model_fields["version"].default
+            raise ArtifactError(
+                f"{path} {cls.otherwise}",
+                expected=f"JSON with version {version}" + (f", written by {cls.made_by}" if cls.made_by else ""),
+                causes=(" ".join(str(error).split())[:_SHOWN],),
+            ) from error
