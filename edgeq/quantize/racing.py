@@ -82,7 +82,7 @@ class Bounds:
         others: for all others, and for every gain of `released`, where it is a part of the INT8 network's error.
     """
 
-    worst: float = 0.035
+    worst: float = 0.045
     others: float = 0.10
 
 
