@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
+from typing import Final
 
 import numpy as np
 import onnx
@@ -12,11 +15,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeq.calibrate.histogram import Histogram
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
 from edgeq.errors import CalibrationError
 from edgeq.model.onnx_file import save_onnx
 
 __all__ = ["Observer", "add_outputs", "with_outputs"]
+
+_TOGETHER: Final = 2
+"""Images under way at once: more would each hold another set of the network's tensors."""
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -39,13 +45,14 @@ class Observer:
     """An FP32 graph that counts what its tensors hold.
 
     The network is always run on one image at a time: a kernel may round differently at another batch size, and then
-    the scales would depend on it. Memory does not grow with the number of images.
+    the scales would depend on it. Two images are under way together, since counting cannot use more than one processor
+    and the order in which images are counted does not matter. Memory does not grow with the number of images.
 
     Args:
         graph: FP32 ONNX file with one input [batch, ...].
         tensors: names of tensors inside it, its input among them.
         histograms: counts to go on from; empty ones where None.
-        threads: of one operator.
+        threads: processors to use; None takes every one there is.
 
     Attributes:
         histograms: one for each tensor.
@@ -60,7 +67,10 @@ class Observer:
         histograms: dict[str, Histogram] | None = None,
         threads: int | None = None,
     ) -> None:
-        self._engine, self._source = _open(graph, tensors, threads)
+        threads = threads or default_threads()
+        self._workers = min(threads, _TOGETHER)
+        self._engine, self._source = _open(graph, tensors, threads // self._workers)
+        self._counting = Lock()
         self._inner = [name for name in tensors if name != self._source]
         self.histograms = histograms or {name: Histogram() for name in tensors}
         self.late = {name: Histogram() for name in tensors}
@@ -71,9 +81,10 @@ class Observer:
         Raises:
             CalibrationError: a tensor holds NaN or infinity (named, with the image).
         """
-        for position, name in enumerate(names):
-            into = self.late if name in apart else self.histograms
-            self._add_one(name, pixels[position : position + 1], into)
+        into = [self.late if name in apart else self.histograms for name in names]
+        with ThreadPoolExecutor(self._workers) as pool:
+            for _ in pool.map(self._add_one, names, np.split(pixels, len(pixels)), into):
+                pass  # raises what went wrong on the first image that something went wrong on
 
     def merged(self) -> dict[str, Histogram]:
         """The histograms of all images, those counted apart among them."""
@@ -88,7 +99,8 @@ class Observer:
         values = {self._source: image, **self._engine.run({self._source: image}, self._inner)}
         for tensor, histogram in into.items():
             try:
-                histogram.add(values[tensor])
+                with self._counting:
+                    histogram.add(values[tensor])
             except CalibrationError as error:
                 raise CalibrationError(
                     f"tensor {tensor} is NaN or infinite on image {name}",
@@ -112,4 +124,4 @@ def _open(graph: Path, tensors: Sequence[str], threads: int | None) -> tuple[Onn
         add_outputs(model, (name for name in tensors if name != source))
         save_onnx(model, observed, external_over=0)
         del model
-        return OnnxRuntimeEngine(observed, threads=threads), source
+        return OnnxRuntimeEngine(observed, threads=threads, memory_pattern=False), source

@@ -44,13 +44,16 @@ def executed_operators(model: Path) -> Counter[str]:
     return Counter(node.op_type for node in graph.node)
 
 
-def _session_options(threads: int, *, optimize: bool, integers: bool = True) -> onnxruntime.SessionOptions:
+def _session_options(
+    threads: int, *, optimize: bool, integers: bool = True, memory_pattern: bool = True
+) -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.enable_mem_pattern = memory_pattern
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not integers:
@@ -79,15 +82,25 @@ class OnnxRuntimeEngine:
         threads: threads of one operator; the default is `default_threads()`.
         optimize: let ONNX Runtime fuse; False runs each node of the file as it is written.
         integers: let it fuse Q/DQ pairs into integer kernels; False computes them in floating point.
+        memory_pattern: let it take the memory of a run in one block, laid out by the runs before; False holds less where
+            several runs are under way together.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.
     """
 
     def __init__(
-        self, model: Path | bytes, *, threads: int | None = None, optimize: bool = True, integers: bool = True
+        self,
+        model: Path | bytes,
+        *,
+        threads: int | None = None,
+        optimize: bool = True,
+        integers: bool = True,
+        memory_pattern: bool = True,
     ) -> None:
-        options = _session_options(threads or default_threads(), optimize=optimize, integers=integers)
+        options = _session_options(
+            threads or default_threads(), optimize=optimize, integers=integers, memory_pattern=memory_pattern
+        )
         self._session = _open(model, options)
         self.inputs = tuple(tensor.name for tensor in self._session.get_inputs())
         self.outputs = tuple(tensor.name for tensor in self._session.get_outputs())
