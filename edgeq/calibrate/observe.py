@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from edgeq.calibrate.histogram import Histogram
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
 from edgeq.errors import CalibrationError
-from edgeq.model.onnx_file import save_onnx
+from edgeq.model.external_data import move_out
 
 __all__ = ["Observer", "add_outputs", "with_outputs"]
 
@@ -122,6 +122,9 @@ def _open(graph: Path, tensors: Sequence[str], threads: int | None) -> tuple[Onn
     with tempfile.TemporaryDirectory() as directory:
         observed = Path(directory) / "observed.onnx"
         add_outputs(model, (name for name in tensors if name != source))
-        save_onnx(model, observed, external_over=0)
+        location = f"{observed.name}.data"
+        with (Path(directory) / location).open("wb") as file:
+            move_out(model, location, file)
+        observed.write_bytes(model.SerializeToString())
         del model
         return OnnxRuntimeEngine(observed, threads=threads, memory_pattern=False), source

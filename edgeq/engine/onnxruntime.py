@@ -82,8 +82,8 @@ class OnnxRuntimeEngine:
         threads: threads of one operator; the default is `default_threads()`.
         optimize: let ONNX Runtime fuse; False runs each node of the file as it is written.
         integers: let it fuse Q/DQ pairs into integer kernels; False computes them in floating point.
-        memory_pattern: let it take the memory of a run in one block, laid out by the runs before; False holds less where
-            several runs are under way together.
+        memory_pattern: let it take the memory of a run in one block, laid out by the runs before; False holds less
+            where several runs are under way together.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.

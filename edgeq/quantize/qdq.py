@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -30,7 +31,7 @@ from edgeq.quantize.pixels import PIXEL_GRID, Pixels, take_pixels
 from edgeq.quantize.placement import Placement, place
 from edgeq.quantize.verify import verify_lowering
 
-__all__ = ["calibrated_tensors", "lower", "placement_of", "with_scales"]
+__all__ = ["calibrated_tensors", "lower", "many_lowerings", "placement_of", "with_scales"]
 
 _INT32_LIMIT = float(2**31 - 1)
 
@@ -91,6 +92,17 @@ def with_scales(lowered: onnx.ModelProto, placement: Placement, scales: Scales) 
     for tensor in lowered.graph.initializer:
         if tensor.name in grids:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(grids[tensor.name].scale, np.float32), tensor.name))
+
+
+@contextmanager
+def many_lowerings() -> Iterator[None]:
+    """Each lowering collects garbage: within, what was there before is not looked through again every time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _lower(

@@ -21,7 +21,7 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.precision import Backend, PrecisionPlan
 from edgeq.quantize.pixels import Pixels
-from edgeq.quantize.qdq import lower, placement_of, with_scales
+from edgeq.quantize.qdq import lower, many_lowerings, placement_of, with_scales
 
 __all__ = ["select", "settle", "trials"]
 
@@ -63,14 +63,14 @@ def select(
     """
     reference = _logits(OnnxRuntimeEngine(graph, threads=threads), held_back)  # its session goes before the model comes
     trials = _Trials(held_back, reference, threads, advance)
-    model = onnx.load(graph)
-    unsigned = trials.best_method(
-        _Unsigned(model, plan, scales, Pixels.of(preprocess)), bool(shared_add), shared_add is None
-    )
-    lowering = _Signed(model, plan, scales)
-    del model  # TensorRT's graph in floating point needs its room
-    # There one side of an addition is never stored: there is nothing to share.
-    signed = trials.best_method(lowering, bool(shared_add), False)
+    with many_lowerings():
+        model = onnx.load(graph)
+        own = _Unsigned(model, plan, scales, Pixels.of(preprocess))
+        unsigned = trials.best_method(own, bool(shared_add), shared_add is None)
+        lowering = _Signed(model, plan, scales)
+        del model, own  # TensorRT's graph in floating point needs their room
+        # There one side of an addition is never stored: there is nothing to share.
+        signed = trials.best_method(lowering, bool(shared_add), False)
     return scales.model_copy(
         update={
             "chosen": {"onnxruntime": unsigned.choice.method, "tensorrt": signed.choice.method},

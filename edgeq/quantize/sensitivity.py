@@ -12,9 +12,8 @@ No whole network is run for a layer (`edgeq.quantize.sweep`), and a layer sees o
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Final, Literal
 
 import numpy as np
@@ -32,6 +31,7 @@ from edgeq.plan.precision import Decision, PrecisionPlan
 from edgeq.quantize.answers import Figures
 from edgeq.quantize.pixels import Pixels
 from edgeq.quantize.portions import FIRST_ROUND, Portions
+from edgeq.quantize.qdq import many_lowerings
 from edgeq.quantize.racing import Bounds, Race
 from edgeq.quantize.sweep import Runner, bytes_at_cuts
 from edgeq.quantize.variants import Workbench, int8_layers
@@ -148,7 +148,7 @@ def measure_sensitivity(
     with Runner(threads or default_threads()) as runner:
         race = Race(bench, [decision.layer for decision in layers], bounds, len(images), FIRST_ROUND, runner)
         portions = Portions(images, preprocess, together=_images_at_once(bench, preprocess))
-        with _old_objects_passed_over(), closing(portions):
+        with many_lowerings(), closing(portions):
             _run(race, portions, truth, report)
     if race.int8 is None or race.seen < _FEWEST:
         raise _too_few(images)
@@ -196,17 +196,6 @@ def _images_at_once(bench: Workbench, preprocess: Preprocess) -> int:
     """How many images go from cut to cut together."""
     image = np.zeros((1, 3, preprocess.height, preprocess.width), np.float32)
     return max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // bytes_at_cuts(bench.whole, image)))
-
-
-@contextmanager
-def _old_objects_passed_over() -> Iterator[None]:
-    """Lowering collects garbage each time; what was there before need not be looked through again for every layer."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _too_few(images: ImageSet) -> ImageError:
