@@ -9,7 +9,11 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = ["FAMILIES", "IMAGE_TOKEN", "PREFIXES", "tiny_vlm", "write_vlm"]
+from edgeq.model.modules import read_modules
+from edgeq.plan.rules import plan_modules
+from edgeq.quantize.skip_list import skip_modules
+
+__all__ = ["FAMILIES", "IMAGE_TOKEN", "PREFIXES", "in_four_bits", "tiny_vlm", "write_vlm"]
 
 IMAGE_TOKEN = 90
 TEXT = {
@@ -128,3 +132,16 @@ def write_vlm(
     tiny_vlm(family, dtype).save_pretrained(directory, max_shard_size=shard, save_original_format=hub)
     (directory / "tokenizer_config.json").write_text('{"model_max_length": 128}')
     return directory
+
+
+def in_four_bits(source: Path) -> Any:
+    """The whole model, its language half quantized by transformers with the list of edgeq's plan."""
+    settings = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float16,
+        llm_int8_skip_modules=skip_modules(plan_modules(read_modules(source))),
+    )
+    kind = transformers.AutoModelForImageTextToText
+    return kind.from_pretrained(source, quantization_config=settings, dtype=torch.float16)

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import click
 import onnx
-import onnx_graphsurgeon as gs
 
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.trt_cache import CalibrationCache
@@ -16,12 +15,11 @@ from edgeq.calibrate.trt_scales import activation_tensors, cache_from_scales, sc
 from edgeq.calibrate.trt_version import Version, version_of
 from edgeq.cli.options import PATH
 from edgeq.errors import OutputError
-from edgeq.export.simplify import quiet
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.source import open_model
 from edgeq.plan.rules import plan_classifier
-from edgeq.quantize.placement import place, unite
-from edgeq.quantize.qdq import calibrated_tensors
+from edgeq.quantize.placement import unite
+from edgeq.quantize.qdq import calibrated_tensors, placement_of
 
 __all__ = ["check_trt_flags", "observed_tensors", "read_trt_cache", "trt_cache_options", "write_trt_cache"]
 
@@ -128,6 +126,5 @@ def read_trt_cache(path: Path, exported: Path) -> Scales:
 
 def _one_grid(model: onnx.ModelProto) -> list[frozenset[str]]:
     """Sets of tensors on one scale in ONNX Runtime's Q/DQ graph."""
-    with quiet():
-        placement = place(gs.import_onnx(model), plan_classifier(model), "onnxruntime")
+    placement = placement_of(model, plan_classifier(model), "onnxruntime")
     return unite((*placement.same_grid, *placement.same_scale))

@@ -110,7 +110,7 @@ class VisionReport(BaseModel):
 
     @classmethod
     def load(cls, directory: Path) -> VisionReport:
-        """Read `vision.json`, and check that the graphs are the ones that were proved.
+        """Read `vision.json`, and check that the graphs are the ones that were proved; a bundle may lack the FP32 one.
 
         Raises:
             ArtifactError: there is no report, or a graph was changed since.
@@ -121,8 +121,12 @@ class VisionReport(BaseModel):
             raise ArtifactError(
                 f"{directory} has no vision graph that edgeq made", expected=f"{VISION_FP32} and {VISION}"
             ) from error
-        halves = [(VISION_FP16, report.fp16.files)] if report.fp16 else []
-        for name, files in ((VISION_FP32, report.fp32), *halves):
+        graphs = {VISION_FP32: report.fp32}
+        if report.fp16:
+            graphs[VISION_FP16] = report.fp16.files
+            if not (directory / VISION_FP32).exists():
+                del graphs[VISION_FP32]
+        for name, files in graphs.items():
             if GraphFiles.of(directory / name) != files:
                 raise ArtifactError(
                     f"{directory / name} is not the graph that {VISION} describes",

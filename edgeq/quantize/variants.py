@@ -9,19 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import helper
 
 from edgeq.calibrate.scales import Scales, TensorRange
-from edgeq.export.simplify import quiet
 from edgeq.plan.conditions import FUSED_ACTIVATIONS, WEIGHTED
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
 from edgeq.quantize.grid import Grid
 from edgeq.quantize.grids import choose_grids
 from edgeq.quantize.pieces import Cut, Cutter
 from edgeq.quantize.pixels import Pixels
-from edgeq.quantize.placement import place
-from edgeq.quantize.qdq import lower
+from edgeq.quantize.qdq import lower, placement_of
 
 __all__ = ["Variant", "Workbench", "int8_layers"]
 
@@ -124,8 +121,7 @@ def _position(cut: Cut) -> int:
 
 
 def _grids(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> dict[str, Grid]:
-    with quiet():
-        return choose_grids(place(gs.import_onnx(model), plan, "onnxruntime"), scales, "onnxruntime")
+    return choose_grids(placement_of(model, plan, "onnxruntime"), scales, "onnxruntime")
 
 
 def _hold(scales: Scales, grids: dict[str, Grid]) -> Scales:

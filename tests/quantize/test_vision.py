@@ -65,6 +65,8 @@ def test_half_the_bytes_and_the_same_features(llava: Path, tmp_path: Path) -> No
     plan = PrecisionPlan.load(tmp_path / VISION_PLAN)
     assert {decision.precision for decision in plan.decisions} == {Precision.FP16}
     assert VisionReport.load(tmp_path) == report
+    (tmp_path / VISION_FP32).unlink()  # as in a bundle
+    assert VisionReport.load(tmp_path) == report
 
 
 def test_an_mlp_that_overflows_is_kept_in_fp32(tmp_path: Path) -> None:

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from numpy.typing import NDArray
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from vlm import IMAGE_TOKEN, PREFIXES, tiny_vlm, write_vlm
+from vlm import IMAGE_TOKEN, PREFIXES, in_four_bits, tiny_vlm, write_vlm
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.model.modules import read_modules
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4 import write_nf4
-from edgeq.quantize.skip_list import skip_modules
 from edgeq.runtime.families import family_of
 from edgeq.runtime.language import LanguageModel, open_language_model
 
@@ -49,20 +47,6 @@ def alone(source: Path, family: str) -> LanguageModel:
     return open_language_model(target, family_of(family), threads=1)
 
 
-def whole(source: Path) -> Any:
-    """The whole model, its language half quantized by transformers with the plan's list."""
-    plan = plan_modules(read_modules(source))
-    settings = transformers.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float16,
-        llm_int8_skip_modules=skip_modules(plan),
-    )
-    kind = transformers.AutoModelForImageTextToText
-    return kind.from_pretrained(source, quantization_config=settings, dtype=torch.float16)
-
-
 def seen(family: str, values: NDArray[np.float32]) -> dict[str, Any]:
     """Features in the place of pixels, as each family's forward takes them, and what marks the prompt."""
     tensor = torch.from_numpy(values).half()[None]
@@ -85,7 +69,7 @@ class Both:
 @pytest.fixture(scope="module", params=FAMILIES)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
     source = written(tmp_path_factory.mktemp("models") / "whole", request.param)
-    return Both(request.param, alone(source, request.param), whole(source))
+    return Both(request.param, alone(source, request.param), in_four_bits(source))
 
 
 def test_token_for_token_as_generate_of_the_whole_model(both: Both) -> None:

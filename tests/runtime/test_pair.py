@@ -16,14 +16,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 from talk import QUESTION
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from vlm import in_four_bits
 
 from edgeq.bundle.manifest import write_manifest
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, EngineError, InputError
-from edgeq.model.modules import read_modules
-from edgeq.plan.rules import plan_modules
 from edgeq.prepare_vlm import PreparedVlm
-from edgeq.quantize.skip_list import skip_modules
 from edgeq.runtime.eyes import Eyes
 from edgeq.runtime.pair import Pair, open_pair
 
@@ -36,19 +34,6 @@ def pair(prepared_vlm: PreparedVlm) -> Pair:
 @pytest.fixture
 def picture(tiny_photographs: Path) -> Image.Image:
     return Image.open(tiny_photographs / "green" / "green-000.jpg").convert("RGB")
-
-
-def whole_in_four_bits(source: Path) -> Any:
-    plan = plan_modules(read_modules(source))
-    settings = transformers.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float16,
-        llm_int8_skip_modules=skip_modules(plan),
-    )
-    kind = transformers.LlavaForConditionalGeneration
-    return kind.from_pretrained(source, quantization_config=settings, dtype=torch.float16)
 
 
 def inputs(source: Path, picture: Image.Image) -> Any:
@@ -64,7 +49,7 @@ def inputs(source: Path, picture: Image.Image) -> Any:
 def test_token_for_token_as_the_whole_model_with_the_same_features(
     pair: Pair, tiny_vlm_model: Path, picture: Image.Image
 ) -> None:
-    whole, given = whole_in_four_bits(tiny_vlm_model), inputs(tiny_vlm_model, picture)
+    whole, given = in_four_bits(tiny_vlm_model), inputs(tiny_vlm_model, picture)
     features = list(torch.from_numpy(pair.features(picture)).half()[None])
     ids = given["input_ids"]
     expected = whole.generate(
