@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Final
 
 import numpy as np
 import onnx
@@ -15,14 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeq.calibrate.histogram import Histogram
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
 from edgeq.errors import CalibrationError
 from edgeq.model.external_data import move_out
 
 __all__ = ["Observer", "add_outputs", "with_outputs"]
-
-_TOGETHER: Final = 2
-"""Images under way at once: more would each hold another set of the network's tensors."""
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -67,9 +63,8 @@ class Observer:
         histograms: dict[str, Histogram] | None = None,
         threads: int | None = None,
     ) -> None:
-        threads = threads or default_threads()
-        self._workers = min(threads, _TOGETHER)
-        self._engine, self._source = _open(graph, tensors, threads // self._workers)
+        self._together, each = side_by_side(threads)
+        self._engine, self._source = _open(graph, tensors, each)
         self._counting = Lock()
         self._inner = [name for name in tensors if name != self._source]
         self.histograms = histograms or {name: Histogram() for name in tensors}
@@ -82,7 +77,7 @@ class Observer:
             CalibrationError: a tensor holds NaN or infinity (named, with the image).
         """
         into = [self.late if name in apart else self.histograms for name in names]
-        with ThreadPoolExecutor(self._workers) as pool:
+        with ThreadPoolExecutor(self._together) as pool:
             for _ in pool.map(self._add_one, names, np.split(pixels, len(pixels)), into):
                 pass  # raises what went wrong on the first image that something went wrong on
 
@@ -112,7 +107,7 @@ class Observer:
                 ) from error
 
 
-def _open(graph: Path, tensors: Sequence[str], threads: int | None) -> tuple[OnnxRuntimeEngine, str]:
+def _open(graph: Path, tensors: Sequence[str], threads: int) -> tuple[OnnxRuntimeEngine, str]:
     """The graph with `tensors` as outputs, and its input's name.
 
     The weights go into a file of their own, which ONNX Runtime maps instead of copying.

@@ -28,8 +28,8 @@ CALIBRATION_IMAGES = 512
 
 _HELD_BACK = 64
 _FEWEST_HELD_BACK = 8
-_SMALL_IMAGE = 96 * 96  # up to this size 64 images are held back; fewer of larger ones, 16 at the least
-_HELD_BACK_LARGE = 16
+_SMALL_IMAGE = 96 * 96  # up to this size 64 images are held back; fewer of larger ones, 12 at the least
+_HELD_BACK_LARGE = 12
 _DECODE_BATCH = 16
 _CHECKPOINT_IMAGES = 64
 
@@ -37,7 +37,7 @@ _CHECKPOINT_IMAGES = 64
 def hold_back(images: ImageSet, preprocess: Preprocess, method: str) -> tuple[ImageSet, ImageSet | None]:
     """Part a calibration set into what is counted and what `auto` judges by.
 
-    A quarter is held back, at most 64 images of up to 96 x 96 pixels or 16 of 224 x 224, which take `auto` as long;
+    A quarter is held back, at most 64 images of up to 96 x 96 pixels or 12 of 224 x 224, which take `auto` as long;
     nothing where that would be fewer than eight, or for another method.
     """
     affordable = _HELD_BACK * _SMALL_IMAGE // (preprocess.height * preprocess.width)

@@ -17,12 +17,25 @@ from edgeq.errors import EngineError
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeEngine", "default_threads", "executed_operators"]
+__all__ = ["OnnxRuntimeEngine", "default_threads", "executed_operators", "side_by_side"]
+
+_TOGETHER = 2
 
 
 def default_threads() -> int:
     """Threads of one operator: the processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(threads: int | None) -> tuple[int, int]:
+    """How many images to run at once, each by itself, and the threads of one operator that leaves.
+
+    Two images on half the threads each are quicker than one after the other on all. More than two would each hold
+    another set of the network's tensors.
+    """
+    threads = threads or default_threads()
+    together = min(threads, _TOGETHER)
+    return together, threads // together
 
 
 def executed_operators(model: Path) -> Counter[str]:

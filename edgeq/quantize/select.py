@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.engine import Engine
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.precision import Backend, PrecisionPlan
 from edgeq.quantize.pixels import Pixels
@@ -61,7 +62,7 @@ def select(
         threads: of one operator.
         advance: called with 1 after each trial.
     """
-    reference = _logits(OnnxRuntimeEngine(graph, threads=threads), held_back)  # its session goes before the model comes
+    reference = _logits(_open(graph, threads), held_back, threads)  # its session goes before the model comes
     trials = _Trials(held_back, reference, threads, advance)
     with many_lowerings():
         model = onnx.load(graph)
@@ -137,9 +138,8 @@ class _Trials:
 
     def _attempt(self, lowering: _Unsigned | _Signed, choice: _Choice, leader: _Tried | None) -> _Tried:
         """Make the graph of a choice and run it."""
-        integers = choice.backend == "onnxruntime"
-        engine = OnnxRuntimeEngine(lowering.lowered(choice), threads=self.threads, integers=integers)
-        self.tried.append(_run(choice, engine, self.images, self.reference, leader))
+        engine = _open(lowering.lowered(choice), self.threads, integers=choice.backend == "onnxruntime")
+        self.tried.append(_run(choice, engine, self.images, self.reference, leader, self.threads))
         if self.advance:
             self.advance(1)
         return self.tried[-1]
@@ -190,13 +190,14 @@ def _run(
     images: NDArray[np.float32],
     reference: NDArray[np.float64],
     leader: _Tried | None,
+    threads: int | None,
 ) -> _Tried:
     """Run a choice over the first quarter of the images, and over the rest if it leads there or has nobody to beat."""
     quarter = -(-len(images) // 4)
-    logits = _logits(engine, images[:quarter])
+    logits = _logits(engine, images[:quarter], threads)
     squares = _squares(logits, reference[:quarter])
     if leader is None or _error(squares) < _error(leader.squares[:quarter]):
-        logits = np.concatenate([logits, _logits(engine, images[quarter:])])
+        logits = np.concatenate([logits, _logits(engine, images[quarter:], threads)])
         squares = _squares(logits, reference)
     return _Tried(choice, logits, squares)
 
@@ -211,8 +212,19 @@ def settle(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
     return plan if scales.shared_add is None else plan.model_copy(update={"shared_add": scales.shared_add})
 
 
-def _logits(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float64]:
-    """One image at a time: memory stays that of one, whatever its size."""
+def _open(model: Path | bytes, threads: int | None, *, integers: bool = True) -> OnnxRuntimeEngine:
+    _, each = side_by_side(threads)
+    return OnnxRuntimeEngine(model, threads=each, integers=integers, memory_pattern=False)
+
+
+def _logits(engine: Engine, images: NDArray[np.float32], threads: int | None) -> NDArray[np.float64]:
+    """Each image by itself, two at once: memory stays that of two, whatever their size."""
     source, output = engine.inputs[0], engine.outputs[0]
-    parts = [engine.run({source: images[i : i + 1]})[output] for i in range(len(images))]
-    return np.concatenate(parts).astype(np.float64)
+    together, _ = side_by_side(threads)
+
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = engine.run({source: image})[output]
+        return logits
+
+    with ThreadPoolExecutor(together) as pool:
+        return np.concatenate(list(pool.map(run, np.split(images, len(images))))).astype(np.float64)
