@@ -70,10 +70,9 @@ def _divergence(counts: NDArray[np.float64], kept: int, levels: int) -> float:
     clipped = inside.copy()
     clipped[-1] += counts[kept:].sum()
     occupied = inside > 0.0
-    level = np.arange(kept) * levels // kept
-    mass = np.bincount(level, weights=inside, minlength=levels)
-    bins = np.bincount(level, weights=occupied, minlength=levels)
-    spread = np.where(occupied, (mass / np.maximum(bins, 1.0))[level], 0.0)
+    starts = -(-np.arange(levels) * kept // levels)  # bin i lies in level i * levels // kept
+    mass, bins = np.add.reduceat(inside, starts), np.add.reduceat(occupied, starts, dtype=np.float64)
+    spread = np.where(occupied, np.repeat(mass / np.maximum(bins, 1.0), np.diff(starts, append=kept)), 0.0)
     if not occupied.any() or (clipped[-1] > 0.0 and not occupied[-1]):
         return np.inf  # a bin that holds nothing but outliers has no counterpart
     total, held = clipped.sum(), spread.sum()

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -39,7 +39,7 @@ _INT32_LIMIT = float(2**31 - 1)
 def calibrated_tensors(model: onnx.ModelProto, plan: PrecisionPlan) -> tuple[str, ...]:
     """Names of the tensors that need a scale for any backend, in the graph's order."""
     backends: tuple[Backend, ...] = ("onnxruntime", "tensorrt")
-    return tuple(dict.fromkeys(name for backend in backends for name in placement_of(model, plan, backend).tensors))
+    return tuple(dict.fromkeys(name for placement in _placements(model, plan, backends) for name in placement.tensors))
 
 
 def lower(
@@ -74,10 +74,16 @@ def lower(
 
 def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> Placement:
     """Where `lower` puts its pairs."""
+    return _placements(model, plan, (backend,))[0]
+
+
+def _placements(model: onnx.ModelProto, plan: PrecisionPlan, backends: Sequence[Backend]) -> list[Placement]:
     with quiet():
-        placement = place(gs.import_onnx(model), plan, backend)
-    gc.collect()  # as in `lower`: the graph just dropped would hold the weights until somebody collects
-    return placement
+        graph = gs.import_onnx(model)
+        placements = [place(graph, plan, backend) for backend in backends]
+    del graph
+    gc.collect()  # as in `lower`: the graph would hold the weights until somebody collects
+    return placements
 
 
 def with_scales(lowered: onnx.ModelProto, placement: Placement, scales: Scales) -> None:
