@@ -82,10 +82,16 @@ def print_export(report: ExportReport) -> None:
 
 def print_trials(trials: Sequence[Trial]) -> None:
     """Which method won for each backend, and by how much; nothing where none was tried."""
+    most = max((trial.images for trial in trials), default=0)
     for backend in dict.fromkeys(trial.backend for trial in trials):
         tried = sorted((trial for trial in trials if trial.backend == backend), key=lambda trial: trial.logit_error)
-        names = ", ".join(f"{_choice(trial)} {trial.logit_error:.4f}" for trial in tried[:3])
-        click.echo(f"Logit error on images held back, {backend}: {names}, ... worst {tried[-1].logit_error:.4f}.")
+        names = ", ".join(f"{_choice(trial)} {_outcome(trial, most)}" for trial in tried[:3])
+        click.echo(f"Logit error on images held back, {backend}: {names}, ... worst {_outcome(tried[-1], most)}.")
+
+
+def _outcome(trial: Trial, most: int) -> str:
+    """The error, and on how many images where it was not run on all."""
+    return f"{trial.logit_error:.4f}" + (f" on {trial.images}" if trial.images < most else "")
 
 
 def _choice(trial: Trial) -> str:
