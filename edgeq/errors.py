@@ -37,7 +37,10 @@ __all__ = [
     "ParityError",
     "PlanError",
     "QuantizeError",
+    "first_line",
 ]
+
+_SHOWN = 300
 
 
 class EdgeqError(Exception):
@@ -118,3 +121,8 @@ class EngineError(EdgeqError):
 
 class OutputError(EdgeqError):
     """The result cannot be written: it exists already, or the disk is full."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough for a cause."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_SHOWN]

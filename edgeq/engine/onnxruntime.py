@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import EngineError
+from edgeq.errors import EngineError, first_line
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -83,7 +83,7 @@ def _open(model: Path | bytes, options: onnxruntime.SessionOptions) -> onnxrunti
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         name = "the graph" if isinstance(model, bytes) else str(model)
         raise EngineError(
-            f"ONNX Runtime {onnxruntime.__version__} refuses {name}", causes=(_first_line(error),)
+            f"ONNX Runtime {onnxruntime.__version__} refuses {name}", causes=(first_line(error),)
         ) from error
 
 
@@ -132,9 +132,5 @@ class OnnxRuntimeEngine:
         try:
             values = self._session.run(names, dict(feeds))
         except Exception as error:
-            raise EngineError("ONNX Runtime failed while running the graph", causes=(_first_line(error),)) from error
+            raise EngineError("ONNX Runtime failed while running the graph", causes=(first_line(error),)) from error
         return dict(zip(names, values, strict=True))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import ExportError, ModelError
+from edgeq.errors import ExportError, ModelError, first_line
 from edgeq.export.parity import Network
-from edgeq.export.tracing import OPSET, first_line, quiet, trace
+from edgeq.export.tracing import OPSET, quiet, trace
 from edgeq.model.onnx_file import save_onnx
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq.errors import ExportError
+from edgeq.errors import ExportError, first_line
 from edgeq.model.onnx_file import MAX_IR_VERSION, load_onnx
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
-__all__ = ["OPSET", "first_line", "quiet", "trace"]
+__all__ = ["OPSET", "quiet", "trace"]
 
 OPSET = 17
 # Two images, so that an axis that happens to be the batch is not taken for a constant one.
@@ -119,8 +119,3 @@ def quiet() -> Iterator[None]:
         chatter.set_verbosity(level)
         if bars:
             chatter.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, short enough for a cause."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

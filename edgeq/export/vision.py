@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.errors import ExportError
+from edgeq.errors import ExportError, first_line
 from edgeq.export.late_weights import simplify_with_weights
-from edgeq.export.tracing import OPSET, first_line, trace
+from edgeq.export.tracing import OPSET, trace
 from edgeq.export.vision_module import Eyes, load_eyes
 from edgeq.export.vision_parity import FP32_BOUND, Place, prove_tokens
 from edgeq.export.vision_pixels import Picture, read_pictures

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.errors import ModelError
-from edgeq.export.tracing import first_line, quiet
+from edgeq.errors import ModelError, first_line
+from edgeq.export.tracing import quiet
 from edgeq.export.vision_families import EXPORTABLE, Between, check_exportable
 from edgeq.model.json_file import read_json_object
 from edgeq.model.modules import read_vlm

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.errors import ExportError, ModelError
-from edgeq.export.tracing import first_line, quiet
+from edgeq.errors import ExportError, first_line
+from edgeq.export.tracing import quiet
+from edgeq.model.image_processor import load_image_processor
 
 __all__ = ["Picture", "read_pictures"]
 
@@ -48,7 +49,8 @@ def read_pictures(model: Path, photographs: Sequence[Image.Image]) -> tuple[Pict
     """
     if not photographs:
         raise ExportError("there are no photographs to prove the vision graph on", expected="at least one")
-    processor = _processor(model)
+    with quiet():
+        processor = load_image_processor(model)
     pictures = tuple(_pictures(model, processor, photographs))
     shapes = {picture.pixels.shape for picture in pictures}
     if len(shapes) != 1 or any(len(shape) != 3 or shape[0] != 3 for shape in shapes):
@@ -57,22 +59,6 @@ def read_pictures(model: Path, photographs: Sequence[Image.Image]) -> tuple[Pict
             expected="pixels [3, height, width] of one size, whatever the photograph's size",
         )
     return pictures
-
-
-def _processor(model: Path) -> Any:
-    from transformers import AutoImageProcessor
-
-    try:
-        with quiet():
-            return AutoImageProcessor.from_pretrained(
-                model, backend="pil", local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # a config can be wrong in as many ways as there are processors
-        raise ModelError(
-            f"{model} has no image processor: how photographs become pixels is not known",
-            expected="preprocessor_config.json or processor_config.json, as it came with the model",
-            causes=(first_line(error),),
-        ) from error
 
 
 def _pictures(model: Path, processor: Any, photographs: Sequence[Image.Image]) -> Iterator[Picture]:

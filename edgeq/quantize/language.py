@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, first_line
 from edgeq.model.json_file import read_json_object
 from edgeq.model.modules import read_vlm
 from edgeq.model.safetensors_header import read_safetensors_header
@@ -111,7 +111,7 @@ def on_meta(config: Any) -> torch.nn.Module:
         raise ModelError(
             f"transformers cannot load the language model {config.model_type} alone",
             expected="one that AutoModelForCausalLM knows: Llama, Mistral, Qwen2, Gemma, Mllama, ...",
-            causes=(_first_line(error),),
+            causes=(first_line(error),),
             next_step="quantize the model whole, with the list of edgeq.quantize.skip_list.skip_modules",
         ) from error
     found: torch.nn.Module = model
@@ -127,7 +127,7 @@ def _config(path: Path) -> Any:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a config can be wrong in as many ways as there are models
         raise ModelError(
-            f"transformers does not understand {path / 'config.json'}", causes=(_first_line(error),)
+            f"transformers does not understand {path / 'config.json'}", causes=(first_line(error),)
         ) from error
 
 
@@ -204,7 +204,3 @@ def _other_weights(path: Path, what: str) -> ModelError:
         causes=("a shard is missing", "config.json is from another model", "the checkpoint is quantized already"),
         next_step="download the model again",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.errors import InputError, ModelError
+from edgeq.errors import InputError, ModelError, first_line
+from edgeq.model.image_processor import load_image_processor
 from edgeq.runtime.families import Family, Grid, family_of
 from edgeq.runtime.settings import PairSettings
 
@@ -60,7 +61,7 @@ class Prompter:
     @classmethod
     def open(cls, directory: Path, settings: PairSettings) -> Prompter:
         """Tokenizer and image processor of a directory; raises ModelError where one is missing or not understood."""
-        return cls(settings, load_tokenizer(directory), _load_image_processor(directory))
+        return cls(settings, load_tokenizer(directory), load_image_processor(directory))
 
     def pixels(self, image: Image.Image) -> Pixels:
         """An image in mode RGB as the encoder gets it."""
@@ -120,7 +121,7 @@ def load_tokenizer(directory: Path) -> Any:
         raise ModelError(
             f"{directory} has no tokenizer that can be used",
             expected="tokenizer.json and tokenizer_config.json, as they came with the model",
-            causes=(_first_line(error),),
+            causes=(first_line(error),),
         ) from error
 
 
@@ -164,7 +165,7 @@ def render(tokenizer: Any, family: Family, image_token: str, question: str) -> s
         raise ModelError(
             "the question cannot be put into a chat template",
             expected="chat_template.jinja beside the tokenizer, for content of images and text",
-            causes=(_first_line(error),),
+            causes=(first_line(error),),
         ) from error
     if text.count(image_token) != 1:
         raise ModelError(
@@ -183,23 +184,3 @@ def _check_question(question: str, image_token: str) -> None:
             f"the question has {image_token} in it, which stands for an image",
             next_step="leave it out: the image is put before the question",
         )
-
-
-def _load_image_processor(directory: Path) -> Any:
-    """transformers' image processor in the form that needs Pillow alone."""
-    from transformers import AutoImageProcessor
-
-    try:
-        return AutoImageProcessor.from_pretrained(
-            directory, backend="pil", local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # a config can be wrong in as many ways as there are processors
-        raise ModelError(
-            f"{directory} has no image processor that can be used",
-            expected="preprocessor_config.json, as it came with the model",
-            causes=(_first_line(error),),
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
