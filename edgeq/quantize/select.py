@@ -68,7 +68,7 @@ def select(
         model = onnx.load(graph)
         own = _Unsigned(model, plan, scales, Pixels.of(preprocess))
         unsigned = trials.best_method(own, bool(shared_add), shared_add is None)
-        lowering = _Signed(model, plan, scales)
+        lowering = _Signed(model, plan.model_copy(update={"shared_add": bool(shared_add)}), scales)
         del model, own  # TensorRT's graph in floating point needs their room
         # There one side of an addition is never stored: there is nothing to share.
         signed = trials.best_method(lowering, bool(shared_add), False)
