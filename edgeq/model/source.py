@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeq.errors import ModelError
+from edgeq.model.hub import is_hub_id
 from edgeq.model.json_file import read_json_object
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.safetensors_header import read_safetensors_header
 
 __all__ = ["ModelSource", "download", "open_model"]
 
-_HF_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _ONNX_NAMES = ("model.onnx", "model.fp32.onnx")
 _INDEX = "model.safetensors.index.json"
 _DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
@@ -81,8 +80,8 @@ def _locate(model: str | Path) -> Path:
             return path
     except OSError as error:
         raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
-    if isinstance(model, str) and _HF_ID.match(model) and not model.endswith(".onnx"):
-        return download(model)
+    if is_hub_id(model) and not str(model).endswith(".onnx"):
+        return download(str(model))
     raise ModelError(f"{model} does not exist", expected=_EXPECTED)
 
 
