@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
     *("errors", "files", "artifact", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
-    *("bundle", "runtime", "stages", "search", "prepare", "prepare_vlm", "inspect", "service", "demo", "cli"),
+    *("bundle", "runtime", "build", "install", "doctor", "stages", "search", "prepare", "prepare_vlm", "inspect"),
+    *("service", "demo", "cli"),
 )
 
 DEVICE_HALF = (

@@ -30,6 +30,17 @@ VERBS: Final = {
     "quantize": "Third stage: make the INT8 graphs.",
     "sensitivity": "Find the layers that INT8 harms most.",
     "evaluate": "Last stage: judge INT8 against FP32.",
+    "build": "Build the engine for this device from a bundle, or show what would be set.",
+    "verify-engine": "Compare a bundle's engine with its reference, on its canaries.",
+    "keygen": "Make a key pair to sign bundles with.",
+    "sign": "Sign a bundle.",
+    "verify": "Check a bundle: lengths, digests, signature, device.",
+    "bundle": "Pack, unpack and compare bundles.",
+    "install": "Install a bundle on this device, check it, and switch to it.",
+    "rollback": "Switch back to the bundle before.",
+    "list": "Show the installed bundles.",
+    "prune": "Remove installed bundles that are no longer wanted.",
+    "doctor": "Is this machine able to run bundles: what is there, and what is missing.",
     "run": "Ask a bundle's vision-language model about an image.",
     "demo": "Go the whole way on the small network that comes along.",
 }
@@ -49,7 +60,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"edgeq.cli.{cmd_name}").command
+        command = importlib.import_module(f"edgeq.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -109,9 +109,12 @@ class Sorter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(_TOWER_WIDTH)
-        self.head = nn.Linear(_TOWER_WIDTH, len(KINDS) + len(PLACES) + len(SEVERITIES))
+        self.kind = nn.Linear(_TOWER_WIDTH, len(KINDS))
+        self.place = nn.Linear(IMAGE_TOKENS * _TOWER_WIDTH, len(PLACES))
+        self.severity = nn.Linear(_TOWER_WIDTH, len(SEVERITIES))
 
     def forward(self, features: torch.Tensor) -> Guesses:
-        """Logits from features [n, tokens, tower width]."""
-        logits = self.head(self.norm(features).mean(dim=1)).float()
-        return Guesses(*logits.split((len(KINDS), len(PLACES), len(SEVERITIES)), dim=1))
+        """Logits from features [n, IMAGE_TOKENS, tower width]: the place from all in order, the rest from the mean."""
+        features = self.norm(features)
+        mean = features.mean(dim=1)
+        return Guesses(self.kind(mean).float(), self.place(features.flatten(1)).float(), self.severity(mean).float())

@@ -1,6 +1,6 @@
 """Trains the small vision-language model from nothing and writes it as a Hugging Face directory.
 
-    python -m edgeq.demo.vlm.train --out DIR [--minutes N] [--steps N] [--resume]
+    python -m edgeq.demo.vlm.train --out DIR [--minutes N] [--steps N] [--threads N] [--resume]
 
 Needs the `torch` and `workshop` extras, and about 50 minutes of two cores. The scenes and a checkpoint lie in DIR.work
 until it is done; `--resume` goes on from there. At first the tower learns to sort scenes with a head that is thrown
@@ -146,10 +146,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="model directory to make; it must not exist")
     parser.add_argument("--minutes", type=float, default=Settings.minutes, help="end after this time at the latest")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="end after so many steps at the latest")
+    parser.add_argument("--threads", type=int, default=Settings.threads, help="processor threads")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT.work")
     given = parser.parse_args()
     try:
-        settings = replace(Settings(), steps=given.steps, minutes=given.minutes)
+        settings = replace(Settings(), steps=given.steps, minutes=given.minutes, threads=given.threads)
         run(given.out, settings, given.resume, report=lambda line: print(line, flush=True))
     except EdgeqError as error:
         print(error, file=sys.stderr)

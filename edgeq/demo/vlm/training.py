@@ -63,8 +63,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuses numbers with which nothing can be trained."""
-        if self.steps < 1 or self.minutes < 0:
-            raise InputError(f"{self.steps} steps in {self.minutes:g} minutes cannot be trained")
+        if self.steps < 1 or self.minutes < 0 or self.threads < 1:
+            raise InputError(
+                f"{self.steps} steps in {self.minutes:g} minutes on {self.threads} threads cannot be trained"
+            )
 
 
 @dataclass
