@@ -39,12 +39,20 @@ def _percentile(histogram: Histogram, _levels: int) -> float:
 
 
 def _mse(histogram: Histogram, levels: int) -> float:
+    """The amax with the least sum of squared errors when values are rounded to `levels` steps, and clipped beyond.
+
+    A value of x bins' widths costs (x - l s)^2 at level l of a step s. Summed over a histogram that is a constant, s^2
+    times the sum of l^2, and -2 s times the sum of l x; sums over levels follow from running sums at their edges.
+    """
     amax = _minmax(histogram, levels)
     counts = histogram.magnitudes
-    filled = np.flatnonzero(counts)
-    centres, counts = (filled.astype(np.float64) + 0.5) * histogram.width, counts[filled]
-    errors = [_squared_error(counts, centres, float(amax * shrink), levels) for shrink in _SHRINKS]
-    return float(amax * _SHRINKS[int(np.argmin(errors))])
+    number, length = _running(counts), _running(counts * (np.arange(BINS) + 0.5))
+    steps = _SHRINKS * (amax / histogram.width / levels)
+    level = np.arange(levels)
+    edges = np.ceil((level + 0.5) * steps[:, None] - 0.5).clip(0, BINS).astype(np.intp)  # of the bins' centres
+    squares = levels**2 * number[-1] - number[edges] @ (2.0 * level + 1.0)
+    products = levels * length[-1] - length[edges].sum(axis=1)
+    return float(amax * _SHRINKS[int(np.argmin(steps * (steps * squares - 2.0 * products)))])
 
 
 def _entropy(histogram: Histogram, levels: int) -> float:
@@ -59,32 +67,51 @@ def _entropy(histogram: Histogram, levels: int) -> float:
     if used <= levels + 1:
         return _minmax(histogram, levels)
     candidates = np.unique(np.linspace(levels + 1, used, _ENTROPY_CANDIDATES).astype(int))
-    divergences = [_divergence(counts[:used], int(kept), levels + 1) for kept in candidates]
+    divergences = _divergences(counts[:used], candidates, levels + 1)
     widest = len(candidates) - 1 - int(np.argmin(divergences[::-1]))  # of equals, the one that clips least
     return min(float(candidates[widest]) * histogram.width, _minmax(histogram, levels))
 
 
-def _divergence(counts: NDArray[np.float64], kept: int, levels: int) -> float:
-    """KL(clipped to `kept` bins || the same in `levels` levels, each spread over its bins that are not empty)."""
-    inside = counts[:kept]
-    clipped = inside.copy()
-    clipped[-1] += counts[kept:].sum()
-    occupied = inside > 0.0
-    starts = -(-np.arange(levels) * kept // levels)  # bin i lies in level i * levels // kept
-    mass, bins = np.add.reduceat(inside, starts), np.add.reduceat(occupied, starts, dtype=np.float64)
-    spread = np.where(occupied, np.repeat(mass / np.maximum(bins, 1.0), np.diff(starts, append=kept)), 0.0)
-    if not occupied.any() or (clipped[-1] > 0.0 and not occupied[-1]):
-        return np.inf  # a bin that holds nothing but outliers has no counterpart
-    total, held = clipped.sum(), spread.sum()
-    ratio = clipped[occupied] / spread[occupied]
-    return float(np.sum(clipped[occupied] * np.log(ratio)) / total + np.log(held / total))
+def _divergences(counts: NDArray[np.float64], kept: NDArray[np.int64], levels: int) -> NDArray[np.float64]:
+    """KL(clipped to `kept` bins || the same in `levels` levels, each spread over its bins that are not empty).
+
+    Of p = clipped and q = spread only p log p and, level by level, the sum of p times log q are needed; q is one number
+    over a level. What is clipped lies in the last bin kept.
+
+    Args:
+        counts: of all bins, up to the last that is not empty.
+        kept: candidates, int [n].
+        levels: into which they are divided; bin i lies in level i * levels // kept.
+
+    Returns:
+        float64 [n]; infinite where a bin holds nothing but outliers and has no counterpart.
+    """
+    edges = -(-np.arange(levels + 1) * kept[:, None] // levels)
+    mass = np.diff(_running(counts)[edges], axis=1)
+    bins = np.diff(_running(counts > 0.0)[edges], axis=1)
+    spread = mass / np.maximum(bins, 1.0)
+    last, held, total = counts[kept - 1], mass.sum(axis=1), counts.sum()
+    outliers = total - held
+    entropy = _running(_times_log(counts))[kept] - _times_log(last) + _times_log(last + outliers)
+    cross = (mass * _log(spread)).sum(axis=1) + outliers * _log(spread[:, -1])
+    divergences: NDArray[np.float64] = (entropy - cross) / total + _log(held / total)
+    divergences[(held == 0.0) | ((last == 0.0) & (outliers > 0.0))] = np.inf
+    return divergences
 
 
-def _squared_error(counts: NDArray[np.int64], centres: NDArray[np.float64], amax: float, levels: int) -> float:
-    """Sum of squared errors when [0, amax] is rounded to `levels` steps and the rest is clipped."""
-    step = amax / levels
-    error = centres - np.minimum(np.rint(centres / step), levels) * step
-    return float(np.dot(counts, error * error))
+def _running(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Sums of the first 0, 1, ... n values, float64 [n + 1]."""
+    return np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
+
+
+def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithm, and 0 of 0: what it is multiplied with is 0, too."""
+    return np.log(values, out=np.zeros_like(values), where=values > 0.0)
+
+
+def _times_log(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x log x, which is 0 at 0."""
+    return values * _log(values)
 
 
 METHODS: Final[dict[str, Amax]] = {"minmax": _minmax, "percentile": _percentile, "mse": _mse, "entropy": _entropy}
