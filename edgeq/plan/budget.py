@@ -15,6 +15,7 @@ from edgeq.model.modules import VisionLanguageModel
 from edgeq.model.tiles import Size
 from edgeq.plan.activations import prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache
+from edgeq.plan.precision import Precision
 from edgeq.plan.weights import PartWeights, Weights
 
 __all__ = ["Item", "Phase", "Request", "phases"]
@@ -25,6 +26,7 @@ WORKSPACE_BYTES: Final = 256 << 20
 SHARD_BYTES: Final = 2_000_000_000
 """The largest shard that edgeq writes. While it is read its pages lie in the same memory, until they are dropped."""
 
+_IN_THE_ENGINE: Final = ("vision", "connector")
 _BUILD_FACTOR: Final = 4
 _HALF: Final = 2
 
@@ -74,9 +76,7 @@ class Phase(BaseModel):
 def phases(model: VisionLanguageModel, device: DeviceProfile, request: Request, weights: Weights) -> tuple[Phase, ...]:
     """The moments that decide, in the order in which they come."""
     runtime = Item(name="runtime", bytes=device.runtime_bytes, how=_runtime(device))
-    stored = [
-        Item(name=f"{part.name} weights", bytes=part.bytes, how=_formats(part)) for part in weights.parts if part.bytes
-    ]
+    stored = [_held(part, device) for part in weights.parts if part.bytes]
     unified = device.memory == "unified"
     engine = [Item(name="engine workspace", bytes=WORKSPACE_BYTES, how="limit of the builder's workspace pool")]
     building = Phase(name="building the engine", items=(runtime, _build(weights)))
@@ -89,6 +89,15 @@ def phases(model: VisionLanguageModel, device: DeviceProfile, request: Request, 
 def _runtime(device: DeviceProfile) -> str:
     context = "CUDA context, " if device.memory == "unified" else ""
     return f"{context}Python, torch, transformers, vision backend: taken from reports, not reckoned"
+
+
+def _held(part: PartWeights, device: DeviceProfile) -> Item:
+    """A part's weights as they lie in memory."""
+    name, widened = f"{part.name} weights", part.precisions.get(Precision.FP16, 0)
+    if device.widens_fp16 and part.name in _IN_THE_ENGINE and widened:
+        how = f"{_formats(part)}, held as FP32 by the backend of a CPU"
+        return Item(name=name, bytes=part.bytes + widened, how=how)
+    return Item(name=name, bytes=part.bytes, how=_formats(part))
 
 
 def _formats(part: PartWeights) -> str:

@@ -56,6 +56,7 @@ def open_language_model(directory: Path, family: Family, *, threads: int | None 
         raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
     made = LanguageModel(model.eval(), family)
     _give_back()
+    _leave_file(model)
     return made
 
 
@@ -67,6 +68,22 @@ def require_packages() -> None:
             f"a language model in 4 bits runs with {missing[0]}, which is not installed",
             next_step="pip install 'edgeq[device,language]'",
         )
+
+
+def _leave_file(model: Any) -> None:
+    """Copy what still lies in the checkpoint's mapping, where the 4-bit weights were rearranged and left it.
+
+    Else the few 16-bit weights would keep all of the mapping in memory, the old 4-bit weights with it: a fifth of a
+    process with 1.1 billion parameters (measured).
+    """
+    states = [state for weight in model.parameters() if (state := getattr(weight, "quant_state", None)) is not None]
+    if not any(getattr(state, "packing_format_for_cpu", False) for state in states):
+        return
+    for state in states:
+        state.code = state.code.clone()
+    for weight in model.parameters():
+        if weight.dtype.is_floating_point:
+            weight.data = weight.data.clone()
 
 
 def _give_back() -> None:

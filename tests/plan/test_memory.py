@@ -156,6 +156,18 @@ def test_a_machine_without_a_gpu_builds_no_engine() -> None:
     assert not any(item.name == "engine workspace" for phase in plan.phases for item in phase.items)
 
 
+def test_a_cpu_holds_the_eyes_in_fp32() -> None:
+    """As ONNX Runtime does: vision and connector take twice what they take on a device with FP16 kernels."""
+    read = model("llava-1.5-7b")
+    narrow, wide = (
+        plan_memory(read, NX.model_copy(update={"memory": "system", "widens_fp16": widens})) for widens in (False, True)
+    )
+    eyes = sum(part.bytes for part in narrow.components if part.name in ("vision", "connector"))
+    for before, after in zip(narrow.phases, wide.phases, strict=True):
+        assert after.bytes - before.bytes == eyes
+    assert wide.components == narrow.components
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_plan(tmp_path: Path, family: str) -> None:
     read = read_vlm(write_vlm(tmp_path / family, family))

@@ -122,3 +122,13 @@ def test_a_class_that_is_no_model(tmp_path: Path) -> None:
 def test_a_family_that_cannot_be_taken_apart() -> None:
     with pytest.raises(ModelError, match="a qwen2_vl model cannot be run as vision engine and language model apart"):
         family_of("qwen2_vl")
+
+
+def test_the_checkpoint_leaves_the_memory_where_its_weights_were_rearranged(tmp_path: Path) -> None:
+    model = alone(written(tmp_path / "vlm", "llava"), "llava")
+    states = [state for weight in model._model.parameters() if (state := getattr(weight, "quant_state", None))]
+    assert states
+    if not all(getattr(state, "packing_format_for_cpu", False) for state in states):
+        pytest.skip("this processor has no AVX512-BF16: bitsandbytes leaves the weights where they are")
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert len(list(model.generate(PROMPT, features(), IMAGE_TOKEN, limit=2, stop=()))) == 2
