@@ -13,28 +13,19 @@ constraints: there the Q/DQ graph says it all.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import onnx
 from onnx import TensorProto
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgeq.errors import ArtifactError, QuantizeError
-from edgeq.files import atomic_write
+from edgeq.engine.tensorrt.precisions import DataType, LayerPrecision
+from edgeq.errors import QuantizeError
 from edgeq.model.graph import constant_names
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.plan.rules import CARRIERS
 from edgeq.quantize.half import element_types
 
-__all__ = ["DataType", "LayerPrecision", "load_precisions", "save_precisions", "tensorrt_precisions", "verify_tensorrt"]
-
-VERSION: Final = "edgeq.trt-precisions/1"
-
-DataType = Literal["float32", "float16", "int8"]
-"""Names as TensorRT's Python module has them."""
+__all__ = ["tensorrt_precisions"]
 
 _DATA_TYPES: Final[dict[Precision, DataType]] = {
     Precision.FP32: "float32",
@@ -43,41 +34,6 @@ _DATA_TYPES: Final[dict[Precision, DataType]] = {
 }
 
 _LEFT_OUT: Final = frozenset({"Cast", "Concat", "Constant", "ConstantOfShape", "Range", "Shape", "Size"})
-_MAY_VANISH: Final = CARRIERS | {"Dropout", "Identity"}
-"""Layers that compute nothing; TensorRT merges them into others without a word."""
-
-_SAID: Final[dict[DataType, re.Pattern[str]]] = {
-    "int8": re.compile(r"int8", re.IGNORECASE),
-    "float16": re.compile(r"fp16|float16|half", re.IGNORECASE),
-    "float32": re.compile(r"fp32|float32|float$", re.IGNORECASE),
-}
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-_BLOCK = re.compile(r"ForeignNode\[(.+)\.\.\.(.+)\]")
-
-
-class LayerPrecision(BaseModel):
-    """What to set on one layer of a network.
-
-    Attributes:
-        name: the layer's name, which is the ONNX node's.
-        op: the ONNX operator.
-        precision: for `layer.precision`.
-        outputs: for `layer.set_output_type`, in order; None where the output is not floating point: set nothing.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    op: str
-    precision: DataType
-    outputs: tuple[DataType | None, ...]
-
-
-class _Saved(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal["edgeq.trt-precisions/1"] = VERSION
-    layers: tuple[LayerPrecision, ...]
 
 
 def tensorrt_precisions(plan: PrecisionPlan, model: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
@@ -141,72 +97,6 @@ def _widest(precision: Precision, readers: Sequence[Precision]) -> DataType:
     return next((_DATA_TYPES[kind] for kind in (Precision.FP32, Precision.FP16) if kind in readers), "int8")
 
 
-def verify_tensorrt(planned: Sequence[LayerPrecision], found: Mapping[str, str]) -> None:
-    """Compare what was planned with what an engine inspector says.
-
-    Args:
-        planned: in the graph's order.
-        found: the engine's layer -> the type it computes in, in the inspector's words ("Int8", "Half", "Row major
-            linear FP16 format"). The engine's names may stand for several layers: "a + b", "PWN(a, b)",
-            "{ForeignNode[a...b]}" for all from a to b, or a list of "[ONNX Layer: a]". Reformatting layers are
-            passed over. The forms are those that engines were seen to write in public; no engine was built here.
-
-    Raises:
-        QuantizeError: with every layer that computes in something else, and every one that no name stands for. Layers
-            that compute nothing may be missing.
-    """
-    order = [layer.name for layer in planned]
-    said: dict[str, list[tuple[str, str]]] = {}
-    for engine_layer, text in found.items():
-        for name in _stands_for(engine_layer, order):
-            said.setdefault(name, []).append((engine_layer, text))
-    faults = [fault for layer in planned for fault in _faults(layer, said.get(layer.name, []))]
-    _raise_if(faults, "the engine differs from its plan", "look at the builder's log for the constraints it left")
-
-
 def _raise_if(faults: Sequence[str], what: str, next_step: str) -> None:
     if faults:
         raise QuantizeError(f"{what} in {len(faults)} places", causes=tuple(faults), next_step=next_step)
-
-
-def _faults(layer: LayerPrecision, said: Sequence[tuple[str, str]]) -> Iterator[str]:
-    if not said and layer.op not in _MAY_VANISH:
-        yield f"{layer.name}: planned {layer.precision}, and the engine does not name it"
-    for engine_layer, text in said:
-        if not _SAID[layer.precision].search(text):
-            inside = "" if engine_layer == layer.name else f" in {engine_layer}"
-            yield f"{layer.name}: planned {layer.precision}, the engine has {text}{inside}"
-
-
-def _stands_for(engine_layer: str, order: Sequence[str]) -> list[str]:
-    """The ONNX nodes behind the name of an engine's layer."""
-    if listed := _ONNX_LAYER.findall(engine_layer):
-        return list(listed)
-    if engine_layer.startswith("Reformatting CopyNode"):
-        return []
-    if block := _BLOCK.search(engine_layer):
-        ends = [order.index(name) for name in block.groups() if name in order]
-        return list(order[ends[0] : ends[1] + 1]) if len(ends) == 2 else []
-    name = engine_layer.replace("PWN(", "").replace(")", "") if "PWN(" in engine_layer else engine_layer
-    return re.split(r" \+ |, ", name)
-
-
-def save_precisions(layers: Sequence[LayerPrecision], path: Path) -> None:
-    """Write them as JSON, atomically."""
-    atomic_write(path, (_Saved(layers=tuple(layers)).model_dump_json(indent=1) + "\n").encode())
-
-
-def load_precisions(path: Path) -> tuple[LayerPrecision, ...]:
-    """Read them back.
-
-    Raises:
-        ArtifactError: the file is missing, is not JSON, or is of another version.
-    """
-    try:
-        return _Saved.model_validate_json(path.read_bytes()).layers
-    except (OSError, ValidationError) as error:
-        raise ArtifactError(
-            f"{path} has no layer precisions for TensorRT",
-            expected=f"JSON with version {VERSION}",
-            causes=(" ".join(str(error).split())[:300],),
-        ) from error

@@ -1,10 +1,8 @@
-"""What a builder sets on TensorRT's layers, and what an engine may say about them."""
+"""What a plan sets on TensorRT's layers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeq.errors import ArtifactError, QuantizeError
+from edgeq.engine.tensorrt.precisions import LayerPrecision
+from edgeq.errors import QuantizeError
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
-from edgeq.quantize.trt_precision import (
-    LayerPrecision,
-    load_precisions,
-    save_precisions,
-    tensorrt_precisions,
-    verify_tensorrt,
-)
+from edgeq.quantize.trt_precision import tensorrt_precisions
 
 FP32, FP16, INT8, NF4 = Precision.FP32, Precision.FP16, Precision.INT8, Precision.NF4
 
@@ -120,72 +113,3 @@ def test_a_plan_that_tensorrt_cannot_have_is_refused() -> None:
     with pytest.raises(QuantizeError) as caught:
         tensorrt_precisions(plan(), other)
     assert caught.value.causes == ("conv1: planned, but not in the graph",)
-
-
-def test_json_and_back(tmp_path: Path) -> None:
-    layers = tensorrt_precisions(plan(), network())
-    save_precisions(layers, tmp_path / "precisions.json")
-    assert load_precisions(tmp_path / "precisions.json") == layers
-    raw = json.loads((tmp_path / "precisions.json").read_text())
-    assert raw["layers"][0] == {"name": "conv1", "op": "Conv", "precision": "int8", "outputs": ["int8"]}
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"version": "edgeq.trt-precisions/2", "layers": []}', "\xff"])
-def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "precisions.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ArtifactError, match="no layer precisions"):
-        load_precisions(tmp_path / "precisions.json")
-
-
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError):
-        load_precisions(tmp_path / "none.json")
-
-
-ENGINE = {
-    "Reformatting CopyNode for Input Tensor 0 to conv1 + relu1": "FP32",
-    "conv1 + relu1": "Int8",
-    "conv2 + sum": "Row major Int8 format",
-    "head": "Float",
-    "PWN(logits)": "Row major linear FP32",
-    "(Unnamed Layer* 12) [Shuffle]": "FP32",
-}
-"""Names and types as engines write them; flat is merged away."""
-
-
-def test_an_engine_as_planned() -> None:
-    verify_tensorrt(tuple(wanted().values()), ENGINE)
-
-
-@pytest.mark.parametrize(
-    ("engine", "faults"),
-    [
-        ({"conv1 + relu1": "FP16"}, ["conv1: planned int8", "relu1: planned int8"]),
-        ({"head": "Half"}, ["head: planned float32, the engine has Half"]),
-        ({"conv2 + sum": "FP32"}, ["conv2: planned int8, the engine has FP32 in conv2 + sum", "sum: planned int8"]),
-        ({"PWN(logits)": "Int8"}, ["logits: planned float32, the engine has Int8 in PWN(logits)"]),
-        ({"head": "something"}, ["head: planned float32, the engine has something"]),
-    ],
-)
-def test_every_difference_is_named(engine: dict[str, str], faults: list[str]) -> None:
-    with pytest.raises(QuantizeError) as caught:
-        verify_tensorrt(tuple(wanted().values()), ENGINE | engine)
-    assert len(caught.value.causes) == len(faults)
-    assert all(cause.startswith(fault) for cause, fault in zip(caught.value.causes, faults, strict=True))
-
-
-def test_a_layer_that_the_engine_does_not_name_is_a_difference() -> None:
-    engine = {name: kind for name, kind in ENGINE.items() if name != "head"}
-    with pytest.raises(QuantizeError) as caught:
-        verify_tensorrt(tuple(wanted().values()), engine)
-    assert caught.value.causes == ("head: planned float32, and the engine does not name it",)
-
-
-def test_other_ways_to_name_several_layers() -> None:
-    planned = tuple(wanted().values())
-    metadata = "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]"
-    engine = {metadata: "Int8", "conv2 + sum": "Int8", "{ForeignNode[head...logits]}": "FP32"}
-    verify_tensorrt(planned, engine)
-    with pytest.raises(QuantizeError) as caught:
-        verify_tensorrt(planned, engine | {"{ForeignNode[head...logits]}": "FP16"})
-    assert [cause.split(":")[0] for cause in caught.value.causes] == ["head", "logits"]

@@ -1,0 +1,218 @@
+"""Write what the device needs to build TensorRT engines of a bundle: `engine.json`, and a classifier's ranges.
+
+TensorRT's implicit road wants a range for every tensor that an INT8 layer reads or writes, the one between a
+convolution and its ReLU too. The scales of the Q/DQ graphs lack that one, because the ReLU is applied while the
+convolution writes. It gets the range of the ReLU's (or Clip's) output, and nothing is lost by that: what lies beyond
+the range saturates at the same value before and behind the ReLU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import onnx
+from onnx import TensorProto, helper
+
+from edgeq.calibrate.scales import Scales
+from edgeq.calibrate.trt_bundled import CALIBRATION_CACHE, WRITTEN_FOR
+from edgeq.calibrate.trt_cache import CalibrationCache
+from edgeq.calibrate.trt_scales import cache_from_scales
+from edgeq.engine.tensorrt.inputs import ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
+from edgeq.engine.tensorrt.precisions import DataType, LayerPrecision
+from edgeq.errors import CalibrationError, QuantizeError
+from edgeq.export.stage import FP32
+from edgeq.export.vision_report import VISION_FP16, VISION_FP32
+from edgeq.files import sha256_file
+from edgeq.model.external_data import all_tensors
+from edgeq.model.graph import constant_names, constant_tensors
+from edgeq.model.image_tokens import image_cost, native_size
+from edgeq.model.modules import VisionLanguageModel
+from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.plan.rules import FUSED_ACTIVATIONS
+from edgeq.quantize.half import element_types
+from edgeq.quantize.placement import unite
+from edgeq.quantize.qdq import placement_of
+from edgeq.quantize.stage import INT8, PLAN
+from edgeq.quantize.trt_precision import tensorrt_precisions
+from edgeq.quantize.vision import VISION_PLAN
+
+__all__ = ["calibration_cache", "most_pictures", "write_classifier_inputs", "write_vision_inputs"]
+
+_DATA_TYPES: Final[dict[int, DataType]] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.INT8: "int8",
+}
+_MOST_TILES: Final = 12
+_SHOWN: Final = 8
+
+
+def write_classifier_inputs(directory: Path, plan: PrecisionPlan, scales: Scales) -> EngineInputs:
+    """Write `engine.json` of a classifier, and `calibration.cache` unless its plan has no INT8 layer.
+
+    Args:
+        directory: with the graphs and the plan, as `edgeq.quantize.stage.quantize` left it.
+        plan: that of the graphs.
+        scales: that they were made with.
+
+    Raises:
+        CalibrationError: a tensor of an INT8 layer has no range.
+        QuantizeError: the plan asks for what TensorRT does not have.
+    """
+    model, int8 = onnx.load(directory / FP32), bool(plan.layers(Precision.INT8))
+    layers = tensorrt_precisions(plan, model)
+    inputs = EngineInputs(
+        precision="int8" if int8 else "fp16",
+        graphs={
+            "implicit": _graph(directory / FP32, layers),
+            "explicit": _graph(directory / INT8["tensorrt"], tuple(map(_in_qdq, layers))),
+        },
+        plan_sha256=sha256_file(directory / PLAN),
+    )
+    if int8:
+        calibration_cache(model, plan, scales).save(directory / CALIBRATION_CACHE)
+    inputs.save(directory / ENGINE_INPUTS)
+    return inputs
+
+
+def write_vision_inputs(directory: Path, *, pictures: int) -> EngineInputs:
+    """Write `engine.json` of a vision encoder, which is the same graph on both roads.
+
+    Args:
+        directory: with both graphs and the plan, as `edgeq.quantize.vision.quantize_vision` left it.
+        pictures: most that one image becomes.
+
+    Raises:
+        QuantizeError: the plan asks for what TensorRT does not have.
+    """
+    plan = PrecisionPlan.load(directory / VISION_PLAN)
+    layers = tensorrt_precisions(plan, _open(directory / VISION_FP32))
+    graph = _graph(directory / VISION_FP16, _as_cast(layers, _open(directory / VISION_FP16)))
+    inputs = EngineInputs(
+        precision="fp16",
+        graphs={"implicit": graph, "explicit": graph},
+        pictures=pictures,
+        plan_sha256=sha256_file(directory / VISION_PLAN),
+    )
+    inputs.save(directory / ENGINE_INPUTS)
+    return inputs
+
+
+def most_pictures(model: VisionLanguageModel) -> int:
+    """The most pictures that the encoder is given of one image, whatever the image's shape.
+
+    A processor that cuts images into tiles is asked for images that fill each grid of up to 12 x 12 tiles.
+
+    Raises:
+        ModelError: the family's rule is not known.
+    """
+    height, width = native_size(model)
+    sides = range(1, _MOST_TILES + 1)
+    return max(image_cost(model, (rows * height, columns * width)).tiles for rows in sides for columns in sides)
+
+
+def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> CalibrationCache:
+    """The ranges that TensorRT's implicit road needs, in the graph's order, for the release of JetPack 6.
+
+    Both sides of an INT8 addition, and both ends of a layer that computes nothing, get one scale, as in ONNX Runtime's
+    Q/DQ graph.
+
+    Args:
+        model: the FP32 graph.
+        plan: for that graph.
+        scales: for that graph and plan.
+
+    Raises:
+        CalibrationError: a tensor of an INT8 layer has no range.
+        ArtifactError: a tensor's name cannot be written into a cache.
+    """
+    placement = placement_of(model, plan, "onnxruntime")
+    groups = unite((*placement.same_grid, *placement.same_scale))
+    known = dict(cache_from_scales(scales, WRITTEN_FOR, groups=groups).scales)
+    int8 = plan.layers(Precision.INT8)
+    for node in model.graph.node:
+        if node.op_type in FUSED_ACTIVATIONS and node.name in int8 and node.output[0] in known:
+            known.setdefault(node.input[0], known[node.output[0]])
+    _require(known, tuple(_touched(model, int8)))
+    return CalibrationCache(WRITTEN_FOR, tuple((name, known[name]) for name in _in_order(model) if name in known))
+
+
+def _touched(model: onnx.ModelProto, layers: frozenset[str]) -> Iterator[str]:
+    """The float tensors that `layers` read or write, but for constants and what the network gives its caller."""
+    types, left_out = element_types(model), constant_names(model.graph) | {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.name in layers:
+            for name in (*node.input, *node.output):
+                if types.get(name) == TensorProto.FLOAT and name not in left_out:
+                    yield name
+
+
+def _require(known: Mapping[str, float], names: tuple[str, ...]) -> None:
+    missing = list(dict.fromkeys(name for name in names if name not in known))
+    if missing:
+        raise CalibrationError(
+            f"{len(missing)} tensors of INT8 layers have no range: {', '.join(missing[:_SHOWN])}",
+            causes=("the scales were made for another plan",),
+            next_step="run edgeq calibrate again",
+        )
+
+
+def _in_order(model: onnx.ModelProto) -> Iterator[str]:
+    """Every tensor once, the inputs first."""
+    names = [value.name for value in model.graph.input]
+    names += [name for node in model.graph.node for name in node.output]
+    yield from dict.fromkeys(names)
+
+
+def _open(path: Path) -> onnx.ModelProto:
+    """A graph without the weights that lie in a file beside it: types and sizes say enough."""
+    return onnx.load(path, load_external_data=False)
+
+
+def _graph(path: Path, layers: tuple[LayerPrecision, ...]) -> EngineGraph:
+    model = _open(path)
+    constants = constant_tensors(model.graph)
+    return EngineGraph(
+        file=path.name,
+        sha256=sha256_file(path),
+        weight_bytes=sum(_bytes(tensor) for tensor in all_tensors(model.graph)),
+        inputs=tuple(_binding(value) for value in model.graph.input if value.name not in constants),
+        outputs=tuple(_binding(value) for value in model.graph.output),
+        layers=layers,
+        casts=tuple(node.name for node in model.graph.node if node.op_type == "Cast"),
+    )
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    size = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims) * size)
+
+
+def _binding(value: onnx.ValueInfoProto) -> Binding:
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in _DATA_TYPES:
+        raise QuantizeError(
+            f"{value.name} holds {TensorProto.DataType.Name(tensor.elem_type)}, which an engine is not given here",
+            expected=f"one of {', '.join(_DATA_TYPES.values())}",
+        )
+    shape = tuple(axis.dim_value or None for axis in tensor.shape.dim)
+    return Binding(name=value.name, dtype=_DATA_TYPES[tensor.elem_type], shape=shape)
+
+
+def _in_qdq(layer: LayerPrecision) -> LayerPrecision:
+    """A layer as the Q/DQ graph has it: no Cast is put there, so a layer planned FP16 computes in FP32."""
+    wider = {"float16": "float32"}
+    outputs = tuple(kind and wider.get(kind, kind) for kind in layer.outputs)
+    return layer.model_copy(update={"precision": wider.get(layer.precision, layer.precision), "outputs": outputs})
+
+
+def _as_cast(layers: tuple[LayerPrecision, ...], model: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
+    """Layers with the types that they write in a graph with Casts, which stand behind them where others are wanted."""
+    types, written = element_types(model), {node.name: node.output for node in model.graph.node}
+    return tuple(
+        layer.model_copy(update={"outputs": tuple(_DATA_TYPES.get(types.get(name, 0)) for name in written[layer.name])})
+        for layer in layers
+    )

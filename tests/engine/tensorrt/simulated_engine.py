@@ -1,0 +1,112 @@
+"""A TensorRT engine, simulated: autospecs of the bindings' real classes, so that a name they lack is an error.
+
+The network in it gives `doubled` = 2 x `image` and `half` = `image` in FP16. It computes when execute_async_v3 is
+called, from and to the addresses that were set.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from host_memory import STREAM, read
+
+__all__ = ["PROFILE", "SimulatedTensorRt"]
+
+PROFILE = [(1, 3, 2, 2), (4, 3, 2, 2), (8, 3, 2, 2)]
+
+
+class SimulatedTensorRt:
+    """Everything but Runtime is the real module.
+
+    Attributes:
+        module: to be given in the place of TensorRT.
+        engine: what it deserializes; its properties and return values may be changed before it is.
+        context: of the engine.
+        said: what TensorRT logs while it deserializes.
+        given: the bytes it was given.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        self.trt = trt
+        self.said: list[str] = []
+        self.given: Any = None
+        self.context = self._context()
+        self.engine: Any = self._engine()
+        runtime = mock.create_autospec(trt.Runtime, spec_set=True)
+        runtime.side_effect = self._start
+        self._runtime = runtime.return_value
+        self._runtime.deserialize_cuda_engine.side_effect = self._deserialize
+        self.module: Any = SimpleNamespace(**{**vars(trt), "Runtime": runtime})
+        self._shape: tuple[int, ...] = ()
+        self._addresses: dict[str, int] = {}
+
+    def calls(self) -> list[str]:
+        """The context's methods that were called since it was made, in order."""
+        return [call[0] for call in self.context.mock_calls]
+
+    def _engine(self) -> Any:
+        trt = self.trt
+        names = ["image", "doubled", "half"]
+        engine = mock.create_autospec(trt.ICudaEngine, instance=True, spec_set=True)
+        engine.num_io_tensors = len(names)
+        engine.get_tensor_name.side_effect = names.__getitem__
+        engine.get_tensor_mode.side_effect = lambda name: (
+            trt.TensorIOMode.INPUT if name == "image" else trt.TensorIOMode.OUTPUT
+        )
+        engine.get_tensor_dtype.side_effect = {"image": trt.float32, "doubled": trt.float32, "half": trt.float16}.get
+        engine.get_tensor_location.return_value = trt.TensorLocation.DEVICE
+        engine.get_tensor_profile_shape.side_effect = self._profile
+        engine.create_execution_context.return_value = self.context
+        return engine
+
+    def _context(self) -> Any:
+        context = mock.create_autospec(self.trt.IExecutionContext, instance=True, spec_set=True)
+        context.set_input_shape.side_effect = self._set_input_shape
+        context.infer_shapes.return_value = []
+        context.get_tensor_shape.side_effect = lambda _: self.trt.Dims(self._shape)
+        context.set_tensor_address.side_effect = self._set_tensor_address
+        context.execute_async_v3.side_effect = self._execute
+        return context
+
+    def _start(self, logger: Any) -> Any:
+        assert isinstance(logger, self.trt.ILogger)
+        self._logger = logger
+        return self._runtime
+
+    def _deserialize(self, data: Any) -> Any:
+        self.given = data
+        for text in self.said:
+            self._logger.log(self.trt.ILogger.Severity.ERROR, text)
+        self._logger.log(self.trt.ILogger.Severity.INFO, "loaded")
+        return self.engine
+
+    def _profile(self, name: str, index: int) -> list[Any]:
+        assert (name, index) == ("image", 0)
+        return [self.trt.Dims(shape) for shape in PROFILE]
+
+    def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "image"
+        self._shape = tuple(self.trt.Dims(shape))
+        return True
+
+    def _set_tensor_address(self, name: str, address: int) -> bool:
+        assert address
+        assert address % 256 == 0
+        self._addresses[name] = address
+        return True
+
+    def _execute(self, stream: int) -> bool:
+        assert stream == STREAM
+        size = int(np.prod(self._shape))
+        image = np.frombuffer(read(self._addresses["image"], size * 4), np.float32)
+        _write(self._addresses["doubled"], image * 2)
+        _write(self._addresses["half"], image.astype(np.float16))
+        return True
+
+
+def _write(address: int, values: Any) -> None:
+    ctypes.memmove(address, values.ctypes.data, values.nbytes)
