@@ -19,6 +19,7 @@ from edgeq.model.stream import ImageStream
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.prepare import Options, Prepared, prepare
 from edgeq.quality.judge import Quality
+from edgeq.runtime.check import check_canaries
 
 FP32, INT8 = "model.fp32.onnx", "model.int8.ort.onnx"
 
@@ -88,12 +89,21 @@ def test_the_int8_file_is_much_smaller(resnet20: Prepared) -> None:
 def test_the_manifest_lists_every_file_as_it_is(resnet20: Prepared) -> None:
     manifest = read_manifest(resnet20.bundle)
     assert manifest == resnet20.manifest
-    present = {path.name: path for path in resnet20.bundle.iterdir() if path.name != MANIFEST}
+    files = (path for path in resnet20.bundle.rglob("*") if path.is_file() and path.name != MANIFEST)
+    present = {path.relative_to(resnet20.bundle).as_posix(): path for path in files}
     assert {file.name for file in manifest.files} == set(present)
     for file in manifest.files:
         assert (file.size, file.sha256) == (present[file.name].stat().st_size, sha256_file(present[file.name]))
     assert len(manifest.labels) == 10
     assert manifest.labels[0] == "airplane"
+
+
+def test_tensorrts_graph_passes_the_canaries_too(resnet20: Prepared) -> None:
+    """Its scales are coarser (signed, symmetric), so that its logits are others than those of ONNX Runtime's graph."""
+    engine = OnnxRuntimeEngine(resnet20.bundle / "model.int8.trt.onnx", integers=False)
+    report = check_canaries(resnet20.bundle, engine)
+    assert report.failures == ()
+    assert all(canary.parity and canary.parity.worst_relative > 0.005 for canary in report.canaries)
 
 
 def test_the_bundle_tells_what_was_measured(resnet20: Prepared) -> None:

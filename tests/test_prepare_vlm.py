@@ -28,7 +28,7 @@ from edgeq.prepare_vlm import judging as judging_module
 from edgeq.prepare_vlm.planning import is_vision_language
 from edgeq.prepare_vlm.source import copy_processor, take_photographs
 from edgeq.quality.vlm import VlmQuality
-from edgeq.runtime.canaries import Canaries
+from edgeq.runtime.canaries import CANARY_LIST, Canaries
 from edgeq.runtime.pair import load_pair
 from edgeq.runtime.settings import PairSettings
 
@@ -42,6 +42,8 @@ def test_what_is_in_the_bundle(prepared_vlm: PreparedVlm) -> None:
     assert manifest.kind == "vision-language"
     names = {file.name for file in manifest.files}
     assert {"vision.fp16.onnx", "vision.json", "plan.yaml", "memory.json", "quality.json", "pair.json"} <= names
+    assert prepared_vlm.quality is not None
+    assert ("partings.html" in names) == bool(prepared_vlm.quality.partings)
     assert {"language/model.safetensors", "language/config.json", "config.json", "chat_template.jinja"} <= names
     assert {"preprocessor_config.json", "tokenizer.json", "canaries/0.png", "canaries/2.npy"} <= names
     assert not [name for name in names if "fp32" in name]
@@ -49,7 +51,7 @@ def test_what_is_in_the_bundle(prepared_vlm: PreparedVlm) -> None:
 
 def test_artifacts_are_those_returned(prepared_vlm: PreparedVlm) -> None:
     bundle = prepared_vlm.bundle
-    assert Canaries.load(bundle) == prepared_vlm.canaries
+    assert Canaries.load(bundle / CANARY_LIST) == prepared_vlm.canaries
     assert VlmQuality.load(bundle / "quality.json") == prepared_vlm.quality
     assert MemoryPlan.load(bundle / "memory.json") == prepared_vlm.memory
     plan = PrecisionPlan.load(bundle / "plan.yaml")

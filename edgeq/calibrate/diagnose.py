@@ -86,8 +86,8 @@ def histograms_of(scales: Scales) -> dict[str, Histogram]:
 
 
 def drift(first: Mapping[str, Histogram], second: Mapping[str, Histogram]) -> float:
-    """Median over the tensors of the distance between their histograms."""
-    return statistics.median(distance(first[name], second[name]) for name in second)
+    """Median over the tensors of the distance between their histograms; 0.0 where there are none."""
+    return statistics.median([distance(first[name], second[name]) for name in second] or [0.0])
 
 
 def distance(first: Histogram, second: Histogram) -> float:

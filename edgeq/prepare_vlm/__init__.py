@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.bundle.needs import Needs
 from edgeq.export.vision import export_vision
 from edgeq.export.vision_report import VISION_FP16, VISION_FP32, VisionReport
 from edgeq.files import new_directory
@@ -21,8 +22,10 @@ from edgeq.prepare_vlm.options import VlmOptions
 from edgeq.prepare_vlm.planning import check_fit, check_halves, plan_vlm
 from edgeq.prepare_vlm.source import copy_processor, image_token, model_directory, pair_settings, take_photographs
 from edgeq.quality.answerer import Answerer
+from edgeq.quality.part import save_partings
 from edgeq.quality.questions import Questions
 from edgeq.quality.vlm import VlmQuality, compare_answers
+from edgeq.quantize.engine_inputs import most_pictures, write_vision_inputs
 from edgeq.quantize.nf4 import write_nf4
 from edgeq.quantize.skip_list import FourBitShare
 from edgeq.quantize.vision import quantize_vision
@@ -31,9 +34,9 @@ from edgeq.runtime.pair import Pair, load_pair
 from edgeq.runtime.settings import LANGUAGE, PAIR
 from edgeq.stages import Progress, counter
 
-__all__ = ["MEMORY", "PLAN", "QUALITY", "PreparedVlm", "VlmOptions", "prepare_vlm"]
+__all__ = ["MEMORY", "PARTINGS", "PLAN", "QUALITY", "PreparedVlm", "VlmOptions", "prepare_vlm"]
 
-PLAN, MEMORY, QUALITY = "plan.yaml", "memory.json", "quality.json"
+PLAN, MEMORY, QUALITY, PARTINGS = "plan.yaml", "memory.json", "quality.json", "partings.html"
 
 
 class PreparedVlm(BaseModel):
@@ -112,6 +115,7 @@ def prepare_vlm(
         photographs, skipped = take_photographs(ImageSet.open(images), options.photographs)
         export_vision(source, work, photographs, threads=options.threads, report=report)
         vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
+        write_vision_inputs(work, pictures=most_pictures(described))
         share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
         plan.save(work / PLAN)
         if memory:
@@ -128,7 +132,7 @@ def prepare_vlm(
         del pair, reference
         _drop_fp32(work, options)
         allowed = {finding.code: finding.because for finding in findings}
-        manifest = write_manifest(work, kind="vision-language", allowed=allowed)
+        manifest = write_manifest(work, kind="vision-language", allowed=allowed, needs=_needs(memory))
     return _summary(
         output,
         described,
@@ -159,7 +163,14 @@ def _judge(
     advance = counter(report, "judge", len(questions))
     quality = compare_answers(reference, pair, questions, max_new_tokens=options.max_new_tokens, advance=advance)
     quality.save(work / QUALITY)
+    if quality.partings:
+        save_partings(quality.partings, questions.read, work / PARTINGS)
     return quality
+
+
+def _needs(memory: MemoryPlan | None) -> Needs:
+    """The memory of a device that it was planned for: what it needs, and what the system takes there."""
+    return Needs(memory_bytes=memory.needed_bytes + memory.device.reserve_bytes) if memory else Needs()
 
 
 def _drop_fp32(work: Path, options: VlmOptions) -> None:

@@ -19,7 +19,7 @@ from edgeq.prepare_vlm.options import VlmOptions
 from edgeq.quality.answerer import Answerer
 from edgeq.quality.hf_answerer import HfAnswerer, Prompt
 from edgeq.quality.questions import Questions
-from edgeq.runtime.canaries import CANARIES, Canaries, Canary
+from edgeq.runtime.canaries import CANARIES, CANARY_LIST, Canaries, Canary
 from edgeq.runtime.eyes import Eyes
 from edgeq.runtime.families import family_of
 from edgeq.runtime.pair import Pair
@@ -28,7 +28,7 @@ from edgeq.runtime.prompt import Prompter
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_reference", "make_canaries"]
+__all__ = ["load_reference", "make_canaries", "reference_prompt"]
 
 _ROOM: Final = 2 << 30
 """What must stay free beside the weights: activations, and the pair that the whole model is compared with."""
@@ -67,7 +67,7 @@ def load_reference(
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"transformers cannot load {source}", causes=(reason,)) from error
-    return HfAnswerer(whole, prompter.tokenizer, _prompt(prompter))
+    return HfAnswerer(whole, prompter.tokenizer, reference_prompt(prompter))
 
 
 def make_canaries(
@@ -108,7 +108,7 @@ def make_canaries(
         max_new_tokens=options.max_new_tokens,
         canaries=tuple(made),
     )
-    canaries.save(bundle)
+    canaries.save(bundle / CANARY_LIST)
     return canaries
 
 
@@ -125,7 +125,7 @@ def _free() -> int:
     return 0
 
 
-def _prompt(prompter: Prompter) -> Prompt:
+def reference_prompt(prompter: Prompter) -> Prompt:
     """The bundle's prompts in the form that the whole model takes."""
     family, nested = family_of(prompter.settings.model_type), prompter.settings.model_type in _NESTED
 

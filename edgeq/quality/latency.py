@@ -6,6 +6,7 @@ slow the first one down. Each pair of blocks gives a ratio; the median of the ra
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +19,17 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.engine import Engine
 
-__all__ = ["DEFAULT_TIMING", "Latency", "Timing", "measure_latency"]
+__all__ = [
+    "DEFAULT_TIMING",
+    "Latency",
+    "Percentiles",
+    "Timing",
+    "measure_latency",
+    "measure_percentiles",
+    "percentiles_of",
+]
+
+_ENOUGH_FOR_P99: Final = 100
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,24 @@ class Latency(BaseModel):
     speedup_high: float
 
 
+class Percentiles(BaseModel):
+    """Milliseconds that one graph takes for a batch.
+
+    Attributes:
+        batch: images in a batch.
+        runs: how many were timed, after others to warm up.
+        p50_ms: the median.
+        p99_ms: 99 of 100 runs took no longer; None where there were fewer than 100.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: int
+    runs: int
+    p50_ms: float
+    p99_ms: float | None
+
+
 def measure_latency(
     reference: Callable[[], Engine],
     candidate: Callable[[], Engine],
@@ -91,6 +120,30 @@ def measure_latency(
         speedup=statistics.median(ratios),
         speedup_low=min(ratios),
         speedup_high=max(ratios),
+    )
+
+
+def measure_percentiles(engine: Engine, pixels: NDArray[np.float32], *, seconds: float) -> Percentiles:
+    """Time one graph, which should be the only one that is at work.
+
+    Args:
+        engine: with one input.
+        pixels: one batch, float32 [n, 3, H, W].
+        seconds: how long it runs; a quarter of that more to warm up.
+    """
+    feeds = {engine.inputs[0]: pixels}
+    _timed(engine, feeds, seconds / 4)
+    return percentiles_of(_timed(engine, feeds, seconds), len(pixels))
+
+
+def percentiles_of(times: list[float], batch: int) -> Percentiles:
+    """Percentiles of the seconds that runs took; the 99th is a time that was measured (nearest rank)."""
+    ranked, enough = sorted(times), len(times) >= _ENOUGH_FOR_P99
+    return Percentiles(
+        batch=batch,
+        runs=len(times),
+        p50_ms=1e3 * statistics.median(times),
+        p99_ms=1e3 * ranked[math.ceil(0.99 * len(times)) - 1] if enough else None,
     )
 
 

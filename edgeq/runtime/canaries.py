@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from edgeq.errors import ArtifactError
-from edgeq.files import atomic_write
+from edgeq.artifact import Artifact
 
-__all__ = ["CANARIES", "Canaries", "Canary"]
+__all__ = ["CANARIES", "CANARY_LIST", "Canaries", "Canary", "ClassCanaries", "ClassCanary"]
 
 CANARIES: Final = "canaries"
 """The directory of the canaries in a bundle."""
 
-CANARIES_VERSION: Final = "edgeq.canaries/1"
-_LIST: Final = "canaries.json"
+CANARY_LIST: Final = f"{CANARIES}/canaries.json"
+"""The list of them: `Canaries` in the bundle of a vision-language model, `ClassCanaries` in that of a classifier."""
+
+_MOST: Final = 64
+_LONGEST: Final = 65_536
+
+_FileName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]{0,99}$")]
+"""A file of the canaries' directory, and of no other place."""
 
 
 class Canary(BaseModel):
@@ -32,15 +36,15 @@ class Canary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image: str
-    features: str
+    image: _FileName
+    features: _FileName
     question: str
     answer: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = Field(min_length=1, max_length=_LONGEST)
 
 
-class Canaries(BaseModel):
-    """All of a bundle's.
+class Canaries(Artifact):
+    """All of a vision-language model's.
 
     Attributes:
         answered_by: `reference`, the whole model without 4 bits; or `bundle`, where that was not loaded: then the
@@ -48,27 +52,46 @@ class Canaries(BaseModel):
         max_new_tokens: the longest answer.
     """
 
+    otherwise = "holds no canaries of a vision-language model"
+    made_by = "edgeq prepare"
+
+    version: Literal["edgeq.canaries/1"] = "edgeq.canaries/1"
+    answered_by: Literal["reference", "bundle"]
+    max_new_tokens: int = Field(ge=1, le=_LONGEST)
+    canaries: tuple[Canary, ...] = Field(max_length=_MOST)
+
+
+class ClassCanary(BaseModel):
+    """One image for a classifier.
+
+    Attributes:
+        image: file name of a PNG.
+        pixels_sha256: of the network's input that the workshop made of it, float32 [3, H, W], little-endian, in
+            hexadecimal: where a device's are others, its preprocessing differs, and not its engine.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal["edgeq.canaries/1"] = CANARIES_VERSION
-    answered_by: Literal["reference", "bundle"]
-    max_new_tokens: int
-    canaries: tuple[Canary, ...]
+    image: _FileName
+    pixels_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
-    def save(self, bundle: Path) -> None:
-        """Write the list into a bundle, atomically."""
-        atomic_write(bundle / CANARIES / _LIST, (self.model_dump_json(indent=1) + "\n").encode())
 
-    @classmethod
-    def load(cls, bundle: Path) -> Canaries:
-        """Read a bundle's list back.
+class ClassCanaries(Artifact):
+    """All of a classifier's, with what two graphs of the bundle gave for them in ONNX Runtime, one image at a time.
 
-        Raises:
-            ArtifactError: there is none of this version.
-        """
-        try:
-            return cls.model_validate_json((bundle / CANARIES / _LIST).read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{bundle} has no canaries", expected=f"{CANARIES}/{_LIST} with version {CANARIES_VERSION}"
-            ) from error
+    Attributes:
+        fp32, int8: file names of the graphs in the bundle.
+        output: the output of both graphs that was kept.
+        fp32_logits, int8_logits: file names of what they gave, NumPy float32 [canaries, classes].
+    """
+
+    otherwise = "holds no canaries of a classifier"
+    made_by = "edgeq prepare"
+
+    version: Literal["edgeq.class-canaries/1"] = "edgeq.class-canaries/1"
+    fp32: _FileName
+    int8: _FileName
+    output: str = Field(min_length=1)
+    fp32_logits: _FileName
+    int8_logits: _FileName
+    canaries: tuple[ClassCanary, ...] = Field(min_length=1, max_length=_MOST)
