@@ -5,6 +5,7 @@
     │   ├── ModelError        a model directory, an ONNX file, a config
     │   ├── ImageError        an image, a folder or a zip of images
     │   ├── ArtifactError     a plan, scales or bundle that is not what it says
+    │   │   └── BundleError   a bundle is refused; its kinds are in edgeq.bundle.errors
     │   └── PlanError         rules that match nothing, shadow each other, or ask for what cannot be
     ├── GateError             a figure is not within the bound that was asked for
     │   └── GuardError        a guard said no, and nobody allowed it

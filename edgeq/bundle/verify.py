@@ -1,0 +1,101 @@
+"""Check a bundle's directory before anything in it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.bundle.contents import MANIFEST, SIGNATURE, Manifest, not_a_bundle
+from edgeq.bundle.directory import entries, pour_file, read_small
+from edgeq.bundle.keys import PublicKey, load_public
+from edgeq.bundle.limits import DEFAULT_LIMITS, Limits
+from edgeq.bundle.needs import DeviceFacts
+from edgeq.bundle.pour import Report, meter
+from edgeq.bundle.steps import Listed, Verified, list_files
+
+__all__ = ["Trust", "Verified", "examine", "read_head", "verify_bundle"]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a bundle must satisfy.
+
+    Attributes:
+        keys: a signature by one of them counts; without any, signatures are not looked at.
+        required: an unsigned bundle is refused.
+        device: that the bundle must suit; None for any.
+        limits: of its size.
+    """
+
+    keys: tuple[PublicKey, ...] = ()
+    required: bool = False
+    device: DeviceFacts | None = None
+    limits: Limits = DEFAULT_LIMITS
+
+    @classmethod
+    def of(
+        cls,
+        keys: Sequence[Path],
+        require_signature: bool | None = None,
+        device: DeviceFacts | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Trust:
+        """Read the keys' files; who gives keys requires a signature, unless told otherwise.
+
+        Raises:
+            KeyFileError: a file holds no public key.
+        """
+        required = bool(keys) if require_signature is None else require_signature
+        return cls(tuple(load_public(key) for key in keys), required, device, limits)
+
+
+def verify_bundle(
+    directory: Path,
+    *,
+    keys: Sequence[Path] = (),
+    require_signature: bool | None = None,
+    device: DeviceFacts | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    report: Report | None = None,
+) -> Manifest:
+    """Check lengths, digests, signature and device, in this order, and return the manifest.
+
+    Args:
+        directory: the bundle. Hidden files in it are not looked at.
+        keys: files of public keys; a signature by one of them counts.
+        require_signature: refuse an unsigned bundle; by default where keys are given.
+        device: what it must suit; None for any.
+        limits: larger ones are refused.
+        report: called with the bytes checked and the bytes in all.
+
+    Raises:
+        BundleError: its subclass says at which step, and why.
+    """
+    return examine(directory, Trust.of(keys, require_signature, device, limits), report=report).manifest
+
+
+def examine(directory: Path, trust: Trust, *, report: Report | None = None) -> Verified:
+    """As `verify_bundle`; tells also the bundle's digest, and whose signature was checked."""
+    listed, seal = read_head(directory, trust.limits)
+    files = tuple(listed.sized(entries(directory)))
+    advance = meter(report, listed.total_bytes)
+    digested = listed.digested((file, pour_file(directory / file.name, file.size, advance=advance)) for file in files)
+    return digested.signed(seal, trust.keys, required=trust.required).matched(trust.device).load()
+
+
+def read_head(directory: Path, limits: Limits) -> tuple[Listed, bytes | None]:
+    """What the manifest lists, and the signature if there is one.
+
+    Raises:
+        BundleError: as `list_files`, or one of the two is too large or no plain file.
+    """
+    try:
+        raw = read_small(directory / MANIFEST, limits.manifest_bytes)
+    except OSError as error:
+        raise not_a_bundle(directory, error) from error
+    seal = None
+    with suppress(FileNotFoundError):
+        seal = read_small(directory / SIGNATURE, limits.signature_bytes)
+    return list_files(raw, str(directory), limits), seal
