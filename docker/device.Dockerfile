@@ -1,0 +1,60 @@
+# The device: a Jetson Orin with JetPack 6. Built on a Jetson, or where nvcc for L4T runs under emulation (slow).
+#
+#   docker build --file docker/device.Dockerfile --build-context wheels=WHEELS --tag edgeq-device .
+#
+# WHEELS is a directory with the wheel of torch for JetPack 6 (torch-*.whl); jetson/README.md says where one comes from.
+
+# L4T with CUDA 12.6, cuDNN and TensorRT 10.3. Its release has to fit the one on the device (same R36).
+ARG L4T_IMAGE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
+
+FROM ${L4T_IMAGE} AS bitsandbytes
+
+ARG BITSANDBYTES_REPOSITORY=https://github.com/bitsandbytes-foundation/bitsandbytes.git
+ARG BITSANDBYTES_TAG=0.50.2
+# Every Orin.
+ARG COMPUTE_CAPABILITY=87
+ARG BUILD_JOBS=4
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends build-essential cmake git python3-pip python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+# The wheel of a package index is built for servers: on L4T it imports, and fails at its first kernel.
+RUN git clone --depth 1 --branch "${BITSANDBYTES_TAG}" "${BITSANDBYTES_REPOSITORY}" /build/bitsandbytes \
+    && cmake -S /build/bitsandbytes -B /build/objects -DCMAKE_BUILD_TYPE=Release -DCOMPUTE_BACKEND=cuda \
+        "-DCOMPUTE_CAPABILITY=${COMPUTE_CAPABILITY}" -DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc \
+    && cmake --build /build/objects --parallel "${BUILD_JOBS}" \
+    && python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /build/wheels /build/bitsandbytes
+
+
+FROM ${L4T_IMAGE} AS device
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+COPY pyproject.toml README.md LICENSE /opt/edgeq/source/
+COPY edgeq /opt/edgeq/source/edgeq
+COPY --from=bitsandbytes /build/wheels /opt/edgeq/wheels
+
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+
+# torch and bitsandbytes first, then held at their versions, so that none comes from a package index with edgeq.
+RUN --mount=type=bind,from=wheels,target=/wheels \
+    python3 -m venv --system-site-packages /opt/edgeq/venv \
+    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir --find-links /wheels /wheels/torch-*.whl \
+    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir --no-deps /opt/edgeq/wheels/bitsandbytes-*.whl \
+    && /opt/edgeq/venv/bin/python -m pip list --format=freeze \
+        | grep --extended-regexp '^(torch|bitsandbytes)==' >/opt/edgeq/constraints.txt \
+    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir \
+        --constraint /opt/edgeq/constraints.txt "/opt/edgeq/source[device,language]"
+
+# In this group, because the GPU's device files belong to it on the device.
+RUN useradd --system --uid 10001 --groups video --home-dir /var/lib/edgeq edgeq \
+    && install --directory --owner edgeq --group edgeq --mode 0750 /var/lib/edgeq /var/lib/edgeq/engines
+
+ENV PATH=/opt/edgeq/venv/bin:$PATH
+USER edgeq
+WORKDIR /var/lib/edgeq
+ENTRYPOINT ["edgeq"]
+CMD ["doctor"]

@@ -1,0 +1,146 @@
+"""A Jetson's release, power mode and clocks, and what they cost.
+
+The figures of power modes are other people's: limits that follow from the multiprocessors, clocks and memory bandwidth
+that NVIDIA's tables give for the Orin NX 16 GB. edgeq has measured none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edgeq.build.machine import read_machine
+from edgeq.doctor.finding import Finding
+from edgeq.doctor.reading import number_in, text_in
+from edgeq.runtime.power import Power
+
+__all__ = ["ORIN_NX_MODES", "Mode", "clock_finding", "power_finding", "release_finding"]
+
+_OLDEST_L4T: Final = 36
+_JETPACKS: Final = {"36": "JetPack 6", "38": "JetPack 7 (Thor)", "39": "JetPack 7"}
+_ORIN_NX_16GB: Final = "p3767-0000"
+_FASTEST: Final = "MAXN_SUPER"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a power mode leaves of an Orin NX 16 GB.
+
+    Attributes:
+        multiprocessors: of the GPU.
+        mhz: its highest clock.
+        bandwidth: of memory, in GB/s.
+        tflops: FP16, dense, on the GPU.
+    """
+
+    multiprocessors: int
+    mhz: int
+    bandwidth: float
+    tflops: float
+
+
+_FULL: Final = Mode(8, 1173, 102.4, 19.2)
+
+ORIN_NX_MODES: Final = {
+    "MAXN_SUPER": _FULL,
+    "40W": _FULL,
+    "25W": Mode(8, 408, 102.4, 6.7),
+    "15W": Mode(4, 612, 102.4, 5.0),
+    "10W": Mode(4, 612, 68.3, 5.0),
+}
+"""By nvpmodel's name. MAXN, without the Super configuration, is not among them: nobody gave its figures."""
+
+
+def release_finding(root: Path, power: Power | None) -> Finding:
+    """The board, its Jetson Linux (L4T) and its JetPack.
+
+    Args:
+        root: where `etc`, `proc`, `sys` and `var` are.
+        power: read from there; None on a machine that is no Jetson.
+    """
+    if power is None:
+        return _not_here("JetPack", "no /etc/nv_tegra_release: not a Jetson")
+    machine = read_machine(root, gpu=lambda: None)
+    board, (system, _, release) = machine.device or "a Jetson without a name", machine.platform.partition(" ")
+    if system != "L4T":
+        step = "in a container, mount /etc/nv_tegra_release"
+        return Finding(name="JetPack", status="unknown", seen=f"{board}, release not known", next_step=step)
+    major = release.partition(".")[0]
+    package = _package_version(text_in(root / "var/lib/dpkg/status") or "", "nvidia-jetpack")
+    jetpack = f"JetPack {package}" if package else _JETPACKS.get(major, "a JetPack that edgeq does not know")
+    seen = f"{board}, Jetson Linux {release}, {jetpack}"
+    if int(major) < _OLDEST_L4T:
+        means = "its TensorRT and Python are too old: edgeq needs JetPack 6 or 7"
+        return Finding(name="JetPack", status="missing", seen=seen, means=means, next_step="flash JetPack 6.2 or 7.2")
+    return Finding(name="JetPack", status="ok", seen=seen)
+
+
+def power_finding(root: Path, power: Power | None) -> Finding:
+    """The power mode, and what it costs against the fastest one."""
+    if power is None:
+        return _not_here("power mode", "no nvpmodel: not a Jetson")
+    if power.mode is None:
+        step = "sudo nvpmodel -q; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf"
+        return Finding(name="power mode", status="unknown", seen="no /var/lib/nvpmodel/status", next_step=step)
+    name = power.name or "without a name"
+    seen = f"{name} (number {power.mode})"
+    mode = ORIN_NX_MODES.get(name) if _ORIN_NX_16GB in (text_in(root / "proc/device-tree/compatible") or "") else None
+    if mode is None:
+        means = "edgeq knows no figures for it; a figure without its power mode says nothing"
+        return Finding(name="power mode", status="ok", seen=seen, means=means)
+    status = "ok" if mode == _FULL else "warning"
+    step = "" if mode == _FULL else _faster(root)
+    return Finding(name="power mode", status=status, seen=seen, means=_cost(mode), next_step=step)
+
+
+def clock_finding(root: Path, power: Power | None) -> Finding:
+    """What the GPU's and the CPU's clocks may do, and whether `jetson_clocks` holds them."""
+    if power is None:
+        return _not_here("clocks", "no GPU below /sys/class/devfreq: not a Jetson")
+    if power.gpu_mhz is None:
+        return Finding(name="clocks", status="unknown", seen="no GPU below /sys/class/devfreq")
+    low, high = power.gpu_mhz
+    held = low == high
+    gpu = f"GPU held at {high} MHz" if held else f"GPU {low} to {high} MHz"
+    means = "" if held else "the clock follows the load: measure latency with `sudo jetson_clocks` only"
+    return Finding(name="clocks", status="ok", seen=gpu + _cpu_clock(root), means=means)
+
+
+def _not_here(name: str, seen: str) -> Finding:
+    return Finding(name=name, status="unknown", seen=seen, means="could not be looked at on this machine")
+
+
+def _package_version(status: str, package: str) -> str | None:
+    """The version of an installed package, from dpkg's list."""
+    for stanza in status.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and not line.startswith(" "))
+        if fields.get("Package") == package and fields.get("Status", "").endswith(" installed"):
+            return fields.get("Version")
+    return None
+
+
+def _cost(mode: Mode) -> str:
+    """A mode against the fastest, in words."""
+    source = "limits by NVIDIA's tables, not measured by edgeq"
+    what = f"{mode.multiprocessors} SM at {mode.mhz} MHz, {mode.tflops} TFLOPS in FP16, {mode.bandwidth} GB/s"
+    if mode == _FULL:
+        return f"the GPU's full speed: {what} ({source})"
+    prompt, token = _FULL.tflops / mode.tflops, _FULL.bandwidth / mode.bandwidth
+    slower = f"up to {token:.1f} times as long" if token > 1 else "as long as in the fastest mode, or little longer"
+    return f"{what}: images and prompts take up to {prompt:.1f} times as long, each further token {slower} ({source})"
+
+
+def _faster(root: Path) -> str:
+    """How to switch to the fastest mode, whose number differs from board to board."""
+    found = re.search(rf"POWER_MODEL\s+ID=(\d+)\s+NAME={_FASTEST}\b", text_in(root / "etc/nvpmodel.conf") or "")
+    if found is None:
+        return f"flash the Super configuration: /etc/nvpmodel.conf has no {_FASTEST}"
+    return f"where power and cooling allow it: sudo nvpmodel -m {found[1]}"
+
+
+def _cpu_clock(root: Path) -> str:
+    """The highest clock that the first CPU cluster is allowed; kHz in the file."""
+    khz = number_in(root / "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq")
+    return f", CPU up to {khz // 1000} MHz" if khz else ""

@@ -1,0 +1,55 @@
+"""Run the probes, each in a process of its own, for what is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Final
+
+from edgeq.build.machine import Gpu
+from edgeq.doctor.child import Outcome, run_probe
+from edgeq.doctor.memory import RESERVE_BYTES
+from edgeq.doctor.memory_probe import MemoryKind
+
+__all__ = ["Probes", "probe_memory", "run_probes"]
+
+_IMPORT_LIMIT_S: Final = 120.0
+"""Importing torch from a slow card takes half a minute."""
+
+_MEMORY_LIMIT_S: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Probes:
+    """How each probe ended; None where its package is not installed."""
+
+    torch: Outcome | None
+    onnxruntime: Outcome | None
+    tensorrt: Outcome
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The first GPU, as its driver names it; None where there is none."""
+        told = self.tensorrt.facts.get("gpu")
+        return Gpu.model_validate(told) if told else None
+
+
+def run_probes() -> Probes:
+    """Torch with bitsandbytes, ONNX Runtime, TensorRT: one after the other."""
+    return Probes(
+        torch=_if_installed("torch", "edgeq.doctor.torch_probe"),
+        onnxruntime=_if_installed("onnxruntime", "edgeq.doctor.engine_probe", "onnxruntime"),
+        tensorrt=run_probe("edgeq.doctor.engine_probe", "tensorrt", limit_s=_IMPORT_LIMIT_S),
+    )
+
+
+def probe_memory(kind: MemoryKind, needed: int) -> Outcome:
+    """Take so many bytes, touch them, give them back."""
+    arguments = (kind, str(needed), str(RESERVE_BYTES))
+    return run_probe("edgeq.doctor.memory_probe", *arguments, limit_s=_MEMORY_LIMIT_S)
+
+
+def _if_installed(package: str, module: str, *arguments: str) -> Outcome | None:
+    if find_spec(package) is None:
+        return None
+    return run_probe(module, *arguments, limit_s=_IMPORT_LIMIT_S)

@@ -1,0 +1,105 @@
+# torch and bitsandbytes, which run the language model. Sourced by install.sh, never run.
+# shellcheck shell=bash
+
+TORCH_THERE=0
+
+# first_file PATTERN: the first file that matches.
+first_file() {
+    local found
+    found=$(compgen -G "$1") || return
+    printf '%s' "${found%%$'\n'*}"
+}
+
+# find_language: where both will come from, before anything is changed.
+find_language() {
+    if ! ((LANGUAGE)); then return; fi
+    find_torch
+    find_bitsandbytes
+    if builds_bitsandbytes; then find_compiler; fi
+}
+
+find_torch() {
+    if [[ -z $TORCH_WHEEL && -n $WHEELS ]]; then TORCH_WHEEL=$(first_file "$WHEELS/torch-*.whl" || true); fi
+    if [[ -n $TORCH_WHEEL || -n $INDEX_URL ]]; then return; fi
+    if look "$PYTHON" -c 'import torch' 2>/dev/null; then
+        TORCH_THERE=1
+    else
+        missing "no torch for this JetPack is named" \
+            "--torch-wheel FILE or --index-url URL; jetson/README.md says where such a wheel comes from"
+    fi
+}
+
+# Where a wheel built here is kept, so that it is built once for each JetPack and version.
+built_wheels() { printf '%s' "$PREFIX/wheels/jetpack$JETPACK-bitsandbytes-$BITSANDBYTES_TAG"; }
+
+# find_bitsandbytes: a wheel that is there already; without one it has to be built.
+find_bitsandbytes() {
+    local built
+    if [[ -n $WHEELS ]]; then BITSANDBYTES_WHEEL=$(first_file "$WHEELS/bitsandbytes-*.whl" || true); fi
+    if [[ $BITSANDBYTES_WHEEL == *manylinux* ]]; then
+        fail "$BITSANDBYTES_WHEEL is the build for servers: on L4T it imports, and fails at its first kernel" \
+            "take it out of $WHEELS; one is built here then"
+    fi
+    if [[ -n $BITSANDBYTES_WHEEL ]]; then return; fi
+    built=$(first_file "$ROOT$(built_wheels)/bitsandbytes-*.whl" || true)
+    BITSANDBYTES_WHEEL=${built#"$ROOT"}
+}
+
+builds_bitsandbytes() { ((LANGUAGE)) && [[ -z $BITSANDBYTES_WHEEL ]]; }
+
+find_compiler() {
+    if [[ ! -x $ROOT$CUDA/bin/nvcc ]]; then
+        missing "$CUDA/bin/nvcc is not there, and bitsandbytes has to be built" "sudo apt-get install nvidia-jetpack"
+    fi
+    if ((OFFLINE)) && [[ -z $SOURCE ]]; then
+        missing "bitsandbytes has to be built, and --offline allows no clone" "--bitsandbytes-source DIR, or its wheel"
+    fi
+}
+
+install_torch() {
+    if ((TORCH_THERE)); then
+        kept "torch, which is there"
+    elif [[ -n $TORCH_WHEEL ]]; then
+        pip install "$TORCH_WHEEL"
+    elif [[ -n $INDEX_URL ]]; then
+        pip install --index-url "$INDEX_URL" torch
+    fi
+}
+
+# A first kernel that fails with "named symbol not found" comes from a wheel that was not built on L4T.
+build_bitsandbytes() {
+    local source=${SOURCE:-$PREFIX/build/bitsandbytes} build=$PREFIX/build/objects
+    remove "$PREFIX/build"
+    if [[ -z $SOURCE ]]; then
+        run git clone --quiet --depth 1 --branch "$BITSANDBYTES_TAG" "$BITSANDBYTES_REPOSITORY" "$source"
+    fi
+    run cmake -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCOMPUTE_BACKEND=cuda \
+        "-DCOMPUTE_CAPABILITY=$COMPUTE_CAPABILITY" "-DCMAKE_CUDA_COMPILER=$CUDA/bin/nvcc"
+    run cmake --build "$build" --parallel "$BUILD_JOBS"
+    pip wheel --no-deps --wheel-dir "$(built_wheels)" "$source"
+    remove "$PREFIX/build"
+}
+
+install_bitsandbytes() {
+    if builds_bitsandbytes; then
+        build_bitsandbytes
+        find_bitsandbytes
+    else
+        kept "$BITSANDBYTES_WHEEL"
+    fi
+    # By force: a wheel of the same version from elsewhere may be installed.
+    pip install --force-reinstall --no-deps "${BITSANDBYTES_WHEEL:-$(built_wheels)/bitsandbytes-$BITSANDBYTES_TAG-*.whl}"
+}
+
+# hold_versions: both are written down as they are, so that pip brings no others with edgeq.
+hold_versions() {
+    local held=$PREFIX/constraints.txt now
+    if ((DRY_RUN)); then
+        step write "$held (torch and bitsandbytes as they are installed)"
+        return
+    fi
+    now=$(mktemp)
+    look "$PYTHON" -m pip list --format=freeze | grep -E '^(torch|bitsandbytes)==' >"$now" || true
+    place_file 0644 "$now" "$held"
+    rm -f "$now"
+}

@@ -1,0 +1,99 @@
+"""Engines in a store: the store is real, the engine is not one, and nothing loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import made_up
+import pytest
+
+from edgeq.build.key import engine_key
+from edgeq.build.machine import Machine
+from edgeq.build.planned import build_key, plan_build
+from edgeq.build.store import ENGINE, EngineStore
+from edgeq.bundle.manifest import write_manifest
+from edgeq.doctor.built import engine_finding
+from edgeq.doctor.bundles import Examined, examine_bundle
+from edgeq.doctor.finding import Finding
+
+RELEASE = "10.3.0"
+ORIN = Machine(compute_capability="8.7", device="NVIDIA Jetson Orin NX", platform="L4T 36.4.3", architecture="aarch64")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Examined:
+    return examine_bundle(made_up.bundle(tmp_path / "bundle"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EngineStore:
+    return EngineStore(tmp_path / "engines")
+
+
+def build(bundle: Examined, store: EngineStore, release: str = RELEASE) -> Path:
+    """Put something under the key of the bundle's engine."""
+    assert bundle.directory is not None
+    assert bundle.manifest is not None
+    settings = plan_build(bundle.directory, tensorrt=release)
+    parts = build_key(bundle.directory, bundle.manifest, settings, ORIN)
+    return store.build(settings, parts, _make).engine
+
+
+def _make(path: Path) -> None:
+    path.write_bytes(b"e" * 1_500_000)
+
+
+def look(bundle: Examined, store: EngineStore, release: str | None = RELEASE) -> Finding:
+    return engine_finding(bundle, release, store, ORIN)
+
+
+def test_it_is_built(bundle: Examined, store: EngineStore) -> None:
+    key = build(bundle, store).parent.name
+    found = look(bundle, store)
+    assert (found.status, found.seen) == ("ok", f"{key[:12]} in {store.root}, 1.5 MB, as it was built")
+
+
+def test_it_is_not_built(bundle: Examined, store: EngineStore) -> None:
+    found = look(bundle, store)
+    assert (found.status, "none of this graph" in found.seen) == ("warning", True)
+    assert found.next_step == f"edgeq build {bundle.directory} --backend tensorrt"
+
+
+def test_one_of_another_release(bundle: Examined, store: EngineStore) -> None:
+    build(bundle, store, "10.16.1")
+    found = look(bundle, store)
+    assert found.status == "warning"
+    assert "10.16.1" in found.seen
+    assert RELEASE in found.seen
+
+
+def test_one_that_was_changed(bundle: Examined, store: EngineStore) -> None:
+    build(bundle, store).write_bytes(b"something else")
+    found = look(bundle, store)
+    assert (found.status, "is not what its record says" in found.seen) == ("warning", True)
+
+
+def test_where_no_engine_is_needed(bundle: Examined, store: EngineStore) -> None:
+    without = look(bundle, store, None)
+    assert (without.status, "ONNX Runtime" in without.means) == ("unknown", True)
+    assert look(examine_bundle(None), store).status == "unknown"
+
+
+def test_a_machine_without_a_gpu(bundle: Examined, store: EngineStore) -> None:
+    nowhere = ORIN.model_copy(update={"compute_capability": None, "device": None})
+    found = engine_finding(bundle, RELEASE, store, nowhere)
+    assert (found.status, "not known here" in found.seen) == ("unknown", True)
+
+
+def test_a_bundle_without_a_description_of_its_engine(tmp_path: Path, store: EngineStore) -> None:
+    directory = made_up.bundle(tmp_path / "b")
+    (directory / "engine.json").unlink()
+    write_manifest(directory)
+    assert look(examine_bundle(directory), store).status == "warning"
+
+
+def test_the_engines_name_is_the_stores(store: EngineStore, bundle: Examined) -> None:
+    """Two spellings of a release have one key."""
+    assert build(bundle, store).name == ENGINE
+    assert engine_key is not None
+    assert look(bundle, store, "10.3.0.30").status == "ok"
