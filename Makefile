@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format bench-calibration bench-sensitivity bench-gpu-vlm clean
+.PHONY: help demo test lint format bench-calibration bench-sensitivity bench-gpu-vlm bench-vlm-memory bench-verify clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -14,6 +14,8 @@ help:
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
 	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
 	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
+	@echo "make bench-vlm-memory  vision-language models on this machine: memory planned and measured"
+	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
 	@echo "make clean   remove .venv and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -49,6 +51,13 @@ bench-sensitivity: $(INSTALLED)
 PYTHON_GPU ?= $(BIN)/python
 bench-gpu-vlm: $(INSTALLED)
 	$(PYTHON_GPU) -m benchmarks.gpu_vlm $(BENCH)
+
+bench-vlm-memory: $(INSTALLED)
+	$(BIN)/python -m benchmarks.cpu_vlm $(BENCH)
+
+# 8 GB in a sparse file, against sha256sum
+bench-verify: $(INSTALLED)
+	$(BIN)/python -m benchmarks.verify_bundle $(BENCH)
 
 clean:
 	rm -rf $(VENV) out

@@ -41,6 +41,28 @@ DEVICE_HALF = (
     *("edgeq.quality.latency", "edgeq.quality.classification", "edgeq.quality.answerer", "edgeq.device"),
     *("edgeq.plan.memory", "edgeq.runtime", "edgeq.runtime.canaries", "edgeq.runtime.eyes", "edgeq.runtime.families"),
     *("edgeq.runtime.language", "edgeq.runtime.pair", "edgeq.runtime.prompt", "edgeq.runtime.settings"),
+    *(
+        f"edgeq.runtime.{name}"
+        for name in ("canary_answers", "canary_files", "canary_report", "canary_set", "check", "class_canaries", "power")
+    ),
+    *(f"edgeq.bundle.{name}" for name in ("verify", "transport", "signature", "keys", "diff")),
+    *(
+        f"edgeq.engine.tensorrt.{name}"
+        for name in (
+            *("loading", "buffer", "memory", "calibration_input", "calibrator", "tensors", "runtime", "precisions"),
+            *("inputs", "settings", "builder", "constraints", "inspector", "verify", "progress", "timing_cache", "log"),
+        )
+    ),
+    *(
+        f"edgeq.build.{name}"
+        for name in ("candidate", "key", "lock", "machine", "maker", "planned", "run", "store", "verify_engine")
+    ),
+    *("edgeq.calibrate.trt_bundled", "edgeq.export.vision_parity"),
+    *(f"edgeq.doctor.{name}" for name in ("run", "torch_probe", "memory_probe", "engine_probe")),
+    *(
+        f"edgeq.cli.{name}"
+        for name in ("build", "bundle", "doctor", "keygen", "run", "sign", "verify", "verify_engine")
+    ),
 )
 
 FORBIDDEN = ("onnx", "onnx_graphsurgeon", "onnxscript", "torch", "transformers", "safetensors", "huggingface_hub")

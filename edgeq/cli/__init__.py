@@ -110,6 +110,8 @@ def _extra(package: str | None) -> str:
     """The extra that brings a package which is not installed."""
     if package in ("accelerate", "bitsandbytes"):
         return "language"
+    if package == "cryptography":
+        return "device"
     from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
     return "torch" if (package or "").split(".")[0] in from_torch else "workshop"
 

@@ -13,7 +13,9 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, WITHOUT_TRIALS
 from edgeq.calibrate.trt_version import Version
 from edgeq.cli import console
-from edgeq.cli.options import PATH, calibration_options, json_option, threads_option
+from edgeq.cli.classifier_tables import print_trials
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.options import calibration_options
 from edgeq.cli.trt_cache import (
     check_trt_flags,
     observed_tensors,
@@ -133,7 +135,7 @@ def _tell(scales: Scales, skipped: tuple[str, ...], output: Path, inputs: tuple[
     if as_json:
         console.print_json(scales)
         return
-    console.print_trials(scales.trials)
+    print_trials(scales.trials)
     methods = ", ".join(dict.fromkeys(scales.chosen.values())) or scales.method
     click.echo(f"{len(scales.tensors)} tensors, {scales.images} images, method {methods}: {output}")
     if len(inputs) == 1:

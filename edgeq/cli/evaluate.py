@@ -8,7 +8,9 @@ import click
 
 from edgeq.bundle.manifest import MANIFEST, read_manifest
 from edgeq.cli import console
-from edgeq.cli.options import PATH, eval_option, json_option, threads_option
+from edgeq.cli.classifier_tables import print_quality
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.options import eval_option
 from edgeq.errors import ArtifactError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.images import ImageSet
@@ -38,7 +40,7 @@ def command(quantized: Path, labelled: Path, threads: int | None, as_json: bool)
     if as_json:
         console.print_json(quality)
     else:
-        console.print_quality(f"FP32 against INT8, {quality.backend}", quality)
+        print_quality(f"FP32 against INT8, {quality.backend}", quality)
 
 
 def _check(quantized: Path) -> None:

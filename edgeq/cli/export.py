@@ -7,15 +7,9 @@ from pathlib import Path
 import click
 
 from edgeq.cli import console
-from edgeq.cli.options import (
-    fold_options,
-    images_option,
-    json_option,
-    output_option,
-    preprocess_flags,
-    preprocess_options,
-    threads_option,
-)
+from edgeq.cli.classifier_tables import print_export
+from edgeq.cli.flags import json_option, output_option, threads_option
+from edgeq.cli.options import fold_options, images_option, preprocess_flags, preprocess_options
 from edgeq.export.stage import export_model
 from edgeq.files import new_directory
 from edgeq.model.images import ImageSet
@@ -56,5 +50,5 @@ def command(
     if as_json:
         console.print_json(report)
         return
-    console.print_export(report)
+    print_export(report)
     click.echo(f"next: edgeq calibrate {output} --images {images} -o scales.json")

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from edgeq.cli import console
-from edgeq.cli.options import json_option, preprocess_flags, preprocess_options
+from edgeq.cli.flags import json_option
+from edgeq.cli.options import preprocess_flags, preprocess_options
 from edgeq.inspect import Inspection, inspect_model
 
 __all__ = ["command"]

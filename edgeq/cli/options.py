@@ -1,4 +1,4 @@
-"""Options that several verbs have."""
+"""Options that several verbs of the workshop have."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES
 from edgeq.calibrate.thresholds import METHODS
+from edgeq.cli.flags import PATH
 from edgeq.errors import PlanError
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.guards import check_allowed
@@ -20,15 +21,12 @@ from edgeq.quantize.layer_search import MAX_SHARE, Bounds
 from edgeq.stages import Options
 
 __all__ = [
-    "PATH",
     "allowances",
     "calibration_options",
     "eval_option",
     "fold_options",
     "guard_options",
     "images_option",
-    "json_option",
-    "output_option",
     "parse_size",
     "plan_choices",
     "plan_file_option",
@@ -37,22 +35,16 @@ __all__ = [
     "preprocess_options",
     "search_bounds",
     "search_options",
-    "threads_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-PATH = click.Path(path_type=Path)
 
 MAX_DROP_HELP = (
     "Points of top-1 that may be lost: keep layers in floating point until no more is. "
     "Searched on half of --eval, judged by the other."
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-output_option = click.option("-o", "--output", type=PATH, required=True, help="A directory to make; it must not exist.")
 images_option = click.option("--images", type=PATH, required=True, help="Calibration images: a folder or a zip.")
-threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of one operator.  [default: all]")
 
 
 def eval_option(*, required: bool) -> Callable[[F], F]:

@@ -12,12 +12,11 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.calibrate.stage import CALIBRATION_IMAGES
 from edgeq.cli import console
+from edgeq.cli.flags import PATH, json_option
 from edgeq.cli.options import (
-    PATH,
     eval_option,
     fold_options,
     guard_options,
-    json_option,
     parse_size,
     plan_choices,
     plan_options,

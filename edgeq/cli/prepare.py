@@ -10,15 +10,14 @@ import click
 from click.core import ParameterSource
 
 from edgeq.cli import console
+from edgeq.cli.classifier_tables import print_export, print_quality, print_search, print_trials
+from edgeq.cli.flags import PATH, json_option, output_option, threads_option
 from edgeq.cli.options import (
-    PATH,
     allowances,
     calibration_options,
     fold_options,
     guard_options,
     images_option,
-    json_option,
-    output_option,
     plan_choices,
     plan_file_option,
     plan_options,
@@ -26,7 +25,6 @@ from edgeq.cli.options import (
     preprocess_options,
     search_bounds,
     search_options,
-    threads_option,
 )
 from edgeq.cli.vlm_tables import print_prepared_vlm
 from edgeq.inspect import read_config
@@ -170,17 +168,17 @@ def _prepare_vlm(
 def print_prepared(prepared: Prepared) -> None:
     """What was done and measured, for a person."""
     quality = prepared.quality
-    console.print_export(prepared.export)
+    print_export(prepared.export)
     fp16 = f"FP16: {prepared.fp16_layers}, " if prepared.fp16_layers else ""
     click.echo(
         f"INT8: {prepared.int8_layers} layers with weights, {fp16}FP32: {prepared.fp32_layers}. "
         f"Calibrated on {prepared.calibration_images} images ({prepared.method}), {prepared.held_back} held back."
     )
-    console.print_trials(prepared.trials)
+    print_trials(prepared.trials)
     if prepared.search is not None:
-        console.print_search(prepared.search)
+        print_search(prepared.search)
     for name, skipped in (("calibration", prepared.calibration_skipped), ("evaluation", quality.skipped)):
         if skipped:
             click.echo(f"Skipped {len(skipped)} {name} images that cannot be read: {', '.join(skipped[:5])}")
-    console.print_quality(f"FP32 against INT8, {quality.backend}", quality)
+    print_quality(f"FP32 against INT8, {quality.backend}", quality)
     click.echo(f"The bundle lies in {prepared.bundle}")

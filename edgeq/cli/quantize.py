@@ -11,15 +11,8 @@ import click
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
 from edgeq.cli import console
-from edgeq.cli.options import (
-    PATH,
-    guard_options,
-    json_option,
-    output_option,
-    plan_choices,
-    plan_file_option,
-    plan_options,
-)
+from edgeq.cli.flags import PATH, json_option, output_option
+from edgeq.cli.options import guard_options, plan_choices, plan_file_option, plan_options
 from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport
 from edgeq.files import new_directory
 from edgeq.model.preprocess import Preprocess

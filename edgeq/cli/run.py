@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgeq.cli import console
-from edgeq.cli.options import PATH, json_option, threads_option
+from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.model.image_decode import decode_image
 from edgeq.model.image_store import read_file
 from edgeq.runtime.pair import MAX_NEW_TOKENS, open_pair

@@ -13,7 +13,7 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.trt_cache import CalibrationCache
 from edgeq.calibrate.trt_scales import activation_tensors, cache_from_scales, scales_from_cache
 from edgeq.calibrate.trt_version import Version, version_of
-from edgeq.cli.options import PATH
+from edgeq.cli.flags import PATH
 from edgeq.errors import OutputError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.source import open_model

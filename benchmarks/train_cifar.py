@@ -1,0 +1,291 @@
+"""Trains the networks that `make bench-vit` judges by: a ViT and a MobileNetV2 on CIFAR-10's JPEG images.
+
+    python -m benchmarks.train_cifar {vit,mobilenet} --data DIR --out DIR [--minutes N] [--threads N] [--resume]
+
+DIR of the data holds `train.zip` and `test.zip` with images in folders named after their class. A checkpoint lies in
+OUT.work until it is done; `--resume` goes on from there, with the time already spent counted. What comes out is a
+Hugging Face directory in float16 with `training.json`: how it was made, and how often it is right on the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy, pad
+
+from edgeq.errors import OutputError
+from edgeq.files import atomic_write, new_directory
+from edgeq.model.images import ImageSet
+
+__all__ = ["NETWORKS", "Settings", "main"]
+
+MEAN: Final = (0.485, 0.456, 0.406)
+STD: Final = (0.229, 0.224, 0.225)
+SIDE: Final = 32
+_SHIFT: Final = 4
+_SAVE_SECONDS: Final = 120.0
+_LOG_STEPS: Final = 50
+_BATCH_JUDGED: Final = 250
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained.
+
+    Attributes:
+        minutes: processor time of each thread: the rate rises and falls over it, however often it was stopped.
+        batch: images of a step, each shifted by up to 4 pixels and mirrored at random.
+        peak_rate, weight_decay: of AdamW.
+        smoothing: of the labels.
+        warm_up: share of the time in which the rate rises.
+        seed: of first weights and of batches.
+        threads: processors.
+    """
+
+    minutes: float
+    batch: int = 128
+    peak_rate: float = 1e-3
+    weight_decay: float = 0.05
+    smoothing: float = 0.1
+    warm_up: float = 0.05
+    seed: int = 7
+    threads: int = 2
+
+
+def _vit(labels: list[str]) -> Any:
+    """4.0 million parameters: patches of 4 x 4 pixels, 192 wide, 9 layers."""
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=192,
+            intermediate_size=768,
+            num_hidden_layers=9,
+            num_attention_heads=3,
+            image_size=SIDE,
+            patch_size=4,
+            hidden_dropout_prob=0.0,
+            id2label=dict(enumerate(labels)),
+        )
+    )
+
+
+def _mobilenet(labels: list[str]) -> Any:
+    """2.2 million parameters; of an image of 32 x 32 an eighth of the side is too little, so it ends at a quarter."""
+    return transformers.MobileNetV2ForImageClassification(
+        transformers.MobileNetV2Config(
+            image_size=SIDE, output_stride=4, classifier_dropout_prob=0.1, id2label=dict(enumerate(labels))
+        )
+    )
+
+
+NETWORKS: Final[dict[str, Callable[[list[str]], Any]]] = {"vit": _vit, "mobilenet": _mobilenet}
+
+
+@dataclass
+class Training:
+    """What a checkpoint holds: network, optimizer, steps done, and the seconds that each thread worked for them."""
+
+    model: Any
+    settings: Settings
+    step: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Biases and normalizations are not decayed."""
+        kinds: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for weight in self.model.parameters():
+            kinds[weight.ndim > 1].append(weight)
+        groups = [
+            {"params": kinds[True], "weight_decay": self.settings.weight_decay},
+            {"params": kinds[False], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, self.settings.peak_rate, betas=(0.9, 0.98))
+
+    @property
+    def progress(self) -> float:
+        """Share of the time that is spent."""
+        return min(1.0, self.seconds / (60 * self.settings.minutes))
+
+    def advance(self, pixels: NDArray[np.uint8], classes: torch.Tensor) -> float:
+        """One step on a batch that depends on seed and step only; the loss before it."""
+        before = time.process_time()
+        rng = np.random.default_rng((self.settings.seed, self.step))
+        chosen = rng.integers(len(pixels), size=self.settings.batch)
+        images = _shifted(_normalized(pixels[chosen]), rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.model(images).logits
+        loss = cross_entropy(logits.float(), classes[chosen], label_smoothing=self.settings.smoothing)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.peak_rate * _cycle(self.progress, self.settings.warm_up)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.seconds += (time.process_time() - before) / self.settings.threads
+        return float(loss.detach())
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint in one step."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        atomic_write(path, partial(torch.save, state))
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def _cycle(share: float, warm_up: float) -> float:
+    """The rate as a share of its peak: a linear rise, then half a cosine down to 0."""
+    if share < warm_up:
+        return (share + 1e-3) / (warm_up + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (share - warm_up) / (1 - warm_up)))
+
+
+def _normalized(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """uint8 [n, h, w, 3] to float32 [n, 3, h, w]."""
+    return ((torch.from_numpy(pixels).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+
+
+def _shifted(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Each image moved by up to _SHIFT pixels, grey at the border, and half of them mirrored."""
+    wide = pad(images, (_SHIFT,) * 4)
+    rows, columns = rng.integers(2 * _SHIFT + 1, size=(2, len(images)))
+    mirrored = rng.random(len(images)) < 0.5
+    moved = [
+        image[:, row : row + SIDE, column : column + SIDE]
+        for image, row, column in zip(wide, rows, columns, strict=True)
+    ]
+    return torch.stack([image.flip(2) if mirror else image for image, mirror in zip(moved, mirrored, strict=True)])
+
+
+def _images(archive: Path) -> tuple[NDArray[np.uint8], torch.Tensor, list[str]]:
+    """All images of a zip [n, SIDE, SIDE, 3], their classes [n], and the classes' names."""
+    found = ImageSet.open(archive, labelled=True)
+    pixels = np.stack([np.asarray(found.read(item)) for item in found.items])
+    labels = list(found.labels)
+    classes = torch.tensor([labels.index(str(item.label)) for item in found.items])
+    return pixels, classes, labels
+
+
+@torch.inference_mode()
+def _right(model: Any, pixels: NDArray[np.uint8], classes: torch.Tensor) -> float:
+    """Share of images whose likeliest class is the right one."""
+    model.eval()
+    right = sum(
+        int((model(_normalized(part)).logits.argmax(1) == wanted).sum()) for part, wanted in _parts(pixels, classes)
+    )
+    model.train()
+    return right / len(pixels)
+
+
+def _parts(pixels: NDArray[np.uint8], classes: torch.Tensor) -> Iterator[tuple[NDArray[np.uint8], torch.Tensor]]:
+    for start in range(0, len(pixels), _BATCH_JUDGED):
+        yield pixels[start : start + _BATCH_JUDGED], classes[start : start + _BATCH_JUDGED]
+
+
+def train(training: Training, pixels: NDArray[np.uint8], classes: torch.Tensor, checkpoint: Path) -> None:
+    """Train until the time is spent, with a checkpoint every two minutes."""
+    losses: list[float] = []
+    saved = training.seconds
+    while training.progress < 1:
+        losses.append(training.advance(pixels, classes))
+        if training.step % _LOG_STEPS == 0:
+            epochs = training.step * training.settings.batch / len(pixels)
+            print(
+                f"step {training.step} ({training.progress:.1%}, {epochs:.1f} epochs): {np.mean(losses):.4f}",
+                flush=True,
+            )
+            losses.clear()
+        if training.seconds - saved > _SAVE_SECONDS:
+            training.save(checkpoint)
+            saved = training.seconds
+    training.save(checkpoint)
+
+
+def write(folder: Path, name: str, training: Training, data: Path, images: int) -> None:
+    """The network in float16, its preprocessing, and what became of it; judged as it is read back, in float32."""
+    with new_directory(folder) as work:
+        training.model.half().save_pretrained(work)
+        preprocessing = {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": False,
+            "size": {"height": SIDE, "width": SIDE},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(MEAN),
+            "image_std": list(STD),
+        }
+        (work / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=1) + "\n")
+        kept = type(training.model).from_pretrained(work, dtype=torch.float32)
+        pixels, classes, _ = _images(data / "test.zip")
+        record = {
+            "network": name,
+            "parameters": sum(weight.numel() for weight in kept.parameters()),
+            "training_images": images,
+            "steps": training.step,
+            "epochs": round(training.step * training.settings.batch / images, 2),
+            "seconds": round(training.seconds),
+            "settings": asdict(training.settings) | {"autocast": "bfloat16"},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "test": {"images": len(pixels), "top1": _right(kept, pixels, classes), "precision": "float32"},
+        }
+        (work / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_cifar")
+    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("--data", type=Path, required=True, help="directory with train.zip and test.zip")
+    parser.add_argument("--out", type=Path, required=True, help="directory to make")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true")
+    given = parser.parse_args()
+    if given.out.exists():
+        raise OutputError(f"{given.out} exists already")
+    settings = Settings(minutes=given.minutes, threads=given.threads)
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    pixels, classes, labels = _images(given.data / "train.zip")
+    training = Training(NETWORKS[given.network](labels).train(), settings)
+    work = given.out.with_name(given.out.name + ".work")
+    checkpoint = work / "checkpoint.pt"
+    if given.resume:
+        training.load(checkpoint)
+    train(training, pixels, classes, checkpoint)
+    write(given.out, given.network, training, given.data, len(pixels))
+    shutil.rmtree(work)
+    print((given.out / "training.json").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
