@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format bench-calibration bench-sensitivity bench-gpu-vlm bench-vlm-memory bench-verify clean
+.PHONY: help demo test test-gpu lint format bench-calibration bench-sensitivity bench-gpu-vlm bench-vlm-memory bench-verify clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
 	@echo "make test    all tests"
+	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
@@ -30,6 +31,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# On a machine with an NVIDIA GPU and TensorRT: builds engines and runs them.
+test-gpu: $(INSTALLED)
+	EDGEQ_GPU=1 $(BIN)/python -m pytest tests/gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check edgeq tests benchmarks
