@@ -57,11 +57,15 @@ DEVICE_HALF = (
         f"edgeq.build.{name}"
         for name in ("candidate", "key", "lock", "machine", "maker", "planned", "run", "store", "verify_engine")
     ),
+    *(f"edgeq.install.{name}" for name in ("listing", "proof", "run", "states", "store")),
     *("edgeq.calibrate.trt_bundled", "edgeq.export.vision_parity"),
     *(f"edgeq.doctor.{name}" for name in ("run", "torch_probe", "memory_probe", "engine_probe")),
     *(
         f"edgeq.cli.{name}"
-        for name in ("build", "bundle", "doctor", "keygen", "run", "sign", "verify", "verify_engine")
+        for name in (
+            *("build", "bundle", "doctor", "install", "keygen", "list", "prune", "rollback", "run", "sign", "verify"),
+            "verify_engine",
+        )
     ),
 )
 

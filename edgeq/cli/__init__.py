@@ -55,7 +55,7 @@ class _Verbs(click.Group):
     """Verbs that are imported when they are called, so that `edgeq --help` is quick and needs nothing installed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(VERBS)
+        return [*VERBS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in VERBS:
@@ -66,7 +66,7 @@ class _Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([*VERBS.items()])
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to install faster kernels
     try:
-        return cli.main(args=list(arguments), prog_name="edgeq", standalone_mode=False) or 0
+        return cli.main(args=[*arguments], prog_name="edgeq", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return 2

@@ -57,7 +57,10 @@ def test_every_option_has_a_help_text(name: str) -> None:
 
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_can_answer_in_json(name: str) -> None:
-    assert "--json" in {flag for parameter in verb(name).params for flag in parameter.opts}
+    command = verb(name)
+    verbs = command.commands.values() if isinstance(command, click.Group) else [command]
+    for one in verbs:
+        assert "--json" in {flag for parameter in one.params for flag in parameter.opts}, one.name
 
 
 def test_help_imports_nothing_heavy() -> None:

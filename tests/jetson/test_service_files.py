@@ -39,7 +39,7 @@ def test_the_unit_runs_what_the_installer_puts_there() -> None:
     assert program == f"{constant('PREFIX')}/venv/bin/edgeq"
     assert (verb, arguments) == ("serve", ["--config", f"{constant('CONFIGURATION')}/edgeq.conf"])
     assert service["User"] == service["Group"] == "edgeq"
-    assert f"/var/lib/{service['StateDirectory']}" == constant("STATE")
+    assert f"/var/lib/{service['StateDirectory']}" == constant("STATE") + "/engines"
 
 
 def test_the_service_is_watched_bounded_and_given_up_at_last() -> None:
