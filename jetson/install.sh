@@ -154,7 +154,7 @@ install_edgeq() {
 configuration() {
     place_directory 0755 root:root "$CONFIGURATION"
     place_directory 0755 root:root "$CONFIGURATION/keys"
-    place_directory 0750 edgeq:edgeq "$STATE"
+    place_directory 0750 root:edgeq "$STATE" # bundles: the service may read them, and change none
     place_directory 0750 edgeq:edgeq "$STATE/engines" # without it the user edgeq would keep engines in a cache
     if [[ -e $ROOT$CONFIGURATION/edgeq.conf ]]; then
         kept "$CONFIGURATION/edgeq.conf, which is yours to edit"
