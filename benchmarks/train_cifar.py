@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import shutil
 import time
@@ -27,6 +26,7 @@ import transformers
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, pad
 
+from edgeq.demo.vlm.training import cycle
 from edgeq.errors import OutputError
 from edgeq.files import atomic_write, new_directory
 from edgeq.model.images import ImageSet
@@ -129,7 +129,7 @@ class Training:
             logits = self.model(images).logits
         loss = cross_entropy(logits.float(), classes[chosen], label_smoothing=self.settings.smoothing)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.peak_rate * _cycle(self.progress, self.settings.warm_up)
+            group["lr"] = self.settings.peak_rate * cycle(self.progress, self.settings.warm_up)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -154,13 +154,6 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-
-
-def _cycle(share: float, warm_up: float) -> float:
-    """The rate as a share of its peak: a linear rise, then half a cosine down to 0."""
-    if share < warm_up:
-        return (share + 1e-3) / (warm_up + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (share - warm_up) / (1 - warm_up)))
 
 
 def _normalized(pixels: NDArray[np.uint8]) -> torch.Tensor:

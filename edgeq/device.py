@@ -144,13 +144,26 @@ def _meminfo(path: Path) -> tuple[int, int]:
 
 
 def _cgroup(directory: Path) -> tuple[int, int]:
-    """A control group's memory limit and use in bytes, version 2 or 1; no limit where there is none."""
-    for limit, used in (
-        (directory / "memory.max", directory / "memory.current"),
-        (directory / "memory/memory.limit_in_bytes", directory / "memory/memory.usage_in_bytes"),
+    """A control group's memory limit and use in bytes, version 2 or 1; no limit where there is none.
+
+    Files that nobody reads at present count as used there, and the kernel takes their memory back before anything else.
+    """
+    for limit, used, idle in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
         try:
-            return int(limit.read_text()), int(used.read_text())
+            total, taken = int((directory / limit).read_text()), int((directory / used).read_text())
         except (OSError, ValueError):  # not there, or "max"
             continue
+        return total, max(taken - _idle_files(directory / idle), 0)
     return _UNLIMITED, 0
+
+
+def _idle_files(path: Path) -> int:
+    """Bytes of the page cache that were not used lately; 0 where it is not said."""
+    try:
+        fields = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+        return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return 0

@@ -59,6 +59,26 @@ def test_a_containers_limit_counts(tmp_path: Path, files: dict[str, str]) -> Non
     assert (device.total_bytes, device.budget_bytes) == (8 * GIB, 5 * GIB)
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "memory.max": f"{8 * GIB}\n",
+            "memory.current": f"{3 * GIB}\n",
+            "memory.stat": f"anon 5\ninactive_file {GIB}\n",
+        },
+        {
+            "memory/memory.limit_in_bytes": f"{8 * GIB}",
+            "memory/memory.usage_in_bytes": f"{3 * GIB}",
+            "memory/memory.stat": f"inactive_file 5\ntotal_inactive_file {GIB}\n",
+        },
+    ],
+)
+def test_in_a_container_the_idle_page_cache_is_free(tmp_path: Path, files: dict[str, str]) -> None:
+    limit(machine(tmp_path, 32, 20), files)
+    assert probe(tmp_path).budget_bytes == 6 * GIB
+
+
 def test_no_limit_in_words(tmp_path: Path) -> None:
     limit(machine(tmp_path, 32, 20), {"memory.max": "max\n", "memory.current": "7\n"})
     assert probe(tmp_path).budget_bytes == 20 * GIB

@@ -19,7 +19,7 @@ from edgeq.demo.vlm.tokens import build_processor
 from edgeq.errors import InputError
 from edgeq.files import atomic_write
 
-__all__ = ["Settings", "Training", "begin"]
+__all__ = ["Settings", "Training", "begin", "cycle"]
 
 _WATCH_BATCH = 50
 
@@ -136,7 +136,7 @@ class Training:
     def _set_rates(self) -> None:
         """Sets the rate of each group to where its cycle is."""
         start, stop = (0.0, self.settings.sorting) if self.sorts else (self.settings.sorting, 1.0)
-        rate = self.settings.peak_rate * _cycle((self.progress - start) / (stop - start), self.settings.warm_up)
+        rate = self.settings.peak_rate * cycle((self.progress - start) / (stop - start), self.settings.warm_up)
         tower, *others = self.optimizer.param_groups
         tower["lr"] = rate * (1 if self.sorts else self.settings.tower_share)
         for group in others:
@@ -169,7 +169,7 @@ class Training:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def _cycle(share: float, warm_up: float) -> float:
+def cycle(share: float, warm_up: float) -> float:
     """The rate as a share of its peak: a linear rise, then half a cosine down to 0."""
     if share < warm_up:
         return (share + 1e-3) / (warm_up + 1e-3)
