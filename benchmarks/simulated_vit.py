@@ -93,11 +93,11 @@ def simulate(
     network, source = _network(directory), open_model(directory)
     seen, _ = _pixels(calibration.sample(CALIBRATION_IMAGES), source)
     pixels, folders = _pixels(labelled, source)
-    products = [product.index for product in find_products(network, seen)]
-    fitter = Fitter(observe(network, seen, products), weights=weights)
     reference = _logits(network, pixels, {})
     classes = label_indices(labelled.labels, source.labels, reference.shape[1])
     answers = torch.tensor([classes[folder] for folder in folders])
+    products = [product.index for product in find_products(network, seen)]
+    fitter = Fitter(observe(network, seen, products), weights=weights)
     rows = []
     for width in bits:
         for scheme in schemes:

@@ -16,7 +16,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
     *("errors", "files", "artifact", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
-    *("bundle", "runtime", "build", "install", "doctor", "stages", "search", "prepare", "prepare_vlm", "inspect"),
+    *(
+        "simulate",
+        "bundle",
+        "runtime",
+        "build",
+        "install",
+        "doctor",
+        "stages",
+        "search",
+        "prepare",
+        "prepare_vlm",
+        "inspect",
+    ),
     *("service", "demo", "cli"),
 )
 
@@ -43,7 +55,15 @@ DEVICE_HALF = (
     *("edgeq.runtime.language", "edgeq.runtime.pair", "edgeq.runtime.prompt", "edgeq.runtime.settings"),
     *(
         f"edgeq.runtime.{name}"
-        for name in ("canary_answers", "canary_files", "canary_report", "canary_set", "check", "class_canaries", "power")
+        for name in (
+            "canary_answers",
+            "canary_files",
+            "canary_report",
+            "canary_set",
+            "check",
+            "class_canaries",
+            "power",
+        )
     ),
     *(f"edgeq.bundle.{name}" for name in ("verify", "transport", "signature", "keys", "diff")),
     *(
@@ -129,6 +149,17 @@ def loaded_at_once(package: Path) -> dict[str, set[str]]:
 
 def test_a_room_imports_only_rooms_above_it() -> None:
     assert violations(PACKAGE) == []
+
+
+def test_simulated_figures_stay_with_research() -> None:
+    known = modules(PACKAGE)
+    users = {
+        room(module)
+        for module, file in known.items()
+        for target in imported(ast.parse(file.read_text(encoding="utf-8")), module, known)
+        if room(target) == "simulate"
+    }
+    assert users <= {"simulate", "cli"}
 
 
 def test_no_module_is_loaded_in_a_circle() -> None:

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 import onnx
+from click.core import ParameterSource
 
 from edgeq.bundle.manifest import MANIFEST, read_manifest
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
 from edgeq.cli import console
-from edgeq.cli.options import PATH, json_option, search_bounds, search_options, threads_option
+from edgeq.cli.classifier_tables import print_search
+from edgeq.cli.distributions import show_distributions
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.options import search_bounds, search_options
 from edgeq.errors import ArtifactError, ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.files import new_directory
@@ -35,10 +39,18 @@ CHARTS = ("sensitivity.svg", "sensitivity.png")
 
 _BOUNDS = Bounds()
 _PERCENT = click.FloatRange(0.0, min_open=True)
+_ABOUT_LAYERS = ("scales_file", "precision", "searched", "max_drop", "max_float_share", "min_speedup")
 
 
 @click.command("sensitivity")
 @click.argument("directory", type=PATH)
+@click.option(
+    "--kind",
+    type=click.Choice(["layers", "vit"]),
+    default="layers",
+    show_default=True,
+    help="What is looked at: each layer in INT8, or what the tensors of a vision transformer hold.",
+)
 @click.option("--images", type=PATH, required=True, help="A folder or a zip; folders named after classes give top-1.")
 @click.option("--scales", "scales_file", type=PATH, help="Made by `edgeq calibrate`, where DIRECTORY has none.")
 @click.option("-o", "--output", type=PATH, help="A directory to make, for the table and its chart; it must not exist.")
@@ -58,6 +70,7 @@ _PERCENT = click.FloatRange(0.0, min_open=True)
 @json_option
 def command(
     directory: Path,
+    kind: str,
     images: Path,
     scales_file: Path | None,
     output: Path | None,
@@ -76,7 +89,14 @@ def command(
 
     With --search, the cheapest set of layers to leave in floating point is found on half of the images, which must be
     labelled, and judged by the other half: --output then holds the revised plan, for `edgeq quantize --plan`.
+
+    With --kind vit, what a vision transformer's softmax, GELU, LayerNorm, query, key and value hold is shown block by
+    block, with a recommendation for each tensor; DIRECTORY may also be a MODEL. That takes 128 of the images.
     """
+    if kind == "vit":
+        _check_alone()
+        show_distributions(directory, ImageSet.open(images), output, threads=threads, as_json=as_json)
+        return
     bounds = search_bounds(max_drop, max_float_share, min_speedup)
     if searched != (bounds is not None):
         raise click.UsageError("--search and --max-drop belong together: give both")
@@ -110,6 +130,15 @@ def command(
         _print(table, output)
 
 
+def _check_alone() -> None:
+    """Refuse the options that are about layers in INT8."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name in _ABOUT_LAYERS:
+            raise click.UsageError(f"{option.opts[0]} and --kind vit: that looks at distributions, not at layers")
+
+
 def _search(
     directory: Path,
     plan: PrecisionPlan,
@@ -131,7 +160,7 @@ def _search(
     if as_json:
         console.print_json(found.search)
         return
-    console.print_search(found.search)
+    print_search(found.search)
     if output is not None:
         click.echo(f"next: edgeq quantize {directory} --plan {output / PLAN} --scales SCALES -o QUANTIZED")
 
