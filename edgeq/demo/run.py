@@ -1,35 +1,60 @@
-"""The whole way on the small network that comes with edgeq: nothing is downloaded."""
+"""The whole way on the small networks that come with edgeq: nothing is downloaded."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
 
 from edgeq.demo.scenes import CALIBRATION_SEED, EVALUATION_SEED, write_scenes
+from edgeq.demo.vlm.story import SCENES, VLM_BUNDLE, Story, tell
 from edgeq.files import new_directory
 from edgeq.prepare import Options, Prepared, Progress, prepare
+from edgeq.runtime.language import require_packages
 
-__all__ = ["BUNDLE", "CALIBRATION", "EVALUATION", "MODEL", "WEIGHTS", "run_demo"]
+__all__ = ["BUNDLE", "CALIBRATION", "EVALUATION", "MODEL", "WEIGHTS", "Demo", "run_demo"]
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS: Final = Path(__file__).parent / "weights"
 MODEL, CALIBRATION, EVALUATION, BUNDLE = "model", "calibration.zip", "evaluation.zip", "bundle"
-"""What the demo's directory holds."""
+"""What the classifier's half leaves in the demo's directory."""
 
 _CALIBRATION_PER_KIND = 50
 _EVALUATION_PER_KIND = 250
 
 
-def run_demo(output: Path, *, options: Options | None = None, progress: Progress | None = None) -> Prepared:
-    """Draw the scenes, prepare the network, and leave all of it in `output`.
+class Demo(BaseModel):
+    """Both halves.
+
+    Attributes:
+        classifier: what was done to the classifier.
+        story: what became of the vision-language model; None where it was left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classifier: Prepared
+    story: Story | None
+
+
+def run_demo(
+    output: Path, *, options: Options | None = None, scenes: int = SCENES, progress: Progress | None = None
+) -> Demo:
+    """Draw the scenes, prepare both networks, ask the second, and leave all of it in `output`.
 
     Args:
         output: a directory to make; it must not exist.
-        options: see `edgeq.prepare.Options`.
+        options: for the classifier, see `edgeq.prepare.Options`; its threads are those of the other half, too.
+        scenes: that the vision-language model is asked about; 0 leaves it out.
         progress: called as the stages go on.
 
     Raises:
-        EdgeqError: as `edgeq.prepare.prepare`; nothing is left behind then.
+        EdgeqError: as `edgeq.prepare.prepare` and `edgeq.prepare_vlm.prepare_vlm`; nothing is left behind then.
     """
+    options = options or Options()
+    if scenes:
+        require_packages()
     with new_directory(output) as work:
         if progress:
             progress("draw", 0, 0)
@@ -44,4 +69,6 @@ def run_demo(output: Path, *, options: Options | None = None, progress: Progress
             options=options,
             progress=progress,
         )
-    return prepared.model_copy(update={"bundle": output / BUNDLE})
+        story = tell(work, scenes, threads=options.threads, progress=progress) if scenes else None
+    moved = prepared.model_copy(update={"bundle": output / BUNDLE})
+    return Demo(classifier=moved, story=story.moved(output / VLM_BUNDLE) if story else None)

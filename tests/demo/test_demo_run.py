@@ -27,8 +27,11 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
     stages: list[str] = []
     output = tmp_path / "demo"
     made = run_demo(
-        output, options=Options(allow=ALLOWED, timing=QUICK), progress=lambda stage, _done, _total: stages.append(stage)
-    )
+        output,
+        options=Options(allow=ALLOWED, timing=QUICK),
+        scenes=0,
+        progress=lambda stage, _done, _total: stages.append(stage),
+    ).classifier
     assert stages[0] == "draw"
     assert {path.name for path in output.iterdir()} == {MODEL, CALIBRATION, EVALUATION, BUNDLE}
     assert made.bundle == output / BUNDLE
@@ -46,7 +49,7 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
 
 
 def test_calibration_and_evaluation_share_no_scene(tmp_path: Path) -> None:
-    run_demo(tmp_path / "demo", options=Options(allow=ALLOWED, timing=QUICK))
+    run_demo(tmp_path / "demo", options=Options(allow=ALLOWED, timing=QUICK), scenes=0)
     sets = [ImageSet.open(tmp_path / "demo" / name) for name in (CALIBRATION, EVALUATION)]
     digests = [{images.digest(item) for item in images.items} for images in sets]
     assert [len(found) for found in digests] == [len(images) for images in sets]
@@ -56,5 +59,5 @@ def test_calibration_and_evaluation_share_no_scene(tmp_path: Path) -> None:
 def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     with pytest.raises(OutputError, match="exists already"):
-        run_demo(tmp_path / "demo")
+        run_demo(tmp_path / "demo", scenes=0)
     assert list((tmp_path / "demo").iterdir()) == []

@@ -17,10 +17,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_bindings import VERSIONS, run_bindings
 
+import edgeq.demo
+from edgeq.demo.vlm.scenes import draw_finding
 from edgeq.engine.tensorrt.inputs import Binding, EngineGraph, EngineInputs
 from edgeq.engine.tensorrt.precisions import VANISHING, LayerPrecision
 from edgeq.engine.tensorrt.settings import BuildSettings, build_settings
 from edgeq.export.stage import fold_graph
+from edgeq.export.vision import export_vision
+from edgeq.export.vision_report import VISION_FP16, VISION_FP32
 from edgeq.model.graph import constant_names
 from edgeq.model.onnx_file import load_onnx, save_onnx
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
@@ -29,6 +33,7 @@ from edgeq.quantize.engine_inputs import write_vision_inputs
 from edgeq.quantize.fp16 import to_fp16
 from edgeq.quantize.trt_precision import tensorrt_precisions
 
+DEMO_VLM = Path(edgeq.demo.__file__).parent / "weights-vlm"
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "tensorrt"
 SHA = "0" * 64
 
@@ -284,6 +289,31 @@ def test_resnet56_in_int8_with_an_fp32_head(version: str, shared_data: Path, tmp
 def test_a_vision_encoder_in_fp16_with_a_layer_in_fp32(results: Results) -> None:
     assert calls_of(results["vision, implicit"]) == (GOLDEN / "vision-fp16-implicit.txt").read_text()
     assert calls_of(results["vision, explicit"]) == (GOLDEN / "vision-fp16-explicit.txt").read_text()
+
+
+def demo_eyes(directory: Path) -> tuple[onnx.ModelProto, EngineInputs]:
+    """The vision graph of the model that comes along, with its last LayerNorm in FP32."""
+    export_vision(DEMO_VLM, directory, [draw_finding(0)[0]], threads=1)
+    graph = load_onnx(directory / VISION_FP32)
+    last = [node.name for node in graph.graph.node if node.op_type == "LayerNormalization"][-1]
+    plan = plan_vision(graph, rules=(Rule(name="kept", precision=Precision.FP32, reason="overflows", layer=last),))
+    half = to_fp16(graph, plan)
+    save_onnx(half, directory / VISION_FP16)
+    plan.save(directory / "vision.plan.yaml")
+    return half, write_vision_inputs(directory, pictures=1)
+
+
+def test_the_demos_eyes_in_fp16_with_a_layer_in_fp32(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the torch extra is not installed")
+    half, inputs = demo_eyes(tmp_path)
+    weak = build_settings(inputs, "implicit", "a test", runtime_bytes=1_000_000_000)
+    typed = build_settings(inputs, "explicit", "a test", runtime_bytes=1_000_000_000)
+    network = described(half, weak.layers)
+    wanted = {"weak": case(weak, network), "typed": case(typed, network)}
+    for version in VERSIONS:
+        found = build_all(version, wanted, tmp_path)
+        assert calls_of(found["weak"]) == (GOLDEN / "demo-eyes-implicit.txt").read_text()
+        assert calls_of(found["typed"]) == (GOLDEN / "demo-eyes-explicit.txt").read_text()
 
 
 def test_every_planned_layer_is_set_and_nothing_else(shared_data: Path) -> None:
