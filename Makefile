@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-gpu lint format bench-calibration bench-sensitivity bench-gpu-vlm bench-vlm-memory bench-verify clean
+.PHONY: help demo test test-gpu lint format bench-calibration bench-sensitivity bench-gpu-vlm bench-vlm-memory bench-verify bench-service soak clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -17,6 +17,8 @@ help:
 	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
 	@echo "make bench-vlm-memory  vision-language models on this machine: memory planned and measured"
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
+	@echo "make bench-service  the service beside transformers' generate, with 1, 4 and 16 clients"
+	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make clean   remove .venv and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -63,6 +65,15 @@ bench-vlm-memory: $(INSTALLED)
 # 8 GB in a sparse file, against sha256sum
 bench-verify: $(INSTALLED)
 	$(BIN)/python -m benchmarks.verify_bundle $(BENCH)
+
+# Against a running service: make bench-service BUNDLE=out/demo/vlm-bundle
+BUNDLE ?= out/demo/vlm-bundle
+bench-service: $(INSTALLED)
+	$(BIN)/python -m benchmarks.service $(BUNDLE) $(BENCH)
+
+# Five minutes of mixed load from 64 clients.
+soak: $(INSTALLED)
+	$(BIN)/python -m benchmarks.service $(BUNDLE) --soak 300 $(BENCH)
 
 clean:
 	rm -rf $(VENV) out

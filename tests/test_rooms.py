@@ -65,6 +65,26 @@ DEVICE_HALF = (
             "power",
         )
     ),
+    *(
+        f"edgeq.runtime.{name}"
+        for name in (
+            *(
+                "admission",
+                "budget",
+                "decisions",
+                "memory_watch",
+                "needs",
+                "pace",
+                "pressure",
+                "waiting",
+                "asks",
+                "stream",
+            ),
+            *("refusals", "snapshot", "questions", "kept", "feature_cache", "prefix", "sampling", "stops", "request"),
+            *("worker", "room", "loop"),
+        )
+    ),
+    *(f"edgeq.service.{path.stem}" for path in sorted((PACKAGE / "service").glob("[!_]*.py"))),
     *(f"edgeq.bundle.{name}" for name in ("verify", "transport", "signature", "keys", "diff")),
     *(
         f"edgeq.engine.tensorrt.{name}"
@@ -84,7 +104,7 @@ DEVICE_HALF = (
         f"edgeq.cli.{name}"
         for name in (
             *("build", "bundle", "doctor", "install", "keygen", "list", "prune", "rollback", "run", "sign", "verify"),
-            "verify_engine",
+            *("serve", "verify_engine", "watch"),
         )
     ),
 )

@@ -42,7 +42,9 @@ VERBS: Final = {
     "prune": "Remove installed bundles that are no longer wanted.",
     "doctor": "Is this machine able to run bundles: what is there, and what is missing.",
     "run": "Ask a bundle's vision-language model about an image.",
-    "demo": "Go the whole way on the small network that comes along.",
+    "serve": "Serve a bundle over HTTP: chat, classes, reports, metrics.",
+    "watch": "Write a report beside each image that comes into a folder.",
+    "demo": "Go the whole way on the small networks that come along.",
 }
 """Each verb with its line in `edgeq --help`."""
 
@@ -112,6 +114,8 @@ def _extra(package: str | None) -> str:
         return "language"
     if package == "cryptography":
         return "device"
+    if package in ("anyio", "h11", "prometheus_client", "starlette", "uvicorn"):
+        return "service"
     from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
     return "torch" if (package or "").split(".")[0] in from_torch else "workshop"
 

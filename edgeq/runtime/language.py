@@ -22,7 +22,7 @@ from edgeq.runtime.families import Family
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LanguageModel", "open_language_model", "require_packages"]
+__all__ = ["LanguageModel", "give_back", "open_language_model", "require_packages"]
 
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "bitsandbytes")
 
@@ -55,7 +55,7 @@ def open_language_model(directory: Path, family: Family, *, threads: int | None 
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
     made = LanguageModel(model.eval(), family)
-    _give_back()
+    give_back()
     _leave_file(model)
     return made
 
@@ -86,10 +86,14 @@ def _leave_file(model: Any) -> None:
             weight.data = weight.data.clone()
 
 
-def _give_back() -> None:
-    """Return what loading has freed to the system: glibc would keep a third of a 4-bit model's size (measured)."""
+def give_back() -> None:
+    """Return what was freed to the system; after loading, glibc would keep a third of the model's size (measured)."""
+    import torch
+
     with suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -126,12 +130,20 @@ class LanguageModel:
     Args:
         model: transformers' model, in eval mode.
         family: how it sees an image.
+
+    Attributes:
+        family: the same.
     """
 
     def __init__(self, model: Any, family: Family) -> None:
         self._model = model
-        self._family = family
+        self.family = family
         self._forward(input_ids=self._tensor([0])[None])
+
+    @property
+    def model(self) -> Any:
+        """transformers' model, for a decoding of one's own; in one thread, as all else here."""
+        return self._model
 
     def generate(
         self,
@@ -181,18 +193,47 @@ class LanguageModel:
         logits: NDArray[np.float32] = found.logits[0].to(torch.float32).cpu().numpy()
         return logits
 
-    def _embed(self, ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int) -> torch.Tensor:
-        """Embeddings [1, n, hidden], with the features in the image's places."""
+    def adopt(self, features: Any) -> torch.Tensor:
+        """An image's features as the model takes them: [places, hidden], in its type and on its device.
+
+        Args:
+            features: float32 [..., hidden]: an array, or what an engine left on the GPU (`DeviceTensor`, or any other
+                object with the CUDA Array Interface). That is copied on the GPU, where the engine writes over it at its
+                next run; it never goes through the host. Not yet run on a GPU.
+        """
+        import torch
+
+        if hasattr(features, "__cuda_array_interface__"):
+            found = torch.as_tensor(features, device=self._model.device).clone()
+        else:
+            found = torch.from_numpy(features)
+        return found.reshape(-1, found.shape[-1]).to(self._model.get_input_embeddings().weight)
+
+    def embed(self, ids: NDArray[np.int64], features: torch.Tensor | None, image_token_id: int) -> torch.Tensor:
+        """Embeddings [1, n, hidden], with the features in the image's places.
+
+        Args:
+            ids: int64 [n].
+            features: from `adopt`, one for each image token in `ids`; None for none.
+            image_token_id: which tokens these are.
+
+        Raises:
+            EngineError: there are more or fewer of them.
+        """
         import torch
 
         table = self._model.get_input_embeddings()
-        places = ids == image_token_id
-        if int(places.sum()) != len(features):
-            raise EngineError(f"{int(places.sum())} image tokens and {len(features)} features do not go together")
+        places, given = ids == image_token_id, 0 if features is None else len(features)
+        if int(places.sum()) != given:
+            raise EngineError(f"{int(places.sum())} image tokens and {given} features do not go together")
         with torch.inference_mode():
             words: torch.Tensor = table(self._tensor(np.where(places, 0, ids)))  # the image token may be beyond it
-            seen = torch.from_numpy(features).to(words)
-            return words.masked_scatter(self._tensor(places)[:, None], seen)[None]
+            if features is None:
+                return words[None]
+            return words.masked_scatter(self._tensor(places)[:, None], features.to(words))[None]
+
+    def _embed(self, ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int) -> torch.Tensor:
+        return self.embed(ids, self.adopt(features), image_token_id)
 
     def _read(self, embeddings: torch.Tensor, prompt: int, *, keep: int) -> Any:
         """The first pass, over all tokens at once; logits of the last `keep`."""
@@ -212,16 +253,16 @@ class LanguageModel:
 
     def _positions(self, first: int, count: int) -> torch.Tensor | None:
         """Positions [1, count]; None where they are what the model would count itself."""
-        if self._family.first_position == 0:
+        if self.family.first_position == 0:
             return None
-        start = first + self._family.first_position
+        start = first + self.family.first_position
         return self._tensor(np.arange(start, start + count))[None]
 
     def _mask(self, length: int, prompt: int, dtype: torch.dtype) -> torch.Tensor | None:
         """What each token must not see, [1, 1, length, length]; None for all that come after it."""
         import torch
 
-        if self._family.attention == "causal":
+        if self.family.attention == "causal":
             return None
         seen = torch.ones(length, length, dtype=torch.bool).tril()
         seen[:prompt, :prompt] = True

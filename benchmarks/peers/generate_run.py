@@ -1,0 +1,60 @@
+"""Answers by `generate` of transformers on a bundle, one request at a time: what a script without a service does.
+
+Started once, it answers each line on stdin, `{"image": PATH, "question": ..., "tokens": N}`, with a line on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeq.model.image_decode import decode_image
+from edgeq.runtime.pair import Pair, open_pair
+
+
+class _Clock:
+    """A logits processor that changes nothing, and notes when the first token could be chosen."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+
+    def __call__(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.first = self.first or time.perf_counter()
+        return scores
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    bundle, threads = Path(sys.argv[1]), int(sys.argv[2])
+    pair = open_pair(bundle, threads=threads)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_answer(pair, json.loads(line))), flush=True)
+
+
+def _answer(pair: Pair, asked: dict[str, Any]) -> dict[str, Any]:
+    start, clock, settings = time.perf_counter(), _Clock(), pair.prompter.settings
+    image = decode_image(Path(asked["image"]).read_bytes(), "the image")
+    pixels = pair.prompter.pixels(image)
+    ids = pair.prompter.ids(asked["question"], pixels)
+    features = pair.eyes.look(pixels.values)
+    words = pair.language.embed(ids, pair.language.adopt(features), settings.image_token_id)
+    said = pair.language.model.generate(
+        inputs_embeds=words,
+        max_new_tokens=min(asked["tokens"], settings.context - len(ids)),
+        do_sample=False,
+        eos_token_id=list(settings.stop),
+        pad_token_id=settings.stop[0],
+        logits_processor=[clock],
+    )[0].tolist()
+    end = time.perf_counter()
+    return {"text": pair.prompter.text(said), "tokens": len(said), "first": clock.first - start, "total": end - start}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""From what a client asks to what the model reads: token ids, and the image with the digest of its pixels."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeq.errors import InputError, ModelError, first_line
+from edgeq.runtime.asks import Ask, Turn
+from edgeq.runtime.families import family_of
+from edgeq.runtime.feature_cache import pixels_digest
+from edgeq.runtime.prompt import Pixels, Prompter
+
+__all__ = ["Asker", "Picture", "Question"]
+
+_LAYOUTS: Final = 1024
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that is asked about.
+
+    Attributes:
+        image: in mode RGB.
+        digest: of its pixels.
+        pixels: as the encoder gets it; None where the image was seen before, and its features are probably kept.
+    """
+
+    image: Image.Image = field(repr=False)
+    digest: bytes
+    pixels: Pixels | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request that can be read.
+
+    Attributes:
+        ask: as the client gave it.
+        ids: the prompt, int64 [n].
+        picture: the image; None without one.
+        image_tokens: how many of `ids` are the image's.
+        limit: tokens of the answer at most, by the request and by the context.
+    """
+
+    ask: Ask
+    ids: NDArray[np.int64] = field(repr=False)
+    picture: Picture | None
+    image_tokens: int
+    limit: int
+
+
+class Asker:
+    """Writes prompts; from any thread.
+
+    The layout of an image (in how many pictures it was cut) is remembered by its digest, so that one that was seen
+    before does not go through the image processor again.
+
+    Args:
+        prompter: of the bundle.
+        context: tokens of a request, at most.
+    """
+
+    def __init__(self, prompter: Prompter, context: int) -> None:
+        self._prompter, self._context = prompter, context
+        self._layouts: OrderedDict[bytes, Pixels] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def question(self, ask: Ask) -> Question:
+        """What the model reads for a request.
+
+        Raises:
+            InputError: a message has the image token in it, or the conversation leaves no room for an answer.
+            ModelError: the chat template or the tokenizer does not keep the image's places.
+        """
+        picture, layout = self._look(ask.image) if ask.image is not None else (None, None)
+        with self._lock:  # a tokenizer is not to be used from two threads at once
+            ids = self._ids(ask.turns, layout)
+        room = self._context - len(ids)
+        if room < 1:
+            raise InputError(
+                f"the conversation is too long: it takes {len(ids):,} tokens, and the context is {self._context:,}, "
+                "answer included",
+                next_step="ask in fewer words, or leave early messages out",
+            )
+        places = int((ids == self._prompter.settings.image_token_id).sum())
+        return Question(ask, ids, picture, places, min(ask.max_new_tokens, room))
+
+    def _look(self, image: Image.Image) -> tuple[Picture, Pixels]:
+        """The picture, and its layout: as `Pixels`, which may lack the values."""
+        digest = pixels_digest(image)
+        with self._lock:
+            known = self._layouts.get(digest)
+            if known is not None:
+                self._layouts.move_to_end(digest)
+                return Picture(image, digest, None), known
+        pixels = self._prompter.pixels(image)
+        with self._lock:
+            self._layouts[digest] = Pixels(np.empty((len(pixels.values), 0, 0, 0), np.float32), pixels.grid)
+            while len(self._layouts) > _LAYOUTS:
+                self._layouts.popitem(last=False)
+        return Picture(image, digest, pixels), pixels
+
+    def _ids(self, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:
+        if layout is not None and len(turns) == 1:
+            return self._prompter.ids(turns[0].text, layout)
+        return _conversation(self._prompter, turns, layout)
+
+
+def _conversation(prompter: Prompter, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:
+    """The prompt of several messages, or of one without an image, int64 [n]."""
+    settings = prompter.settings
+    family, token = family_of(settings.model_type), settings.image_token
+    if any(token in turn.text for turn in turns):
+        raise InputError(f"a message has {token} in it, which stands for an image", next_step="leave it out")
+    if not family.template:
+        raise InputError(
+            f"a {settings.model_type} model answers one question about one image",
+            expected="one message, with an image",
+        )
+    text = _rendered(prompter.tokenizer, turns)
+    if text.count(token) != (layout is not None):
+        raise ModelError(f"the chat template writes {token} {text.count(token)} times", expected="once for each image")
+    if layout is not None:
+        text = text.replace(token, family.places(token, settings.tokens, len(layout.values), layout.grid))
+    begun = text.startswith(prompter.tokenizer.bos_token or "\0")
+    ids = np.array(prompter.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"], np.int64)
+    needed = 0 if layout is None else settings.tokens * len(layout.values)
+    if (places := int((ids == settings.image_token_id).sum())) != needed:
+        raise ModelError(f"the tokenizer gives an image {places} places, its features need {needed}")
+    return ids
+
+
+def _rendered(tokenizer: Any, turns: tuple[Turn, ...]) -> str:
+    messages = [
+        {
+            "role": turn.role,
+            "content": [*([{"type": "image"}] if turn.image else []), {"type": "text", "text": turn.text}],
+        }
+        for turn in turns
+    ]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # templates raise for orders of roles that they do not know, or are damaged
+        raise InputError(
+            "the conversation cannot be put into the model's chat template",
+            expected="user and assistant in turns; a system message first, where the model knows one",
+            causes=(first_line(error),),
+        ) from error
+    return text

@@ -1,0 +1,54 @@
+"""Why a request is not served, as errors: each has what a client is told in numbers."""
+
+from __future__ import annotations
+
+from edgeq.errors import EdgeqError, InputError
+
+__all__ = ["BusyError", "ClosedError", "DeadlineError", "TooLargeError"]
+
+
+class TooLargeError(InputError):
+    """A request needs more memory than there ever is for one (HTTP 413).
+
+    Args:
+        needed: bytes that it takes alone.
+        budget: bytes for all requests.
+    """
+
+    def __init__(self, needed: int, budget: int) -> None:
+        super().__init__(
+            f"this request needs {needed:,} bytes, and there are {budget:,} for all requests",
+            next_step="ask for a shorter answer, in fewer words, or about a smaller image",
+        )
+        self.needed, self.budget = needed, budget
+
+
+class BusyError(EdgeqError):
+    """As many requests wait as may (HTTP 429).
+
+    Args:
+        retry_after_s: whole seconds, from 1 on, after which it is worth coming back.
+    """
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("too many requests wait already", next_step=f"come back in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(EdgeqError):
+    """A request was not answered in the time that it was given (HTTP 504).
+
+    Args:
+        answer_tokens: said until then; 0 where it was still waiting.
+    """
+
+    def __init__(self, answer_tokens: int) -> None:
+        super().__init__(f"the deadline came after {answer_tokens} tokens of the answer")
+        self.answer_tokens = answer_tokens
+
+
+class ClosedError(EdgeqError):
+    """The runtime takes no requests any more (HTTP 503)."""
+
+    def __init__(self) -> None:
+        super().__init__("no requests are taken any more: the runtime is being closed")

@@ -1,0 +1,192 @@
+"""`POST /v1/chat/completions` and `GET /v1/models`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgeq.runtime.asks import Role, Sampling, Turn
+from edgeq.runtime.stream import Event, Failed, Stream, Token
+from edgeq.runtime.stream import Usage as Took
+from edgeq.service.asking import Asking, Query
+from edgeq.service.chat_form import (
+    ChatRequest,
+    Choice,
+    ChunkChoice,
+    Completion,
+    CompletionChunk,
+    Delta,
+    FinishReason,
+    ImagePart,
+    Message,
+    PromptDetails,
+    Said,
+    TokenUsage,
+)
+from edgeq.service.connection import EventStream
+from edgeq.service.faults import RequestError, as_request_error
+from edgeq.service.intake import Intake
+from edgeq.service.served import Served
+
+__all__ = ["Chat", "query_of"]
+
+_FINISHED: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "stop_string": "stop",
+    "limit": "length",
+    "context": "length",
+    "cancelled": "length",
+}
+_ROLES: Final[dict[str, Role]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_LAST: Final = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class _Heading:
+    """What all pieces of one answer have in common."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    def chunk(self, *choices: ChunkChoice, usage: TokenUsage | None = None) -> bytes:
+        """One server-sent event."""
+        piece = CompletionChunk(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            system_fingerprint=self.fingerprint,
+            choices=choices,
+            usage=usage,
+        )
+        return b"data: " + piece.model_dump_json().encode() + b"\n\n"
+
+
+class Chat:
+    """Answers questions about images.
+
+    Args:
+        served: the bundle.
+        asking: asks the runtime.
+        intake: reads bodies.
+        patience: seconds that a client may take to read a piece of its answer.
+    """
+
+    def __init__(self, served: Served, asking: Asking, intake: Intake, patience: float) -> None:
+        self._served = served
+        self._asking = asking
+        self._intake = intake
+        self._patience = patience
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request, whole or in pieces."""
+        with self._intake.room(request):
+            asked = await self._intake.parse(request, ChatRequest)
+            self._served.check_name(asked.model)
+            stream = await self._asking.submit(request, query_of(asked))
+        fingerprint = self._served.digest[:12]
+        heading = _Heading(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._served.name, fingerprint)
+        if not asked.stream:
+            return await self._whole(request, stream, heading)
+        return await self._pieces(
+            request, stream, heading, usage=bool(asked.stream_options and asked.stream_options.include_usage)
+        )
+
+    async def _whole(self, request: Request, stream: Stream, heading: _Heading) -> Response:
+        try:
+            done = await self._asking.whole(request, stream)
+        finally:
+            stream.cancel()
+        answer = Completion(
+            id=heading.id,
+            created=heading.created,
+            model=heading.model,
+            system_fingerprint=heading.fingerprint,
+            choices=(Choice(message=Said(content=done.text), finish_reason=_FINISHED[done.reason]),),
+            usage=_tokens(done.usage),
+        )
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    async def _pieces(self, request: Request, stream: Stream, heading: _Heading, *, usage: bool) -> Response:
+        """The status is not sent before the first token is there."""
+        try:
+            first, others = await self._asking.first(request, stream)
+        except BaseException:
+            stream.cancel()
+            raise
+        pieces = self._written(request, first, others, heading, usage)
+        return EventStream(pieces, stream.cancel, self._patience)
+
+    async def _written(
+        self, request: Request, first: Event, others: AsyncIterator[Event], heading: _Heading, usage: bool
+    ) -> AsyncIterator[bytes]:
+        """All events of an answer as they are sent."""
+        yield heading.chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
+        event = first
+        try:
+            while isinstance(event, Token):
+                yield heading.chunk(ChunkChoice(delta=Delta(content=event.text)))
+                event = await self._asking.in_time(request, partial(anext, others))
+            if isinstance(event, Failed):
+                raise event.error
+            self._asking.note(request, event)
+        except Exception as error:
+            fault = as_request_error(error)
+            request.scope["edgeq.fields"]["code"] = fault.code
+            yield b"data: " + fault.body.model_dump_json().encode() + b"\n\n"
+            return
+        yield heading.chunk(ChunkChoice(delta=Delta(), finish_reason=_FINISHED[event.reason]))
+        if usage:
+            yield heading.chunk(usage=_tokens(event.usage))
+        yield _LAST
+
+
+def query_of(asked: ChatRequest) -> Query:
+    """The conversation, its one image apart.
+
+    Raises:
+        RequestError: 422 there is more than one image, or the messages do not fit together.
+    """
+    images = [
+        part.image_url.url for message in asked.messages for part in _parts(message) if isinstance(part, ImagePart)
+    ]
+    if len(images) > 1:
+        raise RequestError(422, "several_images", f"{len(images)} images; one can be asked about", param="messages")
+    sampling = Sampling(asked.temperature or 0.0, 1.0 if asked.top_p is None else asked.top_p, asked.seed)
+    turns = tuple(_turn(message) for message in asked.messages)
+    return Query(turns, images[0] if images else None, asked.longest, sampling, asked.stops)
+
+
+def _parts(message: Message) -> tuple[object, ...]:
+    return () if isinstance(message.content, str) else message.content
+
+
+def _turn(message: Message) -> Turn:
+    """Texts of one message belong together; the image stands before them."""
+    if isinstance(message.content, str):
+        return Turn(_ROLES[message.role], message.content)
+    texts = [part.text for part in message.content if not isinstance(part, ImagePart)]
+    image = any(isinstance(part, ImagePart) for part in message.content)
+    return Turn(_ROLES[message.role], "\n".join(texts), image)
+
+
+def _tokens(took: Took) -> TokenUsage:
+    return TokenUsage(
+        prompt_tokens=took.prompt_tokens,
+        completion_tokens=took.answer_tokens,
+        total_tokens=took.prompt_tokens + took.answer_tokens,
+        prompt_tokens_details=PromptDetails(cached_tokens=took.reused_tokens),
+    )

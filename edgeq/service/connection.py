@@ -1,0 +1,96 @@
+"""Work that ends when the client hangs up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+__all__ = ["EventStream", "while_connected"]
+
+_Result = TypeVar("_Result")
+
+
+async def while_connected(request: Request, work: Callable[[], Awaitable[_Result]]) -> _Result:
+    """The result of `work`, which is cancelled when the client hangs up. The request's body must have been read.
+
+    Raises:
+        ClientDisconnect: the client hung up, and there is no result.
+    """
+    results: list[_Result] = []
+    errors: list[Exception] = []
+    async with anyio.create_task_group() as group:
+
+        async def listen() -> None:
+            await _hung_up(request.receive)
+            group.cancel_scope.cancel()
+
+        group.start_soon(listen)
+        try:
+            results.append(await work())
+        except Exception as error:
+            errors.append(error)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    if not results:
+        raise ClientDisconnect
+    return results[0]
+
+
+class EventStream(Response):
+    """Server-sent events (WHATWG HTML, section 9.2), each sent as soon as it is there.
+
+    Args:
+        pieces: whole events.
+        finish: called at the end, however it comes about.
+        patience: seconds that a client may take to read what is ready to be sent.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncIterator[bytes], finish: Callable[[], None], patience: float) -> None:
+        super().__init__(headers={"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._pieces = pieces
+        self._finish = finish
+        self._patience = patience
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all pieces, unless the client hangs up."""
+        complete = False
+        try:
+            async with anyio.create_task_group() as group:
+
+                async def listen() -> None:
+                    await _hung_up(receive)
+                    group.cancel_scope.cancel()
+
+                group.start_soon(listen)
+                complete = await self._send_all(send)
+                group.cancel_scope.cancel()
+        finally:
+            self._finish()
+        if not complete:
+            raise ClientDisconnect
+
+    async def _send_all(self, send: Send) -> bool:
+        """Whether the client took all of it."""
+        with anyio.move_on_after(self._patience) as patience:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for piece in self._pieces:
+            with anyio.move_on_after(self._patience) as patience:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if patience.cancelled_caught:
+                return False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return True
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,201 @@
+"""`/metrics`: counts of the service, figures of the runtime and of the machine, in Prometheus' text form.
+
+What others count is read when it is asked for; nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from edgeq import __version__
+from edgeq.device import probe
+from edgeq.doctor.thermal import read_zones
+from edgeq.errors import InputError
+from edgeq.runtime.power import read_power
+from edgeq.runtime.snapshot import CacheFigures, Snapshot
+from edgeq.runtime.stream import Usage
+from edgeq.service.seeing import SeeingFigures
+from edgeq.service.served import Served
+from edgeq.service.traffic import Traffic
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_TOKEN_SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+
+
+class Metrics:
+    """All metrics of one service.
+
+    Args:
+        served: what is served.
+        traffic: requests under way.
+        root: where `etc`, `proc`, `sys` and `var` are; another one for a test.
+    """
+
+    def __init__(self, served: Served, traffic: Traffic, root: Path = Path("/")) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "edgeq_http_requests", "Requests that were answered, by path and status.", ("path", "status"),
+            registry=self._registry,
+        )  # fmt: skip
+        self._seconds = self._histogram("edgeq_http_request_seconds", "From a request's header to the answer's end.")
+        self._first = self._histogram("edgeq_time_to_first_token_seconds", "From submission to the first token.")
+        self._waited = self._histogram("edgeq_queue_seconds", "From submission to the start.")
+        self._each = self._histogram(
+            "edgeq_time_per_token_seconds", "Between tokens, a request's mean.", _TOKEN_SECONDS
+        )
+        self._registry.register(_Figures(served, traffic))
+        self._registry.register(_Machine(root))
+        ProcessCollector(registry=self._registry)
+
+    def _histogram(self, name: str, told: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(name, told, buckets=buckets, registry=self._registry)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.observe(seconds)
+
+    def said(self, usage: Usage) -> None:
+        """Count one answer of the language model."""
+        self._waited.observe(usage.queue_seconds)
+        if usage.answer_tokens:
+            self._first.observe(usage.first_token_seconds)
+        if usage.answer_tokens > 1:
+            self._each.observe((usage.seconds - usage.first_token_seconds) / (usage.answer_tokens - 1))
+
+    def text(self) -> bytes:
+        """All of it."""
+        return generate_latest(self._registry)
+
+
+class _Figures(Collector):
+    """What the runtime counts, and what is known of the bundle."""
+
+    def __init__(self, served: Served, traffic: Traffic) -> None:
+        self._served = served
+        self._traffic = traffic
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("edgeq_http_requests_in_flight", "Requests that are being answered.", self._traffic.active)
+        yield _gauge("edgeq_draining", "1 while no new requests are taken.", float(self._traffic.draining))
+        yield self._bundle()
+        yield from self._canaries()
+        if self._served.talk is not None:
+            yield from _talk(self._served.talk.snapshot())
+        if self._served.seeing is not None:
+            yield from _seeing(self._served.seeing.figures)
+
+    def _bundle(self) -> Metric:
+        labels = {
+            "edgeq": __version__,
+            "model": self._served.name,
+            "kind": self._served.manifest.kind,
+            "digest": self._served.digest,
+            "backend": self._served.backend,
+        }
+        return _labelled("edgeq_bundle_info", "What is served.", [(labels, 1.0)])
+
+    def _canaries(self) -> Iterator[Metric]:
+        report = self._served.canaries
+        if report is None:
+            return
+        yield _gauge(
+            "edgeq_canaries_passed", "1 where the engine computes what the workshop saw.", float(report.passed)
+        )
+        failing = sum(1 for canary in report.canaries if canary.failure)
+        counted: list[tuple[dict[str, str], float]] = [
+            ({"result": "failed"}, failing),
+            ({"result": "passed"}, len(report.canaries) - failing),
+        ]
+        yield _labelled("edgeq_canaries", "Canaries at the start, by result.", counted)
+        cosines = [canary.parity.worst_cosine for canary in report.canaries if canary.parity is not None]
+        if cosines:
+            yield _gauge("edgeq_canary_worst_cosine", "The canaries' lowest cosine to the reference.", min(cosines))
+
+
+def _talk(now: Snapshot) -> Iterator[Metric]:
+    """A vision-language model's figures."""
+    yield _gauge("edgeq_slots", "Requests that can be served at once.", now.slots)
+    yield _gauge("edgeq_requests_running", "Requests being served.", now.active)
+    yield _gauge("edgeq_requests_queued", "Requests waiting.", now.queued)
+    yield _gauge("edgeq_held", "1 while nothing starts, because too little memory is free.", float(now.held))
+    yield _count("edgeq_requests_submitted", "Requests that came to the model.", now.submitted)
+    yield _labelled("edgeq_requests_ended", "Requests by how they ended.", _by("reason", now.ended), counts=True)
+    yield _count("edgeq_prompt_tokens", "Prompt tokens, read or reused.", now.prompt_tokens)
+    yield _count("edgeq_answer_tokens", "Tokens said.", now.answer_tokens)
+    yield _count("edgeq_decode_steps", "Decode steps.", now.steps)
+    kv = {"allocated": now.kv_bytes, "used": now.kv_used_bytes, "reserved": now.kv_reserved_bytes}
+    yield _labelled("edgeq_kv_bytes", "Bytes of keys and values.", _by("state", kv))
+    yield _gauge("edgeq_reserved_bytes", "Features and activations reserved for running requests.", now.reserved_bytes)
+    yield _gauge("edgeq_limit_bytes", "What requests and caches may take together, now.", now.limit_bytes)
+    yield from _caches({"features": now.features, "prefixes": now.prefixes})
+
+
+def _caches(caches: dict[str, CacheFigures]) -> Iterator[Metric]:
+    for what, told in (("hits", "found"), ("misses", "not found"), ("evicted", "given up")):
+        counts = {name: getattr(figures, what) for name, figures in caches.items()}
+        yield _labelled(f"edgeq_cache_{what}", f"Entries {told}.", _by("cache", counts), counts=True)
+    held = {name: figures.bytes for name, figures in caches.items()}
+    yield _labelled("edgeq_cache_bytes", "Bytes in a cache.", _by("cache", held))
+
+
+def _seeing(now: SeeingFigures) -> Iterator[Metric]:
+    """A vision graph's figures."""
+    yield _gauge("edgeq_requests_running", "Requests being served.", now.running)
+    yield _gauge("edgeq_requests_queued", "Requests waiting.", now.waiting)
+    yield _count("edgeq_images", "Images that were looked at, or taken back.", now.ended)
+
+
+class _Machine(Collector):
+    """Memory, temperatures and power mode, as far as this machine tells them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            device = probe(self._root)
+            yield _gauge("edgeq_memory_available_bytes", "Memory that can still be had.", device.budget_bytes)
+            yield _gauge("edgeq_memory_total_bytes", "Memory of this machine or its control group.", device.total_bytes)
+        except InputError:
+            pass
+        zones = [({"zone": zone.name}, zone.celsius) for zone in read_zones(self._root)]
+        if zones:
+            yield _labelled("edgeq_temperature_celsius", "Temperatures.", zones)
+        power = read_power(self._root)
+        if power is not None:
+            mode = {"mode": "" if power.mode is None else str(power.mode), "name": power.name or ""}
+            yield _labelled("edgeq_power_mode_info", "The power mode of a Jetson.", [(mode, 1.0)])
+
+
+def _by(label: str, values: dict[str, int]) -> list[tuple[dict[str, str], float]]:
+    return [({label: key}, float(value)) for key, value in values.items()]
+
+
+def _gauge(name: str, told: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, told, value=value)
+
+
+def _count(name: str, told: str, value: float) -> Metric:
+    return CounterMetricFamily(name, told, value=value)
+
+
+def _labelled(name: str, told: str, values: list[tuple[dict[str, str], float]], *, counts: bool = False) -> Metric:
+    """One sample for each set of labels; all sets have the same keys."""
+    family = (CounterMetricFamily if counts else GaugeMetricFamily)(
+        name, told, labels=list(values[0][0]) if values else []
+    )
+    for labels, value in values:
+        family.add_metric(list(labels.values()), value)
+    return family

@@ -1,0 +1,206 @@
+"""Run a service: listen, say when it is ready, and on SIGTERM answer what is under way before it ends.
+
+The first signal closes the door: requests that still come get 503, those under way end. The second one, or the end of
+`drain_seconds`, cancels what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import uvicorn
+from anyio import to_thread
+
+from edgeq.errors import InputError
+from edgeq.service.app import Service
+from edgeq.service.log import log
+from edgeq.service.notify import Notifier
+from edgeq.service.protocol import protocol_class
+from edgeq.service.settings import ServiceSettings
+
+__all__ = ["Server", "reserve"]
+
+_BACKLOG = 512
+_IDLE_S = 30
+_LAST_S = 5
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket with this address, which nobody can connect to yet: a model may take minutes to load.
+
+    Raises:
+        InputError: the port is in use or not allowed, or the address is not this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise InputError(f"{host} is no address of this machine: {error.strerror}") from error
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio leaves TCP's delay on
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise _not_bound(host, port, error) from error
+    return listener
+
+
+def _not_bound(host: str, port: int, error: OSError) -> InputError:
+    if error.errno == errno.EADDRINUSE:
+        step = f"stop what listens there (ss -ltnp 'sport = :{port}'), or choose another --port"
+        return InputError(f"port {port} of {host} is in use", next_step=step)
+    if error.errno == errno.EACCES:
+        return InputError(f"this user may not listen on port {port}", expected="a port from 1024 on")
+    return InputError(f"{host}, port {port}: {error.strerror or error}", expected="an address of this machine")
+
+
+class Server:
+    """One service on one socket.
+
+    Args:
+        service: what is run.
+        settings: its times.
+        listener: from `reserve`; it is closed at the end.
+        notifier: tells systemd.
+        ready: called once requests are answered, with the address.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        settings: ServiceSettings,
+        listener: socket.socket,
+        notifier: Notifier | None = None,
+        ready: Callable[[str], None] | None = None,
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._listener = listener
+        self._notifier = notifier or Notifier()
+        self._ready = ready
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                service.app,
+                http=protocol_class(settings.body_seconds),
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_IDLE_S,
+                timeout_graceful_shutdown=_LAST_S,
+            )
+        )
+        self._stop: asyncio.Event | None = None
+        self._hurry: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, such as `http://127.0.0.1:8000`."""
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def run(self) -> None:
+        """Serve until a signal or `stop`; the model is closed at the end.
+
+        Raises:
+            InputError: another process has come to listen on the port.
+        """
+        try:
+            self._listener.listen(_BACKLOG)
+        except OSError as error:
+            host, port = self._listener.getsockname()[:2]
+            raise _not_bound(host, port, error) from error
+        with _signals(self.stop):
+            asyncio.run(self._serve())
+
+    def stop(self) -> None:
+        """Close the door and drain; the second time, hurry. From any thread."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._next)
+
+    def _next(self) -> None:
+        assert self._stop is not None
+        assert self._hurry is not None
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def _serve(self) -> None:
+        self._stop, self._hurry, self._loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+        serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
+        watching = asyncio.create_task(self._watch())
+        log("started", address=self.address, model=self._service.served.name)
+        self._notifier.ready()
+        if self._ready is not None:
+            self._ready(self.address)
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        drained = await self._drain()
+        watching.cancel()
+        self._uvicorn.should_exit = True
+        await serving
+        stopping.cancel()
+        log("stopped", drained=drained)
+
+    async def _drain(self) -> bool:
+        """Let requests end; whether all did."""
+        log("draining", requests=self._service.traffic.active)
+        self._notifier.stopping()
+        assert self._hurry is not None
+        hurry = asyncio.create_task(self._hurry.wait())
+        drain = asyncio.create_task(self._service.traffic.drain(self._settings.drain_seconds))
+        await asyncio.wait((hurry, drain), return_when=asyncio.FIRST_COMPLETED)
+        drained = drain.done() and drain.result()
+        for task in (hurry, drain):
+            task.cancel()
+        await to_thread.run_sync(self._service.served.close, drained)
+        return drained
+
+    async def _watch(self) -> None:
+        """Tell the watchdog that the worker makes progress; where it does not, say nothing, and systemd acts."""
+        if self._notifier.watchdog is None:
+            return
+        before = -1
+        while True:
+            busy, done = self._service.served.progress
+            if self._service.served.alive and (not busy or done != before):
+                self._notifier.alive()
+            else:
+                log("no_progress", level=30)
+            before = done
+            await asyncio.sleep(self._notifier.watchdog / 2)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are not its business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _signals(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` on SIGINT and SIGTERM; only the main thread is told of them."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        act()
+
+    try:
+        before = [(number, signal.signal(number, handle)) for number in _SIGNALS]
+    except ValueError:  # another thread: whoever runs it there calls `stop`
+        before = []
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -1,0 +1,45 @@
+"""What the service's benchmark makes of what was heard; worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.service import SCRIPT, Report, cases, summarize
+from benchmarks.service_clients import Heard
+from edgeq.model.image_decode import decode_image
+
+
+def heard(tokens: int, first: float, total: float, status: int = 200) -> Heard:
+    return Heard(status, "a", tokens, first, total)
+
+
+def test_medians_over_rounds_and_a_ratio_within_each() -> None:
+    """The script says 10, 20 and 40 tokens a second; four clients 20, 60 and 80: 2, 3 and 2 times as many."""
+    script = [([heard(10, 0.1, 1.0)], seconds) for seconds in (1.0, 0.5, 0.25)]
+    service = [([heard(10, 0.2, 1.0), heard(30, 0.4, 2.0)], seconds) for seconds in (2.0, 40 / 60, 0.5)]
+    one, four = summarize({SCRIPT: script, 4: service})
+    assert (one.who, four.who) == ("generate, one at a time", "4 clients")
+    assert (one.tokens_per_second, one.requests_per_second, one.speed) == pytest.approx((20, 2, 1))
+    assert (four.tokens_per_second, four.requests_per_second, four.speed) == pytest.approx((60, 3, 2))
+    assert four.first[0] == pytest.approx(0.3)
+    assert four.total[2] <= 2.0
+
+
+def test_a_request_that_was_not_answered_is_no_figure() -> None:
+    with pytest.raises(SystemExit, match="429"):
+        summarize({SCRIPT: [([heard(1, 0.1, 0.1, status=429)], 1.0)]})
+
+
+@pytest.mark.parametrize(("second", "equal", "passed"), [(0.1, 5, True), (0.12, 5, False), (0.1, 4, False)])
+def test_what_is_good_enough(second: float, equal: int, passed: bool) -> None:
+    """The second question's first token comes at least three times sooner, and every answer is the same."""
+    report = Report(first_question=0.33, second_question=second, compared=5, equal=equal)
+    assert report.passed is passed
+
+
+def test_cases_are_scenes_that_nobody_was_asked_about() -> None:
+    fresh = cases(9, seed=3)
+    first, second = next(fresh), next(fresh)
+    assert first.image != second.image
+    assert decode_image(first.image, "it").mode == "RGB"
+    assert (first.tokens, first.question != second.question) == (9, True)

@@ -1,0 +1,140 @@
+"""What the model reads of a conversation, and images that are not prepared twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from talk import chatty_vlm
+from talkers import noise
+from vlm import IMAGE_TOKEN
+
+from edgeq.errors import InputError, ModelError
+from edgeq.runtime.asks import Ask, Turn
+from edgeq.runtime.prompt import Pixels, Prompter
+from edgeq.runtime.questions import Asker
+from edgeq.runtime.settings import PairSettings
+
+
+def prompter(directory: Path, family: str = "llava") -> Prompter:
+    settings = PairSettings(
+        model_type=family,
+        vision="none.onnx",
+        image_token="<image>",
+        image_token_id=IMAGE_TOKEN,
+        tokens=4,
+        context=128,
+        stop=(2,),
+    )
+    return Prompter.open(directory, settings)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Prompter:
+    return prompter(chatty_vlm(tmp_path_factory.mktemp("llava")))
+
+
+def written(mine: Prompter, ask: Ask, context: int = 128) -> str:
+    """The prompt as text, the image's places included."""
+    question = Asker(mine, context).question(ask)
+    text: str = mine.tokenizer.decode(question.ids)
+    return text
+
+
+def test_one_question_is_written_as_for_a_pair(llava: Prompter) -> None:
+    image = noise(1)
+    question = Asker(llava, 100).question(Ask.about(image, "what is it?", 500))
+    assert question.ids.tolist() == llava.ids("what is it?", llava.pixels(image)).tolist()
+    assert question.image_tokens == 4
+    assert question.limit == 100 - len(question.ids), "the context ends before 500 tokens"
+
+
+def test_a_conversation(llava: Prompter) -> None:
+    """The template writes `<s>`, all parts in their order, and a colon."""
+    turns = (
+        Turn("system", "be brief."),
+        Turn("user", "what is it?", image=True),
+        Turn("assistant", "a crack"),
+        Turn("user", "where?"),
+    )
+    assert written(llava, Ask(noise(1), turns)) == "<s>be brief." + "<image>" * 4 + "what is it?a crackwhere?:"
+    assert written(llava, Ask(None, turns[2:])) == "<s>a crackwhere?:"
+    assert Asker(llava, 128).question(Ask(None, turns[3:])).picture is None
+
+
+def test_tiles_of_a_conversation_stand_where_the_processor_puts_them(tmp_path: Path) -> None:
+    mine = prompter(chatty_vlm(tmp_path, "idefics3"), "idefics3")
+    image = noise(1, width=56, height=28)
+    alone = written(mine, Ask.about(image, "what?"))
+    assert alone.count("<image>") == 3 * 4, "two tiles and the whole"
+    longer = written(mine, Ask(image, (Turn("user", "what?", image=True), Turn("assistant", "x"), Turn("user", "y"))))
+    assert longer == alone.removesuffix(":") + "xy:"
+
+
+def test_an_image_is_prepared_once(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    asker, prepare = Asker(llava, 128), llava.pixels
+    seen: list[Image.Image] = []
+
+    def watched(image: Image.Image) -> Pixels:
+        seen.append(image)
+        return prepare(image)
+
+    monkeypatch.setattr(llava, "pixels", watched)
+    first, again = (asker.question(Ask.about(noise(1), text)) for text in ("what?", "where?"))
+    assert len(seen) == 1
+    assert first.picture is not None
+    assert again.picture is not None
+    assert first.picture.digest == again.picture.digest
+    assert first.picture.pixels is not None
+    assert again.picture.pixels is None
+    assert again.ids.tolist() == llava.ids("where?", prepare(noise(1))).tolist()
+    asker.question(Ask.about(noise(2), "what?"))
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("image", "turns", "reason"),
+    [
+        (True, (Turn("user", "what?"),), "0 places for one image"),
+        (False, (Turn("user", "what?", image=True),), "1 places for no image"),
+        (True, (Turn("user", "a", image=True), Turn("user", "b", image=True)), "2 places for one image"),
+        (True, (Turn("system", "a", image=True), Turn("user", "b")), "places for one image"),
+        (False, (Turn("user", "what?"), Turn("assistant", "a crack")), "nothing is asked"),
+        (False, (), "nothing is asked"),
+        (False, (Turn("system", " "), Turn("user", "what?")), "a message of the system is empty"),
+    ],
+)
+def test_conversations_that_do_not_fit_together(image: bool, turns: tuple[Turn, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        Ask(noise(1) if image else None, turns)
+
+
+def test_other_requests_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="an answer of 0 tokens is none"):
+        Ask.about(noise(1), "what?", 0)
+    for stop in (("",), ("x",) * 17, ("x" * 257,)):
+        with pytest.raises(InputError, match="stop strings"):
+            Ask.about(noise(1), "what?", stop=stop)
+
+
+def test_what_the_model_cannot_read(llava: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = (Turn("user", "a", image=True), Turn("assistant", "b"), Turn("user", "<image>"))
+    with pytest.raises(InputError, match="a message has <image> in it"):
+        written(llava, Ask(noise(1), two))
+    with pytest.raises(InputError, match="it takes 18 tokens, and the context is 18"):
+        written(llava, Ask.about(noise(1), "what is it?!"), context=18)
+    fixed = prompter(chatty_vlm(tmp_path, "paligemma"), "paligemma")
+    with pytest.raises(InputError, match="answers one question about one image"):
+        written(fixed, Ask(None, (Turn("user", "what?"),)))
+    monkeypatch.setattr(llava.tokenizer, "chat_template", "{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(InputError) as refused:
+        written(llava, Ask(None, (Turn("user", "a"),)))
+    assert refused.value.causes == ("roles must alternate",)
+
+
+def test_a_template_that_forgets_the_image(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llava.tokenizer, "chat_template", "{% for message in messages %}{% endfor %}hello")
+    turns = (Turn("user", "a", image=True), Turn("assistant", "b"), Turn("user", "c"))
+    with pytest.raises(ModelError, match="writes <image> 0 times"):
+        written(llava, Ask(noise(1), turns))

@@ -1,0 +1,168 @@
+"""Images from other hosts: only from those that were named, and never from inside the network."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from running import NAME, SimulatedRuntime, chat, picture, question, running, talking
+
+from edgeq.service.faults import RequestError
+from edgeq.service.fetch import Fetcher, is_public, resolve
+
+HOST = "camera.example"
+MOST = 1000
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """A host that gives these answers, one for each connection; its port, and the requests that it saw."""
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    seen.append(connection.recv(4096))
+                    connection.sendall(answer)
+                    if not answer.endswith(b"\0"):  # otherwise it says no more, and keeps the line
+                        continue
+                    connection.settimeout(20)
+                    connection.recv(1)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], seen
+
+
+def ok(body: bytes, *headers: bytes) -> bytes:
+    lines = b"".join(line + b"\r\n" for line in (b"Content-Type: image/png", *headers))
+    return b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n" + body
+
+
+def moved(to: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+async def here(_host: str, _port: int) -> tuple[str, ...]:
+    """Every name is this machine's."""
+    return ("127.0.0.1",)
+
+
+def fetcher(seconds: float = 20, allowed: Callable[[str], bool] = lambda _address: True) -> Fetcher:
+    return Fetcher([HOST], MOST, seconds, resolve=here, allowed=allowed)
+
+
+def fetch(url: str, **options: object) -> bytes:
+    return asyncio.run(fetcher(**options).fetch(url))  # type: ignore[arg-type]
+
+
+def refused(url: str, **options: object) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        fetch(url, **options)
+    return caught.value
+
+
+def test_an_image() -> None:
+    with answering(ok(b"pixels", b"Content-Length: 6"), ok(b"2\r\nab\r\n0\r\n\r\n", b"Transfer-Encoding: chunked")) as (
+        port,
+        seen,
+    ):
+        assert fetch(f"http://{HOST}:{port}/a%20b.png?x=1") == b"pixels"
+        assert fetch(f"http://{HOST}:{port}") == b"ab"
+    assert seen[0].startswith(b"GET /a%20b.png?x=1 HTTP/1.1\r\n")
+    assert f"Host: {HOST}:{port}".encode() in seen[0]
+    assert seen[1].startswith(b"GET / HTTP/1.1\r\n")
+
+
+def test_redirects_stay_on_the_host() -> None:
+    with answering(moved("/b.png"), ok(b"b", b"Content-Length: 1")) as (port, seen):
+        assert fetch(f"http://{HOST}:{port}/a.png") == b"b"
+    assert seen[1].startswith(b"GET /b.png ")
+    for there in ("http://127.0.0.1/", "http://other.example/a", "//other.example/a", "file:///etc/passwd"):
+        with answering(moved(there)) as (port, _):
+            assert refused(f"http://{HOST}:{port}/").status in (400, 422)
+    with answering(*[moved("/again")] * 4) as (port, _):
+        assert "for ever" in refused(f"http://{HOST}:{port}/").what
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 1001", b"X: 1"])
+def test_a_body_that_is_too_long(head: bytes) -> None:
+    with answering(ok(b"x" * 1001, head)) as (port, _):
+        assert refused(f"http://{HOST}:{port}/").status == 413
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\xff\xfe", b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", ok(b"abc", b"Content-Length: 9"), moved("")],
+)
+def test_a_host_that_does_not_answer_as_it_should(answer: bytes) -> None:
+    with answering(answer) as (port, _):
+        assert (refused(f"http://{HOST}:{port}/").code) == "image_not_fetched"
+
+
+def test_a_host_that_is_slow() -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nX: \0") as (port, _):
+        assert "within 0.05 s" in refused(f"http://{HOST}:{port}/", seconds=0.05).what
+
+
+def test_nobody_is_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert refused(f"http://{HOST}:{port}/").status == 422
+
+
+def test_a_name_that_leads_inside_is_not_followed() -> None:
+    with answering() as (port, seen):
+        assert "no public host" in refused(f"http://{HOST}:{port}/", allowed=is_public).what
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://other.example/a", "http://camera.example.evil.example/", "http://evil.example/?camera.example"),
+        *("http://camera.example@evil.example/", "http://127.0.0.1/", "http://[::1]/", "https://", "http://[/"),
+        *("http://camera.example:99999/", "http://user@camera.example/", "http://camera.example/\r\nX: 1"),
+    ],
+)
+def test_an_address_that_is_refused_before_anything_is_sent(url: str) -> None:
+    assert refused(url).status == 400
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        *(("8.8.8.8", True), ("2001:4860:4860::8888", True), ("::ffff:8.8.8.8", True)),
+        *((one, False) for one in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0")),
+        *((one, False) for one in ("100.64.0.1", "224.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1")),
+        *((one, False) for one in ("ff02::1", "255.255.255.255", "198.18.0.1", "no address", "")),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+def test_the_systems_own_resolver() -> None:
+    assert "127.0.0.1" in asyncio.run(resolve("127.0.0.1", 80))
+
+
+def test_through_the_service() -> None:
+    body = picture()
+    runtime = SimulatedRuntime()
+    with (
+        answering(ok(body, f"Content-Length: {len(body)}".encode())) as (port, _),
+        running(talking(runtime), fetcher=fetcher()) as service,
+    ):
+        url = f"http://{HOST}:{port}/a.png"
+        service.openai().chat.completions.create(model=NAME, messages=question(image=url))
+        image = runtime.asks[-1].image
+        assert image is not None
+        assert image.size == (8, 8)
+        refused = service.http.post("/v1/chat/completions", json=chat(image="http://other.example/"))
+        assert refused.json()["error"]["code"] == "image_host_not_allowed"

@@ -1,0 +1,281 @@
+"""What every request goes through: tokens, names, limits, slow and broken clients, the log."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from running import (
+    ANSWER,
+    NAME,
+    Running,
+    SimulatedRuntime,
+    chat,
+    data_uri,
+    eventually,
+    noise,
+    picture,
+    post_bytes,
+    question,
+    running,
+    talking,
+)
+
+from edgeq.errors import InputError
+from edgeq.service.access import is_loopback, read_token
+from edgeq.service.intake import body_limit
+from edgeq.service.log import log, logged, request_id
+
+TOKEN = "0123456789abcdef-secret"
+CHAT = "/v1/chat/completions"
+SMALL_MIB = 0.01
+
+
+@pytest.fixture(scope="module")
+def runtime() -> SimulatedRuntime:
+    return SimulatedRuntime()
+
+
+@pytest.fixture(scope="module")
+def service(runtime: SimulatedRuntime) -> Iterator[Running]:
+    """Images of 10 KiB and 0.01 million pixels at most, and a second for a header or a body."""
+    with running(talking(runtime), image_mib=SMALL_MIB, image_megapixels=0.01, body_seconds=1) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[Running]:
+    with running(talking(SimulatedRuntime()), token=TOKEN) as service:
+        yield service
+
+
+def answered(bare: socket.socket) -> tuple[int, str]:
+    """Status and error code of what comes on a connection that is closed behind it."""
+    found = b"".join(iter(lambda: bare.recv(4096), b""))
+    head, _, body = found.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+# ---- who may ask
+
+
+def test_the_right_token(locked: Running) -> None:
+    answer = locked.openai(TOKEN).chat.completions.create(model=NAME, messages=question())
+    assert answer.choices[0].message.content == ANSWER
+    assert locked.http.get("/v1/models", headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given", ["", TOKEN, f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", "Bearer", "ä"]
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/openapi.json", "/nowhere"])
+def test_another_token(locked: Running, given: str, path: str) -> None:
+    answer = locked.http.get(path, headers={b"authorization": given.encode("latin-1")})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (401, "authentication_error")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_official_client_with_another_token(locked: Running) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        locked.openai("wrong").models.list()
+
+
+def test_health_is_told_to_everybody(locked: Running) -> None:
+    for path in ("/health/live", "/health/ready"):
+        answer = locked.http.get(path, headers={"authorization": ""})
+        assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:80", 200), ("127.0.0.1", 200), ("[::1]:9", 200), ("a.example", 400)]
+)
+def test_a_page_in_a_browser_cannot_come_by_another_name(service: Running, host: str, status: int) -> None:
+    assert service.http.get("/v1/models", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("10.0.0.1", False)],
+)
+def test_which_addresses_need_a_token(host: str, own: bool) -> None:
+    assert is_loopback(host) is own
+    if own:
+        assert read_token(host, None, {}) is None
+    else:
+        with pytest.raises(InputError, match="must bring a token"):
+            read_token(host, None, {})
+    assert read_token(host, None, {"EDGEQ_TOKEN": TOKEN}) == TOKEN
+
+
+def test_the_file_goes_before_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\nanything\n")
+    assert read_token("0.0.0.0", tmp_path / "token", {"EDGEQ_TOKEN": "x" * 20}) == TOKEN
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\nsecret-on-the-second-line", "short", "with a space in the middle", "ümläute-and-more-of-it"]
+)
+def test_a_token_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_text(text)
+    with pytest.raises(InputError, match="cannot be used"):
+        read_token("127.0.0.1", tmp_path / "token", {})
+    with pytest.raises(InputError, match="cannot be read"):
+        read_token("127.0.0.1", tmp_path / "nowhere", {})
+
+
+# ---- where
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/v1/models/"), ("POST", "/v1/embed/x"), ("GET", "/%2e%2e/a")]
+)
+def test_nothing_is_there(service: Running, method: str, path: str) -> None:
+    answer = service.http.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
+
+
+def test_another_method(service: Running) -> None:
+    answer = service.http.get(CHAT)
+    assert (answer.status_code, answer.headers["allow"], answer.json()["error"]["code"]) == (405, "POST", "method")
+
+
+# ---- limits
+
+
+def test_the_largest_body_and_one_byte_more(service: Running) -> None:
+    most = body_limit(int(SMALL_MIB * 2**20))
+    body = json.dumps(chat(image=data_uri(picture()))).encode()
+    assert (
+        service.http.post(CHAT, content=body.ljust(most), headers={"content-type": "application/json"}).status_code
+        == 200
+    )
+    over = body.ljust(most + 1)
+    for content in (over, iter([over[:99], over[99:]])):  # with a length in the header, and without
+        answer = service.http.post(CHAT, content=content, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+        assert answer.headers["connection"] == "close"
+
+
+def test_a_length_that_is_a_lie_is_not_waited_for(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(post_bytes(CHAT, b"{}", headers={"Content-Length": str(10**15)}))
+        assert answered(bare) == (408, "body_too_slow")
+
+
+def test_an_image_of_too_many_bytes_or_pixels(service: Running) -> None:
+    for data, kind in ((noise(64), "bytes"), (picture(side=101), "pixels")):
+        answer = service.http.post(CHAT, json=chat(image=data_uri(data)))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "image_too_large")
+        assert kind in answer.json()["error"]["message"]
+    assert service.http.post(CHAT, json=chat(image=data_uri(picture(side=100)))).status_code == 200
+
+
+# ---- slow and broken clients
+
+
+def test_a_body_that_does_not_come(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(post_bytes(CHAT, chat())[:-30])
+        assert answered(bare) == (408, "body_too_slow")
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Slow: "])
+def test_a_header_that_does_not_come(service: Running, begun: bytes) -> None:
+    with service.connect() as bare:
+        bare.sendall(begun)
+        assert answered(bare) == (408, "header_too_slow")
+
+
+def test_what_is_no_http(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        assert answered(bare) == (400, "bad_http")
+
+
+def test_a_client_that_goes_away_in_the_middle_of_its_body(service: Running, runtime: SimulatedRuntime) -> None:
+    before = len(runtime.asks)
+    with service.connect() as bare:
+        bare.sendall(post_bytes(CHAT, chat())[:-30])
+        eventually(lambda: service.service.traffic.active == 1)
+    eventually(lambda: service.service.traffic.active == 0)
+    assert len(runtime.asks) == before
+    assert service.http.post(CHAT, json=chat()).status_code == 200
+
+
+def test_too_many_large_bodies_at_once() -> None:
+    """Four of the largest may come in at once; the fifth is told to come again, and nothing is kept of any of them."""
+    with running(talking(SimulatedRuntime()), image_mib=SMALL_MIB) as service:
+        most = body_limit(int(SMALL_MIB * 2**20))
+        head = post_bytes(CHAT, b"", headers={"Content-Length": str(most)})
+        slow = [service.connect() for _ in range(4)]
+        for bare in slow:
+            bare.sendall(head)
+        eventually(lambda: service.service.traffic.active == 4)
+        body = json.dumps(chat()).encode().ljust(most)
+        answer = service.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_bodies")
+        assert answer.headers["retry-after"] == "1"
+        for bare in slow:
+            bare.close()
+        eventually(lambda: service.service.traffic.active == 0)
+        assert service.http.post(CHAT, content=body, headers={"content-type": "application/json"}).status_code == 200
+
+
+def test_a_request_that_took_all_its_time_to_come_in() -> None:
+    with running(talking(SimulatedRuntime()), request_seconds=1e-9) as service:
+        answer = service.http.post(CHAT, json=chat())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (408, "deadline")
+
+
+# ---- the log
+
+
+def test_one_line_for_each_request_with_its_id(service: Running) -> None:
+    lines = io.StringIO()
+    with logged("info", lines):
+        answer = service.http.post(CHAT, json=chat("the secret question"), headers={"x-request-id": "mine-1"})
+        service.http.get("/nowhere/" + "x" * 300)
+        service.http.get("/health/live")
+        eventually(lambda: lines.getvalue().count("\n") == 2)
+    assert answer.headers["x-request-id"] == "mine-1"
+    first, second = (json.loads(line) for line in lines.getvalue().splitlines())
+    assert (first["event"], first["id"], first["path"], first["status"]) == ("request", "mine-1", CHAT, 200)
+    assert (first["level"], first["answer_tokens"], first["ended"]) == ("info", 4, "stop")
+    assert (second["status"], second["code"], len(second["path"])) == (404, "not_found", 200)
+    assert second["id"].startswith("req_")
+    assert "secret" not in lines.getvalue()
+    assert "crack" not in lines.getvalue()
+
+
+def test_what_nobody_foresaw_is_in_the_log_and_not_in_the_answer(service: Running, runtime: SimulatedRuntime) -> None:
+    runtime.refuses("bug", ZeroDivisionError("of the inside"))  # type: ignore[arg-type]
+    lines = io.StringIO()
+    with logged("error", lines):
+        answer = service.http.post(CHAT, json=chat("bug"))
+        eventually(lambda: "of the inside" in lines.getvalue())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "inside" not in answer.json()["error"]["message"]
+    assert "Traceback" in json.loads(lines.getvalue().splitlines()[0])["traceback"]
+
+
+@pytest.mark.parametrize("given", [None, "", "a b", "a\nb", "x" * 65, "é"])
+def test_an_id_that_is_no_word_is_replaced(given: str | None) -> None:
+    assert request_id(given).startswith("req_")
+
+
+def test_a_line_stays_one_line() -> None:
+    lines = io.StringIO()
+    with logged("debug", lines):
+        log("event", text="two\nlines", path=Path("/a"))
+    assert json.loads(lines.getvalue()) | {"time": ""} == {
+        "time": "",
+        "level": "info",
+        "event": "event",
+        "text": "two\nlines",
+        "path": "/a",
+    }

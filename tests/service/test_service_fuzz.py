@@ -1,0 +1,57 @@
+"""Requests made up from the service's own description: none of them gets a 500, and each answer is as described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from running import NAME, Running, SimulatedRuntime, classifying, data_uri, running, talking
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from edgeq.service.forms import IMAGE_URI
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+
+schemathesis.openapi.format(IMAGE_URI, st.sampled_from([data_uri(), data_uri(b"no image"), "data:,", "http://a/b"]))
+
+
+@pytest.fixture(scope="module", params=["talking", "looking"])
+def service(request: pytest.FixtureRequest) -> Iterator[Running]:
+    talks = request.param == "talking"
+    with running(talking(SimulatedRuntime()) if talks else classifying(labels=())) as service:
+        yield service
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=str)
+def test_no_made_up_request_gets_a_500(service: Running, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    assert len(operations) >= 6
+    strategy = st.one_of([operation.as_strategy(generation_mode=mode) for operation in operations])
+
+    @settings(max_examples=25, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def ask(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(base_url=service.url, checks=CHECKS)
+
+    ask()
+    assert service.http.get(f"/v1/models/{NAME}").status_code == 200
