@@ -45,7 +45,7 @@ def run_demo(
 
     Args:
         output: a directory to make; it must not exist.
-        options: for the classifier, see `edgeq.prepare.Options`; its threads are those of the other half, too.
+        options: for the classifier, see `edgeq.prepare.Options`.
         scenes: that the vision-language model is asked about; 0 leaves it out.
         progress: called as the stages go on.
 
@@ -69,6 +69,6 @@ def run_demo(
             options=options,
             progress=progress,
         )
-        story = tell(work, scenes, threads=options.threads, progress=progress) if scenes else None
+        story = tell(work, scenes, progress=progress) if scenes else None
     moved = prepared.model_copy(update={"bundle": output / BUNDLE})
     return Demo(classifier=moved, story=story.moved(output / VLM_BUNDLE) if story else None)

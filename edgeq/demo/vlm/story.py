@@ -36,7 +36,7 @@ __all__ = [
     "tell",
 ]
 
-SCENES: Final = 100
+SCENES: Final = 60
 """That each variant is asked about where nobody says how many."""
 
 VLM_WEIGHTS: Final = Path(__file__).parent.parent / "weights-vlm"
@@ -96,13 +96,13 @@ class Story(BaseModel):
         return self.model_copy(update={"prepared": self.prepared.model_copy(update={"bundle": bundle})})
 
 
-def tell(work: Path, scenes: int, *, threads: int | None = None, progress: Progress | None = None) -> Story:
+def tell(work: Path, scenes: int, *, threads: int = 1, progress: Progress | None = None) -> Story:
     """Draw scenes, make a bundle, and ask each variant about the same scenes.
 
     Args:
         work: an existing directory; model, bundle, photographs, questions and where the answers part go there.
         scenes: how many to ask about.
-        threads: of one operator.
+        threads: of one operator; a model this small is slower on two.
         progress: called as it goes on.
 
     Raises:
