@@ -20,6 +20,7 @@ from edgeq.model.source import open_model
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier, plan_modules
 from edgeq.prepare_vlm.planning import is_vision_language
+from edgeq.quantize.fold_bench import int8_linears
 from edgeq.stages import Options
 
 __all__ = ["Group", "Inspection", "Part", "inspect_model", "plan_model", "read_config"]
@@ -174,4 +175,6 @@ def plan_model(
             shared_add=options.shared_add is not False,
             keep_batchnorm=tuple(kept.batchnorm for kept in report.kept if kept.reason == KEPT_BY_PLAN),
         )
+        if int8_linears(plan):
+            plan = plan.model_copy(update={"channel_fold": options.channel_fold})
     return plan.model_copy(update={"allowed": dict(options.allow)})

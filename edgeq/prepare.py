@@ -1,11 +1,17 @@
-"""The main job, from a folder to a judged INT8 bundle: one function, a stage a line."""
+"""The main job, from a folder to a judged bundle: one function, a stage a line.
+
+It is an INT8 bundle, unless it is a transformer's and the gate says that INT8 is not worth having.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.manifest import Manifest, write_manifest
@@ -22,10 +28,16 @@ from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import Finding, check
 from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity
 from edgeq.plan.rules import WEIGHTED
+from edgeq.quality.gate import Gate, decide, is_gated
 from edgeq.quality.judge import Quality
+from edgeq.quantize.engine_inputs import write_classifier_inputs
+from edgeq.quantize.fold_record import FoldRecord
+from edgeq.quantize.fold_stage import fold_channels
+from edgeq.quantize.keep_float import keep_float
 from edgeq.quantize.layer_search import Search
 from edgeq.quantize.select import settle
-from edgeq.quantize.stage import quantize
+from edgeq.quantize.stage import INT8, quantize
+from edgeq.runtime.class_canaries import make_class_canaries
 from edgeq.search import Found, halves, save_found, search_graph
 from edgeq.stages import (
     Options,
@@ -42,6 +54,7 @@ from edgeq.stages import (
 __all__ = ["Options", "Prepared", "Progress", "prepare"]
 
 QUALITY = "quality.json"
+GATE = "gate.json"
 
 
 class Prepared(BaseModel):
@@ -49,6 +62,7 @@ class Prepared(BaseModel):
 
     Attributes:
         bundle: the directory made.
+        channels: how the channels before linear layers were rescaled; None where nothing was looked at.
         calibration_images: how many were used.
         held_back: how many of them `auto` judged by instead of counting them.
         calibration_skipped: calibration images that could not be read.
@@ -56,7 +70,8 @@ class Prepared(BaseModel):
         trials: what `auto` tried, on images held back from calibration.
         int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
         search: which layers a bound on the drop keeps in floating point; `quality` is then that of the images that were
-            not searched.
+            not searched. Of a transformer that was kept in floating point, it is that of the INT8 graph that was tried.
+        gate: what was decided about a transformer's INT8 graph; None for other networks, whose graph is always kept.
         diagnosis: whether the calibration set is large enough, and like the evaluation images.
         guards: those that were tripped and allowed.
         warnings: what a careful reader should know.
@@ -66,6 +81,7 @@ class Prepared(BaseModel):
 
     bundle: Path
     export: ExportReport
+    channels: FoldRecord | None
     calibration_images: int
     held_back: int
     calibration_skipped: tuple[str, ...]
@@ -77,6 +93,7 @@ class Prepared(BaseModel):
     fp32_layers: int
     search: Search | None
     quality: Quality
+    gate: Gate | None
     diagnosis: Diagnosis
     guards: tuple[Finding, ...]
     warnings: tuple[str, ...]
@@ -93,7 +110,7 @@ def prepare(
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Make a bundle of an image classifier.
+    """Make a bundle of an image classifier or an image encoder.
 
     Args:
         model: an ONNX or Hugging Face directory, or a Hugging Face id.
@@ -128,6 +145,17 @@ def prepare(
         graph = work / FP32
         plan = plan_graph(graph, exported, options)
         findings += check(Facts(plan=plan), options.allow)
+        exported, plan, channels = fold_channels(
+            work,
+            exported,
+            plan,
+            images,
+            source.preprocess,
+            proof,
+            options.channel_fold,
+            threads=options.threads,
+            begin=partial(counter, report, "fold"),
+        )
         scales, skipped = calibrate_graph(
             graph, plan, planned_tensors(graph, plan), images, source.preprocess, options, report
         )
@@ -137,16 +165,22 @@ def prepare(
         plan = found.plan if found else plan
         report("quantize", 0, 0)
         quantize(graph, plan, scales, source.preprocess, work)
+        write_classifier_inputs(work, plan, scales)
         advance = counter(report, "judge", len(answers) if answers else 0)
         quality = judge_graphs(
             work, answers, images, source, threads=options.threads, timing=options.timing, advance=advance
         )
-        quality.save(work / QUALITY)
+        plan, gate = _gate(work, plan, quality, proof, options)
+        running = FP32 if gate and not gate.passed else INT8["onnxruntime"]
+        make_class_canaries(
+            work, answers or images, source.preprocess, fp32=FP32, int8=running, threads=options.threads
+        )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), answers, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
         manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
+    search = found.search if found else None
     return _summary(
-        output, exported, plan, scales, skipped, found.search if found else None, quality, diagnosis, findings, manifest
+        output, exported, channels, plan, scales, skipped, search, quality, gate, diagnosis, findings, manifest
     )
 
 
@@ -175,14 +209,34 @@ def _search(
     return found, halves(answers)[1]
 
 
+def _gate(
+    work: Path, plan: PrecisionPlan, quality: Quality, images: NDArray[np.float32], options: Options
+) -> tuple[PrecisionPlan, Gate | None]:
+    """Ask the gate about a transformer's INT8 graph; where it says no, floating point takes the graph's place.
+
+    Returns:
+        The plan of what the bundle runs, and the decision; `quality.json` is written of INT8 that was kept.
+    """
+    gate = decide(quality, options.gate) if is_gated(plan) else None
+    if gate is not None:
+        gate.save(work / GATE)
+    if gate is None or gate.passed:
+        quality.save(work / QUALITY)
+        return plan, gate
+    because = f"INT8 is not worth it: {'; '.join(gate.objections)}"
+    return keep_float(work, plan, images, because=because, threads=options.threads), gate
+
+
 def _summary(
     output: Path,
     exported: ExportReport,
+    channels: FoldRecord | None,
     plan: PrecisionPlan,
     scales: Scales,
     skipped: tuple[str, ...],
     search: Search | None,
     quality: Quality,
+    gate: Gate | None,
     diagnosis: Diagnosis,
     findings: tuple[Finding, ...],
     manifest: Manifest,
@@ -191,6 +245,7 @@ def _summary(
     return Prepared(
         bundle=output,
         export=exported,
+        channels=channels,
         calibration_images=scales.images + scales.held_back,
         held_back=scales.held_back,
         calibration_skipped=skipped,
@@ -202,11 +257,33 @@ def _summary(
         fp32_layers=weighted[Precision.FP32],
         search=search,
         quality=quality,
+        gate=gate,
         diagnosis=diagnosis,
         guards=findings,
-        warnings=(*(finding.warning for finding in findings), *_unjudged(quality), *diagnosis.warnings()),
+        warnings=(
+            *(finding.warning for finding in findings),
+            *_unknown(plan),
+            *_refused(gate),
+            *_unjudged(quality),
+            *diagnosis.warnings(),
+        ),
         manifest=manifest,
     )
+
+
+def _unknown(plan: PrecisionPlan) -> Iterator[str]:
+    """The operators that no rule knows, each with its layers."""
+    layers: dict[str, list[str]] = {}
+    for decision in plan.decisions:
+        if decision.rule == "fp32-unknown":
+            layers.setdefault(decision.op, []).append(decision.layer)
+    for op, names in layers.items():
+        yield f"the operator {op} is not known here: {len(names)} layers stay in FP32, the first is {names[0]}"
+
+
+def _refused(gate: Gate | None) -> Iterator[str]:
+    for objection in gate.objections if gate else ():
+        yield f"floating point was kept: {objection}"
 
 
 def _unjudged(quality: Quality) -> Iterator[str]:

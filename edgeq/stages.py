@@ -14,21 +14,24 @@ from numpy.typing import NDArray
 from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, calibrate, hold_back
+from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.images import ImageSet
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.source import ModelSource
 from edgeq.model.stream import ImageStream
-from edgeq.plan.precision import PrecisionPlan, Rule, WeightGranularity
+from edgeq.plan.precision import ChannelFold, PrecisionPlan, Rule, Scope, WeightGranularity
 from edgeq.plan.rules import plan_classifier, replan
+from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
 from edgeq.quality.judge import Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
 from edgeq.quantize.layer_search import Bounds
+from edgeq.quantize.pixels import Pixels
 from edgeq.quantize.qdq import calibrated_tensors
-from edgeq.quantize.select import select, trials
-from edgeq.quantize.stage import INT8
+from edgeq.quantize.range_search import search_ranges
+from edgeq.quantize.select import select, settle, trials
+from edgeq.quantize.stage import made_graph
 
 __all__ = [
     "PARITY_IMAGES",
@@ -46,6 +49,7 @@ __all__ = [
 
 PARITY_IMAGES = 32
 _OBSERVED_EVALUATION_IMAGES = 64
+_SEARCHED_IMAGES = 64
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total); total is 0 for a stage that is not counted."""
@@ -57,15 +61,19 @@ class Options:
 
     Attributes:
         calibration_images: at most so many of the calibration set are used.
-        method: how a histogram becomes a range.
+        method: how a histogram becomes a range; `auto` tries all, `search` then looks for each tensor's own.
         weights: granularity of the weight scales; `per-tensor` is for comparison.
         fold: fold BatchNorm; False is for comparison.
         keep_batchnorm: BatchNorm nodes that stay, in FP32.
         rules: asked before the built-in ones.
         plan: a saved plan, whose rules, settings and allowances stand in for the built-in rules and for `weights`,
-            `fold`, `keep_batchnorm`, `shared_add` and `rules`.
+            `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_fold` and `rules`.
         allow: guards that may be passed: code -> because.
         shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
+        transformer: which linear layers of a transformer are INT8.
+        channel_fold: how the channels before linear layers are brought to like ranges; `auto` leaves networks without
+            normalization as they are.
+        gate: what a transformer's INT8 graph must be worth to be kept.
         search: keep layers in floating point until the drop is within these bounds; None keeps none.
         threads: of one operator; None takes every processor there is.
         timing: how long latency is measured.
@@ -77,6 +85,9 @@ class Options:
     fold: bool = True
     keep_batchnorm: tuple[str, ...] = ()
     shared_add: bool | None = None
+    transformer: Scope = "linears"
+    channel_fold: ChannelFold = "auto"
+    gate: GateBounds = DEFAULT_BOUNDS
     rules: tuple[Rule, ...] = ()
     plan: PrecisionPlan | None = None
     allow: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +105,8 @@ class Options:
             weights=self.plan.weights,
             keep_batchnorm=self.plan.keep_batchnorm,
             shared_add=self.plan.shared_add,
+            transformer=self.plan.transformer,
+            channel_fold=self.plan.channel_fold,
             allow={**self.plan.allowed, **self.allow},
         )
 
@@ -142,13 +155,14 @@ def calibrate_graph(
     Returns:
         The scales, and the names of the images that could not be read.
     """
-    counted, held_back = hold_back(images, preprocess, options.method)
+    method = AUTO if options.method == SEARCH else options.method
+    counted, held_back = hold_back(images, preprocess, method)
     scales, skipped = calibrate(
         graph,
         tensors,
         counted,
         preprocess,
-        method=options.method,
+        method=method,
         threads=options.threads,
         checkpoint=checkpoint,
         total=len(images),
@@ -160,16 +174,29 @@ def calibrate_graph(
     batches = [batch for _, batch in stream]
     if not batches:  # every image held back is damaged, which the whole set may still afford
         return scales, (*skipped, *(image.name for image in stream.skipped))
+    pixels = np.concatenate(batches)
     scales = select(
         graph,
         plan,
         scales,
         preprocess,
-        np.concatenate(batches),
+        pixels,
         shared_add=options.shared_add,
         threads=options.threads,
         advance=counter(report, "try", trials(options.shared_add)),
     )
+    if options.method == SEARCH:
+        some = counted.sample(min(_SEARCHED_IMAGES, 2 * len(pixels), len(counted)))
+        scales = search_ranges(
+            onnx.load(graph),
+            settle(plan, scales),
+            scales,
+            np.concatenate([batch for _, batch in ImageStream(some, preprocess, batch_size=16, total=len(images))]),
+            pixels,
+            pixels=Pixels.of(preprocess),
+            threads=options.threads,
+            advance=counter(report, "search ranges", 0),
+        )
     return scales, (*skipped, *(image.name for image in stream.skipped))
 
 
@@ -199,16 +226,18 @@ def plan_graph(graph: Path, exported: ExportReport, options: Options) -> Precisi
         PlanError: `options.rules` do not fit the graph, or `options.plan` does not.
     """
     model = onnx.load(graph)
+    settled = {"allowed": dict(options.allow), "channel_fold": exported.channel_fold}
     if options.plan is not None:
-        return replan(model, options.plan).model_copy(update={"allowed": dict(options.allow)})
+        return replan(model, options.plan).model_copy(update=settled)
     plan = plan_classifier(
         model,
         rules=options.rules,
         weights=options.weights,
         shared_add=options.shared_add is not False,
         keep_batchnorm=tuple(exported.kept),
+        transformer=options.transformer,
     )
-    return plan.model_copy(update={"allowed": dict(options.allow)})
+    return plan.model_copy(update=settled)
 
 
 def judge_graphs(
@@ -221,13 +250,17 @@ def judge_graphs(
     advance: Callable[[int], None],
     timing: Timing = DEFAULT_TIMING,
 ) -> Quality:
-    """Judge the graphs of a quantized directory; the first readable of `images` is the one that is timed."""
+    """Judge the graphs of a quantized directory.
+
+    The first readable of `images` is the one that is timed; without `answers`, some of them are what the graphs are
+    compared on.
+    """
     return judge(
         directory / FP32,
-        directory / INT8["onnxruntime"],
+        made_graph(directory),
         answers,
         source,
-        parity_images(images, source, count=1),
+        parity_images(images, source, count=PARITY_IMAGES if answers is None else 1),
         threads=threads,
         timing=timing,
         advance=advance,

@@ -26,7 +26,8 @@ __all__ = ["Backend", "BuiltEngine", "build"]
 Backend = Literal["onnxruntime", "tensorrt"]
 Progress = Callable[[str, int, int], None]
 
-_CLASSIFIER_GRAPH: Final = "model.int8.ort.onnx"
+_CLASSIFIER_GRAPHS: Final = ("model.int8.ort.onnx", "model.fp32.onnx")
+"""The second one where floating point was kept."""
 _TIMING: Final = ".timing"
 
 
@@ -129,13 +130,14 @@ def build(
 def _as_it_is(bundle: Path, manifest: Manifest) -> BuiltEngine:
     """ONNX Runtime optimizes while it loads; what it would store is good for one release and one processor."""
     vision = manifest.kind == "vision-language"
-    name = PairSettings.load(bundle / PAIR).vision if vision else _CLASSIFIER_GRAPH
-    listed = next((file for file in manifest.files if file.name == name), None)
+    names = (PairSettings.load(bundle / PAIR).vision,) if vision else _CLASSIFIER_GRAPHS
+    by_name = {file.name: file for file in manifest.files}
+    listed = next((by_name[name] for name in names if name in by_name), None)
     if listed is None:
-        raise ArtifactError(f"the bundle {bundle} has no graph for ONNX Runtime", expected=name)
+        raise ArtifactError(f"the bundle {bundle} has no graph for ONNX Runtime", expected=names[0])
     return BuiltEngine(
         backend="onnxruntime",
-        engine=bundle / name,
+        engine=bundle / listed.name,
         size=listed.size,
         sha256=listed.sha256,
         reused=True,

@@ -16,11 +16,13 @@ from edgeq.model.images import ImageItem, ImageSet
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.stream import ImageStream
 
-__all__ = ["AUTO", "CALIBRATION_IMAGES", "SCALES", "WITHOUT_TRIALS", "calibrate", "hold_back"]
+__all__ = ["AUTO", "CALIBRATION_IMAGES", "SCALES", "SEARCH", "WITHOUT_TRIALS", "calibrate", "hold_back"]
 
 SCALES = "scales.json"
 AUTO = "auto"
 """The method that tries the others, and the default."""
+SEARCH = "search"
+"""`auto`, and then a search for each tensor's own range, which starts from what `auto` chose."""
 WITHOUT_TRIALS = "mse"
 """What `auto` stands for where there are too few images to try anything on."""
 CALIBRATION_IMAGES = 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import click
@@ -10,10 +11,13 @@ from edgeq.calibrate.scales import Trial
 from edgeq.cli.console import print_table
 from edgeq.export.stage import ExportReport
 from edgeq.quality.classification import Classification
+from edgeq.quality.fidelity import Fidelity
+from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
+from edgeq.quantize.fold_record import FoldRecord
 from edgeq.quantize.layer_search import Search, Step
 
-__all__ = ["print_export", "print_quality", "print_search", "print_trials"]
+__all__ = ["print_export", "print_fold", "print_gate", "print_quality", "print_search", "print_trials"]
 
 
 def print_export(report: ExportReport) -> None:
@@ -21,6 +25,21 @@ def print_export(report: ExportReport) -> None:
     click.echo(f"BatchNorm: {report.batchnorm_before} before, {report.batchnorm_after} after.")
     parity = report.parity
     click.echo(f"Parity: largest |error| is {parity.relative:.1e} of the output's range on {parity.images} images.")
+
+
+def print_fold(record: FoldRecord) -> None:
+    """How channels were rescaled, what was tried, and where it would not have been exact."""
+    if record.trials:
+        rows = [(trial.fold, f"{trial.logit_error:.4f}", f"{trial.agreement:.1f} %") for trial in record.trials]
+        title = f"Channel folds, {record.trials[0].images} images held back"
+        print_table(title, ("way", "logit error", "same class"), rows, numbers=("logit error", "same class"))
+    kinds = Counter(site.kind for site in record.sites)
+    places = " and ".join(f"{count} {kind} layers" for kind, count in kinds.items()) or "nothing"
+    proved = f", proved equal to {record.parity.relative:.1g} of the output range" if record.parity else ""
+    click.echo(f"Channel fold {record.fold}: {places} rescaled{proved}. {record.refused}".rstrip())
+    for place in record.left:
+        if place.kind == "normalization":
+            click.echo(f"  left alone: {place.layer}: {place.reason}")
 
 
 def print_trials(trials: Sequence[Trial]) -> None:
@@ -70,10 +89,16 @@ def _step_cells(step: Step, chosen: bool) -> tuple[str, ...]:
     )
 
 
-def print_quality(title: str, quality: Quality) -> None:
-    """FP32 beside INT8: answers, latency, size."""
-    rows = [*_answer_rows(quality.answers), *_latency_rows(quality), _size_row(quality)]
-    print_table(title, ("", "FP32", "INT8", "INT8 against FP32"), rows, numbers=("FP32", "INT8"))
+def print_quality(title: str, quality: Quality, *, made: str = "INT8") -> None:
+    """FP32 beside what was made of it: answers, latency, size."""
+    rows = [*_answer_rows(quality.answers), *_fidelity_rows(quality.fidelity), *_latency_rows(quality)]
+    header = ("", "FP32", made, f"{made} against FP32")
+    print_table(title, header, [*rows, _size_row(quality)], numbers=header[1:3])
+
+
+def print_gate(gate: Gate) -> None:
+    """What the gate decided, and why."""
+    click.echo(f"Gate: {'INT8' if gate.passed else gate.kept} is kept: {'; '.join(gate.reasons)}.")
 
 
 def _answer_rows(answers: Classification | None) -> Iterator[tuple[str, str, str, str]]:
@@ -86,6 +111,16 @@ def _answer_rows(answers: Classification | None) -> Iterator[tuple[str, str, str
     cosine = f"{answers.feature_cosine_mean:.5f}, worst {answers.feature_cosine_worst:.4f}"
     yield "feature cosine", "", "", cosine
     yield "relative logit error", "", "", f"{answers.logit_error:.4f}"
+
+
+def _fidelity_rows(fidelity: Fidelity | None) -> Iterator[tuple[str, str, str, str]]:
+    if fidelity is None:
+        return
+    yield f"relative error, {fidelity.images} images without labels", "", "", f"{fidelity.error:.4f}"
+    yield "cosine", "", "", f"{fidelity.cosine_mean:.5f}, worst {fidelity.cosine_worst:.4f}"
+    yield "same number is the largest", "", "", f"{fidelity.agreement:.2f} %"
+    if fidelity.neighbours is not None:
+        yield "same nearest image", "", "", f"{fidelity.neighbours:.2f} %"
 
 
 def _latency_rows(quality: Quality) -> Iterator[tuple[str, str, str, str]]:

@@ -11,11 +11,10 @@ from edgeq.cli import console
 from edgeq.cli.classifier_tables import print_quality
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.options import eval_option
-from edgeq.errors import ArtifactError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.images import ImageSet
 from edgeq.model.source import open_model
-from edgeq.quantize.stage import INT8
+from edgeq.quantize.stage import FP16, made_graph
 from edgeq.stages import counter, judge_graphs
 
 __all__ = ["command"]
@@ -29,9 +28,10 @@ __all__ = ["command"]
 def command(quantized: Path, labelled: Path, threads: int | None, as_json: bool) -> None:
     """Judge a quantized network against its FP32 source on labelled images.
 
-    QUANTIZED is a directory made by `edgeq quantize`, or a bundle.
+    QUANTIZED is a directory made by `edgeq quantize`, or a bundle. Of a bundle that was kept in floating point, the
+    FP16 graph is judged.
     """
-    _check(quantized)
+    made = "FP16" if _check(quantized).name == FP16 else "INT8"
     source = open_model(quantized / FP32)
     images = ImageSet.open(labelled, labelled=True)
     with console.progress_bars() as progress:
@@ -40,17 +40,12 @@ def command(quantized: Path, labelled: Path, threads: int | None, as_json: bool)
     if as_json:
         console.print_json(quality)
     else:
-        print_quality(f"FP32 against INT8, {quality.backend}", quality)
+        print_quality(f"FP32 against {made}, {quality.backend}", quality, made=made)
 
 
-def _check(quantized: Path) -> None:
-    """Raise ArtifactError unless both graphs are there, and are what the directory says."""
+def _check(quantized: Path) -> Path:
+    """The graph that is judged; raises ArtifactError unless both are there, and are what the directory says."""
     if (quantized / MANIFEST).exists():
         read_manifest(quantized)
     ExportReport.load(quantized)
-    if not (quantized / INT8["onnxruntime"]).is_file():
-        raise ArtifactError(
-            f"{quantized} has no {INT8['onnxruntime']}",
-            expected="a directory made by edgeq quantize or edgeq prepare",
-            next_step=f"edgeq quantize {quantized} --scales SCALES -o QUANTIZED",
-        )
+    return made_graph(quantized)

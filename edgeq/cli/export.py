@@ -6,15 +6,17 @@ from pathlib import Path
 
 import click
 
+from edgeq.calibrate.stage import CALIBRATION_IMAGES
 from edgeq.cli import console
-from edgeq.cli.classifier_tables import print_export
+from edgeq.cli.classifier_tables import print_export, print_fold
 from edgeq.cli.flags import json_option, output_option, threads_option
 from edgeq.cli.options import fold_options, images_option, preprocess_flags, preprocess_options
-from edgeq.export.stage import export_model
+from edgeq.export.stage import FP32, export_model
 from edgeq.files import new_directory
 from edgeq.model.images import ImageSet
 from edgeq.model.source import open_model
-from edgeq.stages import PARITY_IMAGES, parity_images
+from edgeq.quantize.fold_stage import fold_channels
+from edgeq.stages import PARITY_IMAGES, Options, parity_images, plan_graph
 
 __all__ = ["command"]
 
@@ -33,6 +35,7 @@ def command(
     output: Path,
     fold: bool,
     keep_batchnorm: tuple[str, ...],
+    channel_fold: str,
     mean: str | None,
     std: str | None,
     size: str | None,
@@ -41,14 +44,23 @@ def command(
 ) -> None:
     """Export MODEL to ONNX with BatchNorm folded, and prove on images that it computes the same.
 
-    The first stage of `edgeq prepare`. The directory made is a MODEL itself.
+    The channels before a transformer's linear layers are brought to like ranges as well, which changes as little. The
+    first stages of `edgeq prepare`. The directory made is a MODEL itself.
     """
     source = open_model(model, preprocess=preprocess_flags(mean, std, size))
-    proof = parity_images(ImageSet.open(images).sample(PARITY_IMAGES), source)
+    found = ImageSet.open(images)
+    proof = parity_images(found.sample(PARITY_IMAGES), source)
     with new_directory(output) as work:
         report = export_model(source, work, proof, fold=fold, keep_batchnorm=keep_batchnorm, threads=threads)
+        plan = plan_graph(work / FP32, report, Options())
+        some = found.sample(CALIBRATION_IMAGES)
+        report, _, channels = fold_channels(
+            work, report, plan, some, source.preprocess, proof, channel_fold, threads=threads
+        )
     if as_json:
         console.print_json(report)
         return
     print_export(report)
+    if channels is not None:
+        print_fold(channels)
     click.echo(f"next: edgeq calibrate {output} --images {images} -o scales.json")

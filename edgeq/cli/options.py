@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
-from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES
+from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.cli.flags import PATH
 from edgeq.errors import PlanError
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.guards import check_allowed
-from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.precision import CHANNEL_FOLDS, PrecisionPlan, Scope
 from edgeq.plan.rule_file import load_rules
+from edgeq.quality.gate import MAX_DROP, MIN_SPEEDUP
 from edgeq.quantize.layer_search import MAX_SHARE, Bounds
 from edgeq.stages import Options
 
@@ -25,6 +27,7 @@ __all__ = [
     "calibration_options",
     "eval_option",
     "fold_options",
+    "gate_options",
     "guard_options",
     "images_option",
     "parse_size",
@@ -62,6 +65,12 @@ def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def _channel_fold(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if re.match(CHANNEL_FOLDS, value) is None:
+        raise click.BadParameter(f"{value}: expected none, repq, smooth, repq-smooth, smooth:0.5 (or another) or auto")
+    return value
+
+
 preprocess_options = _chain(
     click.option("--mean", help="Where preprocessor_config.json is missing: R,G,B mean of pixels in 0..1."),
     click.option("--std", help="Likewise: R,G,B standard deviation."),
@@ -78,10 +87,11 @@ calibration_options = _chain(
     ),
     click.option(
         "--method",
-        type=click.Choice([AUTO, *METHODS]),
+        type=click.Choice([AUTO, SEARCH, *METHODS]),
         default=AUTO,
         show_default=True,
-        help="How a histogram becomes a range; auto tries all on images held back.",
+        help="How a histogram becomes a range; auto tries all on images held back, search then looks for each tensor's "
+        "own range, which takes a transformer some minutes.",
     ),
 )
 
@@ -101,6 +111,13 @@ plan_options = _chain(
         show_default=True,
         help="Scales of the two inputs of a residual addition; auto tries both where --method auto does, else shares.",
     ),
+    click.option(
+        "--transformer",
+        type=click.Choice(get_args(Scope)),
+        default="linears",
+        show_default=True,
+        help="Of a transformer, in INT8: feed-forward layers; those, value and output; or all linear layers.",
+    ),
 )
 
 plan_file_option = click.option(
@@ -113,6 +130,15 @@ plan_file_option = click.option(
 fold_options = _chain(
     click.option("--fold/--no-fold", default=True, help="Fold BatchNorm; --no-fold is for comparison only."),
     click.option("--keep-batchnorm", multiple=True, metavar="NODE", help="Leave this BatchNorm in FP32; repeatable."),
+    click.option(
+        "--channel-fold",
+        default=AUTO,
+        show_default=True,
+        metavar="WAY",
+        callback=_channel_fold,
+        help="Bring channels before linear layers to like ranges: none, repq, smooth, smooth:STRENGTH, repq-smooth or "
+        "auto, which tries them where there is a normalization.",
+    ),
 )
 
 
@@ -131,6 +157,26 @@ search_options = _chain(
         type=click.FloatRange(0.0, min_open=True),
         metavar="TIMES",
         help="With --max-drop: so many times FP32's speed must be left at batch 1.",
+    ),
+)
+
+
+gate_options = _chain(
+    click.option(
+        "--gate-speedup",
+        type=click.FloatRange(0.0),
+        default=MIN_SPEEDUP,
+        show_default=True,
+        metavar="TIMES",
+        help="A transformer's INT8 graph must be more than so many times as fast as FP32, else floating point is kept.",
+    ),
+    click.option(
+        "--gate-drop",
+        type=click.FloatRange(0.0),
+        default=MAX_DROP,
+        show_default=True,
+        metavar="POINTS",
+        help="Likewise: points of top-1 that it may lose on --eval.",
     ),
 )
 
@@ -161,7 +207,7 @@ def allowances(codes: Sequence[str], reasons: Sequence[str]) -> dict[str, str]:
     return allowed
 
 
-_SETTLED_BY_PLAN = ("rules_file", "weights", "add_scales", "fold", "keep_batchnorm")
+_SETTLED_BY_PLAN = ("rules_file", "weights", "add_scales", "transformer", "fold", "keep_batchnorm", "channel_fold")
 
 
 def plan_choices(

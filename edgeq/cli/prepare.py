@@ -10,12 +10,13 @@ import click
 from click.core import ParameterSource
 
 from edgeq.cli import console
-from edgeq.cli.classifier_tables import print_export, print_quality, print_search, print_trials
+from edgeq.cli.classifier_tables import print_export, print_fold, print_gate, print_quality, print_search, print_trials
 from edgeq.cli.flags import PATH, json_option, output_option, threads_option
 from edgeq.cli.options import (
     allowances,
     calibration_options,
     fold_options,
+    gate_options,
     guard_options,
     images_option,
     plan_choices,
@@ -33,13 +34,14 @@ from edgeq.plan.rule_file import load_rules
 from edgeq.prepare import Prepared, prepare
 from edgeq.prepare_vlm import VlmOptions, prepare_vlm
 from edgeq.prepare_vlm.planning import is_vision_language
+from edgeq.quality.gate import GateBounds
 
 __all__ = ["command", "print_prepared"]
 
 
 CLASSIFIER_FLAGS: Final = (
     *("calibration_images", "method", "weights", "add_scales", "fold", "keep_batchnorm", "mean", "std", "size"),
-    *("max_drop", "max_float_share", "min_speedup"),
+    *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_fold", "gate_speedup", "gate_drop"),
 )
 VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", "keep_fp32")
 
@@ -59,6 +61,7 @@ VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", 
 @plan_file_option
 @fold_options
 @search_options
+@gate_options
 @guard_options
 @preprocess_options
 @click.option("--device", help="Vision-language: plan its memory, and stop if the model does not fit.")
@@ -80,10 +83,11 @@ def command(model: str, images: Path, output: Path, as_json: bool, **choices: An
     """Make a judged bundle of a classifier (INT8) or a vision-language model (FP16 and NF4): the main job.
 
     MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
-    Hugging Face id. A classifier is exported, its BatchNorm folded and the result proved equal, calibrated, quantized
-    for ONNX Runtime and for TensorRT, and judged against FP32 on the labelled images. Of a vision-language model,
-    vision encoder and connector become one FP16 graph, proved on the images, and the language model an NF4 checkpoint;
-    the two are judged against the whole model on the questions.
+    Hugging Face id. A classifier, or an image encoder, is exported, its BatchNorm folded and the result proved equal,
+    calibrated, quantized for ONNX Runtime and for TensorRT, and judged against FP32 on the labelled images. Of a
+    transformer, the INT8 graph is kept only if it is faster and loses little; else the bundle runs in floating point.
+    Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
+    language model an NF4 checkpoint; the two are judged against the whole model on the questions.
     """
     vision_language = is_vision_language(read_config(model))
     refuse_flags(CLASSIFIER_FLAGS if vision_language else VLM_FLAGS, model)
@@ -114,6 +118,8 @@ def _prepare_classifier(
     max_drop: float | None,
     max_float_share: float,
     min_speedup: float | None,
+    gate_speedup: float,
+    gate_drop: float,
     **choices: Any,
 ) -> None:
     own = {name: value for name, value in choices.items() if name not in VLM_FLAGS}
@@ -124,7 +130,11 @@ def _prepare_classifier(
             output,
             labelled=labelled,
             preprocess=preprocess_flags(mean, std, size),
-            options=plan_choices(search=search_bounds(max_drop, max_float_share, min_speedup), **own),
+            options=plan_choices(
+                search=search_bounds(max_drop, max_float_share, min_speedup),
+                gate=GateBounds(min_speedup=gate_speedup, max_drop=gate_drop),
+                **own,
+            ),
             progress=progress,
         )
     console.print_warnings(prepared.warnings)
@@ -169,6 +179,8 @@ def print_prepared(prepared: Prepared) -> None:
     """What was done and measured, for a person."""
     quality = prepared.quality
     print_export(prepared.export)
+    if prepared.channels is not None:
+        print_fold(prepared.channels)
     fp16 = f"FP16: {prepared.fp16_layers}, " if prepared.fp16_layers else ""
     click.echo(
         f"INT8: {prepared.int8_layers} layers with weights, {fp16}FP32: {prepared.fp32_layers}. "
@@ -181,4 +193,6 @@ def print_prepared(prepared: Prepared) -> None:
         if skipped:
             click.echo(f"Skipped {len(skipped)} {name} images that cannot be read: {', '.join(skipped[:5])}")
     print_quality(f"FP32 against INT8, {quality.backend}", quality)
+    if prepared.gate is not None:
+        print_gate(prepared.gate)
     click.echo(f"The bundle lies in {prepared.bundle}")

@@ -30,8 +30,19 @@ from edgeq.files import atomic_write, sha256_file
 from edgeq.model.components import name_nodes
 from edgeq.model.onnx_file import load_onnx, save_onnx
 from edgeq.model.source import ModelSource
+from edgeq.plan.precision import ChannelFold
 
-__all__ = ["CONFIG", "EXPORT", "FP32", "PREPROCESS", "ExportReport", "export_model", "fold_graph", "open_graph"]
+__all__ = [
+    "CONFIG",
+    "EXPORT",
+    "FP32",
+    "PREPROCESS",
+    "ExportReport",
+    "export_model",
+    "fold_graph",
+    "open_graph",
+    "replace_graph",
+]
 
 FP32 = "model.fp32.onnx"
 PREPROCESS = "preprocessor_config.json"
@@ -48,7 +59,9 @@ class ExportReport(BaseModel):
         batchnorm_before, batchnorm_after: BatchNormalization nodes.
         folded: BatchNorm -> where it went, e.g. "after Conv conv1".
         kept: BatchNorm -> why it is still there.
-        parity: the source against the file, on real images.
+        parity: the source against the file, on real images; where channels were rescaled, the file before that.
+        channel_fold: how channels were rescaled since (`edgeq.quantize.channel_fold`).
+        rescaled: the file before that against the file, on real images; None where no channel was rescaled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +76,8 @@ class ExportReport(BaseModel):
     folded: dict[str, str]
     kept: dict[str, str]
     parity: Parity
+    channel_fold: ChannelFold = "none"
+    rescaled: Parity | None = None
 
     @classmethod
     def load(cls, directory: Path) -> ExportReport:
@@ -132,6 +147,25 @@ def export_model(
     )
     atomic_write(directory / EXPORT, report.model_dump_json(indent=1).encode())
     return report
+
+
+def replace_graph(
+    directory: Path, report: ExportReport, model: onnx.ModelProto, channel_fold: ChannelFold, parity: Parity
+) -> ExportReport:
+    """Put a graph with rescaled channels in the place of the one exported, and say so in the report.
+
+    Args:
+        directory: of the report.
+        report: of the graph that is there.
+        model: computes the same.
+        channel_fold: what was done.
+        parity: the graph that is there against `model`.
+    """
+    save_onnx(model, directory / FP32)
+    digest = sha256_file(directory / FP32)
+    revised = report.model_copy(update={"graph_sha256": digest, "channel_fold": channel_fold, "rescaled": parity})
+    atomic_write(directory / EXPORT, revised.model_dump_json(indent=1).encode())
+    return revised
 
 
 def fold_graph(

@@ -1,4 +1,4 @@
-"""A Hugging Face image classifier to ONNX, with its BatchNorm nodes still in.
+"""A Hugging Face image classifier or image encoder to ONNX, with its BatchNorm nodes still in.
 
 The exporters fold BatchNorm on their own in eval mode. Here that is left to `edgeq.export.fold`, which says what it
 did and is verified. The tracing exporter is used: on the classifiers of transformers it takes a tenth of the time of
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,18 @@ __all__ = ["INPUT", "OPSET", "OUTPUT", "Exported", "export_classifier"]
 
 INPUT, OUTPUT = "pixel_values", "logits"
 
+_ANSWERS: Final = (OUTPUT, "image_embeds", "pooler_output")
+"""Fields of transformers' outputs, one vector for each image; the first that a network fills is what it is for."""
+
 
 @dataclass(frozen=True)
 class Exported:
     """An ONNX file and the network that it was made from.
 
     Attributes:
-        path: the file: input `pixel_values` float32 [batch, channels, height, width], output `logits` [batch, labels].
-        labels: number of classes.
+        path: the file: input `pixel_values` float32 [batch, channels, height, width], output `logits` [batch, labels];
+            of an encoder, `image_embeds` or `pooler_output` [batch, features].
+        labels: number of classes, or of features.
         reference: the torch network itself on the CPU, batch to logits, both float32 arrays.
     """
 
@@ -44,7 +48,7 @@ class Exported:
 
 
 def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, int], channels: int = 3) -> Exported:
-    """Export the image classifier in `directory` to the ONNX file `output`.
+    """Export the image classifier, or image encoder, in `directory` to the ONNX file `output`.
 
     Args:
         directory: a Hugging Face model directory with config.json and safetensors; no code in it is run.
@@ -53,7 +57,7 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
         channels: colour channels of an image.
 
     Raises:
-        ModelError: the directory is no image classifier, or its weights are missing, damaged or not the config's.
+        ModelError: the directory is neither of the two, or its weights are missing, damaged or not the config's.
         ExportError: the network does not take images of this size, or cannot be exported.
     """
     if min(*image_size, channels) < 1:
@@ -64,33 +68,35 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
     network = _load(directory)
     shape = (1, channels, *image_size)
     labels = _count_labels(directory, network, shape)
-    model = trace(network, shape[1:], source=directory, inputs=INPUT, outputs=OUTPUT)
+    model = trace(network, shape[1:], source=directory, inputs=INPUT, outputs=str(network.given))
     save_onnx(model, output)
     return Exported(output, labels, lambda batch: _run(network, batch))
 
 
 def _load(directory: Path) -> torch.nn.Module:
-    """The classifier in eval mode and float32, taking pixels and giving logits."""
+    """The network in eval mode and float32, taking pixels and giving logits or features."""
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory} has no config.json", expected="a Hugging Face model directory")
     import torch
-    import transformers
 
-    class Classifier(torch.nn.Module):
-        """Pixels to logits, without transformers' output object."""
+    class Answering(torch.nn.Module):
+        """Pixels to logits or features, without transformers' output object; `given` is that object's field."""
 
         def __init__(self, inner: torch.nn.Module) -> None:
             super().__init__()
             self.inner = inner
+            self.given = OUTPUT
 
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            """[batch, channels, height, width] to [batch, labels]."""
-            logits: torch.Tensor = self.inner(pixel_values=pixel_values).logits
-            return logits
+            """[batch, channels, height, width] to [batch, labels or features]."""
+            made = self.inner(pixel_values=pixel_values)
+            self.given = next(name for name in _ANSWERS if made.get(name) is not None)
+            answer: torch.Tensor = made[self.given]
+            return answer
 
     try:
         with quiet():
-            inner, loading = transformers.AutoModelForImageClassification.from_pretrained(
+            inner, loading = _class_of(directory).from_pretrained(
                 str(directory),
                 local_files_only=True,
                 trust_remote_code=False,
@@ -102,12 +108,26 @@ def _load(directory: Path) -> torch.nn.Module:
     except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
         raise ModelError(
             f"{directory} cannot be loaded as an image classifier",
-            expected="an architecture that transformers' AutoModelForImageClassification knows, and its safetensors",
+            expected="an architecture that transformers' AutoModelForImageClassification knows, or an image encoder of "
+            "transformers, and its safetensors",
             causes=(first_line(error),),
         ) from error
     _refuse_gaps(directory, loading)
     # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
-    return Classifier(inner).eval()
+    return Answering(inner).eval()
+
+
+def _class_of(directory: Path) -> Any:
+    """The class of transformers that reads a directory: the encoder that its config names, else any classifier's."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    name = str((config.architectures or [""])[0])
+    named: Any = getattr(transformers, name, None)
+    known = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)
+    if known and named.main_input_name == INPUT and "ForImageClassification" not in name:
+        return named
+    return transformers.AutoModelForImageClassification
 
 
 def _refuse_gaps(directory: Path, loading: dict[str, Any]) -> None:
@@ -134,7 +154,9 @@ def _count_labels(directory: Path, network: torch.nn.Module, shape: tuple[int, .
             next_step="give the size of its preprocessor_config.json",
         ) from error
     if logits.ndim != 2 or len(logits) != shape[0]:
-        raise ExportError(f"the network in {directory} gives {list(logits.shape)}", expected="[batch, labels]")
+        raise ExportError(
+            f"the network in {directory} gives {list(logits.shape)}", expected="[batch, labels] or [batch, features]"
+        )
     return int(logits.shape[1])
 
 

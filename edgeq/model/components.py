@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from edgeq.model.graph import constant_names, constant_tensors, name_nodes, node_names
 from edgeq.model.head import head_nodes
@@ -14,7 +14,17 @@ from edgeq.model.roles import Role, roles
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Component", "Kind", "Layer", "head_nodes", "name_nodes", "node_names", "read_components", "read_layers"]
+__all__ = [
+    "OPERATORS",
+    "Component",
+    "Kind",
+    "Layer",
+    "head_nodes",
+    "name_nodes",
+    "node_names",
+    "read_components",
+    "read_layers",
+]
 
 Kind = Literal[
     "convolution",
@@ -77,6 +87,9 @@ _KINDS: dict[Kind, tuple[str, ...]] = {
     ),
 }
 _KIND_OF: dict[str, Kind] = {op: kind for kind, ops in _KINDS.items() for op in ops}
+
+OPERATORS: Final = frozenset({*_KIND_OF, "MatMul"})
+"""Operators that have a kind of their own; every other one is `other`."""
 
 # Which inputs hold parameters: (learned, stored beside them). BatchNormalization's running mean and variance are
 # measured, not learned.

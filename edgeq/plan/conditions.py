@@ -6,16 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from edgeq.model.components import OPERATORS
 from edgeq.model.graph import constant_tensors
 from edgeq.plan.precision import Condition, Precision
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CARRIERS", "CONDITIONS", "FUSED_ACTIVATIONS", "POOLS", "WEIGHTED", "Surroundings"]
+__all__ = [
+    "CARRIERS",
+    "CONDITIONS",
+    "FUSED_ACTIVATIONS",
+    "INT8_CONDITIONS",
+    "POOLS",
+    "PRODUCTS",
+    "WEIGHTED",
+    "Surroundings",
+]
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 """Layers with an INT8 kernel for constant weights, in ONNX Runtime and in TensorRT."""
+
+PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
+"""Those of them whose kernel may write floating point: it stores integers only for an INT8 layer that reads them."""
 
 FUSED_ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
 """Activations that a kernel applies while it writes its result."""
@@ -27,12 +40,23 @@ CARRIERS: Final = frozenset(
 
 POOLS: Final = frozenset({"GlobalAveragePool", "AveragePool"})
 
+_UNDERSTOOD: Final = OPERATORS | {
+    *("Abs", "And", "ArgMax", "ArgMin", "Ceil", "Cos", "Div", "Equal", "Exp", "Floor", "Greater", "GreaterOrEqual"),
+    *("Less", "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "ReduceL2"),
+    *("ReduceMin", "ReduceSum", "Resize", "Round", "Sign", "Sin", "Size", "Sqrt", "Sub", "Upsample", "Where"),
+}
+"""Operators that the rules speak of, by their kind or as plain arithmetic on each number."""
+
+_DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
+"""Of which an operator's name says what it computes."""
+
 
 @dataclass
 class Surroundings:
-    """A graph's links, and the precisions decided so far, by node name."""
+    """A graph's links, the shapes of its constants, and the precisions decided so far, by node name."""
 
     constants: frozenset[str]
+    shapes: dict[str, tuple[int, ...]]
     zeros: frozenset[str]
     producer: dict[str, onnx.NodeProto]
     consumers: dict[str, list[onnx.NodeProto]]
@@ -53,6 +77,7 @@ class Surroundings:
         constants = tensors.keys() | {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
         return cls(
             constants=frozenset(constants),
+            shapes={name: tuple(tensor.dims) for name, tensor in tensors.items()},
             zeros=frozenset(name for name, scalar in scalars.items() if not numpy_helper.to_array(scalar).any()),
             producer={output: node for node in model.graph.node for output in node.output},
             consumers=consumers,
@@ -68,23 +93,43 @@ class Surroundings:
         node = self.producer.get(tensor)
         return node is not None and self.precision.get(node.name) is Precision.INT8
 
-    def feeds_int8(self, node: onnx.NodeProto) -> bool:
+    def is_stored(self, tensor: str) -> bool:
+        """Whether `tensor` is made in INT8, and stored so whoever reads it."""
+        node = self.producer.get(tensor)
+        if node is None or not self.is_int8(tensor) or node.op_type in PRODUCTS:
+            return False
+        return node.op_type not in CARRIERS or all(self.is_stored(name) for name in self.values(node))
+
+    def feeds_int8(self, node: onnx.NodeProto, *, sums: bool = True) -> bool:
         """Whether a layer behind `node`, through carriers and activations, computes in INT8.
 
-        The layers with weights must have been decided.
+        The layers with weights must have been decided. `sums`: an addition may be such a layer.
         """
-        return any(self._takes_int8(user) for output in node.output for user in self.consumers.get(output, []))
+        users = (user for output in node.output for user in self.consumers.get(output, []))
+        return any(self._takes_int8(user, sums=sums) for user in users)
 
-    def _takes_int8(self, user: onnx.NodeProto) -> bool:
+    def _takes_int8(self, user: onnx.NodeProto, *, sums: bool) -> bool:
         if user.op_type in CARRIERS | FUSED_ACTIVATIONS | POOLS:
-            return self.feeds_int8(user)
+            return self.feeds_int8(user, sums=sums)
         if user.op_type == "Add":
-            return len(self.values(user)) == 2
+            return sums and len(self.values(user)) == 2
         return user.op_type in WEIGHTED and self.precision.get(user.name) is Precision.INT8
 
 
 def _constant_weight(node: onnx.NodeProto, graph: Surroundings) -> bool:
     return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in graph.constants
+
+
+def _unknown_operator(node: onnx.NodeProto, _graph: Surroundings) -> bool:
+    return node.op_type not in _UNDERSTOOD or node.domain not in _DOMAINS
+
+
+def _embeds_patches(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    """A convolution that looks at each number once: what is often written as a linear layer on patches."""
+    if node.op_type != "Conv" or node.input[1] not in graph.shapes:
+        return False
+    strides = next((tuple(attribute.ints) for attribute in node.attribute if attribute.name == "strides"), ())
+    return strides == graph.shapes[node.input[1]][2:] and min(strides) > 1
 
 
 def _done_by_int8_layer(node: onnx.NodeProto, graph: Surroundings) -> bool:
@@ -95,13 +140,14 @@ def _done_by_int8_layer(node: onnx.NodeProto, graph: Surroundings) -> bool:
 
 def _adds_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
     values = graph.values(node)
-    return node.op_type == "Add" and len(values) == 2 and all(graph.is_int8(name) for name in values)
+    return node.op_type == "Add" and len(values) == 2 and all(graph.is_stored(name) for name in values)
 
 
 def _moves_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
     if node.op_type not in CARRIERS or not all(graph.is_int8(name) for name in graph.values(node)):
         return False
-    return graph.feeds_int8(node) and _moves_alone(node, graph)
+    stored = all(graph.is_stored(name) for name in graph.values(node))
+    return graph.feeds_int8(node, sums=stored) and _moves_alone(node, graph)
 
 
 def _moves_alone(node: onnx.NodeProto, graph: Surroundings) -> bool:
@@ -117,7 +163,7 @@ def _pools_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
     return node.op_type in POOLS and graph.is_int8(node.input[0]) and graph.feeds_int8(node)
 
 
-CONDITIONS: Final[dict[Condition, Callable[[onnx.NodeProto, Surroundings], bool]]] = {
+INT8_CONDITIONS: Final[dict[Condition, Callable[[onnx.NodeProto, Surroundings], bool]]] = {
     "constant-weight": _constant_weight,
     "done-by-int8-layer": _done_by_int8_layer,
     "adds-int8": _adds_int8,
@@ -125,3 +171,10 @@ CONDITIONS: Final[dict[Condition, Callable[[onnx.NodeProto, Surroundings], bool]
     "pools-int8": _pools_int8,
 }
 """Together they say where INT8 is possible: a layer for which none holds has no integer kernel."""
+
+CONDITIONS: Final = {
+    **INT8_CONDITIONS,
+    "unknown-operator": _unknown_operator,
+    "embeds-patches": _embeds_patches,
+}
+"""All of them."""

@@ -10,15 +10,27 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
 
-__all__ = ["QUANTIZED", "Backend", "Condition", "Decision", "Precision", "PrecisionPlan", "Rule", "WeightGranularity"]
+__all__ = [
+    "CHANNEL_FOLDS",
+    "QUANTIZED",
+    "Backend",
+    "ChannelFold",
+    "Condition",
+    "Decision",
+    "Precision",
+    "PrecisionPlan",
+    "Rule",
+    "Scope",
+    "WeightGranularity",
+]
 
 PLAN_VERSION: Final = "edgeq.plan/1"
 
@@ -26,8 +38,31 @@ WeightGranularity = Literal["per-channel", "per-tensor"]
 Backend = Literal["onnxruntime", "tensorrt"]
 """What a graph is lowered for."""
 
-Condition = Literal["constant-weight", "done-by-int8-layer", "adds-int8", "moves-int8", "pools-int8"]
-"""A question about a layer's surroundings in a graph; `edgeq.plan.conditions` answers it."""
+Scope = Literal["ffn", "ffn-vo", "linears"]
+"""Which linear layers of a transformer are INT8: feed-forward; those, value and output; or all, query and key too.
+
+Attention scores, softmax, normalization, GELU and the convolution that embeds patches are floating point in each of
+them. All is the default: while the scores are floating point, query and key lose little in INT8, and each layer that is
+left out costs speed.
+"""
+
+CHANNEL_FOLDS: Final = r"^(auto|none|repq|(repq-)?smooth(:(0\.\d{1,4}|[01]))?)$"
+ChannelFold = Annotated[str, StringConstraints(pattern=CHANNEL_FOLDS)]
+"""How the channels before linear layers are brought to like ranges (`edgeq.quantize.channel_fold`).
+
+`smooth:0.5` gives SmoothQuant's strength, `smooth` alone lets it be tried, `auto` everything.
+"""
+
+Condition = Literal[
+    "constant-weight",
+    "done-by-int8-layer",
+    "adds-int8",
+    "moves-int8",
+    "pools-int8",
+    "unknown-operator",
+    "embeds-patches",
+]
+"""A question about a layer and its surroundings in a graph; `edgeq.plan.conditions` answers it."""
 
 
 class Precision(str, Enum):
@@ -106,6 +141,9 @@ class PrecisionPlan(BaseModel):
         weights: granularity of the INT8 weight scales.
         shared_add: both inputs of an INT8 addition lie on one scale.
         keep_batchnorm: BatchNormalization nodes that stay, in FP32.
+        transformer: which linear layers of a transformer are INT8; nothing where there is no attention.
+        channel_fold: how channels are brought to like ranges before calibration; in a plan that was carried out, how
+            they were.
         rules: those in force, in the order in which they are asked.
         allowed: guards that may be passed: code -> because.
     """
@@ -116,6 +154,8 @@ class PrecisionPlan(BaseModel):
     weights: WeightGranularity = "per-channel"
     shared_add: bool = True
     keep_batchnorm: tuple[str, ...] = ()
+    transformer: Scope = "linears"
+    channel_fold: ChannelFold = "none"
     rules: tuple[Rule, ...] = ()
     allowed: dict[str, str] = Field(default_factory=dict)
     decisions: tuple[Decision, ...]
@@ -163,7 +203,7 @@ def _repeated(names: Iterator[str]) -> list[str]:
 
 
 def _settings(old: PrecisionPlan, new: PrecisionPlan) -> Iterator[str]:
-    for name in ("weights", "shared_add", "keep_batchnorm", "allowed"):
+    for name in ("weights", "shared_add", "keep_batchnorm", "transformer", "channel_fold", "allowed"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield f"{name}: {before} -> {after}"

@@ -2,8 +2,8 @@
 of the graph of its vision half.
 
 The sources of the rules: integer kernels and what they fuse, TensorRT Developer Guide, "Working with Quantized Types";
-query and key before value, output and feed-forward in sensitivity, PTQ4ViT (arXiv 2111.12293); NF4 with double
-quantization for the language model alone, QLoRA (arXiv 2305.14314).
+softmax and GELU as the tensors of a vision transformer that eight uniform bits serve worst, PTQ4ViT (arXiv 2111.12293);
+NF4 with double quantization for the language model alone, QLoRA (arXiv 2305.14314).
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import PlanError
 from edgeq.model.components import Component, Layer, read_components, read_layers
-from edgeq.plan.conditions import CARRIERS, CONDITIONS, FUSED_ACTIVATIONS, POOLS, WEIGHTED, Surroundings
+from edgeq.plan.conditions import (
+    CARRIERS,
+    CONDITIONS,
+    FUSED_ACTIVATIONS,
+    INT8_CONDITIONS,
+    POOLS,
+    PRODUCTS,
+    WEIGHTED,
+    Surroundings,
+)
 from edgeq.plan.match import Asked, check_names, check_rules, decide
 from edgeq.plan.precision import (
     QUANTIZED,
@@ -22,6 +31,7 @@ from edgeq.plan.precision import (
     Precision,
     PrecisionPlan,
     Rule,
+    Scope,
     WeightGranularity,
 )
 
@@ -34,9 +44,11 @@ __all__ = [
     "FUSED_ACTIVATIONS",
     "MODULE_RULES",
     "POOLS",
+    "PRODUCTS",
     "VISION_RULES",
     "WEIGHTED",
     "plan_classifier",
+    "plan_float",
     "plan_modules",
     "plan_vision",
     "replan",
@@ -50,6 +62,7 @@ def _rule(name: str, precision: Precision, reason: str, **where: Any) -> Rule:
 
 
 CLASSIFIER_RULES: Final = (
+    _rule("fp32-unknown", _FP32, "an operator that no rule knows; nothing is guessed", when="unknown-operator"),
     _rule("fp32-head", _FP32, "the head's error goes straight into the answer", component="head"),
     _rule("fp32-batchnorm", _FP32, "not folded, and no integer kernel", kind="batchnorm"),
     _rule(
@@ -58,10 +71,30 @@ CLASSIFIER_RULES: Final = (
     _rule("fp32-softmax", _FP32, "most of its values are near zero, where INT8 has one step", kind="softmax"),
     _rule("fp32-smooth", _FP32, "GELU, sigmoid and the like have no integer kernel", kind="smooth activation"),
     _rule(
+        "fp16-patches",
+        _FP16,
+        "what it writes goes through the whole transformer; rounded to INT8 it was the largest error",
+        when="embeds-patches",
+    ),
+    _rule(
         "fp16-query-key",
         _FP16,
         "softmax magnifies their error; ONNX Runtime's CPU has no FP16 kernel and takes FP32",
         kind="attention query/key",
+        when="constant-weight",
+    ),
+    _rule(
+        "fp16-value-output",
+        _FP16,
+        "of a transformer, feed-forward layers alone are INT8",
+        kind="attention value/output",
+        when="constant-weight",
+    ),
+    _rule(
+        "fp16-linear",
+        _FP16,
+        "of a transformer, not all linear layers are INT8, and this one is none of those named",
+        kind="linear",
         when="constant-weight",
     ),
     _rule("int8-weighted", _INT8, "integer kernel in both backends", when="constant-weight"),
@@ -71,7 +104,14 @@ CLASSIFIER_RULES: Final = (
     _rule("int8-pool", _INT8, "average of INT8 values for an INT8 layer", when="pools-int8"),
     _rule("fp32-otherwise", _FP32, "no integer kernel beside INT8 layers"),
 )
-"""For an image classifier's graph."""
+"""For an image classifier's graph, or an image encoder's."""
+
+_SCOPES: Final[dict[Scope, tuple[str, ...]]] = {
+    "ffn": ("fp16-patches", "fp16-query-key", "fp16-value-output", "fp16-linear"),
+    "ffn-vo": ("fp16-patches", "fp16-query-key", "fp16-linear"),
+    "linears": ("fp16-patches",),
+}
+"""The rules that are for transformers alone, by scope; `ffn` has them all."""
 
 MODULE_RULES: Final = (
     _rule("fp16-vision", _FP16, "4 bits save little here and can lose what the image shows", component="vision"),
@@ -102,6 +142,7 @@ def plan_classifier(
     weights: WeightGranularity = "per-channel",
     shared_add: bool = True,
     keep_batchnorm: tuple[str, ...] = (),
+    transformer: Scope = "linears",
 ) -> PrecisionPlan:
     """Decide the precision of every layer of a folded classifier.
 
@@ -111,11 +152,13 @@ def plan_classifier(
         weights: granularity of the INT8 weight scales.
         shared_add: put both inputs of an INT8 addition on one scale.
         keep_batchnorm: BatchNormalization nodes that were kept on purpose.
+        transformer: which linear layers are INT8 where there is attention.
 
     Raises:
         PlanError: one of `rules` matches or decides nothing, has the name of another, or asks for what a layer cannot.
     """
-    asked, subjects, in_force = Asked(), _subjects(model), (*rules, *CLASSIFIER_RULES)
+    asked, subjects = Asked(), _subjects(model)
+    in_force = (*rules, *_built_in(subjects, transformer))
     check_names(in_force)
     decisions = _decide_graph(model, subjects, in_force, asked)
     check_rules(rules, subjects, asked)
@@ -123,9 +166,36 @@ def plan_classifier(
         weights=weights,
         shared_add=shared_add,
         keep_batchnorm=keep_batchnorm,
+        transformer=transformer,
         rules=_in_force(in_force, asked),
         decisions=decisions,
     )
+
+
+def _built_in(subjects: Sequence[tuple[str, Layer]], transformer: Scope) -> tuple[Rule, ...]:
+    """The built-in rules; those for transformers only where there is attention, and as far as the scope wants them."""
+    attention = any(layer.kind.startswith("attention") for _, layer in subjects)
+    left_out = set(_SCOPES["ffn"]) - set(_SCOPES[transformer] if attention else ())
+    return tuple(rule for rule in CLASSIFIER_RULES if rule.name not in left_out)
+
+
+def plan_float(model: onnx.ModelProto, *, because: str, rules: Sequence[Rule] = ()) -> PrecisionPlan:
+    """Decide the precision of every layer of a graph that stays in floating point: FP16 wherever that is possible.
+
+    Args:
+        model: FP32 graph with uniquely named nodes, in topological order.
+        because: why it does, in a sentence.
+        rules: asked before the others, FP16 and FP32 only.
+
+    Raises:
+        PlanError: as for `plan_classifier`.
+    """
+    unknown = next(rule for rule in CLASSIFIER_RULES if rule.name == "fp32-unknown")
+    asked, subjects, in_force = Asked(), _subjects(model), (*rules, unknown, _rule("fp16-float", _FP16, because))
+    check_names(in_force)
+    decisions = _decide_graph(model, subjects, in_force, asked)
+    check_rules(rules, subjects, asked)
+    return PrecisionPlan(rules=_in_force(in_force, asked), decisions=decisions)
 
 
 def plan_vision(model: onnx.ModelProto, *, rules: Sequence[Rule] = ()) -> PrecisionPlan:
@@ -228,7 +298,7 @@ def _decide_graph(
         graph.precision[layer.name] = decision.precision
         if decision.precision is Precision.NF4:
             raise _impossible(decision, "NF4 is for the linear layers of a language model")
-        if decision.precision is Precision.INT8 and not any(holds(condition, layer) for condition in CONDITIONS):
+        if decision.precision is Precision.INT8 and not any(holds(condition, layer) for condition in INT8_CONDITIONS):
             raise _impossible(decision, "it has no integer kernel where it stands")
         decisions.append(decision)
     return tuple(decisions)

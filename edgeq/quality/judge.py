@@ -19,7 +19,9 @@ from edgeq.model.images import ImageSet
 from edgeq.model.source import ModelSource
 from edgeq.model.stream import ImageStream
 from edgeq.quality.classification import Classification, Judged, compare_classifiers, label_indices
+from edgeq.quality.fidelity import Fidelity, measure_fidelity
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
+from edgeq.quantize.half import element_types
 
 __all__ = ["Quality", "judge"]
 
@@ -34,6 +36,7 @@ class Quality(Artifact):
     Attributes:
         backend: what ran both graphs; no other backend's figure is implied.
         answers: None where no labelled images were given.
+        fidelity: how near the two graphs' answers are, where no labelled images were given; else None.
         latency: one entry for each batch size.
         reference_bytes, candidate_bytes: sizes of the ONNX files.
         skipped: labelled images that could not be read.
@@ -44,6 +47,7 @@ class Quality(Artifact):
     version: Literal["edgeq.quality/1"] = QUALITY_VERSION
     backend: str
     answers: Classification | None
+    fidelity: Fidelity | None = None
     latency: tuple[Latency, ...]
     reference_bytes: int
     candidate_bytes: int
@@ -55,7 +59,7 @@ def judge(
     candidate: Path,
     labelled: ImageSet | None,
     source: ModelSource,
-    sample: NDArray[np.float32],
+    images: NDArray[np.float32],
     *,
     threads: int | None = None,
     timing: Timing = DEFAULT_TIMING,
@@ -67,7 +71,8 @@ def judge(
         reference, candidate: ONNX files; the candidate was made from the reference and has its node names.
         labelled: images in folders named after their class; None leaves `answers` empty.
         source: gives the class names and the preprocessing.
-        sample: one real image, float32 [1, 3, H, W]; latency is measured on copies of it.
+        images: real ones without labels, float32 [n, 3, H, W]; latency is measured on copies of the first. Without
+            `labelled`, the two graphs' answers to them are compared.
         threads: of one operator.
         timing: how long latency is measured.
         advance: called with the number of images just judged.
@@ -78,21 +83,35 @@ def judge(
     """
     threads = threads or default_threads()
     answers: Classification | None = None
+    fidelity: Fidelity | None = None
     skipped: tuple[str, ...] = ()
-    if labelled is not None:
+    if labelled is None:
+        fidelity = _fidelity(reference, candidate, images, threads)
+    else:
         stream = ImageStream(labelled, source.preprocess, batch_size=EVALUATION_BATCH)
         ours, theirs = _judged(reference, threads), _judged(candidate, threads)
-        indices = label_indices(labelled.labels, source.labels, ours(sample)[0].shape[1])
+        indices = label_indices(labelled.labels, source.labels, ours(images[:1])[0].shape[1])
         answers = compare_classifiers(ours, theirs, _labelled(stream, indices), advance=advance)
         skipped = tuple(image.name for image in stream.skipped)
     return Quality(
         backend=f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider",
         answers=answers,
-        latency=tuple(_latency(reference, candidate, sample, batch, threads, timing) for batch in LATENCY_BATCHES),
+        fidelity=fidelity,
+        latency=tuple(_latency(reference, candidate, images[:1], batch, threads, timing) for batch in LATENCY_BATCHES),
         reference_bytes=reference.stat().st_size,
         candidate_bytes=candidate.stat().st_size,
         skipped=skipped,
     )
+
+
+def _fidelity(reference: Path, candidate: Path, images: NDArray[np.float32], threads: int) -> Fidelity:
+    """What both give for the same images, compared; the engines die with this frame."""
+
+    def network(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        engine = OnnxRuntimeEngine(path, threads=threads)
+        return lambda image: engine.run({engine.inputs[0]: image})[engine.outputs[0]]
+
+    return measure_fidelity(network(reference), network(candidate), images)
 
 
 def _judged(path: Path, threads: int) -> Judged:
@@ -101,6 +120,10 @@ def _judged(path: Path, threads: int) -> Judged:
     logits = model.graph.output[0].name
     heads = head_nodes(model)
     features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), logits)
+    if element_types(model).get(features) == onnx.TensorProto.FLOAT16:
+        widened = f"{features}.widened"
+        model.graph.node.append(onnx.helper.make_node("Cast", [features], [widened], to=onnx.TensorProto.FLOAT))
+        features = widened
     engine = OnnxRuntimeEngine(with_outputs(model, [features]).SerializeToString(), threads=threads)
 
     def run(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -58,6 +58,7 @@ class Latency(BaseModel):
         reference_ms, candidate_ms: median over the rounds of each block's median.
         speedup: median over the rounds of reference / candidate; above 1 the candidate is faster.
         speedup_low, speedup_high: the smallest and largest round.
+        ratios: reference / candidate of each round, in order; empty in figures of before they were kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class Latency(BaseModel):
     speedup: float
     speedup_low: float
     speedup_high: float
+    ratios: tuple[float, ...] = ()
 
 
 class Percentiles(BaseModel):
@@ -120,6 +122,7 @@ def measure_latency(
         speedup=statistics.median(ratios),
         speedup_low=min(ratios),
         speedup_high=max(ratios),
+        ratios=tuple(ratios),
     )
 
 

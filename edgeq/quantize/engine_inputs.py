@@ -35,11 +35,11 @@ from edgeq.plan.rules import FUSED_ACTIVATIONS
 from edgeq.quantize.half import element_types
 from edgeq.quantize.placement import unite
 from edgeq.quantize.qdq import placement_of
-from edgeq.quantize.stage import INT8, PLAN
+from edgeq.quantize.stage import FP16, INT8, PLAN
 from edgeq.quantize.trt_precision import tensorrt_precisions
 from edgeq.quantize.vision import VISION_PLAN
 
-__all__ = ["calibration_cache", "most_pictures", "write_classifier_inputs", "write_vision_inputs"]
+__all__ = ["calibration_cache", "most_pictures", "write_classifier_inputs", "write_float_inputs", "write_vision_inputs"]
 
 _DATA_TYPES: Final[dict[int, DataType]] = {
     TensorProto.FLOAT: "float32",
@@ -74,6 +74,29 @@ def write_classifier_inputs(directory: Path, plan: PrecisionPlan, scales: Scales
     )
     if int8:
         calibration_cache(model, plan, scales).save(directory / CALIBRATION_CACHE)
+    inputs.save(directory / ENGINE_INPUTS)
+    return inputs
+
+
+def write_float_inputs(directory: Path, plan: PrecisionPlan) -> EngineInputs:
+    """Write `engine.json` of a classifier or encoder that stays in floating point.
+
+    Args:
+        directory: with `model.fp32.onnx`, `model.fp16.onnx` and the plan.
+        plan: that of the FP16 graph.
+
+    Raises:
+        QuantizeError: the plan asks for what TensorRT does not have.
+    """
+    layers = tensorrt_precisions(plan, _open(directory / FP32))
+    inputs = EngineInputs(
+        precision="fp16",
+        graphs={
+            "implicit": _graph(directory / FP32, layers),
+            "explicit": _graph(directory / FP16, _as_cast(layers, _open(directory / FP16))),
+        },
+        plan_sha256=sha256_file(directory / PLAN),
+    )
     inputs.save(directory / ENGINE_INPUTS)
     return inputs
 

@@ -155,6 +155,8 @@ def _unfit(node: onnx.NodeProto, types: Mapping[str, int], weights: Mapping[str,
         return f"{node.op_type} has graphs inside, which no plan covers"
     if any(name and name not in types for name in node.output):
         return f"ONNX does not know what {operator(node)} computes"
+    if unknown := [name for name in node.input if name and name not in types]:
+        return f"ONNX does not know the type of {unknown[0]}, which it reads"
     if node.output and types[node.output[0]] == TensorProto.FLOAT and not half_outputs(node, version)[0]:
         return f"ONNX has no {node.op_type} in FP16"
     slots = zip(node.input, half_inputs(node, version), strict=True)

@@ -255,6 +255,7 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
         weights=plan.weights,
         shared_add=plan.shared_add,
         keep_batchnorm=plan.keep_batchnorm,
+        transformer=plan.transformer,
     )
     return made.model_copy(update={"allowed": plan.allowed})
 

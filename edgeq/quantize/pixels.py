@@ -59,12 +59,13 @@ class Pixels:
 def take_pixels(graph: gs.Graph, pixels: Pixels, int8: frozenset[str]) -> bool:
     """Rewrite the INT8 convolution that reads the graph's input; False where its surroundings do not allow it."""
     source = graph.inputs[0]
-    users = list(source.outputs)
+    users = [user for user in source.outputs if user.op != "Shape"]  # which looks at no number
     if len(users) != 1 or users[0].name not in int8 or not _fits(users[0]) or not pixels.stored:
         return False
     node = users[0]
     _fold(node, pixels)
     node.inputs[0] = _integers(graph, node, source, pixels)
+    node.attrs.pop("auto_pad", None)  # NOTSET or VALID; ONNX Runtime takes it or pads, not both
     node.attrs["pads"] = [0, 0, 0, 0]
     return True
 

@@ -1,9 +1,13 @@
 """Where the Q/DQ pairs go, for each backend, and which tensors share a grid.
 
 ONNX Runtime fuses DequantizeLinear - layer - QuantizeLinear into one integer kernel: it wants a pair on every input and
-every output of an INT8 layer. TensorRT fuses backwards from the inputs and adds a residual in the accumulator of the
-convolution before it: it wants a pair on every input, save the one that comes straight from that convolution
-(TensorRT Developer Guide, "Q/DQ placement recommendations").
+every output of an INT8 layer. A product of matrices may write floating point instead (MatMulIntegerToFloat, QGemm); it
+does where no INT8 layer reads what it writes, as in a transformer, where a bias, a residual or a GELU comes next:
+nothing is rounded, and nothing is turned back.
+
+TensorRT fuses backwards from the inputs and adds a residual in the accumulator of the convolution before it: it wants a
+pair on every input, save the one that comes straight from that convolution (TensorRT Developer Guide, "Q/DQ placement
+recommendations").
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from edgeq.plan.precision import Backend, Precision, PrecisionPlan
-from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, POOLS, WEIGHTED
+from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, POOLS, PRODUCTS, WEIGHTED
 
 __all__ = ["Placement", "place", "unite"]
 
@@ -25,12 +29,14 @@ class Placement:
 
     Attributes:
         tensors: names of the tensors that get a pair, in the graph's order.
+        ranged: those that need a range: these, and whatever else an INT8 layer writes for layers inside the graph.
         uses: tensor -> names of the layers that read the pair's output instead of the tensor.
         same_grid: sets of tensors on one scale and zero point, because a layer between them computes nothing.
         same_scale: pairs of tensors on one scale, the two sides of an addition.
     """
 
     tensors: tuple[str, ...]
+    ranged: tuple[str, ...]
     uses: dict[str, frozenset[str]]
     same_grid: tuple[frozenset[str], ...]
     same_scale: tuple[frozenset[str], ...]
@@ -41,13 +47,16 @@ def place(graph: gs.Graph, plan: PrecisionPlan, backend: Backend) -> Placement:
     int8 = plan.layers(Precision.INT8)
     layers = [node for node in graph.nodes if node.name in int8 and node.op not in FUSED_ACTIVATIONS]
     inputs = {node.name: tuple(_read(node, int8, backend)) for node in layers}
-    wanted = {tensor.name for tensors in inputs.values() for tensor in tensors}
-    if backend == "onnxruntime":
-        wanted |= {_written(node, int8).name for node in layers} - {tensor.name for tensor in graph.outputs}
-    tensors = tuple(name for name in _in_order(graph) if name in wanted)
+    read = {tensor.name for tensors in inputs.values() for tensor in tensors}
+    given = {tensor.name for tensor in graph.outputs}
+    written = {_written(node, int8).name for node in layers} - given
+    stored = {_written(node, int8).name for node in layers if _stores(node, int8, read)} - given
+    in_pairs = read | stored if backend == "onnxruntime" else read
+    tensors = tuple(name for name in _in_order(graph) if name in in_pairs)
     return Placement(
         tensors=tensors,
-        uses={name: frozenset(_users(graph, name, inputs, backend)) for name in tensors},
+        ranged=tuple(name for name in _in_order(graph) if name in read | written),
+        uses={name: frozenset(_users(graph, name, inputs, backend, stored)) for name in tensors},
         same_grid=tuple(unite(_carried(layers, inputs, int8))),
         same_scale=tuple(_added(layers, inputs)) if plan.shared_add else (),
     )
@@ -83,20 +92,30 @@ def _written(node: gs.Node, int8: frozenset[str]) -> gs.Variable:
     return output
 
 
+def _stores(node: gs.Node, int8: frozenset[str], read: set[str]) -> bool:
+    """Whether ONNX Runtime's kernel of an INT8 layer writes integers; `read` names what INT8 layers read."""
+    output = _written(node, int8)
+    return node.op not in PRODUCTS or output is not node.outputs[0] or output.name in read
+
+
 def _in_order(graph: gs.Graph) -> Iterator[str]:
     yield from (tensor.name for tensor in graph.inputs)
     yield from (tensor.name for node in graph.nodes for tensor in node.outputs)
 
 
-def _users(graph: gs.Graph, tensor: str, inputs: dict[str, tuple[gs.Variable, ...]], backend: Backend) -> Iterator[str]:
+def _users(
+    graph: gs.Graph, tensor: str, inputs: dict[str, tuple[gs.Variable, ...]], backend: Backend, stored: set[str]
+) -> Iterator[str]:
     """The layers that read a pair's output.
 
-    In ONNX Runtime's graph nothing else is left to read; in TensorRT's a floating-point layer reads the exact tensor.
+    Of what an INT8 layer stores, nothing else is left to read in ONNX Runtime's graph. Otherwise a floating-point layer
+    reads the exact tensor: a residual beside INT8 layers is not rounded.
     """
+    nothing_else = backend == "onnxruntime" and tensor in stored
     for node in graph.nodes:
         reads = any(value.name == tensor for value in node.inputs)
         planned = any(value.name == tensor for value in inputs.get(node.name, ()))
-        if planned or (reads and backend == "onnxruntime"):
+        if planned or (reads and nothing_else):
             yield node.name
 
 

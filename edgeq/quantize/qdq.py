@@ -39,7 +39,7 @@ _INT32_LIMIT = float(2**31 - 1)
 def calibrated_tensors(model: onnx.ModelProto, plan: PrecisionPlan) -> tuple[str, ...]:
     """Names of the tensors that need a scale for any backend, in the graph's order."""
     backends: tuple[Backend, ...] = ("onnxruntime", "tensorrt")
-    return tuple(dict.fromkeys(name for placement in _placements(model, plan, backends) for name in placement.tensors))
+    return tuple(dict.fromkeys(name for placement in _placements(model, plan, backends) for name in placement.ranged))
 
 
 def lower(

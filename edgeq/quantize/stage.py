@@ -9,7 +9,7 @@ import onnx
 
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import executed_operators
-from edgeq.errors import CalibrationError, QuantizeError
+from edgeq.errors import ArtifactError, CalibrationError, QuantizeError
 from edgeq.files import sha256_file
 from edgeq.model.onnx_file import save_onnx
 from edgeq.model.preprocess import Preprocess
@@ -18,13 +18,16 @@ from edgeq.plan.rules import WEIGHTED
 from edgeq.quantize.pixels import Pixels
 from edgeq.quantize.qdq import lower
 
-__all__ = ["INT8", "PLAN", "check_scales", "quantize"]
+__all__ = ["FP16", "INT8", "PLAN", "check_scales", "made_graph", "quantize"]
 
 PLAN = "plan.yaml"
 INT8: Final[dict[Backend, str]] = {"onnxruntime": "model.int8.ort.onnx", "tensorrt": "model.int8.trt.onnx"}
 """File name of each backend's graph."""
 
-_INTEGER_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm")
+FP16: Final = "model.fp16.onnx"
+"""File name of the graph that takes their place where floating point was kept."""
+
+_INTEGER_KERNELS = ("MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul", "QGemm")
 
 
 def quantize(graph: Path, plan: PrecisionPlan, scales: Scales, preprocess: Preprocess, directory: Path) -> None:
@@ -48,6 +51,22 @@ def quantize(graph: Path, plan: PrecisionPlan, scales: Scales, preprocess: Prepr
         save_onnx(lower(model, plan, scales, backend, pixels=pixels), directory / name)
     plan.save(directory / PLAN)
     _check_kernels(directory / INT8["onnxruntime"], plan)
+
+
+def made_graph(directory: Path) -> Path:
+    """The graph of a quantized directory or bundle that is held against FP32: ONNX Runtime's INT8, or the FP16 one.
+
+    Raises:
+        ArtifactError: there is neither.
+    """
+    found = [directory / name for name in (INT8["onnxruntime"], FP16) if (directory / name).is_file()]
+    if not found:
+        raise ArtifactError(
+            f"{directory} has no {INT8['onnxruntime']}",
+            expected="a directory made by edgeq quantize or edgeq prepare",
+            next_step=f"edgeq quantize {directory} --scales SCALES -o QUANTIZED",
+        )
+    return found[0]
 
 
 def check_scales(graph: Path, scales: Scales) -> None:

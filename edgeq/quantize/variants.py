@@ -6,6 +6,7 @@ keeps the grid that it has in the whole INT8 graph.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -65,9 +66,14 @@ class Workbench:
 
     def alone(self, layer: str) -> Variant:
         """The FP32 graph with this layer, and the activation that it applies, in INT8."""
-        nodes = self._with_activation(layer)
+        return self.together((layer,))
+
+    def together(self, layers: Collection[str]) -> Variant:
+        """As `alone`, for several layers at once; it goes by the name of the first in the graph's order."""
+        nodes = frozenset[str]().union(*map(self._with_activation, layers))
         others = frozenset(decision.layer for decision in self._plan.decisions) - nodes
-        return self._variant(layer, nodes, _in_floating_point(self._plan, others))
+        first = next(decision.layer for decision in self._plan.decisions if decision.layer in nodes)
+        return self._variant(first, nodes, _in_floating_point(self._plan, others))
 
     def released(self, layer: str) -> Variant:
         """The INT8 graph with this layer, and the activation that it applies, in floating point."""
@@ -76,13 +82,19 @@ class Workbench:
         touched = nodes | _readers(self.whole.model, nodes)
         return self._variant(layer, touched, _in_floating_point(self._plan, nodes))
 
-    def make(self, variant: Variant) -> onnx.ModelProto:
-        """The model `source` -> `target` of a variant, float32 both; what it writes is stored as in the whole graph."""
+    def make(self, variant: Variant, ranges: Mapping[str, TensorRange] | None = None) -> onnx.ModelProto:
+        """The model `source` -> `target` of a variant, float32 both; what it writes is stored as in the whole graph.
+
+        Args:
+            variant: of this graph.
+            ranges: of some tensors, in the place of those that they have in the whole graph.
+        """
         piece = self.whole.extract(variant.source, variant.target)
         if variant.target != self.cuts[-1].tensor:
             _read_target(piece)  # so that the target is no graph output, which would never be stored
         pixels = self._pixels if variant.source == self.cuts[0].tensor else None
-        return lower(piece, variant.plan, self._scales, "onnxruntime", pixels=pixels)
+        scales = _hold_ranges(self._scales, ranges) if ranges else self._scales
+        return lower(piece, variant.plan, scales, "onnxruntime", pixels=pixels)
 
     def _with_activation(self, layer: str) -> frozenset[str]:
         """An INT8 layer, and the activation that it applies while it writes."""
@@ -126,10 +138,17 @@ def _grids(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> dict[
 
 def _hold(scales: Scales, grids: dict[str, Grid]) -> Scales:
     """Scales that give each tensor of `grids` that very grid, whatever it is placed beside."""
-    method, tensors = scales.method_for("onnxruntime"), dict(scales.tensors)
+    ranges = {}
     for name, grid in grids.items():
         low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
-        kept = TensorRange(amax=max(-low, high), low=low, high=high)
+        ranges[name] = TensorRange(amax=max(-low, high), low=low, high=high)
+    return _hold_ranges(scales, ranges)
+
+
+def _hold_ranges(scales: Scales, ranges: Mapping[str, TensorRange]) -> Scales:
+    """Scales that give each tensor of `ranges` that very range."""
+    method, tensors = scales.method_for("onnxruntime"), dict(scales.tensors)
+    for name, kept in ranges.items():
         tensors[name] = tensors[name].model_copy(update={"ranges": {method: kept}})
     return scales.model_copy(update={"tensors": tensors})
 

@@ -80,7 +80,8 @@ class ClassCanaries(Artifact):
     """All of a classifier's, with what two graphs of the bundle gave for them in ONNX Runtime, one image at a time.
 
     Attributes:
-        fp32, int8: file names of the graphs in the bundle.
+        fp32, int8: file names of the graphs in the bundle: the reference, and what ONNX Runtime runs, which is the
+            reference again where floating point was kept.
         output: the output of both graphs that was kept.
         fp32_logits, int8_logits: file names of what they gave, NumPy float32 [canaries, classes].
     """

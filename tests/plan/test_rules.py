@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -12,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from edgeq.errors import ArtifactError
-from edgeq.plan.precision import Decision, Precision, PrecisionPlan
-from edgeq.plan.rules import plan_classifier
+from edgeq.plan.precision import Decision, Precision, PrecisionPlan, Scope
+from edgeq.plan.rules import plan_classifier, plan_float
 
 
 def node(op: str, inputs: Sequence[str], name: str) -> onnx.NodeProto:
@@ -167,3 +168,107 @@ def test_what_is_no_plan_is_an_error(tmp_path: Path, text: str) -> None:
 def test_a_missing_plan_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         PrecisionPlan.load(tmp_path / "plan.yaml")
+
+
+def attention(*, conv: dict[str, Any] | None = None) -> onnx.ModelProto:
+    """Patches, one attention with four projections, two feed-forward layers, a linear layer of its own, a head."""
+    patches = helper.make_node("Conv", ["x", "w"], ["patches"], name="patches", **(conv or {}))
+    return network(
+        patches,
+        *(node("MatMul", ["patches", "matrix"], name) for name in ("query", "key", "value")),
+        node("MatMul", ["query", "key"], "scores"),
+        node("Softmax", ["scores"], "shares"),
+        node("MatMul", ["shares", "value"], "mixed"),
+        node("MatMul", ["mixed", "matrix"], "output"),
+        node("Add", ["output", "patches"], "middle"),
+        node("MatMul", ["middle", "matrix"], "up"),
+        node("Gelu", ["up"], "bent"),
+        node("MatMul", ["bent", "matrix"], "down"),
+        node("LayerNormalization", ["down", "vector", "vector"], "normed"),
+        node("MatMul", ["normed", "matrix"], "merged"),
+        node("LayerNormalization", ["merged", "vector", "vector"], "last"),
+        *HEAD,
+        output="head",
+    )
+
+
+LINEARS = ("query", "key", "value", "output", "up", "down", "merged")
+
+
+@pytest.mark.parametrize(
+    ("scope", "int8"),
+    [
+        ("ffn", {"up", "down"}),
+        ("ffn-vo", {"up", "down", "value", "output"}),
+        ("linears", set(LINEARS)),
+    ],
+)
+def test_the_scope_says_which_linear_layers_of_a_transformer_are_int8(scope: Scope, int8: set[str]) -> None:
+    planned = plan_classifier(attention(), transformer=scope)
+    found = {decision.layer: decision.precision for decision in planned.decisions}
+    assert {name for name in LINEARS if found[name] is Precision.INT8} == int8
+    assert {found[name] for name in LINEARS} <= {Precision.INT8, Precision.FP16}
+    assert {found[name] for name in ("scores", "shares", "mixed", "bent", "normed")} == {Precision.FP32}
+    assert planned.transformer == scope
+
+
+def test_all_linear_layers_are_the_default() -> None:
+    assert plan_classifier(attention()) == plan_classifier(attention(), transformer="linears")
+
+
+def test_without_attention_the_scope_changes_nothing() -> None:
+    layers = (node("MatMul", ["x", "matrix"], "hidden"), node("Relu", ["hidden"], "last"))
+    plans = [plan_classifier(network(*layers, *HEAD, output="head"), transformer=scope) for scope in get_args(Scope)]
+    assert len({plan.decisions for plan in plans}) == 1
+    assert plans[0].decisions[0].precision is Precision.INT8
+
+
+@pytest.mark.parametrize(
+    ("strides", "rule"), [([3, 3], "fp16-patches"), ([2, 2], "int8-weighted"), ([1, 1], "int8-weighted")]
+)
+def test_a_transformers_patches_are_embedded_in_floating_point(strides: list[int], rule: str) -> None:
+    planned = plan_classifier(attention(conv={"kernel_shape": [3, 3], "strides": strides}))
+    assert {decision.layer: decision.rule for decision in planned.decisions}["patches"] == rule
+
+
+def test_the_same_convolution_without_attention_is_int8() -> None:
+    conv = helper.make_node("Conv", ["x", "w"], ["last"], name="last", kernel_shape=[3, 3], strides=[3, 3])
+    assert rules_of(conv)["last"] == "int8-weighted"
+
+
+@pytest.mark.parametrize(
+    ("op", "domain", "known"),
+    [
+        ("Softmax", "", True),
+        ("Gelu", "com.microsoft", True),
+        ("Einsum", "", False),
+        ("BiasGelu", "com.microsoft", False),
+        ("Conv", "com.example", False),
+    ],
+)
+def test_an_operator_that_no_rule_knows_is_fp32_by_a_rule_that_says_so(op: str, domain: str, known: bool) -> None:
+    odd = helper.make_node(op, ["a", "w"][: 1 if known else 2], ["b"], name="b", domain=domain)
+    rules = rules_of(node("Conv", ["x", "w"], "a"), odd, node("Conv", ["b", "w"], "last"))
+    assert (rules["b"] == "fp32-unknown") is not known
+    assert (rules["a"], rules["last"]) == ("int8-weighted", "int8-weighted")
+
+
+def test_the_sum_of_two_products_is_floating_point_which_their_kernels_write() -> None:
+    rules = rules_of(
+        node("MatMul", ["x", "matrix"], "a"),
+        node("Reshape", ["a", "pads"], "b"),
+        node("MatMul", ["x", "matrix"], "c"),
+        node("Add", ["b", "c"], "last"),
+    )
+    assert (rules["a"], rules["c"], rules["last"]) == ("int8-weighted", "int8-weighted", "fp32-otherwise")
+    assert rules["b"] == "fp32-otherwise", "it would store integers for an addition that takes none"
+
+
+def test_what_stays_in_floating_point_is_fp16_but_for_unknown_operators() -> None:
+    model = network(node("Conv", ["x", "w"], "a"), node("Einsum", ["a"], "last"), *HEAD, output="head")
+    planned = plan_float(model, because="INT8 was slower")
+    assert {d.layer: d.precision.value for d in planned.decisions} == {
+        **dict.fromkeys(("a", "pool", "flat", "head"), "fp16"),
+        "last": "fp32",
+    }
+    assert {d.reason for d in planned.decisions if d.layer != "last"} == {"INT8 was slower"}

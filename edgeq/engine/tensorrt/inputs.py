@@ -5,6 +5,7 @@ The workshop writes it when a bundle is made; the device plans a build from it a
 | bundle | implicit road (TensorRT 10) | explicit road (TensorRT 10 and 11) |
 |---|---|---|
 | classifier | `model.fp32.onnx`, ranges from calibration | `model.int8.trt.onnx`, Q/DQ pairs in it |
+| classifier kept in floating point | `model.fp32.onnx`, layers set to FP16 | `model.fp16.onnx` |
 | vision-language | `vision.fp16.onnx` | `vision.fp16.onnx` |
 """
 
@@ -70,8 +71,8 @@ class EngineInputs(Artifact):
     """The graphs of one bundle.
 
     Attributes:
-        precision: what most of its layers compute in. "int8": a classifier. "fp16": a vision encoder; it is not
-            calibrated.
+        precision: what most of its layers compute in. "int8": a classifier. "fp16": a vision encoder, or a classifier
+            that was kept in floating point; neither is calibrated.
         graphs: road -> graph. The two roads may share a file; either may be missing.
         pictures: most pictures that the image processor makes of one image: 1, or its tiles with the overview.
         plan_sha256: of the plan's file in the bundle, in hexadecimal; it is part of the engine's key.
