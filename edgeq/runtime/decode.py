@@ -124,8 +124,7 @@ class Talker:
         """
         assert slot not in self._answers, f"slot {slot} is taken"
         read = self._reader.read(question, slot)
-        ask = question.ask
-        answer = _Answer(question, AnswerText(self._prompter.tokenizer, ask.stop), Dice(ask.sampling))
+        answer = _Answer(question, AnswerText(self._prompter.tokenizer, question.stop), Dice(question.sampling))
         with torch.inference_mode():
             token = int(choose(read.logits, self._rolls([answer]))[0])
         self._answers[slot] = answer
@@ -176,7 +175,7 @@ class Talker:
             return "stop_string"
         if len(answer.said) < answer.question.limit:
             return None
-        return "limit" if answer.question.limit == answer.question.ask.max_new_tokens else "context"
+        return "limit" if answer.question.limit == answer.question.wanted else "context"
 
 
 def _broken() -> EngineError:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.errors import InputError, ModelError, first_line
-from edgeq.runtime.asks import Ask, Turn
+from edgeq.runtime.asks import Ask, Sampling, Turn
 from edgeq.runtime.families import family_of
 from edgeq.runtime.feature_cache import pixels_digest
 from edgeq.runtime.prompt import Pixels, Prompter
@@ -20,6 +20,8 @@ from edgeq.runtime.prompt import Pixels, Prompter
 __all__ = ["Asker", "Picture", "Question"]
 
 _LAYOUTS: Final = 1024
+_SMALL: Final = 1 << 20
+"""Pixels of an image that may wait as it is: 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,14 @@ class Picture:
     """An image that is asked about.
 
     Attributes:
-        image: in mode RGB.
         digest: of its pixels.
-        pixels: as the encoder gets it; None where the image was seen before, and its features are probably kept.
+        pixels: as the encoder gets it; None for a small image that was seen before: its features are probably kept.
+        image: in mode RGB, where `pixels` is None. A large one is never kept: many may wait, and none is in the budget.
     """
 
-    image: Image.Image = field(repr=False)
     digest: bytes
     pixels: Pixels | None = field(repr=False)
+    image: Image.Image | None = field(repr=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -42,25 +44,29 @@ class Question:
     """A request that can be read.
 
     Attributes:
-        ask: as the client gave it.
         ids: the prompt, int64 [n].
         picture: the image; None without one.
         image_tokens: how many of `ids` are the image's.
-        limit: tokens of the answer at most, by the request and by the context.
+        wanted: tokens of the answer at most, by the request.
+        limit: the same by the context as well.
+        sampling: how they are chosen.
+        stop: texts that end the answer.
     """
 
-    ask: Ask
     ids: NDArray[np.int64] = field(repr=False)
     picture: Picture | None
     image_tokens: int
+    wanted: int
     limit: int
+    sampling: Sampling
+    stop: tuple[str, ...]
 
 
 class Asker:
     """Writes prompts; from any thread.
 
-    The layout of an image (in how many pictures it was cut) is remembered by its digest, so that one that was seen
-    before does not go through the image processor again.
+    The layout of an image (in how many pictures it was cut) is remembered by its digest, so that a small one that was
+    seen before does not go through the image processor again.
 
     Args:
         prompter: of the bundle.
@@ -90,22 +96,23 @@ class Asker:
                 next_step="ask in fewer words, or leave early messages out",
             )
         places = int((ids == self._prompter.settings.image_token_id).sum())
-        return Question(ask, ids, picture, places, min(ask.max_new_tokens, room))
+        wanted = ask.max_new_tokens
+        return Question(ids, picture, places, wanted, min(wanted, room), ask.sampling, ask.stop)
 
     def _look(self, image: Image.Image) -> tuple[Picture, Pixels]:
         """The picture, and its layout: as `Pixels`, which may lack the values."""
         digest = pixels_digest(image)
         with self._lock:
             known = self._layouts.get(digest)
-            if known is not None:
+            if known is not None and image.width * image.height <= _SMALL:
                 self._layouts.move_to_end(digest)
-                return Picture(image, digest, None), known
+                return Picture(digest, None, image), known
         pixels = self._prompter.pixels(image)
         with self._lock:
             self._layouts[digest] = Pixels(np.empty((len(pixels.values), 0, 0, 0), np.float32), pixels.grid)
             while len(self._layouts) > _LAYOUTS:
                 self._layouts.popitem(last=False)
-        return Picture(image, digest, pixels), pixels
+        return Picture(digest, pixels), pixels
 
     def _ids(self, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:
         if layout is not None and len(turns) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_an_image_at_the_end_is_read_as_well(parts: Parts) -> None:
     question = parts.question(Ask.about(noise(1), "x", 9))
     ids = question.ids[:5]
     assert ids[-1] == 90
-    cut = type(question)(question.ask, ids, question.picture, question.image_tokens, 9)
+    cut = replace(question, ids=ids, limit=9)
     warm, slots = reader(parts)
     fresh, again = warm.read(cut, slot=0), warm.read(cut, slot=1)
     assert (again.reused, again.saw_again) == (4, True)

@@ -93,6 +93,16 @@ def test_an_image_is_prepared_once(llava: Prompter, monkeypatch: pytest.MonkeyPa
     assert len(seen) == 2
 
 
+def test_a_large_image_does_not_wait_as_it_is(llava: Prompter) -> None:
+    asker = Asker(llava, 96)
+    large = noise(1).resize((1100, 1000))
+    for _ in range(2):
+        picture = asker.question(Ask.about(large, "what?")).picture
+        assert picture is not None
+        assert picture.image is None
+        assert picture.pixels is not None
+
+
 @pytest.mark.parametrize(
     ("image", "turns", "reason"),
     [
