@@ -18,7 +18,9 @@ def exported(tiny_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A tiny ViT's exported directory, beside `model`; not to be written to."""
     folder = tmp_path_factory.mktemp("vit")
     model = save_tiny_vit(folder / "model")
-    done = run(["export", str(model), "--images", str(tiny_pictures), "-o", str(folder / "exported")])
+    done = run(
+        ["export", str(model), "--images", str(tiny_pictures), "-o", str(folder / "exported"), "--channel-fold", "none"]
+    )
     assert done == 0
     return folder / "exported"
 
