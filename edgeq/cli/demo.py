@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,6 +16,12 @@ from edgeq.prepare import Options
 from edgeq.quality.estimate import Estimate
 
 __all__ = ["command", "print_story"]
+
+_LEGEND: Final = (
+    "right: reports that are right word for word; as FP32: that the whole model gives, too;",
+    "cosine: of the image's features with those of FP32, patch by patch.",
+    "transformers runs the first two, edgeq the others: tokens/s compare within a pair alone.",
+)
 
 
 @click.command("demo")
@@ -56,11 +63,8 @@ def print_story(story: Story) -> None:
         [_cells(row) for row in story.rows],
         numbers=header[3:],
     )
-    click.echo(
-        "right: reports that are right word for word; as FP32: that the whole model gives, too; cosine: of the image's\n"
-        "features with its own, patch by patch. transformers runs the first two, edgeq the others: of tokens/s compare\n"
-        "only what the same program ran."
-    )
+    for line in _LEGEND:
+        click.echo(line)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
