@@ -20,7 +20,7 @@ __all__ = ["command", "print_story"]
 _LEGEND: Final = (
     "right: reports that are right word for word; as FP32: that the whole model gives, too;",
     "cosine: of the image's features with those of FP32, patch by patch.",
-    "transformers runs the first two, edgeq the others: tokens/s compare within a pair alone.",
+    "transformers runs the first two, edgeq the others: tok/s compare within a pair alone.",
 )
 
 
@@ -56,7 +56,7 @@ def command(output: Path, scenes: int, threads: int | None, as_json: bool) -> No
 
 def print_story(story: Story) -> None:
     """The four ways beside each other, for a person."""
-    header = ("", "eyes", "language", "MB", "right", "as FP32", "cosine", "worst", "tokens/s")
+    header = ("", "eyes", "text", "MB", "right", "as FP32", "cosine", "worst", "tok/s")
     console.print_table(
         f"A vision-language model stored in four ways, the same {story.scenes} unseen scenes",
         header,

@@ -126,9 +126,9 @@ def make_variants(model: Path, prepared: PreparedVlm, photographs: Path, threads
     narrow, narrow_bytes = _all_nf4(model, pair.prompter)
     language = prepared.language_bytes
     return (
-        Variant("whole model", "FP32", "FP32", 4 * prepared.parameters, Clocked(whole)),
-        Variant("all in 4 bits", "NF4", "NF4", narrow_bytes, Clocked(narrow)),
-        Variant("edgeq's bundle", "FP16", "NF4", prepared.vision_bytes + language, Clocked(pair)),
+        Variant("whole", "FP32", "FP32", 4 * prepared.parameters, Clocked(whole)),
+        Variant("all NF4", "NF4", "NF4", narrow_bytes, Clocked(narrow)),
+        Variant("edgeq", "FP16", "NF4", prepared.vision_bytes + language, Clocked(pair)),
         Variant("INT8 eyes", "INT8", "NF4", eye_bytes + language, Clocked(Pair(pair.prompter, eyes, pair.language))),
     )
 
