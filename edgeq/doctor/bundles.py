@@ -14,10 +14,10 @@ from edgeq.errors import EdgeqError
 from edgeq.install.states import read_state
 from edgeq.install.store import open_store
 from edgeq.plan.memory import MemoryPlan
+from edgeq.runtime.budget import MEMORY
 
 __all__ = ["Examined", "current_bundle", "examine_bundle", "installed_finding", "needs_finding", "planned_bytes"]
 
-_MEMORY_PLAN: Final = "memory.json"
 _SHOWN_ID: Final = 12
 
 
@@ -104,6 +104,6 @@ def planned_bytes(bundle: Examined) -> int | None:
     """
     if bundle.manifest is None or bundle.directory is None:
         return None
-    if all(file.name != _MEMORY_PLAN for file in bundle.manifest.files):
+    if all(file.name != MEMORY for file in bundle.manifest.files):
         return None
-    return MemoryPlan.load(bundle.directory / _MEMORY_PLAN).needed_bytes
+    return MemoryPlan.load(bundle.directory / MEMORY).needed_bytes

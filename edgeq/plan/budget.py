@@ -18,7 +18,7 @@ from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import PartWeights, Weights
 
-__all__ = ["Item", "Phase", "Request", "phases"]
+__all__ = ["BUILD_FACTOR", "Item", "Phase", "Request", "phases"]
 
 WORKSPACE_BYTES: Final = 256 << 20
 """The limit that a TensorRT builder's workspace pool is given; its default is all of the device's memory."""
@@ -27,7 +27,8 @@ SHARD_BYTES: Final = 2_000_000_000
 """The largest shard that edgeq writes. While it is read its pages lie in the same memory, until they are dropped."""
 
 _IN_THE_ENGINE: Final = ("vision", "connector")
-_BUILD_FACTOR: Final = 4
+BUILD_FACTOR: Final = 4
+"""Builds have taken 3 to 4 times the graph's weights (NVIDIA/TensorRT-Edge-LLM, issue 30)."""
 _HALF: Final = 2
 
 
@@ -107,8 +108,8 @@ def _formats(part: PartWeights) -> str:
 
 def _build(weights: Weights) -> Item:
     """Building an engine takes 3 to 4 times the graph's weights (NVIDIA/TensorRT-Edge-LLM, issue 30)."""
-    size = _BUILD_FACTOR * weights.bytes("vision", "connector")
-    return Item(name="engine builder", bytes=size, how=f"{_BUILD_FACTOR} x the weights of vision and connector")
+    size = BUILD_FACTOR * weights.bytes("vision", "connector")
+    return Item(name="engine builder", bytes=size, how=f"{BUILD_FACTOR} x the weights of vision and connector")
 
 
 def _staging(weights: Weights) -> Item:

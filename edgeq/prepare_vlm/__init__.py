@@ -29,6 +29,7 @@ from edgeq.quantize.engine_inputs import most_pictures, write_vision_inputs
 from edgeq.quantize.nf4 import write_nf4
 from edgeq.quantize.skip_list import FourBitShare
 from edgeq.quantize.vision import quantize_vision
+from edgeq.runtime.budget import MEMORY
 from edgeq.runtime.canaries import Canaries
 from edgeq.runtime.pair import Pair, load_pair
 from edgeq.runtime.settings import LANGUAGE, PAIR
@@ -36,7 +37,7 @@ from edgeq.stages import Progress, counter
 
 __all__ = ["MEMORY", "PARTINGS", "PLAN", "QUALITY", "PreparedVlm", "VlmOptions", "prepare_vlm"]
 
-PLAN, MEMORY, QUALITY, PARTINGS = "plan.yaml", "memory.json", "quality.json", "partings.html"
+PLAN, QUALITY, PARTINGS = "plan.yaml", "quality.json", "partings.html"
 
 
 class PreparedVlm(BaseModel):

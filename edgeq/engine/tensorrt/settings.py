@@ -27,7 +27,7 @@ from edgeq.engine.tensorrt.inputs import Binding, EngineGraph, EngineInputs
 from edgeq.engine.tensorrt.loading import Road
 from edgeq.engine.tensorrt.precisions import DataType, LayerPrecision
 from edgeq.errors import ArtifactError, EngineError, GateError
-from edgeq.plan.budget import WORKSPACE_BYTES
+from edgeq.plan.budget import BUILD_FACTOR, WORKSPACE_BYTES
 
 __all__ = ["Batch", "BuildSettings", "Calibration", "ShapeRange", "build_settings", "check_memory", "usual_batch"]
 
@@ -36,9 +36,6 @@ Batch = tuple[int, int, int]
 
 Calibration = Literal["none", "cache", "images"]
 """Where INT8 ranges come from; `none` where the graph has them, or needs none."""
-
-_BUILD_FACTOR: Final = 4
-"""Builds have taken 3 to 4 times the graph's weights (NVIDIA/TensorRT-Edge-LLM, issue 30)."""
 
 _WEAK_FLAGS: Final[dict[str, tuple[str, ...]]] = {
     "int8": ("INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"),
@@ -176,7 +173,7 @@ def build_settings(
         profile=_profile(graph.inputs, batch or usual_batch(inputs)),
         workspace_bytes=workspace_bytes,
         calibration=calibration if weak and inputs.precision == "int8" else "none",
-        peak_bytes=_BUILD_FACTOR * graph.weight_bytes + workspace_bytes + runtime_bytes,
+        peak_bytes=BUILD_FACTOR * graph.weight_bytes + workspace_bytes + runtime_bytes,
     )
 
 
@@ -196,7 +193,7 @@ def check_memory(settings: BuildSettings, free_bytes: int | None = None) -> None
         raise GateError(
             f"building the engine of {settings.graph} may take {_gigabytes(settings.peak_bytes)}, "
             f"and {_gigabytes(free)} are free",
-            expected=f"{_BUILD_FACTOR} x the graph's weights + the workspace of "
+            expected=f"{BUILD_FACTOR} x the graph's weights + the workspace of "
             f"{_gigabytes(settings.workspace_bytes)} + the runtime",
             causes=("something else is in memory: a desktop, a language model, a camera pipeline",),
             next_step="stop what is not needed, or give a smaller workspace",
