@@ -3,6 +3,7 @@
     python -m benchmarks.service BUNDLE
     python -m benchmarks.service BUNDLE --soak 300
     python -m benchmarks.service BUNDLE --tight
+    python -m benchmarks.service BUNDLE --kill
 
 `benchmarks/README.md` tells what is measured and how.
 """
@@ -23,7 +24,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.service_budget import measure_tight
-from benchmarks.service_clients import Case, Heard, ask_all, encoded
+from benchmarks.service_clients import Case, Heard, ask_all, ask_in_turn, encoded
+from benchmarks.service_killed import measure_killed
 from benchmarks.service_process import Script, Serving, script, serving
 from benchmarks.service_soak import Soak, soak
 from edgeq.demo.vlm.report import QUESTIONS
@@ -166,14 +168,12 @@ def _percentiles(values: Sequence[float]) -> tuple[float, ...]:
 
 def ask_twice(service: Serving, load: Load, fresh: Iterator[Case]) -> tuple[float, float]:
     """Median seconds to the first piece of a first and of a second question about the same image."""
-    firsts: list[float] = []
-    seconds: list[float] = []
-    for case in _take(fresh, load.pairs):
+    asked: list[Case] = []
+    for case in _take(fresh, 1 + load.pairs):  # the first pair opens the connection
         again = Case(case.image, QUESTIONS[(QUESTIONS.index(case.question) + 1) % len(QUESTIONS)], case.tokens)
-        for one, times in ((case, firsts), (again, seconds)):
-            heard, _ = asyncio.run(ask_all(service.url, service.model, [one], 1))
-            times.append(heard[0].first)
-    return median(firsts), median(seconds)
+        asked += case, again
+    times = [heard.first for heard in asyncio.run(ask_in_turn(service.url, service.model, asked))][2:]
+    return median(times[::2]), median(times[1::2])
 
 
 def compare(service: Serving, load: Load, fresh: Iterator[Case]) -> int:
@@ -224,8 +224,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="instead: mixed load of 64 clients for so long")
     parser.add_argument("--tight", action="store_true", help="instead: a budget for 2 requests, and 20 at once")
+    parser.add_argument("--kill", action="store_true", help="instead: kill -9 within an answer, and start again")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if given.kill:
+        return _kill(given.bundle, given.threads, as_json=given.json)
     if given.tight:
         return _tight(given.bundle, given.threads, as_json=given.json)
     if given.soak:
@@ -263,6 +266,17 @@ def _tight(bundle: Path, threads: int, *, as_json: bool) -> int:
         peak = f"{found.peak / 1e6:.1f} MB ({found.peak / found.budget - 1:+.1%})"
         print(f"budget {found.budget / 1e6:.1f} MB, {found.slots} requests at once, peak {peak}")
         print(f"answers by status: {found.statuses}")
+    return 0 if found.passed else 1
+
+
+def _kill(bundle: Path, threads: int, *, as_json: bool) -> int:
+    """Killed, and started again."""
+    found = measure_killed(bundle, _settings(threads), cases(48, seed=300_000))
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        print(f"ready after {found.usual:.2f} s, and after kill -9 within an answer after {found.again:.2f} s")
+        print(f"same answer as before: {found.equal}; bundle as it was: {found.untouched}")
     return 0 if found.passed else 1
 
 

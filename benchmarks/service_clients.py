@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 from PIL import Image
 
-__all__ = ["Case", "Heard", "ask", "ask_all", "encoded"]
+__all__ = ["Case", "Heard", "ask", "ask_all", "ask_in_turn", "encoded"]
 
 PATIENCE_S = 600.0
 
@@ -89,6 +89,12 @@ async def ask(client: httpx2.AsyncClient, model: str, case: Case) -> Heard:
                 first = time.perf_counter() - start
             pieces.append(piece)
     return Heard(200, "".join(pieces).strip(), tokens, first, time.perf_counter() - start)
+
+
+async def ask_in_turn(url: str, model: str, cases: Sequence[Case]) -> list[Heard]:
+    """Ask one after another over one connection, as one client would; the first request opens it."""
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+        return [await ask(client, model, case) for case in cases]
 
 
 async def ask_all(url: str, model: str, cases: Sequence[Case], clients: int) -> tuple[list[Heard], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -11,7 +12,7 @@ from PIL import Image
 from edgeq.errors import InputError
 from edgeq.runtime.pair import MAX_NEW_TOKENS
 
-__all__ = ["GREEDY", "Ask", "Role", "Sampling", "Turn"]
+__all__ = ["GREEDY", "Ask", "EncodedImage", "Role", "Sampling", "Turn"]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -68,11 +69,24 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class EncodedImage:
+    """An image as a file, which need not be decoded if the same file was asked about before.
+
+    Attributes:
+        data: the file.
+        decode: makes an image in mode RGB of it; what it raises goes to whoever asks.
+    """
+
+    data: bytes = field(repr=False)
+    decode: Callable[[bytes], Image.Image] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Ask:
     """One request.
 
     Attributes:
-        image: in mode RGB; None for a conversation without one.
+        image: in mode RGB, or a file; None for a conversation without one.
         turns: what was said, the last by the user.
         max_new_tokens: of the answer, at most.
         sampling: how its tokens are chosen.
@@ -82,7 +96,7 @@ class Ask:
         InputError: the turns do not fit together or to the image, or a number is out of range.
     """
 
-    image: Image.Image | None = field(repr=False)
+    image: Image.Image | EncodedImage | None = field(repr=False)
     turns: tuple[Turn, ...]
     max_new_tokens: int = MAX_NEW_TOKENS
     sampling: Sampling = GREEDY
@@ -102,7 +116,7 @@ class Ask:
     @classmethod
     def about(
         cls,
-        image: Image.Image,
+        image: Image.Image | EncodedImage,
         question: str,
         max_new_tokens: int = MAX_NEW_TOKENS,
         *,

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.errors import InputError, ModelError, first_line
-from edgeq.runtime.asks import Ask, Sampling, Turn
+from edgeq.runtime.asks import Ask, EncodedImage, Sampling, Turn
 from edgeq.runtime.families import family_of
 from edgeq.runtime.feature_cache import pixels_digest
 from edgeq.runtime.prompt import Pixels, Prompter
 
 __all__ = ["Asker", "Picture", "Question"]
 
-_LAYOUTS: Final = 1024
-_SMALL: Final = 1 << 20
-"""Pixels of an image that may wait as it is: 3 MB."""
+_REMEMBERED: Final = 1024
+_SMALL: Final = 3 << 20
+"""Bytes of an image, as a file or as pixels, that may wait as it is."""
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,18 @@ class Picture:
     Attributes:
         digest: of its pixels.
         pixels: as the encoder gets it; None for a small image that was seen before: its features are probably kept.
-        image: in mode RGB, where `pixels` is None. A large one is never kept: many may wait, and none is in the budget.
+        image: in mode RGB or a file, where `pixels` is None. A large one is never kept: many may wait, and none is in
+            the budget.
     """
 
     digest: bytes
     pixels: Pixels | None = field(repr=False)
-    image: Image.Image | None = field(repr=False, default=None)
+    image: Image.Image | EncodedImage | None = field(repr=False, default=None)
+
+    def opened(self) -> Image.Image:
+        """The image where `pixels` is None, in mode RGB."""
+        assert self.image is not None, "one of the two is there"
+        return _decoded(self.image)
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,8 @@ class Question:
 class Asker:
     """Writes prompts; from any thread.
 
-    The layout of an image (in how many pictures it was cut) is remembered by its digest, so that a small one that was
-    seen before does not go through the image processor again.
+    The layout of an image (in how many pictures it was cut) is remembered by its digest, and the digest by that of the
+    file, so that a small image that was seen before is neither decoded nor goes through the image processor again.
 
     Args:
         prompter: of the bundle.
@@ -76,6 +85,7 @@ class Asker:
     def __init__(self, prompter: Prompter, context: int) -> None:
         self._prompter, self._context = prompter, context
         self._layouts: OrderedDict[bytes, Pixels] = OrderedDict()
+        self._digests: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def question(self, ask: Ask) -> Question:
@@ -99,25 +109,50 @@ class Asker:
         wanted = ask.max_new_tokens
         return Question(ids, picture, places, wanted, min(wanted, room), ask.sampling, ask.stop)
 
-    def _look(self, image: Image.Image) -> tuple[Picture, Pixels]:
+    def _look(self, image: Image.Image | EncodedImage) -> tuple[Picture, Pixels]:
         """The picture, and its layout: as `Pixels`, which may lack the values."""
-        digest = pixels_digest(image)
-        with self._lock:
-            known = self._layouts.get(digest)
-            if known is not None and image.width * image.height <= _SMALL:
-                self._layouts.move_to_end(digest)
-                return Picture(digest, None, image), known
-        pixels = self._prompter.pixels(image)
-        with self._lock:
-            self._layouts[digest] = Pixels(np.empty((len(pixels.values), 0, 0, 0), np.float32), pixels.grid)
-            while len(self._layouts) > _LAYOUTS:
-                self._layouts.popitem(last=False)
+        file = hashlib.sha256(image.data).digest() if isinstance(image, EncodedImage) else None
+        known = self._known(file, image) if file is not None else None
+        if known is not None:
+            return known
+        decoded = _decoded(image)
+        digest = pixels_digest(decoded)
+        if file is not None:
+            self._remember(self._digests, file, digest)
+        known = self._known(digest, decoded)
+        if known is not None:
+            return known
+        pixels = self._prompter.pixels(decoded)
+        self._remember(self._layouts, digest, Pixels(np.empty((len(pixels.values), 0, 0, 0), np.float32), pixels.grid))
         return Picture(digest, pixels), pixels
+
+    def _known(self, digest: bytes, image: Image.Image | EncodedImage) -> tuple[Picture, Pixels] | None:
+        """The same for a small image that was seen before; `digest` is of its pixels, or of its file."""
+        size = len(image.data) if isinstance(image, EncodedImage) else 3 * image.width * image.height
+        if size > _SMALL:
+            return None
+        with self._lock:
+            digest = self._digests.get(digest, digest)
+            layout = self._layouts.get(digest)
+            if layout is None:
+                return None
+            self._layouts.move_to_end(digest)
+        return Picture(digest, None, image), layout
+
+    def _remember(self, kept: OrderedDict[bytes, _Value], key: bytes, value: _Value) -> None:
+        with self._lock:
+            kept[key] = value
+            while len(kept) > _REMEMBERED:
+                kept.popitem(last=False)
 
     def _ids(self, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:
         if layout is not None and len(turns) == 1:
             return self._prompter.ids(turns[0].text, layout)
         return _conversation(self._prompter, turns, layout)
+
+
+def _decoded(image: Image.Image | EncodedImage) -> Image.Image:
+    return image.decode(image.data) if isinstance(image, EncodedImage) else image
 
 
 def _conversation(prompter: Prompter, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:

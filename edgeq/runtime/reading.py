@@ -91,10 +91,7 @@ class Reader:
         found = self._features.get(picture.digest)
         if found is not None:
             return found, True
-        pixels = picture.pixels
-        if pixels is None:
-            assert picture.image is not None, "one of the two is there"
-            pixels = self._prompter.pixels(picture.image)
+        pixels = picture.pixels or self._prompter.pixels(picture.opened())
         features = self._language.adopt(self._eyes.look(pixels.values))
         self._features.put(picture.digest, features)
         return features, False

@@ -9,10 +9,9 @@ from typing import Final, TypeVar
 
 import anyio
 from anyio import to_thread
-from PIL import Image
 from starlette.requests import Request
 
-from edgeq.runtime.asks import GREEDY, Ask, Sampling, Turn
+from edgeq.runtime.asks import GREEDY, Ask, EncodedImage, Sampling, Turn
 from edgeq.runtime.stream import Done, Event, Failed, Stream, Token
 from edgeq.service.answering import Answering
 from edgeq.service.connection import while_connected
@@ -53,7 +52,7 @@ class Query:
         self._sampling = sampling
         self._stop = stop
 
-    def with_image(self, image: Image.Image | None) -> Ask:
+    def with_image(self, image: EncodedImage | None) -> Ask:
         """As the runtime takes it; raises InputError where the parts do not fit together."""
         return Ask(image, self._turns, self._longest, self._sampling, self._stop)
 
@@ -91,7 +90,7 @@ class Asking:
 
         return await while_connected(request, ask)
 
-    def _ask(self, request: Request, query: Query, image: Image.Image | None) -> Stream:
+    def _ask(self, request: Request, query: Query, image: EncodedImage | None) -> Stream:
         left = self._left(request)
         if left <= 0:
             raise RequestError(408, "deadline", "the request took too long to come in")

@@ -24,6 +24,8 @@ _SWALLOWED: Final = 8 << 20
 _DIGITS: Final = 19
 _AT_ONCE: Final = 2
 _SHOWN: Final = 3
+_SMALL: Final = 64 << 10
+"""Bytes that are read faster than a thread is woken for it."""
 
 
 def body_limit(image_bytes: int) -> int:
@@ -81,6 +83,8 @@ class Intake:
             raise RequestError(
                 408, "body_too_slow", f"the body did not come within {self._seconds:g} s", close=True
             ) from error
+        if len(body) <= _SMALL:
+            return _validated(body, kind)
         return await to_thread.run_sync(_validated, body, kind, limiter=self._turns)
 
     async def _read(self, request: Request) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgeq.runtime.asks import EncodedImage
 from edgeq.service.connection import while_connected
 from edgeq.service.faults import RequestError
 from edgeq.service.forms import Class, Classification, ClassifyRequest, Embedding, Embeddings, EmbedRequest
@@ -44,7 +46,7 @@ class Looking:
         with self._intake.room(request):
             asked = await self._intake.parse(request, ClassifyRequest)
             self._served.check_name(asked.model)
-            future = await while_connected(request, partial(self._pictures.use, asked.image, seeing.submit))
+            future = await while_connected(request, partial(self._pictures.use, asked.image, partial(_submit, seeing)))
         logits = await while_connected(request, partial(seeing.wait, future, self._left(request)))
         classes = classes_of(logits, self._served.manifest.labels, asked.top)
         return _json(Classification(model=self._served.name, classes=classes).model_dump_json())
@@ -57,7 +59,7 @@ class Looking:
         with self._intake.room(request):
             asked = await self._intake.parse(request, EmbedRequest)
             self._served.check_name(asked.model)
-            future = await while_connected(request, partial(self._pictures.use, asked.image, seeing.submit))
+            future = await while_connected(request, partial(self._pictures.use, asked.image, partial(_submit, seeing)))
         vector = await while_connected(request, partial(seeing.wait, future, self._left(request)))
         length = float(np.linalg.norm(vector)) if asked.normalize else 1.0
         values = tuple(float(value) for value in vector / (length or 1.0))
@@ -90,6 +92,10 @@ def classes_of(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> 
         Class(index=int(one), label=labels[one] if one < len(labels) else None, score=float(scores[one]))
         for one in best
     )
+
+
+def _submit(seeing: Seeing, image: EncodedImage) -> Future[NDArray[np.float32]]:
+    return seeing.submit(image.decode(image.data))
 
 
 def _json(text: str) -> Response:

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeq.errors import ImageError
 from edgeq.model.image_decode import decode_image
+from edgeq.runtime.asks import EncodedImage
 from edgeq.service.faults import RequestError
 from edgeq.service.fetch import Fetcher
 
@@ -56,12 +57,13 @@ class Pictures:
         self._fetcher = fetcher
         self._turns = CapacityLimiter(_AT_ONCE)
 
-    async def use(self, url: str, then: Callable[[Image.Image], _Made]) -> _Made:
-        """Open an image, hand it on, and let it go.
+    async def use(self, url: str, then: Callable[[EncodedImage], _Made]) -> _Made:
+        """Take an image's file, hand it on, and let it go.
 
         Args:
             url: a data URI, or an address.
-            then: called in a worker thread with the image in mode RGB, upright; its result is returned.
+            then: called in a worker thread with the file, which it decodes to mode RGB, upright, where it needs that;
+                its result is returned.
 
         Raises:
             RequestError: 400 it is neither, 413 too large, 415 no kind of image that is read, 422 it cannot be
@@ -71,9 +73,9 @@ class Pictures:
         data = await self._fetcher.fetch(url) if remote else url
         return await to_thread.run_sync(self._open, data, then, limiter=self._turns)
 
-    def _open(self, data: str | bytes, then: Callable[[Image.Image], _Made]) -> _Made:
+    def _open(self, data: str | bytes, then: Callable[[EncodedImage], _Made]) -> _Made:
         encoded = data_uri_bytes(data, self._limits.encoded_bytes) if isinstance(data, str) else data
-        return then(self._decode(encoded))
+        return then(EncodedImage(encoded, self._decode))
 
     def _decode(self, data: bytes) -> Image.Image:
         _check_header(data, self._limits.pixels)

@@ -11,7 +11,8 @@ from talkers import noise
 from vlm import IMAGE_TOKEN
 
 from edgeq.errors import InputError, ModelError
-from edgeq.runtime.asks import Ask, Turn
+from edgeq.runtime.asks import Ask, EncodedImage, Turn
+from edgeq.runtime.feature_cache import pixels_digest
 from edgeq.runtime.prompt import Pixels, Prompter
 from edgeq.runtime.questions import Asker
 from edgeq.runtime.settings import PairSettings
@@ -93,6 +94,37 @@ def test_an_image_is_prepared_once(llava: Prompter, monkeypatch: pytest.MonkeyPa
     assert len(seen) == 2
 
 
+def test_a_file_is_decoded_once(llava: Prompter) -> None:
+    asker = Asker(llava, 128)
+    decoded: list[bytes] = []
+
+    def decode(data: bytes) -> Image.Image:
+        decoded.append(data)
+        return noise(data[0])
+
+    first, again, other = (
+        asker.question(Ask.about(EncodedImage(data, decode), "what?")).picture for data in (b"\1", b"\1", b"\2")
+    )
+    assert decoded == [b"\1", b"\2"]
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert first.digest == again.digest != other.digest
+    assert first.digest == pixels_digest(noise(1)), "however it was encoded"
+    assert again.pixels is None
+    assert again.opened().tobytes() == noise(1).tobytes()
+
+
+def test_a_file_that_cannot_be_decoded_is_not_remembered(llava: Prompter) -> None:
+    def fail(data: bytes) -> Image.Image:
+        raise InputError(f"no image: {data!r}")
+
+    asker = Asker(llava, 128)
+    for _ in range(2):
+        with pytest.raises(InputError, match="no image"):
+            asker.question(Ask.about(EncodedImage(b"\1", fail), "what?"))
+
+
 def test_a_large_image_does_not_wait_as_it_is(llava: Prompter) -> None:
     asker = Asker(llava, 96)
     large = noise(1).resize((1100, 1000))
@@ -101,6 +133,16 @@ def test_a_large_image_does_not_wait_as_it_is(llava: Prompter) -> None:
         assert picture is not None
         assert picture.image is None
         assert picture.pixels is not None
+
+
+def test_a_large_file_does_not_wait_as_it_is(llava: Prompter) -> None:
+    """What it holds is small enough to wait."""
+    asker = Asker(llava, 96)
+    large = EncodedImage(bytes(4 << 20), lambda _: noise(1))
+    asker.question(Ask.about(large, "what?"))
+    picture = asker.question(Ask.about(large, "what?")).picture
+    assert picture is not None
+    assert isinstance(picture.image, Image.Image)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from edgeq.bundle.manifest import Manifest
 from edgeq.engine import Engine
 from edgeq.errors import EdgeqError
 from edgeq.model.preprocess import Preprocess
-from edgeq.runtime.asks import Ask
+from edgeq.runtime.asks import Ask, EncodedImage
 from edgeq.runtime.refusals import ClosedError
 from edgeq.runtime.snapshot import CacheFigures, Snapshot
 from edgeq.runtime.stream import Done, Failed, Stream, Token, Usage
@@ -82,6 +82,8 @@ class SimulatedRuntime:
 
     def submit(self, ask: Ask, deadline_s: float | None = None) -> Stream:
         assert deadline_s is not None
+        if isinstance(ask.image, EncodedImage):  # as the real one does with a file that it sees for the first time
+            ask = replace(ask, image=ask.image.decode(ask.image.data))
         question = ask.turns[-1].text
         if question in self._refusals:
             raise self._refusals[question]
