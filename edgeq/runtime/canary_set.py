@@ -80,14 +80,18 @@ class CanarySet:
     talk: Talk | None = None
 
 
-def open_canaries(bundle: Path) -> CanarySet:
-    """Check a bundle byte for byte, and read its canaries.
+def open_canaries(bundle: Path, manifest: Manifest | None = None) -> CanarySet:
+    """Read a bundle's canaries.
+
+    Args:
+        bundle: its directory.
+        manifest: of a bundle that was checked just now; None checks it byte for byte.
 
     Raises:
         ArtifactError: it is no bundle, is damaged, or has no canaries that can be used.
         ModelError: the bundle's preprocessing or tokenizer cannot be used.
     """
-    manifest = read_manifest(bundle)
+    manifest = manifest or read_manifest(bundle)
     if not (bundle / CANARY_LIST).exists():
         raise ArtifactError(
             f"{bundle} has no canaries",

@@ -94,7 +94,7 @@ def open_served(
     memory = _memory(bundle) if talks else None  # asked before anything is loaded
     tell("opening the vision graph")
     engine = candidate.open()
-    canaries = open_canaries(bundle) if settings.canaries else None
+    canaries = open_canaries(bundle, verified.manifest) if settings.canaries else None
     report = _checked(engine, canaries, tell) if canaries is not None else None
     return Served(
         name=settings.name or _name(place, bundle, verified.manifest),
