@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-gpu lint format bench-calibration bench-sensitivity bench-gpu-vlm bench-vlm-memory bench-verify bench-service soak clean
+.PHONY: help demo test test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-gpu-vlm bench-vlm-memory bench-verify bench-service soak clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -14,6 +14,7 @@ help:
 	@echo "make format  let ruff rewrite the code"
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
 	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
+	@echo "make bench-vit  a vision transformer in INT8: every technique beside FP32 and onnxruntime's quantizer"
 	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
 	@echo "make bench-vlm-memory  vision-language models on this machine: memory planned and measured"
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
@@ -53,6 +54,10 @@ bench-calibration: $(INSTALLED)
 
 bench-sensitivity: $(INSTALLED)
 	$(BIN)/python -m benchmarks.sensitivity $(BENCH)
+
+# Another network: make bench-vit BENCH="--model benchmarks/weights/mobilenet"; speed alone: BENCH="--random vit-b"
+bench-vit: $(INSTALLED)
+	$(BIN)/python -m benchmarks.vit $(BENCH)
 
 # It needs a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python
 PYTHON_GPU ?= $(BIN)/python
