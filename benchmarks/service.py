@@ -27,7 +27,7 @@ from benchmarks.service_budget import measure_tight
 from benchmarks.service_clients import Case, Heard, ask_all, ask_in_turn, encoded
 from benchmarks.service_killed import measure_killed
 from benchmarks.service_process import Script, Serving, script, serving
-from benchmarks.service_soak import Soak, soak
+from benchmarks.service_soak import SLOW_S, Soak, soak
 from edgeq.demo.vlm.report import QUESTIONS
 from edgeq.demo.vlm.scenes import draw_finding
 from edgeq.engine.onnxruntime import default_threads
@@ -282,7 +282,7 @@ def _kill(bundle: Path, threads: int, *, as_json: bool) -> int:
 
 def _soak(bundle: Path, seconds: float, threads: int, *, as_json: bool) -> int:
     """Mixed load, and what must hold after it."""
-    settings = {**_settings(threads), "queue": 16, "request_seconds": 60, "body_seconds": 2, "image_mib": 1}
+    settings = {**_settings(threads), "queue": 16, "request_seconds": 60, "body_seconds": SLOW_S, "image_mib": 1}
     with serving(bundle, settings) as service:
         found: Soak = asyncio.run(soak(service, cases(24, seed=100_000), seconds))
     growth = found.resident[1] / found.resident[0] - 1

@@ -50,7 +50,7 @@ class Killed:
 def measure_killed(bundle: Path, settings: dict[str, Any], fresh: Iterator[Case]) -> Killed:
     """Start, ask, stop; start, kill within an answer; start, ask; several times."""
     before, case = _files(bundle), next(fresh)
-    usual, again, texts = [], [], set[str]()
+    usual, again, texts = list[float](), list[float](), set[str]()
     with serving(bundle, settings):
         pass  # the files are in the page cache from now on
     for _ in range(_ROUNDS):

@@ -16,7 +16,7 @@ import httpx2
 from benchmarks.service_clients import PATIENCE_S, Case, body
 from benchmarks.service_process import Serving
 
-__all__ = ["CLIENTS", "Soak", "soak"]
+__all__ = ["CLIENTS", "SLOW_S", "Soak", "soak"]
 
 CLIENTS = 64
 _WARM_SHARE = 0.25
@@ -25,6 +25,12 @@ _IN_FLIGHT = "edgeq_http_requests_in_flight"
 _PATH = "/v1/chat/completions"
 _GONE = 0
 """Stands for a connection that was closed, by whoever."""
+
+_LOST = -2
+"""Stands for one that ended under a client which was waiting for its answer."""
+
+SLOW_S = 5.0
+"""What the service must be told to give a body."""
 
 Answered = Callable[["_Client", Case], Awaitable[int]]
 
@@ -106,7 +112,7 @@ async def _no_http(client: _Client, _case: Case) -> int:
 
 async def _slow(client: _Client, case: Case) -> int:
     whole = _wire(client, case, stream=False)
-    return await client.bare(whole[:-40], pause=2.5)
+    return await client.bare(whole[:-40], pause=SLOW_S + 0.5)
 
 
 async def _cancelled(client: _Client, case: Case) -> int:
@@ -176,7 +182,11 @@ async def _work(client: _Client, found: Soak, known: list[Case], fresh: Iterator
     while time.monotonic() < end:
         (kind,) = random.choices(kinds, weights)
         case = random.choice(known) if random.random() < 0.5 else next(fresh)
-        found.answers[kind][await _KINDS[kind][0](client, case)] += 1
+        try:
+            status = await _KINDS[kind][0](client, case)
+        except httpx2.TransportError:
+            status = _LOST
+        found.answers[kind][status] += 1
 
 
 async def _rest(service: Serving) -> None:
