@@ -18,6 +18,7 @@ from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, h
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.images import ImageSet
+from edgeq.model.outline import load_outline
 from edgeq.model.preprocess import Preprocess
 from edgeq.model.source import ModelSource
 from edgeq.model.stream import ImageStream
@@ -171,10 +172,9 @@ def calibrate_graph(
     if held_back is None:
         return scales, skipped
     stream = ImageStream(held_back, preprocess, batch_size=len(held_back), total=len(images))
-    batches = [batch for _, batch in stream]
-    if not batches:  # every image held back is damaged, which the whole set may still afford
+    pixels = next((batch for _, batch in stream), None)
+    if pixels is None:  # every image held back is damaged, which the whole set may still afford
         return scales, (*skipped, *(image.name for image in stream.skipped))
-    pixels = np.concatenate(batches)
     scales = select(
         graph,
         plan,
@@ -215,7 +215,7 @@ def observe_some(
 
 def planned_tensors(graph: Path, plan: PrecisionPlan | None = None) -> tuple[str, ...]:
     """Names of the tensors of an exported graph that need a scale: for `plan`, or for the built-in rules."""
-    model = onnx.load(graph)
+    model = load_outline(graph)
     return calibrated_tensors(model, plan or plan_classifier(model))
 
 
@@ -225,7 +225,7 @@ def plan_graph(graph: Path, exported: ExportReport, options: Options) -> Precisi
     Raises:
         PlanError: `options.rules` do not fit the graph, or `options.plan` does not.
     """
-    model = onnx.load(graph)
+    model = load_outline(graph)
     settled = {"allowed": dict(options.allow), "channel_fold": exported.channel_fold}
     if options.plan is not None:
         return replan(model, options.plan).model_copy(update=settled)

@@ -24,6 +24,14 @@ def tiny_vlm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def seeing_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MODEL directory with a tiny LLaVA whose features differ between images; not to be written to."""
+    from eyes import write_eyes
+
+    return write_eyes(tmp_path_factory.mktemp("given") / "seeing")
+
+
+@pytest.fixture(scope="session")
 def tiny_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures, and questions about two of them in questions.jsonl; not to be written to."""
     folder = draw_pictures(tmp_path_factory.mktemp("given") / "photographs", each=1, side=60)

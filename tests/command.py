@@ -10,6 +10,7 @@ import pytest
 from networks import ALLOWED, QUICK, write_model
 from pictures import draw_pictures
 
+from edgeq import search
 from edgeq.cli import run
 from edgeq.quality import judge
 from edgeq.quality.latency import measure_latency
@@ -62,7 +63,8 @@ def edgeq(capsys: pytest.CaptureFixture[str]) -> Edgeq:
 @pytest.fixture
 def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is measured in one short round: its figure is not what these tests look at."""
-    monkeypatch.setattr(judge, "measure_latency", _measure_once)
+    for module in (judge, search):
+        monkeypatch.setattr(module, "measure_latency", _measure_once)
 
 
 def _measure_once(*arguments: object, **options: object) -> object:

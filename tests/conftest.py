@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["bundles", "command"]
+pytest_plugins = ["bundles", "command", "packed"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -17,3 +19,24 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not here: real CIFAR-10 images and trained ResNets are needed")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage() -> Iterator[None]:
+    """Set aside what the imports left: each lowering collects garbage, and looks half a second through torch's.
+
+    `many_lowerings` would put it back, for the rest of the session.
+    """
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> None:
+    """Torch computes in one thread from here on: networks this small are slower in two."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from edgeq.bundle.keys import KeyPair, make_keys
 from edgeq.bundle.manifest import MANIFEST, Kind, write_manifest
 from edgeq.bundle.needs import Needs
 
@@ -20,6 +23,24 @@ CONTENTS = {
     "plan.yaml": b"layers: []\n",
 }
 """Of every small bundle: names in their order, one of them in a directory."""
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
+    """Keys that a device trusts; not to be written to."""
+    return make_keys(tmp_path_factory.mktemp("keys") / "ours")
+
+
+@pytest.fixture(scope="session")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
+    """Keys that it does not know; not to be written to."""
+    return make_keys(tmp_path_factory.mktemp("keys") / "theirs")
+
+
+@pytest.fixture
+def orin_bundle(tmp_path: Path) -> Path:
+    """A small bundle that asks for an Orin's GPU."""
+    return make_bundle(tmp_path / "bundle", needs=Needs(compute_capability=("8.7",)))
 
 
 def make_bundle(

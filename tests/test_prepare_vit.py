@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ from edgeq.engine.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.prepare import GATE, Options, Prepared, prepare
 from edgeq.quality.gate import Gate, GateBounds
-from edgeq.quantize.qdq import many_lowerings
 from edgeq.runtime.check import check_canaries
 
 SIDE = 32
@@ -66,13 +65,6 @@ NETWORKS: dict[str, tuple[Callable[[], PreTrainedModel], str, int]] = {
     "SigLIP": (lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES)), "pooler_output", 6 + 3),
 }
 """Each with the output that it is for, and its INT8 linear layers."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_garbage() -> Iterator[None]:
-    """Lowering collects garbage, and torch is a lot to look through."""
-    with many_lowerings():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgeq.cli import run
+from edgeq.demo import run as demo
+from edgeq.demo.vlm import story
+from edgeq.stages import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for page in ROOT.rglob("*.md") if not {".venv", "out", "node_modules"} & set(page.parts))
@@ -37,6 +40,19 @@ def test_every_make_target_exists(page: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo asks its vision-language model about four scenes: every command that follows finds what it needs."""
+
+    def tell(work: Path, scenes: int, *, progress: Progress | None = None) -> story.Story:
+        assert scenes == story.SCENES
+        return story.tell(work, 4, progress=progress)
+
+    monkeypatch.setattr(demo, "tell", tell)
+    monkeypatch.setattr(story, "_PHOTOGRAPHS", 8)
+
+
+@pytest.mark.usefixtures("few_reports", "quick_latency")
 def test_every_edgeq_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for line in commands(ROOT / "README.md"):

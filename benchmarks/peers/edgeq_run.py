@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import onnx
-
 from benchmarks.peers.task import Task, peak_memory, report
 from edgeq import __version__
 from edgeq.calibrate.stage import SCALES
+from edgeq.model.outline import load_outline
 from edgeq.plan.rules import plan_classifier
 from edgeq.prepare import Options
 from edgeq.quantize.qdq import calibrated_tensors
@@ -19,10 +18,9 @@ def main() -> None:
     """Calibrate, write the scales, lower the graph."""
     task = Task.read()
     task.output.mkdir(parents=True)
-    graph = onnx.load(task.graph)
+    graph = load_outline(task.graph)
     plan, preprocess = plan_classifier(graph), task.preprocess
     tensors = calibrated_tensors(graph, plan)
-    del graph  # as `edgeq prepare` does: the network is in memory once
     options = Options(method=task.setting, threads=task.threads)
     scales, _ = calibrate_graph(task.graph, plan, tensors, task.image_set, preprocess, options, lambda *_: None)
     scales.save(task.output / SCALES)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
@@ -16,9 +17,13 @@ from onnx import TensorProto, helper
 from edgeq.calibrate.histogram import Histogram
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
 from edgeq.errors import CalibrationError
-from edgeq.model.external_data import move_out
+from edgeq.model.external_data import gather
+from edgeq.model.outline import load_outline
 
-__all__ = ["Observer", "add_outputs", "with_outputs"]
+__all__ = ["Arrival", "Observer", "add_outputs", "open_graph", "with_outputs"]
+
+Arrival = tuple[str, NDArray[np.float32], bool]
+"""An image's name, its pixels [1, ...], and whether it counts in `late`."""
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -42,7 +47,8 @@ class Observer:
 
     The network is always run on one image at a time: a kernel may round differently at another batch size, and then
     the scales would depend on it. Two images are under way together, since counting cannot use more than one processor
-    and the order in which images are counted does not matter. Memory does not grow with the number of images.
+    and the order in which images are counted does not matter; one tensor is counted by one of them at a time. Memory
+    does not grow with the number of images.
 
     Args:
         graph: FP32 ONNX file with one input [batch, ...].
@@ -64,8 +70,9 @@ class Observer:
         threads: int | None = None,
     ) -> None:
         self._together, each = side_by_side(threads)
-        self._engine, self._source = _open(graph, tensors, each)
-        self._counting = Lock()
+        self._engine = open_graph(graph, tensors, threads=each)
+        self._source = self._engine.inputs[0]
+        self._counting = {name: Lock() for name in tensors}
         self._inner = [name for name in tensors if name != self._source]
         self.histograms = histograms or {name: Histogram() for name in tensors}
         self.late = {name: Histogram() for name in tensors}
@@ -76,10 +83,27 @@ class Observer:
         Raises:
             CalibrationError: a tensor holds NaN or infinity (named, with the image).
         """
-        into = [self.late if name in apart else self.histograms for name in names]
+        singles = zip(names, np.split(pixels, len(pixels)), strict=True)
+        for _ in self.count((name, image, name in apart) for name, image in singles):
+            pass
+
+    def count(self, images: Iterable[Arrival]) -> Iterator[str]:
+        """Run and count images as they come; gives each one's name, in order, once it is counted.
+
+        As many wait as are under way, and no processor waits for a batch to end. After the last name, and not before,
+        no image is counted in part.
+
+        Raises:
+            CalibrationError: as for `add`.
+        """
+        waiting: deque[Future[str]] = deque()
         with ThreadPoolExecutor(self._together) as pool:
-            for _ in pool.map(self._add_one, names, np.split(pixels, len(pixels)), into):
-                pass  # raises what went wrong on the first image that something went wrong on
+            for name, pixels, late in images:
+                waiting.append(pool.submit(self._add_one, name, pixels, self.late if late else self.histograms))
+                if len(waiting) == 2 * self._together:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def merged(self) -> dict[str, Histogram]:
         """The histograms of all images, those counted apart among them."""
@@ -89,12 +113,12 @@ class Observer:
             histogram.merge(self.late[name])
         return whole
 
-    def _add_one(self, name: str, image: NDArray[np.float32], into: Mapping[str, Histogram]) -> None:
+    def _add_one(self, name: str, image: NDArray[np.float32], into: Mapping[str, Histogram]) -> str:
         """Count one image's tensors; they die with this frame, before the next image makes its own."""
         values = {self._source: image, **self._engine.run({self._source: image}, self._inner)}
         for tensor, histogram in into.items():
             try:
-                with self._counting:
+                with self._counting[tensor]:
                     histogram.add(values[tensor])
             except CalibrationError as error:
                 raise CalibrationError(
@@ -105,21 +129,21 @@ class Observer:
                     ),
                     next_step="check preprocessor_config.json, or take the image out of the set",
                 ) from error
+        return name
 
 
-def _open(graph: Path, tensors: Sequence[str], threads: int) -> tuple[OnnxRuntimeEngine, str]:
-    """The graph with `tensors` as outputs, and its input's name.
+def open_graph(graph: Path, tensors: Iterable[str] = (), *, threads: int) -> OnnxRuntimeEngine:
+    """An FP32 file in ONNX Runtime, which gives `tensors`, too, where they are not the graph's input.
 
     The weights go into a file of their own, which ONNX Runtime maps instead of copying.
     """
-    model = onnx.load(graph)
-    source = model.graph.input[0].name
+    model = load_outline(graph)
+    given = {value.name for value in model.graph.input}
+    add_outputs(model, (name for name in tensors if name not in given))
     with tempfile.TemporaryDirectory() as directory:
-        observed = Path(directory) / "observed.onnx"
-        add_outputs(model, (name for name in tensors if name != source))
-        location = f"{observed.name}.data"
+        opened = Path(directory) / "opened.onnx"
+        location = f"{opened.name}.data"
         with (Path(directory) / location).open("wb") as file:
-            move_out(model, location, file)
-        observed.write_bytes(model.SerializeToString())
-        del model
-        return OnnxRuntimeEngine(observed, threads=threads, memory_pattern=False), source
+            gather(model, graph, location, file)
+        opened.write_bytes(model.SerializeToString())
+        return OnnxRuntimeEngine(opened, threads=threads, memory_pattern=False)

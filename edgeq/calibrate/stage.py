@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from edgeq.calibrate.diagnose import drift
 from edgeq.calibrate.histogram import Histogram
-from edgeq.calibrate.observe import Observer
+from edgeq.calibrate.observe import Arrival, Observer
 from edgeq.calibrate.scales import Scales, TensorScale
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.errors import ArtifactError, CalibrationError
@@ -32,7 +34,7 @@ _HELD_BACK = 64
 _FEWEST_HELD_BACK = 8
 _SMALL_IMAGE = 96 * 96  # up to this size 64 images are held back; fewer of larger ones, 12 at the least
 _HELD_BACK_LARGE = 12
-_DECODE_BATCH = 16
+_WORKERS = 2
 _CHECKPOINT_IMAGES = 64
 
 
@@ -79,29 +81,29 @@ def calibrate(
         ImageError: too many images cannot be read.
         CalibrationError: a tensor holds NaN or infinity, no image was seen, or the checkpoint is of another run.
     """
-    started = Scales(
-        graph_sha256=sha256_file(graph),
-        preprocess_sha256=preprocess.digest,
-        images=0,
-        method=WITHOUT_TRIALS if method == AUTO else method,
-        tensors={},
-    )
-    seen, histograms = _go_on(checkpoint, started, tensors)
+    with ThreadPoolExecutor(1) as pool:  # the file is hashed while ONNX Runtime opens it
+        hashed = pool.submit(sha256_file, graph)
+        observer = Observer(graph, tensors, threads=threads)
+        started = Scales(
+            graph_sha256=hashed.result(),
+            preprocess_sha256=preprocess.digest,
+            images=0,
+            method=WITHOUT_TRIALS if method == AUTO else method,
+            tensors={},
+        )
+    seen, resumed = _go_on(checkpoint, started, tensors)
+    observer.histograms.update(resumed or {})
     left = images.without(_already(images, seen))
     if advance and len(left) < len(images):
         advance(len(images) - len(left))
-    observer = Observer(graph, tensors, histograms=histograms, threads=threads)
-    stream = ImageStream(left, preprocess, batch_size=_DECODE_BATCH, total=total or len(images))
-    saved = len(seen)
-    for items, pixels in stream:
-        digests = {item.name: _digest(images, item) for item in items}
-        observer.add(tuple(digests), pixels, apart={name for name, digest in digests.items() if _in_last_tenth(digest)})
-        seen += digests.values()
-        if advance:
-            advance(len(items))
-        if checkpoint and len(seen) - saved >= _CHECKPOINT_IMAGES:
+    stream = ImageStream(left, preprocess, batch_size=1, total=total or len(images))
+    digests: dict[str, str] = {}
+    arrivals = _arrivals(images, stream, digests)
+    portion = _CHECKPOINT_IMAGES if checkpoint else None
+    while counted := _count(observer, islice(arrivals, portion), advance):
+        seen += (digests.pop(name) for name in counted)
+        if checkpoint and len(counted) == portion:
             _scales(started, observer, seen, methods=()).save(checkpoint)  # it needs the histograms alone
-            saved = len(seen)
     if not seen:
         raise CalibrationError(
             "no calibration image was seen",
@@ -109,9 +111,26 @@ def calibrate(
             next_step="give a folder or zip of images with --images",
         )
     scales = _scales(started, observer, seen)
-    if histograms is None and any(map(_in_last_tenth, seen)):
+    if resumed is None and any(map(_in_last_tenth, seen)):
         scales = scales.model_copy(update={"drift": drift(observer.histograms, observer.late)})
     return scales, tuple(image.name for image in stream.skipped)
+
+
+def _arrivals(images: ImageSet, stream: ImageStream, digests: dict[str, str]) -> Iterator[Arrival]:
+    """The images of the stream; notes the digest of each under its name."""
+    for item, pixels in stream.singles():
+        digests[item.name] = _digest(images, item)
+        yield item.name, pixels, _in_last_tenth(digests[item.name])
+
+
+def _count(observer: Observer, arrivals: Iterable[Arrival], advance: Callable[[int], None] | None) -> list[str]:
+    """Count images; gives their names."""
+    counted = []
+    for name in observer.count(arrivals):
+        counted.append(name)
+        if advance:
+            advance(1)
+    return counted
 
 
 def _in_last_tenth(digest: str) -> bool:
@@ -120,7 +139,10 @@ def _in_last_tenth(digest: str) -> bool:
 
 
 def _scales(started: Scales, observer: Observer, seen: Sequence[str], methods: Iterable[str] = METHODS) -> Scales:
-    tensors = {name: TensorScale.from_histogram(histogram, methods) for name, histogram in observer.merged().items()}
+    merged = observer.merged()
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        made = pool.map(lambda histogram: TensorScale.from_histogram(histogram, methods), merged.values())
+        tensors = dict(zip(merged, made, strict=True))
     return started.model_copy(update={"images": len(seen), "image_digests": tuple(sorted(seen)), "tensors": tensors})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import onnx
 
 from edgeq.calibrate.diagnose import diagnose
 from edgeq.calibrate.merge import merge_scales
@@ -26,6 +25,7 @@ from edgeq.cli.trt_cache import (
 from edgeq.errors import OutputError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.images import ImageSet
+from edgeq.model.outline import load_outline
 from edgeq.model.source import open_model
 from edgeq.plan.rules import plan_classifier
 from edgeq.prepare import Options
@@ -114,11 +114,12 @@ def _calibrate(
     source = open_model(exported)
     chosen = ImageSet.open(images).sample(options.calibration_images)
     graph = exported / FP32
+    plan = plan_classifier(load_outline(graph))
     with console.progress_bars() as progress:
         return calibrate_graph(
             graph,
-            plan_classifier(onnx.load(graph)),
-            planned_tensors(graph) if trt_cache is None else observed_tensors(graph),
+            plan,
+            planned_tensors(graph, plan) if trt_cache is None else observed_tensors(graph),
             chosen,
             source.preprocess,
             options,

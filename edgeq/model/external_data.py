@@ -6,6 +6,7 @@ Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md. The locatio
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,10 +16,12 @@ from edgeq.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["all_tensors", "has_external_data", "move_out", "read_in", "stored_bytes"]
+__all__ = ["SMALLEST", "all_tensors", "gather", "has_external_data", "move_out", "read_in", "refer", "stored_bytes"]
+
+SMALLEST = 1024
+"""Tensors below this many bytes stay in the graph: shapes and scalars are needed to check it."""
 
 _ALIGNMENT = 4096  # lets a reader map a tensor from the file
-_SMALLEST = 1024  # tensors below this many bytes stay in the graph: shapes and scalars are needed to check it
 
 
 def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -61,18 +64,59 @@ def read_in(model: onnx.ModelProto, path: Path) -> None:
 
 def move_out(model: onnx.ModelProto, location: str, file: BinaryIO) -> None:
     """Write the large tensors of the model to `file`, in place of their raw data a reference to `location`."""
+    for tensor in all_tensors(model.graph):
+        data = tensor.raw_data  # a copy each time that it is asked for
+        if len(data) >= SMALLEST:
+            refer(tensor, location, _append(file, data), len(data))
+
+
+def gather(model: onnx.ModelProto, path: Path, location: str, file: BinaryIO) -> None:
+    """Copy all external data of the model at `path` to `file`, each aligned; the model then refers to `location`.
+
+    No tensor is held in memory on the way.
+
+    Raises:
+        ModelError: as for `read_in`.
+    """
+    for tensor in all_tensors(model.graph):
+        if not _is_external(tensor):
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        data_file = _resolve(entries.get("location", ""), path, tensor.name)
+        offset, length = _extent(data_file, entries, f"tensor {tensor.name!r} of {path.name}")
+        refer(tensor, location, _append_from(file, data_file, offset, length), length)
+
+
+def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor's data be `length` bytes at `offset` of `location`, whatever they were."""
     import onnx
 
-    for tensor in all_tensors(model.graph):
-        if len(tensor.raw_data) < _SMALLEST:
-            continue
-        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-        entries = {"location": location, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
-        file.write(tensor.raw_data)
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in entries.items():
-            tensor.external_data.add(key=key, value=value)
+    tensor.ClearField("raw_data")
+    tensor.ClearField("external_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": str(offset), "length": str(length)}.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def _append(file: BinaryIO, data: bytes | memoryview) -> int:
+    """Write data where a reader can map them; gives that place."""
+    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+    offset = file.tell()
+    file.write(data)
+    return offset
+
+
+def _append_from(file: BinaryIO, source: Path, offset: int, length: int) -> int:
+    """The same with a piece of another file."""
+    if length == 0:
+        return _append(file, b"")
+    with (
+        source.open("rb") as other,
+        mmap.mmap(other.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as whole,
+        whole[offset : offset + length] as piece,
+    ):
+        return _append(file, piece)
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:
@@ -87,16 +131,19 @@ def _read_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     data_file = _resolve(entries.get("location", ""), path, tensor.name)
     try:
-        size = data_file.stat().st_size
-        tensor.raw_data = _read_piece(data_file, size, entries, f"tensor {tensor.name!r} of {path.name}")
+        offset, length = _extent(data_file, entries, f"tensor {tensor.name!r} of {path.name}")
+        with data_file.open("rb") as file:
+            file.seek(offset)
+            tensor.raw_data = file.read(length)
     except OSError as error:
         raise ModelError(f"{data_file} cannot be read: {error.strerror or error}") from error
     tensor.ClearField("data_location")
     tensor.ClearField("external_data")
 
 
-def _read_piece(data_file: Path, size: int, entries: Mapping[str, str], what: str) -> bytes:
-    """The bytes of one tensor; `what` names it."""
+def _extent(data_file: Path, entries: Mapping[str, str], what: str) -> tuple[int, int]:
+    """Offset and length of one tensor's bytes, which lie inside the file; `what` names it."""
+    size = data_file.stat().st_size
     offset = _number(entries.get("offset", "0"), "offset", what)
     length = _number(entries.get("length", str(max(size - offset, 0))), "length", what)
     if offset + length > size:
@@ -105,9 +152,7 @@ def _read_piece(data_file: Path, size: int, entries: Mapping[str, str], what: st
             causes=("the copy or the download was cut short", "the data file belongs to another version of the graph"),
             next_step=f"copy the .onnx file and {data_file.name} again, together",
         )
-    with data_file.open("rb") as file:
-        file.seek(offset)
-        return file.read(length)
+    return offset, length
 
 
 def _resolve(location: str, path: Path, tensor: str) -> Path:

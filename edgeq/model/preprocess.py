@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -155,15 +156,20 @@ class Preprocess:
         return image.resize((width, height), Image.Resampling(self.resample))
 
     def _scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Rescaled and normalized, rounded to float32 after each step as the image processors do."""
-        result = (pixels.astype(np.float64) * self.scale).astype(np.float32)
+        """Rescaled and normalized: each of the 256 values of a channel always becomes the same number."""
+        return np.stack([values[channel] for values, channel in zip(self._values, pixels, strict=True)])
+
+    @cached_property
+    def _values(self) -> NDArray[np.float32]:
+        """What 0..255 become, [3, 256]; rounded to float32 after each step as the image processors do."""
+        result = np.tile((np.arange(256, dtype=np.float64) * self.scale).astype(np.float32), (3, 1))
         if self.rescale_offset:
             result -= 1
         if self.std:
             result = (result - _column(self.mean)) / _column(self.std)
         if self.include_top:
             result = result / _column(self.std)
-        return np.ascontiguousarray(result)
+        return result
 
 
 def _edges(resize: tuple[int, int] | int | None) -> tuple[int, ...]:
@@ -174,8 +180,8 @@ def _edges(resize: tuple[int, int] | int | None) -> tuple[int, ...]:
 
 
 def _column(values: tuple[float, ...]) -> NDArray[np.float32]:
-    """Per-channel values as [3, 1, 1]."""
-    return np.array(values, dtype=np.float32).reshape(3, 1, 1)
+    """Per-channel values as [3, 1]."""
+    return np.array(values, dtype=np.float32).reshape(3, 1)
 
 
 def _shortest_edge(size: tuple[int, int], edge: int) -> tuple[int, int]:

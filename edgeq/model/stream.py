@@ -89,17 +89,23 @@ class ImageStream:
         Raises:
             ImageError: more than MAX_BAD_SHARE of the set cannot be used; raised as soon as that is certain.
         """
-        self._skipped = []
         items: list[ImageItem] = []
         pixels: list[NDArray[np.float32]] = []
-        for item, image in self._decoded():
+        for item, image in self.singles():
             items.append(item)
             pixels.append(image)
             if len(items) == self._batch_size:
-                yield tuple(items), np.stack(pixels)
-                items, pixels = [], []
+                batch = tuple(items), np.concatenate(pixels)
+                items, pixels = [], []  # before it is handed over: an image is not held twice meanwhile
+                yield batch
         if items:
-            yield tuple(items), np.stack(pixels)
+            yield tuple(items), np.concatenate(pixels)
+
+    def singles(self) -> Iterator[tuple[ImageItem, NDArray[np.float32]]]:
+        """Each image by itself, [1, 3, H, W], whatever the batch size; raises as `__iter__` does."""
+        self._skipped = []
+        for item, image in self._decoded():
+            yield item, image[np.newaxis]
 
     def _decoded(self) -> Iterator[tuple[ImageItem, NDArray[np.float32]]]:
         """The usable images in order; bad ones are noted on the way."""

@@ -8,7 +8,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Grid", "quantize_bias", "quantize_weight", "signed_grid", "unsigned_grid"]
+__all__ = [
+    "Grid",
+    "quantize_bias",
+    "quantize_weight",
+    "round_weight",
+    "signed_grid",
+    "unsigned_grid",
+    "weight_amax",
+    "weight_scale",
+]
 
 _EMPTY_SCALE = 1.0
 """Scale of a tensor that was never anything but zero: any positive number stores its zeros exactly."""
@@ -59,15 +68,31 @@ def quantize_weight(
         axis: the output channels' axis, one scale for each; None gives one scale for all (a scalar).
         smallest_scale: a lower bound for the scales.
     """
+    scale = weight_scale(weight_amax(weight, axis), smallest_scale)
+    return round_weight(weight, axis, scale), scale
+
+
+def weight_amax(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float64]:
+    """The largest magnitude of each output channel, or of all."""
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
-    amax = np.abs(weight).max(axis=others).astype(np.float64)
+    amax: NDArray[np.float64] = np.maximum(weight.max(axis=others), -weight.min(axis=others)).astype(np.float64)
+    return amax
+
+
+def weight_scale(amax: NDArray[np.float64], smallest_scale: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """The scales of symmetric INT8 weights of these magnitudes, no smaller than `smallest_scale`."""
     scale = amax / 127.0
     if smallest_scale is not None:
         scale = np.maximum(scale, smallest_scale)
-    scale = np.where(scale >= np.finfo(np.float32).tiny, scale, _EMPTY_SCALE).astype(np.float32)
+    return np.where(scale >= np.finfo(np.float32).tiny, scale, _EMPTY_SCALE).astype(np.float32)
+
+
+def round_weight(weight: NDArray[np.float32], axis: int | None, scale: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Weights on the grid of these scales, in -127..127."""
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if axis is not None else [1] * weight.ndim
-    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
-    return integers, scale
+    steps = weight / scale.reshape(shape)
+    np.rint(steps, out=steps)
+    return np.clip(steps, -127, 127, out=steps).astype(np.int8)
 
 
 def quantize_bias(bias: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -53,10 +53,11 @@ def place(graph: gs.Graph, plan: PrecisionPlan, backend: Backend) -> Placement:
     stored = {_written(node, int8).name for node in layers if _stores(node, int8, read)} - given
     in_pairs = read | stored if backend == "onnxruntime" else read
     tensors = tuple(name for name in _in_order(graph) if name in in_pairs)
+    users = _users(graph, inputs, stored if backend == "onnxruntime" else set())
     return Placement(
         tensors=tensors,
         ranged=tuple(name for name in _in_order(graph) if name in read | written),
-        uses={name: frozenset(_users(graph, name, inputs, backend, stored)) for name in tensors},
+        uses={name: frozenset(users.get(name, ())) for name in tensors},
         same_grid=tuple(unite(_carried(layers, inputs, int8))),
         same_scale=tuple(_added(layers, inputs)) if plan.shared_add else (),
     )
@@ -103,20 +104,19 @@ def _in_order(graph: gs.Graph) -> Iterator[str]:
     yield from (tensor.name for node in graph.nodes for tensor in node.outputs)
 
 
-def _users(
-    graph: gs.Graph, tensor: str, inputs: dict[str, tuple[gs.Variable, ...]], backend: Backend, stored: set[str]
-) -> Iterator[str]:
-    """The layers that read a pair's output.
+def _users(graph: gs.Graph, inputs: dict[str, tuple[gs.Variable, ...]], nothing_else: set[str]) -> dict[str, set[str]]:
+    """The layers that read a pair's output, by tensor.
 
-    Of what an INT8 layer stores, nothing else is left to read in ONNX Runtime's graph. Otherwise a floating-point layer
-    reads the exact tensor: a residual beside INT8 layers is not rounded.
+    Of what an INT8 layer stores (`nothing_else`), nothing else is left to read in ONNX Runtime's graph. Otherwise a
+    floating-point layer reads the exact tensor: a residual beside INT8 layers is not rounded.
     """
-    nothing_else = backend == "onnxruntime" and tensor in stored
+    users: dict[str, set[str]] = {}
     for node in graph.nodes:
-        reads = any(value.name == tensor for value in node.inputs)
-        planned = any(value.name == tensor for value in inputs.get(node.name, ()))
-        if planned or (reads and nothing_else):
-            yield node.name
+        planned = {value.name for value in inputs.get(node.name, ())}
+        reads = {value.name for value in node.inputs}
+        for tensor in planned | (reads & nothing_else):
+            users.setdefault(tensor, set()).add(node.name)
+    return users
 
 
 def _carried(

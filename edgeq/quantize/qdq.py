@@ -15,25 +15,50 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from edgeq.calibrate.scales import Scales
 from edgeq.export.simplify import quiet
+from edgeq.model.external_data import has_external_data
 from edgeq.plan.precision import Backend, Precision, PrecisionPlan
 from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, WEIGHTED
-from edgeq.quantize.grid import Grid, quantize_bias, quantize_weight
+from edgeq.quantize.grid import Grid, quantize_bias, round_weight, weight_amax, weight_scale
 from edgeq.quantize.grids import choose_grids
 from edgeq.quantize.hold import hold_in_float
 from edgeq.quantize.pixels import PIXEL_GRID, Pixels, take_pixels
 from edgeq.quantize.placement import Placement, place
 from edgeq.quantize.verify import verify_lowering
 
-__all__ = ["calibrated_tensors", "lower", "many_lowerings", "placement_of", "with_scales"]
+__all__ = [
+    "StoredWeights",
+    "calibrated_tensors",
+    "lower",
+    "many_lowerings",
+    "placement_of",
+    "scales_to_give",
+    "take_scales",
+]
 
 _INT32_LIMIT = float(2**31 - 1)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A weight in INT8: its magnitudes, and its integers at these scales."""
+
+    amax: NDArray[np.float64]
+    scale: NDArray[np.float32]
+    integers: NDArray[np.int8]
+
+
+StoredWeights = dict[tuple[str, int | None], _Stored]
+"""What several lowerings of one graph need not quantize twice: by tensor and axis of the scales."""
 
 
 def calibrated_tensors(model: onnx.ModelProto, plan: PrecisionPlan) -> tuple[str, ...]:
@@ -49,6 +74,7 @@ def lower(
     backend: Backend,
     *,
     pixels: Pixels | None = None,
+    stored: StoredWeights | None = None,
 ) -> onnx.ModelProto:
     """The INT8 graph of `model` for `backend`.
 
@@ -58,13 +84,14 @@ def lower(
         scales: for that graph.
         backend: which lowering.
         pixels: where the graph's input comes from; ONNX Runtime's first convolution then takes the pixels themselves.
+        stored: weights that other lowerings of `model` have made, and where this one leaves its own.
 
     Raises:
         CalibrationError: a tensor of the plan has no scale.
         QuantizeError: the graph made differs from the plan.
     """
     with quiet():
-        lowered = _lower(gs.import_onnx(model), plan, scales, backend, pixels)
+        lowered = _lower(gs.import_onnx(model), plan, scales, backend, pixels, {} if stored is None else stored)
     gc.collect()  # graphsurgeon's graphs refer to themselves: without this their weights pile up
     lowered.ir_version = model.ir_version
     del lowered.graph.value_info[:]
@@ -82,22 +109,27 @@ def _placements(model: onnx.ModelProto, plan: PrecisionPlan, backends: Sequence[
         graph = gs.import_onnx(model)
         placements = [place(graph, plan, backend) for backend in backends]
     del graph
-    gc.collect()  # as in `lower`: the graph would hold the weights until somebody collects
+    if not has_external_data(model):
+        gc.collect()  # as in `lower`: the graph would hold the weights until somebody collects
     return placements
 
 
-def with_scales(lowered: onnx.ModelProto, placement: Placement, scales: Scales) -> None:
-    """Put other scales into TensorRT's graph, which no number but its activations' scales depends on.
+def take_scales(lowered: onnx.ModelProto, placement: Placement) -> None:
+    """Let TensorRT's graph be given its activations' scales at each run: no other number in it depends on them.
 
     Args:
         lowered: what `lower` made for TensorRT; it is changed.
         placement: of its pairs.
-        scales: for the same graph.
     """
-    grids = {f"{name}.scale": grid for name, grid in choose_grids(placement, scales, "tensorrt").items()}
-    for tensor in lowered.graph.initializer:
-        if tensor.name in grids:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(grids[tensor.name].scale, np.float32), tensor.name))
+    for name in placement.tensors:
+        scale = onnx.helper.make_tensor_value_info(f"{name}.scale", onnx.TensorProto.FLOAT, ())
+        lowered.graph.input.append(scale)
+
+
+def scales_to_give(placement: Placement, scales: Scales) -> dict[str, NDArray[np.float32]]:
+    """What a graph of `take_scales` is given for `scales`: name of its input -> scale, float32 []."""
+    grids = choose_grids(placement, scales, "tensorrt")
+    return {f"{name}.scale": np.array(grid.scale, np.float32) for name, grid in grids.items()}
 
 
 @contextmanager
@@ -112,7 +144,12 @@ def many_lowerings() -> Iterator[None]:
 
 
 def _lower(
-    graph: gs.Graph, plan: PrecisionPlan, scales: Scales, backend: Backend, pixels: Pixels | None
+    graph: gs.Graph,
+    plan: PrecisionPlan,
+    scales: Scales,
+    backend: Backend,
+    pixels: Pixels | None,
+    stored: StoredWeights,
 ) -> onnx.ModelProto:
     int8 = plan.layers(Precision.INT8)
     weighted = [node for node in graph.nodes if node.name in int8 and node.op in WEIGHTED]
@@ -122,7 +159,7 @@ def _lower(
     if taken:
         grids[f"{graph.inputs[0].name}.dq"] = PIXEL_GRID
     for node in weighted:
-        _quantize_parameters(graph, node, grids[node.inputs[0].name], plan, backend)
+        _quantize_parameters(graph, node, grids[node.inputs[0].name], plan, backend, stored)
     if backend == "onnxruntime":
         _drop_saturated(graph, grids, int8)
     _insert_pairs(graph, placement, grids)
@@ -134,18 +171,38 @@ def _lower(
     return lowered
 
 
-def _quantize_parameters(graph: gs.Graph, node: gs.Node, grid: Grid, plan: PrecisionPlan, backend: Backend) -> None:
-    weight = node.inputs[1].values.astype(np.float32)
+def _quantize_parameters(
+    graph: gs.Graph, node: gs.Node, grid: Grid, plan: PrecisionPlan, backend: Backend, stored: StoredWeights
+) -> None:
     bias = node.inputs[2].values.astype(np.float32) if len(node.inputs) > 2 else None
-    axis = _channel_axis(node, weight.ndim) if plan.weights == "per-channel" else None
+    axis = _channel_axis(node, len(node.inputs[1].shape)) if plan.weights == "per-channel" else None
     floor = _smallest_scale(bias, grid, axis) if bias is not None and backend == "onnxruntime" else None
-    integers, scale = quantize_weight(weight, axis, smallest_scale=floor)
+    integers, scale = _quantize_weight(node.inputs[1], axis, floor, stored)
     node.inputs[1] = _dequantized(graph, f"{node.name}.weight", integers, scale, axis)
     if bias is None or backend == "tensorrt":
         return
     bias_scale = np.float32(grid.scale) * scale
-    stored = quantize_bias(bias, bias_scale)
-    node.inputs[2] = _dequantized(graph, f"{node.name}.bias", stored, bias_scale, None if axis is None else 0)
+    integer_bias = quantize_bias(bias, bias_scale)
+    node.inputs[2] = _dequantized(graph, f"{node.name}.bias", integer_bias, bias_scale, None if axis is None else 0)
+
+
+def _quantize_weight(
+    weight: gs.Constant, axis: int | None, floor: np.ndarray | None, stored: StoredWeights
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and scales; a weight that lies in `stored` is not even read, unless the floor lifts a scale."""
+    found = stored.get((weight.name, axis))
+    if found is None or not np.array_equal(found.scale, weight_scale(found.amax, floor)):
+        floats = _floats(weight)
+        amax = weight_amax(floats, axis)
+        scale = weight_scale(amax, floor)
+        found = stored[weight.name, axis] = _Stored(amax, scale, round_weight(floats, axis, scale))
+    return found.integers, found.scale
+
+
+def _floats(constant: gs.Constant) -> NDArray[np.float32]:
+    """The numbers of a constant. Its `values` would keep them until the graph is collected."""
+    held = constant._values
+    return np.asarray(held.load() if isinstance(held, LazyValues) else held, np.float32)
 
 
 def _channel_axis(node: gs.Node, rank: int) -> int:

@@ -6,23 +6,27 @@ A challenger that does not lead on the first quarter of those images is not run 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.calibrate.observe import open_graph
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.engine import Engine
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, give_back, side_by_side
+from edgeq.model.external_data import read_in
+from edgeq.model.outline import load_outline
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.precision import Backend, PrecisionPlan
 from edgeq.quantize.pixels import Pixels
-from edgeq.quantize.qdq import lower, many_lowerings, placement_of, with_scales
+from edgeq.quantize.qdq import StoredWeights, lower, many_lowerings, placement_of, scales_to_give, take_scales
 
 __all__ = ["select", "settle", "trials"]
 
@@ -62,14 +66,18 @@ def select(
         threads: of one operator.
         advance: called with 1 after each trial.
     """
-    reference = _logits(_open(graph, threads), held_back, threads)  # its session goes before the model comes
-    trials = _Trials(held_back, reference, threads, advance)
-    with many_lowerings():
-        model = onnx.load(graph)
-        own = _Unsigned(model, plan, scales, Pixels.of(preprocess))
-        unsigned = trials.best_method(own, bool(shared_add), shared_add is None)
-        lowering = _Signed(model, plan.model_copy(update={"shared_add": bool(shared_add)}), scales)
-        del model, own  # TensorRT's graph in floating point needs their room
+    _, each = side_by_side(threads)
+    give_back()
+    with many_lowerings(), ThreadPoolExecutor(1) as running:
+        answering = running.submit(_logits, _Network(open_graph(graph, threads=each)), held_back, threads)
+        model = load_outline(graph)
+        read_in(model, graph)  # `onnx.load` would hold the file's bytes and the model at once
+        reference = answering.result()  # its session goes before graphs are made
+        trials = _Trials(held_back, reference, threads, advance, running)
+        tryable = _Tryable(model, plan, scales, threads)
+        unsigned = trials.best_method(_Unsigned(tryable, Pixels.of(preprocess)), bool(shared_add), shared_add is None)
+        lowering = _Signed(tryable, bool(shared_add))
+        del model, tryable  # TensorRT's graph in floating point needs their room
         # There one side of an addition is never stored: there is nothing to share.
         signed = trials.best_method(lowering, bool(shared_add), False)
     return scales.model_copy(
@@ -82,43 +90,91 @@ def select(
     )
 
 
+@dataclass(frozen=True)
+class _Network:
+    """A graph that is ready to run.
+
+    Attributes:
+        given: what it is given beside the image.
+    """
+
+    engine: Engine
+    given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits of one image."""
+        engine = self.engine
+        logits: NDArray[np.float32] = engine.run({engine.inputs[0]: image, **self.given})[engine.outputs[0]]
+        return logits
+
+
+_Made = Callable[[], _Network]
+"""A graph that is opened where it is run: while one is, the next is made."""
+
+
+@dataclass(frozen=True)
+class _Tryable:
+    """What choices are made of; `stored` holds the weights that they share."""
+
+    model: onnx.ModelProto
+    plan: PrecisionPlan
+    scales: Scales
+    threads: int | None
+    stored: StoredWeights = field(default_factory=dict)
+
+
 class _Unsigned:
     """ONNX Runtime's graph: the biases too depend on the scales, so each choice is lowered anew."""
 
     backend: Backend = "onnxruntime"
 
-    def __init__(self, model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales, pixels: Pixels) -> None:
-        self._model, self._plan, self._scales, self._pixels = model, plan, scales, pixels
+    def __init__(self, tried: _Tryable, pixels: Pixels) -> None:
+        self._tried, self._pixels = tried, pixels
 
-    def lowered(self, choice: _Choice) -> bytes:
-        plan = self._plan.model_copy(update={"shared_add": choice.shared_add})
-        scales = self._scales.model_copy(update={"method": choice.method})
-        return bytes(lower(self._model, plan, scales, self.backend, pixels=self._pixels).SerializeToString())
+    def made(self, choice: _Choice) -> _Made:
+        tried = self._tried
+        plan = tried.plan.model_copy(update={"shared_add": choice.shared_add})
+        scales = tried.scales.model_copy(update={"method": choice.method})
+        lowered = lower(tried.model, plan, scales, self.backend, pixels=self._pixels, stored=tried.stored)
+        return partial(_opened, lowered.SerializeToString(), tried.threads)
 
 
 class _Signed:
-    """TensorRT's graph, made once."""
+    """TensorRT's graph, made and opened once and given each choice's scales."""
 
     backend: Backend = "tensorrt"
 
-    def __init__(self, model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> None:
-        self._scales = scales
-        self._placement = placement_of(model, plan, self.backend)
-        self._lowered = lower(model, plan, scales, self.backend)
+    def __init__(self, tried: _Tryable, shared_add: bool) -> None:
+        plan = tried.plan.model_copy(update={"shared_add": shared_add})
+        self._scales, self._threads = tried.scales, tried.threads
+        self._placement = placement_of(tried.model, plan, self.backend)
+        lowered = lower(tried.model, plan, tried.scales, self.backend, stored=tried.stored)
+        take_scales(lowered, self._placement)
+        self._serialized: bytes = lowered.SerializeToString()
 
-    def lowered(self, choice: _Choice) -> bytes:
-        with_scales(self._lowered, self._placement, self._scales.model_copy(update={"method": choice.method}))
-        return bytes(self._lowered.SerializeToString())
+    @cached_property
+    def _engine(self) -> Engine:
+        give_back()  # of the graphs before it: this one, in floating point, is the largest
+        return _open(self._serialized, self._threads, integers=False)
+
+    def made(self, choice: _Choice) -> _Made:
+        scales = self._scales.model_copy(update={"method": choice.method})
+        return partial(_Network, self._engine, scales_to_give(self._placement, scales))
 
 
 @dataclass
 class _Trials:
-    """What choices are judged by, and those tried so far."""
+    """What choices are judged by, and those tried so far.
+
+    Attributes:
+        running: has one worker, so that one graph runs at a time, while the next is made.
+    """
 
     images: NDArray[np.float32]
     reference: NDArray[np.float64]
     threads: int | None
     advance: Callable[[int], None] | None
+    running: Executor
     tried: list[_Tried] = field(default_factory=list)
 
     def best_method(self, lowering: _Unsigned | _Signed, shared_add: bool, either: bool) -> _Tried:
@@ -127,22 +183,38 @@ class _Trials:
         Args:
             either: try the winner with the other kind of addition, too.
         """
-        best = self._attempt(lowering, _Choice(lowering.backend, _ORDER[0], shared_add), None)
-        for method in _ORDER[1:]:
-            challenger = self._attempt(lowering, replace(best.choice, method=method), best)
-            best = challenger if challenger.beats(best, by=_MARGIN) else best
+        first, *others = (_Choice(lowering.backend, method, shared_add) for method in _ORDER)
+        best: _Tried | None = None
+        tried = self._begin(lowering.made(first), first, best)
+        for choice in others:
+            made = lowering.made(choice)  # while the one before it runs
+            best = _better(best, self._noted(tried))
+            tried = self._begin(made, choice, best)
+        best = _better(best, self._noted(tried))
         if either:
-            other = self._attempt(lowering, replace(best.choice, shared_add=not shared_add), best)
+            choice = replace(best.choice, shared_add=not shared_add)
+            other = self._noted(self._begin(lowering.made(choice), choice, best))
             best = other if other.beats(best, by=0.0) else best
         return best
 
-    def _attempt(self, lowering: _Unsigned | _Signed, choice: _Choice, leader: _Tried | None) -> _Tried:
-        """Make the graph of a choice and run it."""
-        engine = _open(lowering.lowered(choice), self.threads, integers=choice.backend == "onnxruntime")
-        self.tried.append(_run(choice, engine, self.images, self.reference, leader, self.threads))
+    def _begin(self, made: _Made, choice: _Choice, leader: _Tried | None) -> Future[_Tried]:
+        return self.running.submit(self._run, made, choice, leader)
+
+    def _noted(self, trial: Future[_Tried]) -> _Tried:
+        self.tried.append(trial.result())
         if self.advance:
             self.advance(1)
         return self.tried[-1]
+
+    def _run(self, made: _Made, choice: _Choice, leader: _Tried | None) -> _Tried:
+        """Run a choice over the first quarter of the images, and over the rest if it leads or has nobody to beat."""
+        network, quarter = made(), -(-len(self.images) // 4)
+        logits = _logits(network, self.images[:quarter], self.threads)
+        squares = _squares(logits, self.reference[:quarter])
+        if leader is None or _error(squares) < _error(leader.squares[:quarter]):
+            logits = np.concatenate([logits, _logits(network, self.images[quarter:], self.threads)])
+            squares = _squares(logits, self.reference)
+        return _Tried(choice, logits, squares)
 
 
 @dataclass(frozen=True)
@@ -184,22 +256,9 @@ def _error(squares: NDArray[np.float64]) -> float:
     return math.sqrt(float(squares.sum()))
 
 
-def _run(
-    choice: _Choice,
-    engine: Engine,
-    images: NDArray[np.float32],
-    reference: NDArray[np.float64],
-    leader: _Tried | None,
-    threads: int | None,
-) -> _Tried:
-    """Run a choice over the first quarter of the images, and over the rest if it leads there or has nobody to beat."""
-    quarter = -(-len(images) // 4)
-    logits = _logits(engine, images[:quarter], threads)
-    squares = _squares(logits, reference[:quarter])
-    if leader is None or _error(squares) < _error(leader.squares[:quarter]):
-        logits = np.concatenate([logits, _logits(engine, images[quarter:], threads)])
-        squares = _squares(logits, reference)
-    return _Tried(choice, logits, squares)
+def _better(best: _Tried | None, challenger: _Tried) -> _Tried:
+    """The challenger where it leads with the margin, or where there is nobody to beat."""
+    return challenger if best is None or challenger.beats(best, by=_MARGIN) else best
 
 
 def _squares(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,19 +271,17 @@ def settle(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
     return plan if scales.shared_add is None else plan.model_copy(update={"shared_add": scales.shared_add})
 
 
-def _open(model: Path | bytes, threads: int | None, *, integers: bool = True) -> OnnxRuntimeEngine:
+def _opened(model: bytes, threads: int | None) -> _Network:
+    return _Network(_open(model, threads))
+
+
+def _open(model: bytes, threads: int | None, *, integers: bool = True) -> OnnxRuntimeEngine:
     _, each = side_by_side(threads)
     return OnnxRuntimeEngine(model, threads=each, integers=integers, memory_pattern=False)
 
 
-def _logits(engine: Engine, images: NDArray[np.float32], threads: int | None) -> NDArray[np.float64]:
+def _logits(network: _Network, images: NDArray[np.float32], threads: int | None) -> NDArray[np.float64]:
     """Each image by itself, two at once: memory stays that of two, whatever their size."""
-    source, output = engine.inputs[0], engine.outputs[0]
     together, _ = side_by_side(threads)
-
-    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = engine.run({source: image})[output]
-        return logits
-
     with ThreadPoolExecutor(together) as pool:
-        return np.concatenate(list(pool.map(run, np.split(images, len(images))))).astype(np.float64)
+        return np.concatenate(list(pool.map(network, np.split(images, len(images))))).astype(np.float64)

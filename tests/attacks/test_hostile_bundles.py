@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from packed import CONTENTS, contents_of, make_bundle, member, rewrite, snapshot, write_tar
+from packed import CONTENTS, contents_of, member, rewrite, snapshot, write_tar
 
 from edgeq.bundle.contents import MANIFEST, SIGNATURE
 from edgeq.bundle.errors import (
@@ -33,8 +33,8 @@ from edgeq.bundle.errors import (
     UnsafeNameError,
     UnsignedError,
 )
-from edgeq.bundle.keys import KeyPair, make_keys
-from edgeq.bundle.needs import DeviceFacts, Needs
+from edgeq.bundle.keys import KeyPair
+from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.signature import sign_bundle
 from edgeq.bundle.transport import examine_file, pack, unpack
 from edgeq.bundle.verify import Trust
@@ -43,25 +43,10 @@ TEN_TB = 10**13
 FOUR_KIB = 4096
 
 
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
-    return make_keys(tmp_path_factory.mktemp("keys") / "ours")
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
-    return make_keys(tmp_path_factory.mktemp("keys") / "theirs")
-
-
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return make_bundle(tmp_path / "bundle", needs=Needs(compute_capability=("8.7",)))
-
-
-@pytest.fixture
-def parts(bundle: Path) -> dict[str, bytes]:
+def parts(orin_bundle: Path) -> dict[str, bytes]:
     """Every file of the bundle as a member, the manifest first."""
-    return {name: member(name, content) for name, content in contents_of(bundle).items()}
+    return {name: member(name, content) for name, content in contents_of(orin_bundle).items()}
 
 
 @pytest.fixture
@@ -88,9 +73,9 @@ Refused = Callable[..., None]
 Parts = dict[str, bytes]
 
 
-def test_the_members_are_good_before_they_are_made_bad(tmp_path: Path, bundle: Path, parts: Parts) -> None:
+def test_the_members_are_good_before_they_are_made_bad(tmp_path: Path, orin_bundle: Path, parts: Parts) -> None:
     unpack(write_tar(tmp_path / "good.tar", list(parts.values())), tmp_path / "root")
-    assert snapshot(tmp_path / "root") == snapshot(bundle)
+    assert snapshot(tmp_path / "root") == snapshot(orin_bundle)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +98,12 @@ def test_the_members_are_good_before_they_are_made_bad(tmp_path: Path, bundle: P
         ("d/" * 512 + "x", "too long"),
     ],
 )
-def test_names(refused: Refused, parts: Parts, bundle: Path, name: str, fault: str) -> None:
+def test_names(refused: Refused, parts: Parts, orin_bundle: Path, name: str, fault: str) -> None:
     """In the archive alone, and listed by the manifest with the right length and digest as well."""
     hostile = member(name, b"", form=tarfile.PAX_FORMAT)
     refused([*parts.values(), hostile], UnsafeNameError, fault)
-    rewrite(bundle, lambda content: content["files"][0].update(name=name))
-    refused([member(MANIFEST, (bundle / MANIFEST).read_bytes()), hostile], UnsafeNameError, fault)
+    rewrite(orin_bundle, lambda content: content["files"][0].update(name=name))
+    refused([member(MANIFEST, (orin_bundle / MANIFEST).read_bytes()), hostile], UnsafeNameError, fault)
 
 
 @pytest.mark.parametrize("first", [MANIFEST, "model.onnx"])
@@ -165,22 +150,24 @@ def test_a_length_below_every_bound_that_is_not_the_one_listed(refused: Refused,
     refused(list(parts.values()), LengthError, "not the file that the manifest lists: its length differs")
 
 
-def test_ten_terabytes_in_the_manifest(refused: Refused, parts: Parts, bundle: Path) -> None:
-    rewrite(bundle, lambda content: content["files"][0].update(size=TEN_TB))
-    parts[MANIFEST] = member(MANIFEST, (bundle / MANIFEST).read_bytes())
+def test_ten_terabytes_in_the_manifest(refused: Refused, parts: Parts, orin_bundle: Path) -> None:
+    rewrite(orin_bundle, lambda content: content["files"][0].update(size=TEN_TB))
+    parts[MANIFEST] = member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())
     refused(list(parts.values()), LengthError, "lists 10,000,000,000,000 bytes for empty")
 
 
-def test_ten_terabytes_in_many_files(refused: Refused, bundle: Path) -> None:
+def test_ten_terabytes_in_many_files(refused: Refused, orin_bundle: Path) -> None:
     many = [{"name": f"f{number}", "size": 10**11, "sha256": "0" * 64} for number in range(100)]
-    rewrite(bundle, lambda content: content.update(files=many))
-    refused([member(MANIFEST, (bundle / MANIFEST).read_bytes())], LengthError, "lists 10,000,000,000,000 bytes in all")
+    rewrite(orin_bundle, lambda content: content.update(files=many))
+    refused(
+        [member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())], LengthError, "lists 10,000,000,000,000 bytes in all"
+    )
 
 
-def test_more_files_than_any_bundle_has(refused: Refused, bundle: Path) -> None:
+def test_more_files_than_any_bundle_has(refused: Refused, orin_bundle: Path) -> None:
     many = [{"name": f"f{number}", "size": 0, "sha256": "0" * 64} for number in range(10_001)]
-    rewrite(bundle, lambda content: content.update(files=many))
-    refused([member(MANIFEST, (bundle / MANIFEST).read_bytes())], LengthError, "lists 10,001 files")
+    rewrite(orin_bundle, lambda content: content.update(files=many))
+    refused([member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())], LengthError, "lists 10,001 files")
 
 
 @pytest.mark.parametrize("size", [TEN_TB, 8193])
@@ -207,25 +194,25 @@ def test_the_same_name_twice(refused: Refused, parts: Parts, name: str) -> None:
     refused([*parts.values(), parts[name]], DuplicateFileError, f"holds {name} twice")
 
 
-def test_a_signature_twice(refused: Refused, bundle: Path, parts: Parts, ours: KeyPair) -> None:
-    seal = member(SIGNATURE, sign_bundle(bundle, ours.private).read_bytes())
+def test_a_signature_twice(refused: Refused, orin_bundle: Path, parts: Parts, ours: KeyPair) -> None:
+    seal = member(SIGNATURE, sign_bundle(orin_bundle, ours.private).read_bytes())
     first, *rest = parts.values()
     refused([first, seal, seal, *rest], DuplicateFileError, r"holds manifest\.sig twice", keys=[ours.public])
 
 
-def test_a_signature_out_of_its_place(refused: Refused, bundle: Path, parts: Parts, ours: KeyPair) -> None:
-    seal = member(SIGNATURE, sign_bundle(bundle, ours.private).read_bytes())
+def test_a_signature_out_of_its_place(refused: Refused, orin_bundle: Path, parts: Parts, ours: KeyPair) -> None:
+    seal = member(SIGNATURE, sign_bundle(orin_bundle, ours.private).read_bytes())
     refused([*parts.values(), seal], UnlistedFileError, r"manifest\.sig is not listed", keys=[ours.public])
 
 
-def test_a_manifest_that_lists_a_name_twice(refused: Refused, bundle: Path) -> None:
-    rewrite(bundle, lambda content: content["files"].append(content["files"][0]))
-    refused([member(MANIFEST, (bundle / MANIFEST).read_bytes())], ManifestError, "is not a bundle")
+def test_a_manifest_that_lists_a_name_twice(refused: Refused, orin_bundle: Path) -> None:
+    rewrite(orin_bundle, lambda content: content["files"].append(content["files"][0]))
+    refused([member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())], ManifestError, "is not a bundle")
 
 
-def test_a_manifest_that_lists_a_file_below_a_file(refused: Refused, bundle: Path) -> None:
-    rewrite(bundle, lambda content: content["files"][0].update(name="model.onnx/weights"))
-    refused([member(MANIFEST, (bundle / MANIFEST).read_bytes())], ManifestError, "is not a bundle")
+def test_a_manifest_that_lists_a_file_below_a_file(refused: Refused, orin_bundle: Path) -> None:
+    rewrite(orin_bundle, lambda content: content["files"][0].update(name="model.onnx/weights"))
+    refused([member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())], ManifestError, "is not a bundle")
 
 
 def test_a_member_that_is_not_listed(refused: Refused, parts: Parts) -> None:
@@ -247,38 +234,40 @@ def test_no_manifest_or_not_first(refused: Refused, parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_a_manifest_that_lies_about_a_size(refused: Refused, parts: Parts, bundle: Path, change: int) -> None:
+def test_a_manifest_that_lies_about_a_size(refused: Refused, parts: Parts, orin_bundle: Path, change: int) -> None:
     size = len(CONTENTS["model.onnx"])
-    rewrite(bundle, lambda content: content["files"][2].update(size=size + change))
-    parts[MANIFEST] = member(MANIFEST, (bundle / MANIFEST).read_bytes())
+    rewrite(orin_bundle, lambda content: content["files"][2].update(size=size + change))
+    parts[MANIFEST] = member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())
     refused(list(parts.values()), LengthError, r"model\.onnx is not the file .* its length differs")
 
 
-def test_a_manifest_that_lies_about_a_digest(refused: Refused, parts: Parts, bundle: Path) -> None:
-    rewrite(bundle, lambda content: content["files"][2].update(sha256="0" * 64))
-    parts[MANIFEST] = member(MANIFEST, (bundle / MANIFEST).read_bytes())
+def test_a_manifest_that_lies_about_a_digest(refused: Refused, parts: Parts, orin_bundle: Path) -> None:
+    rewrite(orin_bundle, lambda content: content["files"][2].update(sha256="0" * 64))
+    parts[MANIFEST] = member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())
     refused(list(parts.values()), DigestError, r"model\.onnx is not the file .* its bytes differ")
 
 
-def test_a_manifest_that_lies_about_the_device(refused: Refused, parts: Parts, bundle: Path, ours: KeyPair) -> None:
+def test_a_manifest_that_lies_about_the_device(
+    refused: Refused, parts: Parts, orin_bundle: Path, ours: KeyPair
+) -> None:
     """Changed to suit the device, a signed bundle is no longer signed; unchanged, it does not suit."""
-    seal = member(SIGNATURE, sign_bundle(bundle, ours.private).read_bytes())
+    seal = member(SIGNATURE, sign_bundle(orin_bundle, ours.private).read_bytes())
     first, *rest = parts.values()
     xavier = DeviceFacts(compute_capability="7.2")
     refused([first, seal, *rest], DeviceError, "is not for this device", keys=[ours.public], device=xavier)
-    rewrite(bundle, lambda content: content["needs"].update(compute_capability=["7.2"]))
-    lie = member(MANIFEST, (bundle / MANIFEST).read_bytes())
+    rewrite(orin_bundle, lambda content: content["needs"].update(compute_capability=["7.2"]))
+    lie = member(MANIFEST, (orin_bundle / MANIFEST).read_bytes())
     refused([lie, seal, *rest], SignatureError, "not that of its manifest", keys=[ours.public], device=xavier)
 
 
 def test_a_signature_by_another_key(
-    refused: Refused, bundle: Path, tmp_path: Path, ours: KeyPair, theirs: KeyPair
+    refused: Refused, orin_bundle: Path, tmp_path: Path, ours: KeyPair, theirs: KeyPair
 ) -> None:
-    sign_bundle(bundle, theirs.private)
-    pack(bundle, tmp_path / "b.tar")
+    sign_bundle(orin_bundle, theirs.private)
+    pack(orin_bundle, tmp_path / "b.tar")
     refused(tmp_path / "b.tar", UnknownKeyError, f"signed with the key {theirs.id}", keys=[ours.public])
-    (bundle / SIGNATURE).write_text((bundle / SIGNATURE).read_text().replace(theirs.id, ours.id))
-    pack(bundle, tmp_path / "b.tar")
+    (orin_bundle / SIGNATURE).write_text((orin_bundle / SIGNATURE).read_text().replace(theirs.id, ours.id))
+    pack(orin_bundle, tmp_path / "b.tar")
     refused(tmp_path / "b.tar", SignatureError, "not that of its manifest", keys=[ours.public])
 
 
@@ -287,9 +276,9 @@ def test_no_signature_where_one_is_required(refused: Refused, parts: Parts, ours
     refused(list(parts.values()), UnsignedError, "is not signed", require_signature=True)
 
 
-def test_a_swapped_graph(refused: Refused, bundle: Path, parts: Parts, ours: KeyPair) -> None:
+def test_a_swapped_graph(refused: Refused, orin_bundle: Path, parts: Parts, ours: KeyPair) -> None:
     """A signed bundle with another graph of the same length; and two of its files in each other's place."""
-    seal = member(SIGNATURE, sign_bundle(bundle, ours.private).read_bytes())
+    seal = member(SIGNATURE, sign_bundle(orin_bundle, ours.private).read_bytes())
     other = bytes(len(CONTENTS["model.onnx"]))
     swapped = {**parts, MANIFEST: parts[MANIFEST] + seal, "model.onnx": member("model.onnx", other)}
     refused(list(swapped.values()), DigestError, r"model\.onnx is not the file", keys=[ours.public])
@@ -297,10 +286,10 @@ def test_a_swapped_graph(refused: Refused, bundle: Path, parts: Parts, ours: Key
     refused(list(crossed.values()), LengthError, r"model\.onnx is not the file")
 
 
-def test_cut_off_at_every_4_kib(refused: Refused, tmp_path: Path, bundle: Path, ours: KeyPair) -> None:
+def test_cut_off_at_every_4_kib(refused: Refused, tmp_path: Path, orin_bundle: Path, ours: KeyPair) -> None:
     """And around the end: at every block of the last 4 KiB, the last of which is the end itself."""
-    sign_bundle(bundle, ours.private)
-    pack(bundle, tmp_path / "b.tar")
+    sign_bundle(orin_bundle, ours.private)
+    pack(orin_bundle, tmp_path / "b.tar")
     whole = (tmp_path / "b.tar").read_bytes()
     cuts = {*range(0, len(whole), FOUR_KIB), *range(len(whole) - FOUR_KIB, len(whole), 512), len(whole) - 1, 1}
     assert len(cuts) > 15
@@ -324,8 +313,8 @@ def test_other_files(refused: Refused, tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"x", bytes(5000) + b"x", bytes(1 << 21)], ids=["byte", "late byte", "zeros"])
-def test_something_behind_the_end(refused: Refused, tmp_path: Path, bundle: Path, tail: bytes) -> None:
-    pack(bundle, tmp_path / "b.tar")
+def test_something_behind_the_end(refused: Refused, tmp_path: Path, orin_bundle: Path, tail: bytes) -> None:
+    pack(orin_bundle, tmp_path / "b.tar")
     with (tmp_path / "b.tar").open("ab") as file:
         file.write(tail)
     refused(tmp_path / "b.tar", TransportError, "is not the transport file of a bundle")
@@ -337,12 +326,12 @@ def test_a_single_block_of_zeros_between_members(refused: Refused, parts: Parts)
     refused([first, bytes(512), *rest], TransportError, "is not the transport file of a bundle")
 
 
-def test_one_bit_anywhere(tmp_path: Path, bundle: Path, ours: KeyPair) -> None:
+def test_one_bit_anywhere(tmp_path: Path, orin_bundle: Path, ours: KeyPair) -> None:
     """A flipped bit is refused, or lies where nothing is read: then what comes out is the bundle itself."""
-    sign_bundle(bundle, ours.private)
-    pack(bundle, tmp_path / "b.tar")
+    sign_bundle(orin_bundle, ours.private)
+    pack(orin_bundle, tmp_path / "b.tar")
     whole = (tmp_path / "b.tar").read_bytes()
-    expected = snapshot(bundle)
+    expected = snapshot(orin_bundle)
     places, refusals = random.Random(1), 0
     for turn in range(150):
         place = places.randrange(4096) if turn % 2 else places.randrange(len(whole))

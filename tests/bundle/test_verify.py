@@ -23,9 +23,9 @@ from edgeq.bundle.errors import (
     UnknownKeyError,
     UnsignedError,
 )
-from edgeq.bundle.keys import KeyPair, load_private, make_keys
+from edgeq.bundle.keys import KeyPair, load_private
 from edgeq.bundle.limits import DEFAULT_LIMITS
-from edgeq.bundle.needs import DeviceFacts, Needs
+from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.signature import sign_bundle
 from edgeq.bundle.steps import list_files
 from edgeq.bundle.verify import Trust, examine, verify_bundle
@@ -33,25 +33,10 @@ from edgeq.bundle.verify import Trust, examine, verify_bundle
 ORIN = DeviceFacts(memory_bytes=16_000_000_000, compute_capability="8.7", tensorrt="10.3.0", edgeq="0.1.0")
 
 
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
-    return make_keys(tmp_path_factory.mktemp("keys") / "ours")
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
-    return make_keys(tmp_path_factory.mktemp("keys") / "theirs")
-
-
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return make_bundle(tmp_path / "bundle", needs=Needs(compute_capability=("8.7",)))
-
-
-@pytest.fixture
-def signed(bundle: Path, ours: KeyPair) -> Path:
-    sign_bundle(bundle, ours.private)
-    return bundle
+def signed(orin_bundle: Path, ours: KeyPair) -> Path:
+    sign_bundle(orin_bundle, ours.private)
+    return orin_bundle
 
 
 def test_a_signed_bundle_passes(signed: Path, ours: KeyPair, theirs: KeyPair) -> None:
@@ -90,12 +75,12 @@ def test_another_key(signed: Path, ours: KeyPair, theirs: KeyPair) -> None:
     assert theirs.id in str(caught.value)
 
 
-def test_another_key_under_the_name_of_ours(bundle: Path, ours: KeyPair, theirs: KeyPair) -> None:
-    sign_bundle(bundle, theirs.private)
-    text = (bundle / SIGNATURE).read_text()
-    (bundle / SIGNATURE).write_text(text.replace(theirs.id, ours.id))
+def test_another_key_under_the_name_of_ours(orin_bundle: Path, ours: KeyPair, theirs: KeyPair) -> None:
+    sign_bundle(orin_bundle, theirs.private)
+    text = (orin_bundle / SIGNATURE).read_text()
+    (orin_bundle / SIGNATURE).write_text(text.replace(theirs.id, ours.id))
     with pytest.raises(SignatureError, match="not that of its manifest"):
-        verify_bundle(bundle, keys=[ours.public])
+        verify_bundle(orin_bundle, keys=[ours.public])
 
 
 def test_the_signature_of_another_bundle(signed: Path, tmp_path: Path, ours: KeyPair) -> None:
@@ -105,12 +90,12 @@ def test_the_signature_of_another_bundle(signed: Path, tmp_path: Path, ours: Key
         verify_bundle(other, keys=[ours.public])
 
 
-def test_no_signature(bundle: Path, ours: KeyPair) -> None:
+def test_no_signature(orin_bundle: Path, ours: KeyPair) -> None:
     with pytest.raises(UnsignedError, match="is not signed"):
-        verify_bundle(bundle, keys=[ours.public])
+        verify_bundle(orin_bundle, keys=[ours.public])
     with pytest.raises(UnsignedError, match="is not signed"):
-        verify_bundle(bundle, require_signature=True)
-    verify_bundle(bundle, keys=[ours.public], require_signature=False)
+        verify_bundle(orin_bundle, require_signature=True)
+    verify_bundle(orin_bundle, keys=[ours.public], require_signature=False)
 
 
 def test_a_required_signature_and_no_key(signed: Path) -> None:
@@ -156,11 +141,11 @@ def test_another_device(signed: Path) -> None:
     verify_bundle(signed, device=None)
 
 
-def test_a_damaged_bundle_is_not_signed(bundle: Path, ours: KeyPair) -> None:
-    (bundle / "empty").write_bytes(b"x")
+def test_a_damaged_bundle_is_not_signed(orin_bundle: Path, ours: KeyPair) -> None:
+    (orin_bundle / "empty").write_bytes(b"x")
     with pytest.raises(LengthError):
-        sign_bundle(bundle, ours.private)
-    assert not (bundle / SIGNATURE).exists()
+        sign_bundle(orin_bundle, ours.private)
+    assert not (orin_bundle / SIGNATURE).exists()
 
 
 def _break_form(bundle: Path) -> None:
@@ -199,9 +184,9 @@ def test_the_first_fault_in_order_is_told(signed: Path, ours: KeyPair, first: in
         verify_bundle(signed, keys=[ours.public], device=DeviceFacts())
 
 
-def test_a_state_lets_nothing_be_left_out(bundle: Path) -> None:
+def test_a_state_lets_nothing_be_left_out(orin_bundle: Path) -> None:
     """Whoever drives the machine and forgets a file gets no further."""
-    listed = list_files((bundle / MANIFEST).read_bytes(), "bundle", DEFAULT_LIMITS)
+    listed = list_files((orin_bundle / MANIFEST).read_bytes(), "bundle", DEFAULT_LIMITS)
     sizes = [(name, len(content)) for name, content in CONTENTS.items()]
     files = list(listed.sized(sizes))
     with pytest.raises(MissingFileError, match=r"lacks its file 'plan\.yaml'"):
@@ -211,17 +196,17 @@ def test_a_state_lets_nothing_be_left_out(bundle: Path) -> None:
     listed.digested((file, file.sha256) for file in files)
 
 
-def test_nothing_is_hashed_before_every_length_is_right(bundle: Path) -> None:
-    _break_length(bundle)
+def test_nothing_is_hashed_before_every_length_is_right(orin_bundle: Path) -> None:
+    _break_length(orin_bundle)
     reported: list[tuple[int, int]] = []
     with pytest.raises(LengthError):
-        verify_bundle(bundle, report=lambda done, total: reported.append((done, total)))
+        verify_bundle(orin_bundle, report=lambda done, total: reported.append((done, total)))
     assert reported == []
 
 
-def test_progress_ends_at_the_total(bundle: Path) -> None:
+def test_progress_ends_at_the_total(orin_bundle: Path) -> None:
     reported: list[tuple[int, int]] = []
-    manifest = verify_bundle(bundle, report=lambda done, total: reported.append((done, total)))
+    manifest = verify_bundle(orin_bundle, report=lambda done, total: reported.append((done, total)))
     total = sum(len(content) for content in CONTENTS.values())
     assert manifest.total_bytes == total
     assert reported[-1] == (total, total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.calibrate.histogram import Histogram
-from edgeq.calibrate.observe import Observer
+from edgeq.calibrate.observe import Observer, open_graph
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import CalibrationError
 
 
@@ -78,3 +79,46 @@ def test_an_overflow_names_the_tensor_and_the_image(network: Path) -> None:
     images[6] = 3e38
     with pytest.raises(CalibrationError, match=r"tensor doubled is NaN or infinite on image image 6"):
         histograms_of(network, ("doubled",), images, 4)
+
+
+def arrivals(taken: list[str]) -> Iterator[tuple[str, NDArray[np.float32], bool]]:
+    """The images one by one, every fifth apart; notes those that were asked for."""
+    for i, image in enumerate(IMAGES):
+        taken.append(f"image {i}")
+        yield f"image {i}", image[np.newaxis], i % 5 == 0
+
+
+def test_images_that_come_one_by_one_are_counted_as_in_a_batch(network: Path) -> None:
+    observer, taken = Observer(network, ("x", "doubled"), threads=2), list[str]()
+    assert list(observer.count(arrivals(taken))) == taken == [f"image {i}" for i in range(13)]
+    for tensor, factor in (("x", 1), ("doubled", 2)):
+        for found, images in ((observer.late, IMAGES[::5]), (observer.merged(), IMAGES)):
+            expected = Histogram()
+            expected.add(factor * images)
+            assert found[tensor].digest() == expected.digest()
+
+
+def test_no_more_images_are_taken_than_can_be_under_way(network: Path) -> None:
+    taken: list[str] = []
+    counting = Observer(network, ("x",), threads=2).count(arrivals(taken))
+    assert next(counting) == "image 0"
+    assert len(taken) <= 4
+    del counting
+
+
+def test_a_graph_opened_with_its_weights_beside_it_answers_as_the_file_does(tmp_path: Path) -> None:
+    weight = np.random.default_rng(1).normal(size=(32, 32)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["inner"]), helper.make_node("Relu", ["inner"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 32])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    image = np.random.default_rng(2).normal(size=(1, 32)).astype(np.float32)
+    found = open_graph(path, ("x", "inner"), threads=1).run({"x": image})
+    np.testing.assert_array_equal(found["y"], OnnxRuntimeEngine(path, threads=1).run({"x": image})["y"])
+    np.testing.assert_allclose(found["inner"], image @ weight, rtol=1e-5, atol=1e-5)
+    assert found.keys() == {"y", "inner"}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Edgeq
 from pictures import draw_pictures
 from PIL import Image
 
@@ -82,19 +83,14 @@ def test_a_signal_leaves_nothing_behind(
 
 
 def test_a_killed_process_leaves_no_bundle(
-    at_work: subprocess.Popen[str], tiny_model: Path, tiny_pictures: Path, tmp_path: Path
+    at_work: subprocess.Popen[str], tiny_model: Path, tiny_pictures: Path, tmp_path: Path, edgeq: Edgeq
 ) -> None:
     at_work.kill()
     at_work.communicate(timeout=PATIENCE)
     assert at_work.returncode == -signal.SIGKILL
     assert not (tmp_path / "made").exists()
-    done = subprocess.run(
-        [EDGEQ, "export", tiny_model, "--images", tiny_pictures, "-o", tmp_path / "made"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = edgeq("export", tiny_model, "--images", tiny_pictures, "-o", tmp_path / "made")
+    assert done.status == 0, done.err
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,27 +13,40 @@ from edgeq.demo import run as demo
 from edgeq.demo.run import BUNDLE, CALIBRATION, EVALUATION, MODEL, run_demo
 from edgeq.errors import OutputError
 from edgeq.model.images import ImageSet
-from edgeq.prepare import Options
+from edgeq.prepare import Options, Prepared
 
 CALIBRATION_PER_KIND, EVALUATION_PER_KIND = 10, 20
 
 
-@pytest.fixture(autouse=True)
-def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_CALIBRATION_PER_KIND", CALIBRATION_PER_KIND)
-    monkeypatch.setattr(demo, "_EVALUATION_PER_KIND", EVALUATION_PER_KIND)
+@dataclass(frozen=True)
+class Shown:
+    """What a demo left: its directory, the stages that it reported, what was made of the classifier."""
+
+    output: Path
+    stages: tuple[str, ...]
+    made: Prepared
 
 
-def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """The classifier's half; not to be written to."""
     stages: list[str] = []
-    output = tmp_path / "demo"
-    made = run_demo(
-        output,
-        options=Options(allow=ALLOWED, timing=QUICK),
-        scenes=0,
-        progress=lambda stage, _done, _total: stages.append(stage),
-    ).classifier
-    assert stages[0] == "draw"
+    output = tmp_path_factory.mktemp("demo") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_CALIBRATION_PER_KIND", CALIBRATION_PER_KIND)
+        patch.setattr(demo, "_EVALUATION_PER_KIND", EVALUATION_PER_KIND)
+        done = run_demo(
+            output,
+            options=Options(allow=ALLOWED, timing=QUICK),
+            scenes=0,
+            progress=lambda stage, _done, _total: stages.append(stage),
+        )
+    return Shown(output, tuple(stages), done.classifier)
+
+
+def test_the_demo_goes_all_the_way(shown: Shown) -> None:
+    output, made = shown.output, shown.made
+    assert shown.stages[0] == "draw"
     assert {path.name for path in output.iterdir()} == {MODEL, CALIBRATION, EVALUATION, BUNDLE}
     assert made.bundle == output / BUNDLE
     assert read_manifest(made.bundle) == made.manifest
@@ -48,9 +62,8 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
     assert made.export.batchnorm_after == 0
 
 
-def test_calibration_and_evaluation_share_no_scene(tmp_path: Path) -> None:
-    run_demo(tmp_path / "demo", options=Options(allow=ALLOWED, timing=QUICK), scenes=0)
-    sets = [ImageSet.open(tmp_path / "demo" / name) for name in (CALIBRATION, EVALUATION)]
+def test_calibration_and_evaluation_share_no_scene(shown: Shown) -> None:
+    sets = [ImageSet.open(shown.output / name) for name in (CALIBRATION, EVALUATION)]
     digests = [{images.digest(item) for item in images.items} for images in sets]
     assert [len(found) for found in digests] == [len(images) for images in sets]
     assert digests[0].isdisjoint(digests[1])

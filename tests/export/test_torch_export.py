@@ -28,9 +28,7 @@ from edgeq.export.torch_export import export_classifier
 SIZE = (SIDE, SIDE)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")

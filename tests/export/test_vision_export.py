@@ -18,15 +18,7 @@ from edgeq.errors import ArtifactError, ExportError, ModelError
 from edgeq.export.vision import VISION_FP32, VisionReport, export_vision
 from edgeq.export.vision_module import load_eyes
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_eyes(tmp_path_factory.mktemp("llava"))
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture
@@ -57,8 +49,8 @@ def test_features_are_those_that_the_language_model_gets(name: str, tmp_path: Pa
     assert report.parity.worst_relative < 1e-4
 
 
-def test_what_is_in_the_file(llava: Path, tmp_path: Path) -> None:
-    report = export(llava, tmp_path / "made")
+def test_what_is_in_the_file(seeing_llava: Path, tmp_path: Path) -> None:
+    report = export(seeing_llava, tmp_path / "made")
     graph = onnx.load(tmp_path / "made" / VISION_FP32)
     onnx.checker.check_model(graph, full_check=True)
     values = (*graph.graph.input, *graph.graph.output)
@@ -73,14 +65,14 @@ def test_what_is_in_the_file(llava: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["vision.fp32.onnx", "vision.json"]
 
 
-def test_layers_behind_the_features_are_not_in_the_graph(llava: Path, tmp_path: Path) -> None:
+def test_layers_behind_the_features_are_not_in_the_graph(seeing_llava: Path, tmp_path: Path) -> None:
     """Feature layer -2 of two: the second block is not needed. The weights of the first are there, once."""
-    export(llava, tmp_path / "made")
+    export(seeing_llava, tmp_path / "made")
     graph = onnx.load(tmp_path / "made" / VISION_FP32)
     names = " ".join(node.name for node in graph.graph.node)
     assert "/encoder/layers.0/" in names
     assert "/encoder/layers.1/" not in names
-    stored = load_file(llava / "model.safetensors")
+    stored = load_file(seeing_llava / "model.safetensors")
     vision = [name for name in stored if "vision" in name and "layers.1" not in name and "post_layernorm" not in name]
     expected = sum(stored[name].numel() for name in stored if name in vision or "projector" in name)
     found = sum(
@@ -89,18 +81,18 @@ def test_layers_behind_the_features_are_not_in_the_graph(llava: Path, tmp_path: 
     assert expected <= found < expected + 100  # and some shapes
 
 
-def test_names_of_the_hub_and_shards_give_the_same_graph(llava: Path, tmp_path: Path) -> None:
+def test_names_of_the_hub_and_shards_give_the_same_graph(seeing_llava: Path, tmp_path: Path) -> None:
     other = write_eyes(tmp_path / "hub", max_shard_size="50KB", save_original_format=True)
     assert len(list(other.glob("*.safetensors"))) > 1
-    assert export(other, tmp_path / "a").fp32 == export(llava, tmp_path / "b").fp32
+    assert export(other, tmp_path / "a").fp32 == export(seeing_llava, tmp_path / "b").fp32
 
 
-def test_weights_of_the_language_model_are_not_looked_at(llava: Path, model: Path, tmp_path: Path) -> None:
+def test_weights_of_the_language_model_are_not_looked_at(seeing_llava: Path, model: Path, tmp_path: Path) -> None:
     weights = load_file(model / "model.safetensors")
     spoilt = {name: value * float("nan") if "language_model" in name else value for name, value in weights.items()}
     assert sum("language_model" in name for name in weights) > 10
     save_file(spoilt, model / "model.safetensors", metadata={"format": "pt"})
-    assert export(model, tmp_path / "a").fp32 == export(llava, tmp_path / "b").fp32
+    assert export(model, tmp_path / "a").fp32 == export(seeing_llava, tmp_path / "b").fp32
 
 
 def test_only_encoder_and_connector_are_loaded(tmp_path: Path) -> None:
@@ -163,13 +155,13 @@ def test_pictures_of_several_sizes(model: Path, tmp_path: Path) -> None:
         export_vision(model, tmp_path, [wide, tall], threads=1)
 
 
-def test_no_photographs(llava: Path, tmp_path: Path) -> None:
+def test_no_photographs(seeing_llava: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no photographs"):
-        export_vision(llava, tmp_path, [], threads=1)
+        export_vision(seeing_llava, tmp_path, [], threads=1)
 
 
-def test_the_report_is_read_back_and_a_changed_graph_found(llava: Path, tmp_path: Path) -> None:
-    report = export(llava, tmp_path)
+def test_the_report_is_read_back_and_a_changed_graph_found(seeing_llava: Path, tmp_path: Path) -> None:
+    report = export(seeing_llava, tmp_path)
     assert VisionReport.load(tmp_path) == report
     with (tmp_path / VISION_FP32).open("ab") as file:
         file.write(b"\0")
@@ -180,8 +172,8 @@ def test_the_report_is_read_back_and_a_changed_graph_found(llava: Path, tmp_path
         VisionReport.load(tmp_path)
 
 
-def test_stages_are_told(llava: Path, tmp_path: Path) -> None:
+def test_stages_are_told(seeing_llava: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    export_vision(llava, tmp_path, photographs(), threads=1, report=lambda *said: told.append(said))
+    export_vision(seeing_llava, tmp_path, photographs(), threads=1, report=lambda *said: told.append(said))
     assert ("vision: proof", 1, 2) in told
     assert all(done <= total for _, done, total in told)

@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from sketches import Node, sketch
 from transformers import (
     ConvNextConfig,
     ConvNextForImageClassification,
@@ -32,24 +30,6 @@ from edgeq.model.roles import roles
 QK, VO, FF = "attention query/key", "attention value/output", "feed-forward"
 SIDE = 32  # pixels
 
-Node = tuple[str, tuple[str, ...], str]
-
-
-def graph(*nodes: Node, output: str) -> onnx.ModelProto:
-    """A graph that is only looked at: shapes do not matter. Tensors `w...` are constants."""
-    made = [helper.make_node(op, list(inputs), [name], name=name) for op, inputs, name in nodes]
-    constants = sorted({name for _, inputs, _ in nodes for name in inputs if name.startswith("w")})
-    return helper.make_model(
-        helper.make_graph(
-            made,
-            "g",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 4])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(np.ones((4, 4), np.float32), name) for name in constants],
-        )
-    )
-
-
 ATTENTION: tuple[Node, ...] = (
     ("MatMul", ("q", "k_turned"), "scores"),
     ("Div", ("scores", "w_scale"), "scaled"),
@@ -70,7 +50,7 @@ SEPARATE: tuple[Node, ...] = (
 
 
 def test_query_key_value_and_output() -> None:
-    assert roles(graph(*SEPARATE, *ATTENTION, output="y")) == {"query": QK, "key": QK, "value": VO, "out": VO}
+    assert roles(sketch(*SEPARATE, *ATTENTION, output="y")) == {"query": QK, "key": QK, "value": VO, "out": VO}
 
 
 def test_a_fused_projection_counts_as_query_and_key() -> None:
@@ -81,7 +61,7 @@ def test_a_fused_projection_counts_as_query_and_key() -> None:
         ("Transpose", ("key",), "k_turned"),
         ("Slice", ("all", "w_2"), "v"),
     )
-    assert roles(graph(*fused, *ATTENTION, output="y")) == {"all": QK, "out": VO}
+    assert roles(sketch(*fused, *ATTENTION, output="y")) == {"all": QK, "out": VO}
 
 
 def test_rotary_embedding_and_a_norm_stand_between_projection_and_product() -> None:
@@ -93,7 +73,7 @@ def test_rotary_embedding_and_a_norm_stand_between_projection_and_product() -> N
         ("Mul", ("turned", "w_sin"), "odd"),
         ("Add", ("even", "odd"), "q"),
     )
-    assert roles(graph(*rotary, *SEPARATE[2:], *ATTENTION, output="y"))["query"] == QK
+    assert roles(sketch(*rotary, *SEPARATE[2:], *ATTENTION, output="y"))["query"] == QK
 
 
 def test_feed_forward_plain_and_gated_but_not_across_a_residual() -> None:
@@ -112,7 +92,7 @@ def test_feed_forward_plain_and_gated_but_not_across_a_residual() -> None:
         ("MatMul", ("sum", "w_6"), "alone"),
         ("Add", ("alone", "sum"), "end"),
     )
-    found = roles(graph(*SEPARATE, *ATTENTION, *behind, output="end"))
+    found = roles(sketch(*SEPARATE, *ATTENTION, *behind, output="end"))
     assert {name for name, role in found.items() if role == FF} == {"first", "second", "gate", "up", "down"}
     assert "alone" not in found
 
@@ -124,12 +104,12 @@ def test_without_attention_nothing_has_a_role() -> None:
         ("Gemm", ("b", "w_2"), "c"),
         ("Softmax", ("c",), "y"),
     )
-    assert roles(graph(*nodes, output="y")) == {}
+    assert roles(sketch(*nodes, output="y")) == {}
 
 
 def test_a_softmax_at_the_end_is_no_attention() -> None:
     head: tuple[Node, ...] = (("Gemm", ("y", "w_head"), "logits"), ("Softmax", ("logits",), "answers"))
-    found = roles(graph(*SEPARATE, *ATTENTION, *head, output="answers"))
+    found = roles(sketch(*SEPARATE, *ATTENTION, *head, output="answers"))
     assert "logits" not in found
     assert len(found) == 4
 

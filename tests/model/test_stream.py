@@ -119,3 +119,15 @@ def test_only_a_few_images_are_decoded_ahead(tmp_path: Path) -> None:
 def test_sizes_below_one_are_refused(tmp_path: Path, batch_size: int, workers: int) -> None:
     with pytest.raises(InputError, match="at least 1"):
         ImageStream(make_images(tmp_path, 1), PLAIN, batch_size=batch_size, workers=workers)
+
+
+def test_singles_are_the_images_of_the_batches(tmp_path: Path) -> None:
+    stream = ImageStream(make_images(tmp_path, 30, bad=(4,)), PLAIN, batch_size=7)
+    batches = list(stream)
+    singles = list(stream.singles())
+    assert [item for item, _ in singles] == [item for items, _ in batches for item in items]
+    assert {pixels.shape for _, pixels in singles} == {(1, 3, PLAIN.height, PLAIN.width)}
+    np.testing.assert_array_equal(
+        np.concatenate([pixels for _, pixels in singles]), np.concatenate([p for _, p in batches])
+    )
+    assert len(stream.skipped) == 1

@@ -33,9 +33,7 @@ WORDS = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(4, 
 WORDS[IMAGE_TOKEN] = "<image>"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def picture(seed: int = 0) -> Image.Image:

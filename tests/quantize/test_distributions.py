@@ -10,8 +10,8 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from pictures import draw_pictures
+from sketches import Node, sketch
 from vits import BLOCKS, save_tiny_vit
 
 from edgeq.calibrate.histogram import Histogram
@@ -37,24 +37,6 @@ from edgeq.quantize.distributions.rounding import (
 from edgeq.quantize.distributions.tensors import BlockTensor, find_tensors
 from edgeq.simulate.twin import TwinGelu, TwinSoftmax
 from edgeq.stages import parity_images
-
-Node = tuple[str, tuple[str, ...], str]
-
-
-def graph(*nodes: Node, output: str) -> onnx.ModelProto:
-    """A graph that is only looked at: shapes do not matter. Tensors `w...` are constants."""
-    made = [helper.make_node(op, list(inputs), [name], name=name) for op, inputs, name in nodes]
-    constants = sorted({name for _, inputs, _ in nodes for name in inputs if name.startswith("w")})
-    return helper.make_model(
-        helper.make_graph(
-            made,
-            "g",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 4])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(np.ones((4, 4), np.float32), name) for name in constants],
-        )
-    )
-
 
 ATTENTION: tuple[Node, ...] = (
     ("LayerNormalization", ("x", "w_gamma"), "before"),
@@ -93,26 +75,26 @@ IN_A_BLOCK = (
 
 
 def test_the_tensors_of_a_block() -> None:
-    assert find_tensors(graph(*ATTENTION, *FEED_FORWARD, output="pooled")) == IN_A_BLOCK
+    assert find_tensors(sketch(*ATTENTION, *FEED_FORWARD, output="pooled")) == IN_A_BLOCK
 
 
 def test_a_norm_that_a_residual_reads_cannot_be_folded() -> None:
     nodes = [("Add", ("out", "before"), "y") if node[2] == "y" else node for node in ATTENTION]
-    found = find_tensors(graph(*nodes, *FEED_FORWARD, output="pooled"))
+    found = find_tensors(sketch(*nodes, *FEED_FORWARD, output="pooled"))
     assert [tensor.foldable for tensor in found if tensor.role == "LayerNorm"] == [False, True, False]
 
 
 def test_a_gated_product_is_no_gelu() -> None:
     gate: Node = ("MatMul", ("behind", "w_3"), "gate")
     nodes = [("Mul", ("gate", "raised"), "gelu") if node[2] == "gelu" else node for node in FEED_FORWARD]
-    found = find_tensors(graph(*ATTENTION, *nodes[:2], gate, *nodes[2:], output="pooled"))
+    found = find_tensors(sketch(*ATTENTION, *nodes[:2], gate, *nodes[2:], output="pooled"))
     assert "GELU" not in {tensor.role for tensor in found}
 
 
 def test_without_attention_there_is_nothing_to_show() -> None:
     head: tuple[Node, ...] = (("MatMul", ("x", "w_1"), "logits"), ("Softmax", ("logits",), "answers"))
     with pytest.raises(ModelError, match="no attention"):
-        find_tensors(graph(*head, output="answers"))
+        find_tensors(sketch(*head, output="answers"))
 
 
 def test_ranges_of_channels() -> None:

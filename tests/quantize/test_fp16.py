@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from lowering import drawn_weight, node
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -30,11 +32,8 @@ from edgeq.quantize.verify_fp16 import verify_fp16
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 RNG = np.random.default_rng(3)
+weight = partial(drawn_weight, RNG)
 X = RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)
-
-
-def node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(op, list(inputs), [output], name=output, **attributes)
 
 
 def graph(nodes: Sequence[onnx.NodeProto], weights: dict[str, NDArray[Any]], output: str) -> onnx.ModelProto:
@@ -46,11 +45,6 @@ def graph(nodes: Sequence[onnx.NodeProto], weights: dict[str, NDArray[Any]], out
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-
-
-def weight(*shape: int) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = (RNG.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-    return values
 
 
 def plan(model: onnx.ModelProto, precision: Callable[[str], Precision]) -> PrecisionPlan:

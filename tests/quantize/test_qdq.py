@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from lowering import drawn_weight, node, scales
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeq.calibrate.scales import Scales, TensorRange, TensorScale
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import CalibrationError, QuantizeError
 from edgeq.plan.precision import Backend, Decision, Precision
 from edgeq.plan.rules import plan_classifier
-from edgeq.quantize.qdq import calibrated_tensors, lower, placement_of, with_scales
+from edgeq.quantize.qdq import StoredWeights, calibrated_tensors, lower, placement_of, scales_to_give, take_scales
 from edgeq.quantize.verify import verify_lowering
 
 RNG = np.random.default_rng(7)
+weight = partial(drawn_weight, RNG)
 
 
 def graph(
@@ -37,16 +38,6 @@ def graph(
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(op, list(inputs), [output], name=output, **attributes)
-
-
-def weight(*shape: int) -> NDArray[np.float32]:
-    """Random weights that keep the size of what goes through them."""
-    values: NDArray[np.float32] = (RNG.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-    return values
 
 
 def head(source: str, channels: int) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
@@ -72,19 +63,6 @@ def residual_network() -> onnx.ModelProto:
     ]
     weights |= {"w1": weight(4, 3, 3, 3), "b1": weight(4), "w2": weight(4, 4, 3, 3), "b2": weight(4)}
     return graph(nodes, weights, (3, 8, 8), 3)
-
-
-def scales(ranges: dict[str, tuple[float, float]]) -> Scales:
-    tensors = {
-        name: TensorScale(
-            minimum=low,
-            maximum=high,
-            ranges={"minmax": TensorRange(amax=max(-low, high), low=low, high=high)},
-            histogram_sha256="",
-        )
-        for name, (low, high) in ranges.items()
-    }
-    return Scales(graph_sha256="", preprocess_sha256="", images=1, method="minmax", tensors=tensors)
 
 
 RESIDUAL_RANGES = {"x": (-1.0, 3.0), "relu1": (0.0, 5.1), "conv2": (-4.0, 6.2), "out": (0.0, 10.2)}
@@ -153,16 +131,38 @@ def test_golden_scales_for_tensorrt() -> None:
     assert held["x.zero"] == 0
 
 
-def test_a_tensorrt_graph_with_other_scales_is_the_one_lowered_with_them() -> None:
+def test_a_tensorrt_graph_given_other_scales_computes_as_the_one_lowered_with_them() -> None:
     model, others = (
         residual_network(),
-        scales({name: (2 * low, 3 * high) for name, (low, high) in RESIDUAL_RANGES.items()}),
+        scales({name: (low / 2, high / 3) for name, (low, high) in RESIDUAL_RANGES.items()}),
     )
     plan = plan_classifier(model)
-    changed = lowered("tensorrt")
-    with_scales(changed, placement_of(model, plan, "tensorrt"), others)
-    assert changed == lower(model, plan, others, "tensorrt")
-    assert changed != lowered("tensorrt")
+    placement, image = placement_of(model, plan, "tensorrt"), RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)
+
+    def answer(graph: onnx.ModelProto, **given: NDArray[np.float32]) -> NDArray[np.float32]:
+        engine = OnnxRuntimeEngine(graph.SerializeToString(), integers=False)
+        logits: NDArray[np.float32] = engine.run({"x": image, **given})["logits"]
+        return logits
+
+    open_to_scales = lowered("tensorrt")
+    take_scales(open_to_scales, placement)
+    given = scales_to_give(placement, others)
+    assert given["x.scale"] == np.float32(1 / 127)
+    np.testing.assert_array_equal(
+        answer(open_to_scales, **given), answer(lower(model, plan, others, "tensorrt")), strict=True
+    )
+    assert (answer(open_to_scales, **given) != answer(lowered("tensorrt"))).any()
+
+
+@pytest.mark.parametrize("narrow", [1.0, 1e-12], ids=["the same weights", "weights that a bias makes coarser"])
+def test_a_lowering_that_finds_its_weights_is_the_one_that_makes_them(narrow: float) -> None:
+    model = residual_network()
+    plan, stored = plan_classifier(model), StoredWeights()
+    ranges = scales({name: (narrow * low, narrow * high) for name, (low, high) in RESIDUAL_RANGES.items()})
+    lower(model, plan, scales(RESIDUAL_RANGES), "onnxruntime", stored=stored)
+    assert {tensor for tensor, _ in stored} == {"w1", "w2"}
+    again = lower(model, plan, ranges, "onnxruntime", stored=stored)
+    assert again == lower(model, plan, ranges, "onnxruntime")
 
 
 def test_both_sides_of_an_addition_share_the_larger_scale() -> None:

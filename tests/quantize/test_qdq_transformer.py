@@ -10,11 +10,11 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from chains import attention_block, model_of
+from lowering import scales
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from edgeq.calibrate.scales import Scales, TensorRange, TensorScale
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.model.preprocess import Preprocess
 from edgeq.plan.precision import Backend, PrecisionPlan
@@ -34,19 +34,6 @@ def block() -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def plan(block: onnx.ModelProto) -> PrecisionPlan:
     return plan_classifier(block)
-
-
-def scales(ranges: dict[str, tuple[float, float]]) -> Scales:
-    tensors = {
-        name: TensorScale(
-            minimum=low,
-            maximum=high,
-            ranges={"minmax": TensorRange(amax=max(-low, high), low=low, high=high)},
-            histogram_sha256="",
-        )
-        for name, (low, high) in ranges.items()
-    }
-    return Scales(graph_sha256="", preprocess_sha256="", images=1, method="minmax", tensors=tensors)
 
 
 @pytest.fixture(scope="module")

@@ -57,14 +57,14 @@ class Case:
         ]
         return np.concatenate(found)
 
-    def whole(self, layers: Callable[[str], bool], **options: Pixels) -> onnx.ModelProto:
+    def whole(self, layers: Callable[[str], bool], pixels: Pixels | None = None) -> onnx.ModelProto:
         """The whole graph with the INT8 layers for which `layers` says so, and the others in FP32."""
         decisions = (
             decision if layers(decision.layer) else decision.model_copy(update={"precision": Precision.FP32})
             for decision in self.plan.decisions
         )
         plan = self.plan.model_copy(update={"decisions": tuple(decisions)})
-        return lower(self.model, plan, self.scales, "onnxruntime", **options)
+        return lower(self.model, plan, self.scales, "onnxruntime", pixels=pixels)
 
 
 def case(graph: Path, images: ImageSet) -> Case:

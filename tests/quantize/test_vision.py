@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from eyes import edit_weights, photographs, write_eyes
 from onnx import TensorProto
 
@@ -26,14 +25,7 @@ from edgeq.quantize.vision import VISION_PLAN, quantize_vision
 MLP = "/vision/encoder/layers.0/mlp"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_eyes(tmp_path_factory.mktemp("llava"))
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def quantize(model: Path, directory: Path, *rules: Rule) -> VisionReport:
@@ -51,8 +43,8 @@ def in_plain_fp16(model: Path, directory: Path) -> bool:
     return bool(np.isfinite(features).all())
 
 
-def test_half_the_bytes_and_the_same_features(llava: Path, tmp_path: Path) -> None:
-    report = quantize(llava, tmp_path)
+def test_half_the_bytes_and_the_same_features(seeing_llava: Path, tmp_path: Path) -> None:
+    report = quantize(seeing_llava, tmp_path)
     assert report.fp16 is not None
     assert report.fp16.fp32_layers == {}
     graph = onnx.load(tmp_path / VISION_FP16)
@@ -61,7 +53,7 @@ def test_half_the_bytes_and_the_same_features(llava: Path, tmp_path: Path) -> No
     assert report.fp16.files.bytes < 0.65 * report.fp32.bytes  # of a tiny network, whose node names count
     # Rounding to 11 bits is seen, and is small: 2**-11 a layer, some thirty layers.
     assert 1e-9 < 1 - report.fp16.parity.worst_cosine < 30 * 2.0**-20
-    assert in_plain_fp16(llava, tmp_path)
+    assert in_plain_fp16(seeing_llava, tmp_path)
     plan = PrecisionPlan.load(tmp_path / VISION_PLAN)
     assert {decision.precision for decision in plan.decisions} == {Precision.FP16}
     assert VisionReport.load(tmp_path) == report
@@ -120,9 +112,9 @@ def test_a_weight_that_fp16_does_not_hold_keeps_its_layer(tmp_path: Path) -> Non
     assert 1 - report.fp16.parity.worst_cosine < 1e-4
 
 
-def test_a_rule_of_ones_own(llava: Path, tmp_path: Path) -> None:
+def test_a_rule_of_ones_own(seeing_llava: Path, tmp_path: Path) -> None:
     rule = Rule(name="mine", precision=Precision.FP32, reason="to compare", component="connector")
-    report = quantize(llava, tmp_path, rule)
+    report = quantize(seeing_llava, tmp_path, rule)
     assert report.fp16 is not None
     assert set(report.fp16.fp32_layers.values()) == {"to compare"}
     assert all(name.startswith("/connector/") for name in report.fp16.fp32_layers)
@@ -138,21 +130,21 @@ def test_what_overflows_is_fp32_whatever_a_rule_says(tmp_path: Path) -> None:
     assert (norm.precision, norm.overruled) == (Precision.FP32, ("mine", "fp16-vision"))
 
 
-def test_rules_that_cannot_be(llava: Path, tmp_path: Path) -> None:
-    export_vision(llava, tmp_path, photographs(), threads=1)
+def test_rules_that_cannot_be(seeing_llava: Path, tmp_path: Path) -> None:
+    export_vision(seeing_llava, tmp_path, photographs(), threads=1)
     int8 = Rule(name="mine", precision=Precision.INT8, reason="smaller", layer="/connector/linear_1/MatMul")
     with pytest.raises(QuantizeError, match="planned INT8, the first is /connector/linear_1/MatMul"):
-        quantize_vision(llava, tmp_path, photographs(), rules=[int8], threads=1)
+        quantize_vision(seeing_llava, tmp_path, photographs(), rules=[int8], threads=1)
     nowhere = Rule(name="mine", precision=Precision.FP32, reason="r", layer="/nowhere")
     with pytest.raises(PlanError, match="matches no layer"):
-        quantize_vision(llava, tmp_path, photographs(), rules=[nowhere], threads=1)
+        quantize_vision(seeing_llava, tmp_path, photographs(), rules=[nowhere], threads=1)
     assert not (tmp_path / VISION_FP16).exists()
 
 
-def test_the_graph_must_be_the_one_that_was_proved(llava: Path, tmp_path: Path) -> None:
+def test_the_graph_must_be_the_one_that_was_proved(seeing_llava: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="has no vision graph"):
-        quantize_vision(llava, tmp_path, photographs(), threads=1)
-    export_vision(llava, tmp_path, photographs(), threads=1)
-    shutil.copyfile(llava / "config.json", tmp_path / VISION_FP32)
+        quantize_vision(seeing_llava, tmp_path, photographs(), threads=1)
+    export_vision(seeing_llava, tmp_path, photographs(), threads=1)
+    shutil.copyfile(seeing_llava / "config.json", tmp_path / VISION_FP32)
     with pytest.raises(ArtifactError, match="is not the graph"):
-        quantize_vision(llava, tmp_path, photographs(), threads=1)
+        quantize_vision(seeing_llava, tmp_path, photographs(), threads=1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import openai
 import pytest
+from PIL import Image
 from running import (
     ANSWER,
     HOLD,
@@ -37,16 +38,7 @@ from edgeq.runtime.refusals import BusyError, DeadlineError, TooLargeError
 from edgeq.runtime.stream import Stream
 from edgeq.service.connection import EventStream
 
-
-@pytest.fixture(scope="module")
-def runtime() -> SimulatedRuntime:
-    return SimulatedRuntime()
-
-
-@pytest.fixture(scope="module")
-def service(runtime: SimulatedRuntime) -> Iterator[Running]:
-    with running(talking(runtime)) as service:
-        yield service
+pytest_plugins = ["one_service"]
 
 
 def test_an_answer_about_an_image(service: Running, runtime: SimulatedRuntime) -> None:
@@ -61,7 +53,7 @@ def test_an_answer_about_an_image(service: Running, runtime: SimulatedRuntime) -
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == 5
     ask = runtime.asks[-1]
-    assert ask.image is not None
+    assert isinstance(ask.image, Image.Image)
     assert ask.image.getpixel((0, 0)) == (200, 10, 10)
     assert [(turn.role, turn.text, turn.image) for turn in ask.turns] == [("user", "what is it?", True)]
     assert (ask.max_new_tokens, ask.stop) == (9, ("\n",))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from PIL import Image
 from running import NAME, SimulatedRuntime, chat, picture, question, running, talking
 
 from edgeq.service.faults import RequestError
@@ -162,7 +163,7 @@ def test_through_the_service() -> None:
         url = f"http://{HOST}:{port}/a.png"
         service.openai().chat.completions.create(model=NAME, messages=question(image=url))
         image = runtime.asks[-1].image
-        assert image is not None
+        assert isinstance(image, Image.Image)
         assert image.size == (8, 8)
         refused = service.http.post("/v1/chat/completions", json=chat(image="http://other.example/"))
         assert refused.json()["error"]["code"] == "image_host_not_allowed"

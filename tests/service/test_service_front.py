@@ -31,14 +31,11 @@ from edgeq.service.access import is_loopback, read_token
 from edgeq.service.intake import body_limit
 from edgeq.service.log import log, logged, request_id
 
+pytest_plugins = ["one_service"]
+
 TOKEN = "0123456789abcdef-secret"
 CHAT = "/v1/chat/completions"
 SMALL_MIB = 0.01
-
-
-@pytest.fixture(scope="module")
-def runtime() -> SimulatedRuntime:
-    return SimulatedRuntime()
 
 
 @pytest.fixture(scope="module")

@@ -38,16 +38,7 @@ from edgeq.service.metrics import Metrics
 from edgeq.service.report import Report
 from edgeq.service.traffic import Traffic
 
-
-@pytest.fixture(scope="module")
-def runtime() -> SimulatedRuntime:
-    return SimulatedRuntime()
-
-
-@pytest.fixture(scope="module")
-def service(runtime: SimulatedRuntime) -> Iterator[Running]:
-    with running(talking(runtime)) as service:
-        yield service
+pytest_plugins = ["one_service"]
 
 
 @pytest.fixture(scope="module")
