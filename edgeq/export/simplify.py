@@ -2,7 +2,7 @@
 
 Exporters write shape arithmetic, constants as nodes, and nodes that do nothing. Each would be one more tensor to plan
 and to quantize, so they go first: local functions are inlined, whatever depends on constants alone is computed (with
-ONNX Runtime, through onnx-graphsurgeon), no-ops and dead code are removed.
+ONNX Runtime, through onnx-graphsurgeon), padding goes into convolutions, no-ops and dead code are removed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from edgeq.errors import ExportError
 from edgeq.export.noops import bypass_noops
+from edgeq.export.pads import give_pads_to_convolutions
 from edgeq.export.reshapes import settle_reshapes
 from edgeq.model.graph import drop_constant_inputs
 from edgeq.model.onnx_file import MAX_IR_VERSION
@@ -82,6 +83,7 @@ def _one_round(model: onnx.ModelProto) -> onnx.ModelProto:
 def _reduced(graph: gs.Graph) -> onnx.ModelProto:
     _fold_constants(graph)
     settle_reshapes(graph)
+    give_pads_to_convolutions(graph)
     bypass_noops(graph.cleanup().toposort())
     made: onnx.ModelProto = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)
     return made

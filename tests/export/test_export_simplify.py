@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -271,3 +273,67 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     nodes = [node("Unsqueeze", "a axes", "b"), node("Mul", "x b", "y")]
     simplify(graph(nodes, {"a": random(1, 4), "axes": integers(0)}, IMAGE))
     assert capfd.readouterr() == ("", "")
+
+
+WEIGHTS = {"w": random(4, 3, 2, 3, 3), "u": random(5, 2, 2, 1, 1)}
+
+
+def padded(pads: list[int], *convolutions: onnx.NodeProto, **attributes: object) -> onnx.ModelProto:
+    constants: dict[str, np.ndarray[Any, Any]] = {"pads": integers(*pads), "rows": integers(-2)}
+    constants |= {"zero": np.zeros((), np.float32), "one": np.ones((), np.float32)}
+    return graph([node("Pad", "x pads", "p", **attributes), *convolutions], {**WEIGHTS, **constants}, IMAGE)
+
+
+@pytest.mark.parametrize("own", [{}, {"pads": [1, 0, 0, 2]}])
+def test_padding_goes_into_a_convolution(own: dict[str, list[int]]) -> None:
+    model = padded([0, 0, 0, 1, 0, 0, 2, 1], node("Conv", "p w", "y", strides=[2, 1], **own))
+    made = simplify(model)
+    assert operators(made) == ["Conv"]
+    assert_same(model, made, PIXELS)
+
+
+def test_padding_of_named_axes_goes_into_a_convolution() -> None:
+    """Rows by a negative number, one before and two behind."""
+    convolution = node("Conv", "p w", "y")
+    model = padded([1, 2], convolution)
+    model.graph.node[0].input.extend(["zero", "rows"])
+    model.opset_import[0].version = 18
+    made = simplify(model)
+    assert operators(made) == ["Conv"]
+    assert_same(model, made, PIXELS)
+
+
+def test_padding_goes_into_all_convolutions_that_read_it() -> None:
+    model = padded(
+        [0, 0, 1, 1, 0, 0, 1, 1],
+        node("Conv", "p w", "a"),
+        node("Conv", "p w", "b", pads=[1] * 4),
+        node("Abs", "b", "y"),
+    )
+    model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, None))
+    made = simplify(model)
+    assert sorted(operators(made)) == ["Abs", "Conv", "Conv"]
+    assert_same(model, made, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("pads", "readers", "attributes", "fill"),
+    [
+        ([0, 0, 1, 1, 0, 0, 1, 1], [node("Conv", "p w", "y")], {"mode": "reflect"}, ""),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [node("Conv", "p w", "y")], {}, "one"),
+        ([0, 0, -1, 0, 0, 0, 0, 0], [node("Conv", "p w", "y")], {}, ""),
+        ([1, 0, 1, 1, 0, 0, 1, 1], [node("Conv", "p w", "y")], {}, ""),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [node("Conv", "p w", "y", auto_pad="SAME_UPPER")], {}, ""),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [node("AveragePool", "p", "y", kernel_shape=[2, 2])], {}, ""),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [node("Conv", "p u", "a"), node("Add", "a p", "y")], {}, ""),
+    ],
+    ids=["mirrored", "of ones", "cut off", "an image more", "own rule", "no convolution", "read by others, too"],
+)
+def test_padding_that_is_no_convolutions(
+    pads: list[int], readers: list[onnx.NodeProto], attributes: dict[str, object], fill: str
+) -> None:
+    model = padded(pads, *readers, **attributes)
+    model.graph.node[0].input.extend([fill] if fill else [])
+    made = simplify(model)
+    assert "Pad" in operators(made)
+    assert_same(model, made, PIXELS)
