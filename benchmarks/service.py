@@ -186,10 +186,10 @@ def compare(service: Serving, load: Load, fresh: Iterator[Case]) -> int:
     )
 
 
-def run(bundle: Path, load: Load, threads: int) -> Report:
+def run(bundle: Path, load: Load, threads: int | None) -> Report:
     """All of it, on a service that is started for it."""
     report, fresh = Report(), cases(load.tokens, seed=0)
-    with serving(bundle, _settings(threads)) as service, script(bundle, threads) as other:
+    with serving(bundle, _settings(threads)) as service, script(bundle, threads or default_threads()) as other:
         asyncio.run(ask_all(service.url, service.model, _take(fresh, 4 * max(load.clients)), max(load.clients)))
         before = service.resident
         report.rows = measure(service, other, load, fresh)
@@ -199,7 +199,7 @@ def run(bundle: Path, load: Load, threads: int) -> Report:
     return report
 
 
-def _settings(threads: int) -> dict[str, Any]:
+def _settings(threads: int | None) -> dict[str, Any]:
     return {"threads": threads, "queue": _QUEUE, "request_seconds": 600, "reserve_mib": 256}
 
 
@@ -221,7 +221,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=Load.clients)
     parser.add_argument("--pairs", type=int, default=Load.pairs, help="images that are asked about twice")
     parser.add_argument("--equal", type=int, default=Load.equal, help="answers compared with a quiet service's")
-    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--threads", type=int, help="of both sides; by default the service finds out by itself")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="instead: mixed load of 64 clients for so long")
     parser.add_argument("--tight", action="store_true", help="instead: a budget for 2 requests, and 20 at once")
     parser.add_argument("--kill", action="store_true", help="instead: kill -9 within an answer, and start again")
@@ -257,7 +257,7 @@ def _print(report: Report) -> None:
     print(f"memory of its own: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after ({after / before - 1:+.1%})")
 
 
-def _tight(bundle: Path, threads: int, *, as_json: bool) -> int:
+def _tight(bundle: Path, threads: int | None, *, as_json: bool) -> int:
     """A budget for two requests."""
     found = measure_tight(bundle, _settings(threads), cases(24, seed=200_000))
     if as_json:
@@ -269,7 +269,7 @@ def _tight(bundle: Path, threads: int, *, as_json: bool) -> int:
     return 0 if found.passed else 1
 
 
-def _kill(bundle: Path, threads: int, *, as_json: bool) -> int:
+def _kill(bundle: Path, threads: int | None, *, as_json: bool) -> int:
     """Killed, and started again."""
     found = measure_killed(bundle, _settings(threads), cases(48, seed=300_000))
     if as_json:
@@ -280,7 +280,7 @@ def _kill(bundle: Path, threads: int, *, as_json: bool) -> int:
     return 0 if found.passed else 1
 
 
-def _soak(bundle: Path, seconds: float, threads: int, *, as_json: bool) -> int:
+def _soak(bundle: Path, seconds: float, threads: int | None, *, as_json: bool) -> int:
     """Mixed load, and what must hold after it."""
     settings = {**_settings(threads), "queue": 16, "request_seconds": 60, "body_seconds": SLOW_S, "image_mib": 1}
     with serving(bundle, settings) as service:

@@ -42,7 +42,8 @@ class RuntimeOptions:
         budget_bytes: what the process may take in all; None takes what the device leaves for it.
         cache_bytes: what the caches may hold at most; None is room for 16 pictures.
         reserve_bytes: of the machine's memory that stay free.
-        threads: of one operator; None takes every processor there is.
+        threads: of one operator; None lets the vision graph take every processor there is, and the language model as
+            many of them as it is quickest with.
 
     Raises:
         InputError: a number is out of range.
@@ -184,6 +185,7 @@ def start_runtime(pair: Pair, bundle: Path, options: RuntimeOptions, device: Dev
         InputError: memory does not suffice for one request.
     """
     from edgeq.runtime.decode import Talker
+    from edgeq.runtime.processors import settle_threads
     from edgeq.runtime.slots import read_kv_shape
 
     bundled = pair.prompter.settings
@@ -194,6 +196,8 @@ def start_runtime(pair: Pair, bundle: Path, options: RuntimeOptions, device: Dev
     room = find_room(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
     halves = (pair.prompter, pair.eyes, pair.language)
     talker = Talker(*halves, slots=room.slots, context=context, cache_bytes=room.caches)
+    if options.threads is None and shape.device.type == "cpu":
+        settle_threads(talker.rehearse)  # before the worker's thread is begun, which takes it over
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))
     watch = MemoryWatch(cuda=shape.device.type == "cuda")
     worker = Worker(talker, admission, look=watch.look, give_back=give_back, clock=time.monotonic)

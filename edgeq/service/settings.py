@@ -49,7 +49,7 @@ class ServiceSettings(BaseModel):
         queue: requests that may wait.
         reserve_mib: memory that is left to everything else.
         cache_mib: what is kept of images seen lately, at most; None takes room for 16 pictures.
-        threads: of one operator; None takes every processor.
+        threads: of one operator; None takes every processor, but for a language model that is as quick with fewer.
         log_level: from which on events are logged.
     """
 
