@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,10 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _imports_are_no_garbage() -> Iterator[None]:
-    """Set aside what the imports left: each lowering collects garbage, and looks half a second through torch's.
-
-    `many_lowerings` would put it back, for the rest of the session.
-    """
+def _imports_are_no_garbage() -> None:
+    """Set aside what the imports left: each lowering collects garbage, and looks half a second through torch's."""
     gc.collect()
     gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "unfreeze", lambda: None)
-        yield
 
 
 @pytest.fixture(scope="module")

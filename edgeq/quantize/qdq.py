@@ -134,7 +134,13 @@ def scales_to_give(placement: Placement, scales: Scales) -> dict[str, NDArray[np
 
 @contextmanager
 def many_lowerings() -> Iterator[None]:
-    """Each lowering collects garbage: within, what was there before is not looked through again every time."""
+    """Each lowering collects garbage: within, what was there before is not looked through again every time.
+
+    Inside another one, or where the process has set objects aside already, it changes nothing.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:

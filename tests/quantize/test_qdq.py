@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +19,15 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import CalibrationError, QuantizeError
 from edgeq.plan.precision import Backend, Decision, Precision
 from edgeq.plan.rules import plan_classifier
-from edgeq.quantize.qdq import StoredWeights, calibrated_tensors, lower, placement_of, scales_to_give, take_scales
+from edgeq.quantize.qdq import (
+    StoredWeights,
+    calibrated_tensors,
+    lower,
+    many_lowerings,
+    placement_of,
+    scales_to_give,
+    take_scales,
+)
 from edgeq.quantize.verify import verify_lowering
 
 RNG = np.random.default_rng(7)
@@ -346,3 +355,12 @@ def test_a_quantized_layer_that_was_planned_in_floating_point_is_found(precision
     with pytest.raises(QuantizeError) as caught:
         verify_lowering(lowered("onnxruntime"), plan.model_copy(update={"decisions": moved}), "onnxruntime")
     assert caught.value.causes == (f"conv2: planned {precision.value}, its weight is quantized",)
+
+
+def test_many_lowerings_leave_what_was_set_aside_before() -> None:
+    """As inside another one; `tests/conftest.py` has set the imports aside."""
+    before = gc.get_freeze_count()
+    assert before
+    with many_lowerings():
+        pass
+    assert gc.get_freeze_count() == before
