@@ -23,9 +23,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.service_budget import measure_tight
+from benchmarks.service_budget import Tight, measure_tight
 from benchmarks.service_clients import Case, Heard, ask_all, ask_in_turn, encoded
-from benchmarks.service_killed import measure_killed
+from benchmarks.service_killed import Killed, measure_killed
 from benchmarks.service_process import Script, Serving, script, serving
 from benchmarks.service_soak import SLOW_S, Soak, soak
 from edgeq.demo.vlm.report import QUESTIONS
@@ -260,23 +260,22 @@ def _print(report: Report) -> None:
 def _tight(bundle: Path, threads: int | None, *, as_json: bool) -> int:
     """A budget for two requests."""
     found = measure_tight(bundle, _settings(threads), cases(24, seed=200_000))
-    if as_json:
-        print(json.dumps(asdict(found), indent=1))
-    else:
-        peak = f"{found.peak / 1e6:.1f} MB ({found.peak / found.budget - 1:+.1%})"
-        print(f"budget {found.budget / 1e6:.1f} MB, {found.slots} requests at once, peak {peak}")
-        print(f"answers by status: {found.statuses}")
-    return 0 if found.passed else 1
+    peak = f"{found.peak / 1e6:.1f} MB ({found.peak / found.budget - 1:+.1%})"
+    budget = f"budget {found.budget / 1e6:.1f} MB, {found.slots} requests at once, peak {peak}"
+    return _told(found, f"{budget}\nanswers by status: {found.statuses}", as_json=as_json)
 
 
 def _kill(bundle: Path, threads: int | None, *, as_json: bool) -> int:
     """Killed, and started again."""
     found = measure_killed(bundle, _settings(threads), cases(48, seed=300_000))
-    if as_json:
-        print(json.dumps(asdict(found), indent=1))
-    else:
-        print(f"ready after {found.usual:.2f} s, and after kill -9 within an answer after {found.again:.2f} s")
-        print(f"same answer as before: {found.equal}; bundle as it was: {found.untouched}")
+    ready = f"ready after {found.usual:.2f} s, and after kill -9 within an answer after {found.again:.2f} s"
+    left = f"same answer as before: {found.equal}; bundle as it was: {found.untouched}"
+    return _told(found, f"{ready}\n{left}", as_json=as_json)
+
+
+def _told(found: Tight | Killed, words: str, *, as_json: bool) -> int:
+    """Print it, and give the exit status."""
+    print(json.dumps(asdict(found), indent=1) if as_json else words)
     return 0 if found.passed else 1
 
 

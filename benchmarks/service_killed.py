@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import time
@@ -18,6 +17,7 @@ import httpx2
 
 from benchmarks.service_clients import PATIENCE_S, Case, ask_in_turn, body
 from benchmarks.service_process import Serving, serving
+from edgeq.files import sha256_file
 
 __all__ = ["Killed", "measure_killed"]
 
@@ -78,8 +78,4 @@ def _kill_within_an_answer(service: Serving, case: Case) -> None:
 
 def _files(bundle: Path) -> dict[str, str]:
     """Digests of all files, by name."""
-    return {
-        str(path.relative_to(bundle)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(bundle.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(bundle)): sha256_file(path) for path in sorted(bundle.rglob("*")) if path.is_file()}

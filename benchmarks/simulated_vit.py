@@ -26,7 +26,7 @@ from edgeq.quality.classification import label_indices
 from edgeq.simulate.products import Network, Quantized, find_products, observe, simulated
 from edgeq.simulate.schemes import SCHEMES, Bits, Fitter, Scheme
 
-__all__ = ["SimulatedRow", "Simulation", "simulate", "simulated_table"]
+__all__ = ["SimulatedRow", "Simulation", "markdown_table", "simulate", "simulated_table"]
 
 CALIBRATION_IMAGES = 32
 _BATCH = 100
@@ -110,9 +110,13 @@ def simulate(
 def simulated_table(simulation: Simulation) -> str:
     """One line for each scheme, "simulated" in each, as Markdown."""
     heads = ("", "bits", "scheme", "weights", "top-1", "same class", "logit error")
-    lines = [heads, ["---"] * len(heads), *(_cells(row) for row in simulation.rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table(heads, [_cells(row) for row in simulation.rows])
     return f"FP32: top-1 {simulation.top1:.2f} on {simulation.images} images\n\n{table}"
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of these cells."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows))
 
 
 def _network(directory: Path) -> Network:

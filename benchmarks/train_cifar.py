@@ -27,6 +27,7 @@ import transformers
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, pad
 
+from benchmarks.networks import IMAGENET
 from edgeq.demo.vlm.training import cycle
 from edgeq.errors import OutputError
 from edgeq.files import atomic_write, new_directory
@@ -34,8 +35,6 @@ from edgeq.model.images import ImageSet
 
 __all__ = ["NETWORKS", "Settings", "main"]
 
-MEAN: Final = (0.485, 0.456, 0.406)
-STD: Final = (0.229, 0.224, 0.225)
 SIDE: Final = 32
 _SHIFT: Final = 4
 _COARSE_PART: Final = 0.7
@@ -245,7 +244,8 @@ class Training:
 
 def _normalized(pixels: NDArray[np.uint8]) -> torch.Tensor:
     """uint8 [n, h, w, 3] to float32 [n, 3, h, w]."""
-    return ((torch.from_numpy(pixels).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(IMAGENET[key]) for key in ("image_mean", "image_std"))
+    return ((torch.from_numpy(pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 def _shifted(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -315,8 +315,7 @@ def write(folder: Path, name: str, training: Training, data: Path, images: int) 
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
-            "image_mean": list(MEAN),
-            "image_std": list(STD),
+            **IMAGENET,
         }
         (work / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=1) + "\n")
         kept = type(training.network.model).from_pretrained(work, dtype=torch.float32)

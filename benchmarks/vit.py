@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.process import ROOT
-from benchmarks.simulated_vit import SimulatedRow, Simulation, simulate, simulated_table
+from benchmarks.simulated_vit import SimulatedRow, Simulation, markdown_table, simulate, simulated_table
 from benchmarks.vit_figures import (
     CLOCKS,
     REFERENCE,
@@ -221,7 +221,7 @@ def _rows_table(rows: Sequence[Row]) -> str:
     heads = ["", *(["top-1", "to FP32 (95 %)", "other class", "logit error"] if judged else [])]
     for timed in rows[0].speeds:
         heads += [f"ms, {_threads(timed.threads)}, {timed.clock}", "times FP32's speed (rounds)"]
-    return _markdown([*heads, "MB", "fold, ranges"], [_cells(row) for row in rows])
+    return markdown_table([*heads, "MB", "fold, ranges"], [_cells(row) for row in rows])
 
 
 def _cells(row: Row) -> list[str]:
@@ -245,7 +245,7 @@ def _operators_table(operators: Sequence[OperatorTime]) -> str:
         for row in (total, *each):
             share = f"{100 * row.milliseconds / whole:.1f} %"
             rows.append([row.operator, str(row.nodes), f"{row.milliseconds:.3f}", share])
-    return _markdown(["operators", "nodes", "ms", "share"], rows)
+    return markdown_table(["operators", "nodes", "ms", "share"], rows)
 
 
 def _sum(operators: Sequence[OperatorTime]) -> float:
@@ -254,10 +254,6 @@ def _sum(operators: Sequence[OperatorTime]) -> float:
 
 def _threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows))
 
 
 def _settled(options: argparse.Namespace) -> argparse.Namespace:

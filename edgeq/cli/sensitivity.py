@@ -20,6 +20,7 @@ from edgeq.errors import ArtifactError, ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.files import new_directory
 from edgeq.model.images import ImageSet
+from edgeq.model.outline import load_outline
 from edgeq.model.source import ModelSource, open_model
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier
@@ -180,7 +181,7 @@ def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, Preci
     check_scales(directory / FP32, scales)
     if (directory / PLAN).is_file():
         return scales, PrecisionPlan.load(directory / PLAN)
-    plan = plan_classifier(onnx.load(directory / FP32), keep_batchnorm=tuple(report.kept))
+    plan = plan_classifier(load_outline(directory / FP32), keep_batchnorm=tuple(report.kept))
     return scales, settle(plan, scales)
 
 

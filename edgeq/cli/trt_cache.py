@@ -16,6 +16,7 @@ from edgeq.calibrate.trt_version import Version, version_of
 from edgeq.cli.flags import PATH
 from edgeq.errors import OutputError
 from edgeq.export.stage import FP32, ExportReport
+from edgeq.model.outline import load_outline
 from edgeq.model.source import open_model
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.placement import unite
@@ -80,7 +81,7 @@ def observed_tensors(graph: Path) -> tuple[str, ...]:
 
     That is more than the Q/DQ graphs need; the scales hold the surplus too.
     """
-    model = onnx.load(graph)
+    model = load_outline(graph)
     return tuple(dict.fromkeys((*activation_tensors(model), *calibrated_tensors(model, plan_classifier(model)))))
 
 
@@ -100,7 +101,7 @@ def write_trt_cache(path: Path, version: Version, graph: Path, scales: Scales) -
         CalibrationError, ArtifactError: a range or a name cannot be written.
         OutputError: the place cannot be written.
     """
-    cache = cache_from_scales(scales, version, groups=_one_grid(onnx.load(graph)))
+    cache = cache_from_scales(scales, version, groups=_one_grid(load_outline(graph)))
     cache.save(path)
     return cache
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ from edgeq.errors import EngineError, first_line
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeEngine", "default_threads", "executed_operators", "give_back", "side_by_side"]
+__all__ = ["OnnxRuntimeEngine", "default_threads", "executed_operators", "side_by_side"]
 
 _TOGETHER = 2
 
@@ -38,15 +36,6 @@ def side_by_side(threads: int | None) -> tuple[int, int]:
     threads = threads or default_threads()
     together = min(threads, _TOGETHER)
     return together, threads // together
-
-
-def give_back() -> None:
-    """Return to the system what sessions that are gone have freed.
-
-    glibc keeps it for the threads that had it: beside the next network that is a tenth of the process (measured).
-    """
-    with suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def executed_operators(model: Path) -> Counter[str]:

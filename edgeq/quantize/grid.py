@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 __all__ = [
     "Grid",
     "quantize_bias",
-    "quantize_weight",
     "round_weight",
     "signed_grid",
     "unsigned_grid",
@@ -58,22 +57,8 @@ def _positive(scale: float) -> float:
     return single if single >= float(np.finfo(np.float32).tiny) else _EMPTY_SCALE
 
 
-def quantize_weight(
-    weight: NDArray[np.float32], axis: int | None, *, smallest_scale: NDArray[np.float64] | None = None
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric INT8 weights in -127..127, and their scale.
-
-    Args:
-        weight: any shape.
-        axis: the output channels' axis, one scale for each; None gives one scale for all (a scalar).
-        smallest_scale: a lower bound for the scales.
-    """
-    scale = weight_scale(weight_amax(weight, axis), smallest_scale)
-    return round_weight(weight, axis, scale), scale
-
-
 def weight_amax(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float64]:
-    """The largest magnitude of each output channel, or of all."""
+    """The largest magnitude of each output channel (`axis`), or of all (None: a scalar)."""
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
     amax: NDArray[np.float64] = np.maximum(weight.max(axis=others), -weight.min(axis=others)).astype(np.float64)
     return amax
@@ -88,7 +73,7 @@ def weight_scale(amax: NDArray[np.float64], smallest_scale: NDArray[np.float64] 
 
 
 def round_weight(weight: NDArray[np.float32], axis: int | None, scale: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Weights on the grid of these scales, in -127..127."""
+    """Weights of any shape on the symmetric grid of these scales, in -127..127."""
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if axis is not None else [1] * weight.ndim
     steps = weight / scale.reshape(shape)
     np.rint(steps, out=steps)

@@ -20,7 +20,8 @@ from edgeq.calibrate.observe import open_graph
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.engine import Engine
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine, give_back, side_by_side
+from edgeq.engine.heap import trim_heap
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
 from edgeq.model.external_data import read_in
 from edgeq.model.outline import load_outline
 from edgeq.model.preprocess import Preprocess
@@ -67,7 +68,7 @@ def select(
         advance: called with 1 after each trial.
     """
     _, each = side_by_side(threads)
-    give_back()
+    trim_heap()
     with many_lowerings(), ThreadPoolExecutor(1) as running:
         answering = running.submit(_logits, _Network(open_graph(graph, threads=each)), held_back, threads)
         model = load_outline(graph)
@@ -154,7 +155,7 @@ class _Signed:
 
     @cached_property
     def _engine(self) -> Engine:
-        give_back()  # of the graphs before it: this one, in floating point, is the largest
+        trim_heap()  # of the graphs before it: this one, in floating point, is the largest
         return _open(self._serialized, self._threads, integers=False)
 
     def made(self, choice: _Choice) -> _Made:

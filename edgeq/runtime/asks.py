@@ -80,6 +80,10 @@ class EncodedImage:
     data: bytes = field(repr=False)
     decode: Callable[[bytes], Image.Image] = field(repr=False)
 
+    def decoded(self) -> Image.Image:
+        """The image, made anew each time."""
+        return self.decode(self.data)
+
 
 @dataclass(frozen=True)
 class Ask:

@@ -5,9 +5,8 @@ Greedy, one sequence at a time, with a step of its own; `generate` of transforme
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError
 from edgeq.model.json_file import read_json_object
 from edgeq.runtime.families import Family
@@ -87,11 +87,10 @@ def _leave_file(model: Any) -> None:
 
 
 def give_back() -> None:
-    """Return what was freed to the system; after loading, glibc would keep a third of the model's size (measured)."""
+    """Return what was freed to the system, the graphics card's memory too."""
     import torch
 
-    with suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -152,7 +152,7 @@ class Asker:
 
 
 def _decoded(image: Image.Image | EncodedImage) -> Image.Image:
-    return image.decode(image.data) if isinstance(image, EncodedImage) else image
+    return image.decoded() if isinstance(image, EncodedImage) else image
 
 
 def _conversation(prompter: Prompter, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:

@@ -95,7 +95,7 @@ def classes_of(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> 
 
 
 def _submit(seeing: Seeing, image: EncodedImage) -> Future[NDArray[np.float32]]:
-    return seeing.submit(image.decode(image.data))
+    return seeing.submit(image.decoded())
 
 
 def _json(text: str) -> Response:

@@ -5,8 +5,24 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from edgeq.quantize.grid import Grid, quantize_bias, quantize_weight, signed_grid, unsigned_grid
+from edgeq.quantize.grid import (
+    Grid,
+    quantize_bias,
+    round_weight,
+    signed_grid,
+    unsigned_grid,
+    weight_amax,
+    weight_scale,
+)
+
+
+def quantize_weight(
+    weight: NDArray[np.float32], axis: int | None, smallest_scale: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    scale = weight_scale(weight_amax(weight, axis), smallest_scale)
+    return round_weight(weight, axis, scale), scale
 
 
 def test_signed_grid_is_symmetric() -> None:

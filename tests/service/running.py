@@ -83,7 +83,7 @@ class SimulatedRuntime:
     def submit(self, ask: Ask, deadline_s: float | None = None) -> Stream:
         assert deadline_s is not None
         if isinstance(ask.image, EncodedImage):  # as the real one does with a file that it sees for the first time
-            ask = replace(ask, image=ask.image.decode(ask.image.data))
+            ask = replace(ask, image=ask.image.decoded())
         question = ask.turns[-1].text
         if question in self._refusals:
             raise self._refusals[question]
