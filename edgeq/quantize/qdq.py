@@ -136,17 +136,16 @@ def scales_to_give(placement: Placement, scales: Scales) -> dict[str, NDArray[np
 def many_lowerings() -> Iterator[None]:
     """Each lowering collects garbage: within, what was there before is not looked through again every time.
 
-    Inside another one, or where the process has set objects aside already, it changes nothing.
+    At the end of one that stands inside another, or where the process had set objects aside before, they stay so.
     """
-    if gc.get_freeze_count():
-        yield
-        return
+    outermost = not gc.get_freeze_count()
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if outermost:
+            gc.unfreeze()
 
 
 def _lower(
