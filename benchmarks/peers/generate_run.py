@@ -41,7 +41,7 @@ def _answer(pair: Pair, asked: dict[str, Any]) -> dict[str, Any]:
     start, clock, settings = time.perf_counter(), _Clock(), pair.prompter.settings
     image = decode_image(Path(asked["image"]).read_bytes(), "the image")
     pixels = pair.prompter.pixels(image)
-    ids = pair.prompter.ids(asked["question"], pixels)
+    ids = pair.prompter.ids(asked["question"], pixels.layout)
     features = pair.eyes.look(pixels.values)
     words = pair.language.embed(ids, pair.language.adopt(features), settings.image_token_id)
     said = pair.language.model.generate(

@@ -133,7 +133,7 @@ def reference_prompt(prompter: Prompter) -> Prompt:
         import torch
 
         pixels = prompter.pixels(image)
-        ids = torch.from_numpy(prompter.ids(question, pixels))[None]
+        ids = torch.from_numpy(prompter.ids(question, pixels.layout))[None]
         values = torch.from_numpy(pixels.values)
         given = {"input_ids": ids, "pixel_values": values[None] if nested else values}
         return given if family.attention == "causal" else given | {"token_type_ids": torch.zeros_like(ids)}

@@ -113,7 +113,7 @@ class Pair:
     def _see(self, image: Image.Image, question: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Prompt and features; a question that is too long is refused before the encoder runs."""
         pixels = self.prompter.pixels(image)
-        ids = self.prompter.ids(question, pixels)
+        ids = self.prompter.ids(question, pixels.layout)
         return ids, _rows(self.eyes.look(pixels.values))
 
 

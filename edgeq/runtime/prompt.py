@@ -20,7 +20,7 @@ from edgeq.model.image_processor import load_image_processor
 from edgeq.runtime.families import Family, Grid, family_of
 from edgeq.runtime.settings import PairSettings
 
-__all__ = ["PROCESSOR_FILES", "Pixels", "Prompter", "find_image_token", "load_tokenizer", "render"]
+__all__ = ["PROCESSOR_FILES", "Layout", "Pixels", "Prompter", "find_image_token", "load_tokenizer", "render"]
 
 PROCESSOR_FILES: Final = (
     *("added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt"),
@@ -28,6 +28,19 @@ PROCESSOR_FILES: Final = (
     *("tokenizer.model", "tokenizer_config.json", "vocab.json"),
 )
 """What the processor of a model may consist of, config.json included, which says which classes it has."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a prompt depends on of an image.
+
+    Attributes:
+        pictures: that the encoder gets, [n].
+        grid: rows and columns that it was cut into.
+    """
+
+    pictures: int
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,11 @@ class Pixels:
 
     values: NDArray[np.float32]
     grid: Grid
+
+    @property
+    def layout(self) -> Layout:
+        """Of the image in a prompt."""
+        return Layout(len(self.values), self.grid)
 
 
 class Prompter:
@@ -70,41 +88,51 @@ class Prompter:
         rows, columns = (int(np.asarray(found[key]).flat[0]) if key in found else 0 for key in ("rows", "cols"))
         return Pixels(values.reshape(-1, *values.shape[-3:]), (rows, columns))
 
-    def ids(self, question: str, pixels: Pixels) -> NDArray[np.int64]:
-        """The prompt, int64 [n].
+    def ids(self, question: str, layout: Layout) -> NDArray[np.int64]:
+        """The prompt of one question about an image, int64 [n].
 
         Raises:
             InputError: the question is empty, has the image token in it, or leaves no room for an answer.
             ModelError: the chat template or the tokenizer does not keep the image's places.
         """
-        settings, pictures = self.settings, len(pixels.values)
+        settings = self.settings
         _check_question(question, settings.image_token)
-        text = render(self.tokenizer, self._family, settings.image_token, question)
-        places = self._family.places(settings.image_token, settings.tokens, pictures, pixels.grid)
-        text = text.replace(settings.image_token, places)
+        ids = self.written(render(self.tokenizer, self._family, settings.image_token, question), layout)
+        if len(ids) >= settings.context:
+            raise InputError(
+                f"the question is too long: with the image it takes {len(ids):,} tokens, and the context is "
+                f"{settings.context:,}, answer included",
+                expected=f"at most {max(settings.context - settings.tokens * layout.pictures, 0):,} tokens of question "
+                "and answer",
+                next_step="ask in fewer words",
+            )
+        return ids
+
+    def written(self, text: str, layout: Layout | None) -> NDArray[np.int64]:
+        """Token ids of a whole prompt, int64 [n].
+
+        Args:
+            text: as a template gives it, with the image token once where there is an image.
+            layout: of the image.
+
+        Raises:
+            ModelError: the tokenizer does not keep the image's places.
+        """
+        settings, places = self.settings, 0
+        if layout is not None:
+            places = settings.tokens * layout.pictures
+            token = settings.image_token
+            text = text.replace(token, self._family.places(token, settings.tokens, layout.pictures, layout.grid))
         begun = not self._family.template or text.startswith(self.tokenizer.bos_token or "\0")
-        found = self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"]
-        ids = np.array(found, np.int64)
-        self._check_ids(ids, settings.tokens * pictures)
+        ids = np.array(self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"], np.int64)
+        if (found := int((ids == settings.image_token_id).sum())) != places:
+            raise ModelError(f"the tokenizer gives an image {found} places, its features need {places}")
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
         """What an answer's tokens say, without special tokens and without spaces around it."""
         decoded: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return decoded.strip()
-
-    def _check_ids(self, ids: NDArray[np.int64], features: int) -> None:
-        settings = self.settings
-        places = int((ids == settings.image_token_id).sum())
-        if places != features:
-            raise ModelError(f"the tokenizer gives an image {places} places, its features need {features}")
-        if len(ids) >= settings.context:
-            raise InputError(
-                f"the question is too long: with the image it takes {len(ids):,} tokens, and the context is "
-                f"{settings.context:,}, answer included",
-                expected=f"at most {max(settings.context - features, 0):,} tokens of question and answer",
-                next_step="ask in fewer words",
-            )
 
 
 def load_tokenizer(directory: Path) -> Any:

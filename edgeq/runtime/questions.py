@@ -16,14 +16,18 @@ from edgeq.errors import InputError, ModelError, first_line
 from edgeq.runtime.asks import Ask, EncodedImage, Sampling, Turn
 from edgeq.runtime.families import family_of
 from edgeq.runtime.feature_cache import pixels_digest
-from edgeq.runtime.prompt import Pixels, Prompter
+from edgeq.runtime.prompt import Layout, Pixels, Prompter
 
 __all__ = ["Asker", "Picture", "Question"]
 
 _REMEMBERED: Final = 1024
+_SHORT: Final = 1024
+"""Characters of a conversation whose prompt is remembered: the same is asked about many images."""
+
 _SMALL: Final = 3 << 20
 """Bytes of an image, as a file or as pixels, that may wait as it is."""
 
+_Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
@@ -75,7 +79,8 @@ class Asker:
     """Writes prompts; from any thread.
 
     The layout of an image (in how many pictures it was cut) is remembered by its digest, and the digest by that of the
-    file, so that a small image that was seen before is neither decoded nor goes through the image processor again.
+    file, so that a small image that was seen before is neither decoded nor goes through the image processor again. So
+    is the prompt of a short conversation, for any image of the same layout.
 
     Args:
         prompter: of the bundle.
@@ -84,8 +89,9 @@ class Asker:
 
     def __init__(self, prompter: Prompter, context: int) -> None:
         self._prompter, self._context = prompter, context
-        self._layouts: OrderedDict[bytes, Pixels] = OrderedDict()
+        self._layouts: OrderedDict[bytes, Layout] = OrderedDict()
         self._digests: OrderedDict[bytes, bytes] = OrderedDict()
+        self._prompts: OrderedDict[tuple[tuple[Turn, ...], Layout | None], NDArray[np.int64]] = OrderedDict()
         self._lock = threading.Lock()
 
     def question(self, ask: Ask) -> Question:
@@ -96,8 +102,7 @@ class Asker:
             ModelError: the chat template or the tokenizer does not keep the image's places.
         """
         picture, layout = self._look(ask.image) if ask.image is not None else (None, None)
-        with self._lock:  # a tokenizer is not to be used from two threads at once
-            ids = self._ids(ask.turns, layout)
+        ids = self._ids(ask.turns, layout)
         room = self._context - len(ids)
         if room < 1:
             raise InputError(
@@ -109,8 +114,8 @@ class Asker:
         wanted = ask.max_new_tokens
         return Question(ids, picture, places, wanted, min(wanted, room), ask.sampling, ask.stop)
 
-    def _look(self, image: Image.Image | EncodedImage) -> tuple[Picture, Pixels]:
-        """The picture, and its layout: as `Pixels`, which may lack the values."""
+    def _look(self, image: Image.Image | EncodedImage) -> tuple[Picture, Layout]:
+        """The picture, and its layout."""
         file = hashlib.sha256(image.data).digest() if isinstance(image, EncodedImage) else None
         known = self._known(file, image) if file is not None else None
         if known is not None:
@@ -123,10 +128,10 @@ class Asker:
         if known is not None:
             return known
         pixels = self._prompter.pixels(decoded)
-        self._remember(self._layouts, digest, Pixels(np.empty((len(pixels.values), 0, 0, 0), np.float32), pixels.grid))
-        return Picture(digest, pixels), pixels
+        self._remember(self._layouts, digest, pixels.layout)
+        return Picture(digest, pixels), pixels.layout
 
-    def _known(self, digest: bytes, image: Image.Image | EncodedImage) -> tuple[Picture, Pixels] | None:
+    def _known(self, digest: bytes, image: Image.Image | EncodedImage) -> tuple[Picture, Layout] | None:
         """The same for a small image that was seen before; `digest` is of its pixels, or of its file."""
         size = len(image.data) if isinstance(image, EncodedImage) else 3 * image.width * image.height
         if size > _SMALL:
@@ -139,29 +144,38 @@ class Asker:
             self._layouts.move_to_end(digest)
         return Picture(digest, None, image), layout
 
-    def _remember(self, kept: OrderedDict[bytes, _Value], key: bytes, value: _Value) -> None:
+    def _ids(self, turns: tuple[Turn, ...], layout: Layout | None) -> NDArray[np.int64]:
+        with self._lock:  # a tokenizer is not to be used from two threads at once
+            known = self._prompts.get((turns, layout))
+            if known is not None:
+                self._prompts.move_to_end((turns, layout))
+                return known
+            ids = _prompt(self._prompter, turns, layout)
+        ids.flags.writeable = False
+        if sum(len(turn.text) for turn in turns) <= _SHORT:
+            self._remember(self._prompts, (turns, layout), ids)
+        return ids
+
+    def _remember(self, kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
         with self._lock:
             kept[key] = value
             while len(kept) > _REMEMBERED:
                 kept.popitem(last=False)
-
-    def _ids(self, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:
-        if layout is not None and len(turns) == 1:
-            return self._prompter.ids(turns[0].text, layout)
-        return _conversation(self._prompter, turns, layout)
 
 
 def _decoded(image: Image.Image | EncodedImage) -> Image.Image:
     return image.decoded() if isinstance(image, EncodedImage) else image
 
 
-def _conversation(prompter: Prompter, turns: tuple[Turn, ...], layout: Pixels | None) -> NDArray[np.int64]:
-    """The prompt of several messages, or of one without an image, int64 [n]."""
+def _prompt(prompter: Prompter, turns: tuple[Turn, ...], layout: Layout | None) -> NDArray[np.int64]:
+    """Token ids, int64 [n]."""
+    if layout is not None and len(turns) == 1:
+        return prompter.ids(turns[0].text, layout)
     settings = prompter.settings
-    family, token = family_of(settings.model_type), settings.image_token
+    token = settings.image_token
     if any(token in turn.text for turn in turns):
         raise InputError(f"a message has {token} in it, which stands for an image", next_step="leave it out")
-    if not family.template:
+    if not family_of(settings.model_type).template:
         raise InputError(
             f"a {settings.model_type} model answers one question about one image",
             expected="one message, with an image",
@@ -169,14 +183,7 @@ def _conversation(prompter: Prompter, turns: tuple[Turn, ...], layout: Pixels | 
     text = _rendered(prompter.tokenizer, turns)
     if text.count(token) != (layout is not None):
         raise ModelError(f"the chat template writes {token} {text.count(token)} times", expected="once for each image")
-    if layout is not None:
-        text = text.replace(token, family.places(token, settings.tokens, len(layout.values), layout.grid))
-    begun = text.startswith(prompter.tokenizer.bos_token or "\0")
-    ids = np.array(prompter.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"], np.int64)
-    needed = 0 if layout is None else settings.tokens * len(layout.values)
-    if (places := int((ids == settings.image_token_id).sum())) != needed:
-        raise ModelError(f"the tokenizer gives an image {places} places, its features need {needed}")
-    return ids
+    return prompter.written(text, layout)
 
 
 def _rendered(tokenizer: Any, turns: tuple[Turn, ...]) -> str:

@@ -12,7 +12,7 @@ from anyio import to_thread
 from starlette.requests import Request
 
 from edgeq.runtime.asks import GREEDY, Ask, EncodedImage, Sampling, Turn
-from edgeq.runtime.stream import Done, Event, Failed, Stream, Token
+from edgeq.runtime.stream import Done, Failed, Stream, Token
 from edgeq.service.answering import Answering
 from edgeq.service.connection import while_connected
 from edgeq.service.faults import RequestError
@@ -88,7 +88,7 @@ class Asking:
                 return await to_thread.run_sync(self._ask, request, query, None)
             return await self._pictures.use(query.image, partial(self._ask, request, query))
 
-        return await while_connected(request, ask)
+        return await while_connected(request.receive, ask)
 
     def _ask(self, request: Request, query: Query, image: EncodedImage | None) -> Stream:
         left = self._left(request)
@@ -100,38 +100,36 @@ class Asking:
         start: float = request.scope["edgeq.start"]
         return start + self._seconds - time.monotonic()
 
-    async def first(self, request: Request, stream: Stream) -> tuple[Event, AsyncIterator[Event]]:
-        """The first event, and the others: what goes wrong before it is an answer of its own.
+    async def events(self, request: Request, stream: Stream) -> AsyncIterator[Token | Done]:
+        """What is answered, as it comes; its end is noted.
 
         Raises:
             EdgeqError: the request could not be answered.
+            RequestError: it was cut off from inside, because the service stops.
         """
         events = aiter(stream)
-        event = await while_connected(request, partial(self.in_time, request, partial(anext, events)))
-        if isinstance(event, Failed):
-            raise event.error
-        return event, events
+        while True:
+            event = await self._in_time(request, partial(anext, events))
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Done):
+                self._note(request, event)
+                yield event
+                return
+            yield event
 
     async def whole(self, request: Request, stream: Stream) -> Done:
-        """The end of the answer, noted.
+        """The end of the answer; raises as `events`."""
 
-        Raises:
-            EdgeqError: the request could not be answered.
-        """
-
-        async def last() -> Done | Failed:
-            async for event in stream:
-                if not isinstance(event, Token):
+        async def last() -> Done:
+            async for event in self.events(request, stream):
+                if isinstance(event, Done):
                     return event
             raise AssertionError("a stream ends with Done or Failed")
 
-        end = await while_connected(request, partial(self.in_time, request, last))
-        if isinstance(end, Failed):
-            raise end.error
-        self.note(request, end)
-        return end
+        return await while_connected(request.receive, last)
 
-    async def in_time(self, request: Request, work: Callable[[], Awaitable[_Result]]) -> _Result:
+    async def _in_time(self, request: Request, work: Callable[[], Awaitable[_Result]]) -> _Result:
         """The result of `work`; RequestError 408 where a runtime that is stuck lets it wait for ever."""
         try:
             with anyio.fail_after(max(self._left(request), 0) + _GRACE_S):
@@ -139,12 +137,8 @@ class Asking:
         except TimeoutError as error:
             raise RequestError(408, "deadline", "the model did not answer in time") from error
 
-    def note(self, request: Request, done: Done) -> None:
-        """Count an answer, and put it into the log.
-
-        Raises:
-            RequestError: it was cut off from inside, because the service stops.
-        """
+    def _note(self, request: Request, done: Done) -> None:
+        """Count an answer, and put it into the log; raises RequestError where it was cut off from inside."""
         usage = done.usage
         self._metrics.said(usage)
         request.scope["edgeq.fields"].update(

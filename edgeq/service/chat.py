@@ -6,14 +6,13 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edgeq.runtime.asks import Role, Sampling, Turn
-from edgeq.runtime.stream import Event, Failed, Stream, Token
+from edgeq.runtime.stream import Done, Stream, Token
 from edgeq.runtime.stream import Usage as Took
 from edgeq.service.asking import Asking, Query
 from edgeq.service.chat_form import (
@@ -101,9 +100,8 @@ class Chat:
         heading = _Heading(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._served.name, fingerprint)
         if not asked.stream:
             return await self._whole(request, stream, heading)
-        return await self._pieces(
-            request, stream, heading, usage=bool(asked.stream_options and asked.stream_options.include_usage)
-        )
+        usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        return EventStream(self._pieces(request, stream, heading, usage=usage), stream.cancel, self._patience)
 
     async def _whole(self, request: Request, stream: Stream, heading: _Heading) -> Response:
         try:
@@ -120,37 +118,24 @@ class Chat:
         )
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    async def _pieces(self, request: Request, stream: Stream, heading: _Heading, *, usage: bool) -> Response:
-        """The status is not sent before the first token is there."""
-        try:
-            first, others = await self._asking.first(request, stream)
-        except BaseException:
-            stream.cancel()
-            raise
-        pieces = self._written(request, first, others, heading, usage)
-        return EventStream(pieces, stream.cancel, self._patience)
-
-    async def _written(
-        self, request: Request, first: Event, others: AsyncIterator[Event], heading: _Heading, usage: bool
+    async def _pieces(
+        self, request: Request, stream: Stream, heading: _Heading, *, usage: bool
     ) -> AsyncIterator[bytes]:
-        """All events of an answer as they are sent."""
-        yield heading.chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
-        event = first
+        """The answer as it is sent; raises what goes wrong before anything of it is there."""
+        opening = heading.chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
         try:
-            while isinstance(event, Token):
-                yield heading.chunk(ChunkChoice(delta=Delta(content=event.text)))
-                event = await self._asking.in_time(request, partial(anext, others))
-            if isinstance(event, Failed):
-                raise event.error
-            self._asking.note(request, event)
+            async for event in self._asking.events(request, stream):
+                yield opening + heading.chunk(_choice(event))
+                opening = b""
+                if usage and isinstance(event, Done):
+                    yield heading.chunk(usage=_tokens(event.usage))
         except Exception as error:
+            if opening:
+                raise
             fault = as_request_error(error)
             request.scope["edgeq.fields"]["code"] = fault.code
             yield b"data: " + fault.body.model_dump_json().encode() + b"\n\n"
             return
-        yield heading.chunk(ChunkChoice(delta=Delta(), finish_reason=_FINISHED[event.reason]))
-        if usage:
-            yield heading.chunk(usage=_tokens(event.usage))
         yield _LAST
 
 
@@ -181,6 +166,12 @@ def _turn(message: Message) -> Turn:
     texts = [part.text for part in message.content if not isinstance(part, ImagePart)]
     image = any(isinstance(part, ImagePart) for part in message.content)
     return Turn(_ROLES[message.role], "\n".join(texts), image)
+
+
+def _choice(event: Token | Done) -> ChunkChoice:
+    if isinstance(event, Done):
+        return ChunkChoice(delta=Delta(), finish_reason=_FINISHED[event.reason])
+    return ChunkChoice(delta=Delta(content=event.text))
 
 
 def _tokens(took: Took) -> TokenUsage:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 __all__ = ["EventStream", "while_connected"]
 
 _Result = TypeVar("_Result")
 
 
-async def while_connected(request: Request, work: Callable[[], Awaitable[_Result]]) -> _Result:
+async def while_connected(receive: Receive, work: Callable[[], Awaitable[_Result]]) -> _Result:
     """The result of `work`, which is cancelled when the client hangs up. The request's body must have been read.
 
     Raises:
@@ -26,7 +27,8 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[_Result
     async with anyio.create_task_group() as group:
 
         async def listen() -> None:
-            await _hung_up(request.receive)
+            while (await receive())["type"] != "http.disconnect":
+                pass
             group.cancel_scope.cancel()
 
         group.start_soon(listen)
@@ -45,6 +47,8 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[_Result
 class EventStream(Response):
     """Server-sent events (WHATWG HTML, section 9.2), each sent as soon as it is there.
 
+    Nothing is sent before the first of them, so that what fails until then can be answered with a status of its own.
+
     Args:
         pieces: whole events.
         finish: called at the end, however it comes about.
@@ -61,18 +65,9 @@ class EventStream(Response):
         self._patience = patience
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all pieces, unless the client hangs up."""
-        complete = False
+        """Send all pieces, unless the client hangs up; raises what `pieces` raises."""
         try:
-            async with anyio.create_task_group() as group:
-
-                async def listen() -> None:
-                    await _hung_up(receive)
-                    group.cancel_scope.cancel()
-
-                group.start_soon(listen)
-                complete = await self._send_all(send)
-                group.cancel_scope.cancel()
+            complete = await while_connected(receive, partial(self._send_all, send))
         finally:
             self._finish()
         if not complete:
@@ -80,17 +75,18 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> bool:
         """Whether the client took all of it."""
-        with anyio.move_on_after(self._patience) as patience:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for piece in self._pieces:
+        async for message in self._messages():
             with anyio.move_on_after(self._patience) as patience:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send(message)
             if patience.cancelled_caught:
                 return False
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
         return True
 
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    async def _messages(self) -> AsyncIterator[Message]:
+        begun = False
+        async for piece in self._pieces:
+            if not begun:
+                yield {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                begun = True
+            yield {"type": "http.response.body", "body": piece, "more_body": True}
+        yield {"type": "http.response.body", "body": b"", "more_body": False}

@@ -46,8 +46,10 @@ class Looking:
         with self._intake.room(request):
             asked = await self._intake.parse(request, ClassifyRequest)
             self._served.check_name(asked.model)
-            future = await while_connected(request, partial(self._pictures.use, asked.image, partial(_submit, seeing)))
-        logits = await while_connected(request, partial(seeing.wait, future, self._left(request)))
+            future = await while_connected(
+                request.receive, partial(self._pictures.use, asked.image, partial(_submit, seeing))
+            )
+        logits = await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
         classes = classes_of(logits, self._served.manifest.labels, asked.top)
         return _json(Classification(model=self._served.name, classes=classes).model_dump_json())
 
@@ -59,8 +61,10 @@ class Looking:
         with self._intake.room(request):
             asked = await self._intake.parse(request, EmbedRequest)
             self._served.check_name(asked.model)
-            future = await while_connected(request, partial(self._pictures.use, asked.image, partial(_submit, seeing)))
-        vector = await while_connected(request, partial(seeing.wait, future, self._left(request)))
+            future = await while_connected(
+                request.receive, partial(self._pictures.use, asked.image, partial(_submit, seeing))
+            )
+        vector = await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
         length = float(np.linalg.norm(vector)) if asked.normalize else 1.0
         values = tuple(float(value) for value in vector / (length or 1.0))
         return _json(Embeddings(model=self._served.name, data=(Embedding(embedding=values),)).model_dump_json())

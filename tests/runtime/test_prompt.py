@@ -75,7 +75,7 @@ def test_ids_and_pixels_are_those_of_the_processor(tmp_path: Path, family: str) 
     prompter = Prompter.open(path, settings(family))
     pixels = prompter.pixels(picture())
     expected = by_processor(path, family, picture())
-    assert prompter.ids(QUESTION, pixels).tolist() == list(expected["input_ids"][0])
+    assert prompter.ids(QUESTION, pixels.layout).tolist() == list(expected["input_ids"][0])
     theirs = np.asarray(expected["pixel_values"], np.float32)
     assert np.array_equal(pixels.values, theirs.reshape(-1, 3, 28, 28))
 
@@ -85,7 +85,7 @@ def test_an_image_in_tiles(tmp_path: Path) -> None:
     prompter = Prompter.open(directory(tmp_path / "m", "idefics3"), settings("idefics3"))
     pixels = prompter.pixels(picture(56, 28))
     assert (pixels.values.shape, pixels.grid) == ((3, 3, 28, 28), (1, 2))
-    assert (prompter.ids(QUESTION, pixels) == IMAGE_TOKEN).sum() == 3 * TOKENS
+    assert (prompter.ids(QUESTION, pixels.layout) == IMAGE_TOKEN).sum() == 3 * TOKENS
 
 
 def test_the_frame_of_internvl() -> None:
@@ -94,7 +94,7 @@ def test_the_frame_of_internvl() -> None:
 
 def test_an_answer_is_read_without_special_tokens(tmp_path: Path) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
-    ids = prompter.ids("a crack", prompter.pixels(picture()))
+    ids = prompter.ids("a crack", prompter.pixels(picture()).layout)
     assert prompter.text([*ids.tolist(), 2]) == "a crack:"
 
 
@@ -102,24 +102,24 @@ def test_an_answer_is_read_without_special_tokens(tmp_path: Path) -> None:
 def test_an_empty_question(tmp_path: Path, question: str) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
     with pytest.raises(InputError, match="the question is empty"):
-        prompter.ids(question, prompter.pixels(picture()))
+        prompter.ids(question, prompter.pixels(picture()).layout)
 
 
 def test_a_question_with_an_image_in_it(tmp_path: Path) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
     with pytest.raises(InputError, match="stands for an image"):
-        prompter.ids("what is <image>?", prompter.pixels(picture()))
+        prompter.ids("what is <image>?", prompter.pixels(picture()).layout)
 
 
 def test_the_border_of_the_context(tmp_path: Path) -> None:
     """`<s>`, four image tokens, the question and `:` are 6 + n tokens, and one must be left for an answer."""
     prompter = Prompter.open(directory(tmp_path / "m"), settings(context=20))
     pixels = prompter.pixels(picture())
-    assert len(prompter.ids("a" * 13, pixels)) == 19
+    assert len(prompter.ids("a" * 13, pixels.layout)) == 19
     with pytest.raises(InputError, match="takes 20 tokens, and the context is 20, answer included"):
-        prompter.ids("a" * 14, pixels)
+        prompter.ids("a" * 14, pixels.layout)
     with pytest.raises(InputError, match="takes 100,006 tokens"):
-        prompter.ids("a" * 100_000, pixels)
+        prompter.ids("a" * 100_000, pixels.layout)
 
 
 def test_the_image_token_is_found_by_its_number(tmp_path: Path) -> None:

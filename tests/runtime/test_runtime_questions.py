@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from talk import chatty_vlm
 from talkers import noise
@@ -13,7 +15,7 @@ from vlm import IMAGE_TOKEN
 from edgeq.errors import InputError, ModelError
 from edgeq.runtime.asks import Ask, EncodedImage, Turn
 from edgeq.runtime.feature_cache import pixels_digest
-from edgeq.runtime.prompt import Pixels, Prompter
+from edgeq.runtime.prompt import Layout, Pixels, Prompter
 from edgeq.runtime.questions import Asker
 from edgeq.runtime.settings import PairSettings
 
@@ -46,7 +48,7 @@ def written(mine: Prompter, ask: Ask, context: int = 128) -> str:
 def test_one_question_is_written_as_for_a_pair(llava: Prompter) -> None:
     image = noise(1)
     question = Asker(llava, 100).question(Ask.about(image, "what is it?", 500))
-    assert question.ids.tolist() == llava.ids("what is it?", llava.pixels(image)).tolist()
+    assert question.ids.tolist() == llava.ids("what is it?", llava.pixels(image).layout).tolist()
     assert question.image_tokens == 4
     assert question.limit == 100 - len(question.ids), "the context ends before 500 tokens"
 
@@ -89,9 +91,43 @@ def test_an_image_is_prepared_once(llava: Prompter, monkeypatch: pytest.MonkeyPa
     assert first.picture.digest == again.picture.digest
     assert first.picture.pixels is not None
     assert again.picture.pixels is None
-    assert again.ids.tolist() == llava.ids("where?", prepare(noise(1))).tolist()
+    assert again.ids.tolist() == llava.ids("where?", prepare(noise(1)).layout).tolist()
     asker.question(Ask.about(noise(2), "what?"))
     assert len(seen) == 2
+
+
+def test_a_prompt_is_written_once_for_images_of_one_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = prompter(chatty_vlm(tmp_path, "idefics3"), "idefics3")
+    asker, write = Asker(mine, 128), mine.written
+    texts: list[str] = []
+
+    def watched(text: str, layout: Layout | None) -> NDArray[np.int64]:
+        texts.append(text)
+        return write(text, layout)
+
+    monkeypatch.setattr(mine, "written", watched)
+    first, again = (asker.question(Ask.about(noise(seed), "what?")).ids for seed in (1, 2))
+    assert first.tolist() == again.tolist()
+    assert len(texts) == 1
+    wide = Ask.about(noise(1, width=56, height=28), "what?")
+    assert asker.question(wide).ids.tolist() == Asker(mine, 128).question(wide).ids.tolist() != first.tolist()
+    assert len(texts) == 3, "another layout, written by each of the two"
+    asker.question(Ask.about(noise(1), "where?"))
+    assert len(texts) == 4
+
+
+def test_a_long_prompt_is_not_remembered(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    asker, write = Asker(llava, 4096), llava.written
+    lengths: list[int] = []
+
+    def watched(text: str, layout: Layout | None) -> NDArray[np.int64]:
+        lengths.append(len(text))
+        return write(text, layout)
+
+    monkeypatch.setattr(llava, "written", watched)
+    for _ in range(2):
+        asker.question(Ask(None, (Turn("user", "a" * 2000),)))
+    assert lengths == [lengths[0]] * 2
 
 
 def test_a_file_is_decoded_once(llava: Prompter) -> None:

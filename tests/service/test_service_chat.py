@@ -289,6 +289,26 @@ def test_a_runtime_that_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch, s
         assert runtime.cancelled.get(timeout=WAIT_S) == "r1"
 
 
+def test_nothing_is_sent_before_the_first_piece() -> None:
+    """So what goes wrong until then has a status of its own."""
+    finished: list[bool] = []
+    sent: list[object] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        raise InputError("no")
+        yield b""
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    async def stream() -> None:
+        with pytest.raises(InputError, match="no"):
+            await EventStream(pieces(), lambda: finished.append(True), 1)({}, anyio.sleep_forever, send)  # type: ignore[arg-type]
+
+    anyio.run(stream)
+    assert (sent, finished) == ([], [True])
+
+
 def test_a_client_that_does_not_read() -> None:
     """What waits to be sent is given up after a while, and the answer with it."""
     finished: list[bool] = []
