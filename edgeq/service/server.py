@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
+import uvloop
 from anyio import to_thread
 
 from edgeq.errors import InputError
@@ -91,7 +92,6 @@ class Server:
                 http=protocol_class(settings.body_seconds),
                 ws="none",
                 lifespan="off",
-                loop="asyncio",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -121,7 +121,7 @@ class Server:
             host, port = self._listener.getsockname()[:2]
             raise _not_bound(host, port, error) from error
         with _signals(self.stop):
-            asyncio.run(self._serve())
+            uvloop.run(self._serve())
 
     def stop(self) -> None:
         """Close the door and drain; the second time, hurry. From any thread."""
