@@ -60,7 +60,7 @@ class Load:
     requests: int = 32
     tokens: int = 48
     clients: tuple[int, ...] = (1, 4, 16)
-    pairs: int = 20
+    pairs: int = 60
     equal: int = 500
 
 
@@ -172,7 +172,7 @@ def ask_twice(service: Serving, load: Load, fresh: Iterator[Case]) -> tuple[floa
     for case in _take(fresh, 1 + load.pairs):  # the first pair opens the connection
         again = Case(case.image, QUESTIONS[(QUESTIONS.index(case.question) + 1) % len(QUESTIONS)], case.tokens)
         asked += case, again
-    times = [heard.first for heard in asyncio.run(ask_in_turn(service.url, service.model, asked))][2:]
+    times = [heard.first for heard in ask_in_turn(service.url, service.model, asked)][2:]
     return median(times[::2]), median(times[1::2])
 
 

@@ -8,15 +8,19 @@ import io
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from http.client import HTTPConnection
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx2
 from PIL import Image
 
-__all__ = ["Case", "Heard", "ask", "ask_all", "ask_in_turn", "encoded"]
+__all__ = ["PATH", "PATIENCE_S", "Case", "Heard", "ask", "ask_all", "ask_in_turn", "body", "encoded"]
 
-PATIENCE_S = 600.0
+PATH: Final = "/v1/chat/completions"
+PATIENCE_S: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -72,30 +76,60 @@ def body(model: str, case: Case, *, stream: bool) -> dict[str, Any]:
     return asked | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
 
 
+def _prepared(model: str, case: Case) -> tuple[bytes, dict[str, str]]:
+    """Body and header of a streamed request."""
+    return json.dumps(body(model, case, stream=True)).encode(), {"content-type": "application/json"}
+
+
+class _Hearing:
+    """One streamed answer as it comes; the clock runs from the beginning."""
+
+    def __init__(self) -> None:
+        self._start, self._first = time.perf_counter(), 0.0
+        self._pieces: list[str] = []
+        self._tokens = 0
+
+    def line(self, line: str) -> None:
+        """One line of the body."""
+        if not line.startswith("data: {"):
+            return
+        event = json.loads(line.removeprefix("data: "))
+        self._tokens = (event.get("usage") or {}).get("completion_tokens", self._tokens)
+        piece = "".join(choice["delta"].get("content", "") for choice in event.get("choices", ()))
+        if piece and not self._first:
+            self._first = time.perf_counter() - self._start
+        self._pieces.append(piece)
+
+    def heard(self, status: int) -> Heard:
+        """All of it."""
+        text = "".join(self._pieces).strip()
+        return Heard(status, text, self._tokens, self._first, time.perf_counter() - self._start)
+
+
 async def ask(client: httpx2.AsyncClient, model: str, case: Case) -> Heard:
-    """Ask once; a service that is busy is not asked again. The clock runs once the request is written."""
-    content, headers = json.dumps(body(model, case, stream=True)), {"content-type": "application/json"}
-    start, first, pieces, tokens = time.perf_counter(), 0.0, [], 0
-    async with client.stream("POST", "/v1/chat/completions", content=content, headers=headers) as answer:
-        if answer.status_code != 200:
-            await answer.aread()
-            return Heard(answer.status_code, "", 0, 0.0, time.perf_counter() - start)
+    """Ask once; a service that is busy is not asked again."""
+    content, headers = _prepared(model, case)
+    hearing = _Hearing()
+    async with client.stream("POST", PATH, content=content, headers=headers) as answer:
         async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-            piece = "".join(choice["delta"].get("content", "") for choice in event.get("choices", ()))
-            if piece and not first:
-                first = time.perf_counter() - start
-            pieces.append(piece)
-    return Heard(200, "".join(pieces).strip(), tokens, first, time.perf_counter() - start)
+            hearing.line(line)
+    return hearing.heard(answer.status_code)
 
 
-async def ask_in_turn(url: str, model: str, cases: Sequence[Case]) -> list[Heard]:
-    """Ask one after another over one connection, as one client would; the first request opens it."""
-    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
-        return [await ask(client, model, case) for case in cases]
+def ask_in_turn(url: str, model: str, cases: Sequence[Case]) -> list[Heard]:
+    """Ask one after another over one connection, with as little work at the client's end as there can be."""
+    parts, answers = urlsplit(url), []
+    with closing(HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S)) as connection:
+        connection.connect()
+        for case in cases:
+            content, headers = _prepared(model, case)
+            hearing = _Hearing()
+            connection.request("POST", PATH, content, headers)
+            answer = connection.getresponse()
+            for line in answer:
+                hearing.line(line.decode())
+            answers.append(hearing.heard(answer.status))
+    return answers
 
 
 async def ask_all(url: str, model: str, cases: Sequence[Case], clients: int) -> tuple[list[Heard], float]:

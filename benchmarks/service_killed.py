@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.service_clients import PATIENCE_S, Case, ask_in_turn, body
+from benchmarks.service_clients import PATH, PATIENCE_S, Case, ask_in_turn, body
 from benchmarks.service_process import Serving, serving
 from edgeq.files import sha256_file
 
@@ -58,7 +57,7 @@ def measure_killed(bundle: Path, settings: dict[str, Any], fresh: Iterator[Case]
             start = time.perf_counter()
             with serving(bundle, settings) as service:
                 seconds.append(time.perf_counter() - start)
-                texts.add(asyncio.run(ask_in_turn(service.url, service.model, [case]))[0].text)
+                texts.add(ask_in_turn(service.url, service.model, [case])[0].text)
                 if seconds is usual:
                     _kill_within_an_answer(service, next(fresh))
     return Killed(median(usual), median(again), len(texts) == 1, _files(bundle) == before)
@@ -68,7 +67,7 @@ def _kill_within_an_answer(service: Serving, case: Case) -> None:
     """The connection ends in the middle, whatever of the answer had come."""
     with suppress(httpx2.TransportError), httpx2.Client(base_url=service.url, timeout=PATIENCE_S) as client:
         asked = body(service.model, case, stream=True)
-        with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        with client.stream("POST", PATH, json=asked) as answer:
             pieces = answer.iter_bytes()
             next(pieces)
             os.kill(service.pid, signal.SIGKILL)

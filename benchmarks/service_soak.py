@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from benchmarks.service_clients import PATIENCE_S, Case, body
+from benchmarks.service_clients import PATH, PATIENCE_S, Case, body
 from benchmarks.service_process import Serving
 
 __all__ = ["CLIENTS", "SLOW_S", "Soak", "soak"]
@@ -22,7 +22,6 @@ CLIENTS = 64
 _WARM_SHARE = 0.25
 _AT_REST = ("edgeq_requests_running", "edgeq_requests_queued", "edgeq_reserved_bytes")
 _IN_FLIGHT = "edgeq_http_requests_in_flight"
-_PATH = "/v1/chat/completions"
 _GONE = 0
 """Stands for a connection that was closed, by whoever."""
 
@@ -60,7 +59,7 @@ class _Client:
     port: int
 
     async def post(self, content: bytes, media: str = "application/json") -> int:
-        answer = await self.http.post(_PATH, content=content, headers={"content-type": media})
+        answer = await self.http.post(PATH, content=content, headers={"content-type": media})
         if answer.status_code == 429 and "retry-after" not in answer.headers:
             return -1
         return answer.status_code
@@ -88,7 +87,7 @@ async def _valid(client: _Client, case: Case) -> int:
 
 
 async def _streamed(client: _Client, case: Case) -> int:
-    answer = await client.http.post(_PATH, json=body(client.model, case, stream=True))
+    answer = await client.http.post(PATH, json=body(client.model, case, stream=True))
     complete = answer.text.endswith("data: [DONE]\n\n")
     return answer.status_code if answer.status_code != 200 or complete else -1
 
@@ -116,7 +115,7 @@ async def _slow(client: _Client, case: Case) -> int:
 
 
 async def _cancelled(client: _Client, case: Case) -> int:
-    async with client.http.stream("POST", _PATH, json=body(client.model, case, stream=True)) as answer:
+    async with client.http.stream("POST", PATH, json=body(client.model, case, stream=True)) as answer:
         async for _piece in answer.aiter_bytes():
             break
         return answer.status_code
@@ -148,7 +147,7 @@ _KINDS: dict[str, tuple[Answered, int, frozenset[int]]] = {
 
 def _wire(client: _Client, case: Case, *, stream: bool) -> bytes:
     content = json.dumps(body(client.model, case, stream=stream)).encode()
-    head = f"POST {_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 

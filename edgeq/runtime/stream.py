@@ -108,6 +108,16 @@ class Stream:
             if self._wake is not None:
                 self._wake()
 
+    def wait_taken(self, seconds: float) -> None:
+        """Let an event loop that reads take what is there, for so long at most; for the runtime.
+
+        Else it would wait for the interpreter's lock, which a thread that goes on with the next step gives away and
+        takes back again too quickly.
+        """
+        with self._changed:
+            if self._wake is not None:
+                self._changed.wait_for(lambda: not self._events, seconds)
+
     def __iter__(self) -> Iterator[Event]:
         """The events, as they come; waits in this thread."""
         while True:
@@ -131,6 +141,7 @@ class Stream:
                 self._wake = wake
                 events = list(self._events)
                 self._events.clear()
+                self._changed.notify_all()
             for event in events:
                 yield event
                 if not isinstance(event, Token):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _LOOK_EVERY_S: Final = 1.0
+_HANDED_OVER_S: Final = 0.0005
+"""So long a first token is waited for to be taken; a step of the smallest model takes more."""
 
 
 class Worker:
@@ -206,6 +208,7 @@ class Worker:
         with self._changed:
             request.begin(begun, self._clock(), self._counts)
             self._end_if_over(request, begun.said)
+        request.stream.wait_taken(_HANDED_OVER_S)
 
     def _advance(self) -> None:
         """One step; if it fails as a whole, nobody in it can go on."""
