@@ -114,7 +114,7 @@ def _extra(package: str | None) -> str:
         return "language"
     if package == "cryptography":
         return "device"
-    if package in ("anyio", "h11", "prometheus_client", "starlette", "uvicorn", "uvloop"):
+    if package in ("anyio", "h11", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop"):
         return "service"
     from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
     return "torch" if (package or "").split(".")[0] in from_torch else "workshop"

@@ -1,21 +1,22 @@
-"""HTTP/1.1 as uvicorn speaks it; besides, a header must come in time, and each refusal is an error object.
+"""HTTP/1.1 as uvicorn and httptools speak it; besides, a header must end, and in time, and each refusal is an object.
 
-uvicorn ends an idle connection, and not one on which a header comes byte by byte.
+uvicorn ends an idle connection, and not one on which a header comes byte by byte or goes on for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Final
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from edgeq.service.faults import RequestError
 
-__all__ = ["protocol_class"]
+__all__ = ["HEADER_BYTES", "protocol_class"]
 
-_REASONS: Final = {400: b"Bad Request", 408: b"Request Timeout"}
+HEADER_BYTES: Final = 64 << 10
+"""A header that is longer, and still not at its end, is refused."""
 
 
 def protocol_class(seconds: float) -> type[asyncio.Protocol]:
@@ -27,30 +28,59 @@ def protocol_class(seconds: float) -> type[asyncio.Protocol]:
     return Protocol
 
 
-class _Impatient(H11Protocol):
+class _Impatient(HttpToolsProtocol):
     header_seconds: float
     _timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_header()
 
     def data_received(self, data: bytes) -> None:
+        before = self._timer
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._stop()
-        elif self._timer is None:
-            self._await_header()
+        if self.transport.is_closing():
+            return
+        if self._timer is None:
+            if not (self._in_body or self._answering):
+                self._await_header()
+        elif self._timer is before:
+            self._header_bytes += len(data)
+            if self._header_bytes > HEADER_BYTES:
+                self._refuse(RequestError(431, "header_too_large", f"the header has more than {HEADER_BYTES:,} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._timer is None:
+            self._await_header()
+
+    def on_headers_complete(self) -> None:
+        self._stop()
+        self._in_body = True
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts != 1 and (hosts > 1 or self.parser.get_http_version() == "1.1"):
+            raise ValueError("a request has one host (RFC 9112, section 3.2)")  # the parser fails
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(RequestError(400, "bad_http", msg))
 
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _await_header(self) -> None:
-        self._timer = self.loop.call_later(self.header_seconds, self._late)
+        self._timer, self._header_bytes = self.loop.call_later(self.header_seconds, self._late), 0
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -58,26 +88,25 @@ class _Impatient(H11Protocol):
             self._timer = None
 
     def _late(self) -> None:
-        self._timer = None
-        if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
-            self._refuse(
-                RequestError(408, "header_too_slow", f"the header did not come within {self.header_seconds:g} s")
-            )
+        if self._answering:  # of the request before
+            self._await_header()
+        else:
+            told = f"the header did not come within {self.header_seconds:g} s"
+            self._refuse(RequestError(408, "header_too_slow", told))
 
     def _refuse(self, fault: RequestError) -> None:
-        """Answer outside of the application, and close."""
-        body = fault.body.model_dump_json().encode()
-        headers: list[tuple[bytes, bytes]] = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        events: tuple[Any, ...] = (
-            h11.Response(status_code=fault.status, headers=headers, reason=_REASONS[fault.status]),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        )
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            for event in events:
-                self.transport.write(self.conn.send(event) or b"")
+        """Answer in the application's place, unless its answer has begun, and close."""
+        self._stop()
+        begun = self._answering and self.cycle.response_started
+        if not (begun or self.transport.is_closing()):
+            if self._answering:
+                self.cycle.disconnected = True  # what it still says is for nobody
+            body, status = fault.body.model_dump_json().encode(), HTTPStatus(fault.status)
+            header = (
+                f"HTTP/1.1 {status.value} {status.phrase}",
+                "content-type: application/json",
+                f"content-length: {len(body)}",
+                "connection: close",
+            )
+            self.transport.write("\r\n".join([*header, "", ""]).encode() + body)
         self.transport.close()

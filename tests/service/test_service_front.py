@@ -30,11 +30,13 @@ from edgeq.errors import InputError
 from edgeq.service.access import is_loopback, read_token
 from edgeq.service.intake import body_limit
 from edgeq.service.log import log, logged, request_id
+from edgeq.service.protocol import HEADER_BYTES
 
 pytest_plugins = ["one_service"]
 
 TOKEN = "0123456789abcdef-secret"
 CHAT = "/v1/chat/completions"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SMALL_MIB = 0.01
 
 
@@ -188,10 +190,61 @@ def test_a_header_that_does_not_come(service: Running, begun: bytes) -> None:
         assert answered(bare) == (408, "header_too_slow")
 
 
-def test_what_is_no_http(service: Running) -> None:
+@pytest.mark.parametrize("begun", [b"\r\n", LIVE[:-4]])
+def test_the_next_header_does_not_come(service: Running, begun: bytes) -> None:
+    """Nor may a new line alone keep a connection open."""
     with service.connect() as bare:
-        bare.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        bare.sendall(LIVE)
+        assert bare.recv(4096).startswith(b"HTTP/1.1 200 OK")
+        bare.sendall(begun)
+        assert answered(bare) == (408, "header_too_slow")
+
+
+def test_a_header_that_does_not_end(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(LIVE[:-2] + b"X-Long: " + b"x" * (HEADER_BYTES - 1000))
+        bare.sendall(b"x" * 2000)
+        assert answered(bare) == (431, "header_too_large")
+
+
+def test_a_long_header_before_a_long_body(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(post_bytes(CHAT, chat(), headers={"X-Long": "x" * (HEADER_BYTES - 1000), "Connection": "close"}))
+        assert bare.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_two_requests_at_once_are_answered_in_turn(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(LIVE + LIVE.replace(b"live", b"none"))
+        found = b""
+        while found.count(b"HTTP/1.1 ") < 2:
+            piece = bare.recv(4096)
+            assert piece, "the connection was closed too early"
+            found += piece
+    assert [answer.split()[0] for answer in found.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01 hello\r\n\r\n",
+        LIVE.replace(b"Host: localhost\r\n", b""),
+        LIVE.replace(b"Host: localhost\r\n", b"Host: localhost\r\nHost: elsewhere\r\n"),
+        LIVE.replace(b"\r\n\r\n", b"\r\nno colon\r\n\r\n"),
+        LIVE.replace(b"\r\n", b"\n"),
+        LIVE.replace(b"localhost", b"local\0host"),
+        LIVE.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+        LIVE.replace(b"GET", b"POST").replace(
+            b"\r\n\r\n", b"\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
+        post_bytes(CHAT, b"zz\r\n{}", headers={"Transfer-Encoding": "chunked"}).replace(b"Content-Length: 6\r\n", b""),
+    ],
+)
+def test_what_is_no_http(service: Running, sent: bytes) -> None:
+    with service.connect() as bare:
+        bare.sendall(sent)
         assert answered(bare) == (400, "bad_http")
+    eventually(lambda: service.service.traffic.active == 0)
 
 
 def test_a_client_that_goes_away_in_the_middle_of_its_body(service: Running, runtime: SimulatedRuntime) -> None:
