@@ -40,3 +40,16 @@ def test_the_fewest_that_are_nearly_as_quick(milliseconds: Mapping[int, float], 
 
     assert settle_threads(run, clock=lambda: now) == chosen
     assert torch.get_num_threads() == chosen
+
+
+def test_a_busy_moment_is_nobodys_alone() -> None:
+    """One thread is as quick as two; another process slows it down all through its first turn."""
+    torch.set_num_threads(2)
+    now, alone = 0.0, 0
+
+    def run() -> None:
+        nonlocal now, alone
+        alone += torch.get_num_threads() == 1
+        now += 0.03 if torch.get_num_threads() == 1 and alone < 7 else 0.01
+
+    assert settle_threads(run, clock=lambda: now) == 1
