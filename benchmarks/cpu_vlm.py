@@ -1,4 +1,5 @@
-"""Vision-language models on this machine: memory planned against measured, and what making NF4 takes.
+"""Vision-language models on this machine: memory planned against measured, what making NF4 takes, and what the second
+question about an image saves.
 
 Run it with `make bench-vlm-memory`; each step has a process of its own. `benchmarks/README.md` tells what is measured.
 """
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from benchmarks.process import ROOT
@@ -20,10 +22,12 @@ __all__ = ["main"]
 
 _DEMO: Final = ROOT / "edgeq" / "demo" / "weights-vlm"
 _QUESTION: Final = "What do you see?"
+_OTHER: Final = "How bad is it?"
 _TOKENS: Final = 8
 _NF4_ROOM: Final = 300_000_000
 """What making NF4 may take beside the largest file of the source and the result."""
 _PHOTOGRAPHS: Final = 2
+_PAIRS: Final = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +52,7 @@ def _measure(name: str, folder: Path) -> dict[str, Any]:
         (folder / "model").symlink_to(_DEMO)
     else:
         _in_process("make", folder)
-    return {step: _in_process(step, folder) for step in ("nf4", "prepare", "plan", "ask")}
+    return {step: _in_process(step, folder) for step in ("nf4", "prepare", "plan", "ask", "twice")}
 
 
 def _in_process(step: str, folder: Path) -> dict[str, Any]:
@@ -166,6 +170,23 @@ def _ask(folder: Path) -> dict[str, Any]:
     }
 
 
+def _twice(folder: Path) -> dict[str, Any]:
+    """Median seconds to the first token of a first and of a second question about one image, by the runtime's clock."""
+    from edgeq.demo.vlm.scenes import draw_finding
+    from edgeq.runtime.asks import Ask
+    from edgeq.runtime.loop import open_runtime
+    from edgeq.runtime.stream import Done
+
+    times: list[float] = []
+    with open_runtime(folder / "bundle") as runtime:
+        for seed in range(_PHOTOGRAPHS, _PHOTOGRAPHS + 1 + _PAIRS):
+            for question in (_QUESTION, _OTHER):
+                *_, end = runtime.submit(Ask.about(draw_finding(seed)[0], question, 1))
+                assert isinstance(end, Done), end
+                times.append(end.usage.first_token_seconds)
+    return {"first": median(times[2::2]), "second": median(times[3::2])}  # the first pair warms up
+
+
 def _memory(field: str) -> int:
     """A figure of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -178,6 +199,7 @@ _STEPS: Final[dict[str, Callable[[Path], dict[str, Any]]]] = {
     "prepare": _prepare,
     "plan": _plan,
     "ask": _ask,
+    "twice": _twice,
 }
 
 
@@ -197,7 +219,9 @@ def _table(name: str, found: dict[str, Any]) -> str:
         f"| {what} | {planned / 1e6:,.0f} | {measured / 1e6:,.0f} | {measured / planned:.3f} |"
         for what, planned, measured in rows
     ]
-    return "\n".join([*lines, ""])
+    first, second = found["twice"]["first"], found["twice"]["second"]
+    times = f"first token after {1e3 * first:.1f} ms, of a second question about an image after {1e3 * second:.1f} ms"
+    return "\n".join([*lines, "", f"{times}: {first / second:.1f} times sooner", ""])
 
 
 if __name__ == "__main__":
