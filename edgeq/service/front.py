@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -21,6 +22,8 @@ from edgeq.service.traffic import Traffic
 __all__ = ["Front"]
 
 _HEALTH = "/health/"
+_SWALLOWED = 8 << 20
+_SWALLOW_S = 1.0
 _GONE = 499
 """What the log and the metrics say of a client that hung up; nothing is sent."""
 
@@ -52,33 +55,35 @@ class Front:
         """Answer one request."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, receive, send)
         scope["app"] = self
         try:
-            await self._admitted(scope, receive, exchange)
+            await self._admitted(scope, exchange)
         except ClientDisconnect:
             exchange.status = _GONE
         except Exception as error:
-            await self._refuse(_error_of(error), error, exchange, receive)
+            await self._refuse(_error_of(error), error, exchange)
         finally:
             self._note(exchange)
 
-    async def _admitted(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+    async def _admitted(self, scope: Scope, exchange: _Exchange) -> None:
         self._access.check(scope["path"], Headers(scope=scope))
         if scope["path"].startswith(_HEALTH):  # to be asked at any time
-            await self._inner(scope, receive, exchange.send)
+            await self._inner(scope, exchange.receive, exchange.send)
             return
         with self._traffic.one():
-            await self._inner(scope, receive, exchange.send)
+            await self._inner(scope, exchange.receive, exchange.send)
 
-    async def _refuse(self, fault: RequestError, error: Exception, exchange: _Exchange, receive: Receive) -> None:
+    async def _refuse(self, fault: RequestError, error: Exception, exchange: _Exchange) -> None:
         """Tell the client; where its answer has begun already, the connection ends in the middle of it."""
         exchange.fields["code"] = fault.code
         if fault.status >= 500 and fault.status != 503:
             log("failed", level=logging.ERROR, error=error, id=exchange.id)
         if exchange.status:
             raise error
-        await refusal(fault)(exchange.scope, receive, exchange.send)
+        if fault.close and fault.status != 408:
+            await exchange.swallow()
+        await refusal(fault)(exchange.scope, exchange.receive, exchange.send)
 
     def _note(self, exchange: _Exchange) -> None:
         """Count it, and write it down."""
@@ -100,7 +105,7 @@ class Front:
 class _Exchange:
     """One request and what came of it so far."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.start = time.monotonic()
         self.status = 0
@@ -108,7 +113,25 @@ class _Exchange:
         self.id = request_id(Headers(scope=scope).get("x-request-id"))
         scope["edgeq.fields"] = self.fields
         scope["edgeq.start"] = self.start
+        self._receive = receive
         self._send = send
+        self._begun = self._whole = False
+
+    async def receive(self) -> Message:
+        """Pass on, and note whether the body is there to its end."""
+        self._begun = True
+        message = await self._receive()
+        self._whole = self._whole or not message.get("more_body", False)
+        return message
+
+    async def swallow(self) -> None:
+        """Take what is left of a body, a little of it: a client that still writes would not see why it is cut off."""
+        if not self._begun and "expect" in Headers(scope=self.scope):
+            return  # it writes nothing before it is told to (RFC 9110, section 10.1.1)
+        left = _SWALLOWED
+        with anyio.move_on_after(_SWALLOW_S):
+            while left > 0 and not self._whole:
+                left -= len((await self.receive()).get("body", b""))
 
     async def send(self, message: Message) -> None:
         """Pass on, with the id in the header."""

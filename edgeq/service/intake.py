@@ -20,7 +20,6 @@ _Parsed = TypeVar("_Parsed", bound=BaseModel)
 _JSON: Final = "application/json"
 _WORDS_BYTES: Final = 1 << 20
 _BODIES: Final = 4
-_SWALLOWED: Final = 8 << 20
 _DIGITS: Final = 19
 _AT_ONCE: Final = 2
 _SHOWN: Final = 3
@@ -88,18 +87,17 @@ class Intake:
         return await to_thread.run_sync(_validated, body, kind, limiter=self._turns)
 
     async def _read(self, request: Request) -> bytes:
-        """The body; a little of one that is too long is swallowed, so that a client still writing sees the answer."""
-        body, seen = bytearray(), 0
-        wanted = _announced(request) <= self._most
+        if _announced(request) > self._most:
+            raise self._too_large()
+        body = bytearray()
         async for piece in request.stream():
-            seen += len(piece)
-            if seen > self._most + _SWALLOWED:
-                break
-            if wanted and seen <= self._most:
-                body += piece
-        if not wanted or seen > self._most:
-            raise RequestError(413, "body_too_large", f"the body has more than {self._most:,} bytes", close=True)
+            body += piece
+            if len(body) > self._most:
+                raise self._too_large()
         return bytes(body)
+
+    def _too_large(self) -> RequestError:
+        return RequestError(413, "body_too_large", f"the body has more than {self._most:,} bytes", close=True)
 
 
 def _announced(request: Request) -> int:

@@ -44,9 +44,9 @@ class _Impatient(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._timer is None:
-            if not (self._in_body or self._answering):
+            if not self._answering:  # what is left of a body that was not wanted has as much time as a header
                 self._await_header()
-        elif self._timer is before:
+        elif self._timer is before and not self._in_body:
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES:
                 self._refuse(RequestError(431, "header_too_large", f"the header has more than {HEADER_BYTES:,} bytes"))

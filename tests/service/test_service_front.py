@@ -22,6 +22,7 @@ from running import (
     picture,
     post_bytes,
     question,
+    received,
     running,
     talking,
 )
@@ -160,10 +161,31 @@ def test_the_largest_body_and_one_byte_more(service: Running) -> None:
         assert answer.headers["connection"] == "close"
 
 
+def test_a_client_that_writes_a_body_far_too_large_sees_why_it_is_refused(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(post_bytes(CHAT, bytes(7 << 20)))
+        assert answered(bare) == (413, "body_too_large")
+
+
+def test_a_body_that_was_not_wanted_does_not_keep_a_connection_open(service: Running) -> None:
+    """It has as much time as a header."""
+    with service.connect() as bare:
+        bare.sendall(post_bytes("/nothing", b"", headers={"Content-Length": "1000000"}))
+        assert received(bare, b"not_found")
+        bare.sendall(b"x" * 100_000)
+        assert answered(bare) == (408, "header_too_slow")
+
+
 def test_a_length_that_is_a_lie_is_not_waited_for(service: Running) -> None:
     with service.connect() as bare:
         bare.sendall(post_bytes(CHAT, b"{}", headers={"Content-Length": str(10**15)}))
-        assert answered(bare) == (408, "body_too_slow")
+        assert answered(bare) == (413, "body_too_large")
+
+
+def test_a_client_that_asks_first_is_not_told_to_send_what_is_not_wanted(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(post_bytes(CHAT, b"", headers={"Content-Length": str(10**7), "Expect": "100-continue"}))
+        assert received(bare, b"body_too_large").startswith(b"HTTP/1.1 413 ")
 
 
 def test_an_image_of_too_many_bytes_or_pixels(service: Running) -> None:
@@ -270,6 +292,9 @@ def test_too_many_large_bodies_at_once() -> None:
         answer = service.http.post(CHAT, content=body, headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_bodies")
         assert answer.headers["retry-after"] == "1"
+        with service.connect() as bare:  # which writes more than the system holds for it, and only then reads
+            bare.sendall(post_bytes(CHAT, bytes(7 << 20)))
+            assert answered(bare) == (429, "too_many_bodies")
         for bare in slow:
             bare.close()
         eventually(lambda: service.service.traffic.active == 0)
