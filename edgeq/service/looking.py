@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from edgeq.service.seeing import Seeing
 from edgeq.service.served import Served
 
 __all__ = ["Looking", "classes_of"]
+
+_Form = TypeVar("_Form", ClassifyRequest, EmbedRequest)
 
 
 class Looking:
@@ -42,14 +45,7 @@ class Looking:
 
     async def classify(self, request: Request) -> Response:
         """Name an image."""
-        seeing = self._seeing("classes")
-        with self._intake.room(request):
-            asked = await self._intake.parse(request, ClassifyRequest)
-            self._served.check_name(asked.model)
-            future = await while_connected(
-                request.receive, partial(self._pictures.use, asked.image, partial(_submit, seeing))
-            )
-        logits = await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
+        asked, logits = await self._look(request, self._seeing("classes"), ClassifyRequest)
         classes = classes_of(logits, self._served.manifest.labels, asked.top)
         return _json(Classification(model=self._served.name, classes=classes).model_dump_json())
 
@@ -58,16 +54,19 @@ class Looking:
         seeing = self._seeing("vectors")
         if self._served.manifest.labels:
             raise RequestError(404, "no_vectors", "this bundle's graph ends in classes: it gives no vector of an image")
-        with self._intake.room(request):
-            asked = await self._intake.parse(request, EmbedRequest)
-            self._served.check_name(asked.model)
-            future = await while_connected(
-                request.receive, partial(self._pictures.use, asked.image, partial(_submit, seeing))
-            )
-        vector = await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
+        asked, vector = await self._look(request, seeing, EmbedRequest)
         length = float(np.linalg.norm(vector)) if asked.normalize else 1.0
         values = tuple(float(value) for value in vector / (length or 1.0))
         return _json(Embeddings(model=self._served.name, data=(Embedding(embedding=values),)).model_dump_json())
+
+    async def _look(self, request: Request, seeing: Seeing, form: type[_Form]) -> tuple[_Form, NDArray[np.float32]]:
+        """What is asked, and what the graph gives for the image, float32 [n]."""
+        with self._intake.room(request):
+            asked = await self._intake.parse(request, form)
+            self._served.check_name(asked.model)
+            use = partial(self._pictures.use, asked.image, partial(_submit, seeing))
+            future = await while_connected(request.receive, use)
+        return asked, await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
 
     def _seeing(self, what: str) -> Seeing:
         if self._served.seeing is None:

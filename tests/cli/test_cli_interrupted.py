@@ -22,6 +22,14 @@ EDGEQ = Path(sys.executable).with_name("edgeq")
 PATIENCE = 60  # seconds; a process that has not come so far by then hangs
 
 
+@pytest.fixture(autouse=True)
+def _not_deaf() -> Iterator[None]:
+    """A process whose parent ignores SIGINT, as a shell's background job does, would ignore it too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def long_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 names for a picture of 4 megapixels: ten seconds of decoding and more."""
