@@ -32,6 +32,8 @@ def main() -> None:
     """Answer until stdin ends."""
     bundle, threads = Path(sys.argv[1]), int(sys.argv[2])
     pair = open_pair(bundle, threads=threads)
+    for layer in pair.language.model.modules():
+        vars(layer).pop("forward", None)  # bitsandbytes' own again, not edgeq.runtime.linear's
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         print(json.dumps(_answer(pair, json.loads(line))), flush=True)

@@ -52,6 +52,17 @@ def attend(
         [batch, n, heads, width] in the type of `query`, and no weights.
     """
     batch, heads, count, width = query.shape
+    if count > 1 and key.device.type == "cpu":  # without a copy of keys and values for each head that shares them
+        found = scaled_dot_product_attention(
+            query.to(key.dtype),
+            key,
+            value,
+            attn_mask=attention_mask,
+            is_causal=attention_mask is None,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        return found.transpose(1, 2).to(query.dtype), None
     if count > 1:
         read, _ = sdpa_attention_forward(
             module, query.to(key.dtype), key, value, attention_mask, scaling=scaling, **kwargs

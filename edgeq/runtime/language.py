@@ -127,7 +127,7 @@ class LanguageModel:
     happen in two threads at once, so it is done here.
 
     Args:
-        model: transformers' model, in eval mode.
+        model: transformers' model, in eval mode; its 4-bit layers run as `edgeq.runtime.linear` has them from now on.
         family: how it sees an image.
 
     Attributes:
@@ -135,9 +135,12 @@ class LanguageModel:
     """
 
     def __init__(self, model: Any, family: Family) -> None:
+        from edgeq.runtime.linear import quicken
+
         self._model = model
         self.family = family
         self._forward(input_ids=self._tensor([0])[None])
+        quicken(model)
 
     @property
     def model(self) -> Any:

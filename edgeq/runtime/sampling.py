@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,10 @@ class Dice:
     def __init__(self, sampling: Sampling) -> None:
         self.greedy = sampling.temperature == 0
         self._sampling = sampling
-        self._source = np.random.default_rng(sampling.seed)
+
+    @cached_property
+    def _source(self) -> np.random.Generator:
+        return np.random.default_rng(self._sampling.seed)
 
     def roll(self) -> tuple[float, float, float]:
         """For the next token: temperature, `top_p`, and a number drawn from [0, 1); (0, 1, 0) where none is drawn."""

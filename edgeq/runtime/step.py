@@ -14,7 +14,6 @@ import torch
 
 from edgeq.runtime.attention import ATTENTION
 from edgeq.runtime.families import Family
-from edgeq.runtime.linear import quicken
 from edgeq.runtime.slots import SlotCache, check_served, read_kv_shape
 
 __all__ = ["Step"]
@@ -24,8 +23,7 @@ class Step:
     """A language model with its slots.
 
     Args:
-        model: transformers' causal language model, which from now on attends with `edgeq.runtime.attention`, and whose
-            4-bit layers run as `edgeq.runtime.linear` has them.
+        model: transformers' causal language model, which from now on attends with `edgeq.runtime.attention`.
         family: of the vision-language model that it belongs to.
         slots: sequences at once.
         context: tokens of each, at most.
@@ -42,7 +40,6 @@ class Step:
         check_served(model, context)
         self.shape = read_kv_shape(model)
         model.set_attn_implementation(ATTENTION)
-        quicken(model)
         self._model, self._family = model, family
         self.cache = SlotCache(self.shape, slots, context)
         self._hidden = float("-inf")
