@@ -77,7 +77,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _percent(row.right),
         _percent(row.agreement) if row.agreement else "",
         f"{row.cosine:.5f}" if alike else "",
-        f"{row.worst:.4f}" if alike else "",
+        f"{row.worst:.3f}" if alike else "",
         f"{row.tokens_per_second:.0f}",
     )
 
