@@ -18,6 +18,9 @@ __all__ = ["HEADER_BYTES", "protocol_class"]
 HEADER_BYTES: Final = 64 << 10
 """A header that is longer, and still not at its end, is refused."""
 
+_AHEAD: Final = 16
+"""Requests that a client may send before the first of them is answered; each takes memory."""
+
 
 def protocol_class(seconds: float) -> type[asyncio.Protocol]:
     """A protocol that gives a header so many seconds."""
@@ -56,6 +59,8 @@ class _Impatient(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= _AHEAD:
+            raise ValueError("too many requests at once on one connection")  # the parser fails
         super().on_message_begin()
         if self._timer is None:
             self._await_header()

@@ -6,6 +6,7 @@ import io
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import openai
@@ -244,6 +245,16 @@ def test_two_requests_at_once_are_answered_in_turn(service: Running) -> None:
             assert piece, "the connection was closed too early"
             found += piece
     assert [answer.split()[0] for answer in found.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"]
+
+
+def test_a_flood_of_requests_at_once_ends_the_connection(service: Running) -> None:
+    with service.connect() as bare:
+        bare.sendall(LIVE * 1000)
+        found = b""
+        with suppress(ConnectionError):
+            found = b"".join(iter(lambda: bare.recv(4096), b""))
+    assert found.count(b"HTTP/1.1 200 OK") <= 17
+    assert service.http.get("/health/live").status_code == 200
 
 
 @pytest.mark.parametrize(
