@@ -52,7 +52,9 @@ def attend(
         [batch, n, heads, width] in the type of `query`, and no weights.
     """
     batch, heads, count, width = query.shape
-    if count > 1 and key.device.type == "cpu":  # without a copy of keys and values for each head that shares them
+    # A CPU needs no copy of keys and values for each head that shares them;
+    # a GPU has no quick kernel for that with a mask.
+    if count > 1 and key.device.type == "cpu":
         found = scaled_dot_product_attention(
             query.to(key.dtype),
             key,

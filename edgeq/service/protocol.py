@@ -1,6 +1,7 @@
-"""HTTP/1.1 as uvicorn and httptools speak it; besides, a header must end, and in time, and each refusal is an object.
+"""HTTP/1.1 as uvicorn and httptools speak it, with what they leave open: a header ends, in time, and names one host.
 
-uvicorn ends an idle connection, and not one on which a header comes byte by byte or goes on for ever.
+uvicorn ends an idle connection, and not one on which a header comes byte by byte or goes on for ever, nor one with
+requests that do not wait for answers. Each refusal is an error object.
 """
 
 from __future__ import annotations
