@@ -114,9 +114,9 @@ def _make(folder: Path) -> dict[str, Any]:
 
 def _nf4(folder: Path) -> dict[str, Any]:
     """The language model as NF4: the peak, and what it is held against."""
-    from edgeq.model.modules import read_vlm
+    from edgeq.families.modules import read_vlm
     from edgeq.plan.rules import plan_modules
-    from edgeq.quantize.nf4 import write_nf4
+    from edgeq.quantize.nf4.write import write_nf4
 
     source = folder / "model"
     write_nf4(source, plan_modules(read_vlm(source).components), folder / "nf4")
@@ -127,7 +127,7 @@ def _nf4(folder: Path) -> dict[str, Any]:
 
 def _prepare(folder: Path) -> dict[str, Any]:
     from edgeq.demo.vlm.scenes import draw_finding
-    from edgeq.prepare_vlm import VlmOptions, prepare_vlm
+    from edgeq.pipeline.vlm import VlmOptions, prepare_vlm
 
     (folder / "photographs").mkdir()
     for seed in range(_PHOTOGRAPHS):
@@ -140,7 +140,7 @@ def _prepare(folder: Path) -> dict[str, Any]:
 def _plan(folder: Path) -> dict[str, Any]:
     """What the plan says for this machine, before any weight is read."""
     from edgeq.device import THIS_MACHINE, device_profile
-    from edgeq.model.modules import read_vlm
+    from edgeq.families.modules import read_vlm
     from edgeq.plan.memory import plan_memory
 
     made = plan_memory(read_vlm(folder / "model"), device_profile(THIS_MACHINE), context=512)
@@ -155,12 +155,12 @@ def _ask(folder: Path) -> dict[str, Any]:
     """Resident memory before the bundle is opened, when it waits for its first question, and after an answer."""
     from PIL import Image
 
-    from edgeq.runtime.pair import open_pair
+    from edgeq.runtime.vlm.model import open_vlm
 
-    pair = open_pair(folder / "bundle")
+    vlm = open_vlm(folder / "bundle")
     loaded, load_peak = _memory("VmRSS"), _memory("VmHWM")
     with Image.open(folder / "photographs" / "0.png") as image:
-        reply = pair.ask(image.convert("RGB"), _QUESTION, _TOKENS)
+        reply = vlm.ask(image.convert("RGB"), _QUESTION, _TOKENS)
     return {
         "loaded": loaded,
         "load_peak": load_peak,
@@ -173,15 +173,15 @@ def _ask(folder: Path) -> dict[str, Any]:
 def _twice(folder: Path) -> dict[str, Any]:
     """Median seconds to the first token of a first and of a second question about one image, by the runtime's clock."""
     from edgeq.demo.vlm.scenes import draw_finding
-    from edgeq.runtime.asks import Ask
-    from edgeq.runtime.loop import open_runtime
-    from edgeq.runtime.stream import Done
+    from edgeq.runtime.scheduler.runtime import open_runtime
+    from edgeq.runtime.vlm.api import GenerationRequest
+    from edgeq.runtime.vlm.stream import Done
 
     times: list[float] = []
     with open_runtime(folder / "bundle") as runtime:
         for seed in range(_PHOTOGRAPHS, _PHOTOGRAPHS + 1 + _PAIRS):
             for question in (_QUESTION, _OTHER):
-                *_, end = runtime.submit(Ask.about(draw_finding(seed)[0], question, 1))
+                *_, end = runtime.submit(GenerationRequest.about(draw_finding(seed)[0], question, 1))
                 assert isinstance(end, Done), end
                 times.append(end.usage.first_token_seconds)
     return {"first": median(times[2::2]), "second": median(times[3::2])}  # the first pair warms up

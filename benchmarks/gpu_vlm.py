@@ -25,7 +25,7 @@ import transformers
 from benchmarks.process import ROOT
 from benchmarks.random_nf4 import load_nf4, random_nf4
 from edgeq.device import DeviceProfile
-from edgeq.model.modules import VisionLanguageModel, read_vlm
+from edgeq.families.modules import VlmDescription, read_vlm
 from edgeq.plan.memory import MemoryPlan, plan_memory
 
 __all__ = ["Row", "bytes_per_token", "decode", "main", "planned", "prompt", "table"]
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(row.failure for row in rows) else 0
 
 
-def planned(model: VisionLanguageModel, cap: int, context: int) -> MemoryPlan:
+def planned(model: VlmDescription, cap: int, context: int) -> MemoryPlan:
     """edgeq's plan for a card of `cap` bytes, counted as torch counts: without CUDA's context and the libraries."""
     card = DeviceProfile(
         name="card",
@@ -117,7 +117,7 @@ def bytes_per_token(plan: MemoryPlan, tokens: float) -> float:
     return weights + tokens * plan.kv.bytes_per_token
 
 
-def prompt(model: VisionLanguageModel, image_tokens: int, tokens: int) -> dict[str, torch.Tensor]:
+def prompt(model: VlmDescription, image_tokens: int, tokens: int) -> dict[str, torch.Tensor]:
     """A prompt of `tokens` tokens for a LLaVA, an image first, and noise for the image."""
     side, token = int(model.vision["image_size"]), int(model.config["image_token_index"])
     question = torch.arange(tokens - image_tokens) % 64 + 3
@@ -204,7 +204,7 @@ def _answer(
     row: Row,
     loaded: Any,
     plan: MemoryPlan,
-    model: VisionLanguageModel,
+    model: VlmDescription,
     bandwidth: float,
     options: argparse.Namespace,
 ) -> Row:

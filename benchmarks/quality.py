@@ -111,7 +111,7 @@ def measure_quality(
 def edgeq_tools() -> list[Tool]:
     """One for every method, and for `auto` where `edgeq prepare --method` offers it."""
     from edgeq.calibrate.thresholds import METHODS
-    from edgeq.cli.prepare import command
+    from edgeq.cli.workshop.prepare import command
 
     choices = next(parameter.type for parameter in command.params if parameter.name == "method")
     methods = dict.fromkeys([*METHODS, *getattr(choices, "choices", ())])

@@ -1,4 +1,4 @@
-"""A vision-language model with random weights, FP16 eyes and NF4 language, made layer by layer on the device itself.
+"""A vision-language model with random weights, FP16 vision and NF4 language, made layer by layer on the device itself.
 
 Neither the whole model in FP16 nor a file of it ever exists: a linear layer of 13 billion parameters is 0.1 GB.
 """
@@ -14,9 +14,9 @@ import transformers
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from edgeq.model.modules import read_modules
+from edgeq.families.modules import read_modules
 from edgeq.plan.rules import plan_modules
-from edgeq.quantize.skip_list import skip_modules, verify_modules
+from edgeq.quantize.nf4.skip_list import skip_modules, verify_modules
 
 __all__ = ["load_nf4", "random_nf4"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.service_clients import Case, ask_all
 from benchmarks.service_process import Serving, serving
-from edgeq.runtime.budget import serving_budget, serving_device
-from edgeq.runtime.needs import read_figures, request_needs
+from edgeq.runtime.scheduler.budget import serving_budget, serving_device
+from edgeq.runtime.scheduler.request_memory import read_memory_figures, request_memory
 
 __all__ = ["Tight", "measure_tight"]
 
@@ -66,8 +66,8 @@ def _always(bundle: Path, reserve: int) -> int:
 
 def _beside(bundle: Path) -> int:
     """Bytes of two requests beside their keys and values."""
-    figures = read_figures(bundle)
-    most = request_needs(figures, figures.context, min(figures.picture_tokens, figures.context), 0)
+    figures = read_memory_figures(bundle)
+    most = request_memory(figures, figures.context, min(figures.picture_tokens, figures.context), 0)
     return replace(most, kv=0, features=2 * most.features).alone
 
 

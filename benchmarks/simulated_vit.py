@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from edgeq.model.images import ImageSet
-from edgeq.model.source import ModelSource, open_model
-from edgeq.model.stream import ImageStream
+from benchmarks.simulate.products import Network, Quantized, find_products, observe, simulated
+from benchmarks.simulate.schemes import SCHEMES, Bits, Fitter, Scheme
+from edgeq.model.checkpoint.source import ModelSource, open_model
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import WeightGranularity
-from edgeq.quality.classification import label_indices
-from edgeq.simulate.products import Network, Quantized, find_products, observe, simulated
-from edgeq.simulate.schemes import SCHEMES, Bits, Fitter, Scheme
+from edgeq.quality.tasks.classification import label_indices
 
 __all__ = ["SimulatedRow", "Simulation", "markdown_table", "simulate", "simulated_table"]
 

@@ -31,7 +31,7 @@ from benchmarks.networks import IMAGENET
 from edgeq.demo.vlm.training import cycle
 from edgeq.errors import OutputError
 from edgeq.files import atomic_write, new_directory
-from edgeq.model.images import ImageSet
+from edgeq.model.images.image_set import ImageSet
 
 __all__ = ["NETWORKS", "Settings", "main"]
 

@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.process import ROOT
+from benchmarks.simulate.schemes import Bits
 from benchmarks.simulated_vit import SimulatedRow, Simulation, markdown_table, simulate, simulated_table
 from benchmarks.vit_figures import (
     CLOCKS,
@@ -38,11 +39,10 @@ from benchmarks.vit_figures import (
 )
 from benchmarks.vit_variants import INT8_GRAPH, RANDOM, VARIANTS, WIDTHS, Bed, Variant, chosen, export, write_random
 from edgeq.files import atomic_write, sha256_file
-from edgeq.model.images import ImageSet
-from edgeq.model.source import ModelSource, open_model
-from edgeq.quality.classification import Classification
-from edgeq.simulate.schemes import Bits
-from edgeq.stages import parity_images
+from edgeq.model.checkpoint.source import ModelSource, open_model
+from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.stages import parity_images
+from edgeq.quality.tasks.classification import Classification
 
 __all__ = ["Row", "main"]
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.files import sha256_file
-from edgeq.model.images import ImageSet
-from edgeq.model.source import ModelSource
-from edgeq.model.stream import ImageStream
-from edgeq.quality.classification import Classification, compare_classifiers, label_indices
+from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.stream import ImageStream
+from edgeq.quality.tasks.classification import Classification, compare_classifiers, label_indices
 
 __all__ = [
     "CLOCKS",

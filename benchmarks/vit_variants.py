@@ -29,17 +29,17 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
 from edgeq.export.stage import FP32, PREPROCESS, export_model
 from edgeq.files import new_directory
-from edgeq.model.graph import constant_names
-from edgeq.model.images import ImageSet
-from edgeq.model.source import open_model
+from edgeq.model.checkpoint.source import open_model
+from edgeq.model.graph.tensors import constant_names
+from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.classifier import Options, prepare
+from edgeq.pipeline.stages import parity_images
 from edgeq.plan.guards import ENOUGH_IMAGES
 from edgeq.plan.precision import PrecisionPlan, Scope
 from edgeq.plan.rules import WEIGHTED, plan_classifier
-from edgeq.prepare import Options, prepare
 from edgeq.quality.gate import GateBounds, is_gated
 from edgeq.quality.latency import Timing
-from edgeq.quantize.stage import INT8, PLAN
-from edgeq.stages import parity_images
+from edgeq.quantize.int8.stage import INT8, PLAN
 
 __all__ = ["INT8_GRAPH", "RANDOM", "VARIANTS", "Bed", "Variant", "chosen", "export", "write_random"]
 
@@ -117,18 +117,23 @@ def chosen(bundle: Path) -> str:
     if not (bundle / PLAN).exists():
         return ""
     plan, scales = PrecisionPlan.load(bundle / PLAN), Scales.load(bundle / SCALES)
-    return f"{plan.channel_fold}, {scales.method_for('onnxruntime')}"
+    return f"{plan.channel_equalization}, {scales.method_for('onnxruntime')}"
 
 
 def _edgeq(
-    bed: Bed, directory: Path, *, transformer: Scope = "linears", channel_fold: str = "auto", method: str = "auto"
+    bed: Bed,
+    directory: Path,
+    *,
+    transformer: Scope = "linears",
+    channel_equalization: str = "auto",
+    method: str = "auto",
 ) -> None:
     few = {"EQ107": "the benchmark was told to take so many"} if bed.count < ENOUGH_IMAGES else {}
     options = Options(
         calibration_images=bed.count,
         method=method,
         transformer=transformer,
-        channel_fold=channel_fold,
+        channel_equalization=channel_equalization,
         gate=ANY_GRAPH,
         timing=NOT_TIMED,
         threads=bed.threads,
@@ -201,7 +206,7 @@ def _static(name: str, title: str, *, everywhere: bool = True, **settings: Any) 
     return Variant(name, title, partial(_onnxruntime, **settings), everywhere)
 
 
-_PLAIN: Final[dict[str, Any]] = {"channel_fold": "none", "method": "mse"}
+_PLAIN: Final[dict[str, Any]] = {"channel_equalization": "none", "method": "mse"}
 """Without trials: so that the one technique that a row names is all that it shows."""
 
 VARIANTS: Final = (
@@ -225,12 +230,12 @@ VARIANTS: Final = (
     _ours("ffn", "feed-forward alone", transformer="ffn", **_PLAIN),
     _ours("ffn-vo", "feed-forward, value and output", transformer="ffn-vo", **_PLAIN),
     _ours("linears", "all linear layers", **_PLAIN),
-    _ours("repq", "all, RepQ-ViT's fold", channel_fold="repq", method="mse"),
-    _ours("smooth", "all, SmoothQuant's fold", channel_fold="smooth", method="mse"),
-    _ours("repq-smooth", "all, both folds", channel_fold="repq-smooth", method="mse"),
-    _ours("fold", "all, the fold that is best", channel_fold="auto", method="mse"),
-    _ours("ranges", "all, the ranges that are best", channel_fold="none", method="auto"),
-    _ours("search", "all, ranges searched by tensor", channel_fold="none", method="search"),
+    _ours("repq", "all, RepQ-ViT's fold", channel_equalization="repq", method="mse"),
+    _ours("smooth", "all, SmoothQuant's fold", channel_equalization="smooth", method="mse"),
+    _ours("repq-smooth", "all, both folds", channel_equalization="repq-smooth", method="mse"),
+    _ours("fold", "all, the fold that is best", channel_equalization="auto", method="mse"),
+    _ours("ranges", "all, the ranges that are best", channel_equalization="none", method="auto"),
+    _ours("search", "all, ranges searched by tensor", channel_equalization="none", method="search"),
     _ours("default", "what `prepare` makes by default", everywhere=True),
     _ours("default-search", "`prepare --method search`", everywhere=True, method="search"),
 )

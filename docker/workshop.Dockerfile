@@ -48,7 +48,7 @@ COPY edgeq /opt/edgeq/source/edgeq
 # The versions that this repository is tested with.
 RUN python -m venv /opt/edgeq/venv \
     && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir \
-        --constraint /opt/edgeq/source/requirements/dev.lock "/opt/edgeq/source[workshop,torch,language]"
+        --constraint /opt/edgeq/source/requirements/dev.lock "/opt/edgeq/source[quantize,torch,language]"
 
 RUN useradd --create-home --uid 10001 edgeq \
     && install --directory --owner edgeq --group edgeq /work

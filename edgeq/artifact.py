@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
+from edgeq.old_names import current_keys
 
 __all__ = ["MAX_ARTIFACT_BYTES", "Artifact"]
 
@@ -31,6 +32,11 @@ class Artifact(BaseModel):
 
     otherwise: ClassVar[str]
     made_by: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_current_names(cls, values: Any) -> Any:
+        return current_keys(values)
 
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""

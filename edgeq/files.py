@@ -1,25 +1,57 @@
-"""Writing so that a reader never sees half a file: temporary name, sync, rename.
+"""Files: written so that a reader never sees half of one, named by their first bytes, read as JSON.
 
-Every artifact goes through here. A write which is interrupted (disk full, Ctrl-C, power) leaves what was there before,
-and no temporary file. Power cuts are the reason for the syncs: without them a rename can reach the disk before the
-bytes do.
+Every artifact goes through here: temporary name, sync, rename. A write which is interrupted (disk full, Ctrl-C, power)
+leaves what was there before, and no temporary file. Power cuts are the reason for the syncs: without them a rename can
+reach the disk before the bytes do.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from edgeq.errors import OutputError
+from edgeq.errors import ModelError, OutputError
 
-__all__ = ["atomic_write", "new_directory", "sha256_file"]
+__all__ = [
+    "HEAD_BYTES",
+    "MAX_JSON_BYTES",
+    "atomic_write",
+    "new_directory",
+    "read_json_object",
+    "recognise",
+    "sha256_file",
+]
+
+HEAD_BYTES = 512
+"""How many bytes from the start of a file `recognise` wants to see."""
+
+_SIGNATURES = (
+    (b"version https://git-lfs", "a git-LFS pointer, not the file itself (run `git lfs pull` where it came from)"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"GIF8", "a GIF image"),
+    (b"%PDF", "a PDF document"),
+    (b"GGUF", "a GGUF file (llama.cpp)"),
+    (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint (.pt, .bin)"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x80\x02", "a Python pickle or an old PyTorch checkpoint (.pt, .bin)"),
+    (b"\x80\x03", "a Python pickle"),
+    (b"\x80\x04", "a Python pickle"),
+    (b"\x80\x05", "a Python pickle"),
+    (b"\x89HDF", "an HDF5 file (Keras)"),
+    (b"\x7fELF", "a program or a library"),
+)
+
+MAX_JSON_BYTES = 64 * 2**20
+"""The largest JSON file read, in bytes."""
 
 _CHUNK_BYTES = 1 << 20
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -189,3 +221,53 @@ def _free_space(path: Path) -> str:
 def _megabytes(count: int) -> str:
     """A number of bytes in words, in units of 10^6."""
     return f"{count / 1e6:,.1f} MB"
+
+
+def recognise(head: bytes) -> str | None:
+    """What the first bytes of a file show it to be, in words, or None when they are of no known kind.
+
+    Args:
+        head: up to HEAD_BYTES bytes from the start of the file.
+    """
+    for signature, words in _SIGNATURES:
+        if head.startswith(signature):
+            return words
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 32:
+        return "a safetensors file"
+    return _recognise_text(head)
+
+
+def _recognise_text(head: bytes) -> str | None:
+    """HTML and JSON, which often are error messages saved under the name of a model."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "an HTML or XML page (a download that failed?)"
+    if text.startswith((b'{"', b"{\n", b"{\r", b"[{")):
+        return "a JSON text"
+    return None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ModelError: the file is missing, unreadable, too large, not UTF-8, malformed, or holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_JSON_BYTES:
+        raise ModelError(f"{path} is too long for a config", expected=f"at most {MAX_JSON_BYTES:,} bytes")
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        found = recognise(data[:HEAD_BYTES])
+        reason = f"it is {found}" if found and "JSON" not in found else str(error)
+        raise ModelError(
+            f"{path} is not valid JSON: {reason}", next_step=f"copy {path.name} again from where the model came"
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value

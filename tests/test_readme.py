@@ -13,7 +13,7 @@ import pytest
 from edgeq.cli import run
 from edgeq.demo import run as demo
 from edgeq.demo.vlm import story
-from edgeq.stages import Progress
+from edgeq.pipeline.stages import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for page in ROOT.rglob("*.md") if not {".venv", "out", "node_modules"} & set(page.parts))

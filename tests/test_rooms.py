@@ -15,99 +15,56 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
-    *("errors", "files", "artifact", "device", "model", "plan", "engine", "export", "calibrate", "quantize", "quality"),
-    *(
-        "simulate",
-        "bundle",
-        "runtime",
-        "build",
-        "install",
-        "doctor",
-        "stages",
-        "search",
-        "prepare",
-        "prepare_vlm",
-        "inspect",
-    ),
-    *("service", "demo", "cli"),
+    "errors",
+    "old_names",
+    "files",
+    "artifact",
+    "device",
+    "model",
+    "families",
+    "plan",
+    "tensorrt",
+    "engine",
+    "calibrate",
+    "quality",
+    "bundle",
+    "export",
+    "quantize",
+    "runtime",
+    "engine_store",
+    "install",
+    "doctor",
+    "pipeline",
+    "service",
+    "demo",
+    "cli",
 )
 
-DEVICE_HALF = (
-    *(
-        "edgeq",
-        "edgeq.errors",
-        "edgeq.files",
-        "edgeq.artifact",
-        "edgeq.engine",
-        "edgeq.engine.onnxruntime",
-        "edgeq.plan.precision",
-    ),
-    *("edgeq.bundle.manifest", "edgeq.model.source", "edgeq.model.preprocess", "edgeq.model.preprocess_config"),
-    *(
-        "edgeq.model.image_decode",
-        "edgeq.model.image_processor",
-        "edgeq.model.image_store",
-        "edgeq.model.images",
-        "edgeq.model.stream",
-    ),
-    *("edgeq.quality.latency", "edgeq.quality.classification", "edgeq.quality.answerer", "edgeq.device"),
-    *("edgeq.plan.memory", "edgeq.runtime", "edgeq.runtime.canaries", "edgeq.runtime.eyes", "edgeq.runtime.families"),
-    *("edgeq.runtime.language", "edgeq.runtime.pair", "edgeq.runtime.prompt", "edgeq.runtime.settings"),
-    *(
-        f"edgeq.runtime.{name}"
-        for name in (
-            "canary_answers",
-            "canary_files",
-            "canary_report",
-            "canary_set",
-            "check",
-            "class_canaries",
-            "power",
-        )
-    ),
-    *(
-        f"edgeq.runtime.{name}"
-        for name in (
-            *(
-                "admission",
-                "budget",
-                "decisions",
-                "memory_watch",
-                "needs",
-                "pace",
-                "pressure",
-                "waiting",
-                "asks",
-                "stream",
-            ),
-            *("refusals", "snapshot", "questions", "kept", "feature_cache", "prefix", "sampling", "stops", "request"),
-            *("worker", "room", "loop"),
-        )
-    ),
-    *(f"edgeq.service.{path.stem}" for path in sorted((PACKAGE / "service").glob("[!_]*.py"))),
-    *(f"edgeq.bundle.{name}" for name in ("verify", "transport", "signature", "keys", "diff")),
-    *(
-        f"edgeq.engine.tensorrt.{name}"
-        for name in (
-            *("loading", "buffer", "memory", "calibration_input", "calibrator", "tensors", "runtime", "precisions"),
-            *("inputs", "settings", "builder", "constraints", "inspector", "verify", "progress", "timing_cache", "log"),
-        )
-    ),
-    *(
-        f"edgeq.build.{name}"
-        for name in ("candidate", "key", "lock", "machine", "maker", "planned", "run", "store", "verify_engine")
-    ),
-    *(f"edgeq.install.{name}" for name in ("listing", "proof", "run", "states", "store")),
-    *("edgeq.calibrate.trt_bundled", "edgeq.export.vision_parity"),
-    *(f"edgeq.doctor.{name}" for name in ("run", "torch_probe", "memory_probe", "engine_probe")),
-    *(
-        f"edgeq.cli.{name}"
-        for name in (
-            *("build", "bundle", "doctor", "install", "keygen", "list", "prune", "rollback", "run", "sign", "verify"),
-            *("serve", "verify_engine", "watch"),
-        )
-    ),
+DEVICE = (
+    "errors",
+    "old_names",
+    "files",
+    "artifact",
+    "device",
+    "model.images",
+    "model.checkpoint",
+    "families",
+    "plan.precision",
+    "plan.memory",
+    "tensorrt",
+    "engine",
+    "quality",
+    "bundle",
+    "runtime",
+    "engine_store",
+    "install",
+    "doctor",
+    "service",
+    "cli.device",
+    "cli.console",
+    "cli.flags",
 )
+"""Folders and files of the device half: each module in them is imported without a package of the workshop."""
 
 FORBIDDEN = ("onnx", "onnx_graphsurgeon", "onnxscript", "torch", "transformers", "safetensors", "huggingface_hub")
 
@@ -135,6 +92,12 @@ def imported(tree: ast.AST, module: str, known: dict[str, Path]) -> Iterator[str
         else:
             continue
         yield from (name for name in names if name in known or name.split(".")[0] == module.split(".")[0])
+
+
+def device_half() -> list[str]:
+    """The modules of the device half, by the folder they lie in."""
+    names = [f"edgeq.{place}" for place in DEVICE]
+    return [module for module in modules(PACKAGE) if any(f"{module}.".startswith(f"{name}.") for name in names)]
 
 
 def room(module: str) -> str:
@@ -171,17 +134,6 @@ def test_a_room_imports_only_rooms_above_it() -> None:
     assert violations(PACKAGE) == []
 
 
-def test_simulated_figures_stay_with_research() -> None:
-    known = modules(PACKAGE)
-    users = {
-        room(module)
-        for module, file in known.items()
-        for target in imported(ast.parse(file.read_text(encoding="utf-8")), module, known)
-        if room(target) == "simulate"
-    }
-    assert users <= {"simulate", "cli"}
-
-
 def test_no_module_is_loaded_in_a_circle() -> None:
     try:
         TopologicalSorter(loaded_at_once(PACKAGE)).prepare()
@@ -195,14 +147,14 @@ def test_no_module_is_loaded_in_a_circle() -> None:
         ("model/images.py", "import edgeq.cli.console"),
         ("model/images.py", "from edgeq.plan.rules import plan_classifier"),
         ("model/images.py", "from edgeq.plan import rules"),
-        ("model/images.py", "from edgeq import prepare"),
+        ("model/images.py", "from edgeq import pipeline"),
         ("model/images.py", "from ..plan import rules"),
         ("model/images.py", "def late() -> None:\n    from edgeq.quality.judge import judge"),
         (
             "model/images.py",
-            "if TYPE_CHECKING:\n    from edgeq.prepare import Options",
+            "if TYPE_CHECKING:\n    from edgeq.pipeline.classifier import Options",
         ),
-        ("__init__.py", "from edgeq.model.images import ImageSet"),
+        ("__init__.py", "from edgeq.model.images.image_set import ImageSet"),
         ("utils.py", ""),
     ],
 )
@@ -231,8 +183,8 @@ def test_the_check_lets_pass(tmp_path: Path, text: str) -> None:
 
 def test_a_circle_inside_a_room_is_caught(tmp_path: Path) -> None:
     package = _made_up(tmp_path)
-    (package / "model" / "images.py").write_text("from edgeq.model.source import open_model")
-    (package / "model" / "source.py").write_text("from edgeq.model.images import ImageSet")
+    (package / "model" / "images.py").write_text("from edgeq.model.checkpoint.source import open_model")
+    (package / "model" / "source.py").write_text("from edgeq.model.images.image_set import ImageSet")
     with pytest.raises(CycleError):
         TopologicalSorter(loaded_at_once(package)).prepare()
 
@@ -247,7 +199,7 @@ class Refuse:
             raise AssertionError(f"{{name}} is a workshop package")
 
 sys.meta_path.insert(0, Refuse())
-for name in {DEVICE_HALF!r}:
+for name in {device_half()!r}:
     importlib.import_module(name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -264,13 +216,12 @@ def test_every_module_is_importable(module: str) -> None:
 def _made_up(tmp_path: Path) -> Path:
     """A small package in order, named as the real one."""
     package = tmp_path / "edgeq"
-    for directory in ("model", "plan", "quality", "cli"):
+    for directory in ("model", "plan", "quality", "pipeline", "cli"):
         (package / directory).mkdir(parents=True)
         (package / directory / "__init__.py").write_text("")
     for module in (
         "errors",
-        "stages",
-        "prepare",
+        "pipeline/stages",
         "model/images",
         "model/source",
         "plan/rules",

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.task import Task, report
-from edgeq.model.images import ImageSet
-from edgeq.model.stream import ImageStream
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.stream import ImageStream
 
 BATCH = 50
 

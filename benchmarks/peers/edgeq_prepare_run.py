@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers.task import Task, report
 from edgeq import __version__
-from edgeq.prepare import Options, prepare
+from edgeq.pipeline.classifier import Options, prepare
 from edgeq.quality.latency import Timing
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from benchmarks.peers.task import Task, peak_memory, report
 from edgeq import __version__
 from edgeq.calibrate.stage import SCALES
-from edgeq.model.outline import load_outline
+from edgeq.model.graph.outline import load_outline
+from edgeq.pipeline.classifier import Options
+from edgeq.pipeline.stages import calibrate_graph
 from edgeq.plan.rules import plan_classifier
-from edgeq.prepare import Options
-from edgeq.quantize.qdq import calibrated_tensors
-from edgeq.quantize.select import settle
-from edgeq.quantize.stage import quantize
-from edgeq.stages import calibrate_graph
+from edgeq.quantize.int8.qdq import calibrated_tensors
+from edgeq.quantize.int8.select import resolve
+from edgeq.quantize.int8.stage import quantize
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     scales, _ = calibrate_graph(task.graph, plan, tensors, task.image_set, preprocess, options, lambda *_: None)
     scales.save(task.output / SCALES)
     calibrated, peak = task.elapsed(), peak_memory()
-    quantize(task.graph, settle(plan, scales), scales, preprocess, task.output)
+    quantize(task.graph, resolve(plan, scales), scales, preprocess, task.output)
     report(f"edgeq {__version__}", scales_peak=peak, scales=calibrated, model=task.elapsed())
 
 

@@ -9,8 +9,8 @@ from benchmarks.peers.task import Task, report
 from edgeq import __version__
 from edgeq.calibrate.stage import calibrate
 from edgeq.plan.rules import plan_classifier
-from edgeq.quantize.qdq import calibrated_tensors
-from edgeq.quantize.sensitivity import measure_sensitivity
+from edgeq.quantize.int8.qdq import calibrated_tensors
+from edgeq.quantize.search.sensitivity import measure_sensitivity
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from edgeq.model.image_decode import decode_image
-from edgeq.runtime.pair import Pair, open_pair
+from edgeq.model.images.decode import decode_image
+from edgeq.runtime.vlm.model import VisionLanguageModel, open_vlm
 
 
 class _Clock:
@@ -31,22 +31,22 @@ class _Clock:
 def main() -> None:
     """Answer until stdin ends."""
     bundle, threads = Path(sys.argv[1]), int(sys.argv[2])
-    pair = open_pair(bundle, threads=threads)
-    for layer in pair.language.model.modules():
-        vars(layer).pop("forward", None)  # bitsandbytes' own again, not edgeq.runtime.linear's
+    vlm = open_vlm(bundle, threads=threads)
+    for layer in vlm.language.model.modules():
+        vars(layer).pop("forward", None)  # bitsandbytes' own again, not edgeq.runtime.vlm.linear's
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(_answer(pair, json.loads(line))), flush=True)
+        print(json.dumps(_answer(vlm, json.loads(line))), flush=True)
 
 
-def _answer(pair: Pair, asked: dict[str, Any]) -> dict[str, Any]:
-    start, clock, settings = time.perf_counter(), _Clock(), pair.prompter.settings
+def _answer(vlm: VisionLanguageModel, asked: dict[str, Any]) -> dict[str, Any]:
+    start, clock, settings = time.perf_counter(), _Clock(), vlm.prompter.settings
     image = decode_image(Path(asked["image"]).read_bytes(), "the image")
-    pixels = pair.prompter.pixels(image)
-    ids = pair.prompter.ids(asked["question"], pixels.layout)
-    features = pair.eyes.look(pixels.values)
-    words = pair.language.embed(ids, pair.language.adopt(features), settings.image_token_id)
-    said = pair.language.model.generate(
+    pixels = vlm.prompter.pixels(image)
+    ids = vlm.prompter.ids(asked["question"], pixels.layout)
+    features = vlm.vision_encoder.encode(pixels.values)
+    words = vlm.language.embed(ids, vlm.language.to_device(features), settings.image_token_id)
+    said = vlm.language.model.generate(
         inputs_embeds=words,
         max_new_tokens=min(asked["tokens"], settings.context - len(ids)),
         do_sample=False,
@@ -55,7 +55,7 @@ def _answer(pair: Pair, asked: dict[str, Any]) -> dict[str, Any]:
         logits_processor=[clock],
     )[0].tolist()
     end = time.perf_counter()
-    return {"text": pair.prompter.text(said), "tokens": len(said), "first": clock.first - start, "total": end - start}
+    return {"text": vlm.prompter.text(said), "tokens": len(said), "first": clock.first - start, "total": end - start}
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main() -> None:
 
 def _heads(graph: onnx.ModelProto) -> list[str]:
     """The nodes that edgeq leaves in FP32."""
-    from edgeq.model.components import head_nodes
+    from edgeq.model.graph.components import head_nodes
 
     return list(head_nodes(graph))
 

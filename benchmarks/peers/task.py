@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.model.images import ImageSet
-from edgeq.model.preprocess import Preprocess
-from edgeq.model.stream import ImageStream
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.stream import ImageStream
 
 __all__ = ["Task", "peak_memory", "report"]
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeq.bundle.errors import ManifestError, UnsafeNameError
-from edgeq.bundle.needs import Needs
+from edgeq.bundle.needs import DeviceNeeds
 from edgeq.files import sha256_file
 
 __all__ = ["MANIFEST", "MANIFEST_VERSION", "SIGNATURE", "BundledFile", "Kind", "Manifest", "check_name", "not_a_bundle"]
@@ -61,7 +61,7 @@ class Manifest(BaseModel):
     made_by: str
     labels: tuple[str, ...]
     allowed: dict[str, str] = Field(default_factory=dict)
-    needs: Needs = Needs()
+    needs: DeviceNeeds = DeviceNeeds()
     files: tuple[BundledFile, ...]
 
     @property

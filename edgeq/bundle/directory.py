@@ -10,10 +10,10 @@ from io import BufferedReader
 from pathlib import Path
 
 from edgeq.bundle.contents import MANIFEST, SIGNATURE, not_a_bundle
+from edgeq.bundle.copy import Advance, copy_bytes, read_exactly
 from edgeq.bundle.errors import IrregularFileError, LengthError, LinkError
-from edgeq.bundle.pour import Advance, pour, read_exactly
 
-__all__ = ["entries", "pour_file", "read_small"]
+__all__ = ["copy_file", "entries", "read_small"]
 
 
 def entries(directory: Path) -> tuple[tuple[str, int], ...]:
@@ -89,10 +89,10 @@ def read_small(path: Path, most_bytes: int) -> bytes:
             raise LengthError(f"{path} became shorter while it was read") from error
 
 
-def pour_file(
+def copy_file(
     path: Path, size: int, *, sink: Callable[[memoryview], object] | None = None, advance: Advance | None = None
 ) -> str:
-    """As `pour`, for a plain file of which `size` bytes were seen.
+    """As `copy_bytes`, for a plain file of which `size` bytes were seen.
 
     Raises:
         LengthError: it has become shorter.
@@ -101,6 +101,6 @@ def pour_file(
     """
     with _open_plain(path) as source:
         try:
-            return pour(source, size, sink=sink, advance=advance)
+            return copy_bytes(source, size, sink=sink, advance=advance)
         except EOFError as error:
             raise LengthError(f"{path} became shorter while it was read") from error

@@ -9,11 +9,11 @@ from edgeq import __version__
 from edgeq.bundle.contents import MANIFEST, BundledFile, Kind, Manifest, check_name
 from edgeq.bundle.directory import entries
 from edgeq.bundle.limits import DEFAULT_LIMITS
-from edgeq.bundle.needs import Needs
+from edgeq.bundle.needs import DeviceNeeds
 from edgeq.bundle.verify import verify_bundle
 from edgeq.files import atomic_write
 
-__all__ = ["MANIFEST", "BundledFile", "Kind", "Manifest", "Needs", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "BundledFile", "DeviceNeeds", "Kind", "Manifest", "read_manifest", "write_manifest"]
 
 
 def write_manifest(
@@ -22,7 +22,7 @@ def write_manifest(
     kind: Kind = "classifier",
     labels: tuple[str, ...] = (),
     allowed: Mapping[str, str] | None = None,
-    needs: Needs | None = None,
+    needs: DeviceNeeds | None = None,
 ) -> Manifest:
     """Measure every file below `directory` and write its manifest; hidden files are not part of a bundle.
 
@@ -40,7 +40,7 @@ def write_manifest(
         made_by=f"edgeq {__version__}",
         labels=labels,
         allowed=dict(allowed or {}),
-        needs=needs or Needs(),
+        needs=needs or DeviceNeeds(),
         files=tuple(BundledFile.of(directory / name, directory) for name in names),
     )
     atomic_write(directory / MANIFEST, manifest.model_dump_json(indent=1).encode())

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeq import __version__
 
-__all__ = ["DeviceFacts", "Needs", "within"]
+__all__ = ["DeviceFacts", "DeviceNeeds", "within"]
 
 _CLAUSE: Final = re.compile(r" *(>=|<=|==|!=|>|<) *(\d{1,9}(?:\.\d{1,9}){0,5}) *", re.ASCII)
 _NUMBERS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9}){0,5}", re.ASCII)
@@ -41,7 +41,7 @@ VersionRange = Annotated[str, Field(max_length=_RANGE_CHARACTERS), AfterValidato
 Capability = Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")]
 
 
-class Needs(BaseModel):
+class DeviceNeeds(BaseModel):
     """What a device must have; the default needs nothing.
 
     Attributes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeq.bundle.contents import SIGNATURE
+from edgeq.bundle.copy import Report
 from edgeq.bundle.keys import load_private
 from edgeq.bundle.limits import DEFAULT_LIMITS, Limits
-from edgeq.bundle.pour import Report
-from edgeq.bundle.seal import make_seal
+from edgeq.bundle.manifest_signature import sign_manifest
 from edgeq.bundle.verify import Trust, examine
 from edgeq.files import atomic_write
 
@@ -36,5 +36,5 @@ def sign_bundle(
     """
     key = load_private(private_key)
     whole = examine(directory, Trust(limits=limits), report=report)
-    atomic_write(directory / SIGNATURE, make_seal(whole.raw, key))
+    atomic_write(directory / SIGNATURE, sign_manifest(whole.raw, key))
     return directory / SIGNATURE

@@ -15,9 +15,9 @@ from io import BufferedIOBase
 from typing import Final
 
 from edgeq.bundle.contents import check_name
+from edgeq.bundle.copy import read_exactly
 from edgeq.bundle.errors import DuplicateFileError, IrregularFileError, LengthError, LinkError, TransportError
 from edgeq.bundle.limits import Limits
-from edgeq.bundle.pour import read_exactly
 
 __all__ = ["END", "Member", "header", "members", "padding"]
 

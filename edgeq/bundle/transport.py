@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from edgeq.bundle.contents import MANIFEST, SIGNATURE, BundledFile, Manifest
-from edgeq.bundle.directory import entries, pour_file
+from edgeq.bundle.copy import Advance, Report, copy_bytes, meter, read_exactly
+from edgeq.bundle.directory import copy_file, entries
 from edgeq.bundle.errors import LengthError, TransportError, TruncatedError
 from edgeq.bundle.limits import DEFAULT_LIMITS, Limits
 from edgeq.bundle.needs import DeviceFacts
-from edgeq.bundle.pour import Advance, Report, meter, pour, read_exactly
-from edgeq.bundle.steps import Digested, Verified, list_files
 from edgeq.bundle.tar import END, Member, header, members, padding
+from edgeq.bundle.verification_states import Digested, Verified, list_files
 from edgeq.bundle.verify import Trust, read_head
 from edgeq.errors import OutputError
 from edgeq.files import atomic_write, new_directory
@@ -69,7 +69,7 @@ def _put(out: BinaryIO, name: str, data: bytes) -> None:
 def _pour_in(out: BinaryIO, directory: Path, file: BundledFile, advance: Advance) -> str:
     """Copy one file into the archive, and return its digest."""
     out.write(header(file.name, file.size))
-    digest = pour_file(directory / file.name, file.size, sink=out.write, advance=advance)
+    digest = copy_file(directory / file.name, file.size, sink=out.write, advance=advance)
     out.write(padding(file.size))
     return digest
 
@@ -171,8 +171,8 @@ def _small(source: BufferedReader, member: Member, most_bytes: int) -> bytes:
 def _pour_out(source: BufferedReader, file: BundledFile, into: Path | None, advance: Advance) -> str:
     """Pass one file's bytes, writing them where that is wanted, and return their digest."""
     if into is None:
-        return pour(source, file.size, advance=advance)
+        return copy_bytes(source, file.size, advance=advance)
     path = into / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as out:
-        return pour(source, file.size, sink=out.write, advance=advance)
+        return copy_bytes(source, file.size, sink=out.write, advance=advance)

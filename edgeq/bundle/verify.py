@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.bundle.contents import MANIFEST, SIGNATURE, Manifest, not_a_bundle
-from edgeq.bundle.directory import entries, pour_file, read_small
+from edgeq.bundle.copy import Report, meter
+from edgeq.bundle.directory import copy_file, entries, read_small
 from edgeq.bundle.keys import PublicKey, load_public
 from edgeq.bundle.limits import DEFAULT_LIMITS, Limits
 from edgeq.bundle.needs import DeviceFacts
-from edgeq.bundle.pour import Report, meter
-from edgeq.bundle.steps import Listed, Verified, list_files
+from edgeq.bundle.verification_states import Listed, Verified, list_files
 
 __all__ = ["Trust", "Verified", "examine", "read_head", "verify_bundle"]
 
@@ -81,7 +81,7 @@ def examine(directory: Path, trust: Trust, *, report: Report | None = None) -> V
     listed, seal = read_head(directory, trust.limits)
     files = tuple(listed.sized(entries(directory)))
     advance = meter(report, listed.total_bytes)
-    digested = listed.digested((file, pour_file(directory / file.name, file.size, advance=advance)) for file in files)
+    digested = listed.digested((file, copy_file(directory / file.name, file.size, advance=advance)) for file in files)
     return digested.signed(seal, trust.keys, required=trust.required).matched(trust.device).load()
 
 

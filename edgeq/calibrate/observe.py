@@ -17,10 +17,10 @@ from onnx import TensorProto, helper
 from edgeq.calibrate.histogram import Histogram
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
 from edgeq.errors import CalibrationError
-from edgeq.model.external_data import gather
-from edgeq.model.outline import load_outline
+from edgeq.model.graph.external_data import gather
+from edgeq.model.graph.outline import load_outline
 
-__all__ = ["Arrival", "Observer", "add_outputs", "open_graph", "with_outputs"]
+__all__ = ["Arrival", "Observer", "add_outputs", "open_observed", "with_outputs"]
 
 Arrival = tuple[str, NDArray[np.float32], bool]
 """An image's name, its pixels [1, ...], and whether it counts in `late`."""
@@ -70,7 +70,7 @@ class Observer:
         threads: int | None = None,
     ) -> None:
         self._together, each = side_by_side(threads)
-        self._engine = open_graph(graph, tensors, threads=each)
+        self._engine = open_observed(graph, tensors, threads=each)
         self._source = self._engine.inputs[0]
         self._counting = {name: Lock() for name in tensors}
         self._inner = [name for name in tensors if name != self._source]
@@ -132,7 +132,7 @@ class Observer:
         return name
 
 
-def open_graph(graph: Path, tensors: Iterable[str] = (), *, threads: int) -> OnnxRuntimeEngine:
+def open_observed(graph: Path, tensors: Iterable[str] = (), *, threads: int) -> OnnxRuntimeEngine:
     """An FP32 file in ONNX Runtime, which gives `tensors`, too, where they are not the graph's input.
 
     The weights go into a file of their own, which ONNX Runtime maps instead of copying.

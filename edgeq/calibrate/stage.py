@@ -14,9 +14,9 @@ from edgeq.calibrate.scales import Scales, TensorScale
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.errors import ArtifactError, CalibrationError
 from edgeq.files import sha256_file
-from edgeq.model.images import ImageItem, ImageSet
-from edgeq.model.preprocess import Preprocess
-from edgeq.model.stream import ImageStream
+from edgeq.model.images.image_set import ImageItem, ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.stream import ImageStream
 
 __all__ = ["AUTO", "CALIBRATION_IMAGES", "SCALES", "SEARCH", "WITHOUT_TRIALS", "calibrate", "hold_back"]
 

@@ -18,6 +18,7 @@ import click
 
 from edgeq import __version__
 from edgeq.errors import EdgeqError, GateError
+from edgeq.old_names import current_arguments
 
 __all__ = ["VERBS", "cli", "main", "run"]
 
@@ -48,6 +49,26 @@ VERBS: Final = {
 }
 """Each verb with its line in `edgeq --help`."""
 
+_DEVICE: Final = frozenset(
+    [
+        "build",
+        "verify-engine",
+        "keygen",
+        "sign",
+        "verify",
+        "bundle",
+        "install",
+        "rollback",
+        "list",
+        "prune",
+        "doctor",
+        "run",
+        "serve",
+        "watch",
+    ]
+)
+"""Verbs that a device without the workshop's packages has; they lie in `edgeq.cli.device`."""
+
 _INTERRUPTED = 128 + signal.SIGINT
 _READER_GONE = 128 + signal.SIGPIPE
 _TERMINATED = 128 + signal.SIGTERM
@@ -62,7 +83,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"edgeq.cli.{cmd_name.replace('-', '_')}").command
+        half = "device" if cmd_name in _DEVICE else "workshop"
+        command = importlib.import_module(f"edgeq.cli.{half}.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 
@@ -87,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to install faster kernels
     try:
-        return cli.main(args=[*arguments], prog_name="edgeq", standalone_mode=False) or 0
+        return cli.main(args=current_arguments(arguments), prog_name="edgeq", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return 2
@@ -117,7 +139,7 @@ def _extra(package: str | None) -> str:
     if package in ("anyio", "h11", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop"):
         return "service"
     from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
-    return "torch" if (package or "").split(".")[0] in from_torch else "workshop"
+    return "torch" if (package or "").split(".")[0] in from_torch else "quantize"
 
 
 def _stopped(status: int) -> int:

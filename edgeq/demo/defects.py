@@ -25,7 +25,7 @@ from edgeq.demo.texture import (
     straight_line,
 )
 
-__all__ = ["Site", "corrosion", "hairline_crack", "shade", "shadow", "spalling", "wide_crack"]
+__all__ = ["DefectSite", "corrosion", "hairline_crack", "shade", "shadow", "spalling", "wide_crack"]
 
 RUST_DARK = np.array((0.24, 0.13, 0.09), np.float32)
 RUST_BRIGHT = np.array((0.62, 0.35, 0.17), np.float32)
@@ -33,7 +33,7 @@ RUST_OLD = np.array((0.43, 0.31, 0.24), np.float32)
 
 
 @dataclass(frozen=True)
-class Site:
+class DefectSite:
     """Where a defect is and how large.
 
     Attributes:
@@ -45,7 +45,7 @@ class Site:
     size: float
 
 
-def hairline_crack(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
+def hairline_crack(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
     """A jagged line about a pixel wide, here and there almost lost in the grain."""
     points, widths = crack_path(rng, rng.uniform(0.2, 1.0))
     if site:
@@ -57,7 +57,7 @@ def hairline_crack(rng: np.random.Generator, surface: Surface, site: Site | None
     return darkened(surface, depth * line * presence)
 
 
-def wide_crack(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
+def wide_crack(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
     """An open crack, dark inside, with broken and lit edges and often a branch."""
     width = site.size if site else rng.uniform(1.4, 4.5)
     outline = open_path(rng, width, site)
@@ -68,7 +68,7 @@ def wide_crack(rng: np.random.Generator, surface: Surface, site: Site | None = N
     return darkened(lit, rng.uniform(0.6, 0.9) * gap)
 
 
-def corrosion(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
+def corrosion(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
     """A ragged patch of rust, mottled and pitted, often with streaks that have run down from it."""
     field = patch_outline(rng, site, radius=(9, 20), raggedness=(0.25, 0.45))
     softness = rng.uniform(0.05, 0.25 if site else 0.5)
@@ -82,7 +82,7 @@ def corrosion(rng: np.random.Generator, surface: Surface, site: Site | None = No
     return covered(surface, np.asarray(pitted, np.float32), patch)
 
 
-def spalling(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
+def spalling(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
     """Concrete broken away: a rough hollow of stones and mortar with a sharp edge, at times down to a rusty bar."""
     field = patch_outline(rng, site, radius=(11, 22), raggedness=(0.12, 0.25))
     hollow = ramp(field, -0.06, 0.06)
@@ -97,7 +97,7 @@ def spalling(rng: np.random.Generator, surface: Surface, site: Site | None = Non
     return np.asarray(covered(surface, inside, hollow) * depth[..., None], np.float32)
 
 
-def shadow(rng: np.random.Generator, surface: Surface, site: Site | None = None) -> Surface:
+def shadow(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
     """A shadow that can be taken for corrosion: dark and soft-edged, at times warm in tone or lying on a stain."""
     warm = rng.random() < 0.6
     tint = (1.0, rng.uniform(0.8, 0.95), rng.uniform(0.62, 0.85)) if warm else (rng.uniform(0.9, 1), 0.97, 1.0)
@@ -142,7 +142,7 @@ def fitted(points: NDArray[np.float64], centre: tuple[float, float], length: flo
     return np.asarray((points - (low + high) / 2) * (length / np.linalg.norm(high - low)) + centre)
 
 
-def open_path(rng: np.random.Generator, width: float, site: Site | None) -> Field:
+def open_path(rng: np.random.Generator, width: float, site: DefectSite | None) -> Field:
     """Distance of every pixel from the edge of an open crack; with a site, one of middling length there."""
     points, widths = crack_path(rng, width)
     if site:
@@ -151,7 +151,7 @@ def open_path(rng: np.random.Generator, width: float, site: Site | None) -> Fiel
 
 
 def patch_outline(
-    rng: np.random.Generator, site: Site | None, radius: tuple[float, float], raggedness: tuple[float, float]
+    rng: np.random.Generator, site: DefectSite | None, radius: tuple[float, float], raggedness: tuple[float, float]
 ) -> Field:
     """A blob with radius and raggedness from these ranges; at a site, as large as that says and half as ragged."""
     if site:
@@ -181,7 +181,7 @@ def stones(rng: np.random.Generator) -> Field:
     return np.asarray(rounded * relief_light(fractal_noise(rng, (16, 16), 3), 0.12), np.float32)
 
 
-def soft_cover(rng: np.random.Generator, site: Site | None = None) -> Field:
+def soft_cover(rng: np.random.Generator, site: DefectSite | None = None) -> Field:
     """How much light something out of the picture takes away, 0 to 1: an edge, a bar or a round thing, soft-edged.
 
     Only the round thing has a place: with a site, it is always that.

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.demo.scenes import CALIBRATION_SEED, EVALUATION_SEED, write_scenes
 from edgeq.demo.vlm.story import SCENES, VLM_BUNDLE, Story, tell
 from edgeq.files import new_directory
-from edgeq.prepare import Options, Prepared, Progress, prepare
-from edgeq.runtime.language import require_packages
+from edgeq.pipeline.classifier import Options, Prepared, Progress, prepare
+from edgeq.runtime.vlm.language import require_packages
 
 __all__ = ["BUNDLE", "CALIBRATION", "EVALUATION", "MODEL", "WEIGHTS", "Demo", "run_demo"]
 
@@ -45,12 +45,13 @@ def run_demo(
 
     Args:
         output: a directory to make; it must not exist.
-        options: for the classifier, see `edgeq.prepare.Options`.
+        options: for the classifier, see `edgeq.pipeline.classifier.Options`.
         scenes: that the vision-language model is asked about; 0 leaves it out.
         progress: called as the stages go on.
 
     Raises:
-        EdgeqError: as `edgeq.prepare.prepare` and `edgeq.prepare_vlm.prepare_vlm`; nothing is left behind then.
+        EdgeqError: as `edgeq.pipeline.classifier.prepare` and `edgeq.pipeline.vlm.prepare_vlm`; nothing is left behind
+            then.
     """
     options = options or Options()
     if scenes:

@@ -55,7 +55,7 @@ MEMBER_DATE = (2020, 1, 1, 0, 0, 0)
 """One date for all members, so that the same scenes make the same ZIP."""
 
 
-def draw_scene(kind: str, seed: int, site: defects.Site | None = None) -> Image.Image:
+def draw_scene(kind: str, seed: int, site: defects.DefectSite | None = None) -> Image.Image:
     """One RGB photograph of SIZE x SIZE pixels.
 
     Args:
@@ -75,7 +75,7 @@ def draw_scene(kind: str, seed: int, site: defects.Site | None = None) -> Image.
 
 
 def with_defect(
-    kind: str, rng: np.random.Generator, surface: surfaces.Surface, site: defects.Site | None
+    kind: str, rng: np.random.Generator, surface: surfaces.Surface, site: defects.DefectSite | None
 ) -> surfaces.Surface:
     """The surface with what its kind stands for; a sound one stays as it is."""
     if kind == "sound":

@@ -11,11 +11,11 @@ import onnxruntime
 
 from edgeq.demo.scenes import KINDS, draw_scene
 
-__all__ = ["Score", "score"]
+__all__ = ["ClassifierScore", "score"]
 
 
 @dataclass(frozen=True)
-class Score:
+class ClassifierScore:
     """Accuracy on freshly drawn scenes.
 
     Attributes:
@@ -33,7 +33,7 @@ class Score:
     confusion: dict[str, list[int]]
 
 
-def score(folder: Path, per_kind: int, seed: int) -> Score:
+def score(folder: Path, per_kind: int, seed: int) -> ClassifierScore:
     """Draws `per_kind` scenes of each kind from `seed` onwards and asks the network about them, a kind at a time."""
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def score(folder: Path, per_kind: int, seed: int) -> Score:
         (logits,) = session.run(["logits"], {"pixel_values": normalized.transpose(0, 3, 1, 2)})
         confusion[kind] = np.bincount(logits.argmax(axis=1), minlength=len(KINDS)).tolist()
     right = {kind: confusion[kind][index] for index, kind in enumerate(KINDS)}
-    return Score(
+    return ClassifierScore(
         scenes=per_kind * len(KINDS),
         first_seed=seed,
         accuracy=sum(right.values()) / (per_kind * len(KINDS)),

@@ -22,7 +22,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from edgeq.demo.export import IMAGE_MEAN, IMAGE_STD, write_configs, write_onnx
 from edgeq.demo.network import InspectionNet
 from edgeq.demo.scenes import EVALUATION_SEED, KINDS, TRAIN_SEED, draw_scene
-from edgeq.demo.score import Score, score
+from edgeq.demo.score import ClassifierScore, score
 
 __all__ = ["Settings", "draw_pool", "main", "train", "write_model"]
 
@@ -107,7 +107,7 @@ def train(settings: Settings, report: Report) -> InspectionNet:
     return model
 
 
-def write_model(folder: Path, settings: Settings, report: Report) -> Score:
+def write_model(folder: Path, settings: Settings, report: Report) -> ClassifierScore:
     """Trains and writes model.onnx, its two configs and training.json; the score is that of the file written."""
     model = train(settings, report)
     folder.mkdir(parents=True, exist_ok=True)

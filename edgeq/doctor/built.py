@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from edgeq.build.key import KeyParts, engine_key, unknown_parts
-from edgeq.build.machine import Machine
-from edgeq.build.planned import build_key, plan_build
-from edgeq.build.store import EngineStore
 from edgeq.doctor.bundles import Examined
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
+from edgeq.engine_store.key import KeyParts, engine_key, unknown_parts
+from edgeq.engine_store.machine import Machine
+from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.store import EngineStore
 from edgeq.errors import EdgeqError
 
 __all__ = ["engine_finding"]
 
 
-def engine_finding(bundle: Examined, tensorrt: str | None, store: EngineStore, machine: Machine) -> Finding:
+def engine_finding(bundle: Examined, tensorrt: str | None, store: EngineStore, machine: Machine) -> DoctorFinding:
     """Look for the engine that `edgeq build` would use; its length and digest are compared with its record.
 
     Args:
@@ -23,24 +23,26 @@ def engine_finding(bundle: Examined, tensorrt: str | None, store: EngineStore, m
         machine: this one.
     """
     if bundle.directory is None or bundle.manifest is None:
-        return Finding(name="engine", status="unknown", seen="no bundle to look for an engine of")
+        return DoctorFinding(name="engine", status="unknown", seen="no bundle to look for an engine of")
     if tensorrt is None:
         seen = "without TensorRT no engine is built"
-        return Finding(
+        return DoctorFinding(
             name="engine", status="unknown", seen=seen, means="ONNX Runtime runs the bundle's graph as it is"
         )
     try:
         parts = build_key(bundle.directory, bundle.manifest, plan_build(bundle.directory, tensorrt=tensorrt), machine)
         key = engine_key(parts)
         if key is None:
-            return Finding(name="engine", status="unknown", seen=f"not known here: {', '.join(unknown_parts(parts))}")
+            return DoctorFinding(
+                name="engine", status="unknown", seen=f"not known here: {', '.join(unknown_parts(parts))}"
+            )
         found = store.find(key)
         if found is None:
             return _not_built(bundle, _why(store, key, parts))
     except EdgeqError as error:
-        return Finding(name="engine", status="warning", seen=error.what, next_step=error.next_step)
+        return DoctorFinding(name="engine", status="warning", seen=error.what, next_step=error.next_step)
     size = f"{found.record.size / 1e6:.1f} MB"
-    return Finding(name="engine", status="ok", seen=f"{key[:12]} in {store.root}, {size}, as it was built")
+    return DoctorFinding(name="engine", status="ok", seen=f"{key[:12]} in {store.root}, {size}, as it was built")
 
 
 def _why(store: EngineStore, key: str, parts: KeyParts) -> str:
@@ -50,7 +52,7 @@ def _why(store: EngineStore, key: str, parts: KeyParts) -> str:
     return store.explain(parts) or f"none of this graph is in {store.root}"
 
 
-def _not_built(bundle: Examined, why: str) -> Finding:
+def _not_built(bundle: Examined, why: str) -> DoctorFinding:
     means = "it is built once, by `edgeq install` or by hand, which takes minutes"
     step = f"edgeq build {bundle.directory} --backend tensorrt"
-    return Finding(name="engine", status="warning", seen=f"not built: {why}", means=means, next_step=step)
+    return DoctorFinding(name="engine", status="warning", seen=f"not built: {why}", means=means, next_step=step)

@@ -9,12 +9,12 @@ from typing import Final
 from edgeq.bundle.contents import SIGNATURE, Manifest
 from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.needs import DeviceFacts
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 from edgeq.errors import EdgeqError
 from edgeq.install.states import read_state
 from edgeq.install.store import open_store
 from edgeq.plan.memory import MemoryPlan
-from edgeq.runtime.budget import MEMORY
+from edgeq.runtime.scheduler.budget import MEMORY
 
 __all__ = ["Examined", "current_bundle", "examine_bundle", "installed_finding", "needs_finding", "planned_bytes"]
 
@@ -31,7 +31,7 @@ class Examined:
         manifest: None where that cannot be trusted.
     """
 
-    finding: Finding
+    finding: DoctorFinding
     directory: Path | None = None
     manifest: Manifest | None = None
 
@@ -46,16 +46,16 @@ def examine_bundle(directory: Path | None) -> Examined:
     if directory is None:
         step = "edgeq doctor BUNDLE"
         return Examined(
-            Finding(name="bundle", status="unknown", seen="none was given, none is installed", next_step=step)
+            DoctorFinding(name="bundle", status="unknown", seen="none was given, none is installed", next_step=step)
         )
     try:
         manifest = read_manifest(directory)
     except EdgeqError as error:
         step = error.next_step or "copy the bundle again"
-        return Examined(Finding(name="bundle", status="missing", seen=error.what, next_step=step), directory)
+        return Examined(DoctorFinding(name="bundle", status="missing", seen=error.what, next_step=step), directory)
     signed = "signed" if (directory / SIGNATURE).exists() else "not signed"
     seen = f"{manifest.kind}, {len(manifest.files)} files, {manifest.total_bytes / 1e9:.2f} GB, {signed}: all as listed"
-    return Examined(Finding(name="bundle", status="ok", seen=seen), directory, manifest)
+    return Examined(DoctorFinding(name="bundle", status="ok", seen=seen), directory, manifest)
 
 
 def current_bundle(store: Path) -> Path | None:
@@ -68,32 +68,36 @@ def current_bundle(store: Path) -> Path | None:
     return None if current is None else opened.version(current)
 
 
-def installed_finding(store: Path) -> Finding:
+def installed_finding(store: Path) -> DoctorFinding:
     """Which version is in use, and which one a rollback would go back to."""
     try:
         state = read_state(open_store(store))
     except (EdgeqError, OSError) as error:
         seen = error.what if isinstance(error, EdgeqError) else str(error)
-        return Finding(name="installed", status="unknown", seen=seen)
+        return DoctorFinding(name="installed", status="unknown", seen=seen)
     if state.current is None:
         step = f"edgeq install BUNDLE --root {store}"
-        return Finding(name="installed", status="warning", seen=f"no version in {store} is in use", next_step=step)
+        return DoctorFinding(
+            name="installed", status="warning", seen=f"no version in {store} is in use", next_step=step
+        )
     before = f"before it {state.previous[:_SHOWN_ID]}" if state.previous else "none before it"
     means = "" if state.previous else "there is nothing to roll back to"
-    return Finding(name="installed", status="ok", seen=f"{state.current[:_SHOWN_ID]} is in use, {before}", means=means)
+    return DoctorFinding(
+        name="installed", status="ok", seen=f"{state.current[:_SHOWN_ID]} is in use, {before}", means=means
+    )
 
 
-def needs_finding(bundle: Examined, device: DeviceFacts) -> Finding:
+def needs_finding(bundle: Examined, device: DeviceFacts) -> DoctorFinding:
     """What the bundle needs of a device, against what this one has."""
     if bundle.manifest is None:
-        return Finding(name="needs", status="unknown", seen="no bundle says what it needs")
+        return DoctorFinding(name="needs", status="unknown", seen="no bundle says what it needs")
     lacking = bundle.manifest.needs.missing(device)
     if lacking:
         step = "prepare the bundle for this device, or use the device that it was made for"
-        return Finding(name="needs", status="missing", seen="; ".join(lacking), next_step=step)
+        return DoctorFinding(name="needs", status="missing", seen="; ".join(lacking), next_step=step)
     asked = [name.replace("_", " ") for name in bundle.manifest.needs.model_dump(exclude_defaults=True)]
     seen = f"this device has what it asks for: {', '.join(asked)}" if asked else "it asks for nothing in particular"
-    return Finding(name="needs", status="ok", seen=seen)
+    return DoctorFinding(name="needs", status="ok", seen=seen)
 
 
 def planned_bytes(bundle: Examined) -> int | None:

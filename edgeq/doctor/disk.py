@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 
 __all__ = ["LITTLE_BYTES", "disk_finding"]
 
 LITTLE_BYTES: Final = 2_000_000_000
 
 
-def disk_finding(place: Path, bundle_bytes: int = 0) -> Finding:
+def disk_finding(place: Path, bundle_bytes: int = 0) -> DoctorFinding:
     """What is free on the disk of `place`, which need not exist yet.
 
     Args:
@@ -25,8 +25,10 @@ def disk_finding(place: Path, bundle_bytes: int = 0) -> Finding:
     seen = f"{free / 1e9:.1f} GB free for {place}"
     if free < bundle_bytes:
         means = f"an update needs as much again as the bundle, {bundle_bytes / 1e9:.1f} GB, beside it"
-        return Finding(name="disk", status="missing", seen=seen, means=means, next_step="edgeq prune, or a larger disk")
+        return DoctorFinding(
+            name="disk", status="missing", seen=seen, means=means, next_step="edgeq prune, or a larger disk"
+        )
     if free < LITTLE_BYTES:
         means = "little is left for engines and updates"
-        return Finding(name="disk", status="warning", seen=seen, means=means, next_step="edgeq prune")
-    return Finding(name="disk", status="ok", seen=seen)
+        return DoctorFinding(name="disk", status="warning", seen=seen, means=means, next_step="edgeq prune")
+    return DoctorFinding(name="disk", status="ok", seen=seen)

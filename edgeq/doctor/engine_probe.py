@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from edgeq.build.machine import ask_driver
 from edgeq.doctor.child import tell
-from edgeq.engine.tensorrt.loading import load_tensorrt
+from edgeq.engine_store.machine import ask_driver
 from edgeq.errors import EngineError
+from edgeq.tensorrt.loading import load_tensorrt
 
 __all__ = ["main"]
 

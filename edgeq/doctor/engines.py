@@ -1,11 +1,11 @@
-"""What the engine probes found: ONNX Runtime, TensorRT and the road that its release leaves."""
+"""What the engine probes found: ONNX Runtime, TensorRT and the quantization mode that its release leaves."""
 
 from __future__ import annotations
 
 from edgeq.doctor.child import Outcome
-from edgeq.doctor.finding import Finding
-from edgeq.engine.tensorrt.loading import choose_road, version_of
+from edgeq.doctor.finding import DoctorFinding
 from edgeq.errors import EngineError
+from edgeq.tensorrt.loading import choose_quantization, version_of
 
 __all__ = ["onnxruntime_finding", "tensorrt_finding", "tensorrt_version"]
 
@@ -16,7 +16,7 @@ def tensorrt_version(probe: Outcome) -> str | None:
     return str(found) if found and not probe.facts.get("runtime_error") and probe.whole else None
 
 
-def onnxruntime_finding(probe: Outcome | None, *, tensorrt: bool) -> Finding:
+def onnxruntime_finding(probe: Outcome | None, *, tensorrt: bool) -> DoctorFinding:
     """The default engine and its providers.
 
     Args:
@@ -28,33 +28,37 @@ def onnxruntime_finding(probe: Outcome | None, *, tensorrt: bool) -> Finding:
         seen = "not installed" if probe is None else f"it cannot be imported: {probe.ending}"
         means = "TensorRT alone runs the graphs" if tensorrt else "there is no engine to run a vision graph in"
         status = "warning" if tensorrt else "missing"
-        return Finding(name="ONNX Runtime", status=status, seen=seen, means=means, next_step=step)
+        return DoctorFinding(name="ONNX Runtime", status=status, seen=seen, means=means, next_step=step)
     names = ", ".join(provider.removesuffix("ExecutionProvider") for provider in probe.facts["providers"])
-    return Finding(name="ONNX Runtime", status="ok", seen=f"{probe.facts['onnxruntime']}, providers: {names}")
+    return DoctorFinding(name="ONNX Runtime", status="ok", seen=f"{probe.facts['onnxruntime']}, providers: {names}")
 
 
-def tensorrt_finding(probe: Outcome, *, jetson: bool) -> Finding:
-    """TensorRT's version and the road that follows from it; a machine without it runs in ONNX Runtime."""
+def tensorrt_finding(probe: Outcome, *, jetson: bool) -> DoctorFinding:
+    """TensorRT's version and the quantization mode that follows from it; a machine without it runs in ONNX Runtime."""
     facts = probe.facts
     if "tensorrt" not in facts:
         seen = str(facts.get("error") or f"it cannot be imported: {probe.ending}")
-        absent = Finding(name="TensorRT", status="unknown", seen=seen, means="vision graphs run in ONNX Runtime here")
+        absent = DoctorFinding(
+            name="TensorRT", status="unknown", seen=seen, means="vision graphs run in ONNX Runtime here"
+        )
         if jetson or "installed but" in seen or "error" not in facts:
             return absent.model_copy(update={"status": "warning", "next_step": str(facts.get("next_step", ""))})
         return absent
     if not probe.whole or "runtime_error" in facts:
-        return Finding(
+        return DoctorFinding(
             name="TensorRT",
             status="warning",
             seen=f"{facts['tensorrt']}, and no runtime can be made: {facts.get('runtime_error') or probe.ending}",
             means="there is no GPU, no driver, or a driver that is too old; engines are neither built nor run here",
         )
-    return _with_road(str(facts["tensorrt"]))
+    return _with_quantization(str(facts["tensorrt"]))
 
 
-def _with_road(version: str) -> Finding:
+def _with_quantization(version: str) -> DoctorFinding:
     try:
-        _, why = choose_road(version_of(version), None)
+        _, why = choose_quantization(version_of(version), None)
     except EngineError as error:
-        return Finding(name="TensorRT", status="warning", seen=version, means=error.what, next_step=error.next_step)
-    return Finding(name="TensorRT", status="ok", seen=version, means=f"the road is {why}")
+        return DoctorFinding(
+            name="TensorRT", status="warning", seen=version, means=error.what, next_step=error.next_step
+        )
+    return DoctorFinding(name="TensorRT", status="ok", seen=version, means=f"quantization is {why}")

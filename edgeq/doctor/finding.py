@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.artifact import Artifact
 
-__all__ = ["STATUSES", "Examination", "Finding", "Status"]
+__all__ = ["STATUSES", "DoctorFinding", "Examination", "Status"]
 
 Status = Literal["ok", "warning", "missing", "unknown"]
 
@@ -16,7 +16,7 @@ STATUSES: Final[tuple[Status, ...]] = ("missing", "warning", "unknown", "ok")
 """The worst first."""
 
 
-class Finding(BaseModel):
+class DoctorFinding(BaseModel):
     """One check.
 
     Attributes:
@@ -44,9 +44,9 @@ class Examination(Artifact):
 
     version: Literal["edgeq.doctor/1"] = "edgeq.doctor/1"
     able: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[DoctorFinding, ...]
 
     @classmethod
-    def of(cls, findings: tuple[Finding, ...]) -> Examination:
+    def of(cls, findings: tuple[DoctorFinding, ...]) -> Examination:
         """Sum findings up."""
         return cls(able=all(finding.status != "missing" for finding in findings), findings=findings)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgeq.build.machine import read_machine
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 from edgeq.doctor.reading import number_in, text_in
-from edgeq.runtime.power import Power
+from edgeq.engine.power import Power
+from edgeq.engine_store.machine import read_machine
 
 __all__ = ["ORIN_NX_MODES", "Mode", "clock_finding", "power_finding", "release_finding"]
 
@@ -53,7 +53,7 @@ ORIN_NX_MODES: Final = {
 """By nvpmodel's name. MAXN, without the Super configuration, is not among them: nobody gave its figures."""
 
 
-def release_finding(root: Path, power: Power | None) -> Finding:
+def release_finding(root: Path, power: Power | None) -> DoctorFinding:
     """The board, its Jetson Linux (L4T) and its JetPack.
 
     Args:
@@ -66,50 +66,52 @@ def release_finding(root: Path, power: Power | None) -> Finding:
     board, (system, _, release) = machine.device or "a Jetson without a name", machine.platform.partition(" ")
     if system != "L4T":
         step = "in a container, mount /etc/nv_tegra_release"
-        return Finding(name="JetPack", status="unknown", seen=f"{board}, release not known", next_step=step)
+        return DoctorFinding(name="JetPack", status="unknown", seen=f"{board}, release not known", next_step=step)
     major = release.partition(".")[0]
     package = _package_version(text_in(root / "var/lib/dpkg/status") or "", "nvidia-jetpack")
     jetpack = f"JetPack {package}" if package else _JETPACKS.get(major, "a JetPack that edgeq does not know")
     seen = f"{board}, Jetson Linux {release}, {jetpack}"
     if int(major) < _OLDEST_L4T:
         means = "its TensorRT and Python are too old: edgeq needs JetPack 6 or 7"
-        return Finding(name="JetPack", status="missing", seen=seen, means=means, next_step="flash JetPack 6.2 or 7.2")
-    return Finding(name="JetPack", status="ok", seen=seen)
+        return DoctorFinding(
+            name="JetPack", status="missing", seen=seen, means=means, next_step="flash JetPack 6.2 or 7.2"
+        )
+    return DoctorFinding(name="JetPack", status="ok", seen=seen)
 
 
-def power_finding(root: Path, power: Power | None) -> Finding:
+def power_finding(root: Path, power: Power | None) -> DoctorFinding:
     """The power mode, and what it costs against the fastest one."""
     if power is None:
         return _not_here("power mode", "no nvpmodel: not a Jetson")
     if power.mode is None:
         step = "sudo nvpmodel -q; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf"
-        return Finding(name="power mode", status="unknown", seen="no /var/lib/nvpmodel/status", next_step=step)
+        return DoctorFinding(name="power mode", status="unknown", seen="no /var/lib/nvpmodel/status", next_step=step)
     name = power.name or "without a name"
     seen = f"{name} (number {power.mode})"
     mode = ORIN_NX_MODES.get(name) if _ORIN_NX_16GB in (text_in(root / "proc/device-tree/compatible") or "") else None
     if mode is None:
         means = "edgeq knows no figures for it; a figure without its power mode says nothing"
-        return Finding(name="power mode", status="ok", seen=seen, means=means)
+        return DoctorFinding(name="power mode", status="ok", seen=seen, means=means)
     status = "ok" if mode == _FULL else "warning"
     step = "" if mode == _FULL else _faster(root)
-    return Finding(name="power mode", status=status, seen=seen, means=_cost(mode), next_step=step)
+    return DoctorFinding(name="power mode", status=status, seen=seen, means=_cost(mode), next_step=step)
 
 
-def clock_finding(root: Path, power: Power | None) -> Finding:
+def clock_finding(root: Path, power: Power | None) -> DoctorFinding:
     """What the GPU's and the CPU's clocks may do, and whether `jetson_clocks` holds them."""
     if power is None:
         return _not_here("clocks", "no GPU below /sys/class/devfreq: not a Jetson")
     if power.gpu_mhz is None:
-        return Finding(name="clocks", status="unknown", seen="no GPU below /sys/class/devfreq")
+        return DoctorFinding(name="clocks", status="unknown", seen="no GPU below /sys/class/devfreq")
     low, high = power.gpu_mhz
     held = low == high
     gpu = f"GPU held at {high} MHz" if held else f"GPU {low} to {high} MHz"
     means = "" if held else "the clock follows the load: measure latency with `sudo jetson_clocks` only"
-    return Finding(name="clocks", status="ok", seen=gpu + _cpu_clock(root), means=means)
+    return DoctorFinding(name="clocks", status="ok", seen=gpu + _cpu_clock(root), means=means)
 
 
-def _not_here(name: str, seen: str) -> Finding:
-    return Finding(name=name, status="unknown", seen=seen, means="could not be looked at on this machine")
+def _not_here(name: str, seen: str) -> DoctorFinding:
+    return DoctorFinding(name=name, status="unknown", seen=seen, means="could not be looked at on this machine")
 
 
 def _package_version(status: str, package: str) -> str | None:

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from edgeq.doctor.child import Outcome
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 
 __all__ = ["BOUND", "nf4_finding", "torch_finding"]
 
@@ -18,7 +18,7 @@ _WRONG_BUILD: Final = re.compile(
 )
 
 
-def torch_finding(probe: Outcome | None, *, jetson: bool, language: bool) -> Finding:
+def torch_finding(probe: Outcome | None, *, jetson: bool, language: bool) -> DoctorFinding:
     """Torch's version, and what it computes on.
 
     Args:
@@ -31,19 +31,19 @@ def torch_finding(probe: Outcome | None, *, jetson: bool, language: bool) -> Fin
         return _not_installed("torch", language, install)
     facts = probe.facts
     if "torch" not in facts:
-        return Finding(name="torch", status="missing", seen=f"torch cannot be imported: {probe.ending}")
+        return DoctorFinding(name="torch", status="missing", seen=f"torch cannot be imported: {probe.ending}")
     seen = f"torch {facts['torch']}, " + _computes_on(facts)
     if "computes" not in facts:
         means = f"torch cannot compute: {probe.ending}"
-        return Finding(name="torch", status="missing", seen=seen, means=means, next_step=install)
+        return DoctorFinding(name="torch", status="missing", seen=seen, means=means, next_step=install)
     if jetson and not facts.get("cuda"):
         means = "a language model would run on the CPU, many times slower"
-        return Finding(name="torch", status="warning", seen=seen, means=means, next_step=install)
-    return Finding(name="torch", status="ok", seen=seen)
+        return DoctorFinding(name="torch", status="warning", seen=seen, means=means, next_step=install)
+    return DoctorFinding(name="torch", status="ok", seen=seen)
 
 
-def _not_installed(package: str, language: bool, install: str) -> Finding:
-    return Finding(
+def _not_installed(package: str, language: bool, install: str) -> DoctorFinding:
+    return DoctorFinding(
         name="NF4 kernel" if package == "bitsandbytes" else package,
         status="missing" if language else "unknown",
         seen=f"{package} is not installed",
@@ -63,7 +63,7 @@ def _computes_on(facts: Any) -> str:
     return f"CUDA {facts['cuda_built']} on {gpu.get('name')} (compute capability {gpu.get('capability')}, {kind})"
 
 
-def nf4_finding(probe: Outcome | None, *, installed: str | None, jetson: bool, language: bool) -> Finding:
+def nf4_finding(probe: Outcome | None, *, installed: str | None, jetson: bool, language: bool) -> DoctorFinding:
     """Whether bitsandbytes' NF4 kernels run here, and compute what they should.
 
     Args:
@@ -78,31 +78,31 @@ def nf4_finding(probe: Outcome | None, *, installed: str | None, jetson: bool, l
         return found.model_copy(update={"name": "NF4 kernel"})
     if "computes" not in probe.facts:
         means = "torch does not work, and bitsandbytes computes with it"
-        return Finding(name="NF4 kernel", status="missing", seen="not launched", means=means)
+        return DoctorFinding(name="NF4 kernel", status="missing", seen="not launched", means=means)
     if "nf4_error" not in probe.facts:
         return _failed(probe, installed, jetson=jetson)
     return _launched(probe.facts, installed, jetson=jetson)
 
 
-def _launched(facts: Any, installed: str, *, jetson: bool) -> Finding:
+def _launched(facts: Any, installed: str, *, jetson: bool) -> DoctorFinding:
     """The kernels ran: are they right, and where did they run?"""
     error, device = float(facts["nf4_error"]), facts["nf4_device"]
     seen = f"bitsandbytes {installed} multiplied NF4 weights on {device}, with a relative error of {error:.1e}"
     if not error <= BOUND:  # NaN is not
         means = "the kernel computes something else than NF4 says: every answer would be wrong"
         step = "install another release of bitsandbytes"
-        return Finding(name="NF4 kernel", status="missing", seen=seen, means=means, next_step=step)
+        return DoctorFinding(name="NF4 kernel", status="missing", seen=seen, means=means, next_step=step)
     if jetson and device != "cuda":
         means = "the kernel for the GPU was not tried, since torch finds no GPU"
-        return Finding(name="NF4 kernel", status="warning", seen=seen, means=means)
-    return Finding(name="NF4 kernel", status="ok", seen=seen)
+        return DoctorFinding(name="NF4 kernel", status="warning", seen=seen, means=means)
+    return DoctorFinding(name="NF4 kernel", status="ok", seen=seen)
 
 
-def _failed(probe: Outcome, installed: str, *, jetson: bool) -> Finding:
+def _failed(probe: Outcome, installed: str, *, jetson: bool) -> DoctorFinding:
     """The kernels did not run; a wheel for other machines is recognised."""
     seen = f"bitsandbytes {installed}: {probe.ending}"
     if not _WRONG_BUILD.search(probe.said):
-        return Finding(
+        return DoctorFinding(
             name="NF4 kernel",
             status="missing",
             seen=seen,
@@ -115,7 +115,7 @@ def _failed(probe: Outcome, installed: str, *, jetson: bool) -> Finding:
             "the wheel for aarch64 is built for servers (SBSA): on a Jetson it imports, and fails at the first kernel"
         )
     step = _build(probe.facts.get("gpu", {}))
-    return Finding(name="NF4 kernel", status="missing", seen=seen, means=means, next_step=step)
+    return DoctorFinding(name="NF4 kernel", status="missing", seen=seen, means=means, next_step=step)
 
 
 def _build(gpu: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 from edgeq.device import DeviceProfile, probe
 from edgeq.doctor.child import Outcome
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 from edgeq.doctor.memory_probe import MemoryKind
 from edgeq.doctor.reading import text_in
 from edgeq.errors import InputError
@@ -20,7 +20,7 @@ RESERVE_BYTES: Final = 512 << 20
 _KB: Final = 1024
 
 
-def memory_finding(root: Path, *, jetson: bool) -> Finding:
+def memory_finding(root: Path, *, jetson: bool) -> DoctorFinding:
     """`/proc/meminfo`, the control group's limit, swap and zram.
 
     Args:
@@ -30,12 +30,12 @@ def memory_finding(root: Path, *, jetson: bool) -> Finding:
     try:
         device = probe(root)
     except InputError as error:
-        return Finding(name="memory", status="unknown", seen=error.what)
+        return DoctorFinding(name="memory", status="unknown", seen=error.what)
     total, available = _gigabytes(device.total_bytes), _gigabytes(device.budget_bytes)
     parts = [f"{available} of {total} available{_limited(root, device)}", *_swaps(root)]
     if not jetson:
-        return Finding(name="memory", status="ok", seen="; ".join(parts))
-    return Finding(
+        return DoctorFinding(name="memory", status="ok", seen="; ".join(parts))
+    return DoctorFinding(
         name="memory",
         status="ok",
         seen="; ".join(parts),
@@ -72,7 +72,7 @@ def memory_kind(torch: Outcome | None) -> MemoryKind:
     return "unified" if facts["gpu"].get("integrated") else "gpu"
 
 
-def allocation_finding(probed: Outcome | None, kind: MemoryKind, needed: int | None) -> Finding:
+def allocation_finding(probed: Outcome | None, kind: MemoryKind, needed: int | None) -> DoctorFinding:
     """What came of taking `needed` bytes.
 
     Args:
@@ -82,12 +82,14 @@ def allocation_finding(probed: Outcome | None, kind: MemoryKind, needed: int | N
     """
     if probed is None or needed is None:
         step = "edgeq doctor BUNDLE, or --needs-memory GB"
-        return Finding(name="allocation", status="unknown", seen="nothing says how much is needed", next_step=step)
+        return DoctorFinding(
+            name="allocation", status="unknown", seen="nothing says how much is needed", next_step=step
+        )
     how = {"system": "by the CPU", "unified": "by CUDA from the shared memory", "gpu": "on the GPU"}[kind]
     wanted = f"{_gigabytes(needed)} {how}"
     if probed.facts.get("whole"):
-        return Finding(name="allocation", status="ok", seen=f"took and touched {wanted}, and gave it back")
-    return Finding(
+        return DoctorFinding(name="allocation", status="ok", seen=f"took and touched {wanted}, and gave it back")
+    return DoctorFinding(
         name="allocation",
         status="missing",
         seen=f"wanted {wanted}, took {_gigabytes(probed.facts.get('taken', 0))}: {_why(probed)}",

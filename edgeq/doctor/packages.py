@@ -14,7 +14,7 @@ from typing import Final
 
 from edgeq import __version__
 from edgeq.bundle.needs import within
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 
 __all__ = ["Requirement", "installed", "lacking", "package_findings", "parse_requirement", "python_finding"]
 
@@ -54,19 +54,21 @@ def installed(package: str) -> str | None:
         return None
 
 
-def python_finding() -> Finding:
+def python_finding() -> DoctorFinding:
     """Python's version and the processor."""
     machine = platform.machine()
     seen = f"Python {platform.python_version()} on {platform.system()} {machine}"
     if sys.version_info < _OLDEST:
-        return Finding(name="python", status="missing", seen=seen, means="edgeq needs Python 3.10 or later")
+        return DoctorFinding(name="python", status="missing", seen=seen, means="edgeq needs Python 3.10 or later")
     if platform.system() != "Linux" or machine not in _KNOWN_MACHINES:
         known = " or ".join(_KNOWN_MACHINES)
-        return Finding(name="python", status="warning", seen=seen, means=f"edgeq is tested on Linux on {known} only")
-    return Finding(name="python", status="ok", seen=seen)
+        return DoctorFinding(
+            name="python", status="warning", seen=seen, means=f"edgeq is tested on Linux on {known} only"
+        )
+    return DoctorFinding(name="python", status="ok", seen=seen)
 
 
-def package_findings(*, language: bool) -> tuple[Finding, ...]:
+def package_findings(*, language: bool) -> tuple[DoctorFinding, ...]:
     """What edgeq always needs, and its extras.
 
     Args:
@@ -74,7 +76,7 @@ def package_findings(*, language: bool) -> tuple[Finding, ...]:
     """
     needed = [parse_requirement(line) for line in _edgeq_requires()]
     if not needed:
-        return (Finding(name="edgeq", status="unknown", seen=f"edgeq {__version__}, not installed as a package"),)
+        return (DoctorFinding(name="edgeq", status="unknown", seen=f"edgeq {__version__}, not installed as a package"),)
     return _base_finding(needed), _extras_finding(needed, language=language)
 
 
@@ -85,19 +87,19 @@ def _edgeq_requires() -> list[str]:
         return []
 
 
-def _base_finding(needed: list[Requirement]) -> Finding:
+def _base_finding(needed: list[Requirement]) -> DoctorFinding:
     missing = lacking(needed, "")
     if missing:
-        return Finding(
+        return DoctorFinding(
             name="edgeq",
             status="missing",
             seen=f"edgeq {__version__}; lacking: {', '.join(missing)}",
             next_step="pip install --upgrade edgeq",
         )
-    return Finding(name="edgeq", status="ok", seen=f"edgeq {__version__}")
+    return DoctorFinding(name="edgeq", status="ok", seen=f"edgeq {__version__}")
 
 
-def _extras_finding(needed: list[Requirement], *, language: bool) -> Finding:
+def _extras_finding(needed: list[Requirement], *, language: bool) -> DoctorFinding:
     """Complete and incomplete extras; what an engine needs is judged by the engines themselves."""
     extras = dict.fromkeys(entry.extra for entry in needed if entry.extra)
     missing = {extra: lacking(needed, extra) for extra in extras}
@@ -105,14 +107,14 @@ def _extras_finding(needed: list[Requirement], *, language: bool) -> Finding:
     parts = [f"complete: {', '.join(complete) or 'none'}"]
     parts += [f"{extra} lacks {', '.join(missing[extra])}" for extra in extras if missing[extra]]
     if language and missing.get("language"):
-        return Finding(
+        return DoctorFinding(
             name="extras",
             status="missing",
             seen="; ".join(parts),
             means="the bundle's language model needs the extra `language`",
             next_step="pip install 'edgeq[device,language]'",
         )
-    return Finding(name="extras", status="ok", seen="; ".join(parts))
+    return DoctorFinding(name="extras", status="ok", seen="; ".join(parts))
 
 
 def lacking(needed: list[Requirement], extra: str) -> list[str]:
@@ -121,7 +123,7 @@ def lacking(needed: list[Requirement], extra: str) -> list[str]:
 
 
 def parse_requirement(line: str) -> Requirement:
-    """One line of a package's metadata, such as `onnx<2,>=1.17; extra == 'workshop'`.
+    """One line of a package's metadata, such as `onnx<2,>=1.17; extra == 'quantize'`.
 
     Raises:
         ValueError: it is none.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
-from edgeq.build.machine import Gpu
 from edgeq.doctor.child import Outcome, run_probe
 from edgeq.doctor.memory import RESERVE_BYTES
 from edgeq.doctor.memory_probe import MemoryKind
+from edgeq.engine_store.machine import Gpu
 
 __all__ = ["Probes", "probe_memory", "run_probes"]
 

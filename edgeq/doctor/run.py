@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgeq.build.machine import read_machine
-from edgeq.build.store import EngineStore, default_store
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.device import probe
 from edgeq.doctor.built import engine_finding
@@ -22,25 +20,27 @@ from edgeq.doctor.bundles import (
 )
 from edgeq.doctor.disk import disk_finding
 from edgeq.doctor.engines import onnxruntime_finding, tensorrt_finding, tensorrt_version
-from edgeq.doctor.finding import Examination, Finding
+from edgeq.doctor.finding import DoctorFinding, Examination
 from edgeq.doctor.jetson import clock_finding, power_finding, release_finding
 from edgeq.doctor.kernels import nf4_finding, torch_finding
 from edgeq.doctor.memory import allocation_finding, memory_finding, memory_kind
 from edgeq.doctor.packages import installed, package_findings, python_finding
 from edgeq.doctor.probes import Probes, probe_memory, run_probes
 from edgeq.doctor.thermal import thermal_finding
+from edgeq.engine.power import read_power
+from edgeq.engine_store.machine import read_machine
+from edgeq.engine_store.store import EngineStore, default_store
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.store import ROOT
-from edgeq.runtime.power import read_power
 
-__all__ = ["Request", "examine"]
+__all__ = ["DoctorRequest", "examine"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done next, how many steps are done, and of how many."""
 
 
 @dataclass(frozen=True)
-class Request:
+class DoctorRequest:
     """What to look at.
 
     Attributes:
@@ -59,7 +59,7 @@ class Request:
 
 
 def examine(
-    request: Request, *, probe_packages: Callable[[], Probes] = run_probes, progress: Progress | None = None
+    request: DoctorRequest, *, probe_packages: Callable[[], Probes] = run_probes, progress: Progress | None = None
 ) -> Examination:
     """Look at everything.
 
@@ -85,7 +85,7 @@ def examine(
     )
 
 
-def _packages(request: Request, bundle: Examined, probes: Probes) -> tuple[Finding, ...]:
+def _packages(request: DoctorRequest, bundle: Examined, probes: Probes) -> tuple[DoctorFinding, ...]:
     """Python, edgeq, and what computes."""
     jetson, language = read_power(request.root) is not None, bundle.language
     nf4_version = (installed("bitsandbytes") or "") if find_spec("bitsandbytes") else None
@@ -100,7 +100,7 @@ def _packages(request: Request, bundle: Examined, probes: Probes) -> tuple[Findi
     )
 
 
-def _system(request: Request) -> tuple[Finding, ...]:
+def _system(request: DoctorRequest) -> tuple[DoctorFinding, ...]:
     """The machine by what its files say, and the disk."""
     power = read_power(request.root)
     return (
@@ -112,17 +112,17 @@ def _system(request: Request) -> tuple[Finding, ...]:
     )
 
 
-def _allocation(request: Request, bundle: Examined, probes: Probes) -> Finding:
+def _allocation(request: DoctorRequest, bundle: Examined, probes: Probes) -> DoctorFinding:
     """Try out the memory that is asked for, or that the bundle's plan needs."""
     kind = memory_kind(probes.torch)
     try:
         needed = request.needed_bytes or planned_bytes(bundle)
     except ArtifactError as error:
-        return Finding(name="allocation", status="missing", seen=error.what, next_step="prepare the bundle again")
+        return DoctorFinding(name="allocation", status="missing", seen=error.what, next_step="prepare the bundle again")
     return allocation_finding(None if needed is None else probe_memory(kind, needed), kind, needed)
 
 
-def _bundle(request: Request, bundle: Examined, probes: Probes) -> tuple[Finding, ...]:
+def _bundle(request: DoctorRequest, bundle: Examined, probes: Probes) -> tuple[DoctorFinding, ...]:
     """The bundle, its needs, and the room for it."""
     size = bundle.manifest.total_bytes if bundle.manifest else 0
     machine = read_machine(request.root, gpu=lambda: probes.gpu)
@@ -136,7 +136,7 @@ def _bundle(request: Request, bundle: Examined, probes: Probes) -> tuple[Finding
     )
 
 
-def _facts(request: Request, probes: Probes) -> DeviceFacts:
+def _facts(request: DoctorRequest, probes: Probes) -> DeviceFacts:
     """This device, as a bundle's needs are compared with it."""
     try:
         memory = probe(request.root).total_bytes

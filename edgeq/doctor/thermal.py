@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 from edgeq.doctor.reading import number_in, text_in
 
 __all__ = ["Zone", "read_zones", "thermal_finding"]
@@ -30,20 +30,22 @@ def read_zones(root: Path) -> tuple[Zone, ...]:
     return tuple(zone for zone in zones if zone is not None and zone.celsius > _OFF_BELOW)
 
 
-def thermal_finding(root: Path) -> Finding:
+def thermal_finding(root: Path) -> DoctorFinding:
     """The hottest zone, and how far the nearest one is from being throttled."""
     zones = read_zones(root)
     if not zones:
         seen = "no zone below /sys/class/thermal says a temperature"
-        return Finding(name="temperature", status="unknown", seen=seen, means="could not be looked at on this machine")
+        return DoctorFinding(
+            name="temperature", status="unknown", seen=seen, means="could not be looked at on this machine"
+        )
     hottest = max(zones, key=lambda zone: zone.celsius)
     seen = f"{hottest.name} {hottest.celsius:.1f} °C is the hottest of {len(zones)}"
     throttled = [zone.name for zone in zones if zone.throttles is not None and zone.celsius >= zone.throttles]
     if throttled:
         means = f"the kernel slows the machine down: {', '.join(throttled)}"
-        return Finding(name="temperature", status="warning", seen=seen, means=means, next_step="cool it better")
+        return DoctorFinding(name="temperature", status="warning", seen=seen, means=means, next_step="cool it better")
     limit = f"; it is slowed down at {hottest.throttles:.1f} °C" if hottest.throttles is not None else ""
-    return Finding(name="temperature", status="ok", seen=seen + limit)
+    return DoctorFinding(name="temperature", status="ok", seen=seen + limit)
 
 
 def _zone(path: Path) -> Zone | None:

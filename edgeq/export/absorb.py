@@ -14,13 +14,13 @@ import dataclasses
 import onnx
 
 from edgeq.export.batchnorm import Affine, Refused
-from edgeq.export.layers import LAYERS, Layer, read_layer, write_layer
-from edgeq.export.wiring import Wiring, attribute, label, operator
+from edgeq.export.layers import LAYERS, ExportedLayer, read_layer, write_layer
+from edgeq.model.graph.wiring import Wiring, attribute, label, operator
 
 __all__ = ["absorb_after", "absorb_before"]
 
 
-def absorb_after(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> Layer:
+def absorb_after(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> ExportedLayer:
     """Fold `batchnorm` into the layer that feeds it, and return that layer as it was.
 
     The layer makes the BatchNorm's output from now on, under that name.
@@ -40,7 +40,7 @@ def absorb_after(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> L
     return layer
 
 
-def _layer_before(wiring: Wiring, batchnorm: onnx.NodeProto) -> Layer:
+def _layer_before(wiring: Wiring, batchnorm: onnx.NodeProto) -> ExportedLayer:
     producer = wiring.producer(batchnorm.input[0])
     if producer is None:
         raise Refused("no layer comes before it")
@@ -63,7 +63,7 @@ def _matmul_behind(wiring: Wiring, adder: onnx.NodeProto) -> onnx.NodeProto | No
     return None
 
 
-def absorb_before(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> Layer:
+def absorb_before(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> ExportedLayer:
     """Fold `batchnorm` into the layer that reads it, and return that layer as it was.
 
     GlobalAveragePool and Flatten may stand between: the mean of a * x + b is a * mean + b, and Flatten only

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeq.errors import ExportError
-from edgeq.export.wiring import Wiring, attribute, label, operator
+from edgeq.model.graph.wiring import Wiring, attribute, label, operator
 
 __all__ = ["Affine", "Refused", "is_batchnorm", "read_affine"]
 

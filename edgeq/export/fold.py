@@ -15,14 +15,14 @@ import onnx
 from edgeq.errors import ExportError
 from edgeq.export.absorb import absorb_after, absorb_before
 from edgeq.export.batchnorm import Affine, Refused, is_batchnorm, read_affine
-from edgeq.export.wiring import Wiring, label, subgraphs
-from edgeq.model.graph import drop_constant_inputs
+from edgeq.model.graph.tensors import drop_constant_inputs
+from edgeq.model.graph.wiring import Wiring, label, subgraphs
 
 __all__ = [
     "KEPT_BY_PLAN",
     "Fold",
     "FoldReport",
-    "Kept",
+    "KeptBatchNorm",
     "batchnorm_names",
     "count_batchnorm",
     "fold_batchnorm",
@@ -48,7 +48,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptBatchNorm:
     """One BatchNorm that is still there, and why."""
 
     batchnorm: str
@@ -69,7 +69,7 @@ class FoldReport:
     before: int
     after: int
     folded: tuple[Fold, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptBatchNorm, ...]
 
 
 def count_batchnorm(model: onnx.ModelProto) -> int:
@@ -195,6 +195,6 @@ def _check_names(model: onnx.ModelProto, keep: Collection[str]) -> None:
         )
 
 
-def _kept(graph: onnx.GraphProto, refusals: dict[str, str]) -> tuple[Kept, ...]:
+def _kept(graph: onnx.GraphProto, refusals: dict[str, str]) -> tuple[KeptBatchNorm, ...]:
     inside = "it is inside a subgraph"
-    return tuple(Kept(label(node), refusals.get(label(node), inside)) for node in _all_batchnorms(graph))
+    return tuple(KeptBatchNorm(label(node), refusals.get(label(node), inside)) for node in _all_batchnorms(graph))

@@ -20,15 +20,15 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeq.export.batchnorm import Refused
-from edgeq.export.wiring import Wiring, attribute, label
+from edgeq.model.graph.wiring import Wiring, attribute, label
 
-__all__ = ["LAYERS", "Layer", "read_layer", "write_layer"]
+__all__ = ["LAYERS", "ExportedLayer", "read_layer", "write_layer"]
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
-class Layer:
+class ExportedLayer:
     """A Conv, ConvTranspose, Gemm or MatMul node and what it computes with.
 
     Attributes:
@@ -63,7 +63,7 @@ class Layer:
         return self.adder or self.node
 
 
-def read_layer(wiring: Wiring, node: onnx.NodeProto, adder: onnx.NodeProto | None = None) -> Layer:
+def read_layer(wiring: Wiring, node: onnx.NodeProto, adder: onnx.NodeProto | None = None) -> ExportedLayer:
     """The layer at `node`, whose bias is in `adder` where that is given (MatMul only).
 
     Raises:
@@ -73,7 +73,7 @@ def read_layer(wiring: Wiring, node: onnx.NodeProto, adder: onnx.NodeProto | Non
     if node.op_type == "MatMul" and (stored.ndim != 2 or wiring.rank(node.input[0]) != 2):
         raise Refused(f"MatMul {label(node)} is not known to multiply rows by one matrix")
     bias = _read_bias(wiring, node, adder)
-    return Layer(node, node.op_type, adder, _canonical(node, stored), bias, stored.dtype)
+    return ExportedLayer(node, node.op_type, adder, _canonical(node, stored), bias, stored.dtype)
 
 
 def _constant(wiring: Wiring, node: onnx.NodeProto, index: int, role: str) -> NDArray[Any]:
@@ -127,7 +127,7 @@ def _stored(node: onnx.NodeProto, canonical: NDArray[np.float64], taps: tuple[in
     return canonical.reshape(group * first, second, *taps)
 
 
-def write_layer(wiring: Wiring, layer: Layer) -> None:
+def write_layer(wiring: Wiring, layer: ExportedLayer) -> None:
     """Put `layer`'s weight and bias into the graph, in the type that the weight was stored in.
 
     A Gemm gets alpha = beta = 1. A MatMul without an Add becomes a Gemm: its bias needs a place.
@@ -151,7 +151,7 @@ def write_layer(wiring: Wiring, layer: Layer) -> None:
     wiring.store(node, 2, bias, f"{stem}.bias")
 
 
-def _rounded(layer: Layer, exact: NDArray[np.float64]) -> NDArray[Any]:
+def _rounded(layer: ExportedLayer, exact: NDArray[np.float64]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         value = exact.astype(layer.dtype)
     if not np.isfinite(value).all():

@@ -22,8 +22,8 @@ from edgeq.errors import ExportError
 from edgeq.export.noops import bypass_noops
 from edgeq.export.pads import give_pads_to_convolutions
 from edgeq.export.reshapes import settle_reshapes
-from edgeq.model.graph import drop_constant_inputs
-from edgeq.model.onnx_file import MAX_IR_VERSION
+from edgeq.model.graph.onnx_file import MAX_IR_VERSION
+from edgeq.model.graph.tensors import drop_constant_inputs
 
 __all__ = ["quiet", "simplify"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, ExportError, ModelError
@@ -17,7 +17,7 @@ from edgeq.export.batch import image_size, with_dynamic_batch
 from edgeq.export.fold import (
     KEPT_BY_PLAN,
     FoldReport,
-    Kept,
+    KeptBatchNorm,
     batchnorm_names,
     count_batchnorm,
     fold_batchnorm,
@@ -27,10 +27,11 @@ from edgeq.export.parity import Network, Parity, prove_parity
 from edgeq.export.simplify import simplify
 from edgeq.export.torch_export import export_classifier
 from edgeq.files import atomic_write, sha256_file
-from edgeq.model.components import name_nodes
-from edgeq.model.onnx_file import load_onnx, save_onnx
-from edgeq.model.source import ModelSource
-from edgeq.plan.precision import ChannelFold
+from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.graph.components import name_nodes
+from edgeq.model.graph.onnx_file import load_onnx, save_onnx
+from edgeq.old_names import current_keys
+from edgeq.plan.precision import ChannelEqualization
 
 __all__ = [
     "CONFIG",
@@ -60,7 +61,7 @@ class ExportReport(BaseModel):
         folded: BatchNorm -> where it went, e.g. "after Conv conv1".
         kept: BatchNorm -> why it is still there.
         parity: the source against the file, on real images; where channels were rescaled, the file before that.
-        channel_fold: how channels were rescaled since (`edgeq.quantize.channel_fold`).
+        channel_equalization: how channels were rescaled since (`edgeq.quantize.equalize.choose`).
         rescaled: the file before that against the file, on real images; None where no channel was rescaled.
     """
 
@@ -76,8 +77,13 @@ class ExportReport(BaseModel):
     folded: dict[str, str]
     kept: dict[str, str]
     parity: Parity
-    channel_fold: ChannelFold = "none"
+    channel_equalization: ChannelEqualization = "none"
     rescaled: Parity | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_current_names(cls, values: Any) -> Any:
+        return current_keys(values)
 
     @classmethod
     def load(cls, directory: Path) -> ExportReport:
@@ -150,7 +156,11 @@ def export_model(
 
 
 def replace_graph(
-    directory: Path, report: ExportReport, model: onnx.ModelProto, channel_fold: ChannelFold, parity: Parity
+    directory: Path,
+    report: ExportReport,
+    model: onnx.ModelProto,
+    channel_equalization: ChannelEqualization,
+    parity: Parity,
 ) -> ExportReport:
     """Put a graph with rescaled channels in the place of the one exported, and say so in the report.
 
@@ -158,12 +168,14 @@ def replace_graph(
         directory: of the report.
         report: of the graph that is there.
         model: computes the same.
-        channel_fold: what was done.
+        channel_equalization: what was done.
         parity: the graph that is there against `model`.
     """
     save_onnx(model, directory / FP32)
     digest = sha256_file(directory / FP32)
-    revised = report.model_copy(update={"graph_sha256": digest, "channel_fold": channel_fold, "rescaled": parity})
+    revised = report.model_copy(
+        update={"graph_sha256": digest, "channel_equalization": channel_equalization, "rescaled": parity}
+    )
     atomic_write(directory / EXPORT, revised.model_dump_json(indent=1).encode())
     return revised
 
@@ -181,7 +193,7 @@ def fold_graph(
         model, report = fold_batchnorm(model, keep=keep_batchnorm)
         return simplify(model), report
     names = batchnorm_names(model)
-    return model, FoldReport(len(names), len(names), (), tuple(Kept(name, KEPT_BY_PLAN) for name in names))
+    return model, FoldReport(len(names), len(names), (), tuple(KeptBatchNorm(name, KEPT_BY_PLAN) for name in names))
 
 
 def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tuple[onnx.ModelProto, Network]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ExportError, ModelError, first_line
 from edgeq.export.parity import Network
 from edgeq.export.tracing import OPSET, quiet, trace
-from edgeq.model.onnx_file import save_onnx
+from edgeq.model.graph.onnx_file import save_onnx
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.errors import ExportError, first_line
-from edgeq.model.onnx_file import MAX_IR_VERSION, load_onnx
+from edgeq.model.graph.onnx_file import MAX_IR_VERSION, load_onnx
 
 if TYPE_CHECKING:
     import onnx

@@ -1,6 +1,6 @@
 """Vision encoder and connector of a vision-language model as one FP32 graph, proved on photographs.
 
-`edgeq.quantize.vision` makes the FP16 graph of it and completes the report.
+`edgeq.quantize.fp16.vision` makes the FP16 graph of it and completes the report.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeq.bundle.vision_report import FEATURES, PIXELS, VISION_FP16, VISION_FP32, GraphFiles, VisionReport
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError, first_line
 from edgeq.export.late_weights import simplify_with_weights
 from edgeq.export.tracing import OPSET, trace
-from edgeq.export.vision_module import Eyes, load_eyes
-from edgeq.export.vision_parity import FP32_BOUND, Place, prove_tokens
-from edgeq.export.vision_pixels import Picture, read_pictures
-from edgeq.export.vision_report import FEATURES, PIXELS, VISION_FP16, VISION_FP32, GraphFiles, VisionReport
-from edgeq.model.graph import name_nodes
-from edgeq.model.onnx_file import save_onnx
+from edgeq.export.vision_module import VisionModule, load_vision_module
+from edgeq.export.vision_pixels import ParityPicture, read_pictures
+from edgeq.model.graph.onnx_file import save_onnx
+from edgeq.model.graph.tensors import name_nodes
+from edgeq.quality.token_parity import FP32_BOUND, Place, prove_tokens
 
 if TYPE_CHECKING:
     import onnx
@@ -63,13 +63,13 @@ def export_vision(
     """
     say = report or (lambda _stage, _done, _total: None)
     say("vision: load", 0, 0)
-    eyes = load_eyes(model)
+    vision_module = load_vision_module(model)
     pictures = read_pictures(model, photographs)
-    reference = [_run(model, eyes, picture) for picture in _counted(pictures, "vision: reference", say)]
+    reference = [_run(model, vision_module, picture) for picture in _counted(pictures, "vision: reference", say)]
     say("vision: export", 0, 0)
-    graph = _graph(model, eyes, pictures[0].pixels.shape)
-    model_type, parameters = eyes.model_type, eyes.parameters
-    del eyes  # its weights are in the graph now
+    graph = _graph(model, vision_module, pictures[0].pixels.shape)
+    model_type, parameters = vision_module.model_type, vision_module.parameters
+    del vision_module  # its weights are in the graph now
     save_onnx(graph, directory / VISION_FP32)
     found = graph_features(directory / VISION_FP32, _counted(pictures, "vision: proof", say), threads=threads)
     pairs = ((place, right, made) for right, (place, made) in zip(reference, found, strict=True))
@@ -89,7 +89,7 @@ def export_vision(
 
 
 def graph_features(
-    graph: Path, pictures: Iterator[Picture] | Sequence[Picture], *, threads: int | None = None
+    graph: Path, pictures: Iterator[ParityPicture] | Sequence[ParityPicture], *, threads: int | None = None
 ) -> Iterator[tuple[Place, Features]]:
     """What a vision graph computes of each picture, one at a time.
 
@@ -102,19 +102,19 @@ def graph_features(
         yield (picture.photograph, picture.tile), made[0]
 
 
-def _graph(model: Path, eyes: Eyes, image: tuple[int, ...]) -> onnx.ModelProto:
-    traced = trace(eyes.module, image, source=model, inputs=PIXELS, outputs=FEATURES, weights=False)
-    weights = {name: value.numpy() for name, value in eyes.module.state_dict().items()}
+def _graph(model: Path, vision_module: VisionModule, image: tuple[int, ...]) -> onnx.ModelProto:
+    traced = trace(vision_module.module, image, source=model, inputs=PIXELS, outputs=FEATURES, weights=False)
+    weights = {name: value.numpy() for name, value in vision_module.module.state_dict().items()}
     return name_nodes(simplify_with_weights(traced, weights))
 
 
-def _run(model: Path, eyes: Eyes, picture: Picture) -> Features:
+def _run(model: Path, vision_module: VisionModule, picture: ParityPicture) -> Features:
     """What transformers' own modules compute of one picture."""
     import torch
 
     try:
         with torch.inference_mode():
-            features: Features = eyes.module(torch.from_numpy(picture.pixels[None])).numpy()
+            features: Features = vision_module.module(torch.from_numpy(picture.pixels[None])).numpy()
     except Exception as error:  # an encoder refuses a shape in its own words
         raise ExportError(
             f"the vision encoder in {model} does not take pictures of shape {list(picture.pixels.shape)}",
@@ -126,7 +126,7 @@ def _run(model: Path, eyes: Eyes, picture: Picture) -> Features:
     return found
 
 
-def _counted(pictures: Sequence[Picture], stage: str, say: Progress) -> Iterator[Picture]:
+def _counted(pictures: Sequence[ParityPicture], stage: str, say: Progress) -> Iterator[ParityPicture]:
     for done, picture in enumerate(pictures):
         say(stage, done, len(pictures))
         yield picture

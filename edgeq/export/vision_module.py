@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
 from edgeq.export.tracing import quiet
-from edgeq.export.vision_families import EXPORTABLE, Between, check_exportable
-from edgeq.model.json_file import read_json_object
-from edgeq.model.modules import read_vlm
-from edgeq.model.structure import find_parts
+from edgeq.families.modules import read_vlm
+from edgeq.families.structure import find_parts
+from edgeq.families.vision_graphs import EXPORTABLE, Between, check_exportable
+from edgeq.files import read_json_object
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Eyes", "load_eyes"]
+__all__ = ["VisionModule", "load_vision_module"]
 
 _INDEX: Final = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Eyes:
+class VisionModule:
     """What of a vision-language model looks at images.
 
     Attributes:
@@ -42,7 +42,7 @@ class Eyes:
     parameters: int
 
 
-def load_eyes(model: Path) -> Eyes:
+def load_vision_module(model: Path) -> VisionModule:
     """Load vision encoder and connector, nothing else.
 
     Args:
@@ -64,7 +64,7 @@ def load_eyes(model: Path) -> Eyes:
     wanted = {f"{root}.{name}": value for root, part in roots.items() for name, value in part.state_dict().items()}
     _fill(wanted, model, _stored_names(whole, described.stored))
     module = _joined(vision, joined, whole, EXPORTABLE[described.model_type])
-    return Eyes(described.model_type, module, sum(value.numel() for value in module.parameters()))
+    return VisionModule(described.model_type, module, sum(value.numel() for value in module.parameters()))
 
 
 def _on_meta(model: Path) -> Any:

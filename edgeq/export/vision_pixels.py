@@ -16,13 +16,13 @@ from PIL import Image
 
 from edgeq.errors import ExportError, first_line
 from edgeq.export.tracing import quiet
-from edgeq.model.image_processor import load_image_processor
+from edgeq.model.images.image_processor import load_image_processor
 
-__all__ = ["Picture", "read_pictures"]
+__all__ = ["ParityPicture", "read_pictures"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class ParityPicture:
     """What goes through the encoder at once: a photograph, or a tile of one.
 
     Attributes:
@@ -36,7 +36,7 @@ class Picture:
     pixels: NDArray[np.float32]
 
 
-def read_pictures(model: Path, photographs: Sequence[Image.Image]) -> tuple[Picture, ...]:
+def read_pictures(model: Path, photographs: Sequence[Image.Image]) -> tuple[ParityPicture, ...]:
     """Every picture that a model's image processor makes of some photographs, in their order.
 
     Args:
@@ -61,7 +61,7 @@ def read_pictures(model: Path, photographs: Sequence[Image.Image]) -> tuple[Pict
     return pictures
 
 
-def _pictures(model: Path, processor: Any, photographs: Sequence[Image.Image]) -> Iterator[Picture]:
+def _pictures(model: Path, processor: Any, photographs: Sequence[Image.Image]) -> Iterator[ParityPicture]:
     for index, photograph in enumerate(photographs):
         try:
             with quiet():
@@ -73,4 +73,4 @@ def _pictures(model: Path, processor: Any, photographs: Sequence[Image.Image]) -
             ) from error
         pixels = np.asarray(made, dtype=np.float32)
         for tile, picture in enumerate(pixels.reshape(-1, *pixels.shape[-3:])):
-            yield Picture(index, tile, np.ascontiguousarray(picture))
+            yield ParityPicture(index, tile, np.ascontiguousarray(picture))

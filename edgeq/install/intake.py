@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from edgeq.bundle.contents import BundledFile
-from edgeq.bundle.pour import Report as BytesReport
-from edgeq.bundle.pour import meter
+from edgeq.bundle.copy import Report as BytesReport
+from edgeq.bundle.copy import meter
 from edgeq.bundle.transport import unpack
 from edgeq.bundle.verify import Trust, examine
 from edgeq.errors import ArtifactError

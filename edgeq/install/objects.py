@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from edgeq.bundle.contents import BundledFile
-from edgeq.bundle.directory import pour_file
-from edgeq.bundle.pour import Advance
+from edgeq.bundle.copy import Advance
+from edgeq.bundle.directory import copy_file
 from edgeq.errors import ArtifactError, OutputError
 from edgeq.files import atomic_write, sha256_file
 from edgeq.install.store import Store, sync_directory
@@ -96,7 +96,7 @@ def _move(source: Path, path: Path) -> None:
 
 
 def _copy(source: Path, file: BundledFile, advance: Advance | None, target: BinaryIO) -> None:
-    if pour_file(source, file.size, sink=target.write, advance=advance) != file.sha256:
+    if copy_file(source, file.size, sink=target.write, advance=advance) != file.sha256:
         raise ArtifactError(
             f"{source} changed while it was copied",
             causes=("somebody writes to the bundle", "the disk that it is read from is damaged"),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeq.build.machine import ask_driver
-from edgeq.build.run import Backend, build
 from edgeq.engine import Engine
-from edgeq.engine.tensorrt.loading import load_tensorrt
-from edgeq.engine.tensorrt.memory import open_memory
-from edgeq.engine.tensorrt.runtime import TensorRtEngine
+from edgeq.engine.tensorrt import TensorRtEngine
+from edgeq.engine_store.machine import ask_driver
+from edgeq.engine_store.run import Backend, build
 from edgeq.errors import EngineError
-from edgeq.runtime.check import check_canaries
+from edgeq.runtime.canary.check import check_canaries
+from edgeq.tensorrt.loading import load_tensorrt
+from edgeq.tensorrt.memory import open_memory
 
 __all__ = ["backend_here", "canary_check"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from edgeq.artifact import Artifact
-from edgeq.build.lock import is_free
+from edgeq.engine_store.lock import is_free
 from edgeq.errors import ArtifactError, OutputError
 
 __all__ = ["MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "sync_directory"]

@@ -10,15 +10,15 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.device import DeviceProfile
-from edgeq.model.image_tokens import ImageCost, image_cost
-from edgeq.model.modules import VisionLanguageModel
-from edgeq.model.tiles import Size
+from edgeq.families.image_tokens import ImageCost, image_cost
+from edgeq.families.modules import VlmDescription
+from edgeq.families.tiles import Size
 from edgeq.plan.activations import prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import PartWeights, Weights
 
-__all__ = ["BUILD_FACTOR", "Item", "Phase", "Request", "phases"]
+__all__ = ["BUILD_FACTOR", "MemoryItem", "Phase", "Workload", "phases"]
 
 WORKSPACE_BYTES: Final = 256 << 20
 """The limit that a TensorRT builder's workspace pool is given; its default is all of the device's memory."""
@@ -32,7 +32,7 @@ BUILD_FACTOR: Final = 4
 _HALF: Final = 2
 
 
-class Request(BaseModel):
+class Workload(BaseModel):
     """What the model shall do at once.
 
     Attributes:
@@ -50,7 +50,7 @@ class Request(BaseModel):
     image_size: Size
 
 
-class Item(BaseModel):
+class MemoryItem(BaseModel):
     """One thing in memory: what, how many bytes, and how they were reckoned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +66,7 @@ class Phase(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    items: tuple[Item, ...]
+    items: tuple[MemoryItem, ...]
 
     @property
     def bytes(self) -> int:
@@ -74,12 +74,12 @@ class Phase(BaseModel):
         return sum(item.bytes for item in self.items)
 
 
-def phases(model: VisionLanguageModel, device: DeviceProfile, request: Request, weights: Weights) -> tuple[Phase, ...]:
+def phases(model: VlmDescription, device: DeviceProfile, request: Workload, weights: Weights) -> tuple[Phase, ...]:
     """The moments that decide, in the order in which they come."""
-    runtime = Item(name="runtime", bytes=device.runtime_bytes, how=_runtime(device))
+    runtime = MemoryItem(name="runtime", bytes=device.runtime_bytes, how=_runtime(device))
     stored = [_held(part, device) for part in weights.parts if part.bytes]
     unified = device.memory == "unified"
-    engine = [Item(name="engine workspace", bytes=WORKSPACE_BYTES, how="limit of the builder's workspace pool")]
+    engine = [MemoryItem(name="engine workspace", bytes=WORKSPACE_BYTES, how="limit of the builder's workspace pool")]
     building = Phase(name="building the engine", items=(runtime, _build(weights)))
     loading = Phase(name="loading", items=(runtime, *stored, _staging(weights)))
     working = _working(model, request, weights, kv_cache(model.text), image_cost(model, request.image_size))
@@ -92,13 +92,13 @@ def _runtime(device: DeviceProfile) -> str:
     return f"{context}Python, torch, transformers, vision backend: taken from reports, not reckoned"
 
 
-def _held(part: PartWeights, device: DeviceProfile) -> Item:
+def _held(part: PartWeights, device: DeviceProfile) -> MemoryItem:
     """A part's weights as they lie in memory."""
     name, widened = f"{part.name} weights", part.precisions.get(Precision.FP16, 0)
     if device.widens_fp16 and part.name in _IN_THE_ENGINE and widened:
         how = f"{_formats(part)}, held as FP32 by the backend of a CPU"
-        return Item(name=name, bytes=part.bytes + widened, how=how)
-    return Item(name=name, bytes=part.bytes, how=_formats(part))
+        return MemoryItem(name=name, bytes=part.bytes + widened, how=how)
+    return MemoryItem(name=name, bytes=part.bytes, how=_formats(part))
 
 
 def _formats(part: PartWeights) -> str:
@@ -106,43 +106,45 @@ def _formats(part: PartWeights) -> str:
     return f"{part.parameters:,} parameters: {sizes}"
 
 
-def _build(weights: Weights) -> Item:
+def _build(weights: Weights) -> MemoryItem:
     """Building an engine takes 3 to 4 times the graph's weights (NVIDIA/TensorRT-Edge-LLM, issue 30)."""
     size = BUILD_FACTOR * weights.bytes("vision", "connector")
-    return Item(name="engine builder", bytes=size, how=f"{BUILD_FACTOR} x the weights of vision and connector")
+    return MemoryItem(name="engine builder", bytes=size, how=f"{BUILD_FACTOR} x the weights of vision and connector")
 
 
-def _staging(weights: Weights) -> Item:
+def _staging(weights: Weights) -> MemoryItem:
     """The shard being read, as pages of its file; none larger than the language model."""
     size = min(SHARD_BYTES, weights.bytes("language", "embedding", "cross-attention", "head"))
-    return Item(name="shard being read", bytes=size, how=f"its pages, at most {SHARD_BYTES / 1e9:.0f} GB a shard")
+    return MemoryItem(name="shard being read", bytes=size, how=f"its pages, at most {SHARD_BYTES / 1e9:.0f} GB a shard")
 
 
 def _working(
-    model: VisionLanguageModel, request: Request, weights: Weights, cache: KvCache, image: ImageCost
-) -> tuple[Item, ...]:
+    model: VlmDescription, request: Workload, weights: Weights, cache: KvCache, image: ImageCost
+) -> tuple[MemoryItem, ...]:
     """What answering needs beside the weights."""
     cross = image.cross_tokens * request.images
     features = (image.tokens if not cross else image.cross_tokens) * request.images * int(model.text["hidden_size"])
     return (
-        Item(
+        MemoryItem(
             name="KV cache",
             bytes=request.batch * cache.bytes(request.context, cross),
             how=f"{request.batch} x {request.context:,} tokens x {cache.bytes_per_token:,} B"
             + (f" + {cross:,} image tokens x {cache.cross_bytes_per_token:,} B" if cross else ""),
         ),
-        Item(
+        MemoryItem(
             name="image features",
             bytes=_HALF * request.batch * features,
             how=f"{request.batch * request.images} images, FP16, kept until the prompt is read",
         ),
-        Item(
+        MemoryItem(
             name="prefill activations",
             bytes=request.batch * prefill_bytes(model.text, request.context, cross),
             how="estimate from above: the fullest layer, the whole context in one piece",
         ),
-        Item(name="unpacked weights", bytes=weights.unpacked, how="the largest NF4 layer in FP16, for a long prompt"),
-        Item(
+        MemoryItem(
+            name="unpacked weights", bytes=weights.unpacked, how="the largest NF4 layer in FP16, for a long prompt"
+        ),
+        MemoryItem(
             name="vision activations",
             bytes=vision_bytes(model.vision, image) if request.images else 0,
             how=f"estimate from above: {image.tiles} tiles, {image.sequences} x {image.sequence:,} patches, one image",

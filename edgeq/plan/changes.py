@@ -8,10 +8,10 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.device import DeviceProfile
-from edgeq.model.components import Component, Layer
-from edgeq.model.image_tokens import image_cost
-from edgeq.model.modules import VisionLanguageModel
-from edgeq.plan.budget import Request, phases
+from edgeq.families.image_tokens import image_cost
+from edgeq.families.modules import VlmDescription
+from edgeq.model.graph.components import Component, Layer
+from edgeq.plan.budget import Workload, phases
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import LINEAR_KINDS, Choice, Weights, asymmetric, weigh
 
@@ -21,7 +21,7 @@ _STEP: Final = 64
 _SIZES: Final = ((1080, 1920), (720, 1280), (672, 672), (480, 640), (448, 448), (336, 336), (224, 224))
 
 
-Attempt = Callable[[str, str, Request], "Change | None"]
+Attempt = Callable[[str, str, Workload], "Change | None"]
 """Tries a request, under the name and value of what is changed in it; None where it does not fit."""
 
 
@@ -42,12 +42,12 @@ class Change(BaseModel):
 
 
 def changes(
-    model: VisionLanguageModel, device: DeviceProfile, request: Request, choice: Choice, *, double_quant: bool
+    model: VlmDescription, device: DeviceProfile, request: Workload, choice: Choice, *, double_quant: bool
 ) -> tuple[Change, ...]:
     """The single changes to `request` or to the weights' precision that make the model fit; may be none."""
     weights = weigh(model, choice, double_quant=double_quant)
 
-    def attempt(what: str, value: str, asked: Request, stored: Weights = weights) -> Change | None:
+    def attempt(what: str, value: str, asked: Workload, stored: Weights = weights) -> Change | None:
         needed = max(phase.bytes for phase in phases(model, device, asked, stored))
         enough = needed <= device.budget_bytes
         holds = image_cost(model, asked.image_size).tokens * asked.images <= asked.context
@@ -63,7 +63,7 @@ def changes(
     return tuple(change for change in found if change is not None)
 
 
-def _context(model: VisionLanguageModel, request: Request, attempt: Attempt) -> Change | None:
+def _context(model: VlmDescription, request: Workload, attempt: Attempt) -> Change | None:
     """The longest context that fits, in steps of 64; the shortest that holds the images, where they are too long."""
     least = image_cost(model, request.image_size).tokens * request.images // _STEP + 1
     most = max(least, request.context // _STEP)
@@ -72,7 +72,7 @@ def _context(model: VisionLanguageModel, request: Request, attempt: Attempt) -> 
     )
 
 
-def _fewer(request: Request, field: str, attempt: Attempt) -> Change | None:
+def _fewer(request: Workload, field: str, attempt: Attempt) -> Change | None:
     """Fewer images or sequences."""
     return _most(
         1, getattr(request, field) - 1, lambda count: attempt(field, f"{count}", _with(request, **{field: count}))
@@ -89,7 +89,7 @@ def _most(low: int, high: int, attempt: Callable[[int], Change | None]) -> Chang
     return best
 
 
-def _size(request: Request, attempt: Attempt) -> Change | None:
+def _size(request: Workload, attempt: Attempt) -> Change | None:
     """The largest of the usual smaller image sizes that fits."""
     pixels = request.image_size[0] * request.image_size[1]
     smaller = [size for size in _SIZES if size[0] * size[1] < pixels]
@@ -97,12 +97,12 @@ def _size(request: Request, attempt: Attempt) -> Change | None:
     return next((change for change in found if change is not None), None)
 
 
-def _with(request: Request, **changed: object) -> Request:
+def _with(request: Workload, **changed: object) -> Workload:
     """A request with something else in it."""
     return request.model_copy(update=changed)
 
 
-def _smaller_weights(model: VisionLanguageModel, choice: Choice, weights: Weights) -> Iterator[tuple[str, Weights]]:
+def _smaller_weights(model: VlmDescription, choice: Choice, weights: Weights) -> Iterator[tuple[str, Weights]]:
     """Ways to smaller weights, in the order of what they cost; 4 bits for the image encoder is never among them."""
     ways = (
         ("NF4 with double quantization", choice),

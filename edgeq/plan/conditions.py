@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from edgeq.model.components import OPERATORS
-from edgeq.model.graph import constant_tensors
+from edgeq.model.graph.components import OPERATORS
+from edgeq.model.graph.tensors import constant_tensors
 from edgeq.plan.precision import Condition, Precision
 
 if TYPE_CHECKING:

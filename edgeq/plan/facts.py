@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeq.errors import ImageError
-from edgeq.model.images import ImageSet
+from edgeq.model.images.image_set import ImageSet
 from edgeq.plan.precision import PrecisionPlan
 
 __all__ = ["Facts", "image_facts", "shared_images"]

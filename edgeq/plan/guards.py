@@ -15,7 +15,7 @@ from edgeq.errors import GuardError, PlanError
 from edgeq.plan.facts import Facts
 from edgeq.plan.precision import QUANTIZED, Decision, Precision
 
-__all__ = ["ENOUGH_IMAGES", "GUARDS", "Finding", "Guard", "check", "check_allowed"]
+__all__ = ["ENOUGH_IMAGES", "GUARDS", "Guard", "GuardFinding", "check", "check_allowed"]
 
 ENOUGH_IMAGES: Final = 100
 
@@ -40,7 +40,7 @@ class Guard:
     look: Callable[[Facts], str]
 
 
-class Finding(BaseModel):
+class GuardFinding(BaseModel):
     """A guard that was tripped and allowed.
 
     Attributes:
@@ -62,7 +62,7 @@ class Finding(BaseModel):
         return f"{self.code} {self.found}: {self.why} (allowed: {self.because})"
 
 
-def check(facts: Facts, allowed: Mapping[str, str]) -> tuple[Finding, ...]:
+def check(facts: Facts, allowed: Mapping[str, str]) -> tuple[GuardFinding, ...]:
     """Ask every guard.
 
     Args:
@@ -87,7 +87,7 @@ def check(facts: Facts, allowed: Mapping[str, str]) -> tuple[Finding, ...]:
             next_step=f"put it right, or say why it is right here: {flags}",
         )
     return tuple(
-        Finding(code=guard.code, title=guard.title, found=found, why=guard.why, because=allowed[guard.code])
+        GuardFinding(code=guard.code, title=guard.title, found=found, why=guard.why, because=allowed[guard.code])
         for guard, found in tripped
     )
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from edgeq.errors import PlanError
-from edgeq.model.components import Layer
+from edgeq.model.graph.components import Layer
 from edgeq.plan.precision import Condition, Decision, Rule
 
 __all__ = ["Asked", "check_names", "check_rules", "decide", "is_catch_all"]

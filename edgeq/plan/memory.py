@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.artifact import Artifact
 from edgeq.device import DeviceProfile
 from edgeq.errors import InputError
-from edgeq.model.image_tokens import ImageCost, image_cost, native_size
-from edgeq.model.modules import VisionLanguageModel
-from edgeq.model.tiles import Size
-from edgeq.plan.budget import Phase, Request, phases
+from edgeq.families.image_tokens import ImageCost, image_cost, native_size
+from edgeq.families.modules import VlmDescription
+from edgeq.families.tiles import Size
+from edgeq.plan.budget import Phase, Workload, phases
 from edgeq.plan.changes import Change, changes
 from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.precision import Precision
@@ -71,7 +71,7 @@ class MemoryPlan(Artifact):
     model: str
     model_type: str
     device: DeviceProfile
-    request: Request
+    request: Workload
     double_quant: bool
     tied_head: bool
     components: tuple[PartWeights, ...]
@@ -101,7 +101,7 @@ class MemoryPlan(Artifact):
 
 
 def plan_memory(
-    model: VisionLanguageModel,
+    model: VlmDescription,
     device: DeviceProfile,
     *,
     context: int = 2048,
@@ -130,7 +130,7 @@ def plan_memory(
     """
     if context < 1 or batch < 1 or images < 0:
         raise InputError(f"a context of {context}, {images} images and a batch of {batch} make no request")
-    request = Request(context=context, images=images, batch=batch, image_size=image_size or native_size(model))
+    request = Workload(context=context, images=images, batch=batch, image_size=image_size or native_size(model))
     choice = by_name(precision) if isinstance(precision, Mapping) else precision
     weights = weigh(model, choice, double_quant=double_quant)
     image = image_cost(model, request.image_size)

@@ -10,19 +10,20 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
+from edgeq.old_names import current_keys
 
 __all__ = [
-    "CHANNEL_FOLDS",
+    "CHANNEL_EQUALIZATIONS",
     "QUANTIZED",
     "Backend",
-    "ChannelFold",
+    "ChannelEqualization",
     "Condition",
     "Decision",
     "Precision",
@@ -46,9 +47,9 @@ them. All is the default: while the scores are floating point, query and key los
 left out costs speed.
 """
 
-CHANNEL_FOLDS: Final = r"^(auto|none|repq|(repq-)?smooth(:(0\.\d{1,4}|[01]))?)$"
-ChannelFold = Annotated[str, StringConstraints(pattern=CHANNEL_FOLDS)]
-"""How the channels before linear layers are brought to like ranges (`edgeq.quantize.channel_fold`).
+CHANNEL_EQUALIZATIONS: Final = r"^(auto|none|repq|(repq-)?smooth(:(0\.\d{1,4}|[01]))?)$"
+ChannelEqualization = Annotated[str, StringConstraints(pattern=CHANNEL_EQUALIZATIONS)]
+"""How the channels before linear layers are brought to like ranges (`edgeq.quantize.equalize.choose`).
 
 `smooth:0.5` gives SmoothQuant's strength, `smooth` alone lets it be tried, `auto` everything.
 """
@@ -142,8 +143,8 @@ class PrecisionPlan(BaseModel):
         shared_add: both inputs of an INT8 addition lie on one scale.
         keep_batchnorm: BatchNormalization nodes that stay, in FP32.
         transformer: which linear layers of a transformer are INT8; nothing where there is no attention.
-        channel_fold: how channels are brought to like ranges before calibration; in a plan that was carried out, how
-            they were.
+        channel_equalization: how channels are brought to like ranges before calibration; in a plan that was carried
+            out, how they were.
         rules: those in force, in the order in which they are asked.
         allowed: guards that may be passed: code -> because.
     """
@@ -155,10 +156,15 @@ class PrecisionPlan(BaseModel):
     shared_add: bool = True
     keep_batchnorm: tuple[str, ...] = ()
     transformer: Scope = "linears"
-    channel_fold: ChannelFold = "none"
+    channel_equalization: ChannelEqualization = "none"
     rules: tuple[Rule, ...] = ()
     allowed: dict[str, str] = Field(default_factory=dict)
     decisions: tuple[Decision, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_current_names(cls, values: Any) -> Any:
+        return current_keys(values)
 
     @model_validator(mode="after")
     def _each_name_once(self) -> PrecisionPlan:
@@ -203,7 +209,7 @@ def _repeated(names: Iterator[str]) -> list[str]:
 
 
 def _settings(old: PrecisionPlan, new: PrecisionPlan) -> Iterator[str]:
-    for name in ("weights", "shared_add", "keep_batchnorm", "transformer", "channel_fold", "allowed"):
+    for name in ("weights", "shared_add", "keep_batchnorm", "transformer", "channel_equalization", "allowed"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield f"{name}: {before} -> {after}"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import PlanError
-from edgeq.model.components import Component, Layer, read_components, read_layers
+from edgeq.model.graph.components import Component, Layer, read_components, read_layers
 from edgeq.plan.conditions import (
     CARRIERS,
     CONDITIONS,
@@ -251,7 +251,7 @@ def plan_modules(components: Sequence[Component], *, rules: Sequence[Rule] = ())
     """Decide the precision of every module of a vision-language model.
 
     Args:
-        components: as `edgeq.model.modules.read_modules` gives them.
+        components: as `edgeq.families.modules.read_modules` gives them.
         rules: asked before the built-in ones. A condition never holds here: conditions are about graphs.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeq.files import atomic_write
-from edgeq.plan.budget import Item
+from edgeq.plan.budget import MemoryItem
 from edgeq.plan.figure import encoded, figure_of
 from edgeq.plan.memory import MemoryPlan
 
@@ -38,17 +38,17 @@ def draw_waterfall(plan: MemoryPlan) -> bytes:
         return encoded(figure, Path("waterfall.svg"))
 
 
-def _bars(plan: MemoryPlan) -> list[Item]:
+def _bars(plan: MemoryPlan) -> list[MemoryItem]:
     """The system's reserve, then the items of the tightest moment; the small ones as one."""
     least = _SHOWN * plan.device.total_bytes
     items = plan.tightest.items
     small = [item for item in items if item.bytes < least]
-    others = Item(name="the rest", bytes=sum(item.bytes for item in small), how="")
-    reserve = Item(name="system and others", bytes=plan.device.reserve_bytes, how="")
+    others = MemoryItem(name="the rest", bytes=sum(item.bytes for item in small), how="")
+    reserve = MemoryItem(name="system and others", bytes=plan.device.reserve_bytes, how="")
     return [reserve, *(item for item in items if item.bytes >= least), *([others] if small else [])]
 
 
-def _draw(axes: Axes, bars: list[Item]) -> None:
+def _draw(axes: Axes, bars: list[MemoryItem]) -> None:
     """Each item begins where the one above it ends."""
     place = 0.0
     for row, item in enumerate(bars):
@@ -60,7 +60,7 @@ def _draw(axes: Axes, bars: list[Item]) -> None:
     axes.invert_yaxis()
 
 
-def _colour(item: Item) -> str:
+def _colour(item: MemoryItem) -> str:
     """Blue for weights, grey for what is there anyway, orange for the work."""
     if item.name in ("system and others", "runtime"):
         return _COLOURS["reserve"]

@@ -15,9 +15,9 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import PlanError
-from edgeq.model.components import Component, Layer
-from edgeq.model.modules import VisionLanguageModel
-from edgeq.model.structure import Module
+from edgeq.families.modules import VlmDescription
+from edgeq.families.structure import Module
+from edgeq.model.graph.components import Component, Layer
 from edgeq.plan.precision import Precision
 
 __all__ = [
@@ -87,7 +87,7 @@ class Weights:
 
 
 def asymmetric(component: Component, layer: Layer) -> Precision:
-    """FP16 eyes, NF4 language: the language model's linears in NF4, all else in FP16.
+    """FP16 vision, NF4 language: the language model's linears in NF4, all else in FP16.
 
     Embeddings, norms and head stay FP16, and so does the cross-attention, by which Llama 3.2 sees.
     """
@@ -119,7 +119,7 @@ def by_name(precisions: Mapping[str, Precision]) -> Choice:
     return choose
 
 
-def weigh(model: VisionLanguageModel, choice: Choice, *, double_quant: bool = True) -> Weights:
+def weigh(model: VlmDescription, choice: Choice, *, double_quant: bool = True) -> Weights:
     """The weights of `model` as `choice` stores them.
 
     Raises:

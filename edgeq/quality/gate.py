@@ -14,10 +14,10 @@ from typing import Final, Literal
 
 from edgeq.artifact import Artifact
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.quality.classification import Classification
-from edgeq.quality.fidelity import Fidelity
 from edgeq.quality.judge import Quality
 from edgeq.quality.latency import Latency
+from edgeq.quality.tasks.classification import Classification
+from edgeq.quality.tasks.embedding import Fidelity
 
 __all__ = [
     "DEFAULT_BOUNDS",

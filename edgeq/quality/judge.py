@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from edgeq.artifact import Artifact
 from edgeq.calibrate.observe import with_outputs
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
-from edgeq.model.components import head_nodes
-from edgeq.model.images import ImageSet
-from edgeq.model.source import ModelSource
-from edgeq.model.stream import ImageStream
-from edgeq.quality.classification import Classification, Judged, compare_classifiers, label_indices
-from edgeq.quality.fidelity import Fidelity, measure_fidelity
+from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.graph.components import head_nodes
+from edgeq.model.graph.element_types import element_types
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.stream import ImageStream
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
-from edgeq.quantize.half import element_types
+from edgeq.quality.tasks.classification import Classification, Judged, compare_classifiers, label_indices
+from edgeq.quality.tasks.embedding import Fidelity, measure_fidelity
 
 __all__ = ["Quality", "judge"]
 

@@ -1,6 +1,6 @@
 """Write what the device needs to build TensorRT engines of a bundle: `engine.json`, and a classifier's ranges.
 
-TensorRT's implicit road wants a range for every tensor that an INT8 layer reads or writes, the one between a
+TensorRT's implicit quantization wants a range for every tensor that an INT8 layer reads or writes, the one between a
 convolution and its ReLU too. The scales of the Q/DQ graphs lack that one, because the ReLU is applied while the
 convolution writes. It gets the range of the ReLU's (or Clip's) output, and nothing is lost by that: what lies beyond
 the range saturates at the same value before and behind the ReLU.
@@ -16,28 +16,28 @@ from typing import Final
 import onnx
 from onnx import TensorProto, helper
 
+from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.trt_bundled import CALIBRATION_CACHE, WRITTEN_FOR
-from edgeq.calibrate.trt_cache import CalibrationCache
-from edgeq.calibrate.trt_scales import cache_from_scales
-from edgeq.engine.tensorrt.inputs import ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
-from edgeq.engine.tensorrt.precisions import DataType, LayerPrecision
+from edgeq.calibrate.tensorrt_scales import cache_from_scales
 from edgeq.errors import CalibrationError, QuantizeError
 from edgeq.export.stage import FP32
-from edgeq.export.vision_report import VISION_FP16, VISION_FP32
+from edgeq.families.image_tokens import image_cost, native_size
+from edgeq.families.modules import VlmDescription
 from edgeq.files import sha256_file
-from edgeq.model.external_data import all_tensors
-from edgeq.model.graph import constant_names, constant_tensors
-from edgeq.model.image_tokens import image_cost, native_size
-from edgeq.model.modules import VisionLanguageModel
+from edgeq.model.graph.element_types import element_types
+from edgeq.model.graph.external_data import all_tensors
+from edgeq.model.graph.tensors import constant_names, constant_tensors
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import FUSED_ACTIVATIONS
-from edgeq.quantize.half import element_types
-from edgeq.quantize.placement import unite
-from edgeq.quantize.qdq import placement_of
-from edgeq.quantize.stage import FP16, INT8, PLAN
-from edgeq.quantize.trt_precision import tensorrt_precisions
-from edgeq.quantize.vision import VISION_PLAN
+from edgeq.quantize.fp16.vision import VISION_PLAN
+from edgeq.quantize.int8.placement import unite
+from edgeq.quantize.int8.qdq import placement_of
+from edgeq.quantize.int8.stage import FP16, INT8, PLAN
+from edgeq.quantize.tensorrt_precisions import tensorrt_precisions
+from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE, WRITTEN_FOR
+from edgeq.tensorrt.calibration_cache import CalibrationCache
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
+from edgeq.tensorrt.precisions import DataType, LayerPrecision
 
 __all__ = ["calibration_cache", "most_pictures", "write_classifier_inputs", "write_float_inputs", "write_vision_inputs"]
 
@@ -54,7 +54,7 @@ def write_classifier_inputs(directory: Path, plan: PrecisionPlan, scales: Scales
     """Write `engine.json` of a classifier, and `calibration.cache` unless its plan has no INT8 layer.
 
     Args:
-        directory: with the graphs and the plan, as `edgeq.quantize.stage.quantize` left it.
+        directory: with the graphs and the plan, as `edgeq.quantize.int8.stage.quantize` left it.
         plan: that of the graphs.
         scales: that they were made with.
 
@@ -102,10 +102,10 @@ def write_float_inputs(directory: Path, plan: PrecisionPlan) -> EngineInputs:
 
 
 def write_vision_inputs(directory: Path, *, pictures: int) -> EngineInputs:
-    """Write `engine.json` of a vision encoder, which is the same graph on both roads.
+    """Write `engine.json` of a vision encoder, which is the same graph on both modes.
 
     Args:
-        directory: with both graphs and the plan, as `edgeq.quantize.vision.quantize_vision` left it.
+        directory: with both graphs and the plan, as `edgeq.quantize.fp16.vision.quantize_vision` left it.
         pictures: most that one image becomes.
 
     Raises:
@@ -124,7 +124,7 @@ def write_vision_inputs(directory: Path, *, pictures: int) -> EngineInputs:
     return inputs
 
 
-def most_pictures(model: VisionLanguageModel) -> int:
+def most_pictures(model: VlmDescription) -> int:
     """The most pictures that the encoder is given of one image, whatever the image's shape.
 
     A processor that cuts images into tiles is asked for images that fill each grid of up to 12 x 12 tiles.
@@ -138,7 +138,7 @@ def most_pictures(model: VisionLanguageModel) -> int:
 
 
 def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> CalibrationCache:
-    """The ranges that TensorRT's implicit road needs, in the graph's order, for the release of JetPack 6.
+    """The ranges that TensorRT's implicit quantization needs, in the graph's order, for the release of JetPack 6.
 
     Both sides of an INT8 addition, and both ends of a layer that computes nothing, get one scale, as in ONNX Runtime's
     Q/DQ graph.

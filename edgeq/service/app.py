@@ -11,22 +11,22 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from edgeq.service.access import Access
-from edgeq.service.asking import Asking
-from edgeq.service.chat import Chat
-from edgeq.service.faults import RequestError
-from edgeq.service.fetch import Fetcher
-from edgeq.service.forms import Health, Model, ModelList
-from edgeq.service.front import Front
-from edgeq.service.inspecting import Inspecting
-from edgeq.service.intake import Intake, body_limit
-from edgeq.service.looking import Looking
+from edgeq.service.http.access import Access
+from edgeq.service.http.errors import RequestError
+from edgeq.service.http.in_flight import InFlight
+from edgeq.service.http.middleware import Middleware
+from edgeq.service.http.request_body import RequestBodies, body_limit
 from edgeq.service.metrics import CONTENT_TYPE, Metrics
-from edgeq.service.openapi import describe
-from edgeq.service.pictures import PictureLimits, Pictures
-from edgeq.service.served import Served
+from edgeq.service.routes.chat import Chat
+from edgeq.service.routes.fetch import Fetcher
+from edgeq.service.routes.image_input import ImageInputs, ImageLimits
+from edgeq.service.routes.inspect_route import InspectRoute
+from edgeq.service.routes.openapi import describe
+from edgeq.service.routes.schemas import Health, Model, ModelList
+from edgeq.service.routes.submit import Submitter
+from edgeq.service.routes.vision_routes import VisionRoutes
+from edgeq.service.served_model import ServedModel
 from edgeq.service.settings import ServiceSettings
-from edgeq.service.traffic import Traffic
 
 __all__ = ["Service", "make_service"]
 
@@ -43,13 +43,13 @@ class Service:
         traffic: requests under way.
     """
 
-    app: Front
-    served: Served
-    traffic: Traffic
+    app: Middleware
+    served: ServedModel
+    traffic: InFlight
 
 
 def make_service(
-    served: Served, settings: ServiceSettings, token: str | None = None, *, fetcher: Fetcher | None = None
+    served: ServedModel, settings: ServiceSettings, token: str | None = None, *, fetcher: Fetcher | None = None
 ) -> Service:
     """Join everything.
 
@@ -59,17 +59,17 @@ def make_service(
         token: that requests must bring; None for none.
         fetcher: gets images from other hosts; by default from those of the settings.
     """
-    traffic = Traffic()
+    traffic = InFlight()
     metrics = Metrics(served, traffic)
-    limits = PictureLimits(settings.image_bytes, settings.image_pixels)
+    limits = ImageLimits(settings.image_bytes, settings.image_pixels)
     fetcher = fetcher or Fetcher(settings.image_hosts, settings.image_bytes, settings.body_seconds)
-    pictures = Pictures(limits, fetcher)
-    intake = Intake(body_limit(settings.image_bytes), settings.body_seconds)
+    pictures = ImageInputs(limits, fetcher)
+    intake = RequestBodies(body_limit(settings.image_bytes), settings.body_seconds)
     handlers = _open_paths(served, metrics, traffic) | _model_paths(served, settings, pictures, intake, metrics)
     description = describe(served, token is not None)
     handlers["GET", "/openapi.json"] = partial(_text, lambda: description, "application/json")
     routes = [Route(path, _Endpoint(handler), methods=[method]) for (method, path), handler in handlers.items()]
-    front = Front(
+    front = Middleware(
         Router(routes, redirect_slashes=False), [path for _, path in handlers], Access(token), traffic, metrics
     )
     return Service(front, served, traffic)
@@ -79,22 +79,22 @@ Handlers = dict[tuple[str, str], Handler]
 
 
 def _model_paths(
-    served: Served, settings: ServiceSettings, pictures: Pictures, intake: Intake, metrics: Metrics
+    served: ServedModel, settings: ServiceSettings, pictures: ImageInputs, intake: RequestBodies, metrics: Metrics
 ) -> Handlers:
     """Paths that answer with the model; which of them do depends on the bundle."""
-    looking = Looking(served, pictures, intake, settings.request_seconds)
+    looking = VisionRoutes(served, pictures, intake, settings.request_seconds)
     found: Handlers = {("POST", "/v1/classify"): looking.classify, ("POST", "/v1/embed"): looking.embed}
     if served.talk is None:
         refuse = partial(_no_answers, served)
         return found | {("POST", "/v1/chat/completions"): refuse, ("POST", "/v1/inspect"): refuse}
-    asking = Asking(served.talk, pictures, metrics, settings.request_seconds)
+    asking = Submitter(served.talk, pictures, metrics, settings.request_seconds)
     return found | {
         ("POST", "/v1/chat/completions"): Chat(served, asking, intake, settings.body_seconds),
-        ("POST", "/v1/inspect"): Inspecting(served, asking, intake),
+        ("POST", "/v1/inspect"): InspectRoute(served, asking, intake),
     }
 
 
-def _open_paths(served: Served, metrics: Metrics, traffic: Traffic) -> Handlers:
+def _open_paths(served: ServedModel, metrics: Metrics, traffic: InFlight) -> Handlers:
     """Paths that tell of the service itself."""
     model = Model(id=served.name, created=served.created, kind=served.manifest.kind, digest=served.digest)
     return {
@@ -121,22 +121,22 @@ async def _text(make: Callable[[], str | bytes], media_type: str, _request: Requ
     return Response(make(), media_type=media_type)
 
 
-async def _one_model(served: Served, model: Model, request: Request) -> Response:
+async def _one_model(served: ServedModel, model: Model, request: Request) -> Response:
     served.check_name(request.path_params["model"])
     return Response(model.model_dump_json(), media_type="application/json")
 
 
-async def _no_answers(served: Served, _request: Request) -> Response:
+async def _no_answers(served: ServedModel, _request: Request) -> Response:
     raise RequestError(404, "no_answers", f"this bundle is a {served.manifest.kind}'s: it answers no questions")
 
 
-async def _live(served: Served, _request: Request) -> Response:
+async def _live(served: ServedModel, _request: Request) -> Response:
     alive = served.alive
     health = Health(status="ok") if alive else Health(status="failing", reason="the model's worker has ended")
     return Response(health.model_dump_json(), 200 if alive else 503, media_type="application/json")
 
 
-async def _ready(served: Served, traffic: Traffic, _request: Request) -> Response:
+async def _ready(served: ServedModel, traffic: InFlight, _request: Request) -> Response:
     health = Health(status="ok")
     if traffic.draining:
         health = Health(status="draining", reason="the service is stopping")

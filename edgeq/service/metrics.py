@@ -17,13 +17,13 @@ from prometheus_client.registry import Collector
 from edgeq import __version__
 from edgeq.device import probe
 from edgeq.doctor.thermal import read_zones
+from edgeq.engine.power import read_power
 from edgeq.errors import InputError
-from edgeq.runtime.power import read_power
-from edgeq.runtime.snapshot import CacheFigures, Snapshot
-from edgeq.runtime.stream import Usage
-from edgeq.service.seeing import SeeingFigures
-from edgeq.service.served import Served
-from edgeq.service.traffic import Traffic
+from edgeq.runtime.scheduler.snapshot import CacheFigures, Snapshot
+from edgeq.runtime.vlm.stream import Usage
+from edgeq.service.http.in_flight import InFlight
+from edgeq.service.routes.vision_worker import VisionWorkerFigures
+from edgeq.service.served_model import ServedModel
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -42,7 +42,7 @@ class Metrics:
         root: where `etc`, `proc`, `sys` and `var` are; another one for a test.
     """
 
-    def __init__(self, served: Served, traffic: Traffic, root: Path = Path("/")) -> None:
+    def __init__(self, served: ServedModel, traffic: InFlight, root: Path = Path("/")) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "edgeq_http_requests", "Requests that were answered, by path and status.", ("path", "status"),
@@ -82,7 +82,7 @@ class Metrics:
 class _Figures(Collector):
     """What the runtime counts, and what is known of the bundle."""
 
-    def __init__(self, served: Served, traffic: Traffic) -> None:
+    def __init__(self, served: ServedModel, traffic: InFlight) -> None:
         self._served = served
         self._traffic = traffic
 
@@ -150,7 +150,7 @@ def _caches(caches: dict[str, CacheFigures]) -> Iterator[Metric]:
     yield _labelled("edgeq_cache_bytes", "Bytes in a cache.", _by("cache", held))
 
 
-def _seeing(now: SeeingFigures) -> Iterator[Metric]:
+def _seeing(now: VisionWorkerFigures) -> Iterator[Metric]:
     """A vision graph's figures."""
     yield _gauge("edgeq_requests_running", "Requests being served.", now.running)
     yield _gauge("edgeq_requests_queued", "Requests waiting.", now.waiting)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.service.terms import Phrases, Terms
+from edgeq.service.report_phrases import Phrases, ReportPhrases
 
 __all__ = ["REPORT_VERSION", "Reader", "Report", "read_report", "reader_of"]
 
@@ -23,7 +23,7 @@ class Report(BaseModel):
     """What is on a picture.
 
     Attributes:
-        damage: one of the terms' values; null where the text names none of them, or several.
+        damage: one of the phrases' values; null where the text names none of them, or several.
         place: likewise.
         severity: likewise.
         action: the sentences of the text that say what to do, word for word; null where there is none.
@@ -46,25 +46,25 @@ Reader = Callable[[str, bool], Report]
 """From a model's text, and whether it came to its end, to a report."""
 
 
-def reader_of(terms: Terms) -> Reader:
-    """A reader that goes by terms."""
-    return partial(read_report, terms)
+def reader_of(phrases: ReportPhrases) -> Reader:
+    """A reader that goes by phrases."""
+    return partial(read_report, phrases)
 
 
-def read_report(terms: Terms, text: str, complete: bool = True) -> Report:
-    """Find what the terms know in a text.
+def read_report(phrases: ReportPhrases, text: str, complete: bool = True) -> Report:
+    """Find what the phrases know in a text.
 
     A value is taken where it is the only one that the text names. Of phrases that overlap the longest counts: a `wide
     crack` is not also a `crack`. A mention of damage that the text denies is none.
     """
     sentences = [found for found in (part.strip() for part in _SENTENCE.findall(text)) if found]
-    advice = [sentence for sentence in sentences if _mentions(sentence, {"": terms.action})]
+    advice = [sentence for sentence in sentences if _mentions(sentence, {"": phrases.action})]
     findings = [sentence for sentence in sentences if sentence not in advice] or sentences
-    damage = _only(value for one in findings for value in _affirmed(one, terms))
+    damage = _only(value for one in findings for value in _affirmed(one, phrases))
     return Report(
         damage=damage,
-        place=_only(_named(findings, terms.place)),
-        severity=_only(_named(findings, terms.severity)),
+        place=_only(_named(findings, phrases.place)),
+        severity=_only(_named(findings, phrases.severity)),
         action=" ".join(advice) or None,
         text=text,
         complete=complete,
@@ -85,11 +85,11 @@ def _named(sentences: Iterable[str], phrases: Phrases) -> list[str]:
     return [mention.value for sentence in sentences for mention in _mentions(sentence, phrases)]
 
 
-def _affirmed(sentence: str, terms: Terms) -> list[str]:
+def _affirmed(sentence: str, phrases: ReportPhrases) -> list[str]:
     """The damages that a sentence names and does not deny."""
-    denials = _mentions(sentence, {"": terms.denials})
+    denials = _mentions(sentence, {"": phrases.denials})
     found = []
-    for mention in _mentions(sentence, terms.damage):
+    for mention in _mentions(sentence, phrases.damage):
         before = [denial for denial in denials if denial.end <= mention.start]
         if not before:
             found.append(mention.value)

@@ -20,9 +20,9 @@ from anyio import to_thread
 
 from edgeq.errors import InputError
 from edgeq.service.app import Service
-from edgeq.service.log import log
-from edgeq.service.notify import Notifier
-from edgeq.service.protocol import protocol_class
+from edgeq.service.http.log import log
+from edgeq.service.http.notify import Notifier
+from edgeq.service.http.protocol import protocol_class
 from edgeq.service.settings import ServiceSettings
 
 __all__ = ["Server", "reserve"]

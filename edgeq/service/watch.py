@@ -23,17 +23,17 @@ from typing import ClassVar, Final, Literal
 
 from edgeq.artifact import Artifact
 from edgeq.errors import ArtifactError, EdgeqError, ImageError, InputError, OutputError
-from edgeq.model.image_decode import IMAGE_SUFFIXES, decode_image
-from edgeq.model.image_store import read_file
-from edgeq.runtime.refusals import TooLargeError
-from edgeq.service.looker import Look, Seen
+from edgeq.model.images.decode import IMAGE_SUFFIXES, decode_image
+from edgeq.model.images.store import read_file
+from edgeq.runtime.scheduler.errors import TooLargeError
+from edgeq.service.watch_inference import Look, Seen
 
-__all__ = ["FAILED", "PATIENCE_S", "ImageFailure", "ImageReport", "Watch"]
+__all__ = ["FAILED", "TIMEOUT_S", "ImageFailure", "ImageReport", "Watch"]
 
 FAILED: Final = "failed"
 """The directory of what could not be looked at, and of the reasons."""
 
-PATIENCE_S: Final = 10.0
+TIMEOUT_S: Final = 10.0
 """So long an image that cannot be decoded may still be in the making."""
 
 
@@ -88,14 +88,14 @@ class Watch:
         look: looks at one image.
         model: its name.
         clock: seconds that do not go back.
-        patience: seconds that an image which cannot be decoded may still be in the making.
+        timeout: seconds that an image which cannot be decoded may still be in the making.
 
     Raises:
         InputError: there is no such directory.
     """
 
     def __init__(
-        self, directory: Path, look: Look, model: str, clock: Callable[[], float], patience: float = PATIENCE_S
+        self, directory: Path, look: Look, model: str, clock: Callable[[], float], timeout: float = TIMEOUT_S
     ) -> None:
         if not directory.is_dir():
             raise InputError(f"{directory} is no directory", expected="the folder that images are put into")
@@ -103,7 +103,7 @@ class Watch:
         self._look = look
         self._model = model
         self._clock = clock
-        self._patience = patience
+        self._timeout = timeout
         self._since: dict[_Entry, float] = {}
         self._done: set[_Entry] = set()
 
@@ -164,7 +164,7 @@ class Watch:
             data = read_file(path, entry.name)
             image = decode_image(data, entry.name)
         except ImageError as error:
-            late = self._clock() - self._since[entry] >= self._patience
+            late = self._clock() - self._since[entry] >= self._timeout
             return self._failed(entry, error) if late and path.exists() else None
         if not self._unchanged(entry):
             return None

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from edgeq.errors import ImageError
-from edgeq.model.images import MAX_ENCODED_BYTES, MAX_PIXELS, ImageSet
+from edgeq.model.images.image_set import MAX_ENCODED_BYTES, MAX_PIXELS, ImageSet
 
 
 def png(size: tuple[int, int] = (4, 3)) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import ModelError
-from edgeq.model.onnx_file import load_onnx
+from edgeq.model.graph.onnx_file import load_onnx
 
 
 @pytest.mark.parametrize(

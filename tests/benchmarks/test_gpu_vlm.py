@@ -11,9 +11,9 @@ from vlm import FAMILIES, IMAGE_TOKEN
 from benchmarks import gpu_vlm
 from benchmarks.gpu_vlm import CONFIGS, MODELS, Row, bytes_per_token, decode, main, planned, prompt, table
 from benchmarks.random_nf4 import load_nf4, random_nf4
-from edgeq.model.modules import read_modules, read_vlm
+from edgeq.families.modules import read_modules, read_vlm
 from edgeq.plan.rules import plan_modules
-from edgeq.quantize.skip_list import verify_modules
+from edgeq.quantize.nf4.skip_list import verify_modules
 
 CPU = torch.device("cpu")
 NF4 = 0.515869

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.service import SCRIPT, Report, cases, summarize
 from benchmarks.service_clients import Heard
-from edgeq.model.image_decode import decode_image
+from edgeq.model.images.decode import decode_image
 
 
 def heard(tokens: int, first: float, total: float, status: int = 200) -> Heard:

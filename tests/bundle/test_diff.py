@@ -10,7 +10,7 @@ from packed import CONTENTS, make_bundle
 
 from edgeq.bundle.diff import QUALITY, Change, ChangedFile, diff_bundles
 from edgeq.bundle.errors import DigestError, ManifestError
-from edgeq.bundle.needs import Needs
+from edgeq.bundle.needs import DeviceNeeds
 
 
 def quality(top1: float, *latency: float) -> bytes:
@@ -44,7 +44,7 @@ def test_what_the_manifests_say(tmp_path: Path) -> None:
         tmp_path / "b",
         kind="vision-language",
         labels=("cat", "cow", "dog"),
-        needs=Needs(memory_bytes=5, compute_capability=("8.7",), tensorrt=">=10.3"),
+        needs=DeviceNeeds(memory_bytes=5, compute_capability=("8.7",), tensorrt=">=10.3"),
     )
     assert set(diff_bundles(before, after).facts) == {
         Change(name="kind", before="classifier", after="vision-language"),

@@ -22,7 +22,7 @@ from edgeq.bundle.errors import (
     UnsafeNameError,
 )
 from edgeq.bundle.limits import Limits
-from edgeq.bundle.manifest import MANIFEST, BundledFile, Needs, read_manifest, write_manifest
+from edgeq.bundle.manifest import MANIFEST, BundledFile, DeviceNeeds, read_manifest, write_manifest
 from edgeq.bundle.verify import verify_bundle
 
 CONTENTS = {"model.onnx": b"graph", "plan.yaml": b"layers: []\n", "empty": b""}
@@ -48,14 +48,14 @@ def test_every_file_is_listed_with_its_size_and_digest(bundle: Path) -> None:
 
 
 def test_what_was_written_is_read_back(bundle: Path) -> None:
-    needs = Needs(memory_bytes=12_000_000_000, compute_capability=("8.7",), tensorrt=">=10.3,<12", edgeq=">=0.1")
+    needs = DeviceNeeds(memory_bytes=12_000_000_000, compute_capability=("8.7",), tensorrt=">=10.3,<12", edgeq=">=0.1")
     assert write_manifest(bundle, labels=("cat", "dog")) == read_manifest(bundle)
     assert write_manifest(bundle, allowed={"EQ107": "a trial"}, needs=needs) == read_manifest(bundle)
 
 
 def test_a_manifest_without_needs_needs_nothing(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.pop("needs"))
-    assert read_manifest(bundle).needs == Needs()
+    assert read_manifest(bundle).needs == DeviceNeeds()
 
 
 def test_the_manifest_does_not_depend_on_the_order_of_writing(bundle: Path, tmp_path: Path) -> None:

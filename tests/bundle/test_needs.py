@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from edgeq.bundle.needs import DeviceFacts, Needs, within
+from edgeq.bundle.needs import DeviceFacts, DeviceNeeds, within
 
 ORIN = DeviceFacts(memory_bytes=16_000_000_000, compute_capability="8.7", tensorrt="10.3.0", edgeq="0.1.0")
 
@@ -40,34 +40,36 @@ def test_ranges(version: str, wanted: str, inside: bool) -> None:
 @pytest.mark.parametrize("text", ["10.3", ">=", ">=a", ">=1,", "~=1.0", ">=1;<2", ">=1." + "1" * 99, ">=1\n", "=1"])
 def test_what_is_no_range(text: str) -> None:
     with pytest.raises(ValidationError):
-        Needs(tensorrt=text)
+        DeviceNeeds(tensorrt=text)
 
 
 def test_no_needs_are_met_by_any_device() -> None:
-    assert Needs().missing(DeviceFacts()) == ()
-    assert Needs().missing(ORIN) == ()
+    assert DeviceNeeds().missing(DeviceFacts()) == ()
+    assert DeviceNeeds().missing(ORIN) == ()
 
 
 def test_an_orin_has_what_an_orin_needs() -> None:
-    needs = Needs(memory_bytes=16_000_000_000, compute_capability=("7.2", "8.7"), tensorrt=">=10.3,<12", edgeq=">=0.1")
+    needs = DeviceNeeds(
+        memory_bytes=16_000_000_000, compute_capability=("7.2", "8.7"), tensorrt=">=10.3,<12", edgeq=">=0.1"
+    )
     assert needs.missing(ORIN) == ()
 
 
 @pytest.mark.parametrize(
     ("needs", "said"),
     [
-        (Needs(memory_bytes=16_000_000_001), "it needs 16.0 GB of memory, there is 16.0 GB"),
-        (Needs(compute_capability=("7.2",)), "it needs a GPU of compute capability 7.2, there is 8.7"),
-        (Needs(tensorrt=">=10.7"), "it needs TensorRT >=10.7, there is 10.3.0"),
-        (Needs(edgeq="<0.1"), "it needs edgeq <0.1, there is 0.1.0"),
+        (DeviceNeeds(memory_bytes=16_000_000_001), "it needs 16.0 GB of memory, there is 16.0 GB"),
+        (DeviceNeeds(compute_capability=("7.2",)), "it needs a GPU of compute capability 7.2, there is 8.7"),
+        (DeviceNeeds(tensorrt=">=10.7"), "it needs TensorRT >=10.7, there is 10.3.0"),
+        (DeviceNeeds(edgeq="<0.1"), "it needs edgeq <0.1, there is 0.1.0"),
     ],
 )
-def test_each_need_by_itself(needs: Needs, said: str) -> None:
+def test_each_need_by_itself(needs: DeviceNeeds, said: str) -> None:
     assert needs.missing(ORIN) == (said,)
 
 
 def test_what_is_not_known_is_lacking() -> None:
-    needs = Needs(memory_bytes=1, compute_capability=("8.7",), tensorrt=">=10.3", edgeq=">=0.0.1")
+    needs = DeviceNeeds(memory_bytes=1, compute_capability=("8.7",), tensorrt=">=10.3", edgeq=">=0.0.1")
     lacking = needs.missing(DeviceFacts(edgeq="0.1.0"))
     assert len(lacking) == 3
     assert all("there is none" in said or "an unknown amount" in said for said in lacking)

@@ -27,7 +27,7 @@ from edgeq.bundle.keys import KeyPair, load_private
 from edgeq.bundle.limits import DEFAULT_LIMITS
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.signature import sign_bundle
-from edgeq.bundle.steps import list_files
+from edgeq.bundle.verification_states import list_files
 from edgeq.bundle.verify import Trust, examine, verify_bundle
 
 ORIN = DeviceFacts(memory_bytes=16_000_000_000, compute_capability="8.7", tensorrt="10.3.0", edgeq="0.1.0")

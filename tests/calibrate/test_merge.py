@@ -12,9 +12,9 @@ from edgeq.calibrate.merge import merge_scales
 from edgeq.calibrate.scales import PackedHistogram, Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.errors import ArtifactError, CalibrationError
-from edgeq.model.images import ImageSet
-from edgeq.model.source import ModelSource
-from edgeq.stages import planned_tensors
+from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.stages import planned_tensors
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.calibrate.histogram import Histogram
-from edgeq.calibrate.observe import Observer, open_graph
+from edgeq.calibrate.observe import Observer, open_observed
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import CalibrationError
 
@@ -118,7 +118,7 @@ def test_a_graph_opened_with_its_weights_beside_it_answers_as_the_file_does(tmp_
     path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
     image = np.random.default_rng(2).normal(size=(1, 32)).astype(np.float32)
-    found = open_graph(path, ("x", "inner"), threads=1).run({"x": image})
+    found = open_observed(path, ("x", "inner"), threads=1).run({"x": image})
     np.testing.assert_array_equal(found["y"], OnnxRuntimeEngine(path, threads=1).run({"x": image})["y"])
     np.testing.assert_allclose(found["inner"], image @ weight, rtol=1e-5, atol=1e-5)
     assert found.keys() == {"y", "inner"}

@@ -12,11 +12,11 @@ from command import Edgeq, assert_refused
 from networks import ALLOWED, QUICK, write_model
 from pictures import draw_pictures
 
-from edgeq.build.machine import Machine
-from edgeq.build.maker import Job
-from edgeq.engine.tensorrt.settings import BuildSettings
-from edgeq.prepare import Options, prepare
-from edgeq.prepare_vlm import PreparedVlm
+from edgeq.engine_store.machine import Machine
+from edgeq.engine_store.maker import Job
+from edgeq.pipeline.classifier import Options, prepare
+from edgeq.pipeline.vlm import PreparedVlm
+from edgeq.tensorrt.settings import BuildSettings
 
 ORIN = Machine(compute_capability="8.7", device="NVIDIA Jetson Orin NX", platform="L4T 36.4.3", architecture="aarch64")
 MADE = b"this stands for an engine"
@@ -49,10 +49,10 @@ def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def on_orin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a simulated builder, and memory enough."""
-    monkeypatch.setattr("edgeq.cli.build.read_machine", lambda: ORIN)
-    monkeypatch.setattr("edgeq.build.run.read_machine", lambda: ORIN)
-    monkeypatch.setattr("edgeq.build.run.TensorRtMaker", Simulated)
-    monkeypatch.setattr("edgeq.build.run.check_memory", lambda *_: None)
+    monkeypatch.setattr("edgeq.cli.device.build.read_machine", lambda: ORIN)
+    monkeypatch.setattr("edgeq.engine_store.run.read_machine", lambda: ORIN)
+    monkeypatch.setattr("edgeq.engine_store.run.TensorRtMaker", Simulated)
+    monkeypatch.setattr("edgeq.engine_store.run.check_memory", lambda *_: None)
 
 
 @pytest.mark.usefixtures("without_tensorrt")
@@ -80,7 +80,7 @@ def test_a_dry_run_prints_all_that_would_be_set(bundle: Path, edgeq: Edgeq, tmp_
 @pytest.mark.usefixtures("without_tensorrt")
 def test_what_the_key_lacks_is_named(bundle: Path, edgeq: Edgeq, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = ORIN.model_copy(update={"compute_capability": None, "device": None})
-    monkeypatch.setattr("edgeq.cli.build.read_machine", lambda: nowhere)
+    monkeypatch.setattr("edgeq.cli.device.build.read_machine", lambda: nowhere)
     said = " ".join(edgeq("build", bundle, "--dry-run").out.split())
     assert "not known here: tensorrt, compute capability, device" in said
     assert "name one with --tensorrt" in said
@@ -90,21 +90,25 @@ def test_what_the_key_lacks_is_named(bundle: Path, edgeq: Edgeq, monkeypatch: py
 def test_the_json_of_a_dry_run_is_the_settings(bundle: Path, edgeq: Edgeq) -> None:
     done = edgeq("build", bundle, "--dry-run", "--tensorrt", "11.0.0", "--json")
     settings = BuildSettings.model_validate_json(done.out)
-    assert (settings.road, settings.graph, settings.tensorrt) == ("explicit", "model.int8.trt.onnx", "11.0.0")
+    assert (settings.quantization, settings.graph, settings.tensorrt) == ("explicit", "model.int8.trt.onnx", "11.0.0")
     assert settings.network_flags == ("STRONGLY_TYPED",)
 
 
 def test_the_dry_run_of_a_vision_language_model(prepared_vlm: PreparedVlm, edgeq: Edgeq) -> None:
-    for road, flags in (("explicit", ()), ("implicit", ("FP16", "OBEY_PRECISION_CONSTRAINTS"))):
-        asked = ("--road", road) if road == "implicit" else ()
+    for quantization, flags in (("explicit", ()), ("implicit", ("FP16", "OBEY_PRECISION_CONSTRAINTS"))):
+        asked = ("--quantization", quantization) if quantization == "implicit" else ()
         done = edgeq("build", prepared_vlm.bundle, "--dry-run", "--tensorrt", "10.16.1", *asked, "--json")
         settings = BuildSettings.model_validate_json(done.out)
-        assert (settings.road, settings.graph, settings.builder_flags) == (road, "vision.fp16.onnx", flags)
+        assert (settings.quantization, settings.graph, settings.builder_flags) == (
+            quantization,
+            "vision.fp16.onnx",
+            flags,
+        )
         assert {layer.precision for layer in settings.layers} == {"float16"}
 
 
 def test_the_impossible_road_names_the_other(bundle: Path, edgeq: Edgeq) -> None:
-    done = edgeq("build", bundle, "--dry-run", "--tensorrt", "11.0.0", "--road", "implicit")
+    done = edgeq("build", bundle, "--dry-run", "--tensorrt", "11.0.0", "--quantization", "implicit")
     assert_refused(done, "implicit", "explicit", "11")
 
 
@@ -120,7 +124,7 @@ def test_without_tensorrt_nothing_is_built(bundle: Path, edgeq: Edgeq, tmp_path:
         (("--batch", "4", "2", "1"), "4, 2"),
         (("--batch", "0", "1", "2"), "--batch"),
         (("--tensorrt", "ten"), "ten"),
-        (("--road", "explicit", "--images", "pictures"), "needs no calibration"),
+        (("--quantization", "explicit", "--images", "pictures"), "needs no calibration"),
         (("--workspace", "0"), "--workspace"),
     ],
 )
@@ -138,7 +142,10 @@ def test_onnx_runtime_takes_the_graph_as_it_is(bundle: Path, edgeq: Edgeq) -> No
     assert "there is nothing to build" in done.err
     found = json.loads(edgeq("build", bundle, "--backend", "onnxruntime", "--json").out)
     assert (found["engine"], found["key"]) == (str(bundle / "model.int8.ort.onnx"), None)
-    assert_refused(edgeq("build", bundle, "--backend", "onnxruntime", "--road", "explicit"), "--road is for --backend")
+    assert_refused(
+        edgeq("build", bundle, "--backend", "onnxruntime", "--quantization", "explicit"),
+        "--quantization is for --backend",
+    )
 
 
 @pytest.mark.usefixtures("on_orin")

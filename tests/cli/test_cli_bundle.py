@@ -15,8 +15,8 @@ from packed import CONTENTS, make_bundle, snapshot
 
 from edgeq import __version__
 from edgeq.bundle.contents import MANIFEST, SIGNATURE
-from edgeq.bundle.needs import Needs
-from edgeq.cli import verify
+from edgeq.bundle.needs import DeviceNeeds
+from edgeq.cli.device import verify
 
 BYTES = sum(len(content) for content in CONTENTS.values())
 
@@ -115,9 +115,9 @@ def test_a_refused_file_leaves_nothing(edgeq: Edgeq, bundle: Path, tmp_path: Pat
 def test_this_device(edgeq: Edgeq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a GPU that is not there, so that every machine gives the same answer."""
     monkeypatch.setattr(verify, "ask_driver", lambda: None)
-    modest = make_bundle(tmp_path / "modest", needs=Needs(memory_bytes=1, edgeq=f"=={__version__}"))
+    modest = make_bundle(tmp_path / "modest", needs=DeviceNeeds(memory_bytes=1, edgeq=f"=={__version__}"))
     assert edgeq("verify", modest, "--this-device").status == 0
-    greedy = make_bundle(tmp_path / "greedy", needs=Needs(memory_bytes=1 << 60, compute_capability=("8.7",)))
+    greedy = make_bundle(tmp_path / "greedy", needs=DeviceNeeds(memory_bytes=1 << 60, compute_capability=("8.7",)))
     assert edgeq("verify", greedy).status == 0
     assert_refused(
         edgeq("verify", greedy, "--this-device"), "is not for this device", "of memory", "capability 8.7, there is none"
@@ -140,7 +140,7 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 for verb in ("verify", "keygen", "sign", "bundle"):
-    importlib.import_module(f"edgeq.cli.{verb}")
+    importlib.import_module(f"edgeq.cli.device.{verb}")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

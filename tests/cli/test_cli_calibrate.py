@@ -10,9 +10,9 @@ from command import Edgeq, assert_refused, listing
 from pictures import draw_pictures
 
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.trt_cache import CalibrationCache
 from edgeq.export.stage import FP32
-from edgeq.stages import planned_tensors
+from edgeq.pipeline.stages import planned_tensors
+from edgeq.tensorrt.calibration_cache import CalibrationCache
 
 
 @pytest.fixture

@@ -19,7 +19,16 @@ def exported(tiny_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("vit")
     model = save_tiny_vit(folder / "model")
     done = run(
-        ["export", str(model), "--images", str(tiny_pictures), "-o", str(folder / "exported"), "--channel-fold", "none"]
+        [
+            "export",
+            str(model),
+            "--images",
+            str(tiny_pictures),
+            "-o",
+            str(folder / "exported"),
+            "--channel-equalization",
+            "none",
+        ]
     )
     assert done == 0
     return folder / "exported"

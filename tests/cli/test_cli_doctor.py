@@ -51,7 +51,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _take(monkeypatch: pytest.MonkeyPatch, probes: Probes) -> None:
-    monkeypatch.setattr("edgeq.cli.doctor.examine", partial(run.examine, probe_packages=lambda: probes))
+    monkeypatch.setattr("edgeq.cli.device.doctor.examine", partial(run.examine, probe_packages=lambda: probes))
 
 
 def test_this_machine(edgeq: Edgeq, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ assert not heavy, heavy
     ("missing", "arguments", "status", "words"),
     [
         ("onnx", ["--help"], 0, "prepare"),
-        ("onnx", ["inspect", "model"], 2, "next: pip install 'edgeq[workshop]'"),
-        ("onnxruntime", ["evaluate", "bundle", "--eval", "images"], 2, "next: pip install 'edgeq[workshop]'"),
+        ("onnx", ["inspect", "model"], 2, "next: pip install 'edgeq[quantize]'"),
+        ("onnxruntime", ["evaluate", "bundle", "--eval", "images"], 2, "next: pip install 'edgeq[quantize]'"),
         ("torch", ["inspect", "HF"], 2, "next: pip install 'edgeq[torch]'"),
     ],
 )

@@ -15,7 +15,7 @@ from packed import make_bundle
 
 from edgeq.bundle.keys import KeyPair, make_keys
 from edgeq.bundle.manifest import write_manifest
-from edgeq.bundle.needs import Needs
+from edgeq.bundle.needs import DeviceNeeds
 from edgeq.bundle.signature import sign_bundle
 from edgeq.bundle.transport import pack
 from edgeq.files import sha256_file
@@ -134,7 +134,7 @@ def test_refusals(edgeq: Edgeq, small: list[Path], tmp_path: Path, root: Path, k
     assert_refused(edgeq("install", small[0], "--root", root, "--key", keys.public), "is not signed")
     assert_refused(edgeq("install", small[0], "--root", root, "--key", keys.private), "private key")
     assert_refused(edgeq("install", small[0], "--root", root, "--no-check", "--answers"), "--no-check")
-    other = make_bundle(tmp_path / "other", {"a": b"a"}, needs=Needs(edgeq=">=99"))
+    other = make_bundle(tmp_path / "other", {"a": b"a"}, needs=DeviceNeeds(edgeq=">=99"))
     assert_refused(edgeq("install", other, "--root", root, "--no-check"), "is not for this device", "edgeq >=99")
     assert edgeq("install", small[0], "--root", root, "--no-check").status == 0
     assert_refused(edgeq("rollback", "--root", root), "no previous version")

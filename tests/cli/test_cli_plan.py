@@ -11,9 +11,9 @@ from command import Edgeq, assert_refused
 from networks import BATCHNORMS, tiny_network, write_model
 from pictures import draw_pictures
 
-from edgeq.cli.plan import Planned
+from edgeq.cli.workshop.plan import Planned
+from edgeq.pipeline.classifier import Prepared
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.prepare import Prepared
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import Edgeq, assert_refused
 
-from edgeq.prepare_vlm import PreparedVlm
+from edgeq.pipeline.vlm import PreparedVlm
 
 QUICK = ("--threads", "1", "--max-new-tokens", "2")
 
@@ -26,7 +26,7 @@ def test_a_bundle_in_json_and_for_people(
     again = edgeq(*given, "-o", tmp_path / "b", "--json")
     prepared = PreparedVlm.model_validate_json(again.out)
     assert (prepared.memory, prepared.photographs) == (None, 3)
-    assert json.loads((tmp_path / "a" / "pair.json").read_text())["context"] == 100
+    assert json.loads((tmp_path / "a" / "vlm.json").read_text())["context"] == 100
 
 
 def test_one_that_does_not_fit_ends_with_1(

@@ -11,10 +11,10 @@ import pytest
 from command import Edgeq, assert_refused
 
 from edgeq.bundle.manifest import write_manifest
-from edgeq.runtime.pair import Reply
+from edgeq.runtime.vlm.model import Reply
 
 if TYPE_CHECKING:
-    from edgeq.prepare_vlm import PreparedVlm
+    from edgeq.pipeline.vlm import PreparedVlm
 
 ASK = ("--threads", "1", "--max-new-tokens", "3")
 
@@ -57,7 +57,7 @@ def test_a_damaged_bundle(edgeq: Edgeq, bundle: Path, image: Path, tmp_path: Pat
 
 def test_settings_that_are_none(edgeq: Edgeq, bundle: Path, image: Path, tmp_path: Path) -> None:
     other = shutil.copytree(bundle, tmp_path / "b")
-    (other / "pair.json").write_text("{}")
+    (other / "vlm.json").write_text("{}")
     write_manifest(other, kind="vision-language")
     assert_refused(edgeq("run", other, image, "what?"), "does not say how vision and language are joined")
 

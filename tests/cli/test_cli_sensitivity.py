@@ -13,8 +13,8 @@ from PIL import Image
 
 from edgeq.cli import run
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.quantize.layer_search import Search
-from edgeq.quantize.sensitivity import Sensitivity
+from edgeq.quantize.search.layer_search import Search
+from edgeq.quantize.search.sensitivity import Sensitivity
 
 INT8 = ["stem", "depthwise", "pointwise"]
 
@@ -128,7 +128,7 @@ def test_a_search_leaves_a_plan_that_quantize_follows(
     edgeq: Edgeq, exported: Path, scales: Path, tiny_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Stands in for top-1, which these pictures are too easy for: one layer in floating point at the least.
-    monkeypatch.setattr("edgeq.quantize.layer_search._lost", lambda figures: (figures.logit_error, 0.0))
+    monkeypatch.setattr("edgeq.quantize.search.layer_search._lost", lambda figures: (figures.logit_error, 0.0))
     whole = edgeq(*("sensitivity", exported, "--scales", scales, "--images", tiny_pictures, "--json"))
     bound = 0.8 * json.loads(whole.out)["int8"]["logit_error"]
     flags = ("--search", "--max-drop", bound, "--max-float-share", "100")

@@ -20,9 +20,9 @@ from classifier_bundle import classifier_bundle
 from command import Edgeq, assert_refused
 
 from edgeq.bundle.manifest import write_manifest
+from edgeq.files import read_json_object
 from edgeq.install.run import install
-from edgeq.model.json_file import read_json_object
-from edgeq.runtime.canaries import CANARIES
+from edgeq.runtime.canary.canaries import CANARIES
 
 HERE = ("--threads", "1", "--backend", "onnxruntime", "--port", "0")
 WAIT_S = 60

@@ -11,7 +11,7 @@ from command import ALLOW_FLAGS, Edgeq
 from networks import write_model
 
 from edgeq.bundle.manifest import read_manifest
-from edgeq.prepare import Prepared
+from edgeq.pipeline.classifier import Prepared
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 

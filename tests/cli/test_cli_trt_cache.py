@@ -11,13 +11,19 @@ from command import Edgeq
 
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
-from edgeq.calibrate.trt_cache import CalibrationCache
-from edgeq.calibrate.trt_scales import activation_tensors, cache_from_scales
-from edgeq.cli.trt_cache import check_trt_flags, observed_tensors, read_trt_cache, trt_cache_options, write_trt_cache
+from edgeq.calibrate.tensorrt_scales import activation_tensors, cache_from_scales
+from edgeq.cli.workshop.trt_cache import (
+    check_trt_flags,
+    observed_tensors,
+    read_trt_cache,
+    trt_cache_options,
+    write_trt_cache,
+)
 from edgeq.errors import ArtifactError, CalibrationError, InputError, OutputError
 from edgeq.export.stage import FP32
-from edgeq.model.images import ImageSet
-from edgeq.model.source import open_model
+from edgeq.model.checkpoint.source import open_model
+from edgeq.model.images.image_set import ImageSet
+from edgeq.tensorrt.calibration_cache import CalibrationCache
 
 RELEASE = (10, 3, 0)
 OUTPUT = Path("scales.json")

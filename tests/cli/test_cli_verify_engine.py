@@ -15,11 +15,11 @@ from command import Edgeq, assert_refused
 from onnx import numpy_helper
 from test_rooms import FORBIDDEN
 
-from edgeq.build.verify_engine import EngineReport
 from edgeq.bundle.manifest import write_manifest
+from edgeq.engine_store.verify_engine import EngineReport
 
 if TYPE_CHECKING:
-    from edgeq.prepare_vlm import PreparedVlm
+    from edgeq.pipeline.vlm import PreparedVlm
 
 QUICKLY = ("--seconds", "0.01", "--threads", "1")
 
@@ -88,7 +88,7 @@ sys.exit(run(["verify-engine", {str(bundle)!r}, *{QUICKLY!r}]))
 
 def test_without_tensorrt(edgeq: Edgeq, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    for flags in ((), ("--engine", tmp_path / "engine.plan"), ("--store", tmp_path), ("--road", "explicit")):
+    for flags in ((), ("--engine", tmp_path / "engine.plan"), ("--store", tmp_path), ("--quantization", "explicit")):
         done = edgeq("verify-engine", bundle, "--backend", "tensorrt", *flags)
         assert_refused(done, "TensorRT is not installed", "next:")
 
@@ -103,7 +103,9 @@ def test_a_vision_language_model_is_asked(edgeq: Edgeq, prepared_vlm: PreparedVl
 
 def test_options_without_a_meaning(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:
     assert_refused(edgeq("verify-engine", bundle, "--store", tmp_path), "--store is for --backend tensorrt")
-    assert_refused(edgeq("verify-engine", bundle, "--road", "implicit"), "--road is for --backend tensorrt")
+    assert_refused(
+        edgeq("verify-engine", bundle, "--quantization", "implicit"), "--quantization is for --backend tensorrt"
+    )
     assert_refused(edgeq("verify-engine", bundle, "--answers", *QUICKLY), "a classifier answers no questions")
     assert_refused(edgeq("verify-engine", bundle, "--seconds", "0"), "--seconds")
 

@@ -16,9 +16,9 @@ from edgeq.service.report import Report
 from edgeq.service.watch import ImageFailure, ImageReport
 
 if TYPE_CHECKING:
-    from edgeq.prepare_vlm import PreparedVlm
+    from edgeq.pipeline.vlm import PreparedVlm
 
-QUICK = ("--once", "--interval", "0.001", "--patience", "0", "--threads", "1", "--backend", "onnxruntime")
+QUICK = ("--once", "--interval", "0.001", "--timeout", "0", "--threads", "1", "--backend", "onnxruntime")
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from edgeq.bundle.manifest import read_manifest
 from edgeq.demo import run as demo
 from edgeq.demo.run import BUNDLE, CALIBRATION, EVALUATION, MODEL, run_demo
 from edgeq.errors import OutputError
-from edgeq.model.images import ImageSet
-from edgeq.prepare import Options, Prepared
+from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.classifier import Options, Prepared
 
 CALIBRATION_PER_KIND, EVALUATION_PER_KIND = 10, 20
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgeq.bundle.manifest import Kind, Needs, write_manifest
+from edgeq.bundle.manifest import DeviceNeeds, Kind, write_manifest
 from edgeq.device import PROFILES
-from edgeq.engine.tensorrt.inputs import ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
-from edgeq.plan.budget import Item, Phase, Request
+from edgeq.plan.budget import MemoryItem, Phase, Workload
 from edgeq.plan.kv import KvCache
 from edgeq.plan.memory import ImageMemory, MemoryPlan
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
 
 GRAPH, PLAN = b"no graph", b"no plan"
 
 
 def bundle(
-    directory: Path, *, kind: Kind = "classifier", needs: Needs | None = None, needed_bytes: int | None = None
+    directory: Path, *, kind: Kind = "classifier", needs: DeviceNeeds | None = None, needed_bytes: int | None = None
 ) -> Path:
     """A bundle whose digests are right."""
     directory.mkdir(parents=True)
@@ -46,12 +46,12 @@ def engine_inputs() -> EngineInputs:
 
 def memory_plan(needed_bytes: int) -> MemoryPlan:
     """A plan that needs so much at one moment."""
-    moment = Phase(name="answering", items=(Item(name="all", bytes=needed_bytes, how="made up"),))
+    moment = Phase(name="answering", items=(MemoryItem(name="all", bytes=needed_bytes, how="made up"),))
     return MemoryPlan(
         model="made up",
         model_type="llava",
         device=PROFILES["orin-nx-16gb"],
-        request=Request(context=64, images=1, batch=1, image_size=(28, 28)),
+        request=Workload(context=64, images=1, batch=1, image_size=(28, 28)),
         double_quant=True,
         tied_head=False,
         components=(),

@@ -7,14 +7,14 @@ from pathlib import Path
 import made_up
 import pytest
 
-from edgeq.build.key import engine_key
-from edgeq.build.machine import Machine
-from edgeq.build.planned import build_key, plan_build
-from edgeq.build.store import ENGINE, EngineStore
 from edgeq.bundle.manifest import write_manifest
 from edgeq.doctor.built import engine_finding
 from edgeq.doctor.bundles import Examined, examine_bundle
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
+from edgeq.engine_store.key import engine_key
+from edgeq.engine_store.machine import Machine
+from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.store import ENGINE, EngineStore
 
 RELEASE = "10.3.0"
 ORIN = Machine(compute_capability="8.7", device="NVIDIA Jetson Orin NX", platform="L4T 36.4.3", architecture="aarch64")
@@ -43,7 +43,7 @@ def _make(path: Path) -> None:
     path.write_bytes(b"e" * 1_500_000)
 
 
-def look(bundle: Examined, store: EngineStore, release: str | None = RELEASE) -> Finding:
+def look(bundle: Examined, store: EngineStore, release: str | None = RELEASE) -> DoctorFinding:
     return engine_finding(bundle, release, store, ORIN)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import made_up
 import pytest
 
-from edgeq.bundle.manifest import Needs, write_manifest
+from edgeq.bundle.manifest import DeviceNeeds, write_manifest
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.doctor.bundles import current_bundle, examine_bundle, installed_finding, needs_finding, planned_bytes
 from edgeq.doctor.disk import disk_finding
@@ -15,7 +15,7 @@ from edgeq.errors import ArtifactError
 from edgeq.install.run import install
 
 ORIN = DeviceFacts(memory_bytes=16_000_000_000, compute_capability="8.7", tensorrt="10.3.0")
-FOR_ORIN = Needs(memory_bytes=12_000_000_000, compute_capability=("8.7",), tensorrt=">=10.3,<12")
+FOR_ORIN = DeviceNeeds(memory_bytes=12_000_000_000, compute_capability=("8.7",), tensorrt=">=10.3,<12")
 
 
 def test_a_whole_bundle(tmp_path: Path) -> None:

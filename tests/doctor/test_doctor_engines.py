@@ -45,13 +45,13 @@ def test_no_engine_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "road"), [("10.3.0", "implicit"), ("10.16.2.10", "implicit"), ("11.0.0", "explicit")]
+    ("release", "quantization"), [("10.3.0", "implicit"), ("10.16.2.10", "implicit"), ("11.0.0", "explicit")]
 )
-def test_the_road_follows_from_the_release(release: str, road: str) -> None:
+def test_the_road_follows_from_the_release(release: str, quantization: str) -> None:
     outcome = Outcome({**ORIN_TENSORRT.facts, "tensorrt": release}, 0)
     found = tensorrt_finding(outcome, jetson=True)
     assert (found.status, found.seen) == ("ok", release)
-    assert found.means.startswith(f"the road is {road}: ")
+    assert found.means.startswith(f"quantization is {quantization}: ")
     assert tensorrt_version(outcome) == release
 
 

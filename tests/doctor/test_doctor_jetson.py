@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 from recorded import JETPACK_6, JETPACK_7, changed
 
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 from edgeq.doctor.jetson import ORIN_NX_MODES, clock_finding, power_finding, release_finding
-from edgeq.runtime.power import read_power
+from edgeq.engine.power import read_power
 
 _FLOP_PER_CLOCK = 2048  # of the tensor cores of one multiprocessor, FP16, dense
 
 
-def release(root: Path) -> Finding:
+def release(root: Path) -> DoctorFinding:
     return release_finding(root, read_power(root))
 
 
-def power(root: Path) -> Finding:
+def power(root: Path) -> DoctorFinding:
     return power_finding(root, read_power(root))
 
 
-def clock(root: Path) -> Finding:
+def clock(root: Path) -> DoctorFinding:
     return clock_finding(root, read_power(root))
 
 

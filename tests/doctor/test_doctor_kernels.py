@@ -8,7 +8,7 @@ import pytest
 from recorded import CPU_TORCH, ORIN_GPU, ORIN_TORCH, SYMBOL
 
 from edgeq.doctor.child import Outcome
-from edgeq.doctor.finding import Finding
+from edgeq.doctor.finding import DoctorFinding
 from edgeq.doctor.kernels import nf4_finding, torch_finding
 
 
@@ -18,7 +18,7 @@ def without(outcome: Outcome, *names: str, returncode: int = 1, said: str = "") 
     return Outcome(facts, returncode, said)
 
 
-def nf4(probe: Outcome | None, *, jetson: bool = False, language: bool = False) -> Finding:
+def nf4(probe: Outcome | None, *, jetson: bool = False, language: bool = False) -> DoctorFinding:
     return nf4_finding(probe, installed="0.50.2", jetson=jetson, language=language)
 
 

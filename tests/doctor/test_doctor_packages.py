@@ -67,7 +67,7 @@ def test_1_9_is_older_than_1_19(site: Path) -> None:
     ("line", "expected"),
     [
         ("rich", Requirement("rich", "", "")),
-        ("onnx<2,>=1.17; extra == 'workshop'", Requirement("onnx", "<2,>=1.17", "workshop")),
+        ("onnx<2,>=1.17; extra == 'quantize'", Requirement("onnx", "<2,>=1.17", "quantize")),
         ('a-b.c[d,e] (>=1.0) ; extra == "x"', Requirement("a-b.c", ">=1.0", "x")),
     ],
 )

@@ -8,13 +8,13 @@ import made_up
 import pytest
 from recorded import BARE_PROBES, CPU_PROBES, JETPACK_6, JETPACK_7, ORIN_PROBES, ORIN_TORCH, SYMBOL
 
-from edgeq.bundle.manifest import Needs, write_manifest
+from edgeq.bundle.manifest import DeviceNeeds, write_manifest
 from edgeq.doctor import run
 from edgeq.doctor.child import Outcome
-from edgeq.doctor.finding import Examination, Finding
+from edgeq.doctor.finding import DoctorFinding, Examination
 from edgeq.doctor.memory_probe import MemoryKind
 from edgeq.doctor.probes import Probes
-from edgeq.doctor.run import Request, examine
+from edgeq.doctor.run import DoctorRequest, examine
 from edgeq.install.run import install
 
 GB = 1_000_000_000
@@ -34,17 +34,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MemoryKind, int]]:
 
 
 def doctor(tmp_path: Path, root: Path, probes: Probes, bundle: Path | None = None) -> Examination:
-    request = Request(bundle, store=tmp_path / "store", engines=tmp_path / "engines", root=root)
+    request = DoctorRequest(bundle, store=tmp_path / "store", engines=tmp_path / "engines", root=root)
     return examine(request, probe_packages=lambda: probes)
 
 
-def by_name(examination: Examination) -> dict[str, Finding]:
+def by_name(examination: Examination) -> dict[str, DoctorFinding]:
     assert len({finding.name for finding in examination.findings}) == len(examination.findings)
     return {finding.name: finding for finding in examination.findings}
 
 
 def test_an_orin_with_a_bundle(tmp_path: Path, asked: list[tuple[MemoryKind, int]]) -> None:
-    needs = Needs(compute_capability=("8.7",), tensorrt=">=10.3,<12", memory_bytes=12 * GB)
+    needs = DeviceNeeds(compute_capability=("8.7",), tensorrt=">=10.3,<12", memory_bytes=12 * GB)
     bundle = made_up.bundle(tmp_path / "b", kind="vision-language", needs=needs, needed_bytes=6 * GB)
     found = doctor(tmp_path, JETPACK_7, ORIN_PROBES, bundle)
     named = by_name(found)
@@ -63,7 +63,7 @@ def test_the_wheel_that_does_not_run_there(tmp_path: Path) -> None:
 
 
 def test_a_bundle_for_another_device(tmp_path: Path) -> None:
-    bundle = made_up.bundle(tmp_path / "b", needs=Needs(compute_capability=("8.7",)))
+    bundle = made_up.bundle(tmp_path / "b", needs=DeviceNeeds(compute_capability=("8.7",)))
     found = doctor(tmp_path, tmp_path, CPU_PROBES, bundle)
     assert (found.able, by_name(found)["needs"].status) == (False, "missing")
 
@@ -96,7 +96,9 @@ def test_the_installed_bundle_is_taken_where_none_is_given(tmp_path: Path, asked
 
 def test_memory_that_is_asked_for_goes_before_the_bundles(tmp_path: Path, asked: list[tuple[MemoryKind, int]]) -> None:
     bundle = made_up.bundle(tmp_path / "b", needed_bytes=6 * GB)
-    examine(Request(bundle, store=tmp_path, needed_bytes=2 * GB, root=JETPACK_6), probe_packages=lambda: ORIN_PROBES)
+    examine(
+        DoctorRequest(bundle, store=tmp_path, needed_bytes=2 * GB, root=JETPACK_6), probe_packages=lambda: ORIN_PROBES
+    )
     assert asked == [("unified", 2 * GB)]
 
 
@@ -110,7 +112,7 @@ def test_a_memory_plan_that_is_none(tmp_path: Path) -> None:
 def test_it_tells_what_it_does(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     examine(
-        Request(store=tmp_path, root=tmp_path),
+        DoctorRequest(store=tmp_path, root=tmp_path),
         probe_packages=lambda: CPU_PROBES,
         progress=lambda _step, done, total: steps.append((done, total)),
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from edgeq.errors import ExportError
-from edgeq.export.fold import KEPT_BY_PLAN, Fold, FoldReport, Kept, fold_batchnorm, require_folded
+from edgeq.export.fold import KEPT_BY_PLAN, Fold, FoldReport, KeptBatchNorm, fold_batchnorm, require_folded
 
 IMAGE: tuple[int | str, ...] = ("batch", 4, 7, 6)
 PIXELS = random(9, 2, 4, 7, 6)
@@ -410,7 +410,7 @@ def test_inside_a_branch_is_counted_and_kept() -> None:
     choice = helper.make_node("If", ["flag"], ["y"], name="if", then_branch=inner, else_branch=other)
     model = graph([choice], {"flag": np.array(True), **parameters("inside", 4)}, IMAGE)
     made, report = fold_batchnorm(model)
-    assert report == FoldReport(1, 1, (), (Kept("inside", "it is inside a subgraph"),))
+    assert report == FoldReport(1, 1, (), (KeptBatchNorm("inside", "it is inside a subgraph"),))
     assert_same(model, made, PIXELS)
     with pytest.raises(ExportError, match="1 of 1"):
         require_folded(report)
@@ -436,7 +436,7 @@ def test_kept_by_the_plan() -> None:
     constants = {"w1": random(1, 6, 4, 3, 3), "w2": random(1, 6, 6, 3, 3)}
     model = graph(nodes, {**constants, **parameters("first", 6, 1), **parameters("second", 6, 2)}, IMAGE)
     made, report = fold_batchnorm(model, keep=["first"])
-    assert report.kept == (Kept("first", KEPT_BY_PLAN),)
+    assert report.kept == (KeptBatchNorm("first", KEPT_BY_PLAN),)
     assert (report.before, report.after, len(report.folded)) == (2, 1, 1)
     assert operators(made) == ["Conv", "BatchNormalization", "Conv"]
     assert_same(model, made, PIXELS)

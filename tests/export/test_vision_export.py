@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from eyes import MODELS, SIDE, TOKENS, edit_weights, hf_features, photographs, pixels, write_eyes
 from safetensors.torch import load_file, save_file
+from vision_graphs import MODELS, SIDE, TOKENS, edit_weights, hf_features, photographs, pixels, write_eyes
 from vlm import TEXT, write_vlm
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, ExportError, ModelError
 from edgeq.export.vision import VISION_FP32, VisionReport, export_vision
-from edgeq.export.vision_module import load_eyes
+from edgeq.export.vision_module import load_vision_module
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -97,11 +97,11 @@ def test_weights_of_the_language_model_are_not_looked_at(seeing_llava: Path, mod
 
 def test_only_encoder_and_connector_are_loaded(tmp_path: Path) -> None:
     """Counted by hand, from the sizes in the config."""
-    eyes = load_eyes(write_eyes(tmp_path / "model"))
+    vision_encoder = load_vision_module(write_eyes(tmp_path / "model"))
     block = 4 * (32 * 32 + 32) + (32 * 64 + 64) + (64 * 32 + 32) + 4 * 32
     vision = 32 + 32 * 3 * 14 * 14 + 17 * 32 + 2 * block + 4 * 32  # class, patches, positions, blocks, two norms
     connector = (32 * 64 + 64) + (64 * 64 + 64)
-    assert eyes.parameters == vision + connector
+    assert vision_encoder.parameters == vision + connector
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "mllama"])

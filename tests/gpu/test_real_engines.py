@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from classifier_bundle import classifier_bundle
 
-from edgeq.build.run import build
-from edgeq.build.verify_engine import EngineReport
 from edgeq.cli import run
-from edgeq.engine.tensorrt.loading import Road, load_tensorrt, version_of
+from edgeq.engine_store.run import build
+from edgeq.engine_store.verify_engine import EngineReport
+from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("EDGEQ_GPU") != "1", reason="no GPU: make test-gpu runs this where there is one"
@@ -26,7 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return classifier_bundle(tmp_path_factory)
 
 
-def roads() -> tuple[Road, ...]:
+def modes() -> tuple[QuantizationMode, ...]:
     return ("implicit", "explicit") if version_of(load_tensorrt())[0] < 11 else ("explicit",)
 
 
@@ -38,18 +38,18 @@ def verified(bundle: Path, engine: Path, report: Path) -> EngineReport:
 
 
 def test_a_classifier_on_every_road(bundle: Path, tmp_path: Path) -> None:
-    for road in roads():
-        made = build(bundle, tmp_path / "store", road=road)
+    for quantization in modes():
+        made = build(bundle, tmp_path / "store", quantization=quantization)
         assert not made.reused
-        assert build(bundle, tmp_path / "store", road=road).reused
-        assert verified(bundle, made.engine, tmp_path / f"{road}.json").canaries.passed
+        assert build(bundle, tmp_path / "store", quantization=quantization).reused
+        assert verified(bundle, made.engine, tmp_path / f"{quantization}.json").canaries.passed
 
 
 def test_calibration_on_this_device(bundle: Path, tmp_path: Path) -> None:
-    if "implicit" not in roads():
+    if "implicit" not in modes():
         pytest.skip("this TensorRT has no calibrators")
     images = next(path for path in bundle.parent.iterdir() if path.name == "pictures")
-    made = build(bundle, tmp_path / "store", road="implicit", images=images)
+    made = build(bundle, tmp_path / "store", quantization="implicit", images=images)
     assert made.settings is not None
     assert made.settings.calibration == "images"
     assert verified(bundle, made.engine, tmp_path / "report.json").canaries.passed
@@ -57,6 +57,6 @@ def test_calibration_on_this_device(bundle: Path, tmp_path: Path) -> None:
 
 def test_the_eyes_of_a_vision_language_model(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     prepared = request.getfixturevalue("prepared_vlm").bundle
-    for road in roads():
-        made = build(prepared, tmp_path / "store", road=road)
-        assert verified(prepared, made.engine, tmp_path / f"{road}.json").canaries.passed
+    for quantization in modes():
+        made = build(prepared, tmp_path / "store", quantization=quantization)
+        assert verified(prepared, made.engine, tmp_path / f"{quantization}.json").canaries.passed

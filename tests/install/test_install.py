@@ -13,7 +13,7 @@ from small_bundles import WEIGHTS, check_clean, make_version, own_bytes, pair, s
 from edgeq.bundle.errors import BundleError, DeviceError, DigestError, UnknownKeyError, UnsignedError
 from edgeq.bundle.keys import make_keys
 from edgeq.bundle.manifest import read_manifest
-from edgeq.bundle.needs import DeviceFacts, Needs
+from edgeq.bundle.needs import DeviceFacts, DeviceNeeds
 from edgeq.bundle.signature import sign_bundle
 from edgeq.bundle.transport import pack
 from edgeq.errors import ArtifactError, GateError, InputError
@@ -276,7 +276,7 @@ def test_signatures(bundles: list[Path], root: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_for_another_device(root: Path, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle", {"a": WEIGHTS}, needs=Needs(compute_capability=("8.7",)))
+    bundle = make_bundle(tmp_path / "bundle", {"a": WEIGHTS}, needs=DeviceNeeds(compute_capability=("8.7",)))
     with pytest.raises(DeviceError):
         install(bundle, root, device=DeviceFacts(compute_capability="7.2"))
     install(bundle, root, device=DeviceFacts(compute_capability="8.7"))

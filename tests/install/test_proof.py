@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from classifier_bundle import classifier_bundle
 
-from edgeq.build.machine import Gpu
-from edgeq.build.run import BuiltEngine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine_store.machine import Gpu
+from edgeq.engine_store.run import BuiltEngine
 from edgeq.errors import EngineError
 from edgeq.install import proof
 

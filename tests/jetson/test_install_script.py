@@ -77,7 +77,7 @@ def test_what_lies_on_the_device_afterwards(orin: Scratch, wheels: Path) -> None
     assert tree["usr/local/bin/edgeq"] == "-> /opt/edgeq/venv/bin/edgeq"
     assert tree["opt/edgeq/constraints.txt"] == "bitsandbytes==0.50.2\ntorch==2.9.1+l4t\n"
     assert {"etc/edgeq/keys", "var/lib/edgeq"} <= set(tree)
-    assert not [path for path in tree if path.startswith("opt/edgeq/build") or path.endswith(".new")]
+    assert not [path for path in tree if path.startswith("opt/edgeq/engine_store") or path.endswith(".new")]
 
 
 def test_bitsandbytes_is_built_for_the_orin_and_the_system_keeps_its_tensorrt(orin: Scratch, wheels: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pictures import cut_short, draw_pictures, zip_folder
 
 from edgeq.errors import GuardError, PlanError
-from edgeq.model.images import ImageSet
+from edgeq.model.images.image_set import ImageSet
 from edgeq.plan.facts import Facts, image_facts, shared_images
 from edgeq.plan.guards import GUARDS, check
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan, WeightGranularity

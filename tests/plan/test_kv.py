@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from edgeq.errors import ModelError
-from edgeq.model.modules import read_vlm
+from edgeq.families.modules import read_vlm
 from edgeq.plan.kv import kv_cache
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"

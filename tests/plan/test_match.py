@@ -52,7 +52,7 @@ def test_the_first_of_two_rules_decides() -> None:
 
 
 def test_every_conflict_is_recorded() -> None:
-    """By a second road: two rules alone decide each layer as either of them would, and only a conflict is recorded."""
+    """By a second way: two rules alone decide each layer as either of them would, and only a conflict is recorded."""
     first, second = rule("first", layer="*wise*"), rule("second", Precision.FP16, kind="*convolution")
     both = decisions(planned(first, second))
     for layer, decision in both.items():

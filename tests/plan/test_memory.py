@@ -12,8 +12,8 @@ from vlm import FAMILIES, write_vlm
 
 from edgeq.device import DeviceProfile, device_profile
 from edgeq.errors import ArtifactError, InputError, PlanError
-from edgeq.model.components import Component, Layer
-from edgeq.model.modules import VisionLanguageModel, read_vlm
+from edgeq.families.modules import VlmDescription, read_vlm
+from edgeq.model.graph.components import Component, Layer
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import LINEAR_KINDS, asymmetric, uniform
@@ -23,7 +23,7 @@ EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "expected.json").read
 NX = device_profile("orin-nx-16gb")
 
 
-def model(name: str) -> VisionLanguageModel:
+def model(name: str) -> VlmDescription:
     return read_vlm(GOLDEN / name)
 
 
@@ -162,9 +162,9 @@ def test_a_cpu_holds_the_eyes_in_fp32() -> None:
     narrow, wide = (
         plan_memory(read, NX.model_copy(update={"memory": "system", "widens_fp16": widens})) for widens in (False, True)
     )
-    eyes = sum(part.bytes for part in narrow.components if part.name in ("vision", "connector"))
+    vision_encoder = sum(part.bytes for part in narrow.components if part.name in ("vision", "connector"))
     for before, after in zip(narrow.phases, wide.phases, strict=True):
-        assert after.bytes - before.bytes == eyes
+        assert after.bytes - before.bytes == vision_encoder
     assert wide.components == narrow.components
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeq.errors import GuardError, PlanError
-from edgeq.model.components import Component, Kind, Layer
+from edgeq.model.graph.components import Component, Kind, Layer
 from edgeq.plan.facts import Facts
 from edgeq.plan.guards import check
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
@@ -94,7 +94,7 @@ def test_read_back_it_equals_itself(tmp_path: Path) -> None:
 
 
 def test_llava_from_its_config_alone(shared_data: Path) -> None:
-    from edgeq.model.modules import read_modules
+    from edgeq.families.modules import read_modules
 
     plan = plan_modules(read_modules(shared_data / "vlm-configs" / "llava-1.5-7b"))
     nf4 = [decision for decision in plan.decisions if decision.precision is Precision.NF4]

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from edgeq.device import device_profile
-from edgeq.model.modules import read_vlm
+from edgeq.families.modules import read_vlm
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.waterfall import draw_waterfall, save_waterfall
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgeq.errors import PlanError
-from edgeq.model.components import Component
-from edgeq.model.modules import read_vlm
-from edgeq.model.structure import Module
+from edgeq.families.modules import read_vlm
+from edgeq.families.structure import Module
+from edgeq.model.graph.components import Component
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import asymmetric, by_name, layer_bytes, nf4_bytes, uniform, weigh
 

@@ -8,11 +8,11 @@ import pytest
 
 from edgeq.errors import ArtifactError
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
-from edgeq.quality.classification import Classification
-from edgeq.quality.fidelity import Fidelity
 from edgeq.quality.gate import DEFAULT_BOUNDS, Gate, GateBounds, decide, is_gated, sure_speedup
 from edgeq.quality.judge import Quality
 from edgeq.quality.latency import Latency
+from edgeq.quality.tasks.classification import Classification
+from edgeq.quality.tasks.embedding import Fidelity
 
 FASTER = (2.1, 2.0, 2.2, 2.05, 2.15, 1.9, 2.3)
 

@@ -1,4 +1,6 @@
-"""What a bundle tells the device about its engines: `engine.json`, and a classifier's ranges for the implicit road."""
+"""What a bundle tells the device about its engines: `engine.json`, and a classifier's ranges for implicit
+quantization.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +19,27 @@ from networks import ALLOWED, QUICK, SIDE, tiny_network, write_model
 from onnx import numpy_helper
 from pictures import draw_pictures
 
+from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.trt_bundled import CALIBRATION_CACHE, bundled_cache
-from edgeq.calibrate.trt_cache import CalibrationCache
-from edgeq.engine.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 from edgeq.errors import ArtifactError, CalibrationError
-from edgeq.export.vision_report import VISION_FP16, VISION_FP32
-from edgeq.model.modules import read_vlm
-from edgeq.model.onnx_file import save_onnx
+from edgeq.families.modules import read_vlm
+from edgeq.model.graph.onnx_file import save_onnx
+from edgeq.pipeline.classifier import Options, prepare
+from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import plan_classifier, plan_vision
-from edgeq.prepare import Options, prepare
-from edgeq.prepare_vlm import PreparedVlm
 from edgeq.quantize.engine_inputs import (
     calibration_cache,
     most_pictures,
     write_classifier_inputs,
     write_vision_inputs,
 )
-from edgeq.quantize.fp16 import to_fp16
-from edgeq.quantize.trt_precision import tensorrt_precisions
-from edgeq.quantize.vision import VISION_PLAN
+from edgeq.quantize.fp16.convert import to_fp16
+from edgeq.quantize.fp16.vision import VISION_PLAN
+from edgeq.quantize.tensorrt_precisions import tensorrt_precisions
+from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE, bundled_cache
+from edgeq.tensorrt.calibration_cache import CalibrationCache
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 FP32, TRT = "model.fp32.onnx", "model.int8.trt.onnx"
@@ -71,7 +73,10 @@ def test_each_road_has_its_graph(bundle: Path) -> None:
     inputs = EngineInputs.load(bundle / ENGINE_INPUTS)
     assert (inputs.precision, inputs.pictures) == ("int8", 1)
     assert inputs.plan_sha256 == sha256(bundle / "plan.yaml")
-    assert {road: graph.file for road, graph in inputs.graphs.items()} == {"implicit": FP32, "explicit": TRT}
+    assert {quantization: graph.file for quantization, graph in inputs.graphs.items()} == {
+        "implicit": FP32,
+        "explicit": TRT,
+    }
     for graph in inputs.graphs.values():
         assert graph.sha256 == sha256(bundle / graph.file)
         session = onnxruntime.InferenceSession(bundle / graph.file, providers=["CPUExecutionProvider"])
@@ -100,7 +105,8 @@ def test_a_layer_planned_fp16_is_fp32_in_the_qdq_graph(tmp_path: Path) -> None:
     assert onnx.TensorProto.FLOAT16 not in kinds
     graphs = EngineInputs.load(bundle / ENGINE_INPUTS).graphs
     found = {
-        road: {layer.name: (layer.precision, layer.outputs) for layer in graph.layers} for road, graph in graphs.items()
+        quantization: {layer.name: (layer.precision, layer.outputs) for layer in graph.layers}
+        for quantization, graph in graphs.items()
     }
     assert found["implicit"]["depthwise"] == ("float16", ("float16",))
     assert found["explicit"]["depthwise"] == ("float32", ("float32",))
@@ -205,6 +211,6 @@ def test_most_pictures_of_one_image(name: str, pictures: int) -> None:
 
 
 def test_most_pictures_of_internvl() -> None:
-    eyes = {"image_size": [448, 448], "patch_size": [14, 14], "model_type": "internvl_vision"}
-    plain = replace(read_vlm(GOLDEN / "llava-1.5-7b"), model_type="internvl", vision=eyes, preprocessor={})
+    vision_encoder = {"image_size": [448, 448], "patch_size": [14, 14], "model_type": "internvl_vision"}
+    plain = replace(read_vlm(GOLDEN / "llava-1.5-7b"), model_type="internvl", vision=vision_encoder, preprocessor={})
     assert most_pictures(replace(plain, config={"image_seq_length": 256})) == 12 + 1

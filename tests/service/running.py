@@ -21,20 +21,20 @@ from PIL import Image
 from edgeq.bundle.manifest import Manifest
 from edgeq.engine import Engine
 from edgeq.errors import EdgeqError
-from edgeq.model.preprocess import Preprocess
-from edgeq.runtime.asks import Ask, EncodedImage
-from edgeq.runtime.refusals import ClosedError
-from edgeq.runtime.snapshot import CacheFigures, Snapshot
-from edgeq.runtime.stream import Done, Failed, Stream, Token, Usage
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.runtime.scheduler.errors import ClosedError
+from edgeq.runtime.scheduler.snapshot import CacheFigures, Snapshot
+from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest
+from edgeq.runtime.vlm.stream import Done, Failed, Stream, Token, Usage
 from edgeq.service.app import Service, make_service
-from edgeq.service.fetch import Fetcher
-from edgeq.service.notify import Notifier
+from edgeq.service.http.notify import Notifier
 from edgeq.service.report import reader_of
-from edgeq.service.seeing import Seeing
-from edgeq.service.served import Served
+from edgeq.service.report_phrases import DEFAULT_PHRASES
+from edgeq.service.routes.fetch import Fetcher
+from edgeq.service.routes.vision_worker import VisionWorker
+from edgeq.service.served_model import ServedModel
 from edgeq.service.server import Server, reserve
 from edgeq.service.settings import ServiceSettings
-from edgeq.service.terms import DEFAULT_TERMS
 
 NAME = "inspector"
 PIECES = ("There is ", "a minor wide crack ", "at the top left. ", "Seal it within a month.")
@@ -43,9 +43,9 @@ HOLD = "say something and then nothing"
 USAGE = Usage(
     prompt_tokens=11,
     image_tokens=4,
-    reused_tokens=5,
+    cached_tokens=5,
     answer_tokens=4,
-    saw_again=False,
+    encoder_cache_hit=False,
     queue_seconds=0.25,
     first_token_seconds=1.5,
     seconds=4.5,
@@ -63,7 +63,7 @@ class SimulatedRuntime:
     """
 
     def __init__(self) -> None:
-        self.asks: list[Ask] = []
+        self.asks: list[GenerationRequest] = []
         self.cancelled: queue.Queue[str] = queue.Queue()
         self.alive = True
         self.closed: list[bool] = []
@@ -80,7 +80,7 @@ class SimulatedRuntime:
         """What is raised for a question."""
         self._refusals[question] = error
 
-    def submit(self, ask: Ask, deadline_s: float | None = None) -> Stream:
+    def submit(self, ask: GenerationRequest, deadline_s: float | None = None) -> Stream:
         assert deadline_s is not None
         if isinstance(ask.image, EncodedImage):  # as the real one does with a file that it sees for the first time
             ask = replace(ask, image=ask.image.decoded())
@@ -168,20 +168,20 @@ class BrightnessEngine:
         return {"logits": feeds["pixels"].mean(axis=(2, 3))}
 
 
-def talking(runtime: SimulatedRuntime) -> Served:
+def talking(runtime: SimulatedRuntime) -> ServedModel:
     """A vision-language bundle that was opened."""
     return _served("vision-language", (), talk=runtime)
 
 
-def classifying(labels: tuple[str, ...] = ("red", "green", "blue"), engine: Engine | None = None) -> Served:
+def classifying(labels: tuple[str, ...] = ("red", "green", "blue"), engine: Engine | None = None) -> ServedModel:
     """A classifier's bundle that was opened; an encoder's without labels."""
     preprocess = Preprocess(2, 2, resize=(2, 2), resample=0, center_crop=False, scale=1.0)
-    seeing = Seeing(engine or BrightnessEngine(), "logits", preprocess, queue=2)
+    seeing = VisionWorker(engine or BrightnessEngine(), "logits", preprocess, queue=2)
     return _served("classifier", labels, seeing=seeing)
 
 
-def _served(kind: Any, labels: tuple[str, ...], **halves: Any) -> Served:
-    return Served(
+def _served(kind: Any, labels: tuple[str, ...], **halves: Any) -> ServedModel:
+    return ServedModel(
         **{"talk": None, "seeing": None, **halves},
         name=NAME,
         manifest=Manifest(kind=kind, made_by="a test", labels=labels, files=()),
@@ -189,8 +189,8 @@ def _served(kind: Any, labels: tuple[str, ...], **halves: Any) -> Served:
         created=1_700_000_000,
         backend="simulated",
         canaries=None,
-        terms=DEFAULT_TERMS,
-        reader=reader_of(DEFAULT_TERMS),
+        phrases=DEFAULT_PHRASES,
+        reader=reader_of(DEFAULT_PHRASES),
     )
 
 
@@ -226,7 +226,7 @@ class Running:
 
 @contextmanager
 def running(
-    served: Served,
+    served: ServedModel,
     *,
     token: str | None = None,
     fetcher: Fetcher | None = None,

@@ -33,10 +33,10 @@ from running import (
 from starlette.requests import ClientDisconnect
 
 from edgeq.errors import EngineError, InputError
-from edgeq.runtime.asks import Ask
-from edgeq.runtime.refusals import BusyError, DeadlineError, TooLargeError
-from edgeq.runtime.stream import Stream
-from edgeq.service.connection import EventStream
+from edgeq.runtime.scheduler.errors import BusyError, DeadlineError, TooLargeError
+from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.stream import Stream
+from edgeq.service.http.connection import EventStream
 
 pytest_plugins = ["one_service"]
 
@@ -259,7 +259,7 @@ class LateRuntime(SimulatedRuntime):
         super().__init__()
         self.came, self.go = threading.Event(), threading.Event()
 
-    def submit(self, ask: Ask, deadline_s: float | None = None) -> Stream:
+    def submit(self, ask: GenerationRequest, deadline_s: float | None = None) -> Stream:
         self.came.set()
         assert self.go.wait(WAIT_S)
         return super().submit(ask, deadline_s)
@@ -280,7 +280,7 @@ def test_a_client_that_hangs_up_while_its_image_is_prepared() -> None:
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_runtime_that_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch, streamed: bool) -> None:
     """Its own deadline never comes; a little later the service gives up by itself."""
-    monkeypatch.setattr("edgeq.service.asking._GRACE_S", 0.0)
+    monkeypatch.setattr("edgeq.service.routes.submit._GRACE_S", 0.0)
     runtime = SimulatedRuntime()
     with running(talking(runtime), request_seconds=0.2) as service:
         answer = service.http.post("/v1/chat/completions", json=chat(HOLD, stream=streamed))

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from running import NAME, SimulatedRuntime, chat, picture, question, running, talking
 
-from edgeq.service.faults import RequestError
-from edgeq.service.fetch import Fetcher, is_public, resolve
+from edgeq.service.http.errors import RequestError
+from edgeq.service.routes.fetch import Fetcher, is_public, resolve
 
 HOST = "camera.example"
 MOST = 1000

@@ -29,10 +29,10 @@ from running import (
 )
 
 from edgeq.errors import InputError
-from edgeq.service.access import is_loopback, read_token
-from edgeq.service.intake import body_limit
-from edgeq.service.log import log, logged, request_id
-from edgeq.service.protocol import HEADER_BYTES
+from edgeq.service.http.access import is_loopback, read_token
+from edgeq.service.http.log import log, logged, request_id
+from edgeq.service.http.protocol import HEADER_BYTES
+from edgeq.service.http.request_body import body_limit
 
 pytest_plugins = ["one_service"]
 

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from edgeq.service.forms import IMAGE_URI
+from edgeq.service.routes.schemas import IMAGE_URI
 
 CHECKS = [
     not_a_server_error,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.service.notify import Notifier
+from edgeq.service.http.notify import Notifier
 
 
 @pytest.fixture

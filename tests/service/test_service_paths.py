@@ -31,12 +31,12 @@ from running import (
 )
 
 from edgeq.doctor.thermal import read_zones
-from edgeq.runtime.canary_report import CanaryBounds, CanaryCheck, CanaryReport
-from edgeq.runtime.power import read_power
-from edgeq.service.looking import classes_of
+from edgeq.engine.power import read_power
+from edgeq.runtime.canary.report import CanaryBounds, CanaryCheck, CanaryReport
+from edgeq.service.http.in_flight import InFlight
 from edgeq.service.metrics import Metrics
 from edgeq.service.report import Report
-from edgeq.service.traffic import Traffic
+from edgeq.service.routes.vision_routes import classes_of
 
 pytest_plugins = ["one_service"]
 
@@ -231,7 +231,7 @@ def test_metrics_of_a_jetson_and_of_its_canaries() -> None:
         kind="vision-language", against="FP32", bounds=CanaryBounds(), canaries=checks, failures=("it is far off",)
     )
     served = replace(talking(SimulatedRuntime()), canaries=report)
-    found = read_samples(Metrics(served, Traffic(), root).text().decode())
+    found = read_samples(Metrics(served, InFlight(), root).text().decode())
     assert found["edgeq_canaries_passed",] == 0
     assert found["edgeq_canaries", "failed"] == found["edgeq_canaries", "passed"] == 1
     zones = {zone.name: zone.celsius for zone in read_zones(root)}

@@ -15,19 +15,19 @@ from running import Running, chat, data_uri, question, running
 
 from edgeq.bundle.keys import make_keys
 from edgeq.bundle.manifest import write_manifest
-from edgeq.bundle.needs import DeviceFacts, Needs
+from edgeq.bundle.needs import DeviceFacts, DeviceNeeds
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, GateError, InputError
-from edgeq.model.image_decode import decode_image
-from edgeq.model.json_file import read_json_object
-from edgeq.model.preprocess import Preprocess
-from edgeq.runtime.canaries import CANARIES
-from edgeq.runtime.pair import open_pair
-from edgeq.service.opening import find_bundle, open_served
+from edgeq.files import read_json_object
+from edgeq.model.images.decode import decode_image
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.runtime.canary.canaries import CANARIES
+from edgeq.runtime.vlm.model import open_vlm
+from edgeq.service.load_bundle import find_bundle, open_served
 from edgeq.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
-    from edgeq.prepare_vlm import PreparedVlm
+    from edgeq.pipeline.vlm import PreparedVlm
 
 SETTINGS = ServiceSettings(threads=1, reserve_mib=64, memory_gb=2, backend="onnxruntime")
 QUESTIONS = ("what is it?", "is it blue?", "where?")
@@ -49,9 +49,9 @@ def test_answers_are_those_of_the_model_alone(
 ) -> None:
     """Six requests at once, in pieces and whole, against one after another without the service."""
     photographs = sorted(tiny_photographs.rglob("*.jpg"))[:2]
-    pair = open_pair(prepared_vlm.bundle, threads=1)
+    vlm = open_vlm(prepared_vlm.bundle, threads=1)
     cases = [(path, text) for path in photographs for text in QUESTIONS]
-    wanted = [pair.ask(decode_image(path.read_bytes(), path.name), text, 6).text for path, text in cases]
+    wanted = [vlm.ask(decode_image(path.read_bytes(), path.name), text, 6).text for path, text in cases]
     client, name = service.openai(), service.service.served.name
 
     def ask(number: int) -> str:
@@ -144,6 +144,6 @@ def test_an_unsigned_bundle_where_a_key_is_known(classifier: Path, tmp_path: Pat
 
 def test_a_bundle_for_another_device(classifier: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(classifier, tmp_path / "b")
-    rewrite(bundle, lambda manifest: manifest.update(needs=Needs(memory_bytes=10**9).model_dump()))
+    rewrite(bundle, lambda manifest: manifest.update(needs=DeviceNeeds(memory_bytes=10**9).model_dump()))
     with pytest.raises(ArtifactError, match="not for this device"):
         open_served(bundle, SETTINGS, device=DeviceFacts(memory_bytes=10**8))

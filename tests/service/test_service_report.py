@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from edgeq.demo.vlm.report import FINDINGS, report
 from edgeq.errors import ArtifactError
 from edgeq.service.report import Report, read_report
-from edgeq.service.terms import DEFAULT_TERMS, Terms, load_terms
+from edgeq.service.report_phrases import DEFAULT_PHRASES, ReportPhrases, load_report_phrases
 
 SCHEMA = Report.model_json_schema(mode="serialization")
 
 
-def found(text: str, terms: Terms = DEFAULT_TERMS) -> tuple[str | None, ...]:
+def found(text: str, phrases: ReportPhrases = DEFAULT_PHRASES) -> tuple[str | None, ...]:
     """Damage, place, severity and action."""
-    made = read_report(terms, text)
+    made = read_report(phrases, text)
     assert made.text == text
     return made.damage, made.place, made.severity, made.action
 
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=str)
 def test_each_sentence_of_the_demo_reads_back(finding: object) -> None:
-    from edgeq.demo.vlm.report import Finding
+    from edgeq.demo.vlm.report import DefectFinding
 
-    assert isinstance(finding, Finding)
+    assert isinstance(finding, DefectFinding)
     damage = "none" if finding.kind in ("sound", "shadow") else finding.kind
     wanted = (damage, finding.place or None, finding.severity or None, finding.action)
     assert found(report(finding)) == wanted
@@ -57,19 +57,19 @@ def test_what_a_text_says(text: str, wanted: tuple[str | None, ...]) -> None:
 
 @given(st.text())
 def test_any_text_gives_a_report_of_known_values(text: str) -> None:
-    made = read_report(DEFAULT_TERMS, text)
+    made = read_report(DEFAULT_PHRASES, text)
     assert set(made.model_dump()) == set(SCHEMA["required"])
-    assert made.damage in {None, *DEFAULT_TERMS.damage}
-    assert made.place in {None, *DEFAULT_TERMS.place}
-    assert made.severity in {None, *DEFAULT_TERMS.severity}
+    assert made.damage in {None, *DEFAULT_PHRASES.damage}
+    assert made.place in {None, *DEFAULT_PHRASES.place}
+    assert made.severity in {None, *DEFAULT_PHRASES.severity}
 
 
 def test_terms_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "terms.yaml").write_text(
-        "version: edgeq.terms/1\nquestion: Tree?\ndamage: {broken: [a+b, (broken]}\nplace: {crown: [crown]}\n"
+        "version: edgeq.phrases/1\nquestion: Tree?\ndamage: {broken: [a+b, (broken]}\nplace: {crown: [crown]}\n"
     )
-    terms = load_terms(tmp_path / "terms.yaml")
-    assert found("A (BROKEN a+b in the crown. Seal it.", terms) == ("broken", "crown", None, None)
+    phrases = load_report_phrases(tmp_path / "terms.yaml")
+    assert found("A (BROKEN a+b in the crown. Seal it.", phrases) == ("broken", "crown", None, None)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_terms_of_ones_own(tmp_path: Path) -> None:
     [
         "",
         "[",
-        "version: edgeq.terms/2\nquestion: a\ndamage: {a: [a]}",
-        "version: edgeq.terms/1\nquestion: a",
-        "version: edgeq.terms/1\nquestion: a\ndamage: {a: [a]}\nplaces: {}",
-        "version: edgeq.terms/1\nquestion: a\ndenials: [no]\ndamage: {a: [a]}",
+        "version: edgeq.phrases/2\nquestion: a\ndamage: {a: [a]}",
+        "version: edgeq.phrases/1\nquestion: a",
+        "version: edgeq.phrases/1\nquestion: a\ndamage: {a: [a]}\nplaces: {}",
+        "version: edgeq.phrases/1\nquestion: a\ndenials: [no]\ndamage: {a: [a]}",
     ],
 )
 def test_terms_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "terms.yaml").write_text(text)
-    with pytest.raises(ArtifactError, match="holds no terms"):
-        load_terms(tmp_path / "terms.yaml")
+    with pytest.raises(ArtifactError, match="holds no phrases"):
+        load_report_phrases(tmp_path / "terms.yaml")

@@ -24,7 +24,7 @@ from running import (
 
 from edgeq.errors import InputError
 from edgeq.service.app import make_service
-from edgeq.service.notify import Notifier
+from edgeq.service.http.notify import Notifier
 from edgeq.service.server import Server, reserve
 from edgeq.service.settings import ServiceSettings
 

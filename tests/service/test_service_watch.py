@@ -11,10 +11,10 @@ from PIL import Image
 from running import picture
 
 from edgeq.errors import EdgeqError, EngineError, InputError, OutputError
-from edgeq.runtime.refusals import TooLargeError
-from edgeq.service.forms import Class, Classification
-from edgeq.service.looker import Seen
+from edgeq.runtime.scheduler.errors import TooLargeError
+from edgeq.service.routes.schemas import Class, ClassifyResponse
 from edgeq.service.watch import ImageFailure, ImageReport, Watch
+from edgeq.service.watch_inference import Seen
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -32,7 +32,7 @@ class Looker:
         self.seen.append(colour)
         if colour in self.errors:
             raise self.errors[colour]
-        return Classification(model="m", classes=(Class(index=colour[1], label=None, score=1.0),))
+        return ClassifyResponse(model="m", classes=(Class(index=colour[1], label=None, score=1.0),))
 
 
 class Clock:
@@ -56,7 +56,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def watch(tmp_path: Path, look: Looker, clock: Clock) -> Watch:
-    return Watch(tmp_path, look, "m", clock, patience=10)
+    return Watch(tmp_path, look, "m", clock, timeout=10)
 
 
 def put(path: Path, data: bytes, second: int) -> Path:
@@ -92,7 +92,7 @@ def test_a_report_names_its_image(tmp_path: Path, watch: Watch) -> None:
     assert report == made
     assert (report.image, report.bytes, report.modified_ns) == ("a.png", image.stat().st_size, 5_000_000_000)
     assert report.sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
-    assert isinstance(report.seen, Classification)
+    assert isinstance(report.seen, ClassifyResponse)
     assert report.seen.classes[0].index == 255
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.png.json"]
 

@@ -13,7 +13,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from edgeq.demo.scenes import SIZE
 from edgeq.demo.vlm.network import Guesses, Sorter, patch_features
 from edgeq.demo.vlm.pool import Views
-from edgeq.demo.vlm.report import FINDINGS, QUESTIONS, Finding, report
+from edgeq.demo.vlm.report import FINDINGS, QUESTIONS, DefectFinding, report
 from edgeq.demo.vlm.tokens import prompt
 
 __all__ = ["Lessons"]
@@ -93,7 +93,7 @@ class Lessons:
         }
 
     @cached_property
-    def _answers(self) -> dict[Finding, torch.Tensor]:
+    def _answers(self) -> dict[DefectFinding, torch.Tensor]:
         """Token ids [n] of every report and the end of text."""
         tokenizer = self.processor.tokenizer
         texts = {finding: f" {report(finding)}{tokenizer.eos_token}" for finding in FINDINGS}

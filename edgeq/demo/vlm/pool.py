@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgeq.demo.export import IMAGE_MEAN, IMAGE_STD
 from edgeq.demo.scenes import KINDS, SIZE
-from edgeq.demo.vlm.report import PLACES, SEVERITIES, Finding
+from edgeq.demo.vlm.report import PLACES, SEVERITIES, DefectFinding
 from edgeq.demo.vlm.scenes import choose, draw_finding
 from edgeq.files import atomic_write
 
@@ -44,7 +44,7 @@ class Views:
     """
 
     pixels: torch.Tensor
-    findings: tuple[Finding, ...]
+    findings: tuple[DefectFinding, ...]
 
     def classes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Kind, place and severity as indices [n]; -100, which losses leave out, where there is none."""
@@ -61,7 +61,7 @@ class Pool:
     """Scenes [n, SIZE, SIZE, 3] uint8 and what is on each of them."""
 
     pixels: Pixels
-    findings: tuple[Finding, ...]
+    findings: tuple[DefectFinding, ...]
 
     def views(self, start: int, stop: int) -> Views:
         """Some of the scenes in order, as they were drawn."""
@@ -125,9 +125,11 @@ def turned_place(place: str, turn: int) -> str:
     return PLACES[int(np.flatnonzero(turned(_PLACE_GRID, turn) == PLACES.index(place))[0])]
 
 
-def _finding_turned(finding: Finding, turn: int) -> Finding:
+def _finding_turned(finding: DefectFinding, turn: int) -> DefectFinding:
     """The finding on the turned picture."""
-    return Finding(finding.kind, turned_place(finding.place, turn), finding.severity) if finding.place else finding
+    return (
+        DefectFinding(finding.kind, turned_place(finding.place, turn), finding.severity) if finding.place else finding
+    )
 
 
 def _index(names: tuple[str, ...], name: str) -> int:

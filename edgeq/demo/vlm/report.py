@@ -11,7 +11,7 @@ from typing import NamedTuple
 from edgeq.demo.scenes import KINDS
 from edgeq.errors import InputError
 
-__all__ = ["FINDINGS", "PLACES", "QUESTIONS", "SEVERITIES", "Finding", "Reading", "parse", "report"]
+__all__ = ["FINDINGS", "PLACES", "QUESTIONS", "SEVERITIES", "DefectFinding", "Reading", "parse", "report"]
 
 QUESTIONS = (
     "What do you see?",
@@ -63,7 +63,7 @@ _NOUNS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class DefectFinding:
     """What is on a scene.
 
     Attributes:
@@ -95,11 +95,11 @@ class Finding:
 class Reading(NamedTuple):
     """A report taken apart: what it says is there, and what it says should be done."""
 
-    finding: Finding
+    finding: DefectFinding
     action: str
 
 
-def report(finding: Finding) -> str:
+def report(finding: DefectFinding) -> str:
     """The finding and its action in English."""
     return f"{_statement(finding)} {finding.action}"
 
@@ -111,7 +111,7 @@ def parse(text: str) -> Reading | None:
     return Reading(finding, action) if finding and action in _SENTENCES else None
 
 
-def _statement(finding: Finding) -> str:
+def _statement(finding: DefectFinding) -> str:
     """The sentence that says what is there."""
     if finding.kind == "sound":
         return "The surface is sound."
@@ -121,10 +121,10 @@ def _statement(finding: Finding) -> str:
     return f"There is {_NOUNS[finding.kind].format(finding.severity)} {where}."
 
 
-def _findings() -> tuple[Finding, ...]:
+def _findings() -> tuple[DefectFinding, ...]:
     """Every finding there is: 1 sound, 9 shadows, and 4 kinds of damage in 9 places and 3 severities."""
-    damages = (Finding(kind, place, severity) for kind in _ACTIONS for place in PLACES for severity in SEVERITIES)
-    return (Finding("sound"), *(Finding("shadow", place) for place in PLACES), *damages)
+    damages = (DefectFinding(kind, place, severity) for kind in _ACTIONS for place in PLACES for severity in SEVERITIES)
+    return (DefectFinding("sound"), *(DefectFinding("shadow", place) for place in PLACES), *damages)
 
 
 FINDINGS = _findings()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from edgeq.demo.defects import Site
+from edgeq.demo.defects import DefectSite
 from edgeq.demo.scenes import KINDS, check, draw_scene
-from edgeq.demo.vlm.report import PLACES, SEVERITIES, Finding
+from edgeq.demo.vlm.report import PLACES, SEVERITIES, DefectFinding
 
 __all__ = ["choose", "draw_finding"]
 
@@ -25,7 +25,7 @@ _SIZES: dict[str, tuple[Range, ...]] = {
     "corrosion": _ROUND,
     "spalling": _ROUND,
 }
-"""Length, width or mean radius in pixels (`Site.size`), from minor to severe."""
+"""Length, width or mean radius in pixels (`DefectSite.size`), from minor to severe."""
 
 _SHADOW_SIZE: Range = (10, 20)
 
@@ -33,7 +33,7 @@ _THIRDS: tuple[Range, ...] = ((12.0, 17.0), (28.0, 36.0), (47.0, 52.0))
 """Rows or columns in which a middle may lie: inside the third, and not too near the border of the picture."""
 
 
-def draw_finding(seed: int) -> tuple[Image.Image, Finding]:
+def draw_finding(seed: int) -> tuple[Image.Image, DefectFinding]:
     """One RGB photograph of SIZE x SIZE pixels and what is on it; 0 or more as in `edgeq.demo.scenes`.
 
     Raises:
@@ -43,7 +43,7 @@ def draw_finding(seed: int) -> tuple[Image.Image, Finding]:
     return draw_scene(finding.kind, seed, site), finding
 
 
-def choose(seed: int) -> tuple[Finding, Site | None]:
+def choose(seed: int) -> tuple[DefectFinding, DefectSite | None]:
     """What the scene of a seed has on it, all kinds, places and severities equally often, and where that is drawn.
 
     Raises:
@@ -53,11 +53,11 @@ def choose(seed: int) -> tuple[Finding, Site | None]:
     rng = np.random.Generator(np.random.PCG64([len(KINDS), seed]))  # a stream that no scene draws from
     kind = KINDS[rng.integers(len(KINDS))]
     if kind == "sound":
-        return Finding(kind), None
+        return DefectFinding(kind), None
     place = int(rng.integers(len(PLACES)))
     row, column = (rng.uniform(*_THIRDS[third]) for third in divmod(place, 3))
     if kind == "shadow":
-        return Finding(kind, PLACES[place]), Site((row, column), rng.uniform(*_SHADOW_SIZE))
+        return DefectFinding(kind, PLACES[place]), DefectSite((row, column), rng.uniform(*_SHADOW_SIZE))
     level = int(rng.integers(len(SEVERITIES)))
-    site = Site((row, column), rng.uniform(*_SIZES[kind][level]))
-    return Finding(kind, PLACES[place], SEVERITIES[level]), site
+    site = DefectSite((row, column), rng.uniform(*_SIZES[kind][level]))
+    return DefectFinding(kind, PLACES[place], SEVERITIES[level]), site

@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from edgeq.demo.vlm.report import QUESTIONS, Finding, parse, report
+from edgeq.demo.vlm.report import QUESTIONS, DefectFinding, parse, report
 from edgeq.demo.vlm.scenes import draw_finding
 from edgeq.demo.vlm.tokens import prompt
 
-__all__ = ["Score", "answer", "load", "score"]
+__all__ = ["ReportScore", "answer", "load", "score"]
 
 _BATCH = 50
 
 
 @dataclass(frozen=True)
-class Score:
+class ReportScore:
     """Shares of all scenes, 0 to 1; an answer that is no report is wrong in every field.
 
     Attributes:
@@ -48,7 +48,7 @@ def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     return model, AutoProcessor.from_pretrained(folder)
 
 
-def score(folder: Path, scenes: int, seed: int) -> Score:
+def score(folder: Path, scenes: int, seed: int) -> ReportScore:
     """Draws scenes from `seed` on and asks about them, another wording for each batch."""
     model, processor = load(folder)
     right: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def score(folder: Path, scenes: int, seed: int) -> Score:
         for text, (_, finding) in zip(answers, drawn, strict=True):
             right.update(_right_fields(text, finding))
     fields = ("report", "kind", "place", "severity", "action")
-    return Score(scenes, seed, **{field: right[field] / scenes for field in fields})
+    return ReportScore(scenes, seed, **{field: right[field] / scenes for field in fields})
 
 
 @torch.inference_mode()
@@ -73,7 +73,7 @@ def answer(
     return [text.strip() for text in decoded]
 
 
-def _right_fields(text: str, finding: Finding) -> Iterator[str]:
+def _right_fields(text: str, finding: DefectFinding) -> Iterator[str]:
     """The names of what is right in an answer."""
     if text == report(finding):
         yield "report"
@@ -82,6 +82,6 @@ def _right_fields(text: str, finding: Finding) -> Iterator[str]:
         yield from ("action",) if reading.action == finding.action else ()
 
 
-def _same(first: Finding, second: Finding, field: str) -> bool:
+def _same(first: DefectFinding, second: DefectFinding, field: str) -> bool:
     """Whether two findings agree in a field."""
     return bool(getattr(first, field) == getattr(second, field))

@@ -1,4 +1,6 @@
-"""The story that edgeq is about, on a model small enough for any machine: quantize the language, leave the eyes."""
+"""The story that edgeq is about, on a model small enough for any machine: quantize the language, leave the vision
+encoder.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ from edgeq.demo.scenes import CALIBRATION_SEED, EVALUATION_SEED
 from edgeq.demo.vlm.report import QUESTIONS, report
 from edgeq.demo.vlm.scenes import draw_finding
 from edgeq.files import atomic_write
-from edgeq.prepare_vlm import PreparedVlm, VlmOptions, prepare_vlm
+from edgeq.pipeline.stages import Progress, counter
+from edgeq.pipeline.vlm import PreparedVlm, VlmOptions, prepare_vlm
 from edgeq.quality.estimate import Estimate
-from edgeq.quality.part import save_partings
-from edgeq.quality.questions import Questions
-from edgeq.quality.vlm import VlmQuality, compare_answers
-from edgeq.stages import Progress, counter
+from edgeq.quality.tasks.answer_divergence import save_divergences
+from edgeq.quality.tasks.answer_questions import Questions
+from edgeq.quality.tasks.answers import VlmQuality, compare_answers
 
 if TYPE_CHECKING:
-    from edgeq.demo.vlm.variants import Variant
+    from edgeq.demo.vlm.variants import BundleVariant
 
 __all__ = [
     "ASKED",
@@ -106,7 +108,7 @@ def tell(work: Path, scenes: int, *, threads: int = 1, progress: Progress | None
         progress: called as it goes on.
 
     Raises:
-        EdgeqError: as `edgeq.prepare_vlm.prepare_vlm`.
+        EdgeqError: as `edgeq.pipeline.vlm.prepare_vlm`.
     """
     from edgeq.demo.vlm.variants import make_variants  # torch, which the classifier's half does without
 
@@ -125,8 +127,8 @@ def tell(work: Path, scenes: int, *, threads: int = 1, progress: Progress | None
         for other in others
     ]
     for other, quality in zip(others, judged, strict=True):
-        page = work / f"partings-{other.vision.lower()}-{other.language.lower()}.html"
-        save_partings(quality.partings, questions.read, page)
+        page = work / f"divergences-{other.vision.lower()}-{other.language.lower()}.html"
+        save_divergences(quality.divergences, questions.read, page)
     rows = (_first(reference, judged[0]), *map(_row, others, judged))
     return Story(scenes=scenes, rows=rows, prepared=prepared)
 
@@ -154,12 +156,12 @@ def _write_questions(directory: Path, count: int) -> Questions:
     return Questions.open(file)
 
 
-def _first(variant: Variant, quality: VlmQuality) -> Row:
+def _first(variant: BundleVariant, quality: VlmQuality) -> Row:
     assert quality.exact is not None, "every question has its answer"
     return Row(right=quality.exact.reference, **_what(variant))
 
 
-def _row(variant: Variant, quality: VlmQuality) -> Row:
+def _row(variant: BundleVariant, quality: VlmQuality) -> Row:
     assert quality.exact is not None, "every question has its answer"
     return Row(
         right=quality.exact.candidate,
@@ -171,7 +173,7 @@ def _row(variant: Variant, quality: VlmQuality) -> Row:
     )
 
 
-def _what(variant: Variant) -> dict[str, object]:
+def _what(variant: BundleVariant) -> dict[str, object]:
     return {
         "name": variant.name,
         "vision": variant.vision,

@@ -28,7 +28,7 @@ from transformers import LlavaProcessor
 from edgeq.demo.scenes import EVALUATION_SEED, SEED_RANGE, TRAIN_SEED
 from edgeq.demo.vlm.lessons import Lessons
 from edgeq.demo.vlm.pool import Pool, draw_pool
-from edgeq.demo.vlm.score import Score, score
+from edgeq.demo.vlm.score import ReportScore, score
 from edgeq.demo.vlm.training import Settings, Training, begin
 from edgeq.errors import EdgeqError, OutputError
 from edgeq.files import new_directory
@@ -106,7 +106,7 @@ def save_model(folder: Path, lessons: Lessons) -> None:
     processor.image_processor.save_pretrained(folder)
 
 
-def _record(training: Training, result: Score) -> dict[str, Any]:
+def _record(training: Training, result: ReportScore) -> dict[str, Any]:
     """What training.json says."""
     return {
         "parameters": sum(weight.numel() for weight in training.lessons.model.parameters()),

@@ -16,27 +16,27 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeq.bundle.vision_report import VISION_FP32
 from edgeq.calibrate.stage import calibrate
 from edgeq.export.tracing import quiet
-from edgeq.export.vision_report import VISION_FP32
-from edgeq.model.images import ImageSet
-from edgeq.model.json_file import read_json_object
-from edgeq.model.modules import read_vlm
-from edgeq.model.onnx_file import load_onnx, save_onnx
-from edgeq.model.preprocess import Preprocess
+from edgeq.families.modules import read_vlm
+from edgeq.files import read_json_object
+from edgeq.model.graph.onnx_file import load_onnx, save_onnx
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.vlm import PreparedVlm
+from edgeq.pipeline.vlm_reference import load_reference, reference_prompt
 from edgeq.plan.precision import Precision, Rule
 from edgeq.plan.rules import plan_classifier
-from edgeq.prepare_vlm import PreparedVlm
-from edgeq.prepare_vlm.judging import load_reference, reference_prompt
 from edgeq.quality.answerer import Answer, Answerer
 from edgeq.quality.hf_answerer import HfAnswerer
-from edgeq.quantize.pixels import Pixels
-from edgeq.quantize.qdq import calibrated_tensors, lower
-from edgeq.runtime.eyes import Eyes
-from edgeq.runtime.pair import Pair, load_pair
-from edgeq.runtime.prompt import Prompter
+from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.qdq import calibrated_tensors, lower
+from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
+from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
-__all__ = ["Clocked", "Variant", "make_variants"]
+__all__ = ["BundleVariant", "Clocked", "make_variants"]
 
 _VISION_INT8: Final = "vision.int8.onnx"
 _CONNECTOR: Final = Rule(
@@ -93,7 +93,7 @@ class Clocked:
 
 
 @dataclass(frozen=True)
-class Variant:
+class BundleVariant:
     """One way to store the model.
 
     Attributes:
@@ -110,8 +110,10 @@ class Variant:
     answerer: Clocked
 
 
-def make_variants(model: Path, prepared: PreparedVlm, photographs: Path, threads: int | None) -> tuple[Variant, ...]:
-    """FP32 first, which the others are compared with; then everything in NF4, edgeq's bundle, and INT8 eyes.
+def make_variants(
+    model: Path, prepared: PreparedVlm, photographs: Path, threads: int | None
+) -> tuple[BundleVariant, ...]:
+    """FP32 first, which the others are compared with; then everything in NF4, edgeq's bundle, and INT8 vision.
 
     Args:
         model: the Hugging Face directory.
@@ -119,17 +121,23 @@ def make_variants(model: Path, prepared: PreparedVlm, photographs: Path, threads
         photographs: to calibrate INT8 on.
         threads: of one operator.
     """
-    pair = load_pair(prepared.bundle, threads=threads)
-    whole = load_reference(model, read_vlm(model), pair.prompter)
+    vlm = load_vlm(prepared.bundle, threads=threads)
+    whole = load_reference(model, read_vlm(model), vlm.prompter)
     assert whole is not None, "22 MB fit everywhere"
-    eyes, eye_bytes = _int8_eyes(model, prepared.bundle, photographs, threads)
-    narrow, narrow_bytes = _all_nf4(model, pair.prompter)
+    vision_encoder, int8_vision_bytes = _int8_vision(model, prepared.bundle, photographs, threads)
+    narrow, narrow_bytes = _all_nf4(model, vlm.prompter)
     language = prepared.language_bytes
     return (
-        Variant("whole", "FP32", "FP32", 4 * prepared.parameters, Clocked(whole)),
-        Variant("all NF4", "NF4", "NF4", narrow_bytes, Clocked(narrow)),
-        Variant("edgeq", "FP16", "NF4", prepared.vision_bytes + language, Clocked(pair)),
-        Variant("INT8 eyes", "INT8", "NF4", eye_bytes + language, Clocked(Pair(pair.prompter, eyes, pair.language))),
+        BundleVariant("whole", "FP32", "FP32", 4 * prepared.parameters, Clocked(whole)),
+        BundleVariant("all NF4", "NF4", "NF4", narrow_bytes, Clocked(narrow)),
+        BundleVariant("edgeq", "FP16", "NF4", prepared.vision_bytes + language, Clocked(vlm)),
+        BundleVariant(
+            "INT8 vision",
+            "INT8",
+            "NF4",
+            int8_vision_bytes + language,
+            Clocked(VisionLanguageModel(vlm.prompter, vision_encoder, vlm.language)),
+        ),
     )
 
 
@@ -150,7 +158,7 @@ def _all_nf4(model: Path, prompter: Prompter) -> tuple[Answerer, int]:
     return HfAnswerer(loaded, prompter.tokenizer, reference_prompt(prompter)), size
 
 
-def _int8_eyes(model: Path, bundle: Path, photographs: Path, threads: int | None) -> tuple[Eyes, int]:
+def _int8_vision(model: Path, bundle: Path, photographs: Path, threads: int | None) -> tuple[VisionEncoder, int]:
     """The vision encoder in INT8 under edgeq's rules for transformers, the connector in FP32, and the file's bytes."""
     graph = bundle / VISION_FP32
     loaded = load_onnx(graph)
@@ -158,8 +166,8 @@ def _int8_eyes(model: Path, bundle: Path, photographs: Path, threads: int | None
     preprocess = Preprocess.from_config(read_json_object(model / "preprocessor_config.json"))
     tensors = calibrated_tensors(loaded, plan)
     scales, _ = calibrate(graph, tensors, ImageSet.open(photographs), preprocess, threads=threads)
-    made: onnx.ModelProto = lower(loaded, plan, scales, "onnxruntime", pixels=Pixels.of(preprocess))
+    made: onnx.ModelProto = lower(loaded, plan, scales, "onnxruntime", pixels=PixelInput.of(preprocess))
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / _VISION_INT8
         save_onnx(made, file)
-        return Eyes.open(file, threads=threads), file.stat().st_size
+        return VisionEncoder.open(file, threads=threads), file.stat().st_size

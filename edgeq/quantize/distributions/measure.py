@@ -16,9 +16,9 @@ from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.scales import PackedHistogram
 from edgeq.errors import CalibrationError
 from edgeq.files import sha256_file
-from edgeq.model.images import ImageSet
-from edgeq.model.preprocess import Preprocess
-from edgeq.model.stream import ImageStream
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.stream import ImageStream
 from edgeq.quantize.distributions.advice import Advice, Costs, advise
 from edgeq.quantize.distributions.channels import ChannelHistogram
 from edgeq.quantize.distributions.peaks import Peak, find_peaks

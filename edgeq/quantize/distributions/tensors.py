@@ -1,7 +1,7 @@
 """The tensors of a transformer's blocks that decide whether eight bits are enough, found by structure.
 
 An attention is a product of two computed tensors that reaches a softmax, and a product behind it (as in
-`edgeq.model.roles`); its sides are query and key, the softmax's output and the value. A GELU's output is what a
+`edgeq.model.graph.roles`); its sides are query and key, the softmax's output and the value. A GELU's output is what a
 feed-forward linear layer reads behind another and a smooth function; a normalization's is what linear layers read.
 """
 
@@ -14,7 +14,7 @@ from typing import Final, Literal
 import onnx
 
 from edgeq.errors import ModelError
-from edgeq.model.roles import Role, roles
+from edgeq.model.graph.roles import Role, roles
 from edgeq.plan.conditions import Surroundings
 
 __all__ = ["BlockTensor", "TensorRole", "find_tensors"]

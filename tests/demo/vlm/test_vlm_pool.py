@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from edgeq.demo.scenes import SIZE
 from edgeq.demo.vlm.pool import Pool, draw_pool, turned, turned_place
-from edgeq.demo.vlm.report import PLACES, Finding
+from edgeq.demo.vlm.report import PLACES, DefectFinding
 from edgeq.demo.vlm.scenes import draw_finding
 
 CELLS = np.arange(12).reshape(3, 4)
@@ -40,12 +40,12 @@ def test_a_sample_holds_pictures_of_the_pool_with_their_places() -> None:
     """One bright pixel at the top left of a black picture tells where a turn has put it."""
     pixels = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     pixels[0, 1, 1] = 255
-    views = Pool(pixels, (Finding("shadow", "top left"),)).sample(40, np.random.default_rng(0))
+    views = Pool(pixels, (DefectFinding("shadow", "top left"),)).sample(40, np.random.default_rng(0))
     assert views.pixels.shape == (40, 3, SIZE, SIZE)
     for picture, finding in zip(views.pixels.numpy(), views.findings, strict=True):
         row, column = np.argwhere(picture[0] > 0)[0]
         expected = f"{'top' if row < SIZE / 2 else 'bottom'} {'left' if column < SIZE / 2 else 'right'}"
-        assert finding == Finding("shadow", expected)
+        assert finding == DefectFinding("shadow", expected)
     assert len({finding.place for finding in views.findings}) == 4
 
 
@@ -58,7 +58,11 @@ def test_the_same_seed_gives_the_same_batch() -> None:
 
 
 def test_classes_are_the_indices_of_the_fields_and_minus_100_where_there_is_none() -> None:
-    findings = (Finding("sound"), Finding("shadow", "top"), Finding("wide_crack", "bottom right", "severe"))
+    findings = (
+        DefectFinding("sound"),
+        DefectFinding("shadow", "top"),
+        DefectFinding("wide_crack", "bottom right", "severe"),
+    )
     views = Pool(np.zeros((3, SIZE, SIZE, 3), np.uint8), findings).views(0, 3)
     assert [classes.tolist() for classes in views.classes()] == [[3, 2, 5], [-100, 1, 8], [-100, -100, 2]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeq.demo.scenes import KINDS
-from edgeq.demo.vlm.report import FINDINGS, PLACES, SEVERITIES, Finding, Reading, parse, report
+from edgeq.demo.vlm.report import FINDINGS, PLACES, SEVERITIES, DefectFinding, Reading, parse, report
 from edgeq.errors import InputError
 
 
@@ -18,10 +18,13 @@ def test_no_two_findings_have_the_same_report() -> None:
 
 
 def test_a_report_reads_as_english() -> None:
-    assert report(Finding("wide_crack", "top left", "severe")) == (
+    assert report(DefectFinding("wide_crack", "top left", "severe")) == (
         "There is a severe wide crack at the top left. Close the area and call an engineer today."
     )
-    assert report(Finding("shadow", "centre")) == "The dark patch in the centre is only a shadow. No action is needed."
+    assert (
+        report(DefectFinding("shadow", "centre"))
+        == "The dark patch in the centre is only a shadow. No action is needed."
+    )
 
 
 def test_what_to_do_follows_from_kind_and_severity_and_not_from_the_place() -> None:
@@ -31,12 +34,12 @@ def test_what_to_do_follows_from_kind_and_severity_and_not_from_the_place() -> N
     assert len(damages) == 4 * len(SEVERITIES), "every kind and severity of damage asks for something of its own"
 
 
-def _same(one: Finding, two: Finding) -> bool:
+def _same(one: DefectFinding, two: DefectFinding) -> bool:
     return (one.kind, one.severity) == (two.kind, two.severity)
 
 
 def test_a_report_with_the_action_of_another_still_says_what_it_says() -> None:
-    crack, rust = Finding("wide_crack", "top", "minor"), Finding("corrosion", "top", "minor")
+    crack, rust = DefectFinding("wide_crack", "top", "minor"), DefectFinding("corrosion", "top", "minor")
     mixed = report(crack).replace(crack.action, rust.action)
     assert parse(mixed) == Reading(crack, rust.action)
 
@@ -70,7 +73,7 @@ def test_anything_else_is_no_report(text: str) -> None:
 )
 def test_fields_that_do_not_belong_together_are_refused(kind: str, place: str, severity: str) -> None:
     with pytest.raises(InputError, match=kind):
-        Finding(kind, place, severity)
+        DefectFinding(kind, place, severity)
 
 
 def test_findings_name_the_kinds_of_the_scenes() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeq.demo import defects
 from edgeq.demo.scenes import EVALUATION_SEED, KINDS, SIZE, draw_scene
 from edgeq.demo.texture import blob
-from edgeq.demo.vlm.report import PLACES, SEVERITIES, Finding
+from edgeq.demo.vlm.report import PLACES, SEVERITIES, DefectFinding
 from edgeq.demo.vlm.scenes import choose, draw_finding
 from edgeq.errors import InputError
 
@@ -24,7 +24,7 @@ DRAW = {
 }
 
 
-def changed(seed: int) -> tuple[Finding, NDArray[np.bool_]]:
+def changed(seed: int) -> tuple[DefectFinding, NDArray[np.bool_]]:
     """The finding of a seed, and the pixels [SIZE, SIZE] that its defect changes on a flat grey surface."""
     finding, site = choose(seed)
     grey = np.full((SIZE, SIZE, 3), 0.6, np.float32)
@@ -32,7 +32,7 @@ def changed(seed: int) -> tuple[Finding, NDArray[np.bool_]]:
     return finding, np.abs(drawn - grey).max(axis=2) > 0.1
 
 
-def cases(kind: str, count: int) -> list[tuple[Finding, NDArray[np.bool_]]]:
+def cases(kind: str, count: int) -> list[tuple[DefectFinding, NDArray[np.bool_]]]:
     seeds = [seed for seed in range(EVALUATION_SEED, EVALUATION_SEED + 40 * count) if choose(seed)[0].kind == kind]
     return [changed(seed) for seed in seeds[:count]]
 

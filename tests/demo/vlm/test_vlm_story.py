@@ -17,7 +17,7 @@ from edgeq.demo.vlm.report import QUESTIONS, parse
 from edgeq.demo.vlm.story import ASKED, PHOTOGRAPHS, QUESTIONS_FILE, VLM, VLM_BUNDLE, Story, tell
 from edgeq.demo.vlm.variants import Clocked
 from edgeq.quality.answerer import Answer
-from edgeq.runtime.pair import open_pair
+from edgeq.runtime.vlm.model import open_vlm
 
 SCENES = 8
 
@@ -68,7 +68,7 @@ def test_what_is_left_can_be_used(told: tuple[Path, Story]) -> None:
     assert len(lines) == SCENES
     assert all(parse(line["answer"]) for line in lines)
     with Image.open(work / ASKED / lines[0]["image"]) as image:
-        reply = open_pair(bundle, threads=1).ask(image.convert("RGB"), QUESTIONS[0])
+        reply = open_vlm(bundle, threads=1).ask(image.convert("RGB"), QUESTIONS[0])
     assert parse(reply.text) is not None
 
 

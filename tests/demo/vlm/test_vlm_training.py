@@ -26,7 +26,7 @@ from edgeq.demo.vlm.tokens import prompt
 from edgeq.demo.vlm.train import main, run, train
 from edgeq.demo.vlm.training import Settings, Training, begin
 from edgeq.errors import InputError, OutputError
-from edgeq.model.preprocess import Preprocess
+from edgeq.model.images.preprocess import Preprocess
 
 QUICK = Settings(scenes=12, steps=4, sorting=0.5, sorting_batch=4, report_batch=4, threads=1)
 VOCABULARY = 576

@@ -15,7 +15,7 @@ from edgeq.demo.scenes import EVALUATION_SEED, SEED_RANGE
 from edgeq.demo.vlm.score import score
 from edgeq.demo.vlm.story import VLM_WEIGHTS
 from edgeq.demo.vlm.tokens import build_processor
-from edgeq.model.safetensors_header import read_safetensors_header
+from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 
 SCENES = 100
 FRESH_SEED = EVALUATION_SEED + SEED_RANGE // 2

@@ -1,0 +1,1 @@
+"""Verbs of the device half: they import nothing of the workshop."""

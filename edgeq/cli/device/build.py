@@ -1,0 +1,127 @@
+"""`edgeq build`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from edgeq.bundle.manifest import read_manifest
+from edgeq.cli.device.build_tables import print_plan, progress_lines
+from edgeq.engine_store.machine import read_machine
+from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.run import Backend, build
+from edgeq.engine_store.store import EngineStore, default_store
+from edgeq.errors import EngineError
+from edgeq.plan.budget import WORKSPACE_BYTES
+from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
+from edgeq.tensorrt.settings import Batch
+
+__all__ = ["command"]
+
+_PATH = click.Path(path_type=Path)
+_MIB = 1 << 20
+_FOR_TENSORRT = ("quantization", "tensorrt", "batch", "workspace", "images", "dry_run")
+
+
+@click.command("build")
+@click.argument("bundle", type=_PATH)
+@click.option(
+    "--backend",
+    type=click.Choice(["tensorrt", "onnxruntime"]),
+    default="tensorrt",
+    show_default=True,
+    help="What runs it; ONNX Runtime takes the bundle's graph as it is.",
+)
+@click.option(
+    "--quantization",
+    type=click.Choice(["implicit", "explicit"]),
+    help="implicit: ranges and layer precisions are set (TensorRT 10). explicit: they are in the graph (10 and 11).  "
+    "[default: what the release allows]",
+)
+@click.option("--tensorrt", metavar="VERSION", help="The release that builds, such as 10.3.0.  [default: installed]")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    nargs=3,
+    metavar="MIN OPT MAX",
+    help="Pictures at once: least, usual, most.  [default: one image]",
+)
+@click.option(
+    "--workspace",
+    type=click.IntRange(1),
+    default=WORKSPACE_BYTES // _MIB,
+    show_default=True,
+    metavar="MIB",
+    help="Limit of the builder's workspace.",
+)
+@click.option("--store", type=_PATH, help="Directory of the engines.  [default: /var/lib/edgeq/engines, or your cache]")
+@click.option("--images", type=_PATH, help="Calibrate on these, on this device, instead of the bundle's ranges.")
+@click.option("--dry-run", is_flag=True, help="Print all that would be set; needs no TensorRT.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    bundle: Path,
+    backend: Backend,
+    quantization: QuantizationMode | None,
+    tensorrt: str | None,
+    batch: Batch | None,
+    workspace: int,
+    store: Path | None,
+    images: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Build the engine of BUNDLE for this device, or find it in the store.
+
+    The engine is kept under a key made of the graph, the plan, what the builder is told, TensorRT's release, the GPU
+    and the system's release: another device or release gets another engine. With --dry-run nothing is built: what would
+    be set is printed, for a person to read before going to the device.
+    """
+    if backend == "onnxruntime":
+        _refuse(_FOR_TENSORRT)
+    root = store or default_store()
+    choices: dict[str, Any] = {
+        "quantization": quantization,
+        "batch": batch,
+        "workspace_bytes": workspace * _MIB,
+        "images": images,
+    }
+    if dry_run:
+        _dry_run(bundle, root, tensorrt, choices, as_json)
+        return
+    with progress_lines() as (progress, say):
+        built = build(bundle, root, backend=backend, tensorrt=tensorrt, **choices, progress=progress, say=say)
+    if as_json:
+        click.echo(built.model_dump_json(indent=1))
+        return
+    click.echo(built.engine)
+    click.echo(built.because if built.reused else f"built, because {built.because}", err=True)
+
+
+def _dry_run(bundle: Path, root: Path, tensorrt: str | None, choices: dict[str, Any], as_json: bool) -> None:
+    manifest = read_manifest(bundle)
+    settings = plan_build(bundle, tensorrt=tensorrt or _installed(), **choices)
+    if as_json:
+        click.echo(settings.model_dump_json(indent=1))
+        return
+    parts = build_key(bundle, manifest, settings, read_machine(), images=choices["images"])
+    print_plan(settings, parts, EngineStore(root))
+
+
+def _installed() -> str | None:
+    """The release of the TensorRT that is installed; None where none is."""
+    with suppress(EngineError):
+        return ".".join(map(str, version_of(load_tensorrt())))
+    return None
+
+
+def _refuse(names: Sequence[str]) -> None:
+    """Raise click.UsageError where an option was given that ONNX Runtime has no use for."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} is for --backend tensorrt")

@@ -1,0 +1,88 @@
+"""What a person sees of `edgeq build`. The workshop's packages are not needed to print it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from edgeq.engine_store.key import KeyParts, engine_key, unknown_parts
+from edgeq.engine_store.store import EngineStore
+from edgeq.tensorrt.settings import BuildSettings
+
+__all__ = ["print_plan", "progress_lines"]
+
+_STAGES = {"build": "building the engine", "wait": "another process builds this engine: waiting for it"}
+_RANGES = {
+    "none": "none: the graph says it all",
+    "cache": "the bundle's ranges, calibration.cache",
+    "images": "on the images given, on this device",
+}
+
+
+@contextmanager
+def progress_lines() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
+    """A callback for progress and one for sentences, both drawn on stderr."""
+    console = Console(stderr=True, highlight=False)
+    with Progress(console=console, transient=True) as bars:
+        tasks = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total or None)
+            bars.update(tasks[stage], completed=done)
+
+        yield report, lambda sentence: console.print(sentence, style="yellow", markup=False)
+
+
+def print_plan(settings: BuildSettings, parts: KeyParts, store: EngineStore) -> None:
+    """All that a builder would be told, and the precision of every layer."""
+    rows = [*_settings(settings), *_key(parts, store)]
+    _table(f"What TensorRT would be told of {settings.graph}", ("", ""), rows)
+    layers = [
+        (layer.name, layer.op, layer.precision, " ".join(kind or "-" for kind in layer.outputs))
+        for layer in settings.layers
+    ]
+    _table("Layers", ("layer", "operator", "computes in", "writes"), layers)
+
+
+def _settings(settings: BuildSettings) -> Iterator[tuple[str, str]]:
+    yield "graph", f"{settings.graph}, SHA-256 {settings.graph_sha256[:12]}…"
+    yield "quantization", settings.quantization_reason
+    yield "TensorRT", settings.tensorrt or "not known: name one with --tensorrt"
+    yield "network flags", " ".join(settings.network_flags) or "none"
+    yield "builder flags", " ".join(settings.builder_flags) or "none"
+    yield "flags taken away", " ".join(settings.cleared_flags) or "none"
+    yield "calibration", _RANGES[settings.calibration]
+    for each in settings.profile:
+        yield (
+            f"shapes of {each.input}",
+            " .. ".join("x".join(map(str, shape)) for shape in (each.min, each.opt, each.max)),
+        )
+    yield "outputs", " ".join(f"{name} {kind}" for name, kind in settings.output_types.items())
+    yield "workspace", f"{settings.workspace_bytes / (1 << 20):,.0f} MiB"
+    yield "memory while building", f"at most {settings.peak_bytes / 1e9:,.2f} GB"
+    counts = Counter(layer.precision for layer in settings.layers)
+    yield "layers", ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
+def _key(parts: KeyParts, store: EngineStore) -> Iterator[tuple[str, str]]:
+    key = engine_key(parts)
+    yield "key", key or f"not known here: {', '.join(unknown_parts(parts)).replace('_', ' ')}"
+    found = store.find(key) if key else None
+    yield "engine", f"{found.engine}" if found else (store.explain(parts) if key else "") or "none in the store"
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_header=any(header))
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # names are not taken for markup
+    Console(highlight=False).print(table)

@@ -1,0 +1,31 @@
+"""`edgeq rollback`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.device.install import root_option, short
+from edgeq.cli.flags import json_option
+from edgeq.install.run import rollback
+
+__all__ = ["command"]
+
+
+@click.command("rollback")
+@root_option
+@json_option
+def command(root: Path, as_json: bool) -> None:
+    """Switch back to the version before, after reading every file of it; a second time undoes the first.
+
+    A service that runs must be restarted to see it.
+    """
+    done = rollback(root)
+    if as_json:
+        console.print_json(done)
+        return
+    click.echo(f"Version {short(done.current)} is in use.")
+    if done.previous:
+        click.echo(f"Another edgeq rollback brings back {short(done.previous)}.")

@@ -1,0 +1,42 @@
+"""`edgeq run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.model.images.decode import decode_image
+from edgeq.model.images.store import read_file
+from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, open_vlm
+
+__all__ = ["command"]
+
+
+@click.command("run")
+@click.argument("bundle", type=PATH)
+@click.argument("image", type=PATH)
+@click.argument("question")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=MAX_NEW_TOKENS,
+    show_default=True,
+    help="The longest answer, in tokens.",
+)
+@threads_option
+@json_option
+def command(bundle: Path, image: Path, question: str, max_new_tokens: int, threads: int | None, as_json: bool) -> None:
+    """Ask QUESTION about IMAGE, and print what the vision-language model in BUNDLE answers.
+
+    Every file of the bundle is checked first. The image's features come from the vision engine, the language model is
+    loaded alone.
+    """
+    picture = decode_image(read_file(image, str(image)), str(image))
+    reply = open_vlm(bundle, threads=threads).ask(picture, question, max_new_tokens)
+    if as_json:
+        console.print_json(reply)
+    else:
+        click.echo(reply.text)

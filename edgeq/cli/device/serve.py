@@ -1,0 +1,132 @@
+"""`edgeq serve`, and what it shares with `edgeq watch`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.cli import console
+from edgeq.cli.device.verify import key_option, this_device
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.service.app import make_service
+from edgeq.service.http.access import read_token
+from edgeq.service.http.log import log, logged
+from edgeq.service.http.notify import Notifier
+from edgeq.service.load_bundle import open_served
+from edgeq.service.served_model import ServedModel
+from edgeq.service.server import Server, reserve
+from edgeq.service.settings import ServiceSettings, change, load_settings
+
+__all__ = ["bundle_options", "chosen_settings", "command", "open_chosen"]
+
+_BUNDLE_OPTIONS = (
+    click.option("--config", type=PATH, help="Settings (YAML), such as jetson/edgeq.conf; other options go before it."),
+    key_option,
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "tensorrt", "onnxruntime"]),
+        help="What runs the vision graph.  [default: TensorRT where it is installed]",
+    ),
+    click.option(
+        "--canaries/--no-canaries", default=None, help="Check the engine before anything else.  [default: yes]"
+    ),
+    click.option("--phrases", type=PATH, help="The words that reports are read by (YAML).  [default: the bundle's]"),
+    click.option("--memory", "memory_gb", type=float, metavar="GB", help="For the whole process.  [default: all]"),
+    click.option("--context", type=click.IntRange(1), help="Tokens of a request.  [default: the bundle's]"),
+    threads_option,
+)
+
+
+def bundle_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how a bundle is opened."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(_BUNDLE_OPTIONS), command)
+
+
+class _Serving(BaseModel):
+    """What `--json` prints once requests are answered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.serving/1"] = "edgeq.serving/1"
+    address: str
+    model: str
+    kind: str
+    digest: str
+    canaries: bool | None
+
+
+@click.command("serve")
+@click.argument("bundle", type=PATH, required=False)
+@bundle_options
+@click.option("--host", help="The address to listen on; any but the loopback one needs a token.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="The TCP port; 0 takes a free one.  [default: 8000]")
+@click.option("--token-file", type=PATH, help="Its first line is the bearer token.  [default: variable EDGEQ_TOKEN]")
+@click.option("--slots", "sequences", type=click.IntRange(1), help="Requests answered at once.  [default: 4]")
+@click.option("--queue", type=click.IntRange(0), help="Requests that may wait.  [default: 16]")
+@click.option("--name", help="The model's name in requests.  [default: the bundle's]")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.  [default: info]"
+)
+@json_option
+def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: Any) -> None:
+    """Serve BUNDLE over HTTP: chat, classes, reports, health, metrics.
+
+    BUNDLE is a bundle's directory or a store of `edgeq install`; without it, what the settings name. Every byte is
+    checked and the engine compared with the canaries before the first request is taken; where that fails, the exit
+    status is 1. SIGTERM lets the requests under way end. The log is JSON, a line for each request, on stderr.
+    """
+    settings = chosen_settings(config, **flags)
+    token = read_token(settings.host, settings.token_file)
+    with reserve(settings.host, settings.port) as listener, logged(settings.log_level):
+        notifier = Notifier.from_environment()
+        served = open_chosen(bundle, settings, lambda what: _tell(notifier, what))
+        server = Server(
+            make_service(served, settings, token),
+            settings,
+            listener,
+            notifier,
+            ready=lambda address: _announce(address, served, as_json),
+        )
+        server.run()
+
+
+def chosen_settings(config: Path | None, **flags: Any) -> ServiceSettings:
+    """The settings of a file, or the usual ones, with the flags that were given.
+
+    Raises:
+        ArtifactError: the file holds no settings.
+        InputError: a value is out of range.
+    """
+    settings = load_settings(config) if config else ServiceSettings()
+    return change(settings, **{**flags, "keys": flags.get("keys") or None})
+
+
+def open_chosen(bundle: Path | None, settings: ServiceSettings, say: Callable[[str], None]) -> ServedModel:
+    """Open what was named, or what the settings name."""
+    return open_served(bundle or settings.bundle or settings.root, settings, device=this_device(), say=say)
+
+
+def _tell(notifier: Notifier, what: str) -> None:
+    notifier.status(what)
+    log("starting", doing=what)
+
+
+def _announce(address: str, served: ServedModel, as_json: bool) -> None:
+    """Say where it listens."""
+    if not as_json:
+        click.echo(f"Serving {served.name} ({served.manifest.kind}) at {address}; Ctrl-C ends it.")
+        return
+    console.print_json(
+        _Serving(
+            address=address,
+            model=served.name,
+            kind=served.manifest.kind,
+            digest=served.digest,
+            canaries=None if served.canaries is None else served.canaries.passed,
+        )
+    )

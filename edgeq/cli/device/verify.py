@@ -1,0 +1,107 @@
+"""`edgeq verify`, and what other verbs of bundles share with it. None of it needs a package of the workshop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from edgeq.bundle.copy import Report
+from edgeq.bundle.needs import DeviceFacts
+from edgeq.bundle.transport import examine_file
+from edgeq.bundle.verify import Trust, examine
+from edgeq.cli import console
+from edgeq.cli.flags import PATH, json_option
+from edgeq.device import probe
+from edgeq.engine_store.machine import ask_driver
+from edgeq.errors import EngineError, InputError
+from edgeq.tensorrt.loading import load_tensorrt
+
+__all__ = ["byte_bar", "command", "key_option", "said_of_signature", "this_device"]
+
+key_option = click.option(
+    "--key",
+    "keys",
+    type=PATH,
+    multiple=True,
+    help="A public key; the bundle must be signed by it. May be repeated: one of them must fit.",
+)
+
+
+class _Answer(BaseModel):
+    """What `--json` prints."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str = "edgeq.verified/1"
+    kind: str
+    made_by: str
+    digest: str
+    signed_by: str | None
+    files: int
+    bytes: int
+
+
+@click.command("verify")
+@click.argument("bundle", type=PATH)
+@key_option
+@click.option("--this-device", "here", is_flag=True, help="Check too that this device has what the bundle needs.")
+@json_option
+def command(bundle: Path, keys: tuple[Path, ...], here: bool, as_json: bool) -> None:
+    """Check BUNDLE, a directory or an .edgeq.tar file: lengths, digests, signature, device.
+
+    Without --key the signature is not looked at. Nothing is written.
+    """
+    trust = Trust.of(keys, device=this_device() if here else None)
+    check = examine if bundle.is_dir() else examine_file
+    with byte_bar("checking") as report:
+        verified = check(bundle, trust, report=report)
+    manifest = verified.manifest
+    answer = _Answer(
+        kind=manifest.kind,
+        made_by=manifest.made_by,
+        digest=verified.digest,
+        signed_by=verified.signed_by,
+        files=len(manifest.files),
+        bytes=manifest.total_bytes,
+    )
+    if as_json:
+        console.print_json(answer)
+        return
+    click.echo(f"{bundle} is whole: {answer.files} files, {answer.bytes / 1e6:,.1f} MB, by {answer.made_by}.")
+    click.echo(said_of_signature(verified.signed_by))
+
+
+def said_of_signature(signed_by: str | None) -> str:
+    """The sentence that says whose signature was checked, or that none was."""
+    if signed_by is None:
+        return "Its signature was not checked: no key was given."
+    return f"It was signed with the key {signed_by}."
+
+
+def this_device() -> DeviceFacts:
+    """What this machine has, by the kernel, CUDA's driver and TensorRT; what cannot be found out is None."""
+    try:
+        memory = probe().total_bytes
+    except InputError:
+        memory = None
+    try:
+        tensorrt = str(load_tensorrt().__version__)
+    except EngineError:
+        tensorrt = None
+    gpu = ask_driver()
+    return DeviceFacts(memory, gpu.compute_capability if gpu else None, tensorrt)
+
+
+@contextmanager
+def byte_bar(what: str) -> Iterator[Report]:
+    """A callback that draws one bar of bytes on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,147 @@
+"""`edgeq verify-engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from edgeq.cli.device.build_tables import progress_lines
+from edgeq.engine_store.candidate import Candidate, onnx_candidate, tensorrt_candidate
+from edgeq.engine_store.run import Backend
+from edgeq.engine_store.store import default_store
+from edgeq.engine_store.verify_engine import SECONDS, EngineReport, verify_engine
+from edgeq.quality.latency import Percentiles
+from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
+from edgeq.runtime.canary.report import CanaryCheck
+from edgeq.tensorrt.loading import QuantizationMode
+
+__all__ = ["command"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("verify-engine")
+@click.argument("bundle", type=_PATH)
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "tensorrt"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the engine.",
+)
+@click.option("--engine", type=_PATH, help="The engine's file.  [default: the bundle's graph; TensorRT: in the store]")
+@click.option("--store", type=_PATH, help="TensorRT: directory of the engines, as for `edgeq build`.")
+@click.option("--quantization", type=click.Choice(["implicit", "explicit"]), help="TensorRT: as for `edgeq build`.")
+@click.option("--answers", is_flag=True, help="Ask a vision-language model the canaries' questions as well.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.0, min_open=True),
+    default=SECONDS,
+    show_default=True,
+    help="How long each engine is timed.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of one operator.  [default: all]")
+@click.option("-o", "--output", type=_PATH, help="A report to write, to be sent back (JSON); it is replaced.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    bundle: Path,
+    backend: Backend,
+    engine: Path | None,
+    store: Path | None,
+    quantization: QuantizationMode | None,
+    answers: bool,
+    seconds: float,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the canaries of BUNDLE through its engine on this device, compare, and time it.
+
+    Canaries are images of which the bundle knows what the workshop saw. They go through the engine and, for comparison,
+    through ONNX Runtime with the bundle's own graph. Exit status 1 where the engine does not compute what the workshop
+    saw. Nothing is built here: `edgeq build` does that.
+    """
+    _check_usage(backend, store, quantization)
+    canaries = open_canaries(bundle)
+    candidate = _candidate(bundle, canaries, backend, engine, store, quantization, threads)
+    with progress_lines() as (progress, _say):
+        report = verify_engine(
+            bundle, canaries, candidate, answers=answers, seconds=seconds, threads=threads, report=progress
+        )
+    if output is not None:
+        report.save(output)
+    if as_json:
+        click.echo(report.model_dump_json(indent=1))
+    else:
+        _print(report)
+    report.raise_if_failed()
+
+
+def _check_usage(backend: Backend, store: Path | None, quantization: QuantizationMode | None) -> None:
+    """Raise click.UsageError for options that ONNX Runtime has no use for."""
+    if backend == "onnxruntime" and (store is not None or quantization is not None):
+        raise click.UsageError(f"{'--store' if store else '--quantization'} is for --backend tensorrt")
+
+
+def _candidate(
+    bundle: Path,
+    canaries: CanarySet,
+    backend: Backend,
+    engine: Path | None,
+    store: Path | None,
+    quantization: QuantizationMode | None,
+    threads: int | None,
+) -> Candidate:
+    if backend == "onnxruntime":
+        return onnx_candidate(engine or canaries.graph, threads=threads)
+    return tensorrt_candidate(
+        bundle, canaries.manifest, store or default_store(), file=engine, quantization=quantization
+    )
+
+
+def _print(report: EngineReport) -> None:
+    """What was found, for a person."""
+    table = Table(title=f"{report.engine} in {report.backend}", title_justify="left", box=SIMPLE)
+    said = "class" if report.canaries.kind == "classifier" else "answer"
+    for name in ("canary", "cosine to FP32", "relative error", "ONNX Runtime here", said, ""):
+        table.add_column(name)
+    others = report.reference.engine.canaries if report.reference else (None,) * len(report.canaries.canaries)
+    for check, other in zip(report.canaries.canaries, others, strict=True):
+        table.add_row(check.image, *_cells(check, other))
+    Console(highlight=False).print(table)
+    for line in _lines(report):
+        click.echo(line)
+
+
+def _cells(check: CanaryCheck, other: CanaryCheck | None) -> tuple[str, ...]:
+    """One canary against the workshop, its cosine to ONNX Runtime here, and what was made of it."""
+    parity, classes, answer = check.parity, check.classes, check.answer
+    said = ("same" if classes.known else f"{classes.engine}, not {classes.fp32}") if classes else ""
+    if answer is not None:
+        said = "same" if answer.same else f"{answer.chosen} of {answer.tokens} tokens"
+    return (
+        f"{parity.worst_cosine:.5f}" if parity else "none",
+        f"{parity.worst_relative:.4f}" if parity else "none",
+        f"{other.parity.worst_cosine:.5f}" if other and other.parity else "",
+        said,
+        "fails" if check.failure else "",
+    )
+
+
+def _lines(report: EngineReport) -> Iterator[str]:
+    yield f"{report.engine}: {_latency(report.latency)}."
+    if report.reference is not None:
+        yield f"{report.reference.graph} in ONNX Runtime: {_latency(report.reference.latency)}."
+    device = report.machine.device or report.machine.architecture
+    yield f"On {device}, {report.machine.platform}, {report.power or 'not a Jetson'}."
+    yield f"{report.conclusion[0].upper()}{report.conclusion[1:]}."
+
+
+def _latency(found: Percentiles) -> str:
+    tail = "too few runs for p99" if found.p99_ms is None else f"p99 {found.p99_ms:.2f} ms"
+    return f"p50 {found.p50_ms:.2f} ms, {tail} ({found.runs} runs of batch {found.batch})"

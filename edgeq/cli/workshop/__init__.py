@@ -1,0 +1,1 @@
+"""Verbs of the workshop half: from a model to a judged bundle."""

@@ -1,0 +1,143 @@
+"""`edgeq calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeq.calibrate.diagnose import diagnose
+from edgeq.calibrate.merge import merge_scales
+from edgeq.calibrate.scales import Scales
+from edgeq.calibrate.stage import AUTO, WITHOUT_TRIALS
+from edgeq.cli import console
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.workshop.classifier_tables import print_trials
+from edgeq.cli.workshop.options import calibration_options
+from edgeq.cli.workshop.trt_cache import (
+    check_trt_flags,
+    observed_tensors,
+    read_trt_cache,
+    trt_cache_options,
+    write_trt_cache,
+)
+from edgeq.errors import OutputError
+from edgeq.export.stage import FP32, ExportReport
+from edgeq.model.checkpoint.source import open_model
+from edgeq.model.graph.outline import load_outline
+from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.classifier import Options
+from edgeq.pipeline.stages import calibrate_graph, planned_tensors
+from edgeq.plan.rules import plan_classifier
+from edgeq.tensorrt.version import Version
+
+__all__ = ["command"]
+
+
+@click.command("calibrate")
+@click.argument("inputs", type=PATH, nargs=-1, required=True, metavar="EXPORTED")
+@click.option("--images", type=PATH, help="Calibration images: a folder or a zip.")
+@calibration_options
+@click.option("-o", "--output", type=PATH, required=True, help="A scales file to make; it must not exist.")
+@click.option("--resume", is_flag=True, help="Save on the way to OUTPUT.partial, and go on from it where it exists.")
+@click.option("--merge", is_flag=True, help="Join the scales files given instead of EXPORTED, of different images.")
+@trt_cache_options
+@threads_option
+@json_option
+def command(
+    inputs: tuple[Path, ...],
+    images: Path | None,
+    calibration_images: int,
+    method: str,
+    output: Path,
+    resume: bool,
+    merge: bool,
+    trt_cache: Path | None,
+    trt_version: Version | None,
+    from_trt_cache: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Run an exported graph over images and write the range of every tensor that needs a scale.
+
+    EXPORTED is a directory made by `edgeq export`. No GPU is needed. The scales do not depend on the order of the
+    images or on how they are batched, and memory does not grow with their number.
+
+    With --merge, join two or more scales files: edgeq calibrate --merge a.json b.json -o all.json
+    """
+    if output.exists():
+        raise OutputError(f"{output} exists already", next_step="choose another name, or remove it")
+    skipped: tuple[str, ...] = ()
+    if merge:
+        scales = _merge(inputs, images, method)
+        scales.save(output)
+    else:
+        exported = _only(inputs)
+        check_trt_flags(
+            images=images, output=output, trt_cache=trt_cache, trt_version=trt_version, from_trt_cache=from_trt_cache
+        )
+        if from_trt_cache is not None:
+            scales = read_trt_cache(from_trt_cache, exported)
+        elif images is not None:
+            options = Options(calibration_images=calibration_images, method=method, threads=threads)
+            scales, skipped = _calibrate(exported, images, options, _partial(output) if resume else None, trt_cache)
+        else:
+            raise click.UsageError("give calibration images with --images, or ranges with --from-trt-cache")
+        scales.save(output)
+        if trt_cache is not None and trt_version is not None:
+            write_trt_cache(trt_cache, trt_version, exported / FP32, scales)
+        _partial(output).unlink(missing_ok=True)
+    _tell(scales, skipped, output, inputs, as_json)
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
+def _only(inputs: tuple[Path, ...]) -> Path:
+    if len(inputs) != 1:
+        raise click.UsageError("one EXPORTED directory is expected; --merge takes several scales files")
+    return inputs[0]
+
+
+def _merge(inputs: tuple[Path, ...], images: Path | None, method: str) -> Scales:
+    if len(inputs) < 2 or images is not None:
+        raise click.UsageError("--merge takes two scales files or more, and no --images")
+    # `auto` would need images to try on.
+    return merge_scales([(path, Scales.load(path)) for path in inputs], WITHOUT_TRIALS if method == AUTO else method)
+
+
+def _calibrate(
+    exported: Path, images: Path, options: Options, checkpoint: Path | None, trt_cache: Path | None
+) -> tuple[Scales, tuple[str, ...]]:
+    ExportReport.load(exported)
+    source = open_model(exported)
+    chosen = ImageSet.open(images).sample(options.calibration_images)
+    graph = exported / FP32
+    plan = plan_classifier(load_outline(graph))
+    with console.progress_bars() as progress:
+        return calibrate_graph(
+            graph,
+            plan,
+            planned_tensors(graph, plan) if trt_cache is None else observed_tensors(graph),
+            chosen,
+            source.preprocess,
+            options,
+            progress,
+            checkpoint=checkpoint,
+        )
+
+
+def _tell(scales: Scales, skipped: tuple[str, ...], output: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
+    if skipped:
+        console.print_warnings([f"{len(skipped)} images cannot be read: {', '.join(skipped[:5])}"])
+    if scales.images:  # scales from a TensorRT cache have seen none
+        console.print_warnings(tuple(diagnose(scales).warnings()))
+    if as_json:
+        console.print_json(scales)
+        return
+    print_trials(scales.trials)
+    methods = ", ".join(dict.fromkeys(scales.chosen.values())) or scales.method
+    click.echo(f"{len(scales.tensors)} tensors, {scales.images} images, method {methods}: {output}")
+    if len(inputs) == 1:
+        click.echo(f"next: edgeq quantize {inputs[0]} --scales {output} -o QUANTIZED")

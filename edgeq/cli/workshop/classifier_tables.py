@@ -1,0 +1,135 @@
+"""What was done to a classifier and measured of it, for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import click
+
+from edgeq.calibrate.scales import Trial
+from edgeq.cli.console import print_table
+from edgeq.export.stage import ExportReport
+from edgeq.quality.gate import Gate
+from edgeq.quality.judge import Quality
+from edgeq.quality.tasks.classification import Classification
+from edgeq.quality.tasks.embedding import Fidelity
+from edgeq.quantize.equalize.record import EqualizationRecord
+from edgeq.quantize.search.layer_search import Search, SearchStep
+
+__all__ = ["print_export", "print_fold", "print_gate", "print_quality", "print_search", "print_trials"]
+
+
+def print_export(report: ExportReport) -> None:
+    """What the export stage did and proved, in two lines on stdout."""
+    click.echo(f"BatchNorm: {report.batchnorm_before} before, {report.batchnorm_after} after.")
+    parity = report.parity
+    click.echo(f"Parity: largest |error| is {parity.relative:.1e} of the output's range on {parity.images} images.")
+
+
+def print_fold(record: EqualizationRecord) -> None:
+    """How channels were rescaled, what was tried, and where it would not have been exact."""
+    if record.trials:
+        rows = [(trial.fold, f"{trial.logit_error:.4f}", f"{trial.agreement:.1f} %") for trial in record.trials]
+        title = f"Channel equalization, {record.trials[0].images} images held back"
+        print_table(title, ("way", "logit error", "same class"), rows, numbers=("logit error", "same class"))
+    kinds = Counter(point.kind for point in record.points)
+    places = " and ".join(f"{count} {kind} layers" for kind, count in kinds.items()) or "nothing"
+    proved = f", proved equal to {record.parity.relative:.1g} of the output range" if record.parity else ""
+    click.echo(f"Channel fold {record.fold}: {places} rescaled{proved}. {record.refused}".rstrip())
+    for place in record.left:
+        if place.kind == "normalization":
+            click.echo(f"  left alone: {place.layer}: {place.reason}")
+
+
+def print_trials(trials: Sequence[Trial]) -> None:
+    """Which method won for each backend, and by how much; nothing where none was tried."""
+    most = max((trial.images for trial in trials), default=0)
+    for backend in dict.fromkeys(trial.backend for trial in trials):
+        tried = sorted((trial for trial in trials if trial.backend == backend), key=lambda trial: trial.logit_error)
+        names = ", ".join(f"{_choice(trial)} {_outcome(trial, most)}" for trial in tried[:3])
+        click.echo(f"Logit error on images held back, {backend}: {names}, ... worst {_outcome(tried[-1], most)}.")
+
+
+def _outcome(trial: Trial, most: int) -> str:
+    """The error, and on how many images where it was not run on all."""
+    return f"{trial.logit_error:.4f}" + (f" on {trial.images}" if trial.images < most else "")
+
+
+def _choice(trial: Trial) -> str:
+    if trial.backend == "tensorrt":
+        return trial.method
+    return f"{trial.method} ({'shared' if trial.shared_add else 'separate'} additions)"
+
+
+def print_search(search: Search) -> None:
+    """The frontier of a search, and what was chosen, on images that were not searched as well."""
+    header = ("layers kept", "bytes in floating point", "drop", "same class", "x FP32 speed", "")
+    rows = [_step_cells(step, place == search.chosen) for place, step in enumerate(search.steps)]
+    print_table(
+        f"Layers kept in floating point, for a drop of at most {search.max_drop:g}", header, rows, numbers=header[:5]
+    )
+    if search.check is not None:
+        check = search.check
+        click.echo(
+            f"On {check.images} images that were not searched: drop {check.drop:.2f} ± {check.drop_se:.2f}, "
+            f"same class {check.agreement:.2f} %."
+        )
+
+
+def _step_cells(step: SearchStep, chosen: bool) -> tuple[str, ...]:
+    figures = step.figures
+    return (
+        str(len(step.kept)),
+        f"{step.share:.1f} %",
+        f"{figures.drop:+.2f} ± {figures.drop_se:.2f}",
+        f"{figures.agreement:.2f} %",
+        "" if step.speedup is None else f"{step.speedup:.2f}",
+        "chosen" if chosen else "",
+    )
+
+
+def print_quality(title: str, quality: Quality, *, made: str = "INT8") -> None:
+    """FP32 beside what was made of it: answers, latency, size."""
+    rows = [*_answer_rows(quality.answers), *_fidelity_rows(quality.fidelity), *_latency_rows(quality)]
+    header = ("", "FP32", made, f"{made} against FP32")
+    print_table(title, header, [*rows, _size_row(quality)], numbers=header[1:3])
+
+
+def print_gate(gate: Gate) -> None:
+    """What the gate decided, and why."""
+    click.echo(f"Gate: {'INT8' if gate.passed else gate.kept} is kept: {'; '.join(gate.reasons)}.")
+
+
+def _answer_rows(answers: Classification | None) -> Iterator[tuple[str, str, str, str]]:
+    if answers is None:
+        return
+    change = f"{-answers.drop:+.2f} ± {answers.drop_standard_error:.2f} points"
+    yield "top-1", f"{answers.top1_reference:.2f} %", f"{answers.top1_candidate:.2f} %", change
+    yield f"same class, {answers.images} images", "", "", f"{answers.agreement:.2f} %"
+    yield "right alone, images", str(answers.only_reference_right), str(answers.only_candidate_right), ""
+    cosine = f"{answers.feature_cosine_mean:.5f}, worst {answers.feature_cosine_worst:.4f}"
+    yield "feature cosine", "", "", cosine
+    yield "relative logit error", "", "", f"{answers.logit_error:.4f}"
+
+
+def _fidelity_rows(fidelity: Fidelity | None) -> Iterator[tuple[str, str, str, str]]:
+    if fidelity is None:
+        return
+    yield f"relative error, {fidelity.images} images without labels", "", "", f"{fidelity.error:.4f}"
+    yield "cosine", "", "", f"{fidelity.cosine_mean:.5f}, worst {fidelity.cosine_worst:.4f}"
+    yield "same number is the largest", "", "", f"{fidelity.agreement:.2f} %"
+    if fidelity.neighbours is not None:
+        yield "same nearest image", "", "", f"{fidelity.neighbours:.2f} %"
+
+
+def _latency_rows(quality: Quality) -> Iterator[tuple[str, str, str, str]]:
+    for entry in quality.latency:
+        factor = f"{entry.speedup:.2f} x as fast ({entry.speedup_low:.2f}..{entry.speedup_high:.2f})"
+        name = f"batch {entry.batch}, {entry.threads} threads"
+        yield name, f"{entry.reference_ms:.2f} ms", f"{entry.candidate_ms:.2f} ms", factor
+
+
+def _size_row(quality: Quality) -> tuple[str, str, str, str]:
+    ours, theirs = quality.reference_bytes, quality.candidate_bytes
+    return "file", f"{ours / 1e6:.2f} MB", f"{theirs / 1e6:.2f} MB", f"{theirs / ours:.2f} x the size"

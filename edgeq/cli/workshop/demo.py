@@ -1,0 +1,96 @@
+"""`edgeq demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.workshop.prepare import print_prepared
+from edgeq.demo.run import EVALUATION, MODEL, Demo, run_demo
+from edgeq.demo.vlm.story import ASKED, SCENES, VLM, VLM_BUNDLE, Row, Story
+from edgeq.pipeline.classifier import Options
+from edgeq.quality.estimate import Estimate
+
+__all__ = ["command", "print_story"]
+
+_LEGEND: Final = (
+    "right: reports that are right word for word; as FP32: that the whole model gives, too;",
+    "cosine: of the image's features with those of FP32, patch by patch.",
+    "transformers runs the first two, edgeq the others: tok/s compare within a pair alone.",
+)
+
+
+@click.command("demo")
+@click.option("-o", "--output", type=PATH, default=Path("edgeq-demo"), show_default=True, help="A directory to make.")
+@click.option(
+    "--scenes",
+    type=click.IntRange(0),
+    default=SCENES,
+    show_default=True,
+    help="Ask the vision-language model about so many scenes; 0 leaves it out, and needs no torch.",
+)
+@threads_option
+@json_option
+def command(output: Path, scenes: int, threads: int | None, as_json: bool) -> None:
+    """Go the whole way on two small networks that come with edgeq; nothing is downloaded.
+
+    A classifier tells corrosion, cracks and spalling from shadows and sound surfaces, on scenes that are drawn for it;
+    it is put into INT8. A vision-language model reports on such scenes: what there is, where, how severe, and what to
+    do. It is stored in four ways, and each is asked about the same unseen scenes.
+    """
+    with console.progress_bars() as progress:
+        demo = run_demo(output, options=Options(threads=threads), scenes=scenes, progress=progress)
+    console.print_warnings(demo.classifier.warnings)
+    if as_json:
+        console.print_json(demo)
+        return
+    print_prepared(demo.classifier)
+    if demo.story:
+        print_story(demo.story)
+    _print_next(output, demo)
+
+
+def print_story(story: Story) -> None:
+    """The four ways beside each other, for a person."""
+    header = ("", "vision", "language", "MB", "right", "as FP32", "cosine", "worst", "tok/s")
+    console.print_table(
+        f"A vision-language model stored in four ways, the same {story.scenes} unseen scenes",
+        header,
+        [_cells(row) for row in story.rows],
+        numbers=header[3:],
+    )
+    for line in _LEGEND:
+        click.echo(line)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    alike = row.agreement is not None
+    return (
+        row.name,
+        row.vision,
+        row.language,
+        f"{row.bytes / 1e6:.2f}",
+        _percent(row.right),
+        _percent(row.agreement) if row.agreement else "",
+        f"{row.cosine:.5f}" if alike else "",
+        f"{row.worst:.3f}" if alike else "",
+        f"{row.tokens_per_second:.0f}",
+    )
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.value:.1f} %"
+
+
+def _print_next(output: Path, demo: Demo) -> None:
+    """What to try now."""
+    click.echo(f"next: edgeq inspect {output / MODEL}")
+    click.echo(f"      edgeq evaluate {demo.classifier.bundle} --eval {output / EVALUATION} --json")
+    if demo.story:
+        click.echo(f"      edgeq plan {output / VLM} --device orin-nx-16gb")
+        click.echo(f'      edgeq run {output / VLM_BUNDLE} {output / ASKED / "0000.png"} "What do you see?"')
+    click.echo("      edgeq prepare YOUR_MODEL --images YOUR_IMAGES --eval YOUR_LABELLED_IMAGES -o BUNDLE")

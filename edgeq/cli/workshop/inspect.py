@@ -1,0 +1,50 @@
+"""`edgeq inspect`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.flags import json_option
+from edgeq.cli.workshop.options import preprocess_flags, preprocess_options
+from edgeq.pipeline.inspect import Inspection, inspect_model
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@click.argument("model")
+@preprocess_options
+@json_option
+def command(model: str, mean: str | None, std: str | None, size: str | None, as_json: bool) -> None:
+    """Show what MODEL is made of, and what would be done to each part."""
+    with tempfile.TemporaryDirectory() as scratch:
+        inspection = inspect_model(model, Path(scratch), preprocess=preprocess_flags(mean, std, size))
+    if as_json:
+        console.print_json(inspection)
+    else:
+        _print(inspection)
+
+
+def _print(inspection: Inspection) -> None:
+    console.print_table(
+        f"{inspection.model} ({inspection.source}), {inspection.parameters:,} parameters",
+        ("component", "layers", "parameters", "MB in FP32"),
+        [(c.name, str(c.layers), f"{c.parameters:,}", f"{c.bytes / 1e6:.2f}") for c in inspection.components],
+        numbers=("layers", "parameters", "MB in FP32"),
+    )
+    console.print_table(
+        "What would be done",
+        ("component", "kind", "layers", "parameters", "what", "why"),
+        [
+            (group.component, group.kind, str(group.layers), f"{group.parameters:,}", group.decision, group.reason)
+            for group in inspection.groups
+        ],
+        numbers=("layers", "parameters"),
+    )
+    click.echo(f"BatchNorm: {inspection.batchnorm}, of which {inspection.batchnorm_foldable} fold.")
+    for name, reason in inspection.batchnorm_kept.items():
+        click.echo(f"  {name} stays: {reason}")

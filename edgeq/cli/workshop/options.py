@@ -1,0 +1,287 @@
+"""Options that several verbs of the workshop have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+from click.core import ParameterSource
+
+from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH
+from edgeq.calibrate.thresholds import METHODS
+from edgeq.cli.flags import PATH
+from edgeq.errors import PlanError
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.stages import Options
+from edgeq.plan.guards import check_allowed
+from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope
+from edgeq.plan.rule_file import load_rules
+from edgeq.quality.gate import MAX_DROP, MIN_SPEEDUP
+from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
+
+__all__ = [
+    "allowances",
+    "calibration_options",
+    "eval_option",
+    "fold_options",
+    "gate_options",
+    "guard_options",
+    "images_option",
+    "parse_size",
+    "plan_choices",
+    "plan_file_option",
+    "plan_options",
+    "preprocess_flags",
+    "preprocess_options",
+    "search_bounds",
+    "search_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_DROP_HELP = (
+    "Points of top-1 that may be lost: keep layers in floating point until no more is. "
+    "Searched on half of --eval, judged by the other."
+)
+
+images_option = click.option("--images", type=PATH, required=True, help="Calibration images: a folder or a zip.")
+
+
+def eval_option(*, required: bool) -> Callable[[F], F]:
+    """--eval LABELLED."""
+    text = "Labelled images: a folder or zip with one folder for each class."
+    return click.option("--eval", "labelled", type=PATH, required=required, help=text)
+
+
+def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _channel_equalization(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if re.match(CHANNEL_EQUALIZATIONS, value) is None:
+        raise click.BadParameter(f"{value}: expected none, repq, smooth, repq-smooth, smooth:0.5 (or another) or auto")
+    return value
+
+
+preprocess_options = _chain(
+    click.option("--mean", help="Where preprocessor_config.json is missing: R,G,B mean of pixels in 0..1."),
+    click.option("--std", help="Likewise: R,G,B standard deviation."),
+    click.option("--size", help="Likewise: SIDE or HEIGHTxWIDTH in pixels."),
+)
+
+calibration_options = _chain(
+    click.option(
+        "--calibration-images",
+        type=click.IntRange(1),
+        default=CALIBRATION_IMAGES,
+        show_default=True,
+        help="Use at most so many.",
+    ),
+    click.option(
+        "--method",
+        type=click.Choice([AUTO, SEARCH, *METHODS]),
+        default=AUTO,
+        show_default=True,
+        help="How a histogram becomes a range; auto tries all on images held back, search then looks for each tensor's "
+        "own range, which takes a transformer some minutes.",
+    ),
+)
+
+plan_options = _chain(
+    click.option("--rules", "rules_file", type=PATH, help="Rules of your own, asked before the built-in ones (YAML)."),
+    click.option(
+        "--weights",
+        type=click.Choice(["per-channel", "per-tensor"]),
+        default="per-channel",
+        show_default=True,
+        help="Granularity of the weight scales; per-tensor is for comparison only.",
+    ),
+    click.option(
+        "--add-scales",
+        type=click.Choice([AUTO, "shared", "separate"]),
+        default=AUTO,
+        show_default=True,
+        help="Scales of the two inputs of a residual addition; auto tries both where --method auto does, else shares.",
+    ),
+    click.option(
+        "--transformer",
+        type=click.Choice(get_args(Scope)),
+        default="linears",
+        show_default=True,
+        help="Of a transformer, in INT8: feed-forward layers; those, value and output; or all linear layers.",
+    ),
+)
+
+plan_file_option = click.option(
+    "--plan",
+    "plan_file",
+    type=PATH,
+    help="A plan of `edgeq plan -o`, in the place of the built-in rules and --weights.",
+)
+
+fold_options = _chain(
+    click.option("--fold/--no-fold", default=True, help="Fold BatchNorm; --no-fold is for comparison only."),
+    click.option("--keep-batchnorm", multiple=True, metavar="NODE", help="Leave this BatchNorm in FP32; repeatable."),
+    click.option(
+        "--channel-equalization",
+        default=AUTO,
+        show_default=True,
+        metavar="WAY",
+        callback=_channel_equalization,
+        help="Bring channels before linear layers to like ranges: none, repq, smooth, smooth:STRENGTH, repq-smooth or "
+        "auto, which tries them where there is a normalization.",
+    ),
+)
+
+
+search_options = _chain(
+    click.option("--max-drop", type=click.FloatRange(0.0), metavar="POINTS", help=MAX_DROP_HELP),
+    click.option(
+        "--max-float-share",
+        type=click.FloatRange(0.0, 100.0),
+        default=MAX_SHARE,
+        show_default=True,
+        metavar="PERCENT",
+        help="With --max-drop: so much of the weighted layers' bytes may stay in floating point.",
+    ),
+    click.option(
+        "--min-speedup",
+        type=click.FloatRange(0.0, min_open=True),
+        metavar="TIMES",
+        help="With --max-drop: so many times FP32's speed must be left at batch 1.",
+    ),
+)
+
+
+gate_options = _chain(
+    click.option(
+        "--gate-speedup",
+        type=click.FloatRange(0.0),
+        default=MIN_SPEEDUP,
+        show_default=True,
+        metavar="TIMES",
+        help="A transformer's INT8 graph must be more than so many times as fast as FP32, else floating point is kept.",
+    ),
+    click.option(
+        "--gate-drop",
+        type=click.FloatRange(0.0),
+        default=MAX_DROP,
+        show_default=True,
+        metavar="POINTS",
+        help="Likewise: points of top-1 that it may lose on --eval.",
+    ),
+)
+
+
+guard_options = _chain(
+    click.option("--allow", "codes", multiple=True, metavar="CODE", help="Pass this guard, such as EQ107; repeatable."),
+    click.option("--because", "reasons", multiple=True, metavar="TEXT", help="Why: one for each --allow, in order."),
+)
+
+
+def allowances(codes: Sequence[str], reasons: Sequence[str]) -> dict[str, str]:
+    """The guards allowed by --allow and --because: code -> because.
+
+    Raises:
+        click.UsageError: an unknown code, one given twice, or not exactly one reason for each.
+    """
+    if len(codes) != len(reasons):
+        raise click.UsageError(
+            f"{len(codes)} --allow and {len(reasons)} --because: give a reason for each code, in order"
+        )
+    if len(set(codes)) < len(codes):
+        raise click.UsageError("--allow names a code twice")
+    allowed = dict(zip(codes, reasons, strict=True))
+    try:
+        check_allowed(allowed)
+    except PlanError as error:
+        raise click.UsageError(str(error)) from None
+    return allowed
+
+
+_SETTLED_BY_PLAN = (
+    "rules_file",
+    "weights",
+    "add_scales",
+    "transformer",
+    "fold",
+    "keep_batchnorm",
+    "channel_equalization",
+)
+
+
+def plan_choices(
+    *,
+    add_scales: str,
+    rules_file: Path | None,
+    codes: Sequence[str],
+    reasons: Sequence[str],
+    plan_file: Path | None = None,
+    **choices: Any,
+) -> Options:
+    """The main job's options from the flags of `plan_options`, `guard_options` and `plan_file_option`, and others.
+
+    Raises:
+        click.UsageError: --plan is given together with what a plan settles, or an allowance is wrong.
+        ArtifactError: a file is not what it should be.
+    """
+    if plan_file is not None:
+        _check_alone(click.get_current_context())
+    return Options(
+        shared_add=None if add_scales == AUTO else add_scales == "shared",
+        rules=load_rules(rules_file) if rules_file else (),
+        plan=PrecisionPlan.load(plan_file) if plan_file else None,
+        allow=allowances(codes, reasons),
+        **choices,
+    )
+
+
+def search_bounds(max_drop: float | None, max_float_share: float, min_speedup: float | None) -> SearchBounds | None:
+    """What the flags of `search_options` allow; None where no bound was given."""
+    if max_drop is None:
+        return None
+    return SearchBounds(max_drop, max_share=max_float_share, min_speedup=min_speedup)
+
+
+def _check_alone(context: click.Context) -> None:
+    for name in _SETTLED_BY_PLAN:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = next(option.opts[0] for option in context.command.params if option.name == name)
+            raise click.UsageError(f"{flag} and --plan: the plan settles that; make another with edgeq plan")
+
+
+def preprocess_flags(mean: str | None, std: str | None, size: str | None) -> Preprocess | None:
+    """The preprocessing given by --mean, --std and --size; None where none of them was given.
+
+    Raises:
+        click.UsageError: only some were given, or one is malformed.
+    """
+    if mean is None and std is None and size is None:
+        return None
+    if mean is None or std is None or size is None:
+        raise click.UsageError("--mean, --std and --size belong together: give all three")
+    return Preprocess.from_flags(_numbers("--mean", mean), _numbers("--std", std), parse_size("--size", size))
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(f"{flag} {text}: expected three numbers, such as 0.485,0.456,0.406") from None
+
+
+def parse_size(flag: str, text: str) -> tuple[int, int]:
+    """Height and width in pixels from SIDE or HEIGHTxWIDTH; raises click.UsageError, which names the flag."""
+    height, _, width = text.lower().partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise click.UsageError(f"{flag} {text}: expected SIDE or HEIGHTxWIDTH, such as 224 or 480x640") from None

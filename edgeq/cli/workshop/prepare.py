@@ -1,0 +1,205 @@
+"""`edgeq prepare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from click.core import ParameterSource
+
+from edgeq.cli import console
+from edgeq.cli.flags import PATH, json_option, output_option, threads_option
+from edgeq.cli.workshop.classifier_tables import (
+    print_export,
+    print_fold,
+    print_gate,
+    print_quality,
+    print_search,
+    print_trials,
+)
+from edgeq.cli.workshop.options import (
+    allowances,
+    calibration_options,
+    fold_options,
+    gate_options,
+    guard_options,
+    images_option,
+    plan_choices,
+    plan_file_option,
+    plan_options,
+    preprocess_flags,
+    preprocess_options,
+    search_bounds,
+    search_options,
+)
+from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
+from edgeq.pipeline.classifier import Prepared, prepare
+from edgeq.pipeline.inspect import read_config
+from edgeq.pipeline.vlm import VlmOptions, prepare_vlm
+from edgeq.pipeline.vlm_fit import is_vision_language
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rule_file import load_rules
+from edgeq.quality.gate import GateBounds
+
+__all__ = ["command", "print_prepared"]
+
+
+CLASSIFIER_FLAGS: Final = (
+    *("calibration_images", "method", "weights", "add_scales", "fold", "keep_batchnorm", "mean", "std", "size"),
+    *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
+)
+VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", "keep_fp32")
+
+
+@click.command("prepare")
+@click.argument("model")
+@images_option
+@click.option(
+    "--eval",
+    "labelled",
+    type=PATH,
+    help="Labelled images, one folder for each class; or, for a vision-language model, a JSONL file of questions.",
+)
+@output_option
+@calibration_options
+@plan_options
+@plan_file_option
+@fold_options
+@search_options
+@gate_options
+@guard_options
+@preprocess_options
+@click.option("--device", help="Vision-language: plan its memory, and stop if the model does not fit.")
+@click.option(
+    "--context", type=click.IntRange(1), default=2048, show_default=True, help="Tokens of image, question and answer."
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer when judging."
+)
+@click.option(
+    "--reference-answers/--no-reference-answers",
+    default=True,
+    help="Load the whole model, where memory allows, to judge the bundle by its answers.",
+)
+@click.option("--keep-fp32", is_flag=True, help="Leave the FP32 vision graph in the bundle.")
+@threads_option
+@json_option
+def command(model: str, images: Path, output: Path, as_json: bool, **choices: Any) -> None:
+    """Make a judged bundle of a classifier (INT8) or a vision-language model (FP16 and NF4): the main job.
+
+    MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
+    Hugging Face id. A classifier, or an image encoder, is exported, its BatchNorm folded and the result proved equal,
+    calibrated, quantized for ONNX Runtime and for TensorRT, and judged against FP32 on the labelled images. Of a
+    transformer, the INT8 graph is kept only if it is faster and loses little; else the bundle runs in floating point.
+    Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
+    language model an NF4 checkpoint; the two are judged against the whole model on the questions.
+    """
+    vision_language = is_vision_language(read_config(model))
+    refuse_flags(CLASSIFIER_FLAGS if vision_language else VLM_FLAGS, model)
+    prepare_one = _prepare_vlm if vision_language else _prepare_classifier
+    prepare_one(model, images, output, as_json, **choices)
+
+
+def refuse_flags(names: Sequence[str], model: str) -> None:
+    """Raise click.UsageError where one of these options was given on the command line."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = option.name is not None and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option.name in names:
+            kind = "a vision-language model" if option.name in CLASSIFIER_FLAGS else "no vision-language model"
+            raise click.UsageError(f"{option.opts[0]}: {model} is {kind}")
+
+
+def _prepare_classifier(
+    model: str,
+    images: Path,
+    output: Path,
+    as_json: bool,
+    *,
+    labelled: Path | None,
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+    max_drop: float | None,
+    max_float_share: float,
+    min_speedup: float | None,
+    gate_speedup: float,
+    gate_drop: float,
+    **choices: Any,
+) -> None:
+    own = {name: value for name, value in choices.items() if name not in VLM_FLAGS}
+    with console.progress_bars() as progress:
+        prepared = prepare(
+            model,
+            images,
+            output,
+            labelled=labelled,
+            preprocess=preprocess_flags(mean, std, size),
+            options=plan_choices(
+                search=search_bounds(max_drop, max_float_share, min_speedup),
+                gate=GateBounds(min_speedup=gate_speedup, max_drop=gate_drop),
+                **own,
+            ),
+            progress=progress,
+        )
+    console.print_warnings(prepared.warnings)
+    if as_json:
+        console.print_json(prepared)
+    else:
+        print_prepared(prepared)
+
+
+def _prepare_vlm(
+    model: str,
+    images: Path,
+    output: Path,
+    as_json: bool,
+    *,
+    labelled: Path | None,
+    codes: tuple[str, ...],
+    reasons: tuple[str, ...],
+    rules_file: Path | None,
+    plan_file: Path | None,
+    **choices: Any,
+) -> None:
+    if rules_file and plan_file:
+        raise click.UsageError("--rules and --plan: the plan settles that; make another with edgeq plan")
+    own = {name: value for name, value in choices.items() if name not in CLASSIFIER_FLAGS}
+    options = VlmOptions(
+        rules=load_rules(rules_file) if rules_file else (),
+        plan=PrecisionPlan.load(plan_file) if plan_file else None,
+        allow=allowances(codes, reasons),
+        **own,
+    )
+    with console.progress_bars() as progress:
+        prepared = prepare_vlm(model, images, output, questions=labelled, options=options, progress=progress)
+    console.print_warnings(prepared.warnings)
+    if as_json:
+        console.print_json(prepared)
+    else:
+        print_prepared_vlm(prepared)
+
+
+def print_prepared(prepared: Prepared) -> None:
+    """What was done and measured, for a person."""
+    quality = prepared.quality
+    print_export(prepared.export)
+    if prepared.channels is not None:
+        print_fold(prepared.channels)
+    fp16 = f"FP16: {prepared.fp16_layers}, " if prepared.fp16_layers else ""
+    click.echo(
+        f"INT8: {prepared.int8_layers} layers with weights, {fp16}FP32: {prepared.fp32_layers}. "
+        f"Calibrated on {prepared.calibration_images} images ({prepared.method}), {prepared.held_back} held back."
+    )
+    print_trials(prepared.trials)
+    if prepared.search is not None:
+        print_search(prepared.search)
+    for name, skipped in (("calibration", prepared.calibration_skipped), ("evaluation", quality.skipped)):
+        if skipped:
+            click.echo(f"Skipped {len(skipped)} {name} images that cannot be read: {', '.join(skipped[:5])}")
+    print_quality(f"FP32 against INT8, {quality.backend}", quality)
+    if prepared.gate is not None:
+        print_gate(prepared.gate)
+    click.echo(f"The bundle lies in {prepared.bundle}")

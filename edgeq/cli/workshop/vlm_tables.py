@@ -1,0 +1,113 @@
+"""What was planned, made and measured of a vision-language model, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from edgeq.cli import console
+from edgeq.pipeline.vlm import PreparedVlm
+from edgeq.plan.memory import MemoryPlan
+from edgeq.quality.estimate import Estimate
+from edgeq.quality.tasks.answers import VlmQuality
+
+__all__ = ["print_answers", "print_memory", "print_prepared_vlm"]
+
+
+def print_memory(plan: MemoryPlan) -> None:
+    """Weights, the moment that needs most, and whether the device has that much, on stdout."""
+    click.echo(f"{plan.model}: {plan.parameters:,} parameters, {_gigabytes(plan.weights_bytes)} of weights.")
+    console.print_table(
+        "Weights",
+        ("component", "parameters", "GB", "precision"),
+        [
+            (part.name, f"{part.parameters:,}", f"{part.bytes / 1e9:.3f}", ", ".join(kind for kind in part.precisions))
+            for part in plan.components
+        ],
+        numbers=("parameters", "GB"),
+    )
+    console.print_table(
+        f"While {plan.tightest.name}, when it needs most",
+        ("what", "GB", "how"),
+        [(item.name, f"{item.bytes / 1e9:.3f}", item.how) for item in plan.tightest.items],
+        numbers=("GB",),
+    )
+    for line in _lines(plan):
+        click.echo(line)
+
+
+def _lines(plan: MemoryPlan) -> Iterator[str]:
+    others = [phase for phase in plan.phases if phase is not plan.tightest]
+    yield "Less is needed while " + ", ".join(f"{phase.name} ({_gigabytes(phase.bytes)})" for phase in others) + "."
+    image, cross = plan.image, plan.image.cross_tokens
+    seen = f" and {cross:,} that cross-attention looks at" if cross else ""
+    yield (
+        f"An image of {plan.request.image_size[0]} x {plan.request.image_size[1]} takes {image.tokens:,} tokens{seen}; "
+        f"a token takes {plan.kv.bytes_per_token:,} bytes of KV cache."
+    )
+    spare = _gigabytes(abs(plan.spare_bytes))
+    if plan.fits:
+        yield f"It fits {plan.device.title} with {spare} to spare: {plan.reason}."
+        return
+    missing = f" by {spare}" if plan.spare_bytes < 0 else ""
+    yield f"It does not fit {plan.device.title}{missing}: {plan.reason}."
+    for change in plan.changes:
+        yield f"It would fit with {change.what} {change.value}: {_gigabytes(change.needed_bytes)}."
+    if not plan.changes:
+        yield "No single change would make it fit."
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def print_prepared_vlm(prepared: PreparedVlm) -> None:
+    """What was done and measured, for a person."""
+    vision, half = prepared.vision, prepared.vision.fp16
+    assert half is not None, "prepare makes both graphs"
+    before, after = prepared.fp16_bytes / 1e6, (prepared.vision_bytes + prepared.language_bytes) / 1e6
+    click.echo(
+        f"Vision and connector: {vision.parameters:,} parameters in FP16, {half.fp16_layers} layers; "
+        f"{len(half.fp32_layers)} stay FP32."
+    )
+    click.echo(
+        f"Feature cosine on {prepared.photographs} photographs, FP32 against FP16: mean {half.parity.mean_cosine:.6f}, "
+        f"worst {half.parity.worst_cosine:.6f}."
+    )
+    share = prepared.four_bit_parameters / prepared.parameters
+    click.echo(f"NF4: {prepared.four_bit_parameters:,} of {prepared.parameters:,} parameters ({100 * share:.1f} %).")
+    click.echo(f"{before:,.1f} MB in FP16, {after:,.1f} MB in the bundle ({after / before:.2f} x the size).")
+    if prepared.skipped:
+        click.echo(f"Skipped {len(prepared.skipped)} images that cannot be read: {', '.join(prepared.skipped[:5])}")
+    if prepared.quality is not None:
+        print_answers(prepared.quality)
+    if prepared.memory is not None:
+        click.echo(f"On {prepared.memory.device.title} {prepared.memory.reason}.")
+    click.echo(f"The bundle lies in {prepared.bundle}")
+    click.echo(f'next: edgeq run {prepared.bundle} IMAGE "QUESTION"')
+
+
+def print_answers(quality: VlmQuality) -> None:
+    """The whole model beside the bundle on the user's questions."""
+    rows = [("same answer", "", "", _percent(quality.agreement))]
+    for name, score in (("right answers", quality.exact), ("key terms", quality.key_terms)):
+        if score is not None:
+            change = f"{-score.drop.value:+.2f} points"
+            rows.append(
+                (f"{name}, {score.items} questions", _percent(score.reference), _percent(score.candidate), change)
+            )
+    forced = quality.forced
+    rows.append((f"KL, {forced.tokens} tokens", "", "", f"{forced.kl.value:.5f} nats a token"))
+    rows.append(("perplexity", "", "", f"{forced.perplexity_ratio.value:.4f} x"))
+    rows.append(("feature cosine", "", "", f"{quality.features.cosine.value:.6f}, worst {quality.features.worst:.6f}"))
+    console.print_table(
+        f"The whole model against the bundle, {quality.items} questions",
+        ("", "whole", "bundle", "bundle against whole"),
+        rows,
+        numbers=("whole", "bundle"),
+    )
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} %"

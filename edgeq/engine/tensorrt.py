@@ -1,0 +1,204 @@
+"""Run a TensorRT engine.
+
+Nothing is copied for tensors that are on the device already (`run_device`); numpy arrays are copied in and out (`run`).
+Everything goes into one stream, which is not the default one: TensorRT would synchronize the whole device there.
+
+No engine has been run by edgeq yet: no GPU with TensorRT was at hand. The calls were checked against the bindings of
+10.3 and 10.16.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import EngineError, first_line
+from edgeq.tensorrt.buffer import Buffer, DeviceMemory
+from edgeq.tensorrt.loading import load_tensorrt
+from edgeq.tensorrt.log import build_log
+from edgeq.tensorrt.tensors import DeviceTensor, EngineTensor, Shape, check_feeds, read_slots
+
+__all__ = ["TensorRtEngine"]
+
+
+class TensorRtEngine:
+    """One engine with one execution context; calls from several threads take turns.
+
+    Args:
+        engine: a serialized engine, or a file with one. Only what was built here, or verified, may be given: an engine
+            can hold code.
+        memory: the device's memory and stream; it must outlive the engine.
+        trt: TensorRT, where it is loaded already.
+
+    Attributes:
+        inputs: names of the inputs, in the engine's order.
+        outputs: names of the outputs, in the engine's order.
+
+    Raises:
+        EngineError: the file cannot be read, or TensorRT refuses the engine: it was built by another release or for
+            another device, or is damaged.
+    """
+
+    def __init__(self, engine: bytes | Path, memory: DeviceMemory, *, trt: ModuleType | None = None) -> None:
+        self._trt = load_tensorrt() if trt is None else trt
+        self._memory = memory
+        self._log = build_log(self._trt)
+        self._runtime = self._start()  # it must outlive the engine
+        self._engine = self._deserialize(engine)
+        self._context = self._make_context(self._engine)
+        self._slots = read_slots(self._trt, self._engine)
+        self.inputs = tuple(slot.name for slot in self._slots if slot.is_input)
+        self.outputs = tuple(slot.name for slot in self._slots if not slot.is_input)
+        self._buffers: dict[str, Buffer] = {}
+        self._turn = threading.Lock()
+
+    def run(
+        self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Compute `outputs` (all of them when None) for one batch of arrays.
+
+        Raises:
+            EngineError: a name, dtype or shape is not the engine's, or the run failed.
+        """
+        wanted = self._wanted(outputs)
+        check_feeds(self._slots, feeds)
+        with self._turn:
+            arrays = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
+            results = self._enqueue({name: self._copied_in(name, array) for name, array in arrays.items()})
+            values = {name: np.empty(results[name].shape, results[name].dtype) for name in wanted}
+            for name, value in values.items():
+                self._memory.copy_out(self._buffers[name], value)
+            self._memory.synchronize()
+        return values
+
+    def run_device(
+        self, feeds: Mapping[str, DeviceTensor], outputs: Sequence[str] | None = None
+    ) -> dict[str, DeviceTensor]:
+        """Compute `outputs` (all of them when None) for one batch that lies on the device; nothing is copied.
+
+        The run begins after what the caller's stream holds, and is over when this returns. The outputs lie in memory of
+        the engine: they stay as they are until the next run or `close`.
+
+        Raises:
+            EngineError: a name, dtype, shape or address is not the engine's, or the run failed.
+        """
+        wanted = self._wanted(outputs)
+        check_feeds(self._slots, feeds)
+        with self._turn:
+            self._memory.wait_for_caller()
+            results = self._enqueue(feeds)
+            self._memory.synchronize()
+        return {name: results[name] for name in wanted}
+
+    def close(self) -> None:
+        """Give the memory of inputs and outputs back, once nothing uses it any more."""
+        with self._turn:
+            self._memory.synchronize()
+            for buffer in self._buffers.values():
+                self._memory.free(buffer)
+            self._buffers = {}
+
+    def _start(self) -> Any:
+        try:
+            return self._trt.Runtime(self._log)
+        except (TypeError, RuntimeError) as error:  # pybind11's: a null pointer is a TypeError
+            raise self._failed("start", "there is no CUDA device, or its driver does not fit this release") from error
+
+    def _deserialize(self, engine: bytes | Path) -> Any:
+        data = engine if isinstance(engine, bytes) else _read(engine)
+        made = self._runtime.deserialize_cuda_engine(data)
+        if made is None:
+            raise EngineError(
+                f"TensorRT {self._trt.__version__} refuses {'the engine' if isinstance(engine, bytes) else engine}",
+                causes=(
+                    *self._log.causes(),
+                    "it was built by another release of TensorRT or JetPack",
+                    "it was built on another kind of GPU: an engine does not move between devices",
+                    "the file is damaged",
+                ),
+                next_step="build it again on this device: edgeq build BUNDLE --backend tensorrt",
+            )
+        return made
+
+    def _make_context(self, engine: Any) -> Any:
+        context = engine.create_execution_context()
+        if context is None:
+            raise self._failed("make an execution context", "its memory does not fit beside what is loaded")
+        return context
+
+    def _enqueue(self, feeds: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
+        """Put one run into the stream: every output and where it will lie."""
+        context = self._context
+        self._log.errors.clear()
+        for name, tensor in feeds.items():
+            self._done(context.set_input_shape(name, tensor.shape), f"take shape {tensor.shape} for input {name}")
+        self._infer_shapes()
+        results = {slot.name: self._output(slot) for slot in self._slots if not slot.is_input}
+        for name, tensor in (*feeds.items(), *results.items()):
+            self._done(context.set_tensor_address(name, tensor.address), f"take the address of {name}")
+        if not context.execute_async_v3(self._memory.stream):
+            self._memory.synchronize()  # part of it may be under way
+            raise self._failed("run the engine")
+        return results
+
+    def _infer_shapes(self) -> None:
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as error:
+            raise self._failed("infer the shapes", first_line(error)) from error
+        if missing:
+            raise self._failed(f"infer the shapes: {', '.join(missing)} are not known")
+
+    def _output(self, slot: EngineTensor) -> DeviceTensor:
+        shape: Shape = tuple(self._context.get_tensor_shape(slot.name))
+        if any(size < 0 for size in shape):
+            raise EngineError(
+                f"output {slot.name} has shape {list(shape)}",
+                expected="a shape that follows from those of the inputs",
+            )
+        return self._placed(slot.name, shape, slot.dtype)
+
+    def _copied_in(self, name: str, array: NDArray[Any]) -> DeviceTensor:
+        tensor = self._placed(name, array.shape, array.dtype)
+        self._memory.copy_in(self._buffers[name], array)
+        return tensor
+
+    def _placed(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> DeviceTensor:
+        """A tensor in the engine's own memory, which grows to the largest shape so far and is kept."""
+        tensor = DeviceTensor(0, shape, dtype)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.nbytes < tensor.nbytes:
+            if buffer is not None:
+                self._memory.synchronize()  # the run before may still write to it
+                self._memory.free(self._buffers.pop(name))
+            buffer = self._buffers[name] = self._memory.allocate(tensor.nbytes)
+        return DeviceTensor(buffer.address, shape, dtype, owner=self)
+
+    def _wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
+        wanted = self.outputs if outputs is None else tuple(outputs)
+        unknown = [name for name in wanted if name not in self.outputs]
+        if unknown:
+            raise EngineError(
+                f"the engine has no output {', '.join(unknown)}", expected=f"one of {', '.join(self.outputs)}"
+            )
+        return wanted
+
+    def _done(self, fine: bool, what: str) -> None:
+        if not fine:
+            raise self._failed(what)
+
+    def _failed(self, what: str, *causes: str) -> EngineError:
+        return EngineError(f"TensorRT did not {what}", causes=(*self._log.causes(), *causes))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error.strerror or error}") from error

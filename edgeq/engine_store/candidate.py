@@ -1,0 +1,109 @@
+"""Engines that can be verified: what each is loaded from, and how it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.bundle.manifest import Manifest
+from edgeq.engine import Engine
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.tensorrt import TensorRtEngine
+from edgeq.engine_store.key import engine_key
+from edgeq.engine_store.machine import Machine, read_machine
+from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.store import EngineStore
+from edgeq.errors import EngineError
+from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
+from edgeq.tensorrt.memory import open_memory
+
+__all__ = ["Candidate", "find_engine", "onnx_candidate", "tensorrt_candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine that is not open yet.
+
+    Attributes:
+        backend: that runs it, with its version.
+        file: that it is loaded from.
+        open: loads it.
+    """
+
+    backend: str
+    file: Path
+    open: Callable[[], Engine]
+
+
+def onnx_candidate(graph: Path, *, threads: int | None = None) -> Candidate:
+    """An ONNX file for ONNX Runtime."""
+    import onnxruntime
+
+    backend = f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
+    return Candidate(backend, graph, lambda: OnnxRuntimeEngine(graph, threads=threads))
+
+
+def tensorrt_candidate(
+    bundle: Path,
+    manifest: Manifest,
+    store: Path,
+    *,
+    file: Path | None = None,
+    quantization: QuantizationMode | None = None,
+) -> Candidate:
+    """An engine for the TensorRT that is installed.
+
+    Args:
+        bundle: that it was built from.
+        manifest: its own.
+        store: of the engines of this device.
+        file: takes the place of the store. An engine can hold code: it must come from this device.
+        quantization: that it was built on; None takes what the release would take.
+
+    Raises:
+        ArtifactError: the bundle does not say what an engine is built from.
+        EngineError: TensorRT is not installed, or the store has no such engine.
+    """
+    trt = load_tensorrt()
+    release = ".".join(map(str, version_of(trt)))
+    engine = file or find_engine(bundle, manifest, store, release, quantization=quantization)
+    return Candidate(f"tensorrt {trt.__version__}", engine, lambda: TensorRtEngine(engine, open_memory(), trt=trt))
+
+
+def find_engine(
+    bundle: Path,
+    manifest: Manifest,
+    store: Path,
+    release: str,
+    *,
+    quantization: QuantizationMode | None = None,
+    machine: Machine | None = None,
+) -> Path:
+    """The file of the engine that `edgeq build` made of a bundle for this device; nothing is built.
+
+    Args:
+        bundle, manifest, store, quantization: as for `tensorrt_candidate`.
+        release: of TensorRT, such as `10.3.0`.
+        machine: that it was built for; None reads this one.
+
+    Raises:
+        ArtifactError: the bundle does not say what an engine is built from.
+        EngineError: the store has no such engine.
+    """
+    settings = plan_build(bundle, quantization=quantization, tensorrt=release)
+    parts = build_key(bundle, manifest, settings, machine or read_machine())
+    key = engine_key(parts)
+    found = EngineStore(store).find(key) if key else None
+    if found is None:
+        nearest = EngineStore(store).explain(parts)
+        raise EngineError(
+            f"the store {store} has no engine of {bundle} for this device",
+            expected=f"an engine of {settings.graph} on the {settings.quantization} quantization",
+            causes=(
+                *((nearest,) if nearest else ()),
+                "it was not built yet, or with other options: then give its file with --engine",
+            ),
+            next_step=f"edgeq build {bundle} --backend tensorrt",
+        )
+    return found.engine

@@ -1,0 +1,128 @@
+"""From a bundle to the settings of a build and its key, without TensorRT and without reading ONNX."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from edgeq.bundle.manifest import Manifest
+from edgeq.engine_store.key import KeyParts, key_parts
+from edgeq.engine_store.machine import Machine
+from edgeq.errors import ArtifactError, InputError
+from edgeq.model.images.image_set import ImageSet
+from edgeq.plan.budget import WORKSPACE_BYTES
+from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
+from edgeq.tensorrt.loading import QuantizationMode, choose_quantization, version_of
+from edgeq.tensorrt.settings import Batch, BuildSettings, build_settings
+
+__all__ = ["PREPROCESS", "build_key", "plan_build"]
+
+PREPROCESS: Final = "preprocessor_config.json"
+
+
+def plan_build(
+    bundle: Path,
+    *,
+    quantization: QuantizationMode | None = None,
+    tensorrt: str | None = None,
+    batch: Batch | None = None,
+    workspace_bytes: int = WORKSPACE_BYTES,
+    images: Path | None = None,
+) -> BuildSettings:
+    """What a TensorRT builder would be told.
+
+    Args:
+        bundle: a directory made by `edgeq prepare`. Only its `engine.json` is read; nothing is compared with the
+            manifest here.
+        quantization: that is asked for; None takes what the release allows, and for a vision encoder the explicit one
+            first.
+        tensorrt: release that will build, such as `10.3.0`; None where it is not known.
+        batch: least, usual and most pictures at once; None takes the bundle's own.
+        workspace_bytes: limit of the builder's workspace.
+        images: calibrate on these instead of taking the bundle's ranges.
+
+    Raises:
+        ArtifactError: the bundle does not say what an engine is built from.
+        EngineError: the release does not have the quantization mode that is asked for, or the batch is not in order.
+        InputError: images were given where nothing is calibrated.
+    """
+    inputs = EngineInputs.load(bundle / ENGINE_INPUTS)
+    release = version_of(tensorrt) if tensorrt else None
+    chosen, because = _quantization(inputs, quantization, release)
+    settings = build_settings(
+        inputs,
+        chosen,
+        because,
+        tensorrt=".".join(map(str, release)) if release else None,
+        batch=batch,
+        calibration="images" if images else "cache",
+        workspace_bytes=workspace_bytes,
+    )
+    if images and settings.calibration == "none":
+        raise InputError(
+            f"{images} was given to calibrate on, and with {chosen} quantization {settings.graph} needs none",
+            causes=("its ranges are in the graph",) if inputs.precision == "int8" else ("it has no INT8 layers",),
+            next_step="leave --images out",
+        )
+    return settings
+
+
+def build_key(
+    bundle: Path, manifest: Manifest, settings: BuildSettings, machine: Machine, *, images: Path | None = None
+) -> KeyParts:
+    """The parts of the key of a planned build.
+
+    Args:
+        bundle: as for `plan_build`.
+        manifest: its own, whose digests are taken.
+        settings: from `plan_build`.
+        machine: that builds.
+        images: as for `plan_build`; each is read.
+
+    Raises:
+        ArtifactError: `engine.json` speaks of other files than the manifest.
+        ImageError: the images cannot be opened.
+    """
+    inputs = EngineInputs.load(bundle / ENGINE_INPUTS)
+    listed = {file.name: file.sha256 for file in manifest.files}
+    graph = {name: listed[name] for name in (settings.graph, f"{settings.graph}.data") if name in listed}
+    if graph.get(settings.graph) != settings.graph_sha256 or inputs.plan_sha256 not in listed.values():
+        raise ArtifactError(
+            f"{bundle / ENGINE_INPUTS} speaks of another {settings.graph} or another plan than the bundle holds",
+            causes=("the graph or the plan was changed after the bundle was made",),
+            next_step="prepare the bundle again",
+        )
+    return key_parts(
+        settings,
+        machine,
+        graph=graph,
+        plan_sha256=inputs.plan_sha256,
+        calibration_sha256=_calibration(settings, listed, images),
+    )
+
+
+def _quantization(
+    inputs: EngineInputs, asked: QuantizationMode | None, release: tuple[int, int, int] | None
+) -> tuple[QuantizationMode, str]:
+    """The quantization mode, and why; without a release only the choice itself can be told."""
+    default: QuantizationMode | None = "explicit" if inputs.precision == "fp16" else None
+    if release:
+        return choose_quantization(release, asked, default=default)
+    chosen: QuantizationMode = asked or default or "implicit"
+    why = "asked for" if asked else "the default for this graph"
+    unsure = "; TensorRT 11 has explicit quantization alone" if chosen == "implicit" else ""
+    return chosen, f"{chosen}: {why}, no release of TensorRT was named{unsure}"
+
+
+def _calibration(settings: BuildSettings, listed: Mapping[str, str], images: Path | None) -> str:
+    """The digest of what the ranges come from; empty where nothing is calibrated."""
+    if settings.calibration == "none":
+        return ""
+    if images is None:
+        return listed.get(CALIBRATION_CACHE, "")
+    opened = ImageSet.open(images)
+    digests = sorted(opened.digest(item) for item in opened.items)
+    return hashlib.sha256("\n".join([listed.get(PREPROCESS, ""), *digests]).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Families of vision-language models: one file for each, and what they share."""

@@ -1,0 +1,211 @@
+"""Open MODEL: an ONNX file, a directory with one, a Hugging Face directory or id. Weights are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeq.errors import ModelError
+from edgeq.files import read_json_object
+from edgeq.model.checkpoint.hub import is_hub_id
+from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
+from edgeq.model.images.preprocess import Preprocess
+
+__all__ = ["ModelSource", "download", "open_model"]
+
+_ONNX_NAMES = ("model.onnx", "model.fp32.onnx")
+_INDEX = "model.safetensors.index.json"
+_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_EXPECTED = "an .onnx file, a directory with model.onnx, or a Hugging Face directory with config.json and safetensors"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a model directory says about itself.
+
+    Attributes:
+        path: the directory.
+        kind: `onnx` when it brings a graph, `hf` when one has to be exported from it.
+        onnx_path: the graph, for `onnx`.
+        config: `config.json`, empty when there is none.
+        architectures: the class names in it.
+        labels: class names in the order of the logits, or None when the config has none.
+        preprocess: from an image to the network's input.
+    """
+
+    path: Path
+    kind: Literal["onnx", "hf"]
+    onnx_path: Path | None
+    config: Mapping[str, Any]
+    architectures: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    preprocess: Preprocess
+
+
+def open_model(model: str | Path, *, preprocess: Preprocess | None = None) -> ModelSource:
+    """Find out what MODEL is and read its configs.
+
+    Args:
+        model: a path, or a Hugging Face id (`org/name`) where no such path exists; that one is downloaded.
+        preprocess: from flags; replaces `preprocessor_config.json`.
+
+    Raises:
+        ModelError: there is no usable model, or a config is missing, malformed or not understood.
+    """
+    path = _locate(model)
+    directory = path if path.is_dir() else path.parent
+    onnx_path = _find_onnx(path)
+    if onnx_path is None:
+        _check_weights(directory)
+    config = _read_config(directory)
+    return ModelSource(
+        path=directory,
+        kind="hf" if onnx_path is None else "onnx",
+        onnx_path=onnx_path,
+        config=config,
+        architectures=_architectures(config, directory),
+        labels=_labels(config, directory),
+        preprocess=preprocess or _read_preprocess(directory),
+    )
+
+
+def _locate(model: str | Path) -> Path:
+    """The existing path that MODEL means, downloaded if need be."""
+    path = Path(model)
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
+    if is_hub_id(model) and not str(model).endswith(".onnx"):
+        return download(str(model))
+    raise ModelError(f"{model} does not exist", expected=_EXPECTED)
+
+
+def download(model: str) -> Path:
+    """Fetch configs, tokenizer and safetensors of a Hugging Face id; no code and no pickles.
+
+    Raises:
+        ModelError: it cannot be fetched.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ModelError(
+            f"{model} does not exist here, and huggingface_hub is not installed to download it",
+            next_step="pip install 'edgeq[torch]'",
+        ) from error
+    try:
+        return Path(snapshot_download(model, allow_patterns=_DOWNLOADED))
+    except Exception as error:  # hub, HTTP client and file system each have their own family of errors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{model} does not exist here and could not be downloaded from Hugging Face: {reason}",
+            causes=(
+                "it was meant as a path and is misspelt",
+                "this machine is offline, or HF_HUB_OFFLINE is set and the model is not in the cache",
+                "the model does not exist, or needs a login (`hf auth login`)",
+            ),
+            next_step="download it on another machine and give its directory",
+        ) from error
+
+
+def _find_onnx(path: Path) -> Path | None:
+    """The ONNX file MODEL means, or None when it is a directory without one."""
+    if path.is_file():
+        if path.suffix.lower() != ".onnx":
+            raise ModelError(f"{path} is neither a directory nor an .onnx file", expected=_EXPECTED)
+        return path
+    try:
+        found = sorted(
+            file for file in path.iterdir() if file.suffix.lower() == ".onnx" and not file.name.startswith(".")
+        )
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    for name in _ONNX_NAMES:
+        if path / name in found:
+            return path / name
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise ModelError(
+            f"{path} has several ONNX files: {names}", expected="one, or model.onnx", next_step=f"give one: {found[0]}"
+        )
+    return found[0] if found else None
+
+
+def _check_weights(directory: Path) -> None:
+    """Raise ModelError unless a Hugging Face directory has a config and all its safetensors files, whole."""
+    shards = sorted(directory.glob("*.safetensors"))
+    if not shards:
+        pickles = sorted(file.name for pattern in _PICKLES for file in directory.glob(pattern))
+        if pickles:
+            raise ModelError(
+                f"{directory} has its weights only as a pickle ({pickles[0]}), which can run any code when opened",
+                expected="model.safetensors",
+                next_step="convert it where it is trusted: load it and call model.save_pretrained(DIR)",
+            )
+        raise ModelError(f"{directory} has no model in it", expected=_EXPECTED)
+    if not (directory / "config.json").exists():
+        raise ModelError(f"{directory} has weights but no config.json", expected=_EXPECTED)
+    if (directory / _INDEX).exists():
+        _check_index(directory)
+    for shard in shards:
+        read_safetensors_header(shard)
+
+
+def _check_index(directory: Path) -> None:
+    """Raise ModelError when a shard named by the index is missing."""
+    weight_map = read_json_object(directory / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError(f"{directory / _INDEX} has no weight_map from tensor to file")
+    missing = sorted({name for name in weight_map.values() if not (directory / Path(name).name).is_file()})
+    if missing:
+        raise ModelError(
+            f"{directory} lacks {len(missing)} of its weight files, the first is {missing[0]}",
+            next_step="download the rest of the model",
+        )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """`config.json`, or nothing when there is none (which is fine beside an ONNX file)."""
+    path = directory / "config.json"
+    return read_json_object(path) if path.exists() else {}
+
+
+def _read_preprocess(directory: Path) -> Preprocess:
+    """`preprocessor_config.json`, or ModelError saying which flags stand in for it."""
+    path = directory / "preprocessor_config.json"
+    if not path.exists():
+        raise ModelError(
+            f"{directory} has no preprocessor_config.json: how images become the network's input is not known",
+            expected="the file that came with the model, or the values it was trained with",
+            next_step="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224 (with the model's own values)",
+        )
+    return Preprocess.from_config(read_json_object(path))
+
+
+def _architectures(config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:
+    """The class names in the config."""
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{directory / 'config.json'}: architectures is {names!r}, expected a list of names")
+    return tuple(names)
+
+
+def _labels(config: Mapping[str, Any], directory: Path) -> tuple[str, ...] | None:
+    """Class names by id; the ids must be 0, 1, 2, ... without a gap, because they index the logits."""
+    labels = config.get("id2label")
+    if labels is None:
+        return None
+    place = f"{directory / 'config.json'}: id2label"
+    if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
+        raise ModelError(f"{place} is not an object from id to name")
+    missing = [index for index in range(len(labels)) if str(index) not in labels]
+    if missing:
+        raise ModelError(
+            f"{place} has {len(labels)} names but none for {missing[0]}", expected="the ids 0, 1, 2, ... without a gap"
+        )
+    return tuple(labels[str(index)] for index in range(len(labels)))

@@ -1,0 +1,1 @@
+"""ONNX graphs: reading, naming, roles of nodes, element types, wiring."""

@@ -1,0 +1,1 @@
+"""Images and their preprocessing: files, sets, streams, pixels."""

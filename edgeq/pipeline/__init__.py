@@ -1,0 +1,1 @@
+"""The main jobs, told as stories: a stage is a line."""

@@ -1,0 +1,180 @@
+"""What a model is made of, and what the main job would do to each part of it, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.export.fold import KEPT_BY_PLAN, FoldReport
+from edgeq.export.simplify import simplify
+from edgeq.export.stage import fold_graph, open_graph
+from edgeq.files import read_json_object
+from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
+from edgeq.model.checkpoint.source import open_model
+from edgeq.model.graph.components import Layer, name_nodes, read_components
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.stages import Options
+from edgeq.pipeline.vlm_fit import is_vision_language
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rules import plan_classifier, plan_modules
+from edgeq.quantize.equalize.trial import int8_linears
+
+__all__ = ["Group", "Inspection", "Part", "inspect_model", "plan_model", "read_config"]
+
+
+class Part(BaseModel):
+    """A component: its number of layers, parameters, and bytes as stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    layers: int
+    parameters: int
+    bytes: int
+
+
+class Group(BaseModel):
+    """Layers of one component and kind that meet the same decision, for the same reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    component: str
+    kind: str
+    decision: str
+    reason: str
+    layers: int
+    parameters: int
+    bytes: int
+
+
+class Inspection(BaseModel):
+    """What `edgeq inspect` shows.
+
+    Attributes:
+        batchnorm: BatchNormalization nodes in the graph.
+        batchnorm_foldable: how many of them fold.
+        batchnorm_kept: the others, with the reason.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    source: Literal["onnx", "hf"]
+    parameters: int
+    bytes: int
+    components: tuple[Part, ...]
+    groups: tuple[Group, ...]
+    batchnorm: int
+    batchnorm_foldable: int
+    batchnorm_kept: dict[str, str]
+
+
+def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = None) -> Inspection:
+    """Look at MODEL.
+
+    Args:
+        model: as for `edgeq.pipeline.classifier.prepare`.
+        scratch: an existing directory, for an exporter's file.
+        preprocess: replaces the model's preprocessor_config.json.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ExportError: it cannot be exported.
+    """
+    source = open_model(model, preprocess=preprocess)
+    graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
+    planned, report = fold_graph(graph)
+    parts = read_components(graph)
+    return Inspection(
+        model=str(model),
+        source=source.kind,
+        parameters=sum(part.parameters for part in parts),
+        bytes=sum(part.bytes for part in parts),
+        components=tuple(
+            Part(name=part.name, layers=len(part.layers), parameters=part.parameters, bytes=part.bytes)
+            for part in parts
+        ),
+        groups=_groups(graph, plan_classifier(planned), report),
+        batchnorm=report.before,
+        batchnorm_foldable=len(report.folded),
+        batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
+    )
+
+
+def _groups(graph: onnx.ModelProto, plan: PrecisionPlan, report: FoldReport) -> tuple[Group, ...]:
+    gathered: dict[tuple[str, str, str, str], list[Layer]] = {}
+    decisions = {d.layer: (d.precision.value, d.reason) for d in plan.decisions}
+    decisions |= {fold.batchnorm: ("folded", "into the layer beside it") for fold in report.folded}
+    for component in read_components(graph):
+        for layer in component.layers:
+            decision, reason = decisions.get(layer.name, ("folded", "constant, computed beforehand"))
+            gathered.setdefault((component.name, layer.kind, decision, reason), []).append(layer)
+    return tuple(
+        Group(
+            component=component,
+            kind=kind,
+            decision=decision,
+            reason=reason,
+            layers=len(layers),
+            parameters=sum(layer.parameters for layer in layers),
+            bytes=sum(layer.bytes for layer in layers),
+        )
+        for (component, kind, decision, reason), layers in gathered.items()
+    )
+
+
+def read_config(model: str) -> Mapping[str, Any]:
+    """MODEL's config.json; empty where there is none. Of a Hugging Face id that is not here, it alone is fetched.
+
+    Raises:
+        ModelError: it cannot be fetched, or is no JSON object.
+    """
+    path = Path(model)
+    if is_hub_id(model) and not path.exists():
+        path, _ = fetch_description(model)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json_object(file) if file.is_file() else {}
+
+
+def plan_model(
+    model: str, config: Mapping[str, Any], scratch: Path, *, preprocess: Preprocess | None = None, options: Options
+) -> PrecisionPlan:
+    """The plan that the main job would follow.
+
+    Args:
+        model: a classifier as for `edgeq.pipeline.classifier.prepare`, or a Hugging Face directory or id of a
+            vision-language model, of which configs and headers are read.
+        config: from `read_config`.
+        scratch: an existing directory, for an exporter's file.
+        preprocess: replaces a classifier's preprocessor_config.json.
+        options: rules, allowances, and how BatchNorm and weights are treated.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ExportError: it cannot be exported.
+        PlanError: `options.rules` do not fit the model.
+    """
+    options = options.settled()
+    if is_vision_language(config):
+        from edgeq.families.modules import read_modules
+
+        plan = plan_modules(read_modules(model), rules=options.rules)
+    else:
+        source = open_model(model, preprocess=preprocess)
+        graph, report = fold_graph(
+            open_graph(source, scratch, None)[0], fold=options.fold, keep_batchnorm=options.keep_batchnorm
+        )
+        plan = plan_classifier(
+            graph,
+            rules=options.rules,
+            weights=options.weights,
+            shared_add=options.shared_add is not False,
+            keep_batchnorm=tuple(kept.batchnorm for kept in report.kept if kept.reason == KEPT_BY_PLAN),
+        )
+        if int8_linears(plan):
+            plan = plan.model_copy(update={"channel_equalization": options.channel_equalization})
+    return plan.model_copy(update={"allowed": dict(options.allow)})

@@ -1,0 +1,280 @@
+"""The stages as the main job and the verbs run them: each takes the artifacts of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeq.calibrate.histogram import Histogram
+from edgeq.calibrate.observe import Observer
+from edgeq.calibrate.scales import Scales
+from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
+from edgeq.errors import ImageError
+from edgeq.export.stage import FP32, ExportReport
+from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.graph.outline import load_outline
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.stream import ImageStream
+from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity
+from edgeq.plan.rules import plan_classifier, replan
+from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
+from edgeq.quality.judge import Quality, judge
+from edgeq.quality.latency import DEFAULT_TIMING, Timing
+from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.qdq import calibrated_tensors
+from edgeq.quantize.int8.select import resolve, select, trials
+from edgeq.quantize.int8.stage import made_graph
+from edgeq.quantize.search.layer_search import SearchBounds
+from edgeq.quantize.search.range_search import search_ranges
+
+__all__ = [
+    "PARITY_IMAGES",
+    "Options",
+    "Progress",
+    "calibrate_graph",
+    "counter",
+    "implied_allowances",
+    "judge_graphs",
+    "observe_some",
+    "parity_images",
+    "plan_graph",
+    "planned_tensors",
+]
+
+PARITY_IMAGES = 32
+_OBSERVED_EVALUATION_IMAGES = 64
+_SEARCHED_IMAGES = 64
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total); total is 0 for a stage that is not counted."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the main job is done.
+
+    Attributes:
+        calibration_images: at most so many of the calibration set are used.
+        method: how a histogram becomes a range; `auto` tries all, `search` then looks for each tensor's own.
+        weights: granularity of the weight scales; `per-tensor` is for comparison.
+        fold: fold BatchNorm; False is for comparison.
+        keep_batchnorm: BatchNorm nodes that stay, in FP32.
+        rules: asked before the built-in ones.
+        plan: a saved plan, whose rules, settings and allowances stand in for the built-in rules and for `weights`,
+            `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_equalization` and `rules`.
+        allow: guards that may be passed: code -> because.
+        shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
+        transformer: which linear layers of a transformer are INT8.
+        channel_equalization: how the channels before linear layers are brought to like ranges; `auto` leaves networks
+            without normalization as they are.
+        gate: what a transformer's INT8 graph must be worth to be kept.
+        search: keep layers in floating point until the drop is within these bounds; None keeps none.
+        threads: of one operator; None takes every processor there is.
+        timing: how long latency is measured.
+    """
+
+    calibration_images: int = CALIBRATION_IMAGES
+    method: str = AUTO
+    weights: WeightGranularity = "per-channel"
+    fold: bool = True
+    keep_batchnorm: tuple[str, ...] = ()
+    shared_add: bool | None = None
+    transformer: Scope = "linears"
+    channel_equalization: ChannelEqualization = "auto"
+    gate: GateBounds = DEFAULT_BOUNDS
+    rules: tuple[Rule, ...] = ()
+    plan: PrecisionPlan | None = None
+    allow: Mapping[str, str] = field(default_factory=dict)
+    search: SearchBounds | None = None
+    threads: int | None = None
+    timing: Timing = DEFAULT_TIMING
+
+    def settled(self) -> Options:
+        """With what the saved plan says, and with what the choices for comparison allow by themselves."""
+        if self.plan is None:
+            return replace(self, allow={**implied_allowances(self), **self.allow})
+        return replace(
+            self,
+            fold=True,  # what the plan keeps it names
+            weights=self.plan.weights,
+            keep_batchnorm=self.plan.keep_batchnorm,
+            shared_add=self.plan.shared_add,
+            transformer=self.plan.transformer,
+            channel_equalization=self.plan.channel_equalization,
+            allow={**self.plan.allowed, **self.allow},
+        )
+
+
+def implied_allowances(options: Options) -> dict[str, str]:
+    """What a choice that exists for comparison only allows by itself: code -> because."""
+    asked = {
+        "EQ103": "--weights per-tensor" if options.weights == "per-tensor" else "",
+        "EQ102": "--no-fold" if not options.fold else "--keep-batchnorm" if options.keep_batchnorm else "",
+    }
+    return {code: f"asked for with {flag}, for comparison" for code, flag in asked.items() if flag}
+
+
+def parity_images(images: ImageSet, source: ModelSource, count: int = PARITY_IMAGES) -> NDArray[np.float32]:
+    """The first readable images of a set, float32 [n, 3, H, W], n at most `count`.
+
+    Raises:
+        ImageError: none can be read.
+    """
+    found: list[NDArray[np.float32]] = []
+    for item in images.items:
+        if len(found) == count:
+            break
+        with suppress(ImageError):  # the calibration stage counts and names those that cannot be read
+            found.append(source.preprocess(images.read(item)))
+    if not found:
+        for _ in ImageStream(images, source.preprocess, batch_size=1):
+            pass  # raises, naming the images and what is wrong with each
+        raise ImageError(f"no image in {images.path} can be read")
+    return np.stack(found)
+
+
+def calibrate_graph(
+    graph: Path,
+    plan: PrecisionPlan,
+    tensors: tuple[str, ...],
+    images: ImageSet,
+    preprocess: Preprocess,
+    options: Options,
+    report: Progress,
+    *,
+    checkpoint: Path | None = None,
+) -> tuple[Scales, tuple[str, ...]]:
+    """Calibrate an exported graph, with a choice of method for each backend where `auto` is asked for.
+
+    Returns:
+        The scales, and the names of the images that could not be read.
+    """
+    method = AUTO if options.method == SEARCH else options.method
+    counted, held_back = hold_back(images, preprocess, method)
+    scales, skipped = calibrate(
+        graph,
+        tensors,
+        counted,
+        preprocess,
+        method=method,
+        threads=options.threads,
+        checkpoint=checkpoint,
+        total=len(images),
+        advance=counter(report, "calibrate", len(counted)),
+    )
+    if held_back is None:
+        return scales, skipped
+    stream = ImageStream(held_back, preprocess, batch_size=len(held_back), total=len(images))
+    pixels = next((batch for _, batch in stream), None)
+    if pixels is None:  # every image held back is damaged, which the whole set may still afford
+        return scales, (*skipped, *(image.name for image in stream.skipped))
+    scales = select(
+        graph,
+        plan,
+        scales,
+        preprocess,
+        pixels,
+        shared_add=options.shared_add,
+        threads=options.threads,
+        advance=counter(report, "try", trials(options.shared_add)),
+    )
+    if options.method == SEARCH:
+        some = counted.sample(min(_SEARCHED_IMAGES, 2 * len(pixels), len(counted)))
+        scales = search_ranges(
+            onnx.load(graph),
+            resolve(plan, scales),
+            scales,
+            np.concatenate([batch for _, batch in ImageStream(some, preprocess, batch_size=16, total=len(images))]),
+            pixels,
+            pixels=PixelInput.of(preprocess),
+            threads=options.threads,
+            advance=counter(report, "search ranges", 0),
+        )
+    return scales, (*skipped, *(image.name for image in stream.skipped))
+
+
+def observe_some(
+    graph: Path, tensors: tuple[str, ...], images: ImageSet | None, source: ModelSource, threads: int | None
+) -> dict[str, Histogram] | None:
+    """Histograms of a few evaluation images, to be held against those of the calibration; None without images."""
+    if images is None:
+        return None
+    observer = Observer(graph, tensors, threads=threads)
+    some = images.sample(_OBSERVED_EVALUATION_IMAGES)
+    for items, pixels in ImageStream(some, source.preprocess, batch_size=16, total=len(images)):
+        observer.add([item.name for item in items], pixels)
+    return observer.histograms
+
+
+def planned_tensors(graph: Path, plan: PrecisionPlan | None = None) -> tuple[str, ...]:
+    """Names of the tensors of an exported graph that need a scale: for `plan`, or for the built-in rules."""
+    model = load_outline(graph)
+    return calibrated_tensors(model, plan or plan_classifier(model))
+
+
+def plan_graph(graph: Path, exported: ExportReport, options: Options) -> PrecisionPlan:
+    """The precision plan of an exported graph.
+
+    Raises:
+        PlanError: `options.rules` do not fit the graph, or `options.plan` does not.
+    """
+    model = load_outline(graph)
+    settled = {"allowed": dict(options.allow), "channel_equalization": exported.channel_equalization}
+    if options.plan is not None:
+        return replan(model, options.plan).model_copy(update=settled)
+    plan = plan_classifier(
+        model,
+        rules=options.rules,
+        weights=options.weights,
+        shared_add=options.shared_add is not False,
+        keep_batchnorm=tuple(exported.kept),
+        transformer=options.transformer,
+    )
+    return plan.model_copy(update=settled)
+
+
+def judge_graphs(
+    directory: Path,
+    answers: ImageSet | None,
+    images: ImageSet,
+    source: ModelSource,
+    *,
+    threads: int | None,
+    advance: Callable[[int], None],
+    timing: Timing = DEFAULT_TIMING,
+) -> Quality:
+    """Judge the graphs of a quantized directory.
+
+    The first readable of `images` is the one that is timed; without `answers`, some of them are what the graphs are
+    compared on.
+    """
+    return judge(
+        directory / FP32,
+        made_graph(directory),
+        answers,
+        source,
+        parity_images(images, source, count=PARITY_IMAGES if answers is None else 1),
+        threads=threads,
+        timing=timing,
+        advance=advance,
+    )
+
+
+def counter(report: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """A callback that adds up what it is given and reports the sum."""
+    done = 0
+    report(stage, 0, total)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        report(stage, done, total)
+
+    return advance

@@ -1,0 +1,226 @@
+"""The main job for a vision-language model, from a folder to a bundle that sees in FP16 and speaks in 4 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.bundle.needs import DeviceNeeds
+from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, VisionReport
+from edgeq.bundle.vlm_settings import LANGUAGE, VLM_SETTINGS
+from edgeq.export.vision import export_vision
+from edgeq.families.modules import VlmDescription, read_vlm
+from edgeq.files import new_directory
+from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.stages import Progress, counter
+from edgeq.pipeline.vlm_fit import check_fit, check_halves, plan_vlm
+from edgeq.pipeline.vlm_options import VlmOptions
+from edgeq.pipeline.vlm_processor import copy_processor, image_token, model_directory, take_photographs, vlm_settings
+from edgeq.pipeline.vlm_reference import load_reference, make_canaries
+from edgeq.plan.facts import Facts
+from edgeq.plan.guards import GuardFinding, check
+from edgeq.plan.memory import MemoryPlan
+from edgeq.quality.answerer import Answerer
+from edgeq.quality.tasks.answer_divergence import save_divergences
+from edgeq.quality.tasks.answer_questions import Questions
+from edgeq.quality.tasks.answers import VlmQuality, compare_answers
+from edgeq.quantize.engine_inputs import most_pictures, write_vision_inputs
+from edgeq.quantize.fp16.vision import quantize_vision
+from edgeq.quantize.nf4.skip_list import FourBitShare
+from edgeq.quantize.nf4.write import write_nf4
+from edgeq.runtime.canary.canaries import Canaries
+from edgeq.runtime.scheduler.budget import MEMORY
+from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
+
+__all__ = ["DIVERGENCES", "MEMORY", "PLAN", "QUALITY", "PreparedVlm", "VlmOptions", "prepare_vlm"]
+
+PLAN, QUALITY, DIVERGENCES = "plan.yaml", "quality.json", "divergences.html"
+
+
+class PreparedVlm(BaseModel):
+    """Everything that was done and measured.
+
+    Attributes:
+        bundle: the directory made.
+        parameters: of the whole model.
+        four_bit_parameters: those stored in NF4.
+        fp16_bytes: the whole model with 2 bytes a parameter.
+        vision_bytes, language_bytes: files of the FP16 graph and of the language model.
+        vision: the graphs, and what was proved of them.
+        memory: for the device named; None where none was.
+        canaries: and who answered them.
+        quality: against the whole model; None without questions, or where the whole model was not loaded.
+        photographs: images that went through the encoder.
+        skipped: images that could not be read.
+        guards: those that were tripped and allowed.
+        warnings: what a careful reader should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    model_type: str
+    parameters: int
+    four_bit_parameters: int
+    fp16_bytes: int
+    vision_bytes: int
+    language_bytes: int
+    vision: VisionReport
+    memory: MemoryPlan | None
+    canaries: Canaries
+    quality: VlmQuality | None
+    photographs: int
+    skipped: tuple[str, ...]
+    guards: tuple[GuardFinding, ...]
+    warnings: tuple[str, ...]
+    manifest: Manifest
+
+
+def prepare_vlm(
+    model: str | Path,
+    images: Path,
+    output: Path,
+    *,
+    questions: Path | None = None,
+    options: VlmOptions | None = None,
+    progress: Progress | None = None,
+) -> PreparedVlm:
+    """Make a bundle of a vision-language model.
+
+    Args:
+        model: a Hugging Face directory with weights, or a Hugging Face id, which is downloaded.
+        images: a folder or zip of photographs, like those that it will see.
+        output: the bundle's directory; it must not exist, and exists only once all has succeeded.
+        questions: a JSONL file beside its images, to judge answers by.
+        options: see `VlmOptions`.
+        progress: called as the stages go on.
+
+    Raises:
+        EdgeqError: any of them; nothing is left behind then. GateError: it does not fit the device, or a guard said no.
+    """
+    options = options or VlmOptions()
+    report = progress or (lambda _stage, _done, _total: None)
+    with new_directory(output) as work:
+        report("open", 0, 0)
+        described = read_vlm(model)
+        plan = plan_vlm(described, options)
+        findings = check(Facts(plan=plan, config=described.config), plan.allowed)
+        check_halves(plan)
+        memory = check_fit(described, plan, options)
+        source = model_directory(model)
+        token = image_token(source, described)
+        asked = Questions.open(questions) if questions else None
+        photographs, skipped = take_photographs(ImageSet.open(images), options.photographs)
+        export_vision(source, work, photographs, threads=options.threads, report=report)
+        vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
+        write_vision_inputs(work, pictures=most_pictures(described))
+        share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
+        plan.save(work / PLAN)
+        if memory:
+            memory.save(work / MEMORY)
+        copy_processor(source, work)
+        settings = vlm_settings(source, described, memory, token, vision=VISION_FP16, tokens=vision.image_tokens)
+        settings.save(work / VLM_SETTINGS)
+        report("reference", 0, 0)
+        vlm = load_vlm(work, threads=options.threads)
+        reference = load_reference(source, described, vlm.prompter, wanted=options.reference_answers)
+        report("canaries", 0, 0)
+        canaries = make_canaries(work, photographs, vlm, reference, asked, options)
+        quality = _judge(work, vlm, reference, asked, options, report)
+        del vlm, reference
+        _drop_fp32(work, options)
+        allowed = {finding.code: finding.because for finding in findings}
+        manifest = write_manifest(work, kind="vision-language", allowed=allowed, needs=_needs(memory))
+    return _summary(
+        output,
+        described,
+        share,
+        vision,
+        memory,
+        canaries,
+        quality,
+        len(photographs),
+        skipped,
+        findings,
+        manifest,
+        asked,
+    )
+
+
+def _judge(
+    work: Path,
+    vlm: VisionLanguageModel,
+    reference: Answerer | None,
+    questions: Questions | None,
+    options: VlmOptions,
+    report: Progress,
+) -> VlmQuality | None:
+    """The bundle against the whole model on the user's questions, where there are both."""
+    if questions is None or reference is None:
+        return None
+    advance = counter(report, "judge", len(questions))
+    quality = compare_answers(reference, vlm, questions, max_new_tokens=options.max_new_tokens, advance=advance)
+    quality.save(work / QUALITY)
+    if quality.divergences:
+        save_divergences(quality.divergences, questions.read, work / DIVERGENCES)
+    return quality
+
+
+def _needs(memory: MemoryPlan | None) -> DeviceNeeds:
+    """The memory of a device that it was planned for: what it needs, and what the system takes there."""
+    return DeviceNeeds(memory_bytes=memory.needed_bytes + memory.device.reserve_bytes) if memory else DeviceNeeds()
+
+
+def _drop_fp32(work: Path, options: VlmOptions) -> None:
+    """The FP32 graph and its weights leave the bundle; its digest stays in vision.json."""
+    if not options.keep_fp32:
+        for file in work.glob(f"{VISION_FP32}*"):
+            file.unlink()
+
+
+def _summary(
+    output: Path,
+    described: VlmDescription,
+    share: FourBitShare,
+    vision: VisionReport,
+    memory: MemoryPlan | None,
+    canaries: Canaries,
+    quality: VlmQuality | None,
+    photographs: int,
+    skipped: tuple[str, ...],
+    findings: tuple[GuardFinding, ...],
+    manifest: Manifest,
+    questions: Questions | None,
+) -> PreparedVlm:
+    return PreparedVlm(
+        bundle=output,
+        model_type=described.model_type,
+        parameters=described.parameters,
+        four_bit_parameters=share.parameters,
+        fp16_bytes=2 * described.parameters,
+        vision_bytes=_bytes(manifest, VISION_FP16),
+        language_bytes=_bytes(manifest, f"{LANGUAGE}/"),
+        vision=vision,
+        memory=memory,
+        canaries=canaries,
+        quality=quality,
+        photographs=photographs,
+        skipped=skipped,
+        guards=findings,
+        warnings=(*(finding.warning for finding in findings), *_doubts(canaries, questions)),
+        manifest=manifest,
+    )
+
+
+def _bytes(manifest: Manifest, start: str) -> int:
+    return sum(file.size for file in manifest.files if file.name.startswith(start))
+
+
+def _doubts(canaries: Canaries, questions: Questions | None) -> Iterator[str]:
+    if questions is None:
+        yield "no questions were given (--eval): what the bundle answers was not judged"
+    if canaries.answered_by == "bundle":
+        yield "the whole model was not loaded: the canaries' answers are the bundle's own, and answers were not judged"

@@ -1,0 +1,93 @@
+"""How near a candidate's answers are to its reference's, where nobody has said what is right.
+
+Nothing here is accuracy. It is what can be said of an encoder, whose features have no label, and of a classifier
+without labelled images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.errors import EngineError
+from edgeq.quality.tasks.classification import cosines
+
+__all__ = ["Fidelity", "Network", "compare_answers", "measure_fidelity"]
+
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Float32 [n, 3, H, W] to logits or features [n, k]."""
+
+_FEWEST_NEIGHBOURS: Final = 3
+
+
+class Fidelity(BaseModel):
+    """Answers [images, k], which are logits or features, of a candidate and its reference.
+
+    Attributes:
+        images: how many were compared.
+        error: ||candidate - reference|| / ||reference|| over all answers.
+        cosine_mean, cosine_worst: between the two answers to an image, over images.
+        agreement: percent of images for which the same number of the k is the largest: the class of a classifier.
+        neighbours: percent of images whose nearest other image, by cosine, is the same for both; None for fewer than
+            three images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    error: float
+    cosine_mean: float
+    cosine_worst: float
+    agreement: float
+    neighbours: float | None
+
+
+def measure_fidelity(reference: Network, candidate: Network, images: NDArray[np.float32]) -> Fidelity:
+    """Run both on images, float32 [n, 3, H, W], one at a time.
+
+    Raises:
+        EngineError: a network gave NaN or infinity.
+    """
+    singles = np.split(images, len(images))
+    ours, theirs = (np.concatenate([network(image) for image in singles]) for network in (reference, candidate))
+    return compare_answers(ours, theirs)
+
+
+def compare_answers(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Fidelity:
+    """Compare answers [images, k] of both.
+
+    Raises:
+        EngineError: one of them holds NaN or infinity.
+    """
+    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
+        raise EngineError("a network gave NaN or infinity", expected="finite answers to real images")
+    ours, theirs = reference.astype(np.float64), candidate.astype(np.float64)
+    length = max(float(np.linalg.norm(ours)), math.sqrt(np.finfo(np.float64).tiny))
+    cosine = cosines(reference, candidate)
+    return Fidelity(
+        images=len(ours),
+        error=float(np.linalg.norm(theirs - ours)) / length,
+        cosine_mean=float(cosine.mean()),
+        cosine_worst=float(cosine.min()),
+        agreement=_percent(ours.argmax(axis=1) == theirs.argmax(axis=1)),
+        neighbours=None if len(ours) < _FEWEST_NEIGHBOURS else _percent(_nearest(ours) == _nearest(theirs)),
+    )
+
+
+def _percent(same: NDArray[np.bool_]) -> float:
+    return 100.0 * float(same.mean())
+
+
+def _nearest(answers: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each row, the other row with the largest cosine."""
+    lengths = np.linalg.norm(answers, axis=1, keepdims=True)
+    directions = answers / np.where(lengths > 0.0, lengths, 1.0)
+    likeness = directions @ directions.T
+    np.fill_diagonal(likeness, -math.inf)
+    nearest: NDArray[np.int64] = likeness.argmax(axis=1)
+    return nearest

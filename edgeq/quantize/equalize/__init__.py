@@ -1,0 +1,1 @@
+"""Channel equalization: SmoothQuant, RepQ, and which one is worth it."""

@@ -1,0 +1,1 @@
+"""FP16 graphs: conversion, overflow, simulation, verification."""

@@ -1,0 +1,141 @@
+"""Look for layers that would overflow FP16, in FP32, where their numbers can still be seen.
+
+A LayerNorm whose squares leave FP16 is the classic case: nothing fails, and the answers are wrong. So the FP32 graph is
+run on real images, and every tensor is reduced to its largest magnitude inside the graph: memory stays that of one
+image's forward pass, however many tensors and images there are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.model.graph.element_types import LARGEST, SHAPE_READERS, element_types, fp16_inputs, fp16_outputs, opset
+from edgeq.model.graph.onnx_file import save_onnx
+from edgeq.model.graph.tensors import constant_tensors
+
+__all__ = ["find_overflow", "peaks"]
+
+_SQUARE_INPUT: Final = frozenset(
+    {
+        *("GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization"),
+        *("SimplifiedLayerNormalization",),
+    }
+)
+"""Operators that square their input on the way; the square of the largest number stands for all of that."""
+
+_SQUARE_OUTPUT: Final = frozenset({"ReduceL2"})
+"""Operators that end with a square root: what was under it is the square of their output."""
+
+
+def find_overflow(
+    model: onnx.ModelProto,
+    images: Iterable[NDArray[np.float32]],
+    *,
+    limit: float = LARGEST,
+    threads: int | None = None,
+) -> tuple[str, ...]:
+    """The layers that read, write or square a number beyond FP16 on these images, in the graph's order.
+
+    A layer that reads such a number is named as well as the one that writes it: with only the writer in FP32 the Cast
+    between the two would overflow. Infinities that the network makes on purpose (masks) do not count; FP16 has them.
+    NaN, which no precision mends, is not looked for. Sums are taken to be accumulated in FP32.
+
+    Args:
+        model: float32 graph with one input and named nodes; it is not changed.
+        images: float32 batches [n, ...] as the graph wants them; run one image at a time.
+        limit: where FP16 ends; smaller for a margin.
+        threads: of one operator.
+
+    Raises:
+        EngineError: the graph does not run on these images.
+    """
+    found = peaks(model, images, threads=threads)
+    version = opset(model)
+    return tuple(node.name for node in model.graph.node if _largest(node, found, version) > limit)
+
+
+def _largest(node: onnx.NodeProto, found: Mapping[str, float], version: int) -> float:
+    """The largest magnitude that `node` would have to hold in FP16."""
+    if node.op_type in SHAPE_READERS:
+        return 0.0
+    slots = zip(node.input, fp16_inputs(node, version), strict=True)
+    reads = [found[name] for name, half in slots if half and name in found]
+    writes = [found[name] for name in node.output if name in found]
+    squares = [peak * peak for peak in reads[:1] if node.op_type in _SQUARE_INPUT]
+    squares += [peak * peak for peak in writes[:1] if node.op_type in _SQUARE_OUTPUT]
+    return max([0.0, *reads, *writes, *squares])
+
+
+def peaks(
+    model: onnx.ModelProto, images: Iterable[NDArray[np.float32]], *, threads: int | None = None
+) -> dict[str, float]:
+    """The largest finite magnitude of each float32 tensor that could be FP16.
+
+    Args:
+        model: float32 graph with one input.
+        images: float32 batches [n, ...] as the graph wants them; run one image at a time.
+        threads: of one operator.
+
+    Raises:
+        EngineError: the graph does not run on these images.
+    """
+    constants = {
+        name: _peak(numpy_helper.to_array(tensor))
+        for name, tensor in constant_tensors(model.graph).items()
+        if tensor.data_type == TensorProto.FLOAT
+    }
+    names = [name for name in _computed(model) if name not in constants]
+    engine = _probe(model, names, threads)
+    found = dict.fromkeys(names, 0.0)
+    for batch in images:
+        for position in range(len(batch)):
+            values = engine.run({engine.inputs[0]: batch[position : position + 1]}, [f"{name}.peak" for name in names])
+            found = {name: max(found[name], float(values[f"{name}.peak"])) for name in names}
+    return constants | found
+
+
+def _peak(values: NDArray[np.float32]) -> float:
+    return float(np.abs(values[~np.isinf(values)]).max(initial=0.0))
+
+
+def _computed(model: onnx.ModelProto) -> list[str]:
+    """The float32 tensors that a layer could write in FP16, and the graph's float32 inputs."""
+    types, version = element_types(model), opset(model)
+    names = [value.name for value in model.graph.input]
+    for node in model.graph.node:
+        slots = zip(node.output, fp16_outputs(node, version), strict=True)
+        names += [name for name, half in slots if half]
+    return [name for name in names if types.get(name) == TensorProto.FLOAT]
+
+
+def _probe(model: onnx.ModelProto, names: list[str], threads: int | None) -> OnnxRuntimeEngine:
+    """The graph that gives the peaks; its weights go into a file of their own, which ONNX Runtime maps."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "peak.zero"))
+    for name in names:
+        probe.graph.node.extend(_reduce(name))
+        probe.graph.output.append(helper.make_tensor_value_info(f"{name}.peak", TensorProto.FLOAT, None))
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "probe.onnx"
+        save_onnx(probe, path, external_over=0)
+        del probe
+        return OnnxRuntimeEngine(path, threads=threads)
+
+
+def _reduce(name: str) -> tuple[onnx.NodeProto, ...]:
+    return (
+        helper.make_node("IsInf", [name], [f"{name}.infinite"]),
+        helper.make_node("Where", [f"{name}.infinite", "peak.zero", name], [f"{name}.finite"]),
+        helper.make_node("Abs", [f"{name}.finite"], [f"{name}.magnitude"]),
+        helper.make_node("ReduceMax", [f"{name}.magnitude"], [f"{name}.peak"], keepdims=0),
+    )

@@ -1,0 +1,157 @@
+"""The vision graph in FP16: what would overflow on photographs stays FP32; the result is proved token by token."""
+
+from __future__ import annotations
+
+import glob
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, GraphFiles, HalfReport, VisionReport
+from edgeq.errors import QuantizeError
+from edgeq.export.vision import Progress, graph_features
+from edgeq.export.vision_pixels import ParityPicture, read_pictures
+from edgeq.model.graph.element_types import LARGEST, unfit_layers
+from edgeq.model.graph.onnx_file import load_onnx, save_onnx
+from edgeq.plan.precision import QUANTIZED, Precision, PrecisionPlan, Rule
+from edgeq.plan.rules import plan_vision
+from edgeq.quality.token_parity import FP16_BOUND, Place, TokenParity, prove_tokens
+from edgeq.quantize.fp16.convert import to_fp16
+from edgeq.quantize.fp16.fp16_simulation import simulate_fp16
+from edgeq.quantize.fp16.overflow import find_overflow, peaks
+
+__all__ = ["MARGIN", "VISION_PLAN", "overflow_rules", "quantize_vision"]
+
+VISION_PLAN: Final = "vision.plan.yaml"
+
+MARGIN: Final = 2.0
+"""A photograph that was not looked at may go so many times as far as those that were."""
+
+
+def quantize_vision(
+    model: Path,
+    directory: Path,
+    photographs: Sequence[Image.Image],
+    *,
+    rules: Sequence[Rule] = (),
+    threads: int | None = None,
+    report: Progress | None = None,
+) -> VisionReport:
+    """Write `vision.fp16.onnx` and its plan into `directory`, beside the FP32 graph that it is made of.
+
+    Args:
+        model: the Hugging Face directory that was exported; its image processor is used.
+        directory: as `edgeq.export.vision.export_vision` left it.
+        photographs: real ones; overflow is looked for, and parity proved, on them.
+        rules: asked before the built-in ones, FP16 and FP32 only. What would overflow is FP32 all the same.
+        threads: of one operator.
+        report: called as the stages go on.
+
+    Returns:
+        The report of the export, completed.
+
+    Raises:
+        ArtifactError: the FP32 graph is not there, or not the one that was proved.
+        PlanError: one of `rules` matches or decides nothing.
+        QuantizeError: a rule asks for INT8, or the graph made differs from its plan.
+        ParityError: the FP16 graph computes NaN, infinity, or features too far from those of FP32.
+    """
+    say = report or (lambda _stage, _done, _total: None)
+    exported = VisionReport.load(directory)
+    pictures = read_pictures(model, photographs)
+    graph = load_onnx(directory / VISION_FP32)
+    say("vision: overflow", 0, 0)
+    plan = _plan(graph, pictures, rules, threads)
+    say("vision: fp16", 0, 0)
+    half = to_fp16(graph, plan)
+    del graph
+    save_onnx(half, directory / VISION_FP16)
+    plan.save(directory / VISION_PLAN)
+    say("vision: fp16 proof", 0, 0)
+    parity = _prove(directory, half, pictures, threads)
+    made = HalfReport(
+        files=GraphFiles.of(directory / VISION_FP16),
+        parity=parity,
+        fp16_layers=len(plan.layers(Precision.FP16)),
+        fp32_layers={d.layer: d.reason for d in plan.decisions if d.precision is Precision.FP32},
+    )
+    completed = exported.model_copy(update={"fp16": made})
+    completed.save(directory)
+    return completed
+
+
+def _plan(
+    graph: onnx.ModelProto, pictures: Sequence[ParityPicture], rules: Sequence[Rule], threads: int | None
+) -> PrecisionPlan:
+    """The plan under `rules`, and before them a rule for each layer that it would have in FP16 and that cannot be."""
+    plan = plan_vision(graph, rules=rules)
+    asked = sorted(decision.layer for decision in plan.decisions if decision.precision in QUANTIZED)
+    if asked:
+        raise QuantizeError(
+            f"{len(asked)} layers of the vision graph are planned INT8, the first is {asked[0]}",
+            expected="fp16 or fp32: INT8 needs calibrated scales",
+        )
+    found = overflow_rules(graph, pictures, threads=threads)
+    half = {glob.escape(layer) for layer in plan.layers(Precision.FP16)}
+    return plan_vision(graph, rules=(*(rule for rule in found if rule.layer in half), *rules))
+
+
+def overflow_rules(
+    graph: onnx.ModelProto, pictures: Sequence[ParityPicture], *, threads: int | None = None
+) -> tuple[Rule, ...]:
+    """A rule for each layer that FP16 would break, with its reason: what it holds, or what it reaches on a picture.
+
+    Args:
+        graph: float32, nodes uniquely named.
+        pictures: run one at a time.
+        threads: of one operator.
+
+    Raises:
+        EngineError: the graph does not run on these pictures.
+    """
+    unfit = unfit_layers(graph)
+    batches = [picture.pixels[np.newaxis] for picture in pictures]
+    beyond = find_overflow(graph, batches, limit=LARGEST / MARGIN, threads=threads)
+    reached = peaks(graph, batches, threads=threads) if beyond else {}
+    nodes = {node.name: node for node in graph.graph.node}
+    reasons = unfit | {name: _reason(nodes[name], reached) for name in beyond if name not in unfit}
+    return tuple(
+        Rule(name=f"fp32-range:{name}", precision=Precision.FP32, reason=reason, layer=glob.escape(name))
+        for name, reason in reasons.items()
+    )
+
+
+def _reason(node: onnx.NodeProto, reached: Mapping[str, float]) -> str:
+    """Why a layer that was found is kept in FP32."""
+    peak = max(reached.get(name, 0.0) for name in (*node.input, *node.output))
+    squares = peak <= LARGEST / MARGIN
+    what = f"it squares values that reach {peak:.3g}" if squares else f"its values reach {peak:.3g}"
+    near = peak * peak if squares else peak
+    doubt = "" if near > LARGEST else f", and another photograph may go {MARGIN:g} times as far"
+    return f"{what} on a photograph, FP16 ends at {LARGEST:.0f}{doubt}"
+
+
+def _prove(
+    directory: Path, half: onnx.ModelProto, pictures: Sequence[ParityPicture], threads: int | None
+) -> TokenParity:
+    """The FP32 graph against the FP16 one with every FP16 tensor rounded; ONNX Runtime must run the file, too."""
+    next(graph_features(directory / VISION_FP16, pictures[:1], threads=threads))
+    with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder) / "rounded.onnx"
+        save_onnx(simulate_fp16(half), exact)
+        return prove_tokens(_pairs(directory / VISION_FP32, exact, pictures, threads), bound=FP16_BOUND, made="FP16")
+
+
+def _pairs(
+    reference: Path, candidate: Path, pictures: Sequence[ParityPicture], threads: int | None
+) -> Iterator[tuple[Place, NDArray[np.float32], NDArray[np.float32]]]:
+    right = graph_features(reference, pictures, threads=threads)
+    made = graph_features(candidate, pictures, threads=threads)
+    for (place, wanted), (_, found) in zip(right, made, strict=True):
+        yield place, wanted, found

@@ -1,0 +1,60 @@
+"""Scales and a placement into one grid for every tensor that gets a Q/DQ pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgeq.calibrate.scales import Scales, TensorRange
+from edgeq.plan.precision import Backend
+from edgeq.quantize.int8.grid import Grid, signed_grid, unsigned_grid
+from edgeq.quantize.int8.placement import Placement, unite
+
+__all__ = ["choose_grids"]
+
+
+def choose_grids(placement: Placement, scales: Scales, backend: Backend) -> dict[str, Grid]:
+    """One grid for each tensor of `placement`.
+
+    Tensors behind carriers get the union of their ranges; the two sides of an addition get the larger scale, and keep
+    their own zero point (their grids then differ by a whole number of steps).
+
+    Raises:
+        CalibrationError: a tensor has no range.
+    """
+    ranges = {name: scales.range_of(name, backend) for name in placement.tensors}
+    for members in placement.same_grid:
+        present = [name for name in members if name in ranges]
+        if present:
+            union = _union(ranges[name] for name in present)
+            ranges.update(dict.fromkeys(present, union))
+    if backend == "tensorrt":
+        return _signed(ranges, placement)
+    return _unsigned(ranges, placement)
+
+
+def _union(ranges: Iterable[TensorRange]) -> TensorRange:
+    ranges = list(ranges)
+    return TensorRange(
+        amax=max(r.amax for r in ranges), low=min(r.low for r in ranges), high=max(r.high for r in ranges)
+    )
+
+
+def _signed(ranges: dict[str, TensorRange], placement: Placement) -> dict[str, Grid]:
+    amax = _spread({name: r.amax for name, r in ranges.items()}, placement)
+    return {name: signed_grid(amax[name]) for name in ranges}
+
+
+def _unsigned(ranges: dict[str, TensorRange], placement: Placement) -> dict[str, Grid]:
+    scale = _spread({name: (r.high - r.low) / 255.0 for name, r in ranges.items()}, placement)
+    return {name: unsigned_grid(r.low, r.high, scale=scale[name]) for name, r in ranges.items()}
+
+
+def _spread(sizes: dict[str, float], placement: Placement) -> dict[str, float]:
+    """Give both sides of every addition, and whatever shares a grid with them, the larger of their sizes."""
+    groups = _groups(placement)
+    return {name: max(sizes[member] for member in groups.get(name, {name}) if member in sizes) for name in sizes}
+
+
+def _groups(placement: Placement) -> dict[str, frozenset[str]]:
+    sets = unite((*placement.same_grid, *placement.same_scale))
+    return {name: members for members in sets for name in members}

@@ -1,0 +1,1 @@
+"""Language models in NF4, written shard by shard and read back."""

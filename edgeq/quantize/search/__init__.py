@@ -1,0 +1,1 @@
+"""Search: which layers, ranges and methods, judged on images."""

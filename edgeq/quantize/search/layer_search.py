@@ -1,0 +1,323 @@
+"""The cheapest set of layers to leave in floating point, so that the INT8 network loses no more than is allowed.
+
+Layers are taken in the order of the error that each makes alone, for each of its bytes
+(`edgeq.quantize.search.sensitivity`). How many of them are needed is found by real evaluation: the INT8 graph is made
+and run over labelled images for 0, 1, 2, 4, 8 … of them until the drop is small enough, and then between the last two.
+
+The images that were searched on flatter the result: a set is chosen because it does well on them. So luck does not
+count: a network that happens to be better than FP32 there has lost nothing and gained nothing, and the drop's standard
+error must be small as well, which it is when few answers change. What the result is worth is told by images that the
+search has not seen (`Search.check`).
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.artifact import Artifact
+from edgeq.calibrate.scales import Scales
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.errors import ImageError
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.stream import ImageStream
+from edgeq.plan.precision import Precision, PrecisionPlan, Rule
+from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, plan_classifier
+from edgeq.quality.logits import Answers, LogitFigures, judge_answers
+from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.qdq import lower
+from edgeq.quantize.search.sensitivity import Sensitivity
+
+__all__ = [
+    "MAX_SHARE",
+    "Evaluation",
+    "Search",
+    "SearchBounds",
+    "SearchStep",
+    "float_share",
+    "keep_layers",
+    "search",
+    "worst_first",
+]
+
+SEARCH_VERSION: Final = "edgeq.search/1"
+MAX_SHARE: Final = 15.0
+"""Percent of the weighted layers' bytes that may stay in floating point, where nothing else is said."""
+
+UNSEEN: Final = 3.0
+"""Times the drop allowed on the images searched, that it may be on others, where nothing else is said."""
+
+_BATCH = 64
+_ONE_SIDED_95 = 1.645
+"""Standard errors up to the limit that a normal variable stays under with 95 %."""
+
+
+@dataclass(frozen=True)
+class SearchBounds:
+    """What the network may lose, and what that may cost.
+
+    Attributes:
+        max_drop: points of top-1 on the images searched.
+        max_unseen_drop: points that the 95 % limit of the drop may reach; None takes three times `max_drop`.
+        max_share: percent of the weighted layers' bytes that may stay in floating point.
+        min_speedup: times FP32's speed that has to be left at batch 1; None does not measure it.
+    """
+
+    max_drop: float
+    max_unseen_drop: float | None = None
+    max_share: float = MAX_SHARE
+    min_speedup: float | None = None
+
+    @property
+    def unseen(self) -> float:
+        """The limit of `max_unseen_drop`, whether it was given or not."""
+        return UNSEEN * self.max_drop if self.max_unseen_drop is None else self.max_unseen_drop
+
+
+Speed = Callable[[onnx.ModelProto], float]
+"""How many times as fast as FP32 a graph for ONNX Runtime is."""
+
+
+class SearchStep(BaseModel):
+    """One set of layers in floating point, and the network that it makes.
+
+    Attributes:
+        kept: layers that the plan had in INT8.
+        share: percent of the bytes of all layers with weights that are not INT8, the head's among them.
+        figures: on the images searched.
+        speedup: times FP32's speed at batch 1; None where it was not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kept: tuple[str, ...]
+    share: float
+    figures: LogitFigures
+    speedup: float | None
+
+
+class Search(Artifact):
+    """What was tried, and what was chosen.
+
+    Attributes:
+        max_drop: points of top-1 that may be lost on the images searched.
+        max_unseen_drop: points that the 95 % limit of the drop on others may reach.
+        max_share: percent of bytes that may stay in floating point.
+        min_speedup: times FP32's speed that has to be left; None where speed was not asked for.
+        steps: by number of layers kept: the frontier of drop against bytes and speed.
+        chosen: index of the first step within the bounds; None where there is none.
+        check: the chosen step on images that were not searched; None where there is none, or nothing was chosen.
+    """
+
+    otherwise = "is not the result of a search"
+
+    version: Literal["edgeq.search/1"] = SEARCH_VERSION
+    max_drop: float
+    max_unseen_drop: float
+    max_share: float
+    min_speedup: float | None
+    steps: tuple[SearchStep, ...]
+    chosen: int | None
+    check: LogitFigures | None = None
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The layers of the step chosen; none where none was."""
+        return () if self.chosen is None else self.steps[self.chosen].kept
+
+
+class Evaluation:
+    """Labelled images, and FP32's answers to them.
+
+    Args:
+        model: the FP32 graph.
+        images: labelled.
+        preprocess: from an image to the graph's input.
+        truth: folder -> class index.
+        threads: of one operator.
+
+    Raises:
+        ImageError: no image can be read.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        images: ImageSet,
+        preprocess: Preprocess,
+        truth: Mapping[str, int],
+        threads: int | None,
+    ) -> None:
+        self._images, self._preprocess, self._truth, self._threads = images, preprocess, truth, threads
+        self._reference = [logits for logits, _ in self._run(model)]
+        if not self._reference:
+            raise ImageError(f"no image in {images.path} can be read")
+
+    def figures(self, graph: onnx.ModelProto) -> LogitFigures:
+        """What another graph answers beside FP32."""
+        whole: Answers | None = None
+        for expected, (logits, truth) in zip(self._reference, self._run(graph), strict=True):
+            part = judge_answers(expected, logits, truth)
+            whole = part if whole is None else whole.joined(part)
+        assert whole is not None
+        return whole.figures()
+
+    def _run(self, graph: onnx.ModelProto) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Logits and labels, batch after batch: the images are decoded anew each time, so that memory stays small."""
+        engine = OnnxRuntimeEngine(graph.SerializeToString(), threads=self._threads)
+        source, output = engine.inputs[0], engine.outputs[0]
+        for items, pixels in ImageStream(self._images, self._preprocess, batch_size=_BATCH):
+            truth = np.array([self._truth[str(item.label)] for item in items], np.int64)
+            yield engine.run({source: pixels})[output], truth
+
+
+def search(
+    model: onnx.ModelProto,
+    plan: PrecisionPlan,
+    scales: Scales,
+    order: Sequence[str],
+    evaluation: Evaluation,
+    bounds: SearchBounds,
+    *,
+    pixels: PixelInput | None = None,
+    speed: Speed | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Search:
+    """Find how many layers of `order` have to stay in floating point.
+
+    Args:
+        model: the FP32 graph.
+        plan: INT8, for that graph.
+        scales: for that graph.
+        order: layers, the first to be kept first; see `worst_first`.
+        evaluation: the images that are searched on.
+        bounds: what is allowed.
+        pixels: as in `edgeq.quantize.int8.qdq.lower`.
+        speed: measures how fast a graph is; `bounds.min_speedup` needs it.
+        advance: called with 1 after each evaluation.
+    """
+    tried: dict[int, SearchStep] = {}
+
+    def step(count: int) -> SearchStep:
+        if count not in tried:
+            tried[count] = _step(model, plan, scales, tuple(order[:count]), evaluation, pixels, speed)
+            advance(1)
+        return tried[count]
+
+    def good(count: int) -> bool:
+        lost, error = _lost(step(count).figures)
+        return lost <= bounds.max_drop and lost + _ONE_SIDED_95 * error <= bounds.unseen
+
+    affordable = _affordable(plan, order, bounds.max_share)
+    below, enough = -1, None
+    for count in _growing(affordable):
+        if bounds.min_speedup is not None and (step(count).speedup or 0.0) < bounds.min_speedup:
+            break
+        if good(count):
+            enough = count
+            break
+        below = count
+    while enough is not None and enough - below > 1:
+        middle = (below + enough) // 2
+        below, enough = (below, middle) if good(middle) else (middle, enough)
+    counts = sorted(tried)
+    return Search(
+        max_drop=bounds.max_drop,
+        max_unseen_drop=bounds.unseen,
+        max_share=bounds.max_share,
+        min_speedup=bounds.min_speedup,
+        steps=tuple(tried[count] for count in counts),
+        chosen=None if enough is None else counts.index(enough),
+    )
+
+
+def worst_first(table: Sensitivity) -> tuple[str, ...]:
+    """The layers of a table by the squared logit error that each makes alone, for each of its bytes."""
+    lines = sorted(table.layers, key=lambda line: line.alone.logit_error**2 / max(line.bytes, 1), reverse=True)
+    return tuple(line.layer for line in lines)
+
+
+def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[str]) -> PrecisionPlan:
+    """`plan` with these layers in FP32, each by a rule of its own, and what follows from that around them."""
+    if not layers:
+        return plan
+    kept = tuple(
+        Rule(
+            name=f"fp32-kept-{layer}",
+            layer=glob.escape(layer),
+            precision=Precision.FP32,
+            reason="without it the drop would be larger than allowed",
+        )
+        for layer in layers
+    )
+    own = tuple(rule for rule in plan.rules if rule not in CLASSIFIER_RULES)
+    made = plan_classifier(
+        model,
+        rules=(*kept, *own),
+        weights=plan.weights,
+        shared_add=plan.shared_add,
+        keep_batchnorm=plan.keep_batchnorm,
+        transformer=plan.transformer,
+    )
+    return made.model_copy(update={"allowed": plan.allowed})
+
+
+def float_share(plan: PrecisionPlan, kept: Sequence[str] = ()) -> float:
+    """Percent of the bytes of all layers with weights that are not INT8, with the layers of `kept` left out as well."""
+    weighted = [decision for decision in plan.decisions if decision.op in WEIGHTED]
+    left = set(kept)
+    floating = sum(d.bytes for d in weighted if d.precision is not Precision.INT8 or d.layer in left)
+    return 100.0 * floating / max(sum(decision.bytes for decision in weighted), 1)
+
+
+def _step(
+    model: onnx.ModelProto,
+    plan: PrecisionPlan,
+    scales: Scales,
+    kept: tuple[str, ...],
+    evaluation: Evaluation,
+    pixels: PixelInput | None,
+    speed: Speed | None,
+) -> SearchStep:
+    revised = keep_layers(model, plan, kept)
+    graph = lower(model, revised, scales, "onnxruntime", pixels=pixels)
+    return SearchStep(
+        kept=kept,
+        share=float_share(revised),
+        figures=evaluation.figures(graph),
+        speedup=speed(graph) if speed else None,
+    )
+
+
+def _lost(figures: LogitFigures) -> tuple[float, float]:
+    """Points of top-1 lost, none where some were won, and their standard error."""
+    assert figures.drop is not None
+    assert figures.drop_se is not None  # the images are labelled
+    return max(figures.drop, 0.0), figures.drop_se
+
+
+def _affordable(plan: PrecisionPlan, order: Sequence[str], max_share: float) -> int:
+    """How many layers of `order` may be kept within the byte budget."""
+    count = 0
+    while count < len(order) and float_share(plan, order[: count + 1]) <= max_share:
+        count += 1
+    return count
+
+
+def _growing(last: int) -> Iterator[int]:
+    """0, 1, 2, 4, 8 … and `last`."""
+    yield 0
+    count = 1
+    while count < last:
+        yield count
+        count *= 2
+    if last:
+        yield last

@@ -1,0 +1,175 @@
+"""Run every variant of a graph on some images, without running the whole graph for any.
+
+The unchanged graph is run from cut to cut, and of it only the tensor at the present cut is kept. A variant starts from
+that tensor, and what comes behind its own pieces is the unchanged graph again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeq.calibrate.observe import with_outputs
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.quantize.search.pieces import Cut, Cutter
+from edgeq.quantize.search.variants import Variant
+
+__all__ = ["Runner", "Track", "bytes_at_cuts"]
+
+Logits = NDArray[np.float32]
+Network = Future[Callable[[NDArray[np.float32]], NDArray[np.float32]]]
+Batches = Sequence[Future[NDArray[np.float32]]]
+
+_BATCH = 16
+"""Always the same, because a kernel may round differently at another batch size."""
+_AHEAD = 2
+"""So many variants are opened while those before them still run."""
+
+
+class Runner:
+    """Runs graphs with one input and one output, a batch on each thread, while the next graph is being made.
+
+    Threads within an operator would spin between runs, and slow down whatever other graph is run then.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="edgeq-sweep")
+
+    def __enter__(self) -> Runner:
+        """The runner itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Start no further job, and wait for those that run."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, values: NDArray[np.float32]) -> Batches:
+        """The batches of [n, ...]."""
+        batches = [Future[NDArray[np.float32]]() for _ in range(0, len(values), _BATCH)]
+        for index, batch in enumerate(batches):
+            batch.set_result(values[index * _BATCH : (index + 1) * _BATCH])
+        return batches
+
+    def open(self, model: onnx.ModelProto) -> Network:
+        """A graph with one input and one output, soon."""
+        return self._pool.submit(_open, model.SerializeToString())  # so that the model itself is let go at once
+
+    def run(self, network: Network, batches: Batches) -> Batches:
+        """What a network makes of each batch, as soon as both are there.
+
+        Jobs start in the order in which they were given, so one that is waited for is always running already.
+        """
+
+        def job(batch: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
+            return network.result()(batch.result())
+
+        return [self._pool.submit(job, batch) for batch in batches]
+
+
+def _open(model: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The graph as a function of a batch."""
+    engine = OnnxRuntimeEngine(model, threads=1)
+    source, target = engine.inputs[0], engine.outputs[0]
+    return lambda batch: engine.run({source: batch})[target]
+
+
+@dataclass(frozen=True)
+class Track:
+    """The unchanged graph and its variants.
+
+    Attributes:
+        network: the graph, FP32 or INT8.
+        cuts: those of its cuts that variants may start from or end at.
+        variants: in the graph's order.
+        make: the model of a variant.
+        runner: runs all of them.
+    """
+
+    network: Cutter
+    cuts: tuple[Cut, ...]
+    variants: tuple[Variant, ...]
+    make: Callable[[Variant], onnx.ModelProto]
+    runner: Runner
+
+    def sweep(
+        self, pixels: NDArray[np.float32], wanted: Mapping[str, int], advance: Callable[[int], None]
+    ) -> tuple[Logits, dict[str, Logits]]:
+        """Logits, float32 [n, classes], of the unchanged graph, and of the variants by layer.
+
+        Args:
+            pixels: float32 [n, 3, H, W].
+            wanted: of which layers, and on how many of these images from the first on; all of them where it is more.
+            advance: called with the number of images after each variant.
+        """
+        here, values, behind = self.cuts[0].tensor, self.runner.begin(pixels), _Behind(self)
+        logits: dict[str, Logits] = {}
+        running: deque[tuple[str, Batches]] = deque()
+
+        def finish(most: int) -> None:
+            while len(running) > most:
+                layer, batches = running.popleft()
+                logits[layer] = _joined(batches)[: wanted[layer]]
+                advance(len(logits[layer]))
+
+        for variant in [variant for variant in self.variants if wanted.get(variant.layer, 0) > 0]:
+            values, here = self._walk(here, variant.source, values), variant.source
+            few = values[: math.ceil(wanted[variant.layer] / _BATCH)]
+            reached = self.runner.run(self.runner.open(self.make(variant)), few)
+            running.append((variant.layer, behind.run(variant.target, reached)))
+            finish(_AHEAD)
+        finish(0)
+        return _joined(behind.run(here, values)), logits
+
+    def _walk(self, here: str, there: str, values: Batches) -> Batches:
+        """The unchanged graph between two cuts."""
+        if here == there:
+            return values
+        piece = self.network.extract(here, _stored(self.network.model, there))
+        return self.runner.run(self.runner.open(piece), values)
+
+
+class _Behind:
+    """The unchanged graph from a cut to the logits; the one used last stays open."""
+
+    def __init__(self, track: Track) -> None:
+        self._track = track
+        self._logits = track.cuts[-1].tensor
+        self._opened: dict[str, Network] = {}
+
+    def run(self, cut: str, values: Batches) -> Batches:
+        """Logits of each batch."""
+        if cut == self._logits:
+            return values
+        if cut not in self._opened:
+            self._opened = {cut: self._track.runner.open(self._track.network.extract(cut, self._logits))}
+        return self._track.runner.run(self._opened[cut], values)
+
+
+def _joined(batches: Batches) -> NDArray[np.float32]:
+    return np.concatenate([batch.result() for batch in batches])
+
+
+def bytes_at_cuts(network: Cutter, image: NDArray[np.float32]) -> int:
+    """Size of the largest tensor at a cut for one image, float32 [1, 3, H, W]."""
+    tensors = [cut.tensor for cut in network.cuts[1:]]
+    engine = OnnxRuntimeEngine(with_outputs(network.model, tensors).SerializeToString())
+    values = engine.run({engine.inputs[0]: image})
+    return max(image.nbytes, *(value.nbytes for value in values.values()))
+
+
+def _stored(model: onnx.ModelProto, tensor: str) -> str:
+    """What is read of a tensor: behind its QuantizeLinear and DequantizeLinear where nothing else reads it."""
+    name = tensor
+    for op in ("QuantizeLinear", "DequantizeLinear"):
+        readers = [node for node in model.graph.node if name in node.input]
+        if len(readers) != 1 or readers[0].op_type != op:
+            return tensor
+        name = readers[0].output[0]
+    return name

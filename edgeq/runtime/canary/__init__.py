@@ -1,0 +1,1 @@
+"""Canaries: what the workshop saw, asked again on the device."""

@@ -1,0 +1,155 @@
+"""A bundle's canaries as they go through its network: pixels, and what the workshop saw."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeq.bundle.manifest import Manifest, read_manifest
+from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.files import read_json_object
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries, ClassCanaries
+from edgeq.runtime.canary.files import read_array, read_picture
+from edgeq.runtime.vlm.prompt import Prompter
+
+__all__ = ["CanarySet", "KnownCanary", "Talk", "canary_digest", "open_canaries"]
+
+_PREPROCESS = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class KnownCanary:
+    """One canary.
+
+    Attributes:
+        image: its file name.
+        picture: it, mode RGB.
+        pixels: the network's input, float32 [pictures, 3, H, W].
+        reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden] or [1, classes].
+        int8: of a classifier, what the INT8 graph gave there in ONNX Runtime, [1, classes].
+        same_pixels: whether the workshop had the same pixels; None where that is not known.
+    """
+
+    image: str
+    picture: Image.Image
+    pixels: NDArray[np.float32]
+    reference: NDArray[np.float32]
+    int8: NDArray[np.float32] | None = None
+    same_pixels: bool | None = None
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What it takes to ask a vision-language model about its canaries.
+
+    Attributes:
+        canaries: with questions and answers, in the order of `CanarySet.known`.
+        prompter: writes prompts.
+    """
+
+    canaries: Canaries
+    prompter: Prompter
+
+
+@dataclass(frozen=True)
+class CanarySet:
+    """All canaries of a bundle.
+
+    Attributes:
+        manifest: of the bundle, every file of which was checked against it.
+        graph: the ONNX file that the bundle runs in ONNX Runtime.
+        reference_graph: the ONNX file that is nearest to what the reference was: FP32 for a classifier, and the vision
+            graph itself otherwise, whose FP32 form did not leave the workshop.
+        output: of the graph, that is compared; None for its only one.
+        known: the canaries; at least one.
+        talk: None for a classifier.
+    """
+
+    manifest: Manifest
+    graph: Path
+    reference_graph: Path
+    output: str | None
+    known: tuple[KnownCanary, ...]
+    talk: Talk | None = None
+
+
+def open_canaries(bundle: Path, manifest: Manifest | None = None) -> CanarySet:
+    """Read a bundle's canaries.
+
+    Args:
+        bundle: its directory.
+        manifest: of a bundle that was checked just now; None checks it byte for byte.
+
+    Raises:
+        ArtifactError: it is no bundle, is damaged, or has no canaries that can be used.
+        ModelError: the bundle's preprocessing or tokenizer cannot be used.
+    """
+    manifest = manifest or read_manifest(bundle)
+    if not (bundle / CANARY_LIST).exists():
+        raise ArtifactError(
+            f"{bundle} has no canaries",
+            expected=CANARY_LIST,
+            causes=(f"it was made by a version of edgeq ({manifest.made_by}) that put none into such a bundle",),
+            next_step="make the bundle again with edgeq prepare",
+        )
+    return _of_vlm(bundle, manifest) if manifest.kind == "vision-language" else _of_classifier(bundle, manifest)
+
+
+def canary_digest(pixels: NDArray[np.float32]) -> str:
+    """The SHA-256 of a network's input, float32, little-endian, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(pixels, "<f4").tobytes()).hexdigest()
+
+
+def _of_classifier(bundle: Path, manifest: Manifest) -> CanarySet:
+    listed = ClassCanaries.load(bundle / CANARY_LIST)
+    folder, count = bundle / CANARIES, len(listed.canaries)
+    fp32, int8 = read_array(folder / listed.fp32_logits), read_array(folder / listed.int8_logits)
+    for name, logits in ((listed.fp32_logits, fp32), (listed.int8_logits, int8)):
+        _expect(folder / name, logits.shape, (count, len(manifest.labels) or fp32.shape[1]))
+    preprocess = Preprocess.from_config(read_json_object(bundle / _PREPROCESS))
+    known = []
+    for number, canary in enumerate(listed.canaries):
+        picture = read_picture(folder / canary.image)
+        pixels = _preprocessed(preprocess, picture, folder / canary.image)
+        rows = slice(number, number + 1)
+        same = canary_digest(pixels) == canary.pixels_sha256
+        known.append(KnownCanary(canary.image, picture, pixels[None], fp32[rows], int8[rows], same))
+    return CanarySet(manifest, bundle / listed.int8, bundle / listed.fp32, listed.output, tuple(known))
+
+
+def _of_vlm(bundle: Path, manifest: Manifest) -> CanarySet:
+    listed = Canaries.load(bundle / CANARY_LIST)
+    if not listed.canaries:
+        raise ArtifactError(f"{bundle} has no canaries", expected=f"one at least in {CANARY_LIST}")
+    settings = VlmSettings.of(bundle)
+    prompter, folder = Prompter.open(bundle, settings), bundle / CANARIES
+    known: list[KnownCanary] = []
+    for canary in listed.canaries:
+        picture = read_picture(folder / canary.image)
+        pixels = prompter.pixels(picture).values
+        features = read_array(folder / canary.features)
+        hidden = known[0].reference.shape[2] if known else features.shape[1]
+        _expect(folder / canary.features, features.shape, (len(pixels) * settings.tokens, hidden))
+        reference = features.reshape(len(pixels), settings.tokens, hidden)
+        known.append(KnownCanary(canary.image, picture, pixels, reference))
+    graph = bundle / settings.vision
+    return CanarySet(manifest, graph, graph, None, tuple(known), Talk(listed, prompter))
+
+
+def _preprocessed(preprocess: Preprocess, picture: Image.Image, path: Path) -> NDArray[np.float32]:
+    try:
+        return preprocess(picture)
+    except EdgeqError as error:
+        raise ArtifactError(f"the canary {path} cannot be used", causes=(error.what,)) from error
+
+
+def _expect(path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise ArtifactError(f"the canary {path} has the shape {list(found)}", expected=f"{list(wanted)}")

@@ -1,0 +1,223 @@
+"""Does an engine compute what the workshop saw? This is what catches an FP16 overflow, or a bad engine, on a device.
+
+A cosine with NaN in it is never a pass: features are looked at before they are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.engine import Engine
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.errors import EngineError, InputError, ParityError
+from edgeq.quality.token_parity import TokenParity, measure_tokens
+from edgeq.runtime.canary.answers import ask_canaries
+from edgeq.runtime.canary.canary_set import CanarySet, KnownCanary, open_canaries
+from edgeq.runtime.canary.report import DEFAULT_BOUNDS, CanaryBounds, CanaryCheck, CanaryReport, ClassCheck
+
+__all__ = ["Seen", "check_canaries", "compare_canaries", "require_talk", "run_canaries"]
+
+Seen = tuple[NDArray[np.float32], ...]
+"""What an engine gave for each canary."""
+
+_WORKSHOP: Final = "the FP32 graph in the workshop"
+
+_FARTHEST: Final = 0.5
+"""The largest relative error that a bad INT8 graph of the workshop can excuse; an engine that gives nothing has 1."""
+
+
+def check_canaries(
+    bundle: Path,
+    engine: Engine | None = None,
+    *,
+    bounds: CanaryBounds = DEFAULT_BOUNDS,
+    answers: bool = False,
+    threads: int | None = None,
+) -> CanaryReport:
+    """Run a bundle's canaries through an engine and compare with what the workshop saw.
+
+    Args:
+        bundle: of either kind; every byte of it is checked first.
+        engine: made from the bundle's graph; None takes that graph itself in ONNX Runtime.
+        bounds: what counts as the same.
+        answers: ask a vision-language model the canaries' questions as well, which loads its language model.
+        threads: of one operator.
+
+    Raises:
+        ArtifactError: it is no bundle, is damaged, or has no canaries that can be used.
+        InputError: answers were asked for, of a classifier.
+        ModelError: the preprocessing, the tokenizer or the language model cannot be used.
+        EngineError: the engine refuses the graph, does not run, or has other inputs or outputs than the graph.
+    """
+    canaries = open_canaries(bundle)
+    require_talk(canaries, answers)
+    engine = engine or OnnxRuntimeEngine(canaries.graph, threads=threads)
+    report = compare_canaries(canaries, run_canaries(engine, canaries), bounds)
+    return ask_canaries(bundle, engine, canaries, report, threads=threads) if answers else report
+
+
+def require_talk(canaries: CanarySet, answers: bool) -> None:
+    """Raise InputError where answers are asked for and there is nobody to answer."""
+    if answers and canaries.talk is None:
+        raise InputError("a classifier answers no questions", next_step="leave out --answers")
+
+
+def run_canaries(engine: Engine, canaries: CanarySet) -> Seen:
+    """What an engine gives for each canary, float32, NaN and infinity included.
+
+    Raises:
+        EngineError: it does not run, has several inputs, or not the output that is compared.
+    """
+    outputs = (canaries.output,) if canaries.output else engine.outputs
+    if len(engine.inputs) != 1 or len(outputs) != 1 or outputs[0] not in engine.outputs:
+        raise EngineError(
+            f"the engine has inputs {list(engine.inputs)} and outputs {list(engine.outputs)}",
+            expected=f"one input, and the output {canaries.output}" if canaries.output else "one of each",
+            causes=("it was made from another graph",),
+        )
+    found = (engine.run({engine.inputs[0]: one.pixels}, outputs)[outputs[0]] for one in canaries.known)
+    return tuple(values.astype(np.float32) for values in found)
+
+
+def compare_canaries(
+    canaries: CanarySet, seen: Seen, bounds: CanaryBounds = DEFAULT_BOUNDS, *, against: Seen | None = None
+) -> CanaryReport:
+    """Compare what an engine gave with what the workshop saw, or with what another engine gave here.
+
+    Args:
+        canaries: of the bundle.
+        seen: by the engine, one for each canary.
+        bounds: what counts as the same.
+        against: takes the place of the workshop's FP32 graph.
+    """
+    known = canaries.known
+    if against is not None:
+        known = tuple(replace(one, reference=other) for one, other in zip(known, against, strict=True))
+    allowed = _allowed(known, bounds)
+    checks = tuple(
+        _check(n, one, found, allowed, bounds) for n, (one, found) in enumerate(zip(known, seen, strict=True))
+    )
+    failing = sorted((check for check in checks if check.failure), key=_badness)
+    failures = (
+        *(check.failure for check in failing),
+        *_far_on_average(known, checks, bounds),
+        *_other_classes(checks, bounds),
+    )
+    return CanaryReport(
+        kind=canaries.manifest.kind,
+        against=_WORKSHOP if against is None else "ONNX Runtime here",
+        bounds=bounds,
+        canaries=checks,
+        failures=failures,
+    )
+
+
+def _allowed(known: Sequence[KnownCanary], bounds: CanaryBounds) -> float:
+    """The largest 1 - cosine of a canary to FP32."""
+    int8 = _workshop_errors(known)
+    return max(bounds.logits, _excused(max(int8), bounds) ** 2 / 2) if int8 else bounds.features
+
+
+def _excused(error: float, bounds: CanaryBounds) -> float:
+    """The relative error that the workshop's own excuses."""
+    return min(bounds.times_workshop * error, _FARTHEST)
+
+
+def _workshop_errors(known: Sequence[KnownCanary]) -> list[float]:
+    """Relative error of the workshop's INT8 graph on each canary; empty for a vision-language model."""
+    return [_relative(one.int8, one.reference) for one in known if one.int8 is not None]
+
+
+def _relative(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    length = float(np.linalg.norm(wanted))
+    return float(np.linalg.norm(found - wanted)) / length if length else math.inf
+
+
+def _check(
+    number: int, known: KnownCanary, found: NDArray[np.float32], allowed: float, bounds: CanaryBounds
+) -> CanaryCheck:
+    """One canary; what is wrong with it stands in `failure`."""
+    name = f"canary {number} ({known.image})"
+    same = known.same_pixels
+    if found.shape != known.reference.shape:
+        failure = f"{name}: the engine gave the shape {list(found.shape)}, not {list(known.reference.shape)}"
+        return CanaryCheck(image=known.image, same_pixels=same, failure=failure)
+    try:
+        parity = _parity(number, known.reference, found, allowed)
+        int8 = _parity(number, known.int8, found, bounds.logits) if known.int8 is not None else None
+    except ParityError as error:  # NaN or infinity: the shapes are the same, and the reference is finite
+        return CanaryCheck(image=known.image, same_pixels=same, failure=f"{name}: {error.what}")
+    near = parity.holds or (int8 is not None and int8.holds)
+    return CanaryCheck(
+        image=known.image,
+        parity=parity,
+        int8=int8,
+        classes=_classes(known, found),
+        same_pixels=same,
+        failure="" if near else f"{name}: {_difference(parity, int8)}",
+    )
+
+
+def _parity(number: int, reference: NDArray[np.float32], found: NDArray[np.float32], bound: float) -> TokenParity:
+    """Token by token; logits [1, classes] are one token of one picture."""
+    pictures = zip(reference, found, strict=True)
+    pairs = (((number, tile), np.atleast_2d(right), np.atleast_2d(made)) for tile, (right, made) in enumerate(pictures))
+    return measure_tokens(pairs, bound=bound)
+
+
+def _difference(parity: TokenParity, int8: TokenParity | None) -> str:
+    """What the worst token is, and what was demanded of it."""
+    where = f"token {parity.worst_token} of tile {parity.worst_tile} has" if int8 is None else "the logits have"
+    other = f", to INT8 {int8.worst_cosine:.4f} and {int8.worst_relative:.3g}" if int8 is not None else ""
+    return (
+        f"{where} the cosine {parity.worst_cosine:.4f} to FP32, at least {1 - parity.bound:.4f} is demanded; "
+        f"the largest relative error is {parity.worst_relative:.3g}, at most {math.sqrt(2 * parity.bound):.3g} "
+        f"is{other}"
+    )
+
+
+def _classes(known: KnownCanary, found: NDArray[np.float32]) -> ClassCheck | None:
+    if known.int8 is None:
+        return None
+    engine, fp32, int8 = (int(logits.argmax()) for logits in (found, known.reference, known.int8))
+    return ClassCheck(engine=engine, fp32=fp32, int8=int8)
+
+
+def _far_on_average(
+    known: Sequence[KnownCanary], checks: Sequence[CanaryCheck], bounds: CanaryBounds
+) -> tuple[str, ...]:
+    """Whether all of a classifier's canaries together are too far from FP32 and from INT8."""
+    pairs = [(check.parity, check.int8) for check in checks]
+    errors = [min(fp32.worst_relative, int8.worst_relative) for fp32, int8 in pairs if fp32 and int8]
+    if not errors:
+        return ()
+    allowed = max(math.sqrt(2 * bounds.mean_logits), _excused(fmean(_workshop_errors(known)), bounds))
+    if fmean(errors) <= allowed:
+        return ()
+    return (
+        f"the logits have a relative error of {fmean(errors):.3g} on average over the canaries, to FP32 or to INT8, "
+        f"whichever is nearer; at most {allowed:.3g} is demanded",
+    )
+
+
+def _badness(check: CanaryCheck) -> float:
+    """Sorts the worst first: what could not be compared, then the largest error."""
+    return -check.parity.worst_relative if check.parity is not None else -math.inf
+
+
+def _other_classes(checks: Sequence[CanaryCheck], bounds: CanaryBounds) -> tuple[str, ...]:
+    other = [check.image for check in checks if check.classes is not None and not check.classes.known]
+    if len(other) <= bounds.other_class * len(checks):
+        return ()
+    return (
+        f"{len(other)} of {len(checks)} canaries get a class that neither FP32 nor INT8 gave in the workshop "
+        f"({', '.join(other)}), at most {math.floor(bounds.other_class * len(checks))} may",
+    )

@@ -1,0 +1,1 @@
+"""Who is answered when: admission, queue, memory, one worker."""

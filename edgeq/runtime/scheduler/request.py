@@ -1,0 +1,112 @@
+"""A request from its submission to its end, and the runtime's counts over all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgeq.runtime.vlm.stream import Done, Reason, Stream, Token, Usage
+from edgeq.runtime.vlm.tokenize import TokenizedRequest
+
+if TYPE_CHECKING:
+    from edgeq.runtime.vlm.batch_decoder import FirstToken, TokenEvent
+
+__all__ = ["ActiveRequest", "Counts"]
+
+
+@dataclass
+class Counts:
+    """Sums since the beginning; `edgeq.runtime.scheduler.snapshot.Snapshot` says what they are."""
+
+    submitted: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    first_tokens: int = 0
+    first_token_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+
+
+@dataclass
+class ActiveRequest:
+    """One request; times in seconds of the worker's clock.
+
+    Attributes:
+        id: its own.
+        question: what is read.
+        stream: where its events go.
+        submitted: when it came.
+        deadline: when it is too late; None for never.
+        started: when it got its slot; None while it waits.
+        first: when its first token was there.
+        last: when its last token was there.
+        token_ids: said.
+        text: said and sure.
+        cached_tokens: tokens of the prompt that were not read again.
+        encoder_cache_hit: the encoder did not run.
+    """
+
+    id: str
+    question: TokenizedRequest
+    stream: Stream
+    submitted: float
+    deadline: float | None
+    started: float | None = None
+    first: float | None = None
+    last: float = 0.0
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    cached_tokens: int = 0
+    encoder_cache_hit: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Tokens that it may come to."""
+        return len(self.question.ids) + self.question.limit
+
+    @property
+    def length(self) -> int:
+        """Tokens with keys and values: all but the last that was said."""
+        return len(self.question.ids) + max(len(self.token_ids) - 1, 0) if self.token_ids else 0
+
+    def begin(self, begun: FirstToken, now: float, counts: Counts) -> None:
+        """Its prompt was read, and the first token said."""
+        self.cached_tokens, self.encoder_cache_hit = begun.cached_tokens, begun.encoder_cache_hit
+        self.first = self.last = now
+        counts.first_tokens += 1
+        counts.first_token_seconds += now - self.submitted
+        counts.prompt_tokens += len(self.question.ids)
+        self._add(begun.said, counts)
+
+    def go_on(self, said: TokenEvent, now: float, counts: Counts) -> None:
+        """It said another token."""
+        counts.decode_tokens += 1
+        counts.decode_seconds += now - self.last
+        self.last = now
+        self._add(said, counts)
+
+    def done(self, reason: Reason, now: float) -> Done:
+        """Its end."""
+        started, first = (now if moment is None else moment for moment in (self.started, self.first))
+        usage = Usage(
+            prompt_tokens=len(self.question.ids),
+            image_tokens=self.question.image_tokens,
+            cached_tokens=self.cached_tokens,
+            answer_tokens=len(self.token_ids),
+            encoder_cache_hit=self.encoder_cache_hit,
+            queue_seconds=started - self.submitted,
+            first_token_seconds=first - self.submitted,
+            seconds=now - self.submitted,
+        )
+        return Done(reason, usage, self.text, tuple(self.token_ids))
+
+    def _add(self, said: TokenEvent, counts: Counts) -> None:
+        if said.error is not None:
+            return
+        counts.answer_tokens += 1
+        self.token_ids.append(said.token_id)
+        self.text += said.text
+        if said.text:
+            self.stream.put(Token(said.text))

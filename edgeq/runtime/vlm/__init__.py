@@ -1,0 +1,1 @@
+"""A vision-language model at work: vision encoder, prompts, prefill, decoding."""

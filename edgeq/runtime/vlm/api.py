@@ -1,0 +1,145 @@
+"""What a client asks: an image, what was said about it so far, and how the answer is to be chosen and to end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from PIL import Image
+
+from edgeq.errors import InputError
+from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
+
+__all__ = ["GREEDY", "EncodedImage", "GenerationRequest", "Role", "SamplingParams", "Turn"]
+
+Role = Literal["system", "user", "assistant"]
+
+_STOPS: Final = 16
+_LONGEST_STOP: Final = 256
+_LARGEST_SEED: Final = 1 << 64
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a token is chosen.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_p: only the likeliest tokens are drawn from, as few as have this probability together (nucleus sampling,
+            Holtzman et al. 2020, arXiv 1904.09751); in (0, 1].
+        seed: 0 to 2^64 - 1: the same seed gives the same answer, whoever else is served beside it; None draws one.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"the temperature is {self.temperature}", expected="0 or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}", expected="more than 0, and 1 at most")
+        if self.seed is not None and not 0 <= self.seed < _LARGEST_SEED:
+            raise InputError(f"the seed is {self.seed}", expected="0 to 2^64 - 1")
+
+
+GREEDY: Final = SamplingParams()
+"""The likeliest token each time."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation.
+
+    Attributes:
+        role: who says it.
+        text: what is said.
+        image: the image stands before the text; in one turn at most, and that a user's.
+    """
+
+    role: Role
+    text: str
+    image: bool = False
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as a file, which need not be decoded if the same file was asked about before.
+
+    Attributes:
+        data: the file.
+        decode: makes an image in mode RGB of it; what it raises goes to whoever asks.
+    """
+
+    data: bytes = field(repr=False)
+    decode: Callable[[bytes], Image.Image] = field(repr=False)
+
+    def decoded(self) -> Image.Image:
+        """The image, made anew each time."""
+        return self.decode(self.data)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One request.
+
+    Attributes:
+        image: in mode RGB, or a file; None for a conversation without one.
+        turns: what was said, the last by the user.
+        max_new_tokens: of the answer, at most.
+        sampling: how its tokens are chosen.
+        stop: texts that end it; they are not part of it.
+
+    Raises:
+        InputError: the turns do not fit together or to the image, or a number is out of range.
+    """
+
+    image: Image.Image | EncodedImage | None = field(repr=False)
+    turns: tuple[Turn, ...]
+    max_new_tokens: int = MAX_NEW_TOKENS
+    sampling: SamplingParams = GREEDY
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check turns and numbers."""
+        if self.max_new_tokens < 1:
+            raise InputError(f"an answer of {self.max_new_tokens} tokens is none", expected="1 or more")
+        _check_turns(self.turns, self.image is not None)
+        if len(self.stop) > _STOPS or not all(0 < len(text) <= _LONGEST_STOP for text in self.stop):
+            raise InputError(
+                "these stop strings cannot be used",
+                expected=f"at most {_STOPS}, each of 1 to {_LONGEST_STOP} characters",
+            )
+
+    @classmethod
+    def about(
+        cls,
+        image: Image.Image | EncodedImage,
+        question: str,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        sampling: SamplingParams = GREEDY,
+        stop: tuple[str, ...] = (),
+    ) -> GenerationRequest:
+        """One question about an image."""
+        return cls(image, (Turn("user", question, image=True),), max_new_tokens, sampling, stop)
+
+
+def _check_turns(turns: tuple[Turn, ...], image: bool) -> None:
+    if not turns or turns[-1].role != "user":
+        raise InputError("nothing is asked", expected="a conversation whose last message is the user's")
+    for turn in turns:
+        if not turn.text.strip():
+            raise InputError(f"a message of the {turn.role} is empty", expected="text in each message")
+    places = [turn.role for turn in turns if turn.image]
+    if places != (["user"] if image else []):
+        raise InputError(
+            f"the conversation has {len(places)} places for {'one image' if image else 'no image'}",
+            expected="an image stands in one message, and that the user's",
+        )

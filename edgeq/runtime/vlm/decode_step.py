@@ -1,0 +1,166 @@
+"""One decode step over all slots, always of the same shape: [slots, 1] tokens in, [slots, vocabulary] logits out.
+
+Slots with nobody in them are computed as well, and each slot sees only its own tokens: so what one says does not depend
+on who else is there, bit for bit, and nothing is allocated, copied or decided on the host between two steps. Needs
+torch and transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from edgeq.families.prompts import Family
+from edgeq.runtime.vlm.attention import ATTENTION
+from edgeq.runtime.vlm.kv_cache import SlotCache, check_served, read_kv_shape
+
+__all__ = ["DecodeStep"]
+
+
+class DecodeStep:
+    """A language model with its slots.
+
+    Args:
+        model: transformers' causal language model, which from now on attends with `edgeq.runtime.vlm.attention`.
+        family: of the vision-language model that it belongs to.
+        slots: sequences at once.
+        context: tokens of each, at most.
+
+    Attributes:
+        shape: what it keeps of a token.
+        cache: the slots.
+
+    Raises:
+        ModelError: it cannot be served in slots.
+    """
+
+    def __init__(self, model: Any, family: Family, slots: int, context: int) -> None:
+        check_served(model, context)
+        self.shape = read_kv_shape(model)
+        model.set_attn_implementation(ATTENTION)
+        self._model, self._family = model, family
+        self.cache = SlotCache(self.shape, slots, context)
+        self._hidden = float("-inf")
+        device = self.shape.device
+        self._masked = device.type != "cpu"
+        self._seen, self._moves = [1] * slots, [0] * slots  # tokens that each sees in the next step, and more each time
+        self._tokens = torch.zeros(slots, 1, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(slots, 1, dtype=torch.int64, device=device)
+        self._moving = torch.zeros(slots, 1, dtype=torch.int64, device=device)
+        self._mask = torch.full((slots, 1, 1, self.cache.rows), self._hidden, dtype=self.shape.dtype, device=device)
+        for slot in range(slots):
+            self.vacate(slot)
+        self._forward = self._captured(self._eager)
+
+    def read(self, embeddings: torch.Tensor, slot: int, start: int, *, last: bool) -> torch.Tensor | None:
+        """Read a piece of one prompt into a slot.
+
+        Args:
+            embeddings: [1, n, hidden].
+            slot: that it goes to.
+            start: tokens that are there already.
+            last: the piece is the prompt's last.
+
+        Returns:
+            Of the last piece, the logits of its last token, [1, vocabulary]; else None.
+        """
+        count = embeddings.shape[1]
+        self.cache.aim_at(slot, start)
+        model = self._model if last else self._model.base_model
+        first = start + self._family.first_position
+        with torch.inference_mode():
+            found = model(
+                inputs_embeds=embeddings,
+                attention_mask=self._reading_mask(start, count),
+                position_ids=torch.arange(first, first + count, device=embeddings.device)[None],
+                past_key_values=self.cache,
+                use_cache=True,
+                **({"logits_to_keep": 1} if last else {}),
+            )
+        return found.logits[:, -1] if last else None
+
+    def occupy(self, slot: int, token: int, length: int) -> None:
+        """From the next step on, a slot goes on with `token`, behind the `length` tokens that it holds."""
+        self._place(slot, token, length, moving=1)
+
+    def vacate(self, slot: int) -> None:
+        """A slot says nothing from now on: it computes one token over and over, in its first row."""
+        self._place(slot, 0, 0, moving=0)
+
+    def forward(self) -> torch.Tensor:
+        """Logits of each slot's next token, [slots, vocabulary]; they stay as they are until the next call."""
+        with torch.inference_mode():
+            self.cache.aim_at_all()
+            return self._forward()
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        """Each occupied slot has said a token, int64 [slots]; on the same device."""
+        with torch.inference_mode():
+            self._tokens.copy_(tokens[:, None])
+            self._tokens *= self._moving
+            self._positions += self._moving
+            self.cache.at += self._moving[:, 0]
+            self._mask[:, 0, 0].scatter_(1, self._row(), 0.0)
+        self._seen = [seen + moves for seen, moves in zip(self._seen, self._moves, strict=True)]
+
+    def _eager(self) -> torch.Tensor:
+        found = self._model(
+            input_ids=self._tokens,
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            slot_tokens=None if self._masked else self._seen,
+        )
+        logits: torch.Tensor = found.logits[:, -1]
+        return logits
+
+    def _captured(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """On a GPU, the step as one CUDA graph: launching its kernels one by one takes longer than running them.
+
+        It reads and writes the same addresses each time, since all that it takes are buffers (docs.pytorch.org, "CUDA
+        Graphs"). Not yet run on a GPU.
+        """
+        if self.shape.device.type != "cuda" or not torch.cuda.is_available():
+            return run
+        with torch.inference_mode():
+            self.cache.aim_at_all()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # kernels are chosen and workspaces taken before the capture
+                for _ in range(3):
+                    run()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                logits = run()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return logits
+
+        return replay
+
+    def _place(self, slot: int, token: int, length: int, *, moving: int) -> None:
+        with torch.inference_mode():
+            self._seen[slot], self._moves[slot] = length + 1, moving
+            self._tokens[slot] = token
+            self._positions[slot] = length + self._family.first_position
+            self._moving[slot] = moving
+            self.cache.at[slot] = slot * self.cache.rows + length
+            self._mask[slot].fill_(self._hidden)
+            self._mask[slot, ..., : length + 1] = 0.0
+
+    def _row(self) -> torch.Tensor:
+        """Of each slot's next token within its slot, int64 [slots, 1]."""
+        return (self.cache.at % self.cache.rows)[:, None]
+
+    def _reading_mask(self, start: int, count: int) -> torch.Tensor | None:
+        """What each token of a piece may see, bool [1, 1, n, start + n]; None for those before it in a first piece."""
+        causal = self._family.attention == "causal"
+        if causal and start == 0:
+            return None
+        seen = torch.ones(count, start + count, dtype=torch.bool, device=self.shape.device)
+        return (seen.tril(start) if causal else seen)[None, None]

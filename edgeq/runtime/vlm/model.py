@@ -1,0 +1,155 @@
+"""A bundle's two halves joined: the vision graph in an engine, the language model alone, one prompt for both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.bundle.manifest import read_manifest
+from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
+from edgeq.errors import ArtifactError, InputError
+from edgeq.families.prompts import family_of
+from edgeq.quality.answerer import Answer
+from edgeq.runtime.vlm.language import LanguageModel, open_language_model, require_packages
+from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.vision_encoder import VisionEncoder
+
+__all__ = ["MAX_NEW_TOKENS", "Reply", "VisionLanguageModel", "load_vlm", "open_vlm"]
+
+MAX_NEW_TOKENS = 128
+
+
+class Reply(BaseModel):
+    """An answer, and what it took.
+
+    Attributes:
+        text: without special tokens.
+        token_ids: as they were chosen, the one that ends the answer included.
+        ended: `stop` at a token that ends an answer, `limit` at the number of tokens asked for, `context` where the
+            context is full.
+        prompt_tokens: image and question.
+        image_tokens: of these, the image's.
+        vision_seconds: from the image to its features.
+        first_token_seconds: from there to the first token.
+        seconds: all of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    token_ids: tuple[int, ...]
+    ended: Literal["stop", "limit", "context"]
+    prompt_tokens: int
+    image_tokens: int
+    vision_seconds: float
+    first_token_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class VisionLanguageModel:
+    """A vision-language model in two halves. It is one of `edgeq.quality.answerer.Answerer`.
+
+    Attributes:
+        prompter: writes prompts.
+        vision_encoder: the vision graph.
+        language: the language model.
+    """
+
+    prompter: Prompter
+    vision_encoder: VisionEncoder
+    language: LanguageModel
+
+    def ask(self, image: Image.Image, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
+        """Answer a question about an image (mode RGB), greedily.
+
+        Raises:
+            InputError: the question is empty or too long, or no token may be said.
+            EngineError: the vision graph fails on this image.
+        """
+        if max_new_tokens < 1:
+            raise InputError(f"an answer of {max_new_tokens} tokens is none", expected="1 or more")
+        settings, start = self.prompter.settings, time.perf_counter()
+        ids, features = self._see(image, question)
+        seen = time.perf_counter()
+        limit = min(max_new_tokens, settings.context - len(ids))
+        said, times = [], []
+        for token in self.language.generate(ids, features, settings.image_token_id, limit=limit, stop=settings.stop):
+            said.append(token)
+            times.append(time.perf_counter())
+        return Reply(
+            text=self.prompter.text(said),
+            token_ids=tuple(said),
+            ended="stop" if said[-1] in settings.stop else "limit" if limit == max_new_tokens else "context",
+            prompt_tokens=len(ids),
+            image_tokens=len(features),
+            vision_seconds=seen - start,
+            first_token_seconds=times[0] - seen,
+            seconds=times[-1] - start,
+        )
+
+    def answer(self, image: Image.Image, question: str, max_new_tokens: int) -> Answer:
+        """As `ask`, with text and tokens alone."""
+        reply = self.ask(image, question, max_new_tokens)
+        return Answer(reply.text, reply.token_ids)
+
+    def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits before each token of an answer that is forced, float32 [n, vocabulary]."""
+        ids, features = self._see(image, question)
+        return self.language.logits(ids, features, self.prompter.settings.image_token_id, answer_ids)
+
+    def features(self, image: Image.Image) -> NDArray[np.float32]:
+        """What the language model gets of an image, float32 [tokens, hidden]."""
+        return _rows(self.vision_encoder.encode(self.prompter.pixels(image).values))
+
+    def _see(self, image: Image.Image, question: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Prompt and features; a question that is too long is refused before the encoder runs."""
+        pixels = self.prompter.pixels(image)
+        ids = self.prompter.ids(question, pixels.layout)
+        return ids, _rows(self.vision_encoder.encode(pixels.values))
+
+
+def open_vlm(bundle: Path, *, threads: int | None = None) -> VisionLanguageModel:
+    """Check a bundle byte for byte and load it.
+
+    Args:
+        bundle: a vision-language bundle of `edgeq prepare`.
+        threads: of one operator; None takes every processor there is.
+
+    Raises:
+        ArtifactError: it is no bundle, is damaged, or is a classifier's.
+        ModelError: the language model, the tokenizer or the image processor cannot be loaded.
+        EngineError: the engine refuses the vision graph, or a package is missing.
+    """
+    manifest = read_manifest(bundle)
+    if manifest.kind != "vision-language":
+        raise ArtifactError(
+            f"{bundle} is the bundle of a {manifest.kind}, which answers no questions",
+            expected="the bundle of a vision-language model",
+            next_step=f"edgeq evaluate {bundle} --eval LABELLED_IMAGES",
+        )
+    return load_vlm(bundle, threads=threads)
+
+
+def load_vlm(directory: Path, *, threads: int | None = None) -> VisionLanguageModel:
+    """As `open_vlm`, for a directory that was checked already or is being made."""
+    require_packages()
+    settings = VlmSettings.of(directory)
+    return VisionLanguageModel(
+        Prompter.open(directory, settings),
+        VisionEncoder.open(directory / settings.vision, threads=threads),
+        open_language_model(directory / LANGUAGE, family_of(settings.model_type), threads=threads),
+    )
+
+
+def _rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """All pictures' features, one behind the other: [pictures * tokens, hidden]."""
+    return features.reshape(-1, features.shape[-1])

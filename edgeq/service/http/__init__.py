@@ -1,0 +1,1 @@
+"""HTTP beneath the routes: connections, limits, access, errors, logs."""

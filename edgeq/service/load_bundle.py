@@ -1,0 +1,196 @@
+"""Open the bundle that is to be served: find it, check every byte of it, run its canaries, load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from edgeq.bundle.manifest import MANIFEST, Manifest
+from edgeq.bundle.needs import DeviceFacts
+from edgeq.bundle.verify import Trust, examine
+from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
+from edgeq.device import DeviceProfile
+from edgeq.engine import Engine
+from edgeq.engine_store.candidate import Candidate, onnx_candidate, tensorrt_candidate
+from edgeq.engine_store.store import default_store
+from edgeq.errors import ArtifactError, InputError
+from edgeq.families.prompts import family_of
+from edgeq.files import read_json_object
+from edgeq.install.proof import backend_here
+from edgeq.install.states import current
+from edgeq.install.store import MARKER
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.runtime.canary.canaries import CANARY_LIST, ClassCanaries
+from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
+from edgeq.runtime.canary.check import compare_canaries, run_canaries
+from edgeq.runtime.canary.report import CanaryReport
+from edgeq.runtime.scheduler.budget import serving_device
+from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
+from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.language import open_language_model, require_packages
+from edgeq.runtime.vlm.model import VisionLanguageModel
+from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.stream import Failed
+from edgeq.runtime.vlm.vision_encoder import VisionEncoder
+from edgeq.service.report import reader_of
+from edgeq.service.report_phrases import DEFAULT_PHRASES, PHRASES, ReportPhrases, load_report_phrases
+from edgeq.service.routes.vision_worker import VisionWorker
+from edgeq.service.served_model import ServedModel
+from edgeq.service.settings import ServiceSettings
+
+__all__ = ["find_bundle", "open_served"]
+
+_ENGINES: Final = "engines"
+_PREPROCESS: Final = "preprocessor_config.json"
+_MIB: Final = 1 << 20
+
+Say = Callable[[str], None]
+"""Told what is being done, in a few words."""
+
+
+def find_bundle(place: Path) -> Path:
+    """The bundle at a place: a bundle itself, or the one that is in use in a store of `edgeq install`.
+
+    Raises:
+        ArtifactError: it is neither.
+    """
+    if (place / MARKER).is_file():
+        return current(place)
+    if (place / MANIFEST).is_file():
+        return place
+    raise ArtifactError(
+        f"{place} is neither a bundle nor a store of installed ones",
+        expected=f"a directory with {MANIFEST}, or with {MARKER}",
+        next_step=f"edgeq install BUNDLE --root {place}",
+    )
+
+
+def open_served(
+    place: Path, settings: ServiceSettings, *, device: DeviceFacts | None = None, say: Say | None = None
+) -> ServedModel:
+    """Open a bundle as the settings want it.
+
+    Args:
+        place: for `find_bundle`.
+        settings: of the service.
+        device: what the bundle must suit; None for any.
+        say: told what is being done.
+
+    Raises:
+        ArtifactError: there is no bundle, it is damaged, not signed as it must be, or not for this device.
+        ModelError, EngineError: a part of it cannot be loaded.
+        InputError: memory does not suffice for one request.
+        GateError: the engine does not compute what the workshop saw.
+    """
+    tell = say or (lambda _what: None)
+    bundle = find_bundle(place)
+    tell("checking the bundle")
+    verified = examine(bundle, Trust.of(settings.keys, device=device))
+    phrases = _phrases(bundle, verified.manifest, settings)
+    candidate = _candidate(place, bundle, verified.manifest, settings)
+    talks = verified.manifest.kind == "vision-language"
+    memory = _memory(bundle) if talks else None  # asked before anything is loaded
+    tell("opening the vision graph")
+    engine = candidate.open()
+    canaries = open_canaries(bundle, verified.manifest) if settings.canaries else None
+    report = _checked(engine, canaries, tell) if canaries is not None else None
+    return ServedModel(
+        name=settings.name or _name(place, bundle, verified.manifest),
+        manifest=verified.manifest,
+        digest=verified.digest,
+        created=int((bundle / MANIFEST).stat().st_mtime),
+        backend=candidate.backend,
+        canaries=report,
+        talk=_runtime(bundle, engine, memory, settings, canaries, tell) if memory else None,
+        seeing=None if memory else _seeing(bundle, engine, settings),
+        phrases=phrases,
+        reader=reader_of(phrases),
+    )
+
+
+def _phrases(bundle: Path, manifest: Manifest, settings: ServiceSettings) -> ReportPhrases:
+    """From the settings, or the bundle, or those that come along."""
+    if settings.phrases is not None:
+        return load_report_phrases(settings.phrases)
+    listed = any(file.name == PHRASES for file in manifest.files)
+    return load_report_phrases(bundle / PHRASES) if listed else DEFAULT_PHRASES
+
+
+def _candidate(place: Path, bundle: Path, manifest: Manifest, settings: ServiceSettings) -> Candidate:
+    """What runs the vision graph. TensorRT's engine must have been built: that takes minutes and much memory."""
+    backend = backend_here() if settings.backend == "auto" else settings.backend
+    if backend == "tensorrt":
+        store = default_store() if place == bundle else place / _ENGINES
+        return tensorrt_candidate(bundle, manifest, store)
+    if manifest.kind == "vision-language":
+        graph = VlmSettings.of(bundle).vision
+    else:
+        graph = ClassCanaries.load(bundle / CANARY_LIST).int8
+    return onnx_candidate(bundle / graph, threads=settings.threads)
+
+
+def _checked(engine: Engine, canaries: CanarySet, tell: Say) -> CanaryReport:
+    tell("comparing with the canaries")
+    report = compare_canaries(canaries, run_canaries(engine, canaries))
+    report.raise_if_failed()
+    return report
+
+
+def _seeing(bundle: Path, engine: Engine, settings: ServiceSettings) -> VisionWorker:
+    preprocess = Preprocess.from_config(read_json_object(bundle / _PREPROCESS))
+    output = ClassCanaries.load(bundle / CANARY_LIST).output
+    return VisionWorker(engine, output, preprocess, queue=settings.queue)
+
+
+def _memory(bundle: Path) -> DeviceProfile:
+    require_packages()
+    import torch
+
+    return serving_device(bundle, cuda=torch.cuda.is_available())
+
+
+def _runtime(
+    bundle: Path,
+    engine: Engine,
+    memory: DeviceProfile,
+    settings: ServiceSettings,
+    canaries: CanarySet | None,
+    tell: Say,
+) -> Runtime:
+    """The language model loaded, beside a vision engine that is open already; and asked something once."""
+    tell("loading the language model")
+    found = VlmSettings.of(bundle)
+    language = open_language_model(bundle / LANGUAGE, family_of(found.model_type), threads=settings.threads)
+    vlm = VisionLanguageModel(Prompter.open(bundle, found), VisionEncoder(engine), language)
+    options = RuntimeOptions(
+        slots=settings.sequences,
+        queue=settings.queue,
+        context=settings.context,
+        budget_bytes=None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
+        cache_bytes=None if settings.cache_mib is None else settings.cache_mib * _MIB,
+        reserve_bytes=settings.reserve_mib * _MIB,
+        threads=settings.threads,
+    )
+    runtime = start_runtime(vlm, bundle, options, memory)
+    if canaries is not None and canaries.talk is not None:
+        tell("asking the first question")
+        _warm_up(
+            runtime, GenerationRequest.about(canaries.known[0].picture, canaries.talk.canaries.canaries[0].question, 2)
+        )
+    return runtime
+
+
+def _warm_up(runtime: Runtime, ask: GenerationRequest) -> None:
+    """What is compiled or captured at the first request is so before somebody waits for it."""
+    with suppress(InputError):  # the context was set too short for it
+        for event in runtime.submit(ask):
+            if isinstance(event, Failed):
+                runtime.close(drain=False)
+                raise event.error
+
+
+def _name(place: Path, bundle: Path, manifest: Manifest) -> str:
+    """A bundle's directory names it; one in a store has a digest for a name, and goes by its kind."""
+    return manifest.kind if place != bundle else bundle.resolve().name

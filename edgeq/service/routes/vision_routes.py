@@ -1,0 +1,107 @@
+"""`POST /v1/classify` and `/v1/embed`: what a bundle's vision graph gives for an image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgeq.runtime.vlm.api import EncodedImage
+from edgeq.service.http.connection import while_connected
+from edgeq.service.http.errors import RequestError
+from edgeq.service.http.request_body import RequestBodies
+from edgeq.service.routes.image_input import ImageInputs
+from edgeq.service.routes.schemas import Class, ClassifyRequest, ClassifyResponse, Embedding, Embeddings, EmbedRequest
+from edgeq.service.routes.vision_worker import VisionWorker
+from edgeq.service.served_model import ServedModel
+
+__all__ = ["VisionRoutes", "classes_of"]
+
+_Form = TypeVar("_Form", ClassifyRequest, EmbedRequest)
+
+
+class VisionRoutes:
+    """Looks at images.
+
+    Args:
+        served: a classifier's or an encoder's bundle; of any other, both answers are 404.
+        pictures: opens images.
+        intake: reads bodies.
+        seconds: from a request's header to its answer.
+    """
+
+    def __init__(self, served: ServedModel, pictures: ImageInputs, intake: RequestBodies, seconds: float) -> None:
+        self._served = served
+        self._pictures = pictures
+        self._intake = intake
+        self._seconds = seconds
+
+    async def classify(self, request: Request) -> Response:
+        """Name an image."""
+        asked, logits = await self._look(request, self._seeing("classes"), ClassifyRequest)
+        classes = classes_of(logits, self._served.manifest.labels, asked.top)
+        return _json(ClassifyResponse(model=self._served.name, classes=classes).model_dump_json())
+
+    async def embed(self, request: Request) -> Response:
+        """Turn an image into a vector."""
+        seeing = self._seeing("vectors")
+        if self._served.manifest.labels:
+            raise RequestError(404, "no_vectors", "this bundle's graph ends in classes: it gives no vector of an image")
+        asked, vector = await self._look(request, seeing, EmbedRequest)
+        length = float(np.linalg.norm(vector)) if asked.normalize else 1.0
+        values = tuple(float(value) for value in vector / (length or 1.0))
+        return _json(Embeddings(model=self._served.name, data=(Embedding(embedding=values),)).model_dump_json())
+
+    async def _look(
+        self, request: Request, seeing: VisionWorker, form: type[_Form]
+    ) -> tuple[_Form, NDArray[np.float32]]:
+        """What is asked, and what the graph gives for the image, float32 [n]."""
+        with self._intake.room(request):
+            asked = await self._intake.parse(request, form)
+            self._served.check_name(asked.model)
+            use = partial(self._pictures.use, asked.image, partial(_submit, seeing))
+            future = await while_connected(request.receive, use)
+        return asked, await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
+
+    def _seeing(self, what: str) -> VisionWorker:
+        if self._served.seeing is None:
+            raise RequestError(
+                404, f"no_{what}", f"this bundle is a {self._served.manifest.kind} model's: it gives no {what}"
+            )
+        return self._served.seeing
+
+    def _left(self, request: Request) -> float:
+        start: float = request.scope["edgeq.start"]
+        return start + self._seconds - time.monotonic()
+
+
+def classes_of(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> tuple[Class, ...]:
+    """The `top` likeliest classes; of equal logits the first class goes first.
+
+    Args:
+        logits: [classes].
+        labels: by logit; empty where they have no names.
+        top: how many.
+    """
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    scores = powers / powers.sum()
+    best = np.argsort(-logits, kind="stable")[:top]
+    return tuple(
+        Class(index=int(one), label=labels[one] if one < len(labels) else None, score=float(scores[one]))
+        for one in best
+    )
+
+
+def _submit(seeing: VisionWorker, image: EncodedImage) -> Future[NDArray[np.float32]]:
+    return seeing.submit(image.decoded())
+
+
+def _json(text: str) -> Response:
+    return Response(text, media_type="application/json")

@@ -1,0 +1,116 @@
+"""One vision graph behind many requests: they take turns on one thread, and not too many may wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgeq.engine import Engine
+from edgeq.errors import EngineError
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.runtime.scheduler.retry_after import RetryAfter
+from edgeq.service.http.errors import RequestError
+
+__all__ = ["VisionWorker", "VisionWorkerFigures"]
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VisionWorkerFigures:
+    """How it stands: one at most is running, `waiting` wait, and `ended` have ended since the start."""
+
+    running: int
+    waiting: int
+    ended: int
+
+
+class VisionWorker:
+    """A classifier's or an encoder's graph.
+
+    Args:
+        engine: a graph with one input.
+        output: of the graph, that is read; None for its only one.
+        preprocess: from an image to its input.
+        queue: images that may wait.
+
+    Raises:
+        EngineError: the graph has other inputs or outputs.
+    """
+
+    def __init__(self, engine: Engine, output: str | None, preprocess: Preprocess, *, queue: int) -> None:
+        self._output = output or engine.outputs[0]
+        if len(engine.inputs) != 1 or self._output not in engine.outputs:
+            raise EngineError(f"the graph has inputs {list(engine.inputs)} and outputs {list(engine.outputs)}")
+        self._engine = engine
+        self._preprocess = preprocess
+        self._queue = queue
+        self._retry_after = RetryAfter()
+        self._lock = Lock()
+        self._waiting = self._ended = 0
+        self._worker = ThreadPoolExecutor(1, "edgeq-seeing")
+
+    @property
+    def figures(self) -> VisionWorkerFigures:
+        """How it stands now."""
+        with self._lock:
+            return VisionWorkerFigures(min(self._waiting, 1), max(self._waiting - 1, 0), self._ended)
+
+    def submit(self, image: Image.Image) -> Future[Vector]:
+        """What the graph gives for an image (mode RGB), float32 [n]; the image is let go at once.
+
+        Raises:
+            RequestError: 429 as many wait as may, 503 it was closed.
+            ImageError: the image cannot be brought to the graph's size.
+        """
+        pixels = self._preprocess(image)
+        with self._lock:
+            if self._waiting > self._queue:
+                retry_after = self._retry_after.retry_after(self._waiting, 1)
+                raise RequestError(429, "busy", "too many images wait already", retry_after=retry_after)
+            try:
+                future = self._worker.submit(self._run, pixels)
+            except RuntimeError as error:
+                raise RequestError(503, "draining", "the service is stopping", retry_after=5) from error
+            self._waiting += 1
+        future.add_done_callback(lambda _done: self._leave())
+        return future
+
+    async def wait(self, future: Future[Vector], seconds: float) -> Vector:
+        """The result of `submit`; who stops waiting takes it back, unless it runs already.
+
+        Raises:
+            RequestError: 408 it took longer than `seconds`.
+            EngineError: the engine failed.
+        """
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), max(seconds, 0))
+        except asyncio.TimeoutError as error:
+            raise RequestError(408, "deadline", "the request took too long") from error
+        finally:
+            future.cancel()
+
+    def close(self, drain: bool = True) -> None:
+        """Take no more images; let those that wait have their turn, or not."""
+        self._worker.shutdown(wait=True, cancel_futures=not drain)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+            self._ended += 1
+
+    def _run(self, pixels: Vector) -> Vector:
+        start = time.monotonic()
+        found = self._engine.run({self._engine.inputs[0]: pixels[None]}, (self._output,))[self._output]
+        self._retry_after.ended(time.monotonic() - start)
+        vector: Vector = found.astype(np.float32).reshape(-1)
+        if not np.isfinite(vector).all():
+            raise EngineError("the graph gave NaN or infinity for this image")
+        return vector

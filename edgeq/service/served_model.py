@@ -1,0 +1,72 @@
+"""What is served: one bundle, opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeq.bundle.manifest import Manifest
+from edgeq.runtime.canary.report import CanaryReport
+from edgeq.service.http.errors import RequestError
+from edgeq.service.report import Reader
+from edgeq.service.report_phrases import ReportPhrases
+from edgeq.service.routes.vision_worker import VisionWorker
+from edgeq.service.runtime_protocol import RuntimeProtocol
+
+__all__ = ["ServedModel"]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """An opened bundle.
+
+    Attributes:
+        name: of the model in requests.
+        manifest: of the bundle.
+        digest: SHA-256 of the manifest in hexadecimal: which bundle this is.
+        created: when the bundle was made, in seconds since 1970, as far as its files tell.
+        backend: what runs the vision graph.
+        canaries: what the check of the engine found; None where it was left out.
+        talk: of a vision-language bundle.
+        seeing: of a classifier's or an encoder's.
+        phrases: of reports.
+        reader: made of the phrases.
+    """
+
+    name: str
+    manifest: Manifest
+    digest: str
+    created: int
+    backend: str
+    canaries: CanaryReport | None
+    talk: RuntimeProtocol | None
+    seeing: VisionWorker | None
+    phrases: ReportPhrases
+    reader: Reader
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+        return self.talk is None or self.talk.alive
+
+    @property
+    def progress(self) -> tuple[bool, int]:
+        """Whether there is work, and a number that changes while it is being done."""
+        if self.talk is not None:
+            now = self.talk.snapshot()
+            busy = now.active > 0 or (now.queued > 0 and not now.held)
+            return busy, now.steps + now.first_tokens + sum(now.ended.values()) + now.prompt_tokens
+        assert self.seeing is not None
+        figures = self.seeing.figures
+        return figures.running > 0, figures.ended
+
+    def check_name(self, model: str | None) -> None:
+        """Raise RequestError 404 where a request asks for another model; None asks for the one there is."""
+        if model not in (None, self.name):
+            raise RequestError(404, "model_not_found", f"this service has the model {self.name!r} only", param="model")
+
+    def close(self, drain: bool = True) -> None:
+        """Answer what there is, or drop it, and let the model go."""
+        if self.talk is not None:
+            self.talk.close(drain)
+        if self.seeing is not None:
+            self.seeing.close(drain)

@@ -1,0 +1,53 @@
+"""One image after another, in this process: what `edgeq watch` does with each of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from PIL import Image
+
+from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
+from edgeq.runtime.vlm.stream import Done, Failed
+from edgeq.service.report import Report
+from edgeq.service.routes.schemas import ClassifyResponse
+from edgeq.service.routes.vision_routes import classes_of
+from edgeq.service.served_model import ServedModel
+
+__all__ = ["Look", "Seen", "watch_inference"]
+
+_TOP: Final = 5
+
+Seen = Report | ClassifyResponse
+"""A report of a vision-language model, or a classifier's classes."""
+
+Look = Callable[[Image.Image], Seen]
+"""From an image in mode RGB to what is on it; raises EdgeqError."""
+
+
+def watch_inference(served: ServedModel, seconds: float, max_tokens: int = MAX_NEW_TOKENS) -> Look:
+    """What looks at images with an opened bundle.
+
+    Args:
+        served: the bundle.
+        seconds: that an image may take.
+        max_tokens: tokens of an answer.
+    """
+
+    def report(image: Image.Image) -> Seen:
+        assert served.talk is not None
+        stream = served.talk.submit(GenerationRequest.about(image, served.phrases.question, max_tokens), seconds)
+        last = deque(stream, maxlen=1).pop()
+        if isinstance(last, Failed):
+            raise last.error
+        assert isinstance(last, Done)
+        return served.reader(last.text, last.reason not in ("limit", "context"))
+
+    def classify(image: Image.Image) -> Seen:
+        assert served.seeing is not None
+        logits = served.seeing.submit(image).result()
+        return ClassifyResponse(model=served.name, classes=classes_of(logits, served.manifest.labels, _TOP))
+
+    return classify if served.talk is None else report

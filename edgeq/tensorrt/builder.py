@@ -1,0 +1,243 @@
+"""From settings and an ONNX file to a serialized engine that was compared with its plan.
+
+What is called, and in which order, is written down in tests/golden/tensorrt. No engine was built here: the calls are
+checked against the real bindings of TensorRT 10.3 and 10.16, which have no builder without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from edgeq.errors import EngineError, OutputError, first_line
+from edgeq.tensorrt.constraints import check_bindings, constrain
+from edgeq.tensorrt.inspector import inspect_engine
+from edgeq.tensorrt.loading import quiet_deprecations
+from edgeq.tensorrt.log import build_log
+from edgeq.tensorrt.progress import Progress, progress_monitor
+from edgeq.tensorrt.settings import BuildSettings, ShapeRange
+from edgeq.tensorrt.timing_cache import read_timing_cache, update_timing_cache
+from edgeq.tensorrt.verify import verify_tensorrt
+
+__all__ = ["Progress", "Say", "build_engine"]
+
+Say = Callable[[str], None]
+"""Told, in a sentence, what a person should know of a build that goes on."""
+
+_NAMED: Final = 3
+"""Layers that are named in a sentence; the others are counted."""
+
+
+def build_engine(
+    trt: ModuleType,
+    settings: BuildSettings,
+    graph: Path,
+    *,
+    calibrator: Any = None,
+    timing_cache: Path | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> bytes:
+    """Build an engine, and compare it with what was planned.
+
+    Memory is not looked at: `edgeq.tensorrt.settings.check_memory` comes before.
+
+    Args:
+        trt: TensorRT, as `edgeq.tensorrt.loading.load_tensorrt` gives it.
+        settings: what the builder is told.
+        graph: the ONNX file; weights in a file of their own lie beside it.
+        calibrator: of `edgeq.tensorrt.calibrator`, whose batches have the OPT shapes; there must be one where
+            the settings want ranges, and may be none elsewhere.
+        timing_cache: a file of `edgeq.tensorrt.timing_cache`; read, and written after the build.
+        progress: called as the build goes on; what it raises stops the build and is raised here.
+        say: told of a timing cache that cannot be used, and of layers whose precision the engine does not show.
+
+    Returns:
+        The engine, serialized. It is good for this device and this release alone.
+
+    Raises:
+        EngineError: TensorRT refuses the graph or builds nothing, or a layer or binding is missing.
+        QuantizeError: a layer of the engine computes in another precision than planned.
+        EdgeqError: what the calibrator raises.
+    """
+    if (calibrator is None) != (settings.calibration == "none"):
+        raise EngineError(
+            "ranges are wanted and no calibrator was given" if calibrator is None else "nothing is to be calibrated",
+            expected="a calibrator with implicit quantization of an INT8 engine, and none elsewhere",
+        )
+    tell = say or (lambda _sentence: None)
+    log, monitor = build_log(trt), progress_monitor(trt, progress)
+    with quiet_deprecations(), _cause(log, f"TensorRT failed while building {graph.name}"):
+        engine = _build(trt, settings, graph, calibrator, timing_cache, monitor, log, tell)
+    monitor.check()
+    # Without an engine it matters only what failed in calibration: TensorRT may have given up before it began.
+    if calibrator is not None and (engine is not None or calibrator.failure is not None):
+        calibrator.check()
+    if engine is None:
+        raise _nothing(graph, log.causes())
+    _verify(trt, engine, settings, log, tell)
+    return engine
+
+
+def _build(
+    trt: ModuleType,
+    settings: BuildSettings,
+    graph: Path,
+    calibrator: Any,
+    timing_cache: Path | None,
+    monitor: Any,
+    log: Any,
+    tell: Say,
+) -> bytes | None:
+    builder = trt.Builder(log)
+    network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, settings.network_flags))
+    parser = trt.OnnxParser(network, log)
+    _parse(parser, graph)
+    (constrain if settings.quantization == "implicit" else check_bindings)(trt, network, settings)
+    config = builder.create_builder_config()
+    _configure(trt, config, settings)
+    profiles = _profiles(builder, config, settings.profile, calibrator)
+    if timing_cache is not None:
+        _give_timings(config, timing_cache, tell)
+    config.progress_monitor = monitor
+    serialized = _run(builder, network, config, alive=(parser, *profiles))
+    if serialized is not None and timing_cache is not None:
+        _keep_timings(config, timing_cache, tell)
+    return None if serialized is None else bytes(serialized)
+
+
+def _run(builder: Any, network: Any, config: Any, *, alive: Sequence[Any]) -> Any:  # noqa: ARG001
+    """Build. `alive` is what TensorRT uses and does not hold: the parser, which owns the weights, and the profiles."""
+    return builder.build_serialized_network(network, config)
+
+
+@contextmanager
+def _cause(log: Any, what: str) -> Iterator[None]:
+    """An error of the bindings as an EngineError with what TensorRT logged before it."""
+    try:
+        yield
+    except (TypeError, RuntimeError, ValueError, MemoryError) as error:  # pybind11's: a null pointer is a TypeError
+        causes = (*log.causes(), first_line(error), "there is no CUDA device, or its driver does not fit this TensorRT")
+        raise EngineError(what, causes=causes) from error
+
+
+def _bits(flags: Any, names: Iterable[str]) -> int:
+    """A set of flags as `create_network` takes it."""
+    return sum(1 << int(getattr(flags, name)) for name in names)
+
+
+def _parse(parser: Any, graph: Path) -> None:
+    if parser.parse_from_file(str(graph)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    raise EngineError(
+        f"TensorRT cannot parse {graph}",
+        causes=tuple(_parser_error(error) for error in errors[:10]) or ("it gives no reason: is the file there?",),
+        next_step="open it in ONNX Runtime first: edgeq verify-engine BUNDLE --backend onnxruntime",
+    )
+
+
+def _parser_error(error: Any) -> str:
+    node = f"{error.node_name() or 'a node without a name'} ({error.node_operator() or 'no operator'})"
+    return f"{node}: {' '.join(str(error.desc()).split())[:300]}"
+
+
+def _configure(trt: ModuleType, config: Any, settings: BuildSettings) -> None:
+    """Flags and limits."""
+    for name in settings.builder_flags:
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    for name in settings.cleared_flags:
+        config.clear_flag(getattr(trt.BuilderFlag, name))
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    # One memory for all on a Jetson: there this pool counts what the host takes, too, so it gets the whole bound.
+    config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, settings.peak_bytes)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+
+
+def _profiles(builder: Any, config: Any, ranges: Sequence[ShapeRange], calibrator: Any) -> tuple[Any, ...]:
+    """Give the config its calibrator, and the profiles of the free axes: for running, and for calibrating."""
+    if calibrator is not None:
+        config.int8_calibrator = calibrator
+    if not ranges:
+        return ()
+    profile = _shaped(builder, ranges)
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineError("TensorRT does not take the optimization profile", causes=_shapes(ranges))
+    if calibrator is None:
+        return (profile,)
+    # TensorRT would put OPT in the place of MIN and MAX: better in a profile of its own.
+    fixed = [ShapeRange(input=entry.input, min=entry.opt, opt=entry.opt, max=entry.opt) for entry in ranges]
+    calibrated = _shaped(builder, fixed)
+    if not config.set_calibration_profile(calibrated):
+        raise EngineError("TensorRT does not take the calibration profile", causes=_shapes(fixed))
+    return profile, calibrated
+
+
+def _shaped(builder: Any, ranges: Sequence[ShapeRange]) -> Any:
+    profile = builder.create_optimization_profile()
+    for entry in ranges:
+        profile.set_shape(entry.input, entry.min, entry.opt, entry.max)
+    return profile
+
+
+def _shapes(ranges: Sequence[ShapeRange]) -> tuple[str, ...]:
+    return tuple(f"{entry.input}: {entry.min} to {entry.max}" for entry in ranges)
+
+
+def _give_timings(config: Any, path: Path, tell: Say) -> None:
+    payload, problem = read_timing_cache(path)
+    if problem:
+        tell(f"timing cache ignored: {problem}")
+    cache = config.create_timing_cache(payload)
+    if cache is not None and config.set_timing_cache(cache, False):  # False: not one of another device or release
+        return
+    tell(f"timing cache ignored: TensorRT does not take {path.name}")
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _keep_timings(config: Any, path: Path, tell: Say) -> None:
+    """Add what was measured now to what is in the file by now. A build is not lost for a cache that cannot be kept."""
+
+    def merged(others: bytes) -> bytes:
+        cache = config.get_timing_cache()
+        theirs = config.create_timing_cache(others) if others else None
+        if theirs is not None:
+            cache.combine(theirs, False)
+        return bytes(cache.serialize())
+
+    try:
+        update_timing_cache(path, merged)
+    except (OSError, OutputError) as error:
+        tell(f"timing cache not kept: {first_line(error)}")
+
+
+def _nothing(graph: Path, logged: Sequence[str]) -> EngineError:
+    return EngineError(
+        f"TensorRT built no engine of {graph.name}",
+        causes=(
+            *logged,
+            "a layer has no kernel in the precision that was planned for it",
+            "memory or workspace was too small for every kernel of a layer",
+        ),
+        next_step="read TensorRT's first error above; a rule of the plan can give that layer another precision",
+    )
+
+
+def _verify(trt: ModuleType, serialized: bytes, settings: BuildSettings, log: Any, tell: Say) -> None:
+    """Load the engine, and compare what its inspector shows with the plan."""
+    with _cause(log, "the engine that was built cannot be inspected"):
+        runtime = trt.Runtime(log)
+        engine = runtime.deserialize_cuda_engine(serialized)
+        if engine is None:
+            raise EngineError("TensorRT cannot load the engine that it built", causes=log.causes())
+        layers = inspect_engine(trt, engine, settings.profile)
+    unseen = verify_tensorrt(settings.layers, layers, casts=settings.casts, quantization=settings.quantization)
+    if unseen:
+        more = f"; and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
+        tell(
+            f"the engine does not show what {len(unseen)} of {len(settings.layers)} layers compute in: "
+            f"{'; '.join(unseen[:_NAMED])}{more}"
+        )

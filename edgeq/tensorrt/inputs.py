@@ -1,0 +1,95 @@
+"""`engine.json`: what the device must know of a bundle's graphs to build engines of them without reading ONNX.
+
+The workshop writes it when a bundle is made; the device plans a build from it alone. There is one graph for each
+quantization:
+
+| bundle | implicit quantization (TensorRT 10) | explicit quantization (TensorRT 10 and 11) |
+|---|---|---|
+| classifier | `model.fp32.onnx`, ranges from calibration | `model.int8.trt.onnx`, Q/DQ pairs in it |
+| classifier kept in floating point | `model.fp32.onnx`, layers set to FP16 | `model.fp16.onnx` |
+| vision-language | `vision.fp16.onnx` | `vision.fp16.onnx` |
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from edgeq.artifact import Artifact
+from edgeq.tensorrt.precisions import DataType, LayerPrecision
+
+__all__ = ["ENGINE_INPUTS", "Binding", "EngineGraph", "EngineInputs"]
+
+ENGINE_INPUTS: Final = "engine.json"
+"""The file's name in a bundle."""
+
+
+class Binding(BaseModel):
+    """An input or output of a graph.
+
+    Attributes:
+        name: the ONNX tensor's.
+        dtype: of its numbers.
+        shape: axes in order; None where the graph leaves one free. The first one is the batch: images of a classifier,
+            pictures (an image, or a tile where the processor cuts images into tiles) of a vision encoder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: DataType
+    shape: tuple[int | None, ...]
+
+
+class EngineGraph(BaseModel):
+    """One ONNX file to build an engine from.
+
+    Attributes:
+        file: its name in the bundle.
+        sha256: of that file, in hexadecimal. Weights in a file beside it are not in here; the manifest has theirs.
+        weight_bytes: of all its constants as they are stored, those in a file beside it too.
+        inputs, outputs: as its caller sees them, without constants.
+        layers: what each layer shall compute in. They are set with implicit quantization, and the engine that was built
+            is compared with them on both modes. In graphs with Casts (FP16) they are the types that the graph has; in a
+            Q/DQ graph they are the plan's, since its layers have float types beside their Q/DQ pairs.
+        casts: names of its Cast nodes. A kernel that holds one computes in other types than it reads and writes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    weight_bytes: int = Field(ge=0)
+    inputs: tuple[Binding, ...] = Field(min_length=1)
+    outputs: tuple[Binding, ...] = Field(min_length=1)
+    layers: tuple[LayerPrecision, ...]
+    casts: tuple[str, ...] = ()
+
+
+class EngineInputs(Artifact):
+    """The graphs of one bundle.
+
+    Attributes:
+        precision: what most of its layers compute in. "int8": a classifier. "fp16": a vision encoder, or a classifier
+            that was kept in floating point; neither is calibrated.
+        graphs: quantization -> graph. The two modes of quantization may share a file; either may be missing.
+        pictures: most pictures that the image processor makes of one image: 1, or its tiles with the overview.
+        plan_sha256: of the plan's file in the bundle, in hexadecimal; it is part of the engine's key.
+    """
+
+    otherwise = "does not say what an engine is built from"
+    made_by = "edgeq prepare"
+
+    version: Literal["edgeq.engine-inputs/1"] = "edgeq.engine-inputs/1"
+    precision: Literal["int8", "fp16"]
+    graphs: dict[Literal["implicit", "explicit"], EngineGraph]
+    pictures: int = Field(default=1, ge=1)
+    plan_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _has_a_graph(self) -> Self:
+        if not self.graphs:
+            raise ValueError("no graph")
+        return self

@@ -1,0 +1,121 @@
+"""Talkers over tiny language models in four bits, with vision_encoder that see at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from talk import write_processor
+from vlm import IMAGE_TOKEN, PREFIXES, tiny_vlm
+
+from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.families.modules import read_modules
+from edgeq.families.prompts import family_of
+from edgeq.plan.rules import plan_modules
+from edgeq.quantize.nf4.write import write_nf4
+from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.batch_decoder import BatchDecoder
+from edgeq.runtime.vlm.language import LanguageModel, open_language_model
+from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.tokenize import PromptBuilder, TokenizedRequest
+from edgeq.runtime.vlm.vision_encoder import VisionEncoder
+
+__all__ = ["CONTEXT", "Glance", "Parts", "noise", "open_parts", "shared_parts"]
+
+CONTEXT = 96
+
+
+class Glance:
+    """A simulated vision engine: each feature is a fixed random sum of the pixels.
+
+    Attributes:
+        runs: how often it ran.
+        blind: it fails on pictures whose first pixel is below this.
+        scale: of the features.
+    """
+
+    inputs: tuple[str, ...] = ("pixels",)
+    outputs: tuple[str, ...] = ("features",)
+
+    def __init__(self) -> None:
+        self.runs, self.blind, self.scale = 0, -np.inf, 1.0
+        self._weights = np.random.default_rng(1).normal(0, 0.03, (3 * 28 * 28, 4 * 64)).astype(np.float32)
+
+    def run(
+        self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        assert outputs is None
+        pixels = feeds["pixels"].reshape(len(feeds["pixels"]), -1)
+        if (pixels[:, 0] < self.blind).any():
+            raise RuntimeError("too dark")
+        self.runs += 1
+        return {"features": (self.scale * np.tanh(pixels @ self._weights)).reshape(-1, 4, 64)}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a decoder is made of."""
+
+    prompter: Prompter
+    language: LanguageModel
+    engine: Glance
+
+    def decoder(self, *, slots: int = 4, context: int = CONTEXT, cache_bytes: int = 1 << 20) -> BatchDecoder:
+        """One with empty slots and caches."""
+        vision_encoder = VisionEncoder(self.engine)
+        return BatchDecoder(
+            self.prompter, vision_encoder, self.language, slots=slots, context=context, cache_bytes=cache_bytes
+        )
+
+    def question(self, ask: GenerationRequest, context: int = CONTEXT) -> TokenizedRequest:
+        """A request as the decoder takes it, by an prompt_builder that has seen nothing before."""
+        return PromptBuilder(self.prompter, context).question(ask)
+
+    def features(self, image: Image.Image) -> NDArray[np.float32]:
+        """What the language model gets of an image."""
+        found: NDArray[np.float32] = VisionEncoder(self.engine).encode(self.prompter.pixels(image).values)
+        return found.reshape(-1, found.shape[-1])
+
+
+def open_parts(directory: Path, family: str = "llava") -> Parts:
+    """A family's tiny model, whose layers say more than its embedding: so that an answer depends on what was asked."""
+    model = tiny_vlm(family)
+    for name, weight in model.get_submodule(PREFIXES[family]).named_parameters():
+        if name.endswith("proj.weight"):
+            weight.data *= 8
+    model.save_pretrained(directory / "whole")
+    write_processor(directory / "whole", family)
+    write_nf4(directory / "whole", plan_modules(read_modules(directory / "whole")), directory / "nf4")
+    settings = VlmSettings(
+        model_type=family,
+        vision="none.onnx",
+        image_token="<image>",
+        image_token_id=IMAGE_TOKEN,
+        tokens=4,
+        context=CONTEXT,
+        stop=(2,),
+    )
+    language = open_language_model(directory / "nf4", family_of(family), threads=1)
+    return Parts(Prompter.open(directory / "whole", settings), language, Glance())
+
+
+_SHARED: dict[str, Parts] = {}
+
+
+def shared_parts(directories: pytest.TempPathFactory) -> Parts:
+    """The tiny LLaVA's, made once; whatever a test changes in it, it must put back."""
+    if "llava" not in _SHARED:
+        _SHARED["llava"] = open_parts(directories.mktemp("llava"))
+    return _SHARED["llava"]
+
+
+def noise(seed: int, width: int = 30, height: int = 30) -> Image.Image:
+    """An image of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)

@@ -1,0 +1,229 @@
+"""Folders and zips of images: what is found, in which order, and how one is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from edgeq.errors import ImageError
+from edgeq.model.images.image_set import ImageSet
+
+NAMES = ("b/dog/2.png", "a/cat/1.PNG", "a/cat/10.png", "b/dog/1.png", "a/bird/x.png")
+
+
+def png(colour: tuple[int, ...] = (10, 20, 30), size: tuple[int, int] = (4, 3), mode: str = "RGB") -> bytes:
+    """A PNG of one colour."""
+    buffer = io.BytesIO()
+    Image.new(mode, size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_folder(root: Path, names: tuple[str, ...]) -> Path:
+    """A folder with these files, each an image of its own colour if its name says so."""
+    for number, name in enumerate(names):
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png((number, 0, 0)))
+    return root
+
+
+def make_zip(path: Path, names: tuple[str, ...]) -> Path:
+    """The same as a zip."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            archive.writestr(name, png((number, 0, 0)))
+    return path
+
+
+def one(tmp_path: Path, data: bytes, name: str = "image.png") -> Image.Image:
+    """Read the only image of a folder."""
+    (tmp_path / name).write_bytes(data)
+    images = ImageSet.open(tmp_path)
+    return images.read(images.items[0])
+
+
+def test_a_folder_and_a_zip_of_it_are_the_same_set(tmp_path: Path) -> None:
+    folder = ImageSet.open(make_folder(tmp_path / "folder", NAMES), labelled=True)
+    archive = ImageSet.open(make_zip(tmp_path / "set.zip", NAMES), labelled=True)
+    assert [item.name for item in folder.items] == sorted(NAMES)
+    assert folder.items == archive.items
+    assert folder.labels == archive.labels == ("bird", "cat", "dog")
+    assert len(folder) == len(archive) == 5
+    for item in folder.items:
+        assert (
+            folder.digest(item)
+            == archive.digest(item)
+            == hashlib.sha256(png((NAMES.index(item.name), 0, 0))).hexdigest()
+        )
+        np.testing.assert_array_equal(np.asarray(folder.read(item)), np.asarray(archive.read(item)))
+
+
+def test_hidden_files_are_left_out_and_others_counted(tmp_path: Path) -> None:
+    names = ("1.png", "notes.txt", ".hidden.png", "__MACOSX/1.png", ".cache/2.png", "sub/labels.csv")
+    for images in (
+        ImageSet.open(make_folder(tmp_path / "f", names)),
+        ImageSet.open(make_zip(tmp_path / "z.zip", names)),
+    ):
+        assert [item.name for item in images.items] == ["1.png"]
+        assert images.ignored == 2
+        assert images.items[0].label is None
+
+
+def test_no_images_is_an_error_with_causes(tmp_path: Path) -> None:
+    (tmp_path / "readme.md").write_text("x")
+    with pytest.raises(ImageError, match=r"no images; found: readme\.md") as caught:
+        ImageSet.open(tmp_path)
+    assert len(caught.value.causes) >= 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="found: nothing"):
+        ImageSet.open(tmp_path / "empty")
+    with pytest.raises(ImageError, match="does not exist"):
+        ImageSet.open(tmp_path / "nowhere")
+    with pytest.raises(ImageError, match="cannot be read: File name too long"):
+        ImageSet.open(tmp_path / ("x" * 5000))
+
+
+def test_labels_are_demanded_when_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"1 of 2 images .* lie in no folder, the first is top\.png"):
+        ImageSet.open(make_folder(tmp_path / "a", ("cat/1.png", "top.png")), labelled=True)
+    with pytest.raises(ImageError, match="of one class: cat"):
+        ImageSet.open(make_folder(tmp_path / "b", ("cat/1.png", "x/cat/2.png")), labelled=True)
+
+
+def test_a_sample_takes_equal_shares_and_is_repeatable(tmp_path: Path) -> None:
+    names = tuple(
+        f"{label}/{number}.png" for label, count in (("a", 2), ("b", 20), ("c", 20)) for number in range(count)
+    )
+    images = ImageSet.open(make_folder(tmp_path, names))
+    sample = images.sample(12, seed=3)
+    counts = {label: sum(item.label == label for item in sample.items) for label in sample.labels}
+    assert counts == {"a": 2, "b": 5, "c": 5}
+    assert list(sample.items) == sorted(sample.items)
+    assert set(sample.items) <= set(images.items)
+    assert sample == images.sample(12, seed=3)
+    assert sample != images.sample(12, seed=4)
+    assert images.sample(1000) == images
+    assert len(images.sample(1)) == 1
+    with pytest.raises(ImageError, match="at least 1"):
+        images.sample(0)
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_a_sample_has_the_size_asked_for(tmp_path: Path, count: int) -> None:
+    images = ImageSet.open(
+        make_folder(tmp_path, tuple(f"{label}/{number}.png" for label in "abc" for number in range(4)))
+    )
+    assert len(images.sample(count, seed=count)) == count
+
+
+def test_links_to_files_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ("a/1.png", "b/2.png"))
+    (root / "a" / "link.png").symlink_to(root / "b" / "2.png")
+    (root / "a" / "up").symlink_to(root)
+    (root / "b" / "self").symlink_to(root / "b")
+    assert [item.name for item in ImageSet.open(root).items] == ["a/1.png", "a/link.png", "b/2.png"]
+
+
+def test_a_dead_link_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "1.png").symlink_to(tmp_path / "gone.png")
+    images = ImageSet.open(tmp_path)
+    with pytest.raises(ImageError, match=r"1\.png cannot be read"):
+        images.read(images.items[0])
+
+
+def test_a_pipe_named_like_an_image_does_not_hang(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("1.png",))
+    os.mkfifo(tmp_path / "2.png")
+    assert [item.name for item in ImageSet.open(tmp_path).items] == ["1.png"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (200, 100, 0, 0), (255, 255, 255)),
+        ("RGBA", (200, 100, 0, 255), (200, 100, 0)),
+        ("LA", (40, 255), (40, 40, 40)),
+        ("I;16", 77 * 256 + 5, (77, 77, 77)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    image = one(tmp_path, png(colour, mode=mode))
+    assert image.mode == "RGB"
+    assert image.getpixel((1, 1)) == expected
+
+
+def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 3), 1)
+    image.putpalette([255, 0, 0, 0, 128, 0])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=b"\x00\xff")
+    assert one(tmp_path, buffer.getvalue()).getpixel((0, 0)) == (0, 128, 0)
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (16, 16), (0, 0, 0, 255)).save(buffer, "JPEG")
+    pixel = one(tmp_path, buffer.getvalue(), "image.jpg").getpixel((8, 8))
+    assert isinstance(pixel, tuple)
+    assert max(pixel) <= 4, "CMYK black is not black"
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("F", (4, 3), 0.5).save(buffer, "TIFF")
+    with pytest.raises(ImageError, match=r"image\.tif cannot be decoded: its pixels are of Pillow's mode F"):
+        one(tmp_path, buffer.getvalue(), "image.tif")
+
+
+def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 20), (0, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    assert one(tmp_path, buffer.getvalue(), "image.jpg").size == (20, 40)
+
+
+def test_truncated_images_are_refused_even_where_another_library_allows_them(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, "JPEG")
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        one(tmp_path, buffer.getvalue()[: len(buffer.getvalue()) // 2], "image.jpg")
+
+
+def test_an_image_that_vanished_is_an_image_error(tmp_path: Path) -> None:
+    images = ImageSet.open(make_folder(tmp_path, ("1.png", "2.png")))
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ImageError, match=r"1\.png cannot be read"):
+        images.read(images.items[0])
+    with pytest.raises(ImageError, match=r"1\.png cannot be read"):
+        images.digest(images.items[0])
+
+
+def test_the_real_photographs_are_read(shared_data: Path) -> None:
+    images = ImageSet.open(shared_data / "imagenet-sample" / "photos.zip")
+    assert len(images) == 250
+    assert {images.read(item).mode for item in images.sample(5).items} == {"RGB"}
+
+
+def test_the_real_test_set_has_ten_classes(shared_data: Path) -> None:
+    images = ImageSet.open(shared_data / "cifar10" / "test.zip", labelled=True)
+    assert (len(images), len(images.labels), images.ignored) == (5000, 10, 0)
+    assert images.read(images.items[0]).size == (32, 32)
+
+
+def test_a_phone_picture_with_several_images_gives_the_first(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ((255, 255, 255), (0, 0, 0)))
+    first.save(buffer, "MPO", save_all=True, append_images=[second])
+    assert one(tmp_path, buffer.getvalue(), "image.jpg").getpixel((3, 3)) == (255, 255, 255)

@@ -1,0 +1,142 @@
+"""The main job's choices, on a small network and drawn pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from networks import ALLOWED, BATCHNORMS, QUICK, write_model
+from onnx import numpy_helper
+from pictures import draw_pictures
+
+from edgeq.bundle.manifest import read_manifest
+from edgeq.errors import ExportError, ImageError, OutputError
+from edgeq.export.fold import count_batchnorm
+from edgeq.pipeline.classifier import Options, prepare
+from edgeq.plan.precision import PrecisionPlan
+
+INT8 = "model.int8.ort.onnx"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small network and 24 pictures."""
+    directory = tmp_path_factory.mktemp("tiny")
+    return write_model(directory / "model"), draw_pictures(directory / "pictures")
+
+
+def test_per_tensor_weights_warn(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    made = prepare(
+        *tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, weights="per-tensor", threads=1, timing=QUICK)
+    )
+    assert any(warning.startswith("EQ103 per-tensor weights in 3 convolutions") for warning in made.warnings)
+    assert _weight_scales(made.bundle) == {0}
+    assert read_manifest(made.bundle) == made.manifest
+
+
+def test_per_channel_weights_are_the_default(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    made = prepare(*tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, threads=1, timing=QUICK))
+    assert made.weights == "per-channel"
+    assert _weight_scales(made.bundle) == {1}
+    assert (made.int8_layers, made.fp32_layers) == (3, 1)
+
+
+def test_without_folding_every_batchnorm_stays_and_warns(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    made = prepare(*tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, fold=False, threads=1, timing=QUICK))
+    assert (made.export.batchnorm_before, made.export.batchnorm_after) == (BATCHNORMS, BATCHNORMS)
+    assert any(warning.startswith(f"EQ102 {BATCHNORMS} BatchNormalization nodes") for warning in made.warnings)
+    assert count_batchnorm(onnx.load(made.bundle / INT8)) == BATCHNORMS
+    assert read_manifest(made.bundle) == made.manifest
+
+
+def test_a_named_batchnorm_stays(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    options = Options(allow=ALLOWED, keep_batchnorm=("depthwise_bn",), threads=1, timing=QUICK)
+    made = prepare(*tiny, tmp_path / "bundle", options=options)
+    assert made.export.batchnorm_after == 1
+    assert list(made.export.kept) == ["depthwise_bn"]
+    assert PrecisionPlan.load(made.bundle / "plan.yaml").keep_batchnorm == ("depthwise_bn",)
+
+
+def test_a_batchnorm_that_is_not_there_cannot_stay(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="nowhere_bn"):
+        prepare(*tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, keep_batchnorm=("nowhere_bn",), threads=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_inputs_of_an_addition_share_a_scale_unless_told_otherwise(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = []
+    for shared in (True, False):
+        options = Options(allow=ALLOWED, shared_add=shared, threads=1, timing=QUICK)
+        made = prepare(*tiny, tmp_path / f"{shared}", options=options)
+        assert PrecisionPlan.load(made.bundle / "plan.yaml").shared_add is shared
+        found.append(len(_add_scales(made.bundle)))
+    assert found == [1, 2]
+
+
+def test_the_stages_are_reported_in_order(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    model, pictures = tiny
+    prepare(
+        *(model, pictures, tmp_path / "bundle"),
+        labelled=pictures,
+        options=Options(allow=ALLOWED, threads=1, timing=QUICK),
+        progress=lambda stage, done, total: heard.append((stage, done, total)),
+    )
+    assert list(dict.fromkeys(stage for stage, _, _ in heard)) == ["open", "export", "calibrate", "quantize", "judge"]
+    for stage in ("calibrate", "judge"):
+        counted = [done for name, done, _ in heard if name == stage]
+        assert counted == sorted(counted)
+        assert (counted[0], counted[-1]) == (0, 24)
+
+
+def test_no_more_images_are_used_than_asked_for(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    made = prepare(
+        *tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, calibration_images=6, threads=1, timing=QUICK)
+    )
+    assert made.calibration_images == 6
+
+
+def test_output_that_exists_is_left_alone(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "mine").write_text("kept")
+    with pytest.raises(OutputError, match="exists already"):
+        prepare(*tiny, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "mine").read_text() == "kept"
+
+
+def test_folders_that_are_no_class(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    model, pictures = tiny
+    for label in ("cats", "dogs"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / "a.jpg").write_bytes(next(pictures.rglob("*.jpg")).read_bytes())
+    with pytest.raises(ImageError, match="2 of 2 folders are no class of the model: cats, dogs"):
+        prepare(
+            model, pictures, tmp_path / "bundle", labelled=tmp_path / "in", options=Options(allow=ALLOWED, threads=1)
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def _initializers(bundle: Path) -> tuple[onnx.GraphProto, dict[str, onnx.TensorProto]]:
+    graph = onnx.load(bundle / INT8).graph
+    return graph, {tensor.name: tensor for tensor in graph.initializer}
+
+
+def _weight_scales(bundle: Path) -> set[int]:
+    """Ranks of the scales of all INT8 weights: 0 for one number, 1 for one per channel."""
+    graph, constants = _initializers(bundle)
+    return {
+        len(constants[node.input[1]].dims)
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants and len(constants[node.input[0]].dims) == 4
+    }
+
+
+def _add_scales(bundle: Path) -> set[float]:
+    """Scales of what goes into the residual addition."""
+    graph, constants = _initializers(bundle)
+    producer = {output: node for node in graph.node for output in node.output}
+    (addition,) = (node for node in graph.node if node.name == "residual")
+    return {float(numpy_helper.to_array(constants[producer[name].input[1]])) for name in addition.input}

@@ -1,0 +1,62 @@
+"""How near two networks' answers are, on answers written by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeq.errors import EngineError
+from edgeq.quality.tasks.embedding import compare_answers, measure_fidelity
+
+
+def test_equal_answers() -> None:
+    answers = np.array([[1, 0], [0, 2], [3, 3]], np.float32)
+    found = compare_answers(answers, answers)
+    assert (found.images, found.error, found.agreement, found.neighbours) == (3, 0.0, 100.0, 100.0)
+    assert found.cosine_worst == pytest.approx(1.0)
+
+
+def test_figures_by_hand() -> None:
+    reference = np.array([[3, 4], [4, 3], [0, 10]], np.float32)
+    candidate = np.array([[4, 3], [4, 3], [0, 10]], np.float32)
+    found = compare_answers(reference, candidate)
+    assert found.error == pytest.approx(math.sqrt(2) / math.sqrt(25 + 25 + 100))
+    assert found.cosine_worst == pytest.approx(24 / 25)
+    assert found.cosine_mean == pytest.approx((24 / 25 + 1 + 1) / 3)
+    assert found.agreement == pytest.approx(100 * 2 / 3)
+    # Cosines of the reference: 1-2 0.96, 1-3 0.8, 2-3 0.6; of the candidate: 1-2 1.0, 1-3 and 2-3 0.6.
+    # The nearest of 1 is 2, of 2 is 1 in both; of 3 it is 1 in both, the first of two that are as near.
+    assert found.neighbours == 100.0
+
+
+def test_another_nearest_image_is_seen_though_the_largest_number_stays() -> None:
+    reference = np.array([[10, 0], [10, 1], [10, 9]], np.float32)
+    candidate = np.array([[10, 0], [10, 8], [10, 9]], np.float32)
+    found = compare_answers(reference, candidate)
+    assert found.agreement == 100.0
+    assert found.neighbours == pytest.approx(100 * 2 / 3), "the second image went over to the third"
+
+
+def test_two_images_have_no_choice_of_neighbours() -> None:
+    assert compare_answers(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)).neighbours is None
+
+
+def test_images_are_run_one_at_a_time() -> None:
+    seen = []
+
+    def network(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(len(images))
+        return images.reshape(len(images), -1)
+
+    found = measure_fidelity(network, network, np.ones((4, 3, 2, 2), np.float32))
+    assert seen == [1] * 8
+    assert found.images == 4
+
+
+def test_an_answer_that_is_no_number_is_an_error() -> None:
+    broken = np.array([[1.0, np.nan]], np.float32)
+    with pytest.raises(EngineError, match="NaN or infinity"):
+        compare_answers(np.ones((1, 2), np.float32), broken)

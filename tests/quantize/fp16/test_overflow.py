@@ -1,0 +1,99 @@
+"""Looking for numbers beyond FP16 in graphs whose numbers are known by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeq.quantize.fp16.overflow import find_overflow, peaks
+
+# One row of four numbers; the mean is 0, so a decomposed LayerNorm squares them as they are.
+ROW = np.array([[1.0, -1.0, 3.0, -3.0]], np.float32)
+HALF_ROW: NDArray[np.float32] = ROW * np.float32(0.5)
+
+
+def graph(nodes: Sequence[tuple[str, Sequence[str], str]], weights: dict[str, Any]) -> onnx.ModelProto:
+    made = [helper.make_node(op, list(inputs), [output], name=output) for op, inputs, output in nodes]
+    whole = helper.make_graph(
+        made,
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info(nodes[-1][2], TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+    )
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def decomposed() -> onnx.ModelProto:
+    """A LayerNorm in pieces, after a scale of 100."""
+    nodes = [
+        ("Mul", ["x", "hundred"], "scaled"),
+        ("Mul", ["scaled", "scaled"], "squares"),
+        ("ReduceMean", ["squares"], "variance"),
+        ("Sqrt", ["variance"], "deviation"),
+        ("Div", ["scaled", "deviation"], "normal"),
+    ]
+    return graph(nodes, {"hundred": np.float32(100)})
+
+
+def test_who_writes_and_who_reads_too_large_a_number_is_named() -> None:
+    # 300 squared is 90,000: beyond 65,504. Their mean, (1 + 1 + 9 + 9) / 4 * 10,000 = 50,000, is not.
+    assert find_overflow(decomposed(), [ROW]) == ("squares", "variance")
+    found = peaks(decomposed(), [ROW])
+    assert (found["x"], found["scaled"], found["squares"], found["variance"]) == (3.0, 300.0, 90_000.0, 50_000.0)
+
+
+def test_one_image_among_many_is_enough() -> None:
+    images = np.concatenate([HALF_ROW, ROW, HALF_ROW])
+    assert find_overflow(decomposed(), [images[:1], images[2:]]) == ()
+    assert find_overflow(decomposed(), [images]) == ("squares", "variance")
+    assert find_overflow(decomposed(), [images[:1], images[1:]]) == ("squares", "variance")
+
+
+def test_a_margin_names_more() -> None:
+    assert find_overflow(decomposed(), [HALF_ROW]) == ()
+    assert find_overflow(decomposed(), [HALF_ROW], limit=20_000) == ("squares", "variance")  # 150 squared is 22,500
+
+
+@pytest.mark.parametrize(("size", "named"), [(80.0, ()), (90.0, ("norm",))])
+def test_the_squares_inside_a_layernorm_count(size: float, named: tuple[str, ...]) -> None:
+    # 3 * 80 squared is 57,600; 3 * 90 squared is 72,900.
+    nodes = [("LayerNormalization", ["x", "gamma"], "norm"), ("Relu", ["norm"], "out")]
+    model = graph(nodes, {"gamma": np.ones(4, np.float32)})
+    assert find_overflow(model, [ROW * np.float32(size)]) == named
+
+
+@pytest.mark.parametrize(("size", "named"), [(50.0, ()), (60.0, ("length",))])
+def test_the_squares_under_a_root_count(size: float, named: tuple[str, ...]) -> None:
+    # The length of (1, -1, 3, -3) squared is 20: times 50 squared is 50,000, times 60 squared 72,000.
+    model = graph([("ReduceL2", ["x"], "length")], {})
+    assert find_overflow(model, [ROW * np.float32(size)]) == named
+
+
+def test_infinities_made_on_purpose_do_not_count() -> None:
+    mask: NDArray[np.float32] = np.array([0, 0, -np.inf, -np.inf], np.float32)
+    nodes = [("Add", ["x", "mask"], "masked"), ("Softmax", ["masked"], "out")]
+    assert find_overflow(graph(nodes, {"mask": mask}), [ROW]) == ()
+
+
+def test_a_finite_mask_beyond_fp16_counts() -> None:
+    mask: NDArray[np.float32] = np.array([0, 0, -3e38, -3e38], np.float32)
+    nodes = [("Add", ["x", "mask"], "masked"), ("Softmax", ["masked"], "out")]
+    assert find_overflow(graph(nodes, {"mask": mask}), [ROW]) == ("masked", "out")
+
+
+def test_integers_and_shapes_do_not_count() -> None:
+    nodes = [
+        ("Mul", ["x", "large"], "far"),
+        ("Shape", ["far"], "shape"),
+        ("Mul", ["shape", "million"], "product"),
+        ("Expand", ["x", "shape"], "out"),
+    ]
+    model = graph(nodes, {"large": np.float32(1e6), "million": np.int64(1_000_000)})
+    assert find_overflow(model, [ROW]) == ("far",)

@@ -1,0 +1,119 @@
+"""`auto`: what it tries, what it keeps, and that a held-back image is never counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnx
+import pictures
+import pytest
+
+from edgeq.calibrate.scales import Scales, TensorRange
+from edgeq.calibrate.stage import calibrate, hold_back
+from edgeq.calibrate.thresholds import METHODS
+from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.stages import planned_tensors
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rules import plan_classifier
+from edgeq.quantize.int8.select import resolve, select, trials
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    return ImageSet.open(pictures.draw_pictures(tmp_path / "pictures", each=16))
+
+
+@pytest.fixture
+def exported(tmp_path: Path, images: ImageSet) -> tuple[Path, ModelSource]:
+    return networks.export_tiny(tmp_path, images)
+
+
+def calibrated(graph: Path, source: ModelSource, images: ImageSet) -> tuple[PrecisionPlan, Scales]:
+    scales, _ = calibrate(graph, planned_tensors(graph), images, source.preprocess)
+    return plan_classifier(onnx.load(graph)), scales
+
+
+PREPROCESS = Preprocess.from_flags((0.5,) * 3, (0.5,) * 3, (16, 16))
+
+
+def test_fewer_large_images_are_held_back(tmp_path: Path) -> None:
+    many = ImageSet.open(pictures.draw_pictures(tmp_path / "many", each=100))
+    for side, expected in ((16, 64), (96, 64), (128, 36), (224, 12), (512, 12)):
+        _, held = hold_back(many, Preprocess.from_flags((0.5,) * 3, (0.5,) * 3, (side, side)), "auto")
+        assert held is not None
+        assert len(held) == expected, side
+
+
+def test_a_quarter_is_held_back_and_not_counted(images: ImageSet) -> None:
+    counted, held = hold_back(images, PREPROCESS, "auto")
+    assert held is not None
+    assert len(held) == len(images) // 4
+    assert not {item.name for item in counted.items} & {item.name for item in held.items}
+    assert len(counted) + len(held) == len(images)
+
+
+def test_other_methods_and_small_sets_hold_nothing_back(images: ImageSet) -> None:
+    assert hold_back(images, PREPROCESS, "mse") == (images, None)
+    few = images.sample(31)
+    assert hold_back(few, PREPROCESS, "auto") == (few, None)
+
+
+def test_the_choice_is_the_least_disturbing_trial(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
+    graph, source = exported
+    counted, held = hold_back(images, PREPROCESS, "auto")
+    assert held is not None
+    plan, scales = calibrated(graph, source, counted)
+    pixels = np.stack([source.preprocess(held.read(item)) for item in held.items])
+    told: list[int] = []
+    chosen = select(graph, plan, scales, source.preprocess, pixels, advance=told.append)
+    assert len(chosen.trials) == len(told) == trials(None) == 2 * len(METHODS) + 1
+    for backend in ("onnxruntime", "tensorrt"):
+        tried = [trial for trial in chosen.trials if trial.backend == backend]
+        assert {trial.method for trial in tried} == set(METHODS)
+        won = [trial for trial in tried if trial.method == chosen.method_for(trial.backend)]
+        # 3 % better than the one before it is what a method must be, so the winner may be that far from the least.
+        assert min(t.logit_error for t in won) <= min(t.logit_error for t in tried) / 0.97
+    assert all(trial.images == len(held) for trial in chosen.trials if trial.method == chosen.method_for(trial.backend))
+    assert chosen.held_back == len(held)
+    assert resolve(plan, chosen).shared_add is chosen.shared_add
+    assert Scales.model_validate_json(chosen.model_dump_json()) == chosen
+
+
+def test_a_method_that_does_not_lead_on_a_quarter_leaves(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
+    graph, source = exported
+    plan, scales = calibrated(graph, source, images)
+    hopeless = {
+        name: tensor.model_copy(update={"ranges": {**tensor.ranges, "entropy": narrowed(tensor.ranges["entropy"])}})
+        for name, tensor in scales.tensors.items()
+    }
+    pixels = np.stack([source.preprocess(images.read(item)) for item in images.items[:8]])
+    chosen = select(graph, plan, scales.model_copy(update={"tensors": hopeless}), source.preprocess, pixels)
+    left = [trial for trial in chosen.trials if trial.method == "entropy"]
+    assert [trial.images for trial in left] == [2, 2]
+    assert "entropy" not in chosen.chosen.values()
+
+
+def narrowed(kept: TensorRange) -> TensorRange:
+    """A tenth of a range: nine tenths of every tensor's reach is clipped."""
+    return TensorRange(amax=kept.amax / 10, low=kept.low / 10, high=kept.high / 10)
+
+
+def test_what_is_settled_is_not_tried(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
+    graph, source = exported
+    plan, scales = calibrated(graph, source, images)
+    pixels = np.stack([source.preprocess(images.read(item)) for item in images.items[:4]])
+    chosen = select(graph, plan, scales, source.preprocess, pixels, shared_add=False)
+    assert {trial.shared_add for trial in chosen.trials} == {False}
+    assert chosen.shared_add is False
+    assert len(chosen.trials) == trials(False)
+
+
+def test_without_trials_the_plan_stays(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
+    graph, source = exported
+    plan, scales = calibrated(graph, source, images)
+    assert resolve(plan, scales) is plan
+    assert scales.method_for("tensorrt") == scales.method_for("onnxruntime") == "mse"

@@ -1,0 +1,58 @@
+"""The machine's free memory and the process's own, from files and in earnest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeq.errors import InputError
+from edgeq.runtime.scheduler.memory_watch import MemorySeen, MemoryWatch
+
+MIB = 1 << 20
+
+
+def machine(root: Path, available: int, resident: int) -> None:
+    """`/proc` with these figures, in MiB."""
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/meminfo").write_text(f"MemTotal: {1 << 20} kB\nMemAvailable: {available << 10} kB\n")
+    (root / "proc/self/status").write_text(f"VmRSS: 9 kB\nRssAnon:\t{resident << 10} kB\nRssFile: 7 kB\n")
+
+
+def test_what_the_process_took_since_the_watch_began(tmp_path: Path) -> None:
+    machine(tmp_path, 500, 100)
+    watch = MemoryWatch(root=tmp_path)
+    assert watch.look() == MemorySeen(free=500 * MIB, own=0)
+    machine(tmp_path, 420, 160)
+    assert watch.look() == MemorySeen(free=420 * MIB, own=60 * MIB)
+    machine(tmp_path, 600, 90)
+    assert watch.look().own == -10 * MIB
+
+
+def test_this_process_in_earnest() -> None:
+    """64 MiB that are touched are seen, and so is that they are given back."""
+    watch = MemoryWatch()
+    taken = np.ones(64 * MIB, np.uint8)
+    assert 60 * MIB < watch.look().own < 100 * MIB
+    del taken
+    assert watch.look().own < 30 * MIB
+    assert watch.look().free > 0
+
+
+@pytest.mark.parametrize("text", ["", "RssAnon:\n", "RssAnon: many kB\n"])
+def test_a_process_that_says_nothing(text: str, tmp_path: Path) -> None:
+    machine(tmp_path, 500, 100)
+    (tmp_path / "proc/self/status").write_text(text)
+    with pytest.raises(InputError, match="memory is not known"):
+        MemoryWatch(root=tmp_path)
+
+
+def test_what_torch_holds_on_a_shared_gpu_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's part of a Jetson's memory is in no process's resident memory."""
+    machine(tmp_path, 500, 100)
+    held = iter((5 * MIB, 45 * MIB))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: next(held))
+    watch = MemoryWatch(cuda=True, root=tmp_path)
+    machine(tmp_path, 450, 103)
+    assert watch.look() == MemorySeen(free=450 * MIB, own=43 * MIB)

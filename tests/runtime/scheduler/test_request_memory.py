@@ -1,0 +1,188 @@
+"""What a request needs, against the memory plan of the same model and by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.device import device_profile
+from edgeq.errors import ArtifactError, InputError, ModelError
+from edgeq.families.image_tokens import image_cost, native_size
+from edgeq.families.modules import VlmDescription, read_vlm
+from edgeq.pipeline.vlm import PreparedVlm
+from edgeq.plan.memory import MemoryPlan, plan_memory
+from edgeq.runtime.scheduler.request_memory import (
+    MemoryFigures,
+    RequestMemory,
+    read_memory_figures,
+    request_memory,
+    reserved_together,
+)
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "vlm-configs"
+PARTS = {
+    "KV cache": "kv",
+    "image features": "features",
+    "prefill activations": "prefill",
+    "vision activations": "vision",
+}
+"""The memory plan's lines, and where `RequestMemory` has them."""
+
+
+def bundle_of(directory: Path, model: VlmDescription, config: dict[str, Any], *, context: int) -> Path:
+    """What of a bundle says how large its requests are."""
+    image = image_cost(model, native_size(model))
+    (directory / "language").mkdir(parents=True)
+    (directory / "language/config.json").write_text(json.dumps(model.text))
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "vision.json").write_text(json.dumps({"image": [3, *native_size(model)]}))
+    VlmSettings(
+        model_type=model.model_type,
+        vision="vision.fp16.onnx",
+        image_token="<image>",
+        image_token_id=1,
+        tokens=image.tokens // image.tiles,
+        context=context,
+        stop=(2,),
+    ).save(directory / "vlm.json")
+    return directory
+
+
+def golden(tmp_path: Path, name: str, context: int = 2048) -> Path:
+    config = json.loads((GOLDEN / name / "config.json").read_text())
+    return bundle_of(tmp_path / name, read_vlm(GOLDEN / name), config, context=context)
+
+
+def planned(plan: MemoryPlan) -> dict[str, int]:
+    return {PARTS[item.name]: item.bytes for item in plan.phases[-1].items if item.name in PARTS}
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-1.5-13b"])
+def test_a_whole_context_needs_what_the_memory_plan_says(name: str, tmp_path: Path) -> None:
+    plan = plan_memory(read_vlm(GOLDEN / name), device_profile("orin-nx-16gb"), context=2048)
+    needs = request_memory(read_memory_figures(golden(tmp_path, name)), 2048, 576, 0)
+    assert asdict(needs) == planned(plan)
+    assert needs.alone == sum(planned(plan).values())
+
+
+def test_a_class_token_that_is_not_there_costs_little(tmp_path: Path) -> None:
+    """SmolVLM's encoder has none: its 27 x 27 patches are counted as 730."""
+    model = read_vlm(GOLDEN / "smolvlm2-2.2b")
+    size = native_size(model)
+    plan = plan_memory(model, device_profile("orin-nx-16gb"), context=1500, image_size=size)
+    needs = request_memory(read_memory_figures(golden(tmp_path, "smolvlm2-2.2b")), 1500, plan.image.tokens, 0)
+    wanted = planned(plan)
+    assert plan.image.tiles == plan.image.tokens // 81 > 1, "a photograph is cut into tiles"
+    assert {**asdict(needs), "vision": wanted["vision"]} == wanted
+    assert wanted["vision"] < needs.vision < 1.004 * wanted["vision"]
+
+
+def test_a_prepared_bundle_needs_what_its_own_memory_plan_says(prepared_vlm: PreparedVlm) -> None:
+    """The bundle of the tiny LLaVA, planned for a context of 64 with one image of four tokens."""
+    plan = MemoryPlan.load(prepared_vlm.bundle / "memory.json")
+    needs = request_memory(read_memory_figures(prepared_vlm.bundle), 64, plan.image.tokens, 0)
+    assert asdict(needs) == planned(plan)
+
+
+def test_by_hand_for_llava_7b(tmp_path: Path) -> None:
+    """600 tokens, 576 of them an image's, and 40 to be said: 640 tokens of 32 layers x 2 x 32 x 128 x 2 bytes."""
+    figures = read_memory_figures(golden(tmp_path, "llava-1.5-7b"))
+    needs = request_memory(figures, 600, 576, 40)
+    assert needs.kv == 640 * 524_288
+    assert needs.features == 576 * 4096 * 2
+    assert needs.prefill == request_memory(figures, 600, 0, 0).prefill, "what is said later is not in the prompt"
+    assert needs.vision == request_memory(figures, 577, 576, 1).vision, "nor does it concern the encoder"
+    assert needs.kept == needs.kv + needs.features
+
+
+def test_an_answer_ends_where_the_context_does(tmp_path: Path) -> None:
+    figures = read_memory_figures(golden(tmp_path, "llava-1.5-7b", context=700))
+    assert request_memory(figures, 600, 576, 10_000).kv == 700 * 524_288
+    assert request_memory(figures, 800, 576, 10_000).kv == 800 * 524_288, "too long for the model, which others say"
+
+
+def test_without_an_image_the_encoder_rests(tmp_path: Path) -> None:
+    needs = request_memory(read_memory_figures(golden(tmp_path, "llava-1.5-7b")), 20, 0, 10)
+    assert needs.features == needs.vision == 0
+    assert needs.kv == 30 * 524_288
+
+
+def test_pictures_are_encoded_in_one_pass(tmp_path: Path) -> None:
+    """Each picture attends to itself only, so twice as many take twice as much."""
+    figures = read_memory_figures(golden(tmp_path, "llava-1.5-7b"))
+    one, two = (request_memory(figures, 2000, 576 * count, 1) for count in (1, 2))
+    assert two.vision == 2 * one.vision
+    assert two.features == 2 * one.features
+
+
+def test_bytes_of_requests_together() -> None:
+    assert reserved_together([]) == 0
+    small, large = (
+        RequestMemory(kv=1, features=2, prefill=30, vision=400),
+        RequestMemory(kv=5, features=6, prefill=70, vision=80),
+    )
+    assert small.alone == 433
+    assert reserved_together([small, large]) == 1 + 2 + 5 + 6 + 70 + 400
+
+
+@pytest.mark.parametrize(("prompt", "image", "new"), [(-1, 0, 1), (10, 11, 1), (10, -1, 1), (10, 5, -1)])
+def test_numbers_that_make_no_request(prompt: int, image: int, new: int) -> None:
+    figures = MemoryFigures({}, {}, cache=None, context=1, picture_tokens=1, picture_patches=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="make no request"):
+        request_memory(figures, prompt, image, new)
+
+
+def test_transformers_fills_in_what_the_config_leaves_out(tmp_path: Path) -> None:
+    """A CLIP tower with every default (12 layers of 768, pictures of 224 in patches of 32), and its size left out."""
+    model = read_vlm(GOLDEN / "llava-1.5-7b")
+    config = json.loads((GOLDEN / "llava-1.5-7b/config.json").read_text())
+    config["vision_config"] = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
+    figures = read_memory_figures(bundle_of(tmp_path / "b", model, config, context=2048))
+    assert (figures.vision["hidden_size"], figures.vision["num_attention_heads"]) == (768, 12)
+    assert figures.picture_patches == 24 * 24 + 1
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "error"),
+    [
+        ("vlm.json", None, ArtifactError),
+        ("config.json", None, ModelError),
+        ("config.json", {"vision_config": None}, ModelError),
+        ("config.json", {"vision_config": {"model_type": "no such encoder"}}, ModelError),
+        ("language/config.json", None, ModelError),
+        ("language/config.json", {"num_hidden_layers": None}, ModelError),
+        ("language/config.json", {"vocab_size": None}, ModelError),
+        ("vision.json", None, ModelError),
+        ("vision.json", {"image": None}, ModelError),
+    ],
+)
+def test_what_is_missing_is_said_when_the_bundle_is_opened(
+    file: str, change: dict[str, Any] | None, error: type[Exception], tmp_path: Path
+) -> None:
+    path = golden(tmp_path, "llava-1.5-7b") / file
+    if change is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(error):
+        read_memory_figures(tmp_path / "llava-1.5-7b")
+
+
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    bundle = golden(tmp_path, "llava-1.5-7b")
+    code = (
+        "import sys; [sys.modules.__setitem__(name, None) for name in ('torch', 'transformers', 'onnx')]\n"
+        "from pathlib import Path\n"
+        "from edgeq.runtime.scheduler import admission, budget, memory_watch\n"
+        "from edgeq.runtime.scheduler.request_memory import read_memory_figures, request_memory\n"
+        f"print(request_memory(read_memory_figures(Path({str(bundle)!r})), 600, 576, 40).kv)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(640 * 524_288), done.stderr

@@ -1,0 +1,134 @@
+"""The language model alone, token for token against the whole model of transformers with the same 4-bit weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from vlm import IMAGE_TOKEN, PREFIXES, in_four_bits, tiny_vlm, write_vlm
+
+from edgeq.errors import EngineError, ModelError
+from edgeq.families.modules import read_modules
+from edgeq.families.prompts import family_of
+from edgeq.plan.rules import plan_modules
+from edgeq.quantize.nf4.write import write_nf4
+from edgeq.runtime.vlm.language import LanguageModel, open_language_model
+
+PROMPT = np.array([1, 17, *[IMAGE_TOKEN] * 4, 23, 45, 8, 60], np.int64)
+FAMILIES = ("llava", "idefics3", "paligemma")
+STOP = 2
+
+
+def features(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 1, (4, 64)).astype(np.float32)
+
+
+def written(directory: Path, family: str) -> Path:
+    """A tiny model whose layers say more than its embedding, so that one token of the prompt changes the answer."""
+    model = tiny_vlm(family)
+    for name, weight in model.get_submodule(PREFIXES[family]).named_parameters():
+        if name.endswith("proj.weight"):
+            weight.data *= 8
+    model.save_pretrained(directory)
+    return directory
+
+
+def alone(source: Path, family: str) -> LanguageModel:
+    """The NF4 checkpoint of a model's language half, loaded without the rest."""
+    target = source.with_name(f"{source.name}.nf4")
+    write_nf4(source, plan_modules(read_modules(source)), target)
+    return open_language_model(target, family_of(family), threads=1)
+
+
+def seen(family: str, values: NDArray[np.float32]) -> dict[str, Any]:
+    """Features in the place of pixels, as each family's forward takes them, and what marks the prompt."""
+    tensor = torch.from_numpy(values).half()[None]
+    pooled = tensor if family == "paligemma" else list(tensor)
+    given: dict[str, Any] = {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}}
+    if family == "paligemma":
+        given["token_type_ids"] = torch.zeros(1, len(PROMPT), dtype=torch.long)
+    return given
+
+
+@dataclass(frozen=True)
+class Both:
+    """The language half alone, and the whole model."""
+
+    family: str
+    ours: LanguageModel
+    theirs: Any
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    source = written(tmp_path_factory.mktemp("models") / "whole", request.param)
+    return Both(request.param, alone(source, request.param), in_four_bits(source))
+
+
+def test_token_for_token_as_generate_of_the_whole_model(both: Both) -> None:
+    answers = set()
+    for seed in range(3):
+        given = seen(both.family, features(seed))
+        ids = torch.from_numpy(PROMPT)[None]
+        expected = both.theirs.generate(input_ids=ids, max_new_tokens=8, do_sample=False, **given)[0, len(PROMPT) :]
+        found = tuple(both.ours.generate(PROMPT, features(seed), IMAGE_TOKEN, limit=8, stop=(STOP,)))
+        assert found == tuple(expected.tolist())
+        answers.add(found)
+    assert len(answers) > 1, "the image makes a difference"
+
+
+def test_forced_logits_are_those_of_the_whole_model(both: Both) -> None:
+    answer = [5, 33, 71]
+    ids = torch.from_numpy(np.concatenate([PROMPT, answer]))[None]
+    given = seen(both.family, features())
+    if both.family == "paligemma":
+        given["token_type_ids"] = torch.tensor([[0] * len(PROMPT) + [1] * len(answer)])
+    with torch.inference_mode():
+        expected = both.theirs(input_ids=ids, **given).logits[0, len(PROMPT) - 1 : -1].float().numpy()
+    found = both.ours.logits(PROMPT, features(), IMAGE_TOKEN, answer)
+    assert found.shape == (3, 96)
+    assert np.abs(found - expected).max() <= 2e-2 * np.abs(expected).max()
+    assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+def test_it_stops_where_it_is_told_to(tmp_path: Path) -> None:
+    model = alone(write_vlm(tmp_path / "whole", "llava"), "llava")
+    said = list(model.generate(PROMPT, features(), IMAGE_TOKEN, limit=12, stop=()))
+    assert len(said) == 12
+    last = said[5]
+    expected = said[: said.index(last) + 1]
+    assert list(model.generate(PROMPT, features(), IMAGE_TOKEN, limit=12, stop=(last,))) == expected
+
+
+def test_features_that_do_not_fill_the_places(tmp_path: Path) -> None:
+    model = alone(write_vlm(tmp_path / "whole", "llava"), "llava")
+    with pytest.raises(EngineError, match="4 image tokens and 3 features"):
+        list(model.generate(PROMPT, features()[:3], IMAGE_TOKEN, limit=2, stop=()))
+
+
+def test_a_class_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["AutoTokenizer"]}))
+    with pytest.raises(ModelError, match="which is no model of transformers"):
+        open_language_model(tmp_path, family_of("llava"))
+
+
+def test_a_family_that_cannot_be_taken_apart() -> None:
+    with pytest.raises(ModelError, match="a qwen2_vl model cannot be run as vision engine and language model apart"):
+        family_of("qwen2_vl")
+
+
+def test_the_checkpoint_leaves_the_memory_where_its_weights_were_rearranged(tmp_path: Path) -> None:
+    model = alone(written(tmp_path / "vlm", "llava"), "llava")
+    states = [state for weight in model._model.parameters() if (state := getattr(weight, "quant_state", None))]
+    assert states
+    if not all(getattr(state, "packing_format_for_cpu", False) for state in states):
+        pytest.skip("this processor has no AVX512-BF16: bitsandbytes leaves the weights where they are")
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert len(list(model.generate(PROMPT, features(), IMAGE_TOKEN, limit=2, stop=()))) == 2

@@ -1,0 +1,59 @@
+"""bitsandbytes' kernel called by ourselves, against bitsandbytes."""
+
+from __future__ import annotations
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from bitsandbytes.functional import has_avx512bf16
+
+from edgeq.runtime.vlm import linear
+from edgeq.runtime.vlm.linear import use_fast_kernels
+
+packed = pytest.mark.skipif(not has_avx512bf16(), reason="this processor has another kernel")
+
+
+def layer(
+    kind: str = "nf4", bias: bool = False, compute: torch.dtype = torch.float16, width: int = 128
+) -> bnb.nn.Linear4bit:
+    """A layer in 4 bits that has run once."""
+    torch.manual_seed(width)
+    made = bnb.nn.Linear4bit(width, 64, bias=bias, compute_dtype=compute, quant_type=kind)
+    made = made.to("cpu").eval().requires_grad_(False)
+    made(torch.zeros(1, width, dtype=compute))
+    return made
+
+
+@packed
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("compute", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 17), (3,)])
+@torch.inference_mode()
+def test_the_same_bits(bias: bool, compute: torch.dtype, shape: tuple[int, ...]) -> None:
+    made = layer(bias=bias, compute=compute)
+    model = torch.nn.Sequential(torch.nn.Identity(), made)
+    inputs = [torch.randn(*shape, 128).to(dtype) for dtype in (torch.float16, torch.float32)]
+    inputs.append(torch.randn(128, *shape, dtype=torch.float16).movedim(0, -1))
+    before = [model(values.contiguous()) for values in inputs]  # else bitsandbytes reads beside the values
+    assert use_fast_kernels(model) == 1
+    assert "forward" in vars(made)
+    for values, expected in zip(inputs, before, strict=True):
+        found = model(values)
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("reason", ["fp4", "version", "kernel"])
+@torch.inference_mode()
+def test_layers_that_stay_as_they_are(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another type, of a version that is not known, and where another kernel gives other bits."""
+    model = torch.nn.Sequential(layer("fp4" if reason == "fp4" else "nf4"))
+    if reason == "version":
+        monkeypatch.setattr(linear, "version", lambda _: "0.99.0")
+    if reason == "kernel":
+        monkeypatch.setattr(linear, "_KERNEL", "gemv_4bit_inference_cpu_fp4_bf16")
+    inputs = torch.randn(2, 128, dtype=torch.float16)
+    before = model(inputs)
+    assert use_fast_kernels(model) == 0
+    assert torch.equal(model(inputs), before)
+    assert "forward" not in vars(model[0])

@@ -1,0 +1,238 @@
+"""What the model reads of a conversation, and images that are not prepared twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from decoders import noise
+from numpy.typing import NDArray
+from PIL import Image
+from talk import chatty_vlm
+from vlm import IMAGE_TOKEN
+
+from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.errors import InputError, ModelError
+from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, Turn
+from edgeq.runtime.vlm.feature_cache import image_digest
+from edgeq.runtime.vlm.prompt import ImagePixels, Layout, Prompter
+from edgeq.runtime.vlm.tokenize import PromptBuilder
+
+
+def prompter(directory: Path, family: str = "llava") -> Prompter:
+    settings = VlmSettings(
+        model_type=family,
+        vision="none.onnx",
+        image_token="<image>",
+        image_token_id=IMAGE_TOKEN,
+        tokens=4,
+        context=128,
+        stop=(2,),
+    )
+    return Prompter.open(directory, settings)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Prompter:
+    return prompter(chatty_vlm(tmp_path_factory.mktemp("llava")))
+
+
+def written(mine: Prompter, ask: GenerationRequest, context: int = 128) -> str:
+    """The prompt as text, the image's places included."""
+    question = PromptBuilder(mine, context).question(ask)
+    text: str = mine.tokenizer.decode(question.ids)
+    return text
+
+
+def test_one_question_is_written_as_for_a_pair(llava: Prompter) -> None:
+    image = noise(1)
+    question = PromptBuilder(llava, 100).question(GenerationRequest.about(image, "what is it?", 500))
+    assert question.ids.tolist() == llava.ids("what is it?", llava.pixels(image).layout).tolist()
+    assert question.image_tokens == 4
+    assert question.limit == 100 - len(question.ids), "the context ends before 500 tokens"
+
+
+def test_a_conversation(llava: Prompter) -> None:
+    """The template writes `<s>`, all parts in their order, and a colon."""
+    turns = (
+        Turn("system", "be brief."),
+        Turn("user", "what is it?", image=True),
+        Turn("assistant", "a crack"),
+        Turn("user", "where?"),
+    )
+    assert (
+        written(llava, GenerationRequest(noise(1), turns))
+        == "<s>be brief." + "<image>" * 4 + "what is it?a crackwhere?:"
+    )
+    assert written(llava, GenerationRequest(None, turns[2:])) == "<s>a crackwhere?:"
+    assert PromptBuilder(llava, 128).question(GenerationRequest(None, turns[3:])).picture is None
+
+
+def test_tiles_of_a_conversation_stand_where_the_processor_puts_them(tmp_path: Path) -> None:
+    mine = prompter(chatty_vlm(tmp_path, "idefics3"), "idefics3")
+    image = noise(1, width=56, height=28)
+    alone = written(mine, GenerationRequest.about(image, "what?"))
+    assert alone.count("<image>") == 3 * 4, "two tiles and the whole"
+    longer = written(
+        mine, GenerationRequest(image, (Turn("user", "what?", image=True), Turn("assistant", "x"), Turn("user", "y")))
+    )
+    assert longer == alone.removesuffix(":") + "xy:"
+
+
+def test_an_image_is_prepared_once(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt_builder, prepare = PromptBuilder(llava, 128), llava.pixels
+    seen: list[Image.Image] = []
+
+    def watched(image: Image.Image) -> ImagePixels:
+        seen.append(image)
+        return prepare(image)
+
+    monkeypatch.setattr(llava, "pixels", watched)
+    first, again = (prompt_builder.question(GenerationRequest.about(noise(1), text)) for text in ("what?", "where?"))
+    assert len(seen) == 1
+    assert first.picture is not None
+    assert again.picture is not None
+    assert first.picture.digest == again.picture.digest
+    assert first.picture.pixels is not None
+    assert again.picture.pixels is None
+    assert again.ids.tolist() == llava.ids("where?", prepare(noise(1)).layout).tolist()
+    prompt_builder.question(GenerationRequest.about(noise(2), "what?"))
+    assert len(seen) == 2
+
+
+def test_a_prompt_is_written_once_for_images_of_one_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = prompter(chatty_vlm(tmp_path, "idefics3"), "idefics3")
+    prompt_builder, write = PromptBuilder(mine, 128), mine.written
+    texts: list[str] = []
+
+    def watched(text: str, layout: Layout | None) -> NDArray[np.int64]:
+        texts.append(text)
+        return write(text, layout)
+
+    monkeypatch.setattr(mine, "written", watched)
+    first, again = (prompt_builder.question(GenerationRequest.about(noise(seed), "what?")).ids for seed in (1, 2))
+    assert first.tolist() == again.tolist()
+    assert len(texts) == 1
+    wide = GenerationRequest.about(noise(1, width=56, height=28), "what?")
+    assert (
+        prompt_builder.question(wide).ids.tolist()
+        == PromptBuilder(mine, 128).question(wide).ids.tolist()
+        != first.tolist()
+    )
+    assert len(texts) == 3, "another layout, written by each of the two"
+    prompt_builder.question(GenerationRequest.about(noise(1), "where?"))
+    assert len(texts) == 4
+
+
+def test_a_long_prompt_is_not_remembered(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt_builder, write = PromptBuilder(llava, 4096), llava.written
+    lengths: list[int] = []
+
+    def watched(text: str, layout: Layout | None) -> NDArray[np.int64]:
+        lengths.append(len(text))
+        return write(text, layout)
+
+    monkeypatch.setattr(llava, "written", watched)
+    for _ in range(2):
+        prompt_builder.question(GenerationRequest(None, (Turn("user", "a" * 2000),)))
+    assert lengths == [lengths[0]] * 2
+
+
+def test_a_file_is_decoded_once(llava: Prompter) -> None:
+    prompt_builder = PromptBuilder(llava, 128)
+    decoded: list[bytes] = []
+
+    def decode(data: bytes) -> Image.Image:
+        decoded.append(data)
+        return noise(data[0])
+
+    first, again, other = (
+        prompt_builder.question(GenerationRequest.about(EncodedImage(data, decode), "what?")).picture
+        for data in (b"\1", b"\1", b"\2")
+    )
+    assert decoded == [b"\1", b"\2"]
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert first.digest == again.digest != other.digest
+    assert first.digest == image_digest(noise(1)), "however it was encoded"
+    assert again.pixels is None
+    assert again.opened().tobytes() == noise(1).tobytes()
+
+
+def test_a_file_that_cannot_be_decoded_is_not_remembered(llava: Prompter) -> None:
+    def fail(data: bytes) -> Image.Image:
+        raise InputError(f"no image: {data!r}")
+
+    prompt_builder = PromptBuilder(llava, 128)
+    for _ in range(2):
+        with pytest.raises(InputError, match="no image"):
+            prompt_builder.question(GenerationRequest.about(EncodedImage(b"\1", fail), "what?"))
+
+
+def test_a_large_image_does_not_wait_as_it_is(llava: Prompter) -> None:
+    prompt_builder = PromptBuilder(llava, 96)
+    large = noise(1).resize((1100, 1000))
+    for _ in range(2):
+        picture = prompt_builder.question(GenerationRequest.about(large, "what?")).picture
+        assert picture is not None
+        assert picture.image is None
+        assert picture.pixels is not None
+
+
+def test_a_large_file_does_not_wait_as_it_is(llava: Prompter) -> None:
+    """What it holds is small enough to wait."""
+    prompt_builder = PromptBuilder(llava, 96)
+    large = EncodedImage(bytes(4 << 20), lambda _: noise(1))
+    prompt_builder.question(GenerationRequest.about(large, "what?"))
+    picture = prompt_builder.question(GenerationRequest.about(large, "what?")).picture
+    assert picture is not None
+    assert isinstance(picture.image, Image.Image)
+
+
+@pytest.mark.parametrize(
+    ("image", "turns", "reason"),
+    [
+        (True, (Turn("user", "what?"),), "0 places for one image"),
+        (False, (Turn("user", "what?", image=True),), "1 places for no image"),
+        (True, (Turn("user", "a", image=True), Turn("user", "b", image=True)), "2 places for one image"),
+        (True, (Turn("system", "a", image=True), Turn("user", "b")), "places for one image"),
+        (False, (Turn("user", "what?"), Turn("assistant", "a crack")), "nothing is asked"),
+        (False, (), "nothing is asked"),
+        (False, (Turn("system", " "), Turn("user", "what?")), "a message of the system is empty"),
+    ],
+)
+def test_conversations_that_do_not_fit_together(image: bool, turns: tuple[Turn, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        GenerationRequest(noise(1) if image else None, turns)
+
+
+def test_other_requests_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="an answer of 0 tokens is none"):
+        GenerationRequest.about(noise(1), "what?", 0)
+    for stop in (("",), ("x",) * 17, ("x" * 257,)):
+        with pytest.raises(InputError, match="stop strings"):
+            GenerationRequest.about(noise(1), "what?", stop=stop)
+
+
+def test_what_the_model_cannot_read(llava: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = (Turn("user", "a", image=True), Turn("assistant", "b"), Turn("user", "<image>"))
+    with pytest.raises(InputError, match="a message has <image> in it"):
+        written(llava, GenerationRequest(noise(1), two))
+    with pytest.raises(InputError, match="it takes 18 tokens, and the context is 18"):
+        written(llava, GenerationRequest.about(noise(1), "what is it?!"), context=18)
+    fixed = prompter(chatty_vlm(tmp_path, "paligemma"), "paligemma")
+    with pytest.raises(InputError, match="answers one question about one image"):
+        written(fixed, GenerationRequest(None, (Turn("user", "what?"),)))
+    monkeypatch.setattr(llava.tokenizer, "chat_template", "{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(InputError) as refused:
+        written(llava, GenerationRequest(None, (Turn("user", "a"),)))
+    assert refused.value.causes == ("roles must alternate",)
+
+
+def test_a_template_that_forgets_the_image(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llava.tokenizer, "chat_template", "{% for message in messages %}{% endfor %}hello")
+    turns = (Turn("user", "a", image=True), Turn("assistant", "b"), Turn("user", "c"))
+    with pytest.raises(ModelError, match="writes <image> 0 times"):
+        written(llava, GenerationRequest(noise(1), turns))
