@@ -46,14 +46,17 @@ DEVICE = (
     "files",
     "artifact",
     "device",
-    "model.images",
-    "model.checkpoint",
+    "model",
     "families",
-    "plan.precision",
-    "plan.memory",
+    "plan",
     "tensorrt",
     "engine",
-    "quality",
+    "quality.answerer",
+    "quality.estimate",
+    "quality.latency",
+    "quality.logits",
+    "quality.token_parity",
+    "quality.tasks",
     "bundle",
     "runtime",
     "engine_store",
@@ -66,7 +69,14 @@ DEVICE = (
 )
 """Folders and files of the device half: each module in them is imported without a package of the workshop."""
 
-FORBIDDEN = ("onnx", "onnx_graphsurgeon", "onnxscript", "torch", "transformers", "safetensors", "huggingface_hub")
+ONNX = ("model.graph.element_types", "model.graph.wiring")
+"""Files in these folders that need onnx: the workshop's."""
+
+LANGUAGE = ("runtime.vlm",)
+"""Of these, where the language model runs: there torch is needed on the device too."""
+
+WORKSHOP = ("onnx", "onnx_graphsurgeon", "onnxscript", "huggingface_hub", "matplotlib")
+FOR_LANGUAGE = ("torch", "transformers", "safetensors", "bitsandbytes")
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -94,10 +104,11 @@ def imported(tree: ast.AST, module: str, known: dict[str, Path]) -> Iterator[str
         yield from (name for name in names if name in known or name.split(".")[0] == module.split(".")[0])
 
 
-def device_half() -> list[str]:
-    """The modules of the device half, by the folder they lie in."""
-    names = [f"edgeq.{place}" for place in DEVICE]
-    return [module for module in modules(PACKAGE) if any(f"{module}.".startswith(f"{name}.") for name in names)]
+def below(places: tuple[str, ...]) -> set[str]:
+    """The modules that lie in these folders and files."""
+    return {
+        module for module in modules(PACKAGE) if any(f"{module}.".startswith(f"edgeq.{place}.") for place in places)
+    }
 
 
 def room(module: str) -> str:
@@ -144,17 +155,17 @@ def test_no_module_is_loaded_in_a_circle() -> None:
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("model/images.py", "import edgeq.cli.console"),
-        ("model/images.py", "from edgeq.plan.rules import plan_classifier"),
-        ("model/images.py", "from edgeq.plan import rules"),
-        ("model/images.py", "from edgeq import pipeline"),
-        ("model/images.py", "from ..plan import rules"),
-        ("model/images.py", "def late() -> None:\n    from edgeq.quality.judge import judge"),
+        ("model/pictures.py", "import edgeq.cli.console"),
+        ("model/pictures.py", "from edgeq.plan.rules import plan_classifier"),
+        ("model/pictures.py", "from edgeq.plan import rules"),
+        ("model/pictures.py", "from edgeq import pipeline"),
+        ("model/pictures.py", "from ..plan import rules"),
+        ("model/pictures.py", "def late() -> None:\n    from edgeq.quality.judge import judge"),
         (
-            "model/images.py",
+            "model/pictures.py",
             "if TYPE_CHECKING:\n    from edgeq.pipeline.classifier import Options",
         ),
-        ("__init__.py", "from edgeq.model.images.image_set import ImageSet"),
+        ("__init__.py", "from edgeq.model.pictures import ImageSet"),
         ("utils.py", ""),
     ],
 )
@@ -177,14 +188,14 @@ def test_the_check_catches(tmp_path: Path, module: str, text: str) -> None:
 )
 def test_the_check_lets_pass(tmp_path: Path, text: str) -> None:
     package = _made_up(tmp_path)
-    (package / "model" / "images.py").write_text(text)
+    (package / "model" / "pictures.py").write_text(text)
     assert violations(package) == []
 
 
 def test_a_circle_inside_a_room_is_caught(tmp_path: Path) -> None:
     package = _made_up(tmp_path)
-    (package / "model" / "images.py").write_text("from edgeq.model.checkpoint.source import open_model")
-    (package / "model" / "source.py").write_text("from edgeq.model.images.image_set import ImageSet")
+    (package / "model" / "pictures.py").write_text("from edgeq.model.source import open_model")
+    (package / "model" / "source.py").write_text("from edgeq.model.pictures import ImageSet")
     with pytest.raises(CycleError):
         TopologicalSorter(loaded_at_once(package)).prepare()
 
@@ -195,15 +206,38 @@ import importlib, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {FORBIDDEN!r}:
+        if name.split(".")[0] in {WORKSHOP + FOR_LANGUAGE!r}:
             raise AssertionError(f"{{name}} is a workshop package")
 
 sys.meta_path.insert(0, Refuse())
-for name in {device_half()!r}:
+for name in {sorted(below(DEVICE) - below(ONNX) - below(LANGUAGE))!r}:
     importlib.import_module(name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_language_model_needs_no_workshop_package() -> None:
+    """Read from the source: transformers itself imports some of them."""
+    known = modules(PACKAGE)
+    for module in below(LANGUAGE):
+        nodes = list(ast.walk(ast.parse(known[module].read_text(encoding="utf-8"))))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not {name.split(".")[0] for name in names} & {*WORKSHOP}, module
+
+
+def test_the_device_half_imports_nothing_of_the_workshop_half() -> None:
+    """Imports within functions count as well."""
+    known = modules(PACKAGE)
+    device = (below(DEVICE) - below(ONNX)) | {"edgeq"}
+    found = {
+        (module, target)
+        for module in device
+        for target in imported(ast.parse(known[module].read_text(encoding="utf-8")), module, known)
+        if target not in device
+    }
+    assert found == set()
 
 
 @pytest.mark.parametrize("module", sorted(modules(PACKAGE)))
@@ -222,7 +256,7 @@ def _made_up(tmp_path: Path) -> Path:
     for module in (
         "errors",
         "pipeline/stages",
-        "model/images",
+        "model/pictures",
         "model/source",
         "plan/rules",
         "quality/judge",

@@ -99,7 +99,7 @@ def find_engine(
         nearest = EngineStore(store).explain(parts)
         raise EngineError(
             f"the store {store} has no engine of {bundle} for this device",
-            expected=f"an engine of {settings.graph} on the {settings.quantization} quantization",
+            expected=f"an engine of {settings.graph} with {settings.quantization} quantization",
             causes=(
                 *((nearest,) if nearest else ()),
                 "it was not built yet, or with other options: then give its file with --engine",

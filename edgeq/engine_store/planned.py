@@ -63,7 +63,7 @@ def plan_build(
     )
     if images and settings.calibration == "none":
         raise InputError(
-            f"{images} was given to calibrate on, and with {chosen} quantization {settings.graph} needs none",
+            f"{images} was given to calibrate on, and with {chosen} quantization {settings.graph} needs no calibration",
             causes=("its ranges are in the graph",) if inputs.precision == "int8" else ("it has no INT8 layers",),
             next_step="leave --images out",
         )

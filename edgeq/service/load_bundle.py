@@ -112,8 +112,8 @@ def open_served(
 
 def _phrases(bundle: Path, manifest: Manifest, settings: ServiceSettings) -> ReportPhrases:
     """From the settings, or the bundle, or those that come along."""
-    if settings.phrases is not None:
-        return load_report_phrases(settings.phrases)
+    if settings.terms is not None:
+        return load_report_phrases(settings.terms)
     listed = any(file.name == PHRASES for file in manifest.files)
     return load_report_phrases(bundle / PHRASES) if listed else DEFAULT_PHRASES
 

@@ -208,7 +208,7 @@ def _gigabytes(count: int) -> str:
 def _graph(inputs: EngineInputs, quantization: QuantizationMode) -> EngineGraph:
     if quantization not in inputs.graphs:
         raise ArtifactError(
-            f"the bundle has no graph for the {quantization} quantization",
+            f"the bundle has no graph for {quantization} quantization",
             expected=f"one for it; there is one for: {', '.join(inputs.graphs)}",
             next_step="prepare the bundle again, or take the other quantization mode",
         )

@@ -63,7 +63,7 @@ def bindings(version: str) -> Path:
 
 
 def run_bindings(version: str, script: str | Path, *arguments: str, warnings: str = "error") -> Any:
-    """Run Python with the bindings of `version`, edgeq and the helpers in tests/, and give the JSON that it prints.
+    """Run Python with the bindings of `version`, edgeq and the helpers of the tests, and give the JSON that it prints.
 
     Args:
         version: one of VERSIONS.
@@ -71,7 +71,7 @@ def run_bindings(version: str, script: str | Path, *arguments: str, warnings: st
         arguments: what it finds in `sys.argv[1:]`.
         warnings: what `python -W` gets.
     """
-    paths = (bindings(version), REPOSITORY, REPOSITORY / "tests")
+    paths = (bindings(version), REPOSITORY, REPOSITORY / "tests" / "helpers")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     what = [str(script)] if isinstance(script, Path) else ["-c", script]
     done = _run([sys.executable, "-W", warnings, *what, *arguments], environment)

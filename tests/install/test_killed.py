@@ -33,7 +33,7 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 
 def test_killed_at_every_change_to_the_disk_and_at_random(scratch: Path) -> None:
     """The stories and what must hold after each death are in dying.py, which forks: no thread may be near it."""
-    paths = (HERE, HERE.parent, HERE.parents[1])
+    paths = (HERE, HERE.parent / "helpers", HERE.parents[1])
     done = subprocess.run(
         [sys.executable, HERE / "dying.py", scratch],
         capture_output=True,

@@ -36,7 +36,7 @@ PARAMETERS = {
     "runtime": "Runtime",
     "tensor": "ITensor",
 }
-"""What a parameter of this name and type Any is, in edgeq/engine/tensorrt."""
+"""What a parameter of this name and type Any is, in edgeq/tensorrt and edgeq/engine/tensorrt.py."""
 
 
 @dataclass(frozen=True, order=True)
@@ -80,7 +80,7 @@ def uses_of(package: Path) -> list[Use]:
 
 def uses_in(source: str, module: str) -> set[Use]:
     """All uses in one module."""
-    by_name = ".engine.tensorrt." in f"{module}."
+    by_name = ".tensorrt." in f"{module}."
     return set(_walk(ast.parse(source), module, Scope(), by_name=by_name))
 
 

@@ -35,7 +35,7 @@ _BUNDLE_OPTIONS = (
     click.option(
         "--canaries/--no-canaries", default=None, help="Check the engine before anything else.  [default: yes]"
     ),
-    click.option("--phrases", type=PATH, help="The words that reports are read by (YAML).  [default: the bundle's]"),
+    click.option("--terms", type=PATH, help="The words that reports are read by (YAML).  [default: the bundle's]"),
     click.option("--memory", "memory_gb", type=float, metavar="GB", help="For the whole process.  [default: all]"),
     click.option("--context", type=click.IntRange(1), help="Tokens of a request.  [default: the bundle's]"),
     threads_option,
