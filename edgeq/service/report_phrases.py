@@ -1,6 +1,6 @@
 """The words by which a report is read out of what a model says: `terms.yaml` in a bundle, or a file of one's own.
 
-version: edgeq.phrases/1
+version: edgeq.terms/1
 question: Describe the damage and say what to do.
 denials: ["no", without]
 damage:
@@ -29,7 +29,7 @@ __all__ = ["DEFAULT_PHRASES", "PHRASES", "PHRASES_VERSION", "Phrases", "ReportPh
 PHRASES: Final = "terms.yaml"
 """The file in a bundle."""
 
-PHRASES_VERSION: Final = "edgeq.phrases/1"
+PHRASES_VERSION: Final = "edgeq.terms/1"
 
 _Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
@@ -51,7 +51,7 @@ class ReportPhrases(Artifact):
 
     otherwise: ClassVar[str] = "holds no phrases of reports"
 
-    version: Literal["edgeq.phrases/1"] = PHRASES_VERSION
+    version: Literal["edgeq.terms/1"] = PHRASES_VERSION
     question: _Phrase
     denials: tuple[_Phrase, ...] = ()
     damage: Phrases = Field(min_length=1)

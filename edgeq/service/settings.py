@@ -35,7 +35,7 @@ class ServiceSettings(BaseModel):
         backend: that runs the vision graph.
         canaries: the engine is compared with what the workshop saw before the first request.
         name: of the model in requests; None takes the bundle's.
-        terms: a file of `edgeq.phrases/1` for `/v1/inspect`; None takes the bundle's own, or those that come along.
+        terms: a file of `edgeq.terms/1` for `/v1/inspect`; None takes the bundle's own, or those that come along.
         host, port: where it listens; port 0 takes a free one.
         token_file: its first line is the bearer token.
         image_hosts: from which images are fetched.

@@ -66,7 +66,7 @@ def test_any_text_gives_a_report_of_known_values(text: str) -> None:
 
 def test_terms_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "terms.yaml").write_text(
-        "version: edgeq.phrases/1\nquestion: Tree?\ndamage: {broken: [a+b, (broken]}\nplace: {crown: [crown]}\n"
+        "version: edgeq.terms/1\nquestion: Tree?\ndamage: {broken: [a+b, (broken]}\nplace: {crown: [crown]}\n"
     )
     phrases = load_report_phrases(tmp_path / "terms.yaml")
     assert found("A (BROKEN a+b in the crown. Seal it.", phrases) == ("broken", "crown", None, None)
@@ -78,9 +78,9 @@ def test_terms_of_ones_own(tmp_path: Path) -> None:
         "",
         "[",
         "version: edgeq.phrases/2\nquestion: a\ndamage: {a: [a]}",
-        "version: edgeq.phrases/1\nquestion: a",
-        "version: edgeq.phrases/1\nquestion: a\ndamage: {a: [a]}\nplaces: {}",
-        "version: edgeq.phrases/1\nquestion: a\ndenials: [no]\ndamage: {a: [a]}",
+        "version: edgeq.terms/1\nquestion: a",
+        "version: edgeq.terms/1\nquestion: a\ndamage: {a: [a]}\nplaces: {}",
+        "version: edgeq.terms/1\nquestion: a\ndenials: [no]\ndamage: {a: [a]}",
     ],
 )
 def test_terms_that_are_none(tmp_path: Path, text: str) -> None:

@@ -312,8 +312,8 @@ def test_the_demos_eyes_in_fp16_with_a_layer_in_fp32(tmp_path: Path) -> None:
     wanted = {"weak": case(weak, network), "typed": case(typed, network)}
     for version in VERSIONS:
         found = build_all(version, wanted, tmp_path)
-        assert calls_of(found["weak"]) == (GOLDEN / "demo-vision_encoder-implicit.txt").read_text()
-        assert calls_of(found["typed"]) == (GOLDEN / "demo-vision_encoder-explicit.txt").read_text()
+        assert calls_of(found["weak"]) == (GOLDEN / "demo-vision-encoder-implicit.txt").read_text()
+        assert calls_of(found["typed"]) == (GOLDEN / "demo-vision-encoder-explicit.txt").read_text()
 
 
 def test_every_planned_layer_is_set_and_nothing_else(shared_data: Path) -> None:
