@@ -39,11 +39,12 @@ from edgeq.plan.precision import PrecisionPlan, Scope
 from edgeq.plan.rules import WEIGHTED, plan_classifier
 from edgeq.quality.gate import GateBounds, is_gated
 from edgeq.quality.latency import Timing
-from edgeq.quantize.int8.stage import INT8, PLAN
+from edgeq.quantize.int8.registry import USUAL
+from edgeq.quantize.int8.stage import PLAN
 
 __all__ = ["INT8_GRAPH", "RANDOM", "VARIANTS", "Bed", "Variant", "chosen", "export", "write_random"]
 
-INT8_GRAPH: Final = INT8["onnxruntime"]
+INT8_GRAPH: Final = USUAL.file
 
 ANY_GRAPH: Final = GateBounds(min_speedup=0.0, max_drop=100.0, max_error=float("inf"))
 """Whatever a variant is worth, its INT8 graph is what is looked at here."""

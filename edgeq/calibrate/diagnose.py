@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.calibrate.histogram import BINS, Histogram
 from edgeq.calibrate.scales import Scales
+from edgeq.engine.registry import DEFAULT
 from edgeq.errors import CalibrationError
 
 __all__ = ["DRIFT_BOUND", "Diagnosis", "clipped_share", "diagnose", "distance", "drift", "histograms_of"]
@@ -121,6 +122,6 @@ def clipped_share(histogram: Histogram, low: float, high: float) -> float:
 def _most_clipped(scales: Scales, histograms: Mapping[str, Histogram]) -> tuple[float, str]:
     shares = []
     for name, histogram in histograms.items():
-        kept = scales.range_of(name, "onnxruntime")
+        kept = scales.range_of(name, DEFAULT.name)
         shares.append((clipped_share(histogram, kept.low, kept.high), name))
     return max(shares)

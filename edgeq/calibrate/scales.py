@@ -14,7 +14,6 @@ from edgeq.artifact import Artifact
 from edgeq.calibrate.histogram import BINS, Histogram
 from edgeq.calibrate.thresholds import METHODS, asymmetric_range, symmetric_amax
 from edgeq.errors import ArtifactError, CalibrationError
-from edgeq.plan.precision import Backend
 
 __all__ = ["PackedHistogram", "Scales", "TensorRange", "TensorScale", "Trial"]
 
@@ -117,7 +116,7 @@ class Trial(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backend: Backend
+    backend: str
     method: str
     shared_add: bool
     images: int
@@ -152,18 +151,18 @@ class Scales(Artifact):
     images: int
     image_digests: tuple[str, ...] = ()
     method: str
-    chosen: dict[Backend, str] = Field(default_factory=dict)
+    chosen: dict[str, str] = Field(default_factory=dict)
     shared_add: bool | None = None
     held_back: int = 0
     trials: tuple[Trial, ...] = ()
     drift: float | None = None
     tensors: dict[str, TensorScale]
 
-    def method_for(self, backend: Backend) -> str:
+    def method_for(self, backend: str) -> str:
         """The method whose ranges `backend` gets."""
         return self.chosen.get(backend, self.method)
 
-    def range_of(self, tensor: str, backend: Backend) -> TensorRange:
+    def range_of(self, tensor: str, backend: str) -> TensorRange:
         """The range of `tensor` for `backend`.
 
         Raises:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edgeq.calibrate.scales import Scales, TensorRange, TensorScale
+from edgeq.engine.registry import BUILT
 from edgeq.errors import CalibrationError
 from edgeq.model.graph.tensors import constant_tensors
 from edgeq.tensorrt.calibration_cache import CalibrationCache
@@ -135,7 +136,7 @@ def non_negative_tensors(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def _checked_amax(scales: Scales, tensor: str) -> float:
-    amax = scales.range_of(tensor, "tensorrt").amax
+    amax = scales.range_of(tensor, BUILT.name).amax
     if not 0.0 <= amax <= _FLOAT32_MAX:
         raise CalibrationError(
             f"tensor {tensor} has amax {amax:g}",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edgeq.doctor.child import Outcome
 from edgeq.doctor.finding import DoctorFinding
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.registry import backend
 from edgeq.errors import EngineError
 from edgeq.tensorrt.loading import choose_quantization, version_of
 
-__all__ = ["onnxruntime_finding", "tensorrt_finding", "tensorrt_version"]
+__all__ = ["onnxruntime_finding", "other_findings", "tensorrt_finding", "tensorrt_version"]
 
 
 def tensorrt_version(probe: Outcome) -> str | None:
@@ -52,6 +56,25 @@ def tensorrt_finding(probe: Outcome, *, jetson: bool) -> DoctorFinding:
             means="there is no GPU, no driver, or a driver that is too old; engines are neither built nor run here",
         )
     return _with_quantization(str(facts["tensorrt"]))
+
+
+def other_findings(probes: Mapping[str, Outcome]) -> tuple[DoctorFinding, ...]:
+    """Backends that are installed beside the two: name -> how its probe ended."""
+    return tuple(_other(backend(name), probe) for name, probe in probes.items())
+
+
+def _other(found: EngineBackend, probe: Outcome) -> DoctorFinding:
+    release = probe.facts.get(found.name)
+    if release is None:
+        step = f"pip install 'edgeq[{found.extra}]'"
+        seen = f"it cannot be imported: {probe.ending}"
+        return DoctorFinding(name=found.title, status="warning", seen=seen, next_step=step)
+    rest = "; ".join(f"{fact}: {_listed(value)}" for fact, value in probe.facts.items() if fact != found.name)
+    return DoctorFinding(name=found.title, status="ok", seen=f"{release}; {rest}" if rest else str(release))
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _with_quantization(version: str) -> DoctorFinding:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Final
 
 from edgeq.doctor.child import Outcome, run_probe
 from edgeq.doctor.memory import RESERVE_BYTES
 from edgeq.doctor.memory_probe import MemoryKind
+from edgeq.engine.registry import BACKENDS, BUILT, DEFAULT
 from edgeq.engine_store.machine import Gpu
 
 __all__ = ["Probes", "probe_memory", "run_probes"]
+
+_ENGINE: Final = "edgeq.doctor.engine_probe"
 
 _IMPORT_LIMIT_S: Final = 120.0
 """Importing torch from a slow card takes half a minute."""
@@ -21,11 +25,19 @@ _MEMORY_LIMIT_S: Final = 300.0
 
 @dataclass(frozen=True)
 class Probes:
-    """How each probe ended; None where its package is not installed."""
+    """How each probe ended; None where its package is not installed.
+
+    Attributes:
+        torch: with bitsandbytes.
+        onnxruntime: the usual backend.
+        tensorrt: the backend that builds engines.
+        others: further backends that are installed, by name.
+    """
 
     torch: Outcome | None
     onnxruntime: Outcome | None
     tensorrt: Outcome
+    others: Mapping[str, Outcome] = field(default_factory=dict)
 
     @property
     def gpu(self) -> Gpu | None:
@@ -35,11 +47,16 @@ class Probes:
 
 
 def run_probes() -> Probes:
-    """Torch with bitsandbytes, ONNX Runtime, TensorRT: one after the other."""
+    """Torch with bitsandbytes, and each backend: one after the other."""
     return Probes(
         torch=_if_installed("torch", "edgeq.doctor.torch_probe"),
-        onnxruntime=_if_installed("onnxruntime", "edgeq.doctor.engine_probe", "onnxruntime"),
-        tensorrt=run_probe("edgeq.doctor.engine_probe", "tensorrt", limit_s=_IMPORT_LIMIT_S),
+        onnxruntime=_if_installed(DEFAULT.package, _ENGINE, DEFAULT.name),
+        tensorrt=run_probe(_ENGINE, BUILT.name, limit_s=_IMPORT_LIMIT_S),
+        others={
+            each.name: outcome
+            for each in BACKENDS
+            if each not in (DEFAULT, BUILT) and (outcome := _if_installed(each.package, _ENGINE, each.name))
+        },
     )
 
 

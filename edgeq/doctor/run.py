@@ -19,7 +19,7 @@ from edgeq.doctor.bundles import (
     planned_bytes,
 )
 from edgeq.doctor.disk import disk_finding
-from edgeq.doctor.engines import onnxruntime_finding, tensorrt_finding, tensorrt_version
+from edgeq.doctor.engines import onnxruntime_finding, other_findings, tensorrt_finding, tensorrt_version
 from edgeq.doctor.finding import DoctorFinding, Examination
 from edgeq.doctor.jetson import clock_finding, power_finding, release_finding
 from edgeq.doctor.kernels import nf4_finding, torch_finding
@@ -97,6 +97,7 @@ def _packages(request: DoctorRequest, bundle: Examined, probes: Probes) -> tuple
         nf4_finding(probes.torch, installed=nf4_version, jetson=jetson, language=language),
         onnxruntime_finding(probes.onnxruntime, tensorrt=has_tensorrt),
         tensorrt_finding(probes.tensorrt, jetson=jetson),
+        *other_findings(probes.others),
     )
 
 

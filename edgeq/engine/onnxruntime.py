@@ -7,17 +7,18 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.engine.base import EngineBackend
 from edgeq.errors import EngineError, first_line
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["OnnxRuntimeEngine", "default_threads", "executed_operators", "side_by_side"]
+__all__ = ["BACKEND", "OnnxRuntimeEngine", "default_threads", "executed_operators", "side_by_side"]
 
 _TOGETHER = 2
 
@@ -134,3 +135,36 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise EngineError("ONNX Runtime failed while running the graph", causes=(first_line(error),)) from error
         return dict(zip(names, values, strict=True))
+
+
+def _open_graph(
+    model: Path | bytes,
+    *,
+    threads: int | None = None,
+    batch: int | None = None,  # noqa: ARG001
+) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(model, threads=threads)
+
+
+def _version() -> str:
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
+
+
+def _facts() -> dict[str, Any]:
+    import onnxruntime
+
+    return {"onnxruntime": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()}
+
+
+BACKEND: Final = EngineBackend(
+    name="onnxruntime",
+    title="ONNX Runtime",
+    package="onnxruntime",
+    extra="device",
+    graph="model.int8.ort.onnx",
+    open=_open_graph,
+    version=_version,
+    facts=_facts,
+)

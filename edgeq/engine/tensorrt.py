@@ -13,18 +13,20 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.engine.base import EngineBackend
 from edgeq.errors import EngineError, first_line
 from edgeq.tensorrt.buffer import Buffer, DeviceMemory
 from edgeq.tensorrt.loading import load_tensorrt
 from edgeq.tensorrt.log import build_log
+from edgeq.tensorrt.memory import open_memory
 from edgeq.tensorrt.tensors import DeviceTensor, EngineTensor, Shape, check_feeds, read_slots
 
-__all__ = ["TensorRtEngine"]
+__all__ = ["BACKEND", "TensorRtEngine"]
 
 
 class TensorRtEngine:
@@ -202,3 +204,43 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open_engine(
+    model: Path | bytes,
+    *,
+    threads: int | None = None,  # noqa: ARG001
+    batch: int | None = None,  # noqa: ARG001
+) -> TensorRtEngine:
+    return TensorRtEngine(model, open_memory())
+
+
+def _version() -> str:
+    return f"tensorrt {load_tensorrt().__version__}"
+
+
+def _facts() -> dict[str, Any]:
+    """The release, then whether a runtime can be made, which needs a GPU and its driver."""
+    try:
+        trt = load_tensorrt()
+    except EngineError as error:
+        return {"error": error.what, "next_step": error.next_step}
+    facts: dict[str, Any] = {"tensorrt": trt.__version__}
+    try:
+        facts["runtime"] = trt.Runtime(trt.Logger(trt.Logger.ERROR)) is not None
+    except Exception as error:  # pybind11 gives TypeError where the factory returns null
+        facts["runtime_error"] = str(error)[:300]
+    return facts
+
+
+BACKEND: Final = EngineBackend(
+    name="tensorrt",
+    title="TensorRT",
+    package="tensorrt",
+    extra="tensorrt",
+    graph="model.int8.trt.onnx",
+    open=_open_engine,
+    version=_version,
+    facts=_facts,
+    built=True,
+)

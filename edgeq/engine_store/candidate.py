@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.engine import Engine
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.registry import BUILT, DEFAULT, require
 from edgeq.engine.tensorrt import TensorRtEngine
 from edgeq.engine_store.key import engine_key
 from edgeq.engine_store.machine import Machine, read_machine
@@ -18,7 +19,7 @@ from edgeq.errors import EngineError
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 from edgeq.tensorrt.memory import open_memory
 
-__all__ = ["Candidate", "find_engine", "onnx_candidate", "tensorrt_candidate"]
+__all__ = ["Candidate", "find_engine", "graph_candidate", "open_candidate", "tensorrt_candidate"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,44 @@ class Candidate:
     open: Callable[[], Engine]
 
 
-def onnx_candidate(graph: Path, *, threads: int | None = None) -> Candidate:
-    """An ONNX file for ONNX Runtime."""
-    import onnxruntime
+def open_candidate(
+    bundle: Path,
+    manifest: Manifest,
+    graph: Path,
+    backend: EngineBackend,
+    store: Path,
+    *,
+    file: Path | None = None,
+    quantization: QuantizationMode | None = None,
+    threads: int | None = None,
+) -> Candidate:
+    """What a backend runs of a bundle: an engine that was built for it, or a graph as it is.
 
-    backend = f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
-    return Candidate(backend, graph, lambda: OnnxRuntimeEngine(graph, threads=threads))
+    Args:
+        bundle: its directory.
+        manifest: its own.
+        graph: that the bundle runs where the backend has none of its own in it.
+        backend: that runs it.
+        store: of the engines of this device.
+        file: takes the place of both.
+        quantization: as for `tensorrt_candidate`.
+        threads: of one operator.
+
+    Raises:
+        ArtifactError: the bundle does not say what an engine is built from.
+        EngineError: the backend is not installed, or the store has no such engine.
+    """
+    if backend.built:
+        return tensorrt_candidate(bundle, manifest, store, file=file, quantization=quantization)
+    own = bundle / backend.graph
+    listed = any(entry.name == backend.graph for entry in manifest.files)
+    return graph_candidate(file or (own if listed else graph), backend, threads=threads)
+
+
+def graph_candidate(graph: Path, backend: EngineBackend = DEFAULT, *, threads: int | None = None) -> Candidate:
+    """An ONNX file for a backend that runs it as it is; raises EngineError where that is not installed."""
+    require(backend)
+    return Candidate(backend.version(), graph, lambda: backend.open(graph, threads=threads))
 
 
 def tensorrt_candidate(
@@ -104,6 +137,6 @@ def find_engine(
                 *((nearest,) if nearest else ()),
                 "it was not built yet, or with other options: then give its file with --engine",
             ),
-            next_step=f"edgeq build {bundle} --backend tensorrt",
+            next_step=f"edgeq build {bundle} --backend {BUILT.name}",
         )
     return found.engine

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.manifest import Manifest, read_manifest
 from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.registry import BUILT, DEFAULT
 from edgeq.engine_store.key import KeyParts
 from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.engine_store.maker import Job, Maker, TensorRtMaker
@@ -21,13 +23,12 @@ from edgeq.tensorrt.loading import QuantizationMode, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings, check_memory
 from edgeq.tensorrt.timing_cache import timing_cache_file
 
-__all__ = ["Backend", "BuiltEngine", "build"]
+__all__ = ["BuiltEngine", "build"]
 
-Backend = Literal["onnxruntime", "tensorrt"]
 Progress = Callable[[str, int, int], None]
 
-_CLASSIFIER_GRAPHS: Final = ("model.int8.ort.onnx", "model.fp32.onnx")
-"""The second one where floating point was kept."""
+_FP32: Final = "model.fp32.onnx"
+"""A classifier's graph where floating point was kept."""
 _TIMING: Final = ".timing"
 
 
@@ -36,19 +37,19 @@ class BuiltEngine(BaseModel):
 
     Attributes:
         backend: that runs it.
-        engine: the file to load: in the store, or for ONNX Runtime the ONNX graph in the bundle.
+        engine: the file to load: in the store, or the ONNX graph in the bundle for a backend that builds none.
         size: of the file, in bytes.
         sha256: of the file, in hexadecimal.
         reused: nothing had to be built.
         because: why it was built, or why not, in a sentence.
-        key: in the store; None for ONNX Runtime, as the two that follow.
+        key: in the store; None where none was built, as the two that follow.
         parts: what the key is made of.
         settings: what the builder was told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backend: Backend
+    backend: str
     engine: Path
     size: int
     sha256: str
@@ -63,7 +64,7 @@ def build(
     bundle: Path,
     store: Path,
     *,
-    backend: Backend = "tensorrt",
+    backend: EngineBackend = BUILT,
     quantization: QuantizationMode | None = None,
     tensorrt: str | None = None,
     batch: Batch | None = None,
@@ -80,7 +81,7 @@ def build(
     Args:
         bundle: made by `edgeq prepare`.
         store: the directory of the engines, see `edgeq.engine_store.store`.
-        backend: ONNX Runtime takes the bundle's graph as it is: nothing is built or stored.
+        backend: most take the bundle's graph as it is: nothing is built or stored.
         quantization, batch, workspace_bytes, images: as for `plan_build`.
         tensorrt: the release that must be installed; None takes the one that is.
         maker: builds; None takes the TensorRT that is installed.
@@ -96,8 +97,8 @@ def build(
         OutputError: the store cannot be written.
     """
     manifest = read_manifest(bundle)
-    if backend == "onnxruntime":
-        return _as_it_is(bundle, manifest)
+    if not backend.built:
+        return _as_it_is(bundle, manifest, backend)
     maker = maker or TensorRtMaker()
     _check_release(maker.release, tensorrt)
     machine, report = machine or read_machine(), progress or (lambda _stage, _done, _total: None)
@@ -120,7 +121,7 @@ def build(
 
     kept = EngineStore(store).build(settings, parts, make, waiting=lambda: report("wait", 0, 0))
     return BuiltEngine(
-        backend=backend,
+        backend=backend.name,
         engine=kept.engine,
         size=kept.record.size,
         sha256=kept.record.sha256,
@@ -132,21 +133,21 @@ def build(
     )
 
 
-def _as_it_is(bundle: Path, manifest: Manifest) -> BuiltEngine:
-    """ONNX Runtime optimizes while it loads; what it would store is good for one release and one processor."""
+def _as_it_is(bundle: Path, manifest: Manifest, backend: EngineBackend) -> BuiltEngine:
+    """It optimizes while it loads; what it would store is good for one release and one processor."""
     vision = manifest.kind == "vision-language"
-    names = (VlmSettings.of(bundle).vision,) if vision else _CLASSIFIER_GRAPHS
+    names = (VlmSettings.of(bundle).vision,) if vision else (backend.graph, DEFAULT.graph, _FP32)
     by_name = {file.name: file for file in manifest.files}
     listed = next((by_name[name] for name in names if name in by_name), None)
     if listed is None:
-        raise ArtifactError(f"the bundle {bundle} has no graph for ONNX Runtime", expected=names[0])
+        raise ArtifactError(f"the bundle {bundle} has no graph for {backend.title}", expected=names[0])
     return BuiltEngine(
-        backend="onnxruntime",
+        backend=backend.name,
         engine=bundle / listed.name,
         size=listed.size,
         sha256=listed.sha256,
         reused=True,
-        because="ONNX Runtime runs the bundle's graph as it is: there is nothing to build",
+        because=f"{backend.title} runs the bundle's graph as it is: there is nothing to build",
     )
 
 

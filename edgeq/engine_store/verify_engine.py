@@ -17,7 +17,7 @@ from edgeq.artifact import Artifact
 from edgeq.bundle.manifest import MANIFEST
 from edgeq.engine.onnxruntime import default_threads
 from edgeq.engine.power import Power, read_power
-from edgeq.engine_store.candidate import Candidate, onnx_candidate
+from edgeq.engine_store.candidate import Candidate, graph_candidate
 from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.errors import EngineError
 from edgeq.files import sha256_file
@@ -161,7 +161,7 @@ def verify_engine(
 
 
 def _reference(canaries: CanarySet, engine: Seen, bounds: CanaryBounds, seconds: float, threads: int) -> Reference:
-    candidate = onnx_candidate(canaries.reference_graph, threads=threads)
+    candidate = graph_candidate(canaries.reference_graph, threads=threads)
     here = candidate.open()
     seen = run_canaries(here, canaries)
     return Reference(

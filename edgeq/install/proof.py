@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
-from edgeq.engine import Engine
-from edgeq.engine.tensorrt import TensorRtEngine
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.registry import BUILT, DEFAULT, backend_of_graph
 from edgeq.engine_store.machine import ask_driver
-from edgeq.engine_store.run import Backend, build
+from edgeq.engine_store.run import build
 from edgeq.errors import EngineError
+from edgeq.runtime.canary.canary_set import canary_graph
 from edgeq.runtime.canary.check import check_canaries
 from edgeq.tensorrt.loading import load_tensorrt
-from edgeq.tensorrt.memory import open_memory
 
 __all__ = ["backend_here", "canary_check"]
 
@@ -20,7 +22,7 @@ __all__ = ["backend_here", "canary_check"]
 def canary_check(
     engines: Path,
     *,
-    backend: Backend | None = None,
+    backend: EngineBackend | None = None,
     answers: bool = False,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -29,7 +31,7 @@ def canary_check(
     """A check for `install`: it raises unless the engine computes what the workshop saw.
 
     Args:
-        engines: the directory that TensorRT's engines are kept in; ONNX Runtime takes the bundle's graph as it is.
+        engines: the directory that built engines are kept in; other backends take the bundle's graph as it is.
         backend: that runs the vision graph; None takes `backend_here`.
         answers: ask a vision-language model the canaries' questions as well, which loads its language model.
         threads: of one operator in ONNX Runtime.
@@ -40,22 +42,27 @@ def canary_check(
     def check(bundle: Path) -> None:
         if progress:
             progress("checking", 0, 0)
-        chosen = backend or backend_here()
-        engine: Engine | None = None
-        if chosen == "tensorrt":
-            built = build(bundle, engines, backend=chosen, progress=progress, say=say)
-            engine = TensorRtEngine(built.engine, open_memory())
+        graph = canary_graph(bundle)
+        chosen = backend or backend_here(graph.name)
+        if chosen.built:
+            graph = build(bundle, engines, backend=chosen, progress=progress, say=say).engine
+        elif (bundle / chosen.graph).exists():
+            graph = bundle / chosen.graph
+        engine = chosen.open(graph, threads=threads)
         check_canaries(bundle, engine, answers=answers, threads=threads).raise_if_failed()
 
     return check
 
 
-def backend_here() -> Backend:
-    """TensorRT where it is installed and there is a GPU for it, else ONNX Runtime."""
-    if ask_driver() is None:
-        return "onnxruntime"
-    try:
-        load_tensorrt()
-    except EngineError:
-        return "onnxruntime"
-    return "tensorrt"
+def backend_here(graph: str = DEFAULT.graph) -> EngineBackend:
+    """The backend that builds engines where it is installed and there is a GPU for it, else the graph's own.
+
+    Args:
+        graph: file name of the bundle's graph. Its backend gives way to the usual one where it is not installed.
+    """
+    if ask_driver() is not None:
+        with suppress(EngineError):
+            load_tensorrt()
+            return BUILT
+    own = backend_of_graph(graph)
+    return own if find_spec(own.package) is not None else DEFAULT

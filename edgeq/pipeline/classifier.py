@@ -18,6 +18,7 @@ from edgeq.bundle.manifest import Manifest, write_manifest
 from edgeq.calibrate.diagnose import Diagnosis, diagnose
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.stage import SCALES
+from edgeq.engine.registry import DEFAULT, backend, require
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport, export_model
 from edgeq.files import new_directory
@@ -47,7 +48,7 @@ from edgeq.quantize.engine_inputs import write_classifier_inputs
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
 from edgeq.quantize.int8.select import resolve
-from edgeq.quantize.int8.stage import INT8, quantize
+from edgeq.quantize.int8.stage import made_graph, quantize
 from edgeq.quantize.search.layer_search import Search
 from edgeq.runtime.canary.class_canaries import make_class_canaries
 
@@ -125,6 +126,7 @@ def prepare(
         EdgeqError: any of them; nothing is left behind then. GuardError: a guard said no.
     """
     options = (options or Options()).settled()
+    require(backend(options.backend))
     report = progress or (lambda _stage, _done, _total: None)
     with new_directory(output) as work:
         report("open", 0, 0)
@@ -164,14 +166,14 @@ def prepare(
         found, answers = _search(work, plan, scales, source, images, answers, options, report)
         plan = found.plan if found else plan
         report("quantize", 0, 0)
-        quantize(graph, plan, scales, source.preprocess, work)
+        quantize(graph, plan, scales, source.preprocess, work, backend=options.backend)
         write_classifier_inputs(work, plan, scales)
         advance = counter(report, "judge", len(answers) if answers else 0)
         quality = judge_graphs(
             work, answers, images, source, threads=options.threads, timing=options.timing, advance=advance
         )
         plan, gate = _gate(work, plan, quality, proof, options)
-        running = FP32 if gate and not gate.passed else INT8["onnxruntime"]
+        running = FP32 if gate and not gate.passed else made_graph(work).name
         make_class_canaries(
             work, answers or images, source.preprocess, fp32=FP32, int8=running, threads=options.threads
         )
@@ -249,7 +251,7 @@ def _summary(
         calibration_images=scales.images + scales.held_back,
         held_back=scales.held_back,
         calibration_skipped=skipped,
-        method=scales.method_for("onnxruntime"),
+        method=scales.method_for(DEFAULT.name),
         trials=scales.trials,
         weights=plan.weights,
         int8_layers=weighted[Precision.INT8],

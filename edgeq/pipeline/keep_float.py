@@ -26,7 +26,8 @@ from edgeq.quantize.engine_inputs import write_float_inputs
 from edgeq.quantize.fp16.convert import to_fp16
 from edgeq.quantize.fp16.fp16_simulation import simulate_fp16
 from edgeq.quantize.fp16.vision import overflow_rules
-from edgeq.quantize.int8.stage import FP16, INT8, PLAN
+from edgeq.quantize.int8.registry import LOWERINGS
+from edgeq.quantize.int8.stage import FP16, PLAN
 from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE
 
 __all__ = ["keep_float"]
@@ -53,7 +54,7 @@ def keep_float(
     made = plan.model_copy(update={"rules": floating.rules, "decisions": floating.decisions})
     half = to_fp16(model, made)
     _prove(directory / FP32, half, images, threads)
-    for name in (*INT8.values(), CALIBRATION_CACHE):
+    for name in (*(lowering.file for lowering in LOWERINGS), CALIBRATION_CACHE):
         for path in (directory / name, directory / f"{name}.data"):
             path.unlink(missing_ok=True)
     save_onnx(half, directory / FP16)

@@ -21,6 +21,7 @@ from edgeq.quality.latency import Timing, measure_latency
 from edgeq.quality.tasks.classification import label_indices
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.frontier import FRONTIER_CHART, draw_frontier
 from edgeq.quantize.search.layer_search import Evaluation, Search, SearchBounds, Speed, keep_layers, search, worst_first
 from edgeq.quantize.search.sensitivity import TABLE, Sensitivity, measure_sensitivity
@@ -114,7 +115,7 @@ def search_graph(
         raise _out_of_reach(found)
     revised = keep_layers(model, plan, found.kept)
     judged = Evaluation(model, unseen, source.preprocess, truth, threads)
-    check = judged.figures(lower(model, revised, scales, "onnxruntime", pixels=pixels))
+    check = judged.figures(lower(model, revised, scales, USUAL, pixels=pixels))
     return Found(revised, found.model_copy(update={"check": check}), table)
 
 

@@ -15,6 +15,7 @@ from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
+from edgeq.engine.registry import DEFAULT, backend_of_graph
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
@@ -76,6 +77,7 @@ class Options:
             without normalization as they are.
         gate: what a transformer's INT8 graph must be worth to be kept.
         search: keep layers in floating point until the drop is within these bounds; None keeps none.
+        backend: whose INT8 graph is judged; it is made beside those that every bundle has.
         threads: of one operator; None takes every processor there is.
         timing: how long latency is measured.
     """
@@ -93,6 +95,7 @@ class Options:
     plan: PrecisionPlan | None = None
     allow: Mapping[str, str] = field(default_factory=dict)
     search: SearchBounds | None = None
+    backend: str = DEFAULT.name
     threads: int | None = None
     timing: Timing = DEFAULT_TIMING
 
@@ -255,12 +258,14 @@ def judge_graphs(
     The first readable of `images` is the one that is timed; without `answers`, some of them are what the graphs are
     compared on.
     """
+    made = made_graph(directory)
     return judge(
         directory / FP32,
-        made_graph(directory),
+        made,
         answers,
         source,
         parity_images(images, source, count=PARITY_IMAGES if answers is None else 1),
+        backend=backend_of_graph(made.name),
         threads=threads,
         timing=timing,
         advance=advance,

@@ -22,7 +22,6 @@ from edgeq.old_names import current_keys
 __all__ = [
     "CHANNEL_EQUALIZATIONS",
     "QUANTIZED",
-    "Backend",
     "ChannelEqualization",
     "Condition",
     "Decision",
@@ -36,9 +35,6 @@ __all__ = [
 PLAN_VERSION: Final = "edgeq.plan/1"
 
 WeightGranularity = Literal["per-channel", "per-tensor"]
-Backend = Literal["onnxruntime", "tensorrt"]
-"""What a graph is lowered for."""
-
 Scope = Literal["ffn", "ffn-vo", "linears"]
 """Which linear layers of a transformer are INT8: feed-forward; those, value and output; or all, query and key too.
 

@@ -8,12 +8,13 @@ from typing import Final, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgeq.artifact import Artifact
 from edgeq.calibrate.observe import with_outputs
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.onnxruntime import default_threads
+from edgeq.engine.registry import DEFAULT
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.components import head_nodes
 from edgeq.model.graph.element_types import element_types
@@ -61,11 +62,12 @@ def judge(
     source: ModelSource,
     images: NDArray[np.float32],
     *,
+    backend: EngineBackend = DEFAULT,
     threads: int | None = None,
     timing: Timing = DEFAULT_TIMING,
     advance: Callable[[int], None] | None = None,
 ) -> Quality:
-    """Run both graphs in ONNX Runtime and compare.
+    """Run both graphs in one backend and compare.
 
     Args:
         reference, candidate: ONNX files; the candidate was made from the reference and has its node names.
@@ -73,6 +75,7 @@ def judge(
         source: gives the class names and the preprocessing.
         images: real ones without labels, float32 [n, 3, H, W]; latency is measured on copies of the first. Without
             `labelled`, the two graphs' answers to them are compared.
+        backend: that runs both.
         threads: of one operator.
         timing: how long latency is measured.
         advance: called with the number of images just judged.
@@ -86,35 +89,39 @@ def judge(
     fidelity: Fidelity | None = None
     skipped: tuple[str, ...] = ()
     if labelled is None:
-        fidelity = _fidelity(reference, candidate, images, threads)
+        fidelity = _fidelity(reference, candidate, images, backend, threads)
     else:
         stream = ImageStream(labelled, source.preprocess, batch_size=EVALUATION_BATCH)
-        ours, theirs = _judged(reference, threads), _judged(candidate, threads)
+        ours, theirs = _judged(reference, backend, threads), _judged(candidate, backend, threads)
         indices = label_indices(labelled.labels, source.labels, ours(images[:1])[0].shape[1])
         answers = compare_classifiers(ours, theirs, _labelled(stream, indices), advance=advance)
         skipped = tuple(image.name for image in stream.skipped)
     return Quality(
-        backend=f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider",
+        backend=backend.version(),
         answers=answers,
         fidelity=fidelity,
-        latency=tuple(_latency(reference, candidate, images[:1], batch, threads, timing) for batch in LATENCY_BATCHES),
+        latency=tuple(
+            _latency(reference, candidate, images[:1], batch, backend, threads, timing) for batch in LATENCY_BATCHES
+        ),
         reference_bytes=reference.stat().st_size,
         candidate_bytes=candidate.stat().st_size,
         skipped=skipped,
     )
 
 
-def _fidelity(reference: Path, candidate: Path, images: NDArray[np.float32], threads: int) -> Fidelity:
+def _fidelity(
+    reference: Path, candidate: Path, images: NDArray[np.float32], backend: EngineBackend, threads: int
+) -> Fidelity:
     """What both give for the same images, compared; the engines die with this frame."""
 
     def network(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        engine = OnnxRuntimeEngine(path, threads=threads)
+        engine = backend.open(path, threads=threads)
         return lambda image: engine.run({engine.inputs[0]: image})[engine.outputs[0]]
 
     return measure_fidelity(network(reference), network(candidate), images)
 
 
-def _judged(path: Path, threads: int) -> Judged:
+def _judged(path: Path, backend: EngineBackend, threads: int) -> Judged:
     """The graph in `path`, giving its logits and what enters its head (the logits again where there is no head)."""
     model = onnx.load(path)
     logits = model.graph.output[0].name
@@ -124,7 +131,7 @@ def _judged(path: Path, threads: int) -> Judged:
         widened = f"{features}.widened"
         model.graph.node.append(onnx.helper.make_node("Cast", [features], [widened], to=onnx.TensorProto.FLOAT))
         features = widened
-    engine = OnnxRuntimeEngine(with_outputs(model, [features]).SerializeToString(), threads=threads)
+    engine = backend.open(with_outputs(model, [features]).SerializeToString(), threads=threads)
 
     def run(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         values = engine.run({engine.inputs[0]: pixels}, (logits, features))
@@ -139,11 +146,17 @@ def _labelled(stream: ImageStream, indices: dict[str, int]) -> Iterator[tuple[ND
 
 
 def _latency(
-    reference: Path, candidate: Path, sample: NDArray[np.float32], batch: int, threads: int, timing: Timing
+    reference: Path,
+    candidate: Path,
+    sample: NDArray[np.float32],
+    batch: int,
+    backend: EngineBackend,
+    threads: int,
+    timing: Timing,
 ) -> Latency:
     return measure_latency(
-        lambda: OnnxRuntimeEngine(reference, threads=threads),
-        lambda: OnnxRuntimeEngine(candidate, threads=threads),
+        lambda: backend.open(reference, threads=threads, batch=batch),
+        lambda: backend.open(candidate, threads=threads, batch=batch),
         np.repeat(sample, batch, axis=0),
         threads=threads,
         timing=timing,

@@ -32,7 +32,9 @@ from edgeq.plan.rules import FUSED_ACTIVATIONS
 from edgeq.quantize.fp16.vision import VISION_PLAN
 from edgeq.quantize.int8.placement import unite
 from edgeq.quantize.int8.qdq import placement_of
-from edgeq.quantize.int8.stage import FP16, INT8, PLAN
+from edgeq.quantize.int8.registry import USUAL
+from edgeq.quantize.int8.stage import FP16, PLAN
+from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
 from edgeq.quantize.tensorrt_precisions import tensorrt_precisions
 from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE, WRITTEN_FOR
 from edgeq.tensorrt.calibration_cache import CalibrationCache
@@ -68,7 +70,7 @@ def write_classifier_inputs(directory: Path, plan: PrecisionPlan, scales: Scales
         precision="int8" if int8 else "fp16",
         graphs={
             "implicit": _graph(directory / FP32, layers),
-            "explicit": _graph(directory / INT8["tensorrt"], tuple(map(_in_qdq, layers))),
+            "explicit": _graph(directory / TENSORRT.file, tuple(map(_in_qdq, layers))),
         },
         plan_sha256=sha256_file(directory / PLAN),
     )
@@ -152,7 +154,7 @@ def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scale
         CalibrationError: a tensor of an INT8 layer has no range.
         ArtifactError: a tensor's name cannot be written into a cache.
     """
-    placement = placement_of(model, plan, "onnxruntime")
+    placement = placement_of(model, plan, USUAL)
     groups = unite((*placement.same_grid, *placement.same_scale))
     known = dict(cache_from_scales(scales, WRITTEN_FOR, groups=groups).scales)
     int8 = plan.layers(Precision.INT8)

@@ -13,7 +13,8 @@ from edgeq.bundle.verify import Trust, examine
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
-from edgeq.engine_store.candidate import Candidate, onnx_candidate, tensorrt_candidate
+from edgeq.engine.registry import backend
+from edgeq.engine_store.candidate import Candidate, open_candidate
 from edgeq.engine_store.store import default_store
 from edgeq.errors import ArtifactError, InputError
 from edgeq.families.prompts import family_of
@@ -23,7 +24,7 @@ from edgeq.install.states import current
 from edgeq.install.store import MARKER
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.runtime.canary.canaries import CANARY_LIST, ClassCanaries
-from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
+from edgeq.runtime.canary.canary_set import CanarySet, canary_graph, open_canaries
 from edgeq.runtime.canary.check import compare_canaries, run_canaries
 from edgeq.runtime.canary.report import CanaryReport
 from edgeq.runtime.scheduler.budget import serving_device
@@ -38,7 +39,7 @@ from edgeq.service.report import reader_of
 from edgeq.service.report_phrases import DEFAULT_PHRASES, PHRASES, ReportPhrases, load_report_phrases
 from edgeq.service.routes.vision_worker import VisionWorker
 from edgeq.service.served_model import ServedModel
-from edgeq.service.settings import ServiceSettings
+from edgeq.service.settings import AUTO, ServiceSettings
 
 __all__ = ["find_bundle", "open_served"]
 
@@ -119,16 +120,11 @@ def _phrases(bundle: Path, manifest: Manifest, settings: ServiceSettings) -> Rep
 
 
 def _candidate(place: Path, bundle: Path, manifest: Manifest, settings: ServiceSettings) -> Candidate:
-    """What runs the vision graph. TensorRT's engine must have been built: that takes minutes and much memory."""
-    backend = backend_here() if settings.backend == "auto" else settings.backend
-    if backend == "tensorrt":
-        store = default_store() if place == bundle else place / _ENGINES
-        return tensorrt_candidate(bundle, manifest, store)
-    if manifest.kind == "vision-language":
-        graph = VlmSettings.of(bundle).vision
-    else:
-        graph = ClassCanaries.load(bundle / CANARY_LIST).int8
-    return onnx_candidate(bundle / graph, threads=settings.threads)
+    """What runs the vision graph. An engine must have been built: that takes minutes and much memory."""
+    graph = canary_graph(bundle)
+    chosen = backend_here(graph.name) if settings.backend == AUTO else backend(settings.backend)
+    store = default_store() if place == bundle else place / _ENGINES
+    return open_candidate(bundle, manifest, graph, chosen, store, threads=settings.threads)
 
 
 def _checked(engine: Engine, canaries: CanarySet, tell: Say) -> CanaryReport:

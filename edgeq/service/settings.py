@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from edgeq.engine.registry import NAMES
 from edgeq.errors import ArtifactError, InputError
 from edgeq.runtime.scheduler.admission import SLOTS
 
-__all__ = ["SETTINGS_VERSION", "ServiceSettings", "change", "load_settings"]
+__all__ = ["AUTO", "SETTINGS_VERSION", "ServiceSettings", "change", "load_settings"]
 
 SETTINGS_VERSION: Final = "edgeq.service/1"
+
+AUTO: Final = "auto"
+"""The backend that suits this machine and the bundle."""
 
 _MOST_BYTES: Final = 1 << 20
 _MIB: Final = 1 << 20
@@ -23,6 +27,12 @@ _HostName = Annotated[str, StringConstraints(pattern=r"^[0-9a-z]([0-9a-z.-]{0,25
 """A host's name as it stands in an address: lower case, without port."""
 
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.:/-]{0,127}$")]
+
+
+def _backend(name: str) -> str:
+    if name not in (AUTO, *NAMES):
+        raise ValueError(f"expected one of {', '.join((AUTO, *NAMES))}")
+    return name
 
 
 class ServiceSettings(BaseModel):
@@ -59,7 +69,7 @@ class ServiceSettings(BaseModel):
     bundle: Path | None = None
     root: Path = Path("/var/lib/edgeq")
     keys: tuple[Path, ...] = ()
-    backend: Literal["auto", "tensorrt", "onnxruntime"] = "auto"
+    backend: Annotated[str, AfterValidator(_backend)] = AUTO
     canaries: bool = True
     name: _ModelName | None = None
     terms: Path | None = None

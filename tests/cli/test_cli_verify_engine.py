@@ -13,7 +13,7 @@ import pytest
 from classifier_bundle import classifier_bundle
 from command import Edgeq, assert_refused
 from onnx import numpy_helper
-from test_rooms import FORBIDDEN
+from test_rooms import FOR_LANGUAGE, WORKSHOP
 
 from edgeq.bundle.manifest import write_manifest
 from edgeq.engine_store.verify_engine import EngineReport
@@ -75,7 +75,7 @@ import sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {FORBIDDEN!r}:
+        if name.split(".")[0] in {WORKSHOP + FOR_LANGUAGE!r}:
             raise AssertionError(f"{{name}} is a workshop package")
 
 sys.meta_path.insert(0, Refuse())

@@ -10,6 +10,7 @@ import pytest
 from pictures import draw_pictures
 from simulated import ORIN, SimulatedMaker, plan_bytes, write_classifier, write_vision
 
+from edgeq.engine.registry import DEFAULT
 from edgeq.engine_store.run import BuiltEngine, build
 from edgeq.engine_store.store import RECORD, EngineRecord
 from edgeq.errors import ArtifactError, EngineError, GateError
@@ -98,7 +99,7 @@ def test_images_make_another_engine(bundle: Path, tmp_path: Path) -> None:
 def test_onnx_runtime_takes_the_graph_as_it_is(bundle: Path, tmp_path: Path) -> None:
     vision = write_vision(tmp_path / "vision")
     for directory, name in ((bundle, "model.int8.ort.onnx"), (vision, "vision.fp16.onnx")):
-        built = build(directory, tmp_path / "store", backend="onnxruntime")
+        built = build(directory, tmp_path / "store", backend=DEFAULT)
         assert (built.engine, built.key, built.reused) == (directory / name, None, True)
         assert built.sha256 == sha256_file(directory / name)
     assert not (tmp_path / "store").exists()

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from edgeq.bundle.manifest import write_manifest
 from edgeq.engine.power import Power
-from edgeq.engine_store.candidate import Candidate, onnx_candidate
+from edgeq.engine_store.candidate import Candidate, graph_candidate
 from edgeq.engine_store.verify_engine import EngineReport, verify_engine
 from edgeq.errors import EngineError, GateError, InputError
 from edgeq.files import sha256_file
@@ -34,7 +34,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def verified(bundle: Path, engine: Path | None = None, **choices: object) -> EngineReport:
     canaries = open_canaries(bundle)
-    candidate = onnx_candidate(engine or canaries.graph, threads=1)
+    candidate = graph_candidate(engine or canaries.graph, threads=1)
     return verify_engine(bundle, canaries, candidate, seconds=0.01, threads=1, **choices)  # type: ignore[arg-type]
 
 
@@ -99,7 +99,7 @@ def test_one_engine_is_open_at_a_time(bundle: Path) -> None:
     opened: list[object] = []
     stages: list[tuple[str, int]] = []
     canaries = open_canaries(bundle)
-    real = onnx_candidate(canaries.graph, threads=1)
+    real = graph_candidate(canaries.graph, threads=1)
 
     class Counted:
         def __init__(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from classifier_bundle import classifier_bundle
 
+from edgeq.engine.base import EngineBackend
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.registry import BUILT, DEFAULT
 from edgeq.engine_store.machine import Gpu
 from edgeq.engine_store.run import BuiltEngine
 from edgeq.errors import EngineError
@@ -37,7 +40,7 @@ def test_tensorrt_where_it_can_run(
 ) -> None:
     monkeypatch.setattr(proof, "ask_driver", lambda: gpu)
     monkeypatch.setattr(proof, "load_tensorrt", load)
-    assert proof.backend_here() == backend
+    assert proof.backend_here().name == backend
 
 
 def test_the_engine_that_was_built_is_the_one_that_is_checked(
@@ -46,28 +49,32 @@ def test_the_engine_that_was_built_is_the_one_that_is_checked(
     """TensorRT is simulated: its engine is a graph that ONNX Runtime runs, and one that does not exist."""
     asked, opened = [], []
 
-    def build(source: Path, engines: Path, *, backend: str, **_options: object) -> BuiltEngine:
+    def build(source: Path, engines: Path, *, backend: EngineBackend, **_options: object) -> BuiltEngine:
         asked.append((source, engines, backend))
         return BuiltEngine(
             backend="tensorrt", engine=tmp_path / "engine.plan", size=1, sha256="", reused=False, because=""
         )
 
-    def load(engine: Path, _memory: object) -> OnnxRuntimeEngine:
-        opened.append(engine)
+    def load(
+        model: Path | bytes,
+        *,
+        threads: int | None = None,  # noqa: ARG001
+        batch: int | None = None,  # noqa: ARG001
+    ) -> OnnxRuntimeEngine:
+        opened.append(model)
         return OnnxRuntimeEngine(bundle / "model.int8.ort.onnx", threads=1)
 
     monkeypatch.setattr(proof, "build", build)
-    monkeypatch.setattr(proof, "TensorRtEngine", load)
-    monkeypatch.setattr(proof, "open_memory", lambda: None)
-    proof.canary_check(tmp_path / "engines", backend="tensorrt")(bundle)
-    assert asked == [(bundle, tmp_path / "engines", "tensorrt")]
+    simulated = replace(BUILT, open=load)
+    proof.canary_check(tmp_path / "engines", backend=simulated)(bundle)
+    assert asked == [(bundle, tmp_path / "engines", simulated)]
     assert opened == [tmp_path / "engine.plan"]
 
 
 def test_onnx_runtime_needs_nothing_built(bundle: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     check = proof.canary_check(
-        tmp_path / "engines", backend="onnxruntime", threads=1, progress=lambda *step: told.append(step)
+        tmp_path / "engines", backend=DEFAULT, threads=1, progress=lambda *step: told.append(step)
     )
     check(bundle)
     assert told == [("checking", 0, 0)]

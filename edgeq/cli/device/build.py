@@ -12,9 +12,11 @@ from click.core import ParameterSource
 
 from edgeq.bundle.manifest import read_manifest
 from edgeq.cli.device.build_tables import print_plan, progress_lines
+from edgeq.engine.registry import BUILT, NAMES
+from edgeq.engine.registry import backend as named
 from edgeq.engine_store.machine import read_machine
 from edgeq.engine_store.planned import build_key, plan_build
-from edgeq.engine_store.run import Backend, build
+from edgeq.engine_store.run import build
 from edgeq.engine_store.store import EngineStore, default_store
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
@@ -32,10 +34,10 @@ _FOR_TENSORRT = ("quantization", "tensorrt", "batch", "workspace", "images", "dr
 @click.argument("bundle", type=_PATH)
 @click.option(
     "--backend",
-    type=click.Choice(["tensorrt", "onnxruntime"]),
-    default="tensorrt",
+    type=click.Choice(NAMES),
+    default=BUILT.name,
     show_default=True,
-    help="What runs it; ONNX Runtime takes the bundle's graph as it is.",
+    help="What runs it; all but TensorRT take the bundle's graph as it is.",
 )
 @click.option(
     "--quantization",
@@ -65,7 +67,7 @@ _FOR_TENSORRT = ("quantization", "tensorrt", "batch", "workspace", "images", "dr
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
     bundle: Path,
-    backend: Backend,
+    backend: str,
     quantization: QuantizationMode | None,
     tensorrt: str | None,
     batch: Batch | None,
@@ -81,7 +83,8 @@ def command(
     and the system's release: another device or release gets another engine. With --dry-run nothing is built: what would
     be set is printed, for a person to read before going to the device.
     """
-    if backend == "onnxruntime":
+    chosen = named(backend)
+    if not chosen.built:
         _refuse(_FOR_TENSORRT)
     root = store or default_store()
     choices: dict[str, Any] = {
@@ -94,7 +97,7 @@ def command(
         _dry_run(bundle, root, tensorrt, choices, as_json)
         return
     with progress_lines() as (progress, say):
-        built = build(bundle, root, backend=backend, tensorrt=tensorrt, **choices, progress=progress, say=say)
+        built = build(bundle, root, backend=chosen, tensorrt=tensorrt, **choices, progress=progress, say=say)
     if as_json:
         click.echo(built.model_dump_json(indent=1))
         return

@@ -9,7 +9,8 @@ import click
 from edgeq.cli import console
 from edgeq.cli.device.verify import key_option, said_of_signature, this_device
 from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.engine_store.run import Backend
+from edgeq.engine.registry import NAMES
+from edgeq.engine.registry import backend as named
 from edgeq.install.proof import canary_check
 from edgeq.install.run import Installed, install
 from edgeq.install.store import ROOT
@@ -29,8 +30,8 @@ root_option = click.option(
 @key_option
 @click.option(
     "--backend",
-    type=click.Choice(["tensorrt", "onnxruntime"]),
-    help="What is checked: TensorRT's engine, which is built if need be, or ONNX Runtime.  "
+    type=click.Choice(NAMES),
+    help="What is checked: TensorRT's engine, which is built if need be, or the graph in another backend.  "
     "[default: TensorRT where it is installed]",
 )
 @click.option("--answers", is_flag=True, help="Ask a vision-language model the canaries' questions as well.")
@@ -41,7 +42,7 @@ def command(
     bundle: Path,
     root: Path,
     keys: tuple[Path, ...],
-    backend: Backend | None,
+    backend: str | None,
     answers: bool,
     threads: int | None,
     unchecked: bool,
@@ -58,7 +59,7 @@ def command(
     with console.progress_bars() as progress:
         check = canary_check(
             root / "engines",
-            backend=backend,
+            backend=named(backend) if backend else None,
             answers=answers,
             threads=threads,
             progress=progress,

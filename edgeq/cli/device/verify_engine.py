@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.cli.device.build_tables import progress_lines
-from edgeq.engine_store.candidate import Candidate, onnx_candidate, tensorrt_candidate
-from edgeq.engine_store.run import Backend
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.registry import BUILT, DEFAULT, NAMES
+from edgeq.engine.registry import backend as named
+from edgeq.engine_store.candidate import open_candidate
 from edgeq.engine_store.store import default_store
 from edgeq.engine_store.verify_engine import SECONDS, EngineReport, verify_engine
 from edgeq.quality.latency import Percentiles
-from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
+from edgeq.runtime.canary.canary_set import open_canaries
 from edgeq.runtime.canary.report import CanaryCheck
 from edgeq.tensorrt.loading import QuantizationMode
 
@@ -29,8 +31,8 @@ _PATH = click.Path(path_type=Path)
 @click.argument("bundle", type=_PATH)
 @click.option(
     "--backend",
-    type=click.Choice(["onnxruntime", "tensorrt"]),
-    default="onnxruntime",
+    type=click.Choice(NAMES),
+    default=DEFAULT.name,
     show_default=True,
     help="What runs the engine.",
 )
@@ -50,7 +52,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
     bundle: Path,
-    backend: Backend,
+    backend: str,
     engine: Path | None,
     store: Path | None,
     quantization: QuantizationMode | None,
@@ -66,9 +68,19 @@ def command(
     through ONNX Runtime with the bundle's own graph. Exit status 1 where the engine does not compute what the workshop
     saw. Nothing is built here: `edgeq build` does that.
     """
-    _check_usage(backend, store, quantization)
+    chosen = named(backend)
+    _check_usage(chosen, store, quantization)
     canaries = open_canaries(bundle)
-    candidate = _candidate(bundle, canaries, backend, engine, store, quantization, threads)
+    candidate = open_candidate(
+        bundle,
+        canaries.manifest,
+        canaries.graph,
+        chosen,
+        store or default_store(),
+        file=engine,
+        quantization=quantization,
+        threads=threads,
+    )
     with progress_lines() as (progress, _say):
         report = verify_engine(
             bundle, canaries, candidate, answers=answers, seconds=seconds, threads=threads, report=progress
@@ -82,26 +94,10 @@ def command(
     report.raise_if_failed()
 
 
-def _check_usage(backend: Backend, store: Path | None, quantization: QuantizationMode | None) -> None:
-    """Raise click.UsageError for options that ONNX Runtime has no use for."""
-    if backend == "onnxruntime" and (store is not None or quantization is not None):
-        raise click.UsageError(f"{'--store' if store else '--quantization'} is for --backend tensorrt")
-
-
-def _candidate(
-    bundle: Path,
-    canaries: CanarySet,
-    backend: Backend,
-    engine: Path | None,
-    store: Path | None,
-    quantization: QuantizationMode | None,
-    threads: int | None,
-) -> Candidate:
-    if backend == "onnxruntime":
-        return onnx_candidate(engine or canaries.graph, threads=threads)
-    return tensorrt_candidate(
-        bundle, canaries.manifest, store or default_store(), file=engine, quantization=quantization
-    )
+def _check_usage(backend: EngineBackend, store: Path | None, quantization: QuantizationMode | None) -> None:
+    """Raise click.UsageError for options that a backend without built engines has no use for."""
+    if not backend.built and (store is not None or quantization is not None):
+        raise click.UsageError(f"{'--store' if store else '--quantization'} is for --backend {BUILT.name}")
 
 
 def _print(report: EngineReport) -> None:

@@ -15,6 +15,7 @@ from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.embedding import Fidelity
 from edgeq.quantize.equalize.record import EqualizationRecord
+from edgeq.quantize.int8.registry import lowering_for
 from edgeq.quantize.search.layer_search import Search, SearchStep
 
 __all__ = ["print_export", "print_fold", "print_gate", "print_quality", "print_search", "print_trials"]
@@ -57,7 +58,7 @@ def _outcome(trial: Trial, most: int) -> str:
 
 
 def _choice(trial: Trial) -> str:
-    if trial.backend == "tensorrt":
+    if not lowering_for(trial.backend).stores_outputs:  # there one side of an addition is never stored
         return trial.method
     return f"{trial.method} ({'shared' if trial.shared_add else 'separate'} additions)"
 

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.cli.flags import PATH
+from edgeq.engine.registry import BACKENDS, DEFAULT
 from edgeq.errors import PlanError
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.stages import Options
@@ -24,6 +25,7 @@ from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
 
 __all__ = [
     "allowances",
+    "backend_option",
     "calibration_options",
     "eval_option",
     "fold_options",
@@ -93,6 +95,14 @@ calibration_options = _chain(
         help="How a histogram becomes a range; auto tries all on images held back, search then looks for each tensor's "
         "own range, which takes a transformer some minutes.",
     ),
+)
+
+backend_option = click.option(
+    "--backend",
+    type=click.Choice([each.name for each in BACKENDS if not each.built]),
+    default=DEFAULT.name,
+    show_default=True,
+    help="What runs the INT8 network while it is judged; its graph is made beside those that every bundle has.",
 )
 
 plan_options = _chain(

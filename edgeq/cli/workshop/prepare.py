@@ -21,6 +21,7 @@ from edgeq.cli.workshop.classifier_tables import (
 )
 from edgeq.cli.workshop.options import (
     allowances,
+    backend_option,
     calibration_options,
     fold_options,
     gate_options,
@@ -47,7 +48,18 @@ __all__ = ["command", "print_prepared"]
 
 
 CLASSIFIER_FLAGS: Final = (
-    *("calibration_images", "method", "weights", "add_scales", "fold", "keep_batchnorm", "mean", "std", "size"),
+    *(
+        "calibration_images",
+        "method",
+        "weights",
+        "add_scales",
+        "fold",
+        "keep_batchnorm",
+        "mean",
+        "std",
+        "size",
+        "backend",
+    ),
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
 )
 VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", "keep_fp32")
@@ -64,6 +76,7 @@ VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", 
 )
 @output_option
 @calibration_options
+@backend_option
 @plan_options
 @plan_file_option
 @fold_options

@@ -19,6 +19,7 @@ from edgeq.model.graph.outline import load_outline
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.int8.placement import unite
 from edgeq.quantize.int8.qdq import calibrated_tensors, placement_of
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.tensorrt.calibration_cache import CalibrationCache
 from edgeq.tensorrt.version import Version, version_of
 
@@ -127,5 +128,5 @@ def read_trt_cache(path: Path, exported: Path) -> Scales:
 
 def _one_grid(model: onnx.ModelProto) -> list[frozenset[str]]:
     """Sets of tensors on one scale in ONNX Runtime's Q/DQ graph."""
-    placement = placement_of(model, plan_classifier(model), "onnxruntime")
+    placement = placement_of(model, plan_classifier(model), USUAL)
     return unite((*placement.same_grid, *placement.same_scale))

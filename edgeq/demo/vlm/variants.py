@@ -32,6 +32,7 @@ from edgeq.quality.answerer import Answer, Answerer
 from edgeq.quality.hf_answerer import HfAnswerer
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
@@ -166,7 +167,7 @@ def _int8_vision(model: Path, bundle: Path, photographs: Path, threads: int | No
     preprocess = Preprocess.from_config(read_json_object(model / "preprocessor_config.json"))
     tensors = calibrated_tensors(loaded, plan)
     scales, _ = calibrate(graph, tensors, ImageSet.open(photographs), preprocess, threads=threads)
-    made: onnx.ModelProto = lower(loaded, plan, scales, "onnxruntime", pixels=PixelInput.of(preprocess))
+    made: onnx.ModelProto = lower(loaded, plan, scales, USUAL, pixels=PixelInput.of(preprocess))
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / _VISION_INT8
         save_onnx(made, file)

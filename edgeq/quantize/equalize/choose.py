@@ -29,6 +29,7 @@ from edgeq.quantize.equalize.smoothquant import STRENGTHS
 from edgeq.quantize.equalize.trial import UNTRIED, TrialSetup
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
+from edgeq.quantize.int8.registry import USUAL
 
 __all__ = ["choose_equalization", "count_trials"]
 
@@ -127,7 +128,7 @@ def _attempt(setup: TrialSetup, fold: ChannelEqualization) -> EqualizationTrial:
         tensors = calibrated_tensors(model, setup.plan)
         scales, _ = calibrate(graph, tensors, setup.some, setup.preprocess, threads=setup.threads)
     pixels = PixelInput.of(setup.preprocess)
-    figures = _figures(setup, lower(model, setup.plan, scales, "onnxruntime", pixels=pixels))
+    figures = _figures(setup, lower(model, setup.plan, scales, USUAL, pixels=pixels))
     return EqualizationTrial(
         fold=fold, images=figures.images, logit_error=figures.logit_error, agreement=figures.agreement
     )

@@ -1,24 +1,18 @@
-"""Where the Q/DQ pairs go, for each backend, and which tensors share a grid.
-
-ONNX Runtime fuses DequantizeLinear - layer - QuantizeLinear into one integer kernel: it wants a pair on every input and
-every output of an INT8 layer. A product of matrices may write floating point instead (MatMulIntegerToFloat, QGemm); it
-does where no INT8 layer reads what it writes, as in a transformer, where a bias, a residual or a GELU comes next:
-nothing is rounded, and nothing is turned back.
-
-TensorRT fuses backwards from the inputs and adds a residual in the accumulator of the convolution before it: it wants a
-pair on every input, save the one that comes straight from that convolution (TensorRT Developer Guide, "Q/DQ placement
-recommendations").
-"""
+"""Where the Q/DQ pairs go, for each backend, and which tensors share a grid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from edgeq.plan.precision import Backend, Precision, PrecisionPlan
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, POOLS, PRODUCTS, WEIGHTED
+
+if TYPE_CHECKING:
+    from edgeq.quantize.int8.base import Lowering
 
 __all__ = ["Placement", "place", "unite"]
 
@@ -42,18 +36,24 @@ class Placement:
     same_scale: tuple[frozenset[str], ...]
 
 
-def place(graph: gs.Graph, plan: PrecisionPlan, backend: Backend) -> Placement:
-    """Choose the pairs of `graph` (FP32, folded, nodes named as in `plan`) for `backend`."""
+def place(graph: gs.Graph, plan: PrecisionPlan, lowering: Lowering) -> Placement:
+    """Choose the pairs of a graph for a backend.
+
+    Args:
+        graph: FP32, folded, nodes named as in `plan`.
+        plan: for that graph.
+        lowering: of the backend.
+    """
     int8 = plan.layers(Precision.INT8)
     layers = [node for node in graph.nodes if node.name in int8 and node.op not in FUSED_ACTIVATIONS]
-    inputs = {node.name: tuple(_read(node, int8, backend)) for node in layers}
+    inputs = {node.name: tuple(_read(node, int8, lowering)) for node in layers}
     read = {tensor.name for tensors in inputs.values() for tensor in tensors}
     given = {tensor.name for tensor in graph.outputs}
     written = {_written(node, int8).name for node in layers} - given
     stored = {_written(node, int8).name for node in layers if _stores(node, int8, read)} - given
-    in_pairs = read | stored if backend == "onnxruntime" else read
+    in_pairs = read | stored if lowering.stores_outputs else read
     tensors = tuple(name for name in _in_order(graph) if name in in_pairs)
-    users = _users(graph, inputs, stored if backend == "onnxruntime" else set())
+    users = _users(graph, inputs, stored if lowering.stores_outputs else set())
     return Placement(
         tensors=tensors,
         ranged=tuple(name for name in _in_order(graph) if name in read | written),
@@ -63,25 +63,16 @@ def place(graph: gs.Graph, plan: PrecisionPlan, backend: Backend) -> Placement:
     )
 
 
-def _read(node: gs.Node, int8: frozenset[str], backend: Backend) -> Iterator[gs.Variable]:
+def _read(node: gs.Node, int8: frozenset[str], lowering: Lowering) -> Iterator[gs.Variable]:
     """The tensors that an INT8 layer reads through a pair."""
     values = [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable) and not _is_dequantized(tensor)]
     if node.op in WEIGHTED or node.op in POOLS or node.op in CARRIERS - {"Concat"}:
         values = values[:1]
-    if node.op == "Add" and backend == "tensorrt":
-        fused = next((tensor for tensor in values if _from_convolution(tensor, int8)), None)
-        values = [tensor for tensor in values if tensor is not fused]
-    yield from values
+    yield from lowering.reads(node, values, int8)
 
 
 def _is_dequantized(tensor: gs.Variable) -> bool:
     return bool(tensor.inputs) and tensor.inputs[0].op == "DequantizeLinear"
-
-
-def _from_convolution(tensor: gs.Variable, int8: frozenset[str]) -> bool:
-    """Whether an INT8 layer with weights makes this tensor for one reader alone."""
-    makers = [node for node in tensor.inputs if node.op in WEIGHTED and node.name in int8]
-    return bool(makers) and len(tensor.outputs) == 1
 
 
 def _written(node: gs.Node, int8: frozenset[str]) -> gs.Variable:
@@ -94,7 +85,7 @@ def _written(node: gs.Node, int8: frozenset[str]) -> gs.Variable:
 
 
 def _stores(node: gs.Node, int8: frozenset[str], read: set[str]) -> bool:
-    """Whether ONNX Runtime's kernel of an INT8 layer writes integers; `read` names what INT8 layers read."""
+    """Whether an INT8 layer writes integers where they are stored; `read` names what INT8 layers read."""
     output = _written(node, int8)
     return node.op not in PRODUCTS or output is not node.outputs[0] or output.name in read
 
@@ -107,7 +98,7 @@ def _in_order(graph: gs.Graph) -> Iterator[str]:
 def _users(graph: gs.Graph, inputs: dict[str, tuple[gs.Variable, ...]], nothing_else: set[str]) -> dict[str, set[str]]:
     """The layers that read a pair's output, by tensor.
 
-    Of what an INT8 layer stores (`nothing_else`), nothing else is left to read in ONNX Runtime's graph. Otherwise a
+    Of what an INT8 layer stores (`nothing_else`), nothing else is left to read. Otherwise a
     floating-point layer reads the exact tensor: a residual beside INT8 layers is not rounded.
     """
     users: dict[str, set[str]] = {}

@@ -1,19 +1,21 @@
 """Put QuantizeLinear/DequantizeLinear pairs into an FP32 graph: one plan and one set of scales, lowered per backend.
 
-| | ONNX Runtime | TensorRT |
-|---|---|---|
-| activations | UINT8, own zero point | INT8, symmetric |
-| weights | INT8, stored as INT8 behind a DequantizeLinear | the same |
-| bias | INT32 on the accumulator's grid | FP32 (TensorRT takes no INT32 DequantizeLinear) |
-| activation functions that the grid's own saturation repeats | removed | left for the builder to fuse |
-| the network's input | the image's own eight bits (`edgeq.quantize.int8.pixels`) | INT8, symmetric |
-| layers that only move values | move integers | between pairs on one grid |
+| | ONNX Runtime | TensorRT | OpenVINO |
+|---|---|---|---|
+| activations | UINT8, own zero point | INT8, symmetric | UINT8, own zero point |
+| weights | INT8, stored as INT8 behind a DequantizeLinear | the same | the same |
+| bias | INT32 on the accumulator's grid | FP32 (TensorRT takes no INT32 DequantizeLinear) | FP32 |
+| activation functions that the grid's own saturation repeats | removed | left for the builder to fuse | removed |
+| the network's input | the image's own eight bits (`pixels`) | INT8, symmetric | as ONNX Runtime |
+| layers that only move values | move integers | between pairs on one grid | move integers |
+
+In what they differ is asked of the backend's lowering (`base`).
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,13 +28,16 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from edgeq.calibrate.scales import Scales
 from edgeq.export.simplify import quiet
 from edgeq.model.graph.external_data import has_external_data
-from edgeq.plan.precision import Backend, Precision, PrecisionPlan
-from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, WEIGHTED
+from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.plan.rules import WEIGHTED
+from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.grid import Grid, quantize_bias, round_weight, weight_amax, weight_scale
 from edgeq.quantize.int8.grids import choose_grids
-from edgeq.quantize.int8.keep_float_regions import keep_float_regions
-from edgeq.quantize.int8.pixels import PIXEL_GRID, PixelInput, take_pixels
+from edgeq.quantize.int8.pairs import dequantized, insert_pairs
+from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.placement import Placement, place
+from edgeq.quantize.int8.registry import LOWERINGS
+from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
 from edgeq.quantize.int8.verify import verify_lowering
 
 __all__ = [
@@ -63,26 +68,25 @@ StoredWeights = dict[tuple[str, int | None], _Stored]
 
 def calibrated_tensors(model: onnx.ModelProto, plan: PrecisionPlan) -> tuple[str, ...]:
     """Names of the tensors that need a scale for any backend, in the graph's order."""
-    backends: tuple[Backend, ...] = ("onnxruntime", "tensorrt")
-    return tuple(dict.fromkeys(name for placement in _placements(model, plan, backends) for name in placement.ranged))
+    return tuple(dict.fromkeys(name for placement in _placements(model, plan, LOWERINGS) for name in placement.ranged))
 
 
 def lower(
     model: onnx.ModelProto,
     plan: PrecisionPlan,
     scales: Scales,
-    backend: Backend,
+    lowering: Lowering,
     *,
     pixels: PixelInput | None = None,
     stored: StoredWeights | None = None,
 ) -> onnx.ModelProto:
-    """The INT8 graph of `model` for `backend`.
+    """The INT8 graph of `model` for a backend.
 
     Args:
         model: FP32, folded, with the node names of `plan`; it is not changed.
         plan: for that graph.
         scales: for that graph.
-        backend: which lowering.
+        lowering: of the backend.
         pixels: where the graph's input comes from; ONNX Runtime's first convolution then takes the pixels themselves.
         stored: weights that other lowerings of `model` have made, and where this one leaves its own.
 
@@ -91,23 +95,23 @@ def lower(
         QuantizeError: the graph made differs from the plan.
     """
     with quiet():
-        lowered = _lower(gs.import_onnx(model), plan, scales, backend, pixels, {} if stored is None else stored)
+        lowered = _lower(gs.import_onnx(model), plan, scales, lowering, pixels, {} if stored is None else stored)
     gc.collect()  # graphsurgeon's graphs refer to themselves: without this their weights pile up
     lowered.ir_version = model.ir_version
     del lowered.graph.value_info[:]
-    verify_lowering(lowered, plan, backend)
+    verify_lowering(lowered, plan, lowering)
     return lowered
 
 
-def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> Placement:
-    """Where `lower` puts its pairs."""
-    return _placements(model, plan, (backend,))[0]
+def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> Placement:
+    """Where `lower` puts its pairs; arguments as there."""
+    return _placements(model, plan, (lowering,))[0]
 
 
-def _placements(model: onnx.ModelProto, plan: PrecisionPlan, backends: Sequence[Backend]) -> list[Placement]:
+def _placements(model: onnx.ModelProto, plan: PrecisionPlan, lowerings: Sequence[Lowering]) -> list[Placement]:
     with quiet():
         graph = gs.import_onnx(model)
-        placements = [place(graph, plan, backend) for backend in backends]
+        placements = [place(graph, plan, lowering) for lowering in lowerings]
     del graph
     if not has_external_data(model):
         gc.collect()  # as in `lower`: the graph would hold the weights until somebody collects
@@ -128,7 +132,7 @@ def take_scales(lowered: onnx.ModelProto, placement: Placement) -> None:
 
 def scales_to_give(placement: Placement, scales: Scales) -> dict[str, NDArray[np.float32]]:
     """What a graph of `take_scales` is given for `scales`: name of its input -> scale, float32 []."""
-    grids = choose_grids(placement, scales, "tensorrt")
+    grids = choose_grids(placement, scales, TENSORRT)
     return {f"{name}.scale": np.array(grid.scale, np.float32) for name, grid in grids.items()}
 
 
@@ -152,43 +156,37 @@ def _lower(
     graph: gs.Graph,
     plan: PrecisionPlan,
     scales: Scales,
-    backend: Backend,
+    lowering: Lowering,
     pixels: PixelInput | None,
     stored: StoredWeights,
 ) -> onnx.ModelProto:
     int8 = plan.layers(Precision.INT8)
     weighted = [node for node in graph.nodes if node.name in int8 and node.op in WEIGHTED]
-    taken = backend == "onnxruntime" and pixels is not None and take_pixels(graph, pixels, int8)
-    placement = place(graph, plan, backend)
-    grids = choose_grids(placement, scales, backend)
-    if taken:
-        grids[f"{graph.inputs[0].name}.dq"] = PIXEL_GRID
+    prepared = lowering.prepare(graph, pixels, int8)
+    placement = place(graph, plan, lowering)
+    grids = {**choose_grids(placement, scales, lowering), **prepared}
     for node in weighted:
-        _quantize_parameters(graph, node, grids[node.inputs[0].name], plan, backend, stored)
-    if backend == "onnxruntime":
-        _drop_saturated(graph, grids, int8)
-    _insert_pairs(graph, placement, grids)
-    if backend == "onnxruntime":
-        _store_before_activations(graph, grids, int8)
-        _carry_integers(graph, grids, int8)
-        keep_float_regions(graph, int8)
+        _quantize_parameters(graph, node, grids[node.inputs[0].name], plan, lowering, stored)
+    lowering.before_pairs(graph, grids, int8)
+    insert_pairs(graph, placement, grids)
+    lowering.after_pairs(graph, grids, int8)
     lowered: onnx.ModelProto = gs.export_onnx(graph.cleanup().toposort())
     return lowered
 
 
 def _quantize_parameters(
-    graph: gs.Graph, node: gs.Node, grid: Grid, plan: PrecisionPlan, backend: Backend, stored: StoredWeights
+    graph: gs.Graph, node: gs.Node, grid: Grid, plan: PrecisionPlan, lowering: Lowering, stored: StoredWeights
 ) -> None:
     bias = node.inputs[2].values.astype(np.float32) if len(node.inputs) > 2 else None
     axis = _channel_axis(node, len(node.inputs[1].shape)) if plan.weights == "per-channel" else None
-    floor = _smallest_scale(bias, grid, axis) if bias is not None and backend == "onnxruntime" else None
+    floor = _smallest_scale(bias, grid, axis) if bias is not None and lowering.integer_bias else None
     integers, scale = _quantize_weight(node.inputs[1], axis, floor, stored)
-    node.inputs[1] = _dequantized(graph, f"{node.name}.weight", integers, scale, axis)
-    if bias is None or backend == "tensorrt":
+    node.inputs[1] = dequantized(graph, f"{node.name}.weight", integers, scale, axis)
+    if bias is None or not lowering.integer_bias:
         return
     bias_scale = np.float32(grid.scale) * scale
     integer_bias = quantize_bias(bias, bias_scale)
-    node.inputs[2] = _dequantized(graph, f"{node.name}.bias", integer_bias, bias_scale, None if axis is None else 0)
+    node.inputs[2] = dequantized(graph, f"{node.name}.bias", integer_bias, bias_scale, None if axis is None else 0)
 
 
 def _quantize_weight(
@@ -224,95 +222,3 @@ def _smallest_scale(bias: np.ndarray, grid: Grid, axis: int | None) -> np.ndarra
     magnitude = np.abs(bias.astype(np.float64))
     needed = (magnitude if axis is not None else magnitude.max()) / (grid.scale * _INT32_LIMIT)
     return np.asarray(needed)
-
-
-def _dequantized(graph: gs.Graph, name: str, integers: np.ndarray, scale: np.ndarray, axis: int | None) -> gs.Variable:
-    """A stored integer tensor behind its DequantizeLinear."""
-    output = gs.Variable(f"{name}.dq", dtype=np.float32, shape=integers.shape)
-    inputs = [
-        gs.Constant(f"{name}.q", integers),
-        gs.Constant(f"{name}.scale", np.asarray(scale)),
-        gs.Constant(f"{name}.zero", np.zeros(scale.shape, integers.dtype)),
-    ]
-    attributes = {} if axis is None else {"axis": axis}
-    node = gs.Node("DequantizeLinear", f"{name}.DequantizeLinear", attrs=attributes, inputs=inputs, outputs=[output])
-    graph.nodes.append(node)
-    return output
-
-
-def _drop_saturated(graph: gs.Graph, grids: Mapping[str, Grid], int8: frozenset[str]) -> None:
-    """Take out activations whose bounds are those of the UINT8 grid behind them: storing saturates there anyway."""
-    for node in graph.nodes:
-        grid = grids.get(node.outputs[0].name) if node.name in int8 and node.outputs else None
-        if grid is None or not _saturates(node, grid):
-            continue
-        before, after = node.inputs[0], node.outputs[0]
-        maker = before.inputs[0]
-        node.outputs.clear()
-        maker.outputs[maker.outputs.index(before)] = after
-
-
-def _saturates(node: gs.Node, grid: Grid) -> bool:
-    if node.op == "Relu":
-        return grid.zero_point == 0
-    if node.op != "Clip":
-        return False
-    bounds = [tensor.values if isinstance(tensor, gs.Constant) else None for tensor in node.inputs[1:3]]
-    if len(bounds) < 2 or bounds[0] is None or bounds[1] is None:
-        return False
-    # A bound less than half a step inside the grid's end still rounds to that end.
-    low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
-    half = grid.scale / 2
-    return bool(float(bounds[0]) < low + half and float(bounds[1]) > high - half)
-
-
-def _store_before_activations(graph: gs.Graph, grids: Mapping[str, Grid], int8: frozenset[str]) -> None:
-    """Where an activation is left, store its input too: an integer kernel writes integers or is none.
-
-    On the grid of the activation's output nothing is lost by that: what saturates there would be clipped behind it.
-    """
-    for node in list(graph.nodes):
-        left = node.op in FUSED_ACTIVATIONS and node.name in int8 and node.outputs
-        grid = grids.get(node.outputs[0].name) if left else None
-        if grid is not None:
-            node.inputs[0] = _pair(graph, node.inputs[0], grid)
-
-
-def _carry_integers(graph: gs.Graph, grids: Mapping[str, Grid], int8: frozenset[str]) -> None:
-    """Let carriers move the integers themselves: both sides lie on one grid, so the pairs between say nothing."""
-    for node in graph.nodes:
-        if node.op not in CARRIERS or node.name not in int8:
-            continue
-        grid = grids[node.outputs[0].name]
-        for slot, value in enumerate(node.inputs):
-            if isinstance(value, gs.Variable) and value.inputs and value.inputs[0].op == "DequantizeLinear":
-                node.inputs[slot] = value.inputs[0].inputs[0]
-        if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
-            node.inputs = [*node.inputs[:2], gs.Constant(f"{node.name}.fill", np.array(grid.zero_point, grid.dtype))]
-        quantizer = node.outputs[0].outputs[0]
-        node.outputs[0] = quantizer.outputs[0]
-        quantizer.outputs.clear()
-
-
-def _insert_pairs(graph: gs.Graph, placement: Placement, grids: Mapping[str, Grid]) -> None:
-    by_name = {node.name: node for node in graph.nodes}
-    tensors = graph.tensors()
-    for name in placement.tensors:
-        tensor = tensors[name]
-        output = _pair(graph, tensor, grids[name])
-        for user in placement.uses[name]:
-            node = by_name[user]
-            for slot, value in enumerate(node.inputs):
-                if value is tensor:
-                    node.inputs[slot] = output
-
-
-def _pair(graph: gs.Graph, tensor: gs.Variable, grid: Grid) -> gs.Variable:
-    scale = gs.Constant(f"{tensor.name}.scale", np.array(grid.scale, np.float32))
-    zero = gs.Constant(f"{tensor.name}.zero", np.array(grid.zero_point, grid.dtype))
-    integers = gs.Variable(f"{tensor.name}.q", dtype=np.dtype(grid.dtype), shape=tensor.shape)
-    output = gs.Variable(f"{tensor.name}.dq", dtype=np.float32, shape=tensor.shape)
-    names = (f"{tensor.name}.QuantizeLinear", f"{tensor.name}.DequantizeLinear")
-    graph.nodes.append(gs.Node("QuantizeLinear", names[0], inputs=[tensor, scale, zero], outputs=[integers]))
-    graph.nodes.append(gs.Node("DequantizeLinear", names[1], inputs=[integers, scale, zero], outputs=[output]))
-    return output

@@ -25,9 +25,11 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
 from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.plan.precision import Backend, PrecisionPlan
+from edgeq.plan.precision import PrecisionPlan
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import StoredWeights, lower, many_lowerings, placement_of, scales_to_give, take_scales
+from edgeq.quantize.int8.registry import USUAL
+from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
 
 __all__ = ["resolve", "select", "trials"]
 
@@ -85,7 +87,7 @@ def select(
         signed = trials.best_method(lowering, bool(shared_add), False)
     return scales.model_copy(
         update={
-            "chosen": {"onnxruntime": unsigned.choice.method, "tensorrt": signed.choice.method},
+            "chosen": {USUAL.name: unsigned.choice.method, TENSORRT.name: signed.choice.method},
             "shared_add": unsigned.choice.shared_add,
             "held_back": len(held_back),
             "trials": tuple(tried.trial(reference) for tried in trials.tried),
@@ -129,7 +131,7 @@ class _Tryable:
 class _Unsigned:
     """ONNX Runtime's graph: the biases too depend on the scales, so each choice is lowered anew."""
 
-    backend: Backend = "onnxruntime"
+    lowering = USUAL
 
     def __init__(self, tried: _Tryable, pixels: PixelInput) -> None:
         self._tried, self._pixels = tried, pixels
@@ -138,20 +140,20 @@ class _Unsigned:
         tried = self._tried
         plan = tried.plan.model_copy(update={"shared_add": choice.shared_add})
         scales = tried.scales.model_copy(update={"method": choice.method})
-        lowered = lower(tried.model, plan, scales, self.backend, pixels=self._pixels, stored=tried.stored)
+        lowered = lower(tried.model, plan, scales, self.lowering, pixels=self._pixels, stored=tried.stored)
         return partial(_opened, lowered.SerializeToString(), tried.threads)
 
 
 class _Signed:
     """TensorRT's graph, made and opened once and given each choice's scales."""
 
-    backend: Backend = "tensorrt"
+    lowering = TENSORRT
 
     def __init__(self, tried: _Tryable, shared_add: bool) -> None:
         plan = tried.plan.model_copy(update={"shared_add": shared_add})
         self._scales, self._threads = tried.scales, tried.threads
-        self._placement = placement_of(tried.model, plan, self.backend)
-        lowered = lower(tried.model, plan, tried.scales, self.backend, stored=tried.stored)
+        self._placement = placement_of(tried.model, plan, self.lowering)
+        lowered = lower(tried.model, plan, tried.scales, self.lowering, stored=tried.stored)
         take_scales(lowered, self._placement)
         self._serialized: bytes = lowered.SerializeToString()
 
@@ -186,7 +188,7 @@ class _Trials:
         Args:
             either: try the winner with the other kind of addition, too.
         """
-        first, *others = (_Choice(lowering.backend, method, shared_add) for method in _ORDER)
+        first, *others = (_Choice(lowering.lowering.name, method, shared_add) for method in _ORDER)
         best: _Tried | None = None
         tried = self._begin(lowering.made(first), first, best)
         for choice in others:
@@ -222,7 +224,7 @@ class _Trials:
 
 @dataclass(frozen=True)
 class _Choice:
-    backend: Backend
+    backend: str
     method: str
     shared_add: bool
 

@@ -8,29 +8,32 @@ from typing import Final
 import onnx
 
 from edgeq.calibrate.scales import Scales
-from edgeq.engine.onnxruntime import executed_operators
-from edgeq.errors import ArtifactError, CalibrationError, QuantizeError
+from edgeq.engine.registry import DEFAULT
+from edgeq.errors import ArtifactError, CalibrationError
 from edgeq.files import sha256_file
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.plan.precision import Backend, Precision, PrecisionPlan
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.precision import PrecisionPlan
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
+from edgeq.quantize.int8.registry import LOWERINGS, USUAL, lowerings
 
-__all__ = ["FP16", "INT8", "PLAN", "check_scales", "made_graph", "quantize"]
+__all__ = ["FP16", "PLAN", "check_scales", "made_graph", "quantize"]
 
 PLAN = "plan.yaml"
-INT8: Final[dict[Backend, str]] = {"onnxruntime": "model.int8.ort.onnx", "tensorrt": "model.int8.trt.onnx"}
-"""File name of each backend's graph."""
-
 FP16: Final = "model.fp16.onnx"
 """File name of the graph that takes their place where floating point was kept."""
 
-_INTEGER_KERNELS = ("MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul", "QGemm")
 
-
-def quantize(graph: Path, plan: PrecisionPlan, scales: Scales, preprocess: Preprocess, directory: Path) -> None:
+def quantize(
+    graph: Path,
+    plan: PrecisionPlan,
+    scales: Scales,
+    preprocess: Preprocess,
+    directory: Path,
+    *,
+    backend: str = DEFAULT.name,
+) -> None:
     """Write the INT8 graphs and the plan into `directory`.
 
     Args:
@@ -39,30 +42,36 @@ def quantize(graph: Path, plan: PrecisionPlan, scales: Scales, preprocess: Prepr
         scales: from the calibration stage.
         preprocess: from an image to the graph's input.
         directory: an existing one.
+        backend: whose graph is made beside those that always are.
 
     Raises:
         CalibrationError: the scales are of another graph, or lack a tensor.
-        QuantizeError: a graph made differs from the plan, or ONNX Runtime runs a layer of it in floating point.
+        QuantizeError: a graph made differs from the plan, or the backend runs a layer of it in floating point.
     """
     check_scales(graph, scales)
     model = onnx.load(graph)
     pixels = PixelInput.of(preprocess)
-    for backend, name in INT8.items():
-        save_onnx(lower(model, plan, scales, backend, pixels=pixels), directory / name)
+    made = lowerings(backend)
+    for lowering in made:
+        save_onnx(lower(model, plan, scales, lowering, pixels=pixels), directory / lowering.file)
     plan.save(directory / PLAN)
-    _check_kernels(directory / INT8["onnxruntime"], plan)
+    for lowering in made:
+        lowering.check(directory / lowering.file, plan)
 
 
 def made_graph(directory: Path) -> Path:
-    """The graph of a quantized directory or bundle that is held against FP32: ONNX Runtime's INT8, or the FP16 one.
+    """The graph of a quantized directory or bundle that is held against FP32.
+
+    It is the INT8 graph of the backend that was asked for, else of the usual one, or the FP16 graph.
 
     Raises:
-        ArtifactError: there is neither.
+        ArtifactError: there is none.
     """
-    found = [directory / name for name in (INT8["onnxruntime"], FP16) if (directory / name).is_file()]
+    asked = [lowering.file for lowering in LOWERINGS if not lowering.always]
+    found = [directory / name for name in (*asked, USUAL.file, FP16) if (directory / name).is_file()]
     if not found:
         raise ArtifactError(
-            f"{directory} has no {INT8['onnxruntime']}",
+            f"{directory} has no {USUAL.file}",
             expected="a directory made by edgeq quantize or edgeq prepare",
             next_step=f"edgeq quantize {directory} --scales SCALES -o QUANTIZED",
         )
@@ -78,19 +87,4 @@ def check_scales(graph: Path, scales: Scales) -> None:
             expected=f"scales of the graph with SHA-256 {digest[:12]}…",
             causes=("the model was exported again after it was calibrated",),
             next_step="run edgeq calibrate again on this graph",
-        )
-
-
-def _check_kernels(path: Path, plan: PrecisionPlan) -> None:
-    """What ONNX Runtime makes of the graph: each layer planned INT8 must have become an integer kernel."""
-    int8 = plan.layers(Precision.INT8)
-    planned = sum(1 for d in plan.decisions if d.layer in int8 and d.op in WEIGHTED)
-    operators = executed_operators(path)
-    found = sum(operators[kernel] for kernel in _INTEGER_KERNELS)
-    if found != planned:
-        raise QuantizeError(
-            f"ONNX Runtime runs {found} layers with integer kernels, {planned} were planned",
-            expected="one integer kernel for every INT8 layer",
-            causes=("this ONNX Runtime has no integer kernel for a layer of the plan",),
-            next_step="report this with the model and the version of ONNX Runtime",
         )

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import onnx
 
 from edgeq.errors import QuantizeError
-from edgeq.plan.precision import Backend, Precision, PrecisionPlan
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, WEIGHTED
 
-__all__ = ["verify_lowering"]
+if TYPE_CHECKING:
+    from edgeq.quantize.int8.base import Lowering
+
+__all__ = ["int8_layers", "verify_lowering"]
 
 _INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
-_ACTIVATION_TYPES = {"onnxruntime": onnx.TensorProto.UINT8, "tensorrt": onnx.TensorProto.INT8}
 
 
-def verify_lowering(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> None:
+def verify_lowering(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> None:
     """Check that each layer of `model` computes in the precision that `plan` gave it.
 
     Raises:
         QuantizeError: with every layer that differs.
     """
-    faults = list(_faults(model, plan, backend))
+    faults = list(_faults(model, plan, lowering))
     if faults:
         raise QuantizeError(
-            f"the {backend} graph differs from its plan in {len(faults)} places",
+            f"the {lowering.name} graph differs from its plan in {len(faults)} places",
             expected="every layer in the precision that was planned",
             causes=tuple(faults[:10]),
             next_step="report this with the model: it is an error in edgeq, not in the model",
         )
 
 
-def _faults(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> Iterator[str]:
+def int8_layers(plan: PrecisionPlan) -> list[str]:
+    """The layers with weights that are planned INT8, in the plan's order."""
+    int8 = plan.layers(Precision.INT8)
+    return [decision.layer for decision in plan.decisions if decision.layer in int8 and decision.op in WEIGHTED]
+
+
+def _faults(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> Iterator[str]:
     nodes = {node.name: node for node in model.graph.node}
     types = _integer_types(model)
     for decision in plan.decisions:
@@ -41,7 +50,7 @@ def _faults(model: onnx.ModelProto, plan: PrecisionPlan, backend: Backend) -> It
             if decision.op not in FUSED_ACTIVATIONS or decision.precision is not Precision.INT8:
                 yield f"{decision.layer}: planned, but not in the graph"
         elif decision.precision is Precision.INT8 and decision.op not in FUSED_ACTIVATIONS:
-            yield from _int8_faults(node, types, backend)
+            yield from _int8_faults(node, types, lowering)
         elif decision.precision is not Precision.INT8 and decision.op in WEIGHTED and node.input[1] in types:
             yield f"{decision.layer}: planned {decision.precision.value}, its weight is quantized"
 
@@ -58,13 +67,11 @@ def _integer_types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def _int8_faults(node: onnx.NodeProto, types: dict[str, int], backend: Backend) -> Iterator[str]:
-    wanted = _ACTIVATION_TYPES[backend]
+def _int8_faults(node: onnx.NodeProto, types: dict[str, int], lowering: Lowering) -> Iterator[str]:
     activations = list(node.input[:2]) if node.op_type == "Add" else [node.input[0]]
     found = [types.get(name) for name in activations]
-    # TensorRT adds a residual in the convolution's accumulator: one side of its additions stays unquantized.
-    allowed = 1 if node.op_type == "Add" and backend == "tensorrt" else 0
-    if found.count(None) > allowed or any(kind not in (wanted, None) for kind in found):
+    foreign = any(kind is not None and kind not in lowering.activation_types for kind in found)
+    if found.count(None) > lowering.unquantized_inputs(node) or foreign:
         yield f"{node.name}: planned int8, an input is not"
     if node.op_type in WEIGHTED and types.get(node.input[1]) != onnx.TensorProto.INT8:
         yield f"{node.name}: planned int8, its weight is not"

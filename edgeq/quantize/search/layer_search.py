@@ -34,6 +34,7 @@ from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, plan_classifier
 from edgeq.quality.logits import Answers, LogitFigures, judge_answers
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.sensitivity import Sensitivity
 
 __all__ = [
@@ -288,7 +289,7 @@ def _step(
     speed: Speed | None,
 ) -> SearchStep:
     revised = keep_layers(model, plan, kept)
-    graph = lower(model, revised, scales, "onnxruntime", pixels=pixels)
+    graph = lower(model, revised, scales, USUAL, pixels=pixels)
     return SearchStep(
         kept=kept,
         share=float_share(revised),

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from edgeq.calibrate.scales import Scales, TensorRange, Trial
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
+from edgeq.engine.registry import DEFAULT
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import WEIGHTED
 from edgeq.quality.logits import Answers, judge_answers
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower, many_lowerings, placement_of
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.sweep import Runner, Track
 from edgeq.quantize.search.variants import Variant, Workbench
 
@@ -121,7 +123,7 @@ def _search(
 
 def _questions(model: onnx.ModelProto, plan: PrecisionPlan, bench: Workbench) -> Iterator[_Question]:
     """Every candidate of every set of tensors on one grid, in the graph's order."""
-    placement = placement_of(model, plan, "onnxruntime")
+    placement = placement_of(model, plan, USUAL)
     weighted = {d.layer for d in plan.decisions if d.precision is Precision.INT8 and d.op in WEIGHTED}
     together = {name: members for members in placement.same_grid for name in members}
     seen: set[str] = set()
@@ -147,7 +149,7 @@ def _ranges(scales: Scales, question: _Question) -> Mapping[str, TensorRange]:
 
 def _with_best(scales: Scales, questions: Mapping[str, _Question], errors: Mapping[str, Errors]) -> Scales:
     """Scales with the best range of each tensor under the name SEARCHED, and the present one of all others."""
-    method = scales.method_for("onnxruntime")
+    method = scales.method_for(DEFAULT.name)
     best = {name: scale.ranges[method] for name, scale in scales.tensors.items()}
     asked: dict[frozenset[str], list[_Question]] = {}
     for question in questions.values():
@@ -160,7 +162,7 @@ def _with_best(scales: Scales, questions: Mapping[str, _Question], errors: Mappi
         name: scale.model_copy(update={"ranges": {**scale.ranges, SEARCHED: best[name]}})
         for name, scale in scales.tensors.items()
     }
-    return scales.model_copy(update={"tensors": tensors, "chosen": {**scales.chosen, "onnxruntime": SEARCHED}})
+    return scales.model_copy(update={"tensors": tensors, "chosen": {**scales.chosen, DEFAULT.name: SEARCHED}})
 
 
 def _is_better(candidate: Errors, present: Errors) -> bool:
@@ -181,20 +183,20 @@ def _accept(
     """The scales whose whole INT8 network is nearer to FP32, with both compared among the trials."""
     reference = _logits(model, images, threads)
     tried = [
-        judge_answers(reference, _logits(lower(model, plan, each, "onnxruntime", pixels=pixels), images, threads), None)
+        judge_answers(reference, _logits(lower(model, plan, each, USUAL, pixels=pixels), images, threads), None)
         for each in (scales, found)
     ]
     before, after = (answers.error.sum() for answers in tried)
     trials = [_trial(each, plan, answers) for each, answers in zip((scales, found), tried, strict=True)]
-    chosen = found.chosen if after < before else {**scales.chosen, "onnxruntime": scales.method_for("onnxruntime")}
+    chosen = found.chosen if after < before else {**scales.chosen, DEFAULT.name: scales.method_for(DEFAULT.name)}
     return found.model_copy(update={"chosen": chosen, "trials": (*scales.trials, *trials)})
 
 
 def _trial(scales: Scales, plan: PrecisionPlan, answers: Answers) -> Trial:
     figures = answers.figures()
     return Trial(
-        backend="onnxruntime",
-        method=scales.method_for("onnxruntime"),
+        backend=DEFAULT.name,
+        method=scales.method_for(DEFAULT.name),
         shared_add=plan.shared_add,
         images=figures.images,
         logit_error=figures.logit_error,

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.artifact import Artifact
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import default_threads
+from edgeq.engine.registry import DEFAULT
 from edgeq.errors import ImageError, QuantizeError
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.preprocess import Preprocess
@@ -155,7 +156,7 @@ def measure_sensitivity(
         raise _too_few(images)
     table = Sensitivity(
         graph_sha256=scales.graph_sha256,
-        method=scales.method_for("onnxruntime"),
+        method=scales.method_for(DEFAULT.name),
         weights=plan.weights,
         worst_precision=bounds.worst,
         precision=bounds.others,

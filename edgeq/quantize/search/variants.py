@@ -13,12 +13,14 @@ import onnx
 from onnx import helper
 
 from edgeq.calibrate.scales import Scales, TensorRange
+from edgeq.engine.registry import DEFAULT
 from edgeq.plan.conditions import FUSED_ACTIVATIONS, WEIGHTED
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
 from edgeq.quantize.int8.grid import Grid
 from edgeq.quantize.int8.grids import choose_grids
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower, placement_of
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.pieces import Cut, Cutter
 
 __all__ = ["Variant", "Workbench", "int8_layers"]
@@ -57,7 +59,7 @@ class Workbench:
 
     def __init__(self, model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales, pixels: PixelInput | None) -> None:
         self.whole = Cutter(model)
-        self.int8 = Cutter(lower(model, plan, scales, "onnxruntime", pixels=pixels))
+        self.int8 = Cutter(lower(model, plan, scales, USUAL, pixels=pixels))
         shared = {cut.tensor for cut in self.int8.cuts}
         self.cuts = tuple(cut for cut in self.whole.cuts if cut.tensor in shared)
         self._plan = plan
@@ -94,7 +96,7 @@ class Workbench:
             _read_target(piece)  # so that the target is no graph output, which would never be stored
         pixels = self._pixels if variant.source == self.cuts[0].tensor else None
         scales = _hold_ranges(self._scales, ranges) if ranges else self._scales
-        return lower(piece, variant.plan, scales, "onnxruntime", pixels=pixels)
+        return lower(piece, variant.plan, scales, USUAL, pixels=pixels)
 
     def _with_activation(self, layer: str) -> frozenset[str]:
         """An INT8 layer, and the activation that it applies while it writes."""
@@ -133,7 +135,7 @@ def _position(cut: Cut) -> int:
 
 
 def _grids(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> dict[str, Grid]:
-    return choose_grids(placement_of(model, plan, "onnxruntime"), scales, "onnxruntime")
+    return choose_grids(placement_of(model, plan, USUAL), scales, USUAL)
 
 
 def _hold(scales: Scales, grids: dict[str, Grid]) -> Scales:
@@ -147,7 +149,7 @@ def _hold(scales: Scales, grids: dict[str, Grid]) -> Scales:
 
 def _hold_ranges(scales: Scales, ranges: Mapping[str, TensorRange]) -> Scales:
     """Scales that give each tensor of `ranges` that very range."""
-    method, tensors = scales.method_for("onnxruntime"), dict(scales.tensors)
+    method, tensors = scales.method_for(DEFAULT.name), dict(scales.tensors)
     for name, kept in ranges.items():
         tensors[name] = tensors[name].model_copy(update={"ranges": {method: kept}})
     return scales.model_copy(update={"tensors": tensors})

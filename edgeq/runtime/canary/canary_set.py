@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.bundle.manifest import Manifest, read_manifest
-from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess import Preprocess
@@ -19,7 +19,7 @@ from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries, Class
 from edgeq.runtime.canary.files import read_array, read_picture
 from edgeq.runtime.vlm.prompt import Prompter
 
-__all__ = ["CanarySet", "KnownCanary", "Talk", "canary_digest", "open_canaries"]
+__all__ = ["CanarySet", "KnownCanary", "Talk", "canary_digest", "canary_graph", "open_canaries"]
 
 _PREPROCESS = "preprocessor_config.json"
 
@@ -100,6 +100,17 @@ def open_canaries(bundle: Path, manifest: Manifest | None = None) -> CanarySet:
             next_step="make the bundle again with edgeq prepare",
         )
     return _of_vlm(bundle, manifest) if manifest.kind == "vision-language" else _of_classifier(bundle, manifest)
+
+
+def canary_graph(bundle: Path) -> Path:
+    """The graph that a bundle's canaries were made with, which is the one that it runs.
+
+    Raises:
+        ArtifactError: it does not say.
+    """
+    if (bundle / LANGUAGE).is_dir():
+        return bundle / VlmSettings.of(bundle).vision
+    return bundle / ClassCanaries.load(bundle / CANARY_LIST).int8
 
 
 def canary_digest(pixels: NDArray[np.float32]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.registry import backend_of_graph
 from edgeq.errors import ImageError
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
@@ -43,12 +43,12 @@ def make_class_canaries(
         bundle: the directory that is being made, with both graphs in it.
         images: equally many are taken from each folder as far as possible; those that cannot be read are passed over.
         preprocess: from an image to the graphs' input.
-        fp32, int8: names of ONNX Runtime's graphs in `bundle`; the first output of both is the logits.
+        fp32, int8: names of the graphs in `bundle`, each run in its own backend; the first output is the logits.
         threads: of one operator.
 
     Raises:
         ImageError: no image can be read.
-        EngineError: ONNX Runtime refuses a graph.
+        EngineError: a backend refuses a graph.
     """
     folder = bundle / CANARIES
     folder.mkdir()
@@ -96,7 +96,7 @@ def _bounded(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
 
 def _run(graph: Path, batches: list[NDArray[np.float32]], file: Path, threads: int | None) -> str:
     """Write what a graph's first output gives for each batch of one image, and return that output's name."""
-    engine = OnnxRuntimeEngine(graph, threads=threads)
+    engine = backend_of_graph(graph.name).open(graph, threads=threads, batch=1)
     feeds, name = engine.inputs[0], str(engine.outputs[0])
     np.save(file, np.concatenate([engine.run({feeds: batch}, (name,))[name] for batch in batches]).astype("<f4"))
     return name

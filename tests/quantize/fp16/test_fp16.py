@@ -28,6 +28,7 @@ from edgeq.quantize.fp16.convert import to_fp16
 from edgeq.quantize.fp16.overflow import find_overflow
 from edgeq.quantize.fp16.verify import verify_fp16
 from edgeq.quantize.int8.qdq import lower
+from edgeq.quantize.int8.registry import lowering_for
 from edgeq.quantize.int8.verify import verify_lowering
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -248,9 +249,9 @@ def test_an_int8_graph_takes_fp16_layers_beside_its_pairs() -> None:
             for name, kept in ranges.items()
         },
     )
-    int8 = lower(model, wanted, scales, "tensorrt")
+    int8 = lower(model, wanted, scales, lowering_for("tensorrt"))
     made = to_fp16(int8, wanted)
-    verify_lowering(made, wanted, "tensorrt")
+    verify_lowering(made, wanted, lowering_for("tensorrt"))
     # sum reads conv2 and relu1, both float32.
     assert casts(made) == Counter({"conv2 -> conv2.fp16": 1, "relu1 -> relu1.fp16": 1, "out.fp16 -> out": 1})
     assert close(run(made), run(int8))

@@ -18,6 +18,7 @@ from edgeq.pipeline.stages import planned_tensors
 from edgeq.plan.precision import Precision, Rule
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.int8.qdq import lower
+from edgeq.quantize.int8.registry import USUAL
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto,
 def lowered(exported: tuple[onnx.ModelProto, Scales], *layers: str) -> onnx.ModelProto:
     model, scales = exported
     rules = [Rule(name=name, layer=name, precision=Precision.FP32, reason="test") for name in layers]
-    return lower(model, plan_classifier(model, rules=rules), scales, "onnxruntime")
+    return lower(model, plan_classifier(model, rules=rules), scales, USUAL)
 
 
 def integer_kernels(model: onnx.ModelProto, path: Path) -> int:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import CalibrationError, QuantizeError
-from edgeq.plan.precision import Backend, Decision, Precision
+from edgeq.plan.precision import Decision, Precision
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.int8.qdq import (
     StoredWeights,
@@ -28,6 +28,7 @@ from edgeq.quantize.int8.qdq import (
     scales_to_give,
     take_scales,
 )
+from edgeq.quantize.int8.registry import USUAL, lowering_for
 from edgeq.quantize.int8.verify import verify_lowering
 
 RNG = np.random.default_rng(7)
@@ -81,9 +82,9 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def lowered(backend: Backend, *, shared_add: bool = True) -> onnx.ModelProto:
+def lowered(backend: str, *, shared_add: bool = True) -> onnx.ModelProto:
     model = residual_network()
-    return lower(model, plan_classifier(model, shared_add=shared_add), scales(RESIDUAL_RANGES), backend)
+    return lower(model, plan_classifier(model, shared_add=shared_add), scales(RESIDUAL_RANGES), lowering_for(backend))
 
 
 def test_calibrated_tensors_are_inputs_and_outputs_of_int8_layers() -> None:
@@ -146,7 +147,10 @@ def test_a_tensorrt_graph_given_other_scales_computes_as_the_one_lowered_with_th
         scales({name: (low / 2, high / 3) for name, (low, high) in RESIDUAL_RANGES.items()}),
     )
     plan = plan_classifier(model)
-    placement, image = placement_of(model, plan, "tensorrt"), RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)
+    placement, image = (
+        placement_of(model, plan, lowering_for("tensorrt")),
+        RNG.normal(size=(1, 3, 8, 8)).astype(np.float32),
+    )
 
     def answer(graph: onnx.ModelProto, **given: NDArray[np.float32]) -> NDArray[np.float32]:
         engine = OnnxRuntimeEngine(graph.SerializeToString(), integers=False)
@@ -158,7 +162,7 @@ def test_a_tensorrt_graph_given_other_scales_computes_as_the_one_lowered_with_th
     given = scales_to_give(placement, others)
     assert given["x.scale"] == np.float32(1 / 127)
     np.testing.assert_array_equal(
-        answer(open_to_scales, **given), answer(lower(model, plan, others, "tensorrt")), strict=True
+        answer(open_to_scales, **given), answer(lower(model, plan, others, lowering_for("tensorrt"))), strict=True
     )
     assert (answer(open_to_scales, **given) != answer(lowered("tensorrt"))).any()
 
@@ -168,10 +172,10 @@ def test_a_lowering_that_finds_its_weights_is_the_one_that_makes_them(narrow: fl
     model = residual_network()
     plan, stored = plan_classifier(model), StoredWeights()
     ranges = scales({name: (narrow * low, narrow * high) for name, (low, high) in RESIDUAL_RANGES.items()})
-    lower(model, plan, scales(RESIDUAL_RANGES), "onnxruntime", stored=stored)
+    lower(model, plan, scales(RESIDUAL_RANGES), USUAL, stored=stored)
     assert {tensor for tensor, _ in stored} == {"w1", "w2"}
-    again = lower(model, plan, ranges, "onnxruntime", stored=stored)
-    assert again == lower(model, plan, ranges, "onnxruntime")
+    again = lower(model, plan, ranges, USUAL, stored=stored)
+    assert again == lower(model, plan, ranges, USUAL)
 
 
 def test_both_sides_of_an_addition_share_the_larger_scale() -> None:
@@ -195,11 +199,11 @@ def test_weights_are_stored_as_int8_and_biases_as_int32() -> None:
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
 def test_per_tensor_weights_have_one_scale_and_nothing_is_printed(
-    backend: Backend, capfd: pytest.CaptureFixture[str]
+    backend: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = residual_network()
     plan = plan_classifier(model, weights="per-tensor")
-    held = constants(lower(model, plan, scales(RESIDUAL_RANGES), backend))
+    held = constants(lower(model, plan, scales(RESIDUAL_RANGES), lowering_for(backend)))
     assert held["conv2.weight.scale"].shape == ()
     assert capfd.readouterr().out == ""
 
@@ -209,19 +213,19 @@ def test_tensorrt_biases_stay_fp32() -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
-def test_the_head_stays_fp32(backend: Backend) -> None:
+def test_the_head_stays_fp32(backend: str) -> None:
     model = lowered(backend)
     gemm = next(n for n in model.graph.node if n.op_type == "Gemm")
     assert constants(model)[gemm.input[1]].dtype == np.float32
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
-def test_the_int8_graph_computes_nearly_the_same(backend: Backend) -> None:
+def test_the_int8_graph_computes_nearly_the_same(backend: str) -> None:
     model = residual_network()
     images = RNG.uniform(-2, 2, size=(16, 3, 8, 8)).astype(np.float32)
     wide = OnnxRuntimeEngine(model.SerializeToString())
     ranges = {"x": (-2.0, 2.0), "relu1": (0.0, 8.0), "conv2": (-8.0, 8.0), "out": (0.0, 12.0)}
-    quantized = lower(model, plan_classifier(model), scales(ranges), backend)
+    quantized = lower(model, plan_classifier(model), scales(ranges), lowering_for(backend))
     expected = wide.run({"x": images})["logits"]
     error = OnnxRuntimeEngine(quantized.SerializeToString()).run({"x": images})["logits"] - expected
     # A step is 1/127 of the widest tensor's range; a wrong scale or zero point would be off by tens of percent.
@@ -243,7 +247,7 @@ def test_depthwise_weights_have_a_scale_for_each_channel() -> None:
     weights |= {"w": weight(6, 1, 3, 3) * np.geomspace(0.01, 100, 6, dtype=np.float32).reshape(6, 1, 1, 1)}
     nodes = [node("Conv", ["x", "w"], "conv", group=6, pads=[1, 1, 1, 1]), node("Relu", ["conv"], "relu"), *tail]
     model = graph(nodes, weights, (6, 8, 8), 3)
-    made = lower(model, plan_classifier(model), scales({"x": (-1, 1), "relu": (0, 3)}), "onnxruntime")
+    made = lower(model, plan_classifier(model), scales({"x": (-1, 1), "relu": (0, 3)}), USUAL)
     held = constants(made)
     assert held["conv.weight.scale"].shape == (6,)
     assert np.abs(held["conv.weight.q"]).max(axis=(1, 2, 3)).tolist() == [127] * 6
@@ -275,7 +279,7 @@ SHORTCUT_RANGES = {"x": (-2.0, 2.0), "relu1": (0.0, 8.0), "conv2": (-8.0, 8.0), 
 def test_what_only_moves_values_moves_integers_in_onnxruntime() -> None:
     model = shortcut_network()
     ranges = scales(SHORTCUT_RANGES | {"sliced": (0.0, 5.0), "padded": (0.0, 5.0)})
-    made = lower(model, plan_classifier(model), ranges, "onnxruntime")
+    made = lower(model, plan_classifier(model), ranges, USUAL)
     producer = {output: n for n in made.graph.node for output in n.output}
     moved = [n for n in made.graph.node if n.op_type in ("Slice", "Pad")]
     assert len(moved) == 2
@@ -287,10 +291,10 @@ def test_what_only_moves_values_moves_integers_in_onnxruntime() -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
-def test_tensors_behind_a_carrier_lie_on_one_grid(backend: Backend) -> None:
+def test_tensors_behind_a_carrier_lie_on_one_grid(backend: str) -> None:
     model = shortcut_network()
     ranges = scales(SHORTCUT_RANGES | {"sliced": (0.0, 5.0), "padded": (0.0, 5.0)})
-    held = constants(lower(model, plan_classifier(model, shared_add=False), ranges, backend))
+    held = constants(lower(model, plan_classifier(model, shared_add=False), ranges, lowering_for(backend)))
     grids = {float(value) for name, value in held.items() if name in ("relu1.scale", "sliced.scale", "padded.scale")}
     assert grids == {float(np.float32(8.0 / (255 if backend == "onnxruntime" else 127)))}
 
@@ -315,7 +319,7 @@ def test_an_activation_that_its_grid_does_not_repeat_keeps_the_integer_kernel(tm
     plan = plan_classifier(model)
     names = ("relu1", "conv2", "both")
     ranges = scales({"x": (-2.0, 2.0), "last": (-8.0, 8.0)} | dict.fromkeys(names, (-6.0, 6.0)))
-    made = lower(model, plan, ranges, "onnxruntime")
+    made = lower(model, plan, ranges, USUAL)
     onnx.save(made, tmp_path / "m.onnx")
     assert executed_operators(tmp_path / "m.onnx")["QLinearConv"] == 3
     images = RNG.uniform(-2, 2, size=(4, 4, 8, 8)).astype(np.float32)
@@ -334,7 +338,7 @@ def test_a_tensor_without_a_scale_is_an_error() -> None:
     model = residual_network()
     few = scales({name: r for name, r in RESIDUAL_RANGES.items() if name != "conv2"})
     with pytest.raises(CalibrationError, match="tensor conv2 has no minmax range"):
-        lower(model, plan_classifier(model), few, "onnxruntime")
+        lower(model, plan_classifier(model), few, USUAL)
 
 
 def test_a_graph_that_differs_from_its_plan_is_an_error() -> None:
@@ -342,7 +346,7 @@ def test_a_graph_that_differs_from_its_plan_is_an_error() -> None:
     plan = plan_classifier(model)
     everything = tuple(d.model_copy(update={"precision": Precision.INT8}) for d in plan.decisions)
     with pytest.raises(QuantizeError, match="differs from its plan"):
-        verify_lowering(lowered("onnxruntime"), plan.model_copy(update={"decisions": everything}), "onnxruntime")
+        verify_lowering(lowered("onnxruntime"), plan.model_copy(update={"decisions": everything}), USUAL)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
@@ -353,7 +357,7 @@ def test_a_quantized_layer_that_was_planned_in_floating_point_is_found(precision
         for d in plan.decisions
     )
     with pytest.raises(QuantizeError) as caught:
-        verify_lowering(lowered("onnxruntime"), plan.model_copy(update={"decisions": moved}), "onnxruntime")
+        verify_lowering(lowered("onnxruntime"), plan.model_copy(update={"decisions": moved}), USUAL)
     assert caught.value.causes == (f"conv2: planned {precision.value}, its weight is quantized",)
 
 

@@ -17,10 +17,11 @@ from PIL import Image
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.plan.precision import Backend, PrecisionPlan
+from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.int8.pixels import PixelInput, take_pixels
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower, placement_of
+from edgeq.quantize.int8.registry import USUAL, lowering_for
 
 RANGES = {"x": (-3.0, 2.5), "middle": (-9.0, 8.0), "bent": (0.0, 40.0)}
 Array = NDArray[np.float32]
@@ -38,7 +39,7 @@ def plan(block: onnx.ModelProto) -> PrecisionPlan:
 
 @pytest.fixture(scope="module")
 def lowered(block: onnx.ModelProto, plan: PrecisionPlan) -> onnx.ModelProto:
-    return lower(block, plan, scales(RANGES), "onnxruntime")
+    return lower(block, plan, scales(RANGES), USUAL)
 
 
 def readers(model: onnx.ModelProto, tensor: str) -> set[str]:
@@ -47,9 +48,9 @@ def readers(model: onnx.ModelProto, tensor: str) -> set[str]:
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
 def test_pairs_stand_where_int8_layers_read_and_nowhere_else(
-    block: onnx.ModelProto, plan: PrecisionPlan, backend: Backend
+    block: onnx.ModelProto, plan: PrecisionPlan, backend: str
 ) -> None:
-    placement = placement_of(block, plan, backend)
+    placement = placement_of(block, plan, lowering_for(backend))
     assert placement.tensors == ("x", "middle", "bent")
     assert placement.uses == {"x": {"q", "k", "v"}, "middle": {"up"}, "bent": {"down"}}
 
@@ -116,7 +117,7 @@ def test_a_gemm_with_a_bias_writes_floating_point_too(tmp_path: Path) -> None:
         helper.make_node("Mul", ["t", "t"], ["y"], name="y"),
     ]
     model = model_of(nodes, constants, ["n", 5], ["n", 4])
-    made = lower(model, plan_classifier(model), scales({"x": (-1.0, 1.0)}), "onnxruntime")
+    made = lower(model, plan_classifier(model), scales({"x": (-1.0, 1.0)}), USUAL)
     onnx.save(made, tmp_path / "made.onnx")
     operators = executed_operators(tmp_path / "made.onnx")
     assert (operators["QGemm"], operators["DequantizeLinear"]) == (1, 0)

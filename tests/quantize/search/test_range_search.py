@@ -19,6 +19,7 @@ from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier
 from edgeq.quality.logits import judge_answers
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.range_search import PARTS, SEARCHED, clipped, search_ranges
 
 PREPROCESS = Preprocess.from_flags((0.5,) * 3, (0.25,) * 3, (blocks.SIDE, blocks.SIDE))
@@ -61,7 +62,7 @@ def model() -> onnx.ModelProto:
 
 
 def error(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales, images: NDArray[np.float32]) -> float:
-    int8 = lower(model, plan, scales, "onnxruntime")
+    int8 = lower(model, plan, scales, USUAL)
     return judge_answers(blocks.run(model, images), blocks.run(int8, images), None).figures().logit_error
 
 

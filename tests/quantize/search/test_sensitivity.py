@@ -27,6 +27,7 @@ from edgeq.plan.rules import plan_classifier
 from edgeq.quality.logits import judge_answers, root_ratio
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.racing import RaceBounds, RunningEstimate, images_needed
 from edgeq.quantize.search.sensitivity import Sensitivity, measure_sensitivity
 from edgeq.quantize.search.variants import int8_layers
@@ -64,7 +65,7 @@ class Case:
             for decision in self.plan.decisions
         )
         plan = self.plan.model_copy(update={"decisions": tuple(decisions)})
-        return lower(self.model, plan, self.scales, "onnxruntime", pixels=pixels)
+        return lower(self.model, plan, self.scales, USUAL, pixels=pixels)
 
 
 def case(graph: Path, images: ImageSet) -> Case:

@@ -1,0 +1,83 @@
+"""What a backend is on the device: one file `edgeq/engine/NAME.py`, and a line in `edgeq.engine.registry`.
+
+The file holds a class with the shape of `Engine`, and a `BACKEND`, an `EngineBackend` that names it, opens it and tells
+whether it can be used here. It imports its library inside functions: a device has one backend, seldom all. Flags,
+choices, file names and doctor's list are read from the registry; nothing else compares a backend's name.
+
+The other half of a backend, how a graph is quantized for it, is `edgeq/quantize/int8/NAME.py`
+(`edgeq.quantize.int8.base`). `docs/extending/backend.md` goes through both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Engine", "EngineBackend", "OpenEngine"]
+
+
+class Engine(Protocol):
+    """A graph that is ready to run.
+
+    Attributes:
+        inputs: names of the graph's inputs.
+        outputs: names of the graph's outputs.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(
+        self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Compute `outputs` (all of them when None) for one batch; the first axis is the batch."""
+        ...
+
+
+class OpenEngine(Protocol):
+    """Opens a graph."""
+
+    def __call__(self, model: Path | bytes, *, threads: int | None = None, batch: int | None = None) -> Engine:
+        """Open a file, or what is in one.
+
+        Args:
+            model: what the backend loads: an ONNX graph, or an engine that was built.
+            threads: of one operator; None takes every processor there is.
+            batch: images in every batch, where that is known; None takes any number.
+
+        Raises:
+            EngineError: the backend refuses the graph, or a package is missing.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EngineBackend:
+    """One backend.
+
+    Attributes:
+        name: in flags, settings and files.
+        title: for people.
+        package: that must be importable.
+        extra: of edgeq, that brings the package; empty where the device's system does.
+        graph: file name of a classifier's INT8 graph in a bundle.
+        open: opens a graph or an engine.
+        version: name and release, for reports; raises ImportError where the package is missing.
+        facts: asks the library what it can use, for `edgeq doctor`, which does so in a process of its own.
+        built: an engine is built from the graph beforehand and kept in a store; otherwise the graph runs as it is.
+    """
+
+    name: str
+    title: str
+    package: str
+    extra: str
+    graph: str
+    open: OpenEngine
+    version: Callable[[], str]
+    facts: Callable[[], dict[str, Any]]
+    built: bool = False

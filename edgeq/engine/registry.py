@@ -1,0 +1,44 @@
+"""Every backend, in the order in which choices show them. A new one is a line here, and its two files."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.onnxruntime import BACKEND as ONNXRUNTIME
+from edgeq.engine.openvino import BACKEND as OPENVINO
+from edgeq.engine.tensorrt import BACKEND as TENSORRT
+from edgeq.errors import EngineError, InputError
+
+__all__ = ["BACKENDS", "BUILT", "DEFAULT", "NAMES", "backend", "backend_of_graph", "require"]
+
+BACKENDS: Final = (ONNXRUNTIME, TENSORRT, OPENVINO)
+
+DEFAULT: Final = ONNXRUNTIME
+"""The backend that is always there: the workshop runs and judges in it, unless another one is asked for."""
+
+BUILT: Final = TENSORRT
+"""The backend whose engines are built on the device and kept in a store."""
+
+NAMES: Final = tuple(each.name for each in BACKENDS)
+
+
+def backend(name: str) -> EngineBackend:
+    """The backend of a name; raises InputError for one that is not known."""
+    for each in BACKENDS:
+        if each.name == name:
+            return each
+    raise InputError(f"there is no backend {name}", expected=f"one of {', '.join(NAMES)}")
+
+
+def backend_of_graph(name: str) -> EngineBackend:
+    """The backend that a bundle's graph was made for, by its file name; the default one runs all other graphs."""
+    return next((each for each in BACKENDS if each.graph == name), DEFAULT)
+
+
+def require(needed: EngineBackend) -> None:
+    """Raise EngineError where a backend's package is not installed: known before any work."""
+    if find_spec(needed.package) is None:
+        extra = f"pip install 'edgeq[{needed.extra}]'" if needed.extra else ""
+        raise EngineError(f"{needed.title} is not installed", expected=f"the package {needed.package}", next_step=extra)

@@ -1,0 +1,59 @@
+"""TensorRT: signed symmetric INT8, FP32 biases, one side of a residual addition left to the convolution before it.
+
+TensorRT fuses backwards from the inputs and adds a residual in the accumulator of the convolution before it: it wants a
+pair on every input, save the one that comes straight from that convolution (TensorRT Developer Guide, "Q/DQ placement
+recommendations"). It takes no INT32 DequantizeLinear. Whether each layer runs in INT8 is seen on the device, from the
+built engine (`edgeq.tensorrt.verify`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from edgeq.calibrate.scales import TensorRange
+from edgeq.engine.tensorrt import BACKEND
+from edgeq.plan.rules import WEIGHTED
+from edgeq.quantize.int8.base import Lowering
+from edgeq.quantize.int8.grid import Grid
+from edgeq.quantize.int8.grids import signed_grids
+from edgeq.quantize.int8.placement import Placement
+
+__all__ = ["LOWERING", "TensorRtLowering"]
+
+
+class TensorRtLowering(Lowering):
+    """What TensorRT's fusions want."""
+
+    backend = BACKEND
+    ranges_of: ClassVar[str] = BACKEND.name
+    activation_types: ClassVar[frozenset[int]] = frozenset({onnx.TensorProto.INT8})
+    integer_bias: ClassVar[bool] = False
+    stores_outputs: ClassVar[bool] = False
+
+    def reads(self, node: gs.Node, tensors: Sequence[gs.Variable], int8: frozenset[str]) -> Sequence[gs.Variable]:
+        """All but the side of an addition that an INT8 layer with weights makes for it alone."""
+        if node.op != "Add":
+            return tensors
+        fused = next((tensor for tensor in tensors if _from_convolution(tensor, int8)), None)
+        return [tensor for tensor in tensors if tensor is not fused]
+
+    def grids(self, ranges: dict[str, TensorRange], placement: Placement) -> dict[str, Grid]:
+        """Symmetric grids, zero point 0."""
+        return signed_grids(ranges, placement)
+
+    def unquantized_inputs(self, node: onnx.NodeProto) -> int:
+        """The residual's side that is added in the accumulator."""
+        return 1 if node.op_type == "Add" else 0
+
+
+LOWERING: Final = TensorRtLowering()
+
+
+def _from_convolution(tensor: gs.Variable, int8: frozenset[str]) -> bool:
+    """Whether an INT8 layer with weights makes this tensor for one reader alone."""
+    makers = [node for node in tensor.inputs if node.op in WEIGHTED and node.name in int8]
+    return bool(makers) and len(tensor.outputs) == 1
