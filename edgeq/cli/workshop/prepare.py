@@ -33,6 +33,7 @@ from edgeq.cli.workshop.options import (
     preprocess_options,
     search_bounds,
     search_options,
+    task_option,
 )
 from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.pipeline.classifier import Prepared, prepare
@@ -49,6 +50,7 @@ __all__ = ["command", "print_prepared"]
 CLASSIFIER_FLAGS: Final = (
     *("calibration_images", "method", "weights", "add_scales", "fold", "keep_batchnorm", "mean", "std", "size"),
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
+    "task",
 )
 VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", "keep_fp32")
 
@@ -62,6 +64,7 @@ VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", 
     type=PATH,
     help="Labelled images, one folder for each class; or, for a vision-language model, a JSONL file of questions.",
 )
+@task_option
 @output_option
 @calibration_options
 @plan_options
