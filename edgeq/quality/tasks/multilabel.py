@@ -120,7 +120,7 @@ class MultiLabelTask(ImageTask[Labels]):
         """Images, each once, with their labels; those must be the model's where its config names them."""
         table = _find_csv(path)
         if table is None:
-            images = ImageSet.open(path, labelled=True)
+            images = _in_folders(path)
             _check(images.labels, labels, "folders", images)
             return _merged(images)
         where, data = table
@@ -259,6 +259,16 @@ def _check_size(images: int, labels: int) -> None:
             expected=f"at most {MAX_SCORES:,} logits of each network",
             next_step="judge by fewer images",
         )
+
+
+def _in_folders(path: Path) -> ImageSet:
+    try:
+        return ImageSet.open(path, labelled=True)
+    except ImageError as error:
+        other = f"put them into such folders, or write their labels into {_CSV}"
+        raise ImageError(
+            error.what, expected=error.expected, causes=error.causes, next_step=error.next_step or other
+        ) from error
 
 
 def _merged(images: ImageSet) -> Examples[Labels]:
