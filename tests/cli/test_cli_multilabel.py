@@ -15,8 +15,8 @@ from labels import LABELS, labelled_by_csv, write_csv
 from networks import PREPROCESSOR, write_model
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from PIL import Image
 from pictures import draw_pictures
+from PIL import Image
 
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.quality.gate import Gate
@@ -82,7 +82,7 @@ def test_a_bundle_is_made_and_judged(
     assert headline.reference == pytest.approx(mean_precision(truth, ours))
     assert headline.candidate == pytest.approx(mean_precision(truth, theirs))
     assert headline.agreement == pytest.approx(100.0 * ((ours > 0) == (theirs > 0)).all(axis=1).mean())
-    assert 0 < headline.agreement
+    assert headline.agreement > 0
     assert 0 < (ours > 0).mean() < 1, "it says both yes and no"
     held = json.loads((bundle / "quality.json").read_text())
     assert (held["figures"]["task"], held["figures"]["version"]) == ("multilabel", "edgeq.multilabel/1")
@@ -115,6 +115,17 @@ def test_a_config_chooses_it_and_a_search_reads_its_drop(
     table = edgeq("sensitivity", tmp_path / "bundle", "--images", tiny_pictures, "--json")
     assert json.loads(table.out)["int8"]["top1"] is None, "a folder is not the one right class"
     assert_refused(edgeq(*given, "--task", "classification", "-o", tmp_path / "no"), "--task multilabel")
+
+
+def test_a_bundle_that_says_nothing_is_judged_as_the_flag_says(
+    edgeq: Edgeq, model: Path, tiny_pictures: Path, labelled: tuple[Path, dict[str, tuple[str, ...]]], tmp_path: Path
+) -> None:
+    done = edgeq("prepare", model, "--images", tiny_pictures, "-o", tmp_path / "bundle")
+    assert done.status == 0, done.err
+    assert_refused(edgeq("evaluate", tmp_path / "bundle", "--eval", labelled[0]), "lie in no folder")
+    judged = edgeq("evaluate", tmp_path / "bundle", "--eval", labelled[0], "--task", "multilabel")
+    assert judged.status == 0, judged.err
+    assert "mAP" in judged.out
 
 
 def test_the_gate_reads_its_drop(

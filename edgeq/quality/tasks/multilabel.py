@@ -303,9 +303,8 @@ def _check_same_name(items: Sequence[ImageItem]) -> None:
 
 def _find_csv(path: Path) -> tuple[str, bytes] | None:
     """The file of labels, as it is called in errors, and its bytes; None where there is none."""
-    path = Path(path)
-    beside = path.with_suffix(".csv") if path.suffix.lower() == ".zip" else path.with_name(f"{path.name}.csv")
-    store = open_store(path)
+    store, whole = open_store(path), path.resolve()  # "." has a name then
+    beside = whole.parent / f"{whole.stem if whole.suffix.lower() == '.zip' else whole.name}.csv"
     inside = _CSV in store.names()
     if inside and beside.is_file():
         raise InputError(f"there are two files of labels: {path / _CSV} and {beside}", next_step="remove one of them")

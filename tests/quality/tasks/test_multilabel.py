@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pictures import draw_pictures, zip_folder
 
 from edgeq.errors import EngineError, ImageError, InputError
+from edgeq.model.images.image_set import ImageSet
 from edgeq.quality.tasks import multilabel
 from edgeq.quality.tasks.base import Examples
 from edgeq.quality.tasks.multilabel import MultiLabel, MultiLabelTask, average_precision, mean_precision
@@ -35,25 +37,13 @@ def tallied(
     truth: list[tuple[str, ...]], reference: list[list[float]], candidate: list[list[float]], labels: tuple[str, ...]
 ) -> MultiLabel:
     names = [str(number) for number in range(len(truth))]
-    folder = Examples(_images(len(truth)), dict(zip(names, map(frozenset, truth), strict=True)))
+    images = cast(ImageSet, names)  # of which only the number is asked
+    folder = Examples(images, dict(zip(names, map(frozenset, truth), strict=True)))
     tally = TASK.tally(folder, labels, len(labels))
     tally.add(names, (np.array(reference, np.float32),), (np.array(candidate, np.float32),))
     found = tally.figures()
     assert isinstance(found, MultiLabel)
     return found
-
-
-class _Some:
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def _images(count: int) -> multilabel.ImageSet:
-    """Stands in for a set of images of which only the number is asked."""
-    return _Some(count)  # type: ignore[return-value]
 
 
 def test_average_precision_of_scikit_learns_own_example() -> None:
@@ -138,7 +128,7 @@ def test_too_many_logits_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         TASK.open(tmp_path / "set", LABELS)
 
 
-def test_a_csv_in_the_set_or_beside_it_says_the_same(tmp_path: Path) -> None:
+def test_a_csv_in_the_set_or_beside_it_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = labelled_by_csv(tmp_path / "set", each=4)
     wanted = {name: frozenset(labels) for name, labels in truth.items()}
     inside = TASK.open(tmp_path / "set", LABELS)
@@ -147,6 +137,8 @@ def test_a_csv_in_the_set_or_beside_it_says_the_same(tmp_path: Path) -> None:
     assert TASK.open(archive, LABELS).truth == wanted
     shutil.move(tmp_path / "set" / "labels.csv", tmp_path / "set.csv")
     assert TASK.open(tmp_path / "set", None).truth == wanted
+    monkeypatch.chdir(tmp_path / "set")
+    assert TASK.open(Path(), None).truth == wanted
     without = zip_folder(tmp_path / "set", tmp_path / "set.zip")
     assert TASK.open(without, LABELS).truth == wanted
     shutil.copy(tmp_path / "set.csv", tmp_path / "set" / "labels.csv")

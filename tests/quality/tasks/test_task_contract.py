@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from labels import LABELS
 from numpy.typing import NDArray
-from PIL import Image
 from pictures import draw_pictures
+from PIL import Image
 
 import edgeq
 from edgeq.errors import EngineError, ImageError, InputError, ModelError
