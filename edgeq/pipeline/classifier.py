@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +46,8 @@ from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity
 from edgeq.plan.rules import WEIGHTED
 from edgeq.quality.gate import Gate, decide, is_gated
 from edgeq.quality.judge import Quality
+from edgeq.quality.tasks.base import Examples, ImageTask
+from edgeq.quality.tasks.registry import choose_task, recorded
 from edgeq.quantize.engine_inputs import write_classifier_inputs
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
@@ -117,7 +121,8 @@ def prepare(
         model: an ONNX or Hugging Face directory, or a Hugging Face id.
         calibration: a folder or zip of images.
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
-        labelled: a folder or zip of images in folders named after their class; without it answers are not judged.
+        labelled: what answers are judged by, as the task reads it: for a classifier, a folder or zip of images in
+            folders named after their class; without it answers are not judged.
         preprocess: replaces the model's preprocessor_config.json.
         options: see `Options`.
         progress: called as the stages go on.
@@ -131,10 +136,12 @@ def prepare(
     with new_directory(output) as work:
         report("open", 0, 0)
         source = open_model(model, preprocess=preprocess)
+        task = choose_task(options.task, source.config)
+        source = replace(source, config=recorded(task, source.config))
         images = ImageSet.open(calibration).sample(options.calibration_images)
-        answers = ImageSet.open(labelled, labelled=True) if labelled else None
+        examples = task.open(labelled, source.labels) if labelled else None
         proof = parity_images(images, source)
-        findings = check(image_facts(images, answers, source.config), options.allow)
+        findings = check(image_facts(images, _images(examples), source.config), options.allow)
         report("export", 0, 0)
         exported = export_model(
             source,
@@ -163,21 +170,22 @@ def prepare(
         )
         plan = resolve(plan, scales)
         scales.save(work / SCALES)
-        found, answers = _search(work, plan, scales, source, images, answers, options, report)
+        found, examples = _search(work, plan, scales, source, images, task, examples, options, report)
         plan = found.plan if found else plan
         report("quantize", 0, 0)
         quantize(graph, plan, scales, source.preprocess, work, backend=options.backend)
         write_classifier_inputs(work, plan, scales)
-        advance = counter(report, "judge", len(answers) if answers else 0)
+        advance = counter(report, "judge", len(examples) if examples else 0)
         quality = judge_graphs(
-            work, answers, images, source, threads=options.threads, timing=options.timing, advance=advance
+            work, task, examples, images, source, threads=options.threads, timing=options.timing, advance=advance
         )
         plan, gate = _gate(work, plan, quality, proof, options)
         running = FP32 if gate and not gate.passed else made_graph(work).name
+        judged_by = _images(examples)
         make_class_canaries(
-            work, answers or images, source.preprocess, fp32=FP32, int8=running, threads=options.threads
+            work, judged_by or images, source.preprocess, fp32=FP32, int8=running, threads=options.threads
         )
-        diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), answers, source, options.threads))
+        diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
         manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
     search = found.search if found else None
@@ -186,29 +194,43 @@ def prepare(
     )
 
 
+def _images(examples: Examples[Any] | None) -> ImageSet | None:
+    return None if examples is None else examples.images
+
+
 def _search(
     work: Path,
     plan: PrecisionPlan,
     scales: Scales,
     source: ModelSource,
     images: ImageSet,
-    answers: ImageSet | None,
+    task: ImageTask[Any],
+    examples: Examples[Any] | None,
     options: Options,
     report: Progress,
-) -> tuple[Found | None, ImageSet | None]:
+) -> tuple[Found | None, Examples[Any] | None]:
     """What a search found where one was asked for, and the images left to judge by: those that were not searched."""
     if options.search is None:
-        return None, answers
-    if answers is None:
+        return None, examples
+    if examples is None:
         raise ImageError(
             "a bound on the drop was given, and no labelled images to measure it on",
             next_step="give labelled images with --eval",
         )
     found = search_graph(
-        work / FP32, plan, scales, source, images, answers, options.search, threads=options.threads, report=report
+        work / FP32,
+        plan,
+        scales,
+        source,
+        images,
+        task,
+        examples,
+        options.search,
+        threads=options.threads,
+        report=report,
     )
     save_found(found, work)
-    return found, halves(answers)[1]
+    return found, examples.part(halves(examples.images)[1])
 
 
 def _gate(
@@ -289,5 +311,5 @@ def _refused(gate: Gate | None) -> Iterator[str]:
 
 
 def _unjudged(quality: Quality) -> Iterator[str]:
-    if quality.answers is None:
+    if quality.headline is None or not quality.headline.labelled:
         yield "no labelled images were given (--eval): what the INT8 network answers was not judged"

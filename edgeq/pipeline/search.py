@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.stages import Progress, counter, parity_images
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.quality.latency import Timing, measure_latency
-from edgeq.quality.tasks.classification import label_indices
+from edgeq.quality.tasks.base import Examples, ImageTask
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import USUAL
@@ -71,7 +71,8 @@ def search_graph(
     scales: Scales,
     source: ModelSource,
     ranked_on: ImageSet,
-    labelled: ImageSet,
+    task: ImageTask[Any],
+    labelled: Examples[Any],
     bounds: SearchBounds,
     *,
     threads: int | None,
@@ -84,19 +85,21 @@ def search_graph(
         plan, scales: INT8, for that graph.
         source: gives the class names and the preprocessing.
         ranked_on: images whose logits tell which layers matter; no label is needed.
-        labelled: in folders named after their class.
+        task: what the network is for, whose headline is bounded.
+        labelled: its examples.
         bounds: what is allowed.
         threads: of one operator.
         report: called as the stages go on.
 
     Raises:
         GateError: no set of layers within the budget keeps the drop within its bound.
-        ImageError: too few images, or folders and classes do not match.
+        ImageError: too few images, or examples and classes do not match.
     """
     model, pixels = onnx.load(graph), PixelInput.of(source.preprocess)
-    searched, unseen = halves(labelled)
-    truth = label_indices(labelled.labels, source.labels, _classes(model, source))
-    evaluation = Evaluation(model, searched, source.preprocess, truth, threads)
+    searched, unseen = (labelled.part(half) for half in halves(labelled.images))
+    classes = _classes(model, source)
+    task.search_tally(labelled, source.labels, classes)  # all of them are looked at: what does not match is found out
+    evaluation = Evaluation(model, task, searched, source, classes, threads)
     speed = _speed(graph, parity_images(ranked_on, source, count=1), threads)
     advance = counter(report, "search", 0)
 
@@ -114,7 +117,7 @@ def search_graph(
     if found.chosen is None:
         raise _out_of_reach(found)
     revised = keep_layers(model, plan, found.kept)
-    judged = Evaluation(model, unseen, source.preprocess, truth, threads)
+    judged = Evaluation(model, task, unseen, source, classes, threads)
     check = judged.figures(lower(model, revised, scales, USUAL, pixels=pixels))
     return Found(revised, found.model_copy(update={"check": check}), table)
 
@@ -151,8 +154,9 @@ def _speed(graph: Path, sample: NDArray[np.float32], threads: int | None) -> Spe
 
 
 def _out_of_reach(found: Search) -> GateError:
-    best = min(found.steps, key=lambda step: step.figures.drop_se or 0.0)
-    figures = best.figures
+    best = min(found.steps, key=lambda step: step.headline.standard_error or 0.0)
+    headline = best.headline
+    doubt = "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
     speed = "" if found.min_speedup is None else f" and {found.min_speedup:g} times FP32's speed"
     return GateError(
         f"no set of layers within the budget keeps the drop under {found.max_drop:g} points",
@@ -160,7 +164,7 @@ def _out_of_reach(found: Search) -> GateError:
         f"with at most {found.max_share:g} % of the bytes in floating point{speed}",
         causes=(
             f"with {len(best.kept)} layers kept ({best.share:.1f} % of the bytes, {best.speedup:.2f} times FP32's "
-            f"speed) the drop is {figures.drop:.2f} ± {figures.drop_se:.2f} points on {figures.images} images",
+            f"speed) the drop is {headline.drop:.2f}{doubt} points on {headline.examples} images",
             "with few images, the drop's own error is larger than the bound",
         ),
         next_step="allow more with --max-drop, --max-float-share or --min-speedup, or give more labelled images",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ from edgeq.plan.rules import plan_classifier, replan
 from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
 from edgeq.quality.judge import Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
+from edgeq.quality.tasks.base import Examples, ImageTask
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import calibrated_tensors
 from edgeq.quantize.int8.select import resolve, select, trials
@@ -78,6 +80,8 @@ class Options:
         gate: what a transformer's INT8 graph must be worth to be kept.
         search: keep layers in floating point until the drop is within these bounds; None keeps none.
         backend: whose INT8 graph is judged; it is made beside those that every bundle has.
+        task: what the network is for, one of `edgeq.quality.tasks.registry.task_names()`; None leaves that to the
+            model's config.
         threads: of one operator; None takes every processor there is.
         timing: how long latency is measured.
     """
@@ -96,6 +100,7 @@ class Options:
     allow: Mapping[str, str] = field(default_factory=dict)
     search: SearchBounds | None = None
     backend: str = DEFAULT.name
+    task: str | None = None
     threads: int | None = None
     timing: Timing = DEFAULT_TIMING
 
@@ -245,7 +250,8 @@ def plan_graph(graph: Path, exported: ExportReport, options: Options) -> Precisi
 
 def judge_graphs(
     directory: Path,
-    answers: ImageSet | None,
+    task: ImageTask[Any],
+    examples: Examples[Any] | None,
     images: ImageSet,
     source: ModelSource,
     *,
@@ -255,16 +261,31 @@ def judge_graphs(
 ) -> Quality:
     """Judge the graphs of a quantized directory.
 
-    The first readable of `images` is the one that is timed; without `answers`, some of them are what the graphs are
+    The first readable of `images` is the one that is timed; without `examples`, some of them are what the graphs are
     compared on.
+
+    Args:
+        directory: with both graphs.
+        task: what they are for.
+        examples: labelled images; None where there are none.
+        images: any real ones.
+        source: gives the class names and the preprocessing.
+        threads: of one operator.
+        advance: called with the number of images just judged.
+        timing: how long latency is measured.
+
+    Raises:
+        ImageError: no image can be read, or examples and classes do not match.
+        EngineError: a graph does not run.
     """
     made = made_graph(directory)
     return judge(
         directory / FP32,
         made,
-        answers,
+        task,
+        examples,
         source,
-        parity_images(images, source, count=PARITY_IMAGES if answers is None else 1),
+        parity_images(images, source, count=PARITY_IMAGES if examples is None else 1),
         backend=backend_of_graph(made.name),
         threads=threads,
         timing=timing,

@@ -26,7 +26,8 @@ from edgeq.plan.memory import MemoryPlan
 from edgeq.quality.answerer import Answerer
 from edgeq.quality.tasks.answer_divergence import save_divergences
 from edgeq.quality.tasks.answer_questions import Questions
-from edgeq.quality.tasks.answers import VlmQuality, compare_answers
+from edgeq.quality.tasks.answers import VlmQuality
+from edgeq.quality.tasks.registry import ANSWERS
 from edgeq.quantize.engine_inputs import most_pictures, write_vision_inputs
 from edgeq.quantize.fp16.vision import quantize_vision
 from edgeq.quantize.nf4.skip_list import FourBitShare
@@ -112,7 +113,7 @@ def prepare_vlm(
         memory = check_fit(described, plan, options)
         source = model_directory(model)
         token = image_token(source, described)
-        asked = Questions.open(questions) if questions else None
+        asked = ANSWERS.open(questions) if questions else None
         photographs, skipped = take_photographs(ImageSet.open(images), options.photographs)
         export_vision(source, work, photographs, threads=options.threads, report=report)
         vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
@@ -162,7 +163,7 @@ def _judge(
     if questions is None or reference is None:
         return None
     advance = counter(report, "judge", len(questions))
-    quality = compare_answers(reference, vlm, questions, max_new_tokens=options.max_new_tokens, advance=advance)
+    quality = ANSWERS.compare(reference, vlm, questions, max_new_tokens=options.max_new_tokens, advance=advance)
     quality.save(work / QUALITY)
     if quality.divergences:
         save_divergences(quality.divergences, questions.read, work / DIVERGENCES)

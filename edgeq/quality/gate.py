@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from edgeq.artifact import Artifact
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.judge import Quality
+from edgeq.quality.judged import Judged
 from edgeq.quality.latency import Latency
+from edgeq.quality.tasks.base import Headline
 from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.embedding import Fidelity
+from edgeq.quality.tasks.registry import AnyFigures
 
 __all__ = [
     "DEFAULT_BOUNDS",
@@ -35,9 +37,9 @@ MIN_SPEEDUP: Final = 1.0
 """Times FP32's speed. An INT8 graph that is no faster has nothing to set against what it loses."""
 
 MAX_DROP: Final = 1.0
-"""Points of top-1. With 8 bits, vision transformers are published within 0.4 points of full precision (PTQ4ViT on
-ViT-S/B, DeiT-S/B and Swin-S), and 60 points below it where the ranges are wrong. One point lets through rounding, and
-the luck of a few thousand images; it stops what is broken."""
+"""Points of the headline, which is top-1 where a task has no other. With 8 bits, vision transformers are published
+within 0.4 points of full precision (PTQ4ViT on ViT-S/B, DeiT-S/B and Swin-S), and 60 points below it where the ranges
+are wrong. One point lets through rounding, and the luck of a few thousand images; it stops what is broken."""
 
 MAX_ERROR: Final = 0.3
 """Of the answers' length, where there are no labels: what the canaries demand of an engine on a single image. It stops
@@ -54,7 +56,7 @@ class GateBounds:
     Attributes:
         min_speedup: more than so many times FP32's speed at batch 1, beyond the doubt of the measurement; 0 demands
             nothing.
-        max_drop: at most so many points of top-1, where there are labelled images.
+        max_drop: at most so many points of the headline, such as top-1, where there are labelled images.
         max_error: relative error of the answers at most, where there are none.
     """
 
@@ -66,7 +68,7 @@ class GateBounds:
 DEFAULT_BOUNDS: Final = GateBounds()
 
 
-class Gate(Artifact):
+class Gate(Judged):
     """What was decided, and on what figures.
 
     Attributes:
@@ -78,8 +80,9 @@ class Gate(Artifact):
         latency: at batch 1; None where it was not measured.
         sure_speedup: what the median of the rounds' ratios lies above, with `confidence`.
         confidence: in percent.
-        answers: on labelled images, if there were any.
+        answers: of a classifier on labelled images, if there were any.
         fidelity: on images without labels otherwise.
+        figures: of another task on labelled images; None and not written otherwise.
     """
 
     otherwise = "holds no decision of the gate"
@@ -98,6 +101,7 @@ class Gate(Artifact):
     confidence: float | None
     answers: Classification | None
     fidelity: Fidelity | None
+    figures: AnyFigures | None = None
 
     @property
     def passed(self) -> bool:
@@ -115,7 +119,7 @@ def decide(quality: Quality, bounds: GateBounds = DEFAULT_BOUNDS) -> Gate:
     """Hold the figures of an INT8 graph beside FP32 against the bounds; what was not measured is no objection."""
     latency = next((entry for entry in quality.latency if entry.batch == 1), None)
     limit, confidence = sure_speedup(latency.ratios or (latency.speedup_low,)) if latency else (None, None)
-    checks = (_speed(latency, limit, confidence, bounds), _accuracy(quality.answers, quality.fidelity, bounds))
+    checks = (_speed(latency, limit, confidence, bounds), _accuracy(quality.headline, bounds))
     objections = tuple(reason for good, reason in checks if not good)
     return Gate(
         kept="floating point" if objections else "int8",
@@ -130,6 +134,7 @@ def decide(quality: Quality, bounds: GateBounds = DEFAULT_BOUNDS) -> Gate:
         confidence=confidence,
         answers=quality.answers,
         fidelity=quality.fidelity,
+        figures=quality.figures,
     )
 
 
@@ -167,15 +172,16 @@ def _speed(
     return False, f"{measured}, and more than {wanted:g} is demanded"
 
 
-def _accuracy(answers: Classification | None, fidelity: Fidelity | None, bounds: GateBounds) -> tuple[bool, str]:
-    if answers is not None:
-        return answers.drop <= bounds.max_drop, (
-            f"top-1 drops by {answers.drop:.2f} ± {answers.drop_standard_error:.2f} points on {answers.images} images, "
-            f"at most {bounds.max_drop:g} is allowed"
+def _accuracy(headline: Headline | None, bounds: GateBounds) -> tuple[bool, str]:
+    if headline is None:
+        return True, "its answers were not judged"
+    if not headline.labelled:
+        return headline.drop <= bounds.max_error, (
+            f"without labelled images accuracy was not judged; the answers to {headline.examples} images differ by "
+            f"{headline.drop:.1%} {headline.unit}, at most {bounds.max_error:.0%} is allowed"
         )
-    if fidelity is not None:
-        return fidelity.error <= bounds.max_error, (
-            f"without labelled images accuracy was not judged; the answers to {fidelity.images} images differ by "
-            f"{fidelity.error:.1%} of their length, at most {bounds.max_error:.0%} is allowed"
-        )
-    return True, "its answers were not judged"
+    doubt = "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
+    return headline.drop <= bounds.max_drop, (
+        f"{headline.name} drops by {headline.drop:.2f}{doubt} {headline.unit} on {headline.examples} images, "
+        f"at most {bounds.max_drop:g} is allowed"
+    )

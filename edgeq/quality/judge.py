@@ -1,46 +1,46 @@
-"""Judge a quantized classifier against its FP32 source: answers, features, latency, size."""
+"""Judge a quantized network against its FP32 source: answers, latency, size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from edgeq.artifact import Artifact
-from edgeq.calibrate.observe import with_outputs
-from edgeq.engine.base import EngineBackend
+from edgeq.engine.base import Engine, EngineBackend
 from edgeq.engine.onnxruntime import default_threads
 from edgeq.engine.registry import DEFAULT
 from edgeq.model.checkpoint.source import ModelSource
-from edgeq.model.graph.components import head_nodes
-from edgeq.model.graph.element_types import element_types
-from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
+from edgeq.quality.judged import Judged
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
-from edgeq.quality.tasks.classification import Classification, Judged, compare_classifiers, label_indices
-from edgeq.quality.tasks.embedding import Fidelity, measure_fidelity
+from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally
+from edgeq.quality.tasks.classification import Classification
+from edgeq.quality.tasks.embedding import Fidelity
+from edgeq.quality.tasks.registry import UNLABELLED, AnyFigures
 
 __all__ = ["Quality", "judge"]
 
 QUALITY_VERSION: Final = "edgeq.quality/1"
 LATENCY_BATCHES = (1, 64)
-EVALUATION_BATCH = 64
+
+Network = Callable[[NDArray[np.float32]], Outputs]
+Batch = tuple[Sequence[str], NDArray[np.float32]]
 
 
-class Quality(Artifact):
+class Quality(Judged):
     """What was measured of one pair of graphs.
 
     Attributes:
         backend: what ran both graphs; no other backend's figure is implied.
-        answers: None where no labelled images were given.
+        answers: of a classifier on labelled images; else None.
         fidelity: how near the two graphs' answers are, where no labelled images were given; else None.
         latency: one entry for each batch size.
         reference_bytes, candidate_bytes: sizes of the ONNX files.
         skipped: labelled images that could not be read.
+        figures: of another task on labelled images; else None, and not written.
     """
 
     otherwise = "holds no quality figures"
@@ -53,12 +53,14 @@ class Quality(Artifact):
     reference_bytes: int
     candidate_bytes: int
     skipped: tuple[str, ...] = ()
+    figures: AnyFigures | None = None
 
 
 def judge(
     reference: Path,
     candidate: Path,
-    labelled: ImageSet | None,
+    task: ImageTask[Any],
+    examples: Examples[Any] | None,
     source: ModelSource,
     images: NDArray[np.float32],
     *,
@@ -71,78 +73,126 @@ def judge(
 
     Args:
         reference, candidate: ONNX files; the candidate was made from the reference and has its node names.
-        labelled: images in folders named after their class; None leaves `answers` empty.
+        task: what the networks are for.
+        examples: labelled images; None leaves what is right unjudged.
         source: gives the class names and the preprocessing.
         images: real ones without labels, float32 [n, 3, H, W]; latency is measured on copies of the first. Without
-            `labelled`, the two graphs' answers to them are compared.
+            `examples`, the two graphs' answers to them are compared.
         backend: that runs both.
         threads: of one operator.
         timing: how long latency is measured.
         advance: called with the number of images just judged.
 
     Raises:
-        ImageError: folders and classes do not match, or too many images cannot be read.
+        ImageError: examples and classes do not match, or too many images cannot be read.
         EngineError: a graph does not run.
     """
     threads = threads or default_threads()
-    answers: Classification | None = None
-    fidelity: Fidelity | None = None
     skipped: tuple[str, ...] = ()
-    if labelled is None:
-        fidelity = _fidelity(reference, candidate, images, backend, threads)
+    if examples is None:
+        task, figures = UNLABELLED, _unlabelled(reference, candidate, images, backend, threads)
     else:
-        stream = ImageStream(labelled, source.preprocess, batch_size=EVALUATION_BATCH)
-        ours, theirs = _judged(reference, backend, threads), _judged(candidate, backend, threads)
-        indices = label_indices(labelled.labels, source.labels, ours(images[:1])[0].shape[1])
-        answers = compare_classifiers(ours, theirs, _labelled(stream, indices), advance=advance)
-        skipped = tuple(image.name for image in stream.skipped)
+        figures, skipped = _labelled(
+            reference, candidate, task, examples, source, images[:1], backend, threads, advance
+        )
+    found: dict[str, Any] = {"answers": None, task.key: figures}
     return Quality(
         backend=backend.version(),
-        answers=answers,
-        fidelity=fidelity,
         latency=tuple(
             _latency(reference, candidate, images[:1], batch, backend, threads, timing) for batch in LATENCY_BATCHES
         ),
         reference_bytes=reference.stat().st_size,
         candidate_bytes=candidate.stat().st_size,
         skipped=skipped,
+        **found,
     )
 
 
-def _fidelity(
+def _labelled(
+    reference: Path,
+    candidate: Path,
+    task: ImageTask[Any],
+    examples: Examples[Any],
+    source: ModelSource,
+    sample: NDArray[np.float32],
+    backend: EngineBackend,
+    threads: int,
+    advance: Callable[[int], None] | None,
+) -> tuple[Figures, tuple[str, ...]]:
+    """The figures, and the names of the images that could not be read."""
+    stream = ImageStream(examples.images, source.preprocess, batch_size=task.batch)
+    ours, theirs = (_network(path, task, backend, threads) for path in (reference, candidate))
+    tally = task.tally(examples, source.labels, ours(sample)[0].shape[-1])
+    batches = (([item.name for item in items], pixels) for items, pixels in stream)
+    return _compared(ours, theirs, batches, tally, advance), tuple(image.name for image in stream.skipped)
+
+
+def _unlabelled(
     reference: Path, candidate: Path, images: NDArray[np.float32], backend: EngineBackend, threads: int
-) -> Fidelity:
+) -> Figures:
     """What both give for the same images, compared; the engines die with this frame."""
-
-    def network(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        engine = backend.open(path, threads=threads)
-        return lambda image: engine.run({engine.inputs[0]: image})[engine.outputs[0]]
-
-    return measure_fidelity(network(reference), network(candidate), images)
+    ours, theirs = (_network(path, UNLABELLED, backend, threads) for path in (reference, candidate))
+    return _compared(ours, theirs, _pieces(images, UNLABELLED.batch), UNLABELLED.begin(), None)
 
 
-def _judged(path: Path, backend: EngineBackend, threads: int) -> Judged:
-    """The graph in `path`, giving its logits and what enters its head (the logits again where there is no head)."""
+def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:
+    for start in range(0, len(images), size):
+        piece = images[start : start + size]
+        yield [str(start + place) for place in range(len(piece))], piece
+
+
+def _compared(
+    reference: Network,
+    candidate: Network,
+    batches: Iterable[Batch],
+    tally: Tally,
+    advance: Callable[[int], None] | None,
+) -> Figures:
+    for names, pixels in batches:
+        tally.add(names, reference(pixels), candidate(pixels))
+        if advance:
+            advance(len(names))
+    return tally.figures()
+
+
+def _network(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> Network:
+    """The graph in `path`, giving the outputs that are the answer, and its features where the task wants them."""
+    engine, names = (
+        _with_features(path, task, backend, threads) if task.features else _as_it_is(path, task, backend, threads)
+    )
+
+    def run(pixels: NDArray[np.float32]) -> Outputs:
+        values = engine.run({engine.inputs[0]: pixels}, names)
+        return tuple(values[name] for name in names)
+
+    return run
+
+
+def _as_it_is(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> tuple[Engine, tuple[str, ...]]:
+    engine = backend.open(path, threads=threads)
+    return engine, task.outputs(engine.outputs)
+
+
+def _with_features(
+    path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int
+) -> tuple[Engine, tuple[str, ...]]:
+    """What enters the head stands behind the outputs: the first of them again where there is no head."""
+    import onnx
+
+    from edgeq.calibrate.observe import with_outputs
+    from edgeq.model.graph.components import head_nodes
+    from edgeq.model.graph.element_types import element_types
+
     model = onnx.load(path)
-    logits = model.graph.output[0].name
+    outputs = task.outputs([output.name for output in model.graph.output])
     heads = head_nodes(model)
-    features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), logits)
+    features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), outputs[0])
     if element_types(model).get(features) == onnx.TensorProto.FLOAT16:
         widened = f"{features}.widened"
         model.graph.node.append(onnx.helper.make_node("Cast", [features], [widened], to=onnx.TensorProto.FLOAT))
         features = widened
     engine = backend.open(with_outputs(model, [features]).SerializeToString(), threads=threads)
-
-    def run(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values = engine.run({engine.inputs[0]: pixels}, (logits, features))
-        return values[logits], values[features]
-
-    return run
-
-
-def _labelled(stream: ImageStream, indices: dict[str, int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    for items, pixels in stream:
-        yield np.array([indices[str(item.label)] for item in items], np.int64), pixels
+    return engine, (*outputs, features)
 
 
 def _latency(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import EngineError
+from edgeq.quality.tasks.base import Headline
 
 __all__ = ["Answers", "LogitFigures", "judge_answers", "root_ratio"]
 
@@ -42,6 +43,22 @@ class LogitFigures(BaseModel):
     top1: float | None = None
     drop: float | None = None
     drop_se: float | None = None
+
+    def headline(self) -> Headline:
+        """Top-1, or the logit error where there are no labels."""
+        labelled = self.drop is not None and self.top1 is not None
+        return Headline(
+            name="top-1" if labelled else "logit error",
+            unit="points" if labelled else "of their length",
+            reference=None if self.top1 is None or self.drop is None else self.top1 + self.drop,
+            candidate=self.top1,
+            drop=self.logit_error if self.drop is None else self.drop,
+            standard_error=self.logit_error_se if self.drop_se is None else self.drop_se,
+            examples=self.images,
+            labelled=labelled,
+            alike="same class",
+            agreement=self.agreement,
+        )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.classifier import Options, prepare
 from edgeq.pipeline.search import SEARCH, halves
 from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.quality.logits import LogitFigures
 from edgeq.quantize.search.layer_search import Search, SearchBounds
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
@@ -47,9 +48,10 @@ def test_the_result_is_judged_by_images_that_were_not_searched(
     assert prepared.search is not None
     assert prepared.search.check is not None
     assert prepared.quality.answers is not None
-    assert prepared.search.steps[0].figures.images == 54
-    assert prepared.quality.answers.images == prepared.search.check.images == 54
-    assert prepared.quality.answers.drop == pytest.approx(prepared.search.check.drop)
+    check = prepared.search.check.headline()
+    assert prepared.search.steps[0].headline.examples == 54
+    assert prepared.quality.answers.images == check.examples == 54
+    assert prepared.quality.answers.drop == pytest.approx(check.drop)
     assert Search.load(tmp_path / "bundle" / SEARCH) == prepared.search
 
 
@@ -63,7 +65,9 @@ def test_layers_are_kept_where_the_bound_asks_for_it(
         options=Options(search=SearchBounds(100.0), allow=ALLOWED, timing=QUICK, method="mse"),
     )
     assert whole.search is not None
-    bound = 0.7 * whole.search.steps[0].figures.logit_error  # stands in for top-1, which never drops here
+    int8 = whole.search.steps[0].figures
+    assert isinstance(int8, LogitFigures)
+    bound = 0.7 * int8.logit_error  # stands in for top-1, which never drops here
     prepared = prepare(
         *(tiny_model, tiny_pictures, tmp_path / "kept"),
         labelled=labelled,

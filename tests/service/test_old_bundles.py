@@ -66,7 +66,8 @@ def test_the_new_name_goes_before_the_old_one(tmp_path: Path) -> None:
 
 
 def test_what_has_today_s_names_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    for values in ({"version": "edgeq.plan/1", "channel_equalization": "none"}, {"partings": 1}, [], None):
+    cases: tuple[object, ...] = ({"version": "edgeq.plan/1", "channel_equalization": "none"}, {"partings": 1}, [], None)
+    for values in cases:
         assert current_keys(values) == values
     assert not caplog.records
 

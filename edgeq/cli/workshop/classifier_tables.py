@@ -12,8 +12,7 @@ from edgeq.cli.console import print_table
 from edgeq.export.stage import ExportReport
 from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
-from edgeq.quality.tasks.classification import Classification
-from edgeq.quality.tasks.embedding import Fidelity
+from edgeq.quality.tasks.base import Headline
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.int8.registry import lowering_for
 from edgeq.quantize.search.layer_search import Search, SearchStep
@@ -65,34 +64,39 @@ def _choice(trial: Trial) -> str:
 
 def print_search(search: Search) -> None:
     """The frontier of a search, and what was chosen, on images that were not searched as well."""
-    header = ("layers kept", "bytes in floating point", "drop", "same class", "x FP32 speed", "")
+    alike = search.steps[0].headline.alike
+    header = ("layers kept", "bytes in floating point", "drop", alike, "x FP32 speed", "")
     rows = [_step_cells(step, place == search.chosen) for place, step in enumerate(search.steps)]
     print_table(
         f"Layers kept in floating point, for a drop of at most {search.max_drop:g}", header, rows, numbers=header[:5]
     )
     if search.check is not None:
-        check = search.check
+        check = search.check.headline()
         click.echo(
-            f"On {check.images} images that were not searched: drop {check.drop:.2f} ± {check.drop_se:.2f}, "
-            f"same class {check.agreement:.2f} %."
+            f"On {check.examples} images that were not searched: drop {check.drop:.2f}{_doubt(check)}, "
+            f"{check.alike} {check.agreement:.2f} %."
         )
 
 
 def _step_cells(step: SearchStep, chosen: bool) -> tuple[str, ...]:
-    figures = step.figures
+    headline = step.headline
     return (
         str(len(step.kept)),
         f"{step.share:.1f} %",
-        f"{figures.drop:+.2f} ± {figures.drop_se:.2f}",
-        f"{figures.agreement:.2f} %",
+        f"{headline.drop:+.2f}{_doubt(headline)}",
+        f"{headline.agreement:.2f} %",
         "" if step.speedup is None else f"{step.speedup:.2f}",
         "chosen" if chosen else "",
     )
 
 
+def _doubt(headline: Headline) -> str:
+    return "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
+
+
 def print_quality(title: str, quality: Quality, *, made: str = "INT8") -> None:
     """FP32 beside what was made of it: answers, latency, size."""
-    rows = [*_answer_rows(quality.answers), *_fidelity_rows(quality.fidelity), *_latency_rows(quality)]
+    rows = [*(quality.judged.rows() if quality.judged else ()), *_latency_rows(quality)]
     header = ("", "FP32", made, f"{made} against FP32")
     print_table(title, header, [*rows, _size_row(quality)], numbers=header[1:3])
 
@@ -100,28 +104,6 @@ def print_quality(title: str, quality: Quality, *, made: str = "INT8") -> None:
 def print_gate(gate: Gate) -> None:
     """What the gate decided, and why."""
     click.echo(f"Gate: {'INT8' if gate.passed else gate.kept} is kept: {'; '.join(gate.reasons)}.")
-
-
-def _answer_rows(answers: Classification | None) -> Iterator[tuple[str, str, str, str]]:
-    if answers is None:
-        return
-    change = f"{-answers.drop:+.2f} ± {answers.drop_standard_error:.2f} points"
-    yield "top-1", f"{answers.top1_reference:.2f} %", f"{answers.top1_candidate:.2f} %", change
-    yield f"same class, {answers.images} images", "", "", f"{answers.agreement:.2f} %"
-    yield "right alone, images", str(answers.only_reference_right), str(answers.only_candidate_right), ""
-    cosine = f"{answers.feature_cosine_mean:.5f}, worst {answers.feature_cosine_worst:.4f}"
-    yield "feature cosine", "", "", cosine
-    yield "relative logit error", "", "", f"{answers.logit_error:.4f}"
-
-
-def _fidelity_rows(fidelity: Fidelity | None) -> Iterator[tuple[str, str, str, str]]:
-    if fidelity is None:
-        return
-    yield f"relative error, {fidelity.images} images without labels", "", "", f"{fidelity.error:.4f}"
-    yield "cosine", "", "", f"{fidelity.cosine_mean:.5f}, worst {fidelity.cosine_worst:.4f}"
-    yield "same number is the largest", "", "", f"{fidelity.agreement:.2f} %"
-    if fidelity.neighbours is not None:
-        yield "same nearest image", "", "", f"{fidelity.neighbours:.2f} %"
 
 
 def _latency_rows(quality: Quality) -> Iterator[tuple[str, str, str, str]]:

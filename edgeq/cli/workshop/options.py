@@ -21,6 +21,7 @@ from edgeq.plan.guards import check_allowed
 from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.gate import MAX_DROP, MIN_SPEEDUP
+from edgeq.quality.tasks.registry import IMAGE_TASKS, task_names
 from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
 
 __all__ = [
@@ -40,12 +41,13 @@ __all__ = [
     "preprocess_options",
     "search_bounds",
     "search_options",
+    "task_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_DROP_HELP = (
-    "Points of top-1 that may be lost: keep layers in floating point until no more is. "
+    "Points of top-1 (or of the task's own figure) that may be lost: keep layers in floating point until no more is. "
     "Searched on half of --eval, judged by the other."
 )
 
@@ -56,6 +58,15 @@ def eval_option(*, required: bool) -> Callable[[F], F]:
     """--eval LABELLED."""
     text = "Labelled images: a folder or zip with one folder for each class."
     return click.option("--eval", "labelled", type=PATH, required=required, help=text)
+
+
+task_option = click.option(
+    "--task",
+    type=click.Choice(task_names()),
+    help="What the network is for, where its config does not say it: "
+    + "; ".join(f"{task.name}: {task.what}" for task in IMAGE_TASKS)
+    + ".",
+)
 
 
 def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -186,7 +197,7 @@ gate_options = _chain(
         default=MAX_DROP,
         show_default=True,
         metavar="POINTS",
-        help="Likewise: points of top-1 that it may lose on --eval.",
+        help="Likewise: points of top-1 (or of the task's own figure) that it may lose on --eval.",
     ),
 )
 

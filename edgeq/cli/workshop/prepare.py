@@ -34,6 +34,7 @@ from edgeq.cli.workshop.options import (
     preprocess_options,
     search_bounds,
     search_options,
+    task_option,
 )
 from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.pipeline.classifier import Prepared, prepare
@@ -61,6 +62,7 @@ CLASSIFIER_FLAGS: Final = (
         "backend",
     ),
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
+    "task",
 )
 VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", "keep_fp32")
 
@@ -74,6 +76,7 @@ VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", 
     type=PATH,
     help="Labelled images, one folder for each class; or, for a vision-language model, a JSONL file of questions.",
 )
+@task_option
 @output_option
 @calibration_options
 @backend_option

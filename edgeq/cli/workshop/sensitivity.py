@@ -25,7 +25,7 @@ from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.search import halves, save_found, search_graph
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier
-from edgeq.quality.tasks.classification import label_indices
+from edgeq.quality.tasks.registry import choose_task
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.stage import PLAN, check_scales
@@ -102,10 +102,11 @@ def command(
     if searched != (bounds is not None):
         raise click.UsageError("--search and --max-drop belong together: give both")
     scales, plan = _artifacts(directory, scales_file)
-    source, shown = open_model(directory / FP32), ImageSet.open(images)
+    source = open_model(directory / FP32)
     if bounds is not None:
-        _search(directory, plan, scales, source, shown, bounds, output, threads, as_json)
+        _search(directory, plan, scales, source, images, bounds, output, threads, as_json)
         return
+    shown = ImageSet.open(images)
     model = onnx.load(directory / FP32)
     truth = _truth(model, source, shown)
     with console.progress_bars() as progress:
@@ -145,15 +146,19 @@ def _search(
     plan: PrecisionPlan,
     scales: Scales,
     source: ModelSource,
-    labelled: ImageSet,
+    images: Path,
     bounds: SearchBounds,
     output: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    graph, ranked_on = directory / FP32, halves(labelled)[0]
+    task = choose_task(None, source.config)
+    labelled = task.open(images, source.labels)
+    graph, ranked_on = directory / FP32, halves(labelled.images)[0]
     with console.progress_bars() as progress:
-        found = search_graph(graph, plan, scales, source, ranked_on, labelled, bounds, threads=threads, report=progress)
+        found = search_graph(
+            graph, plan, scales, source, ranked_on, task, labelled, bounds, threads=threads, report=progress
+        )
     if output is not None:
         with new_directory(output) as work:
             save_found(found, work)
@@ -186,12 +191,10 @@ def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, Preci
 
 
 def _truth(model: onnx.ModelProto, source: ModelSource, images: ImageSet) -> dict[str, int] | None:
-    """Folder -> class where the folders are classes; None where they are not, which is said."""
+    """Folder -> class where that is what the task asks for; None where folders are no classes, which is said."""
     classes = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    if any(item.label is None for item in images.items):
-        return None
     try:
-        return label_indices(images.labels, source.labels, classes)
+        return choose_task(None, source.config).folder_classes(images, source.labels, classes)
     except ImageError as error:
         console.print_warnings([f"no top-1: {error.what}"])
         return None

@@ -9,7 +9,6 @@ import click
 from edgeq.cli import console
 from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.plan.memory import MemoryPlan
-from edgeq.quality.estimate import Estimate
 from edgeq.quality.tasks.answers import VlmQuality
 
 __all__ = ["print_answers", "print_memory", "print_prepared_vlm"]
@@ -90,24 +89,9 @@ def print_prepared_vlm(prepared: PreparedVlm) -> None:
 
 def print_answers(quality: VlmQuality) -> None:
     """The whole model beside the bundle on the user's questions."""
-    rows = [("same answer", "", "", _percent(quality.agreement))]
-    for name, score in (("right answers", quality.exact), ("key terms", quality.key_terms)):
-        if score is not None:
-            change = f"{-score.drop.value:+.2f} points"
-            rows.append(
-                (f"{name}, {score.items} questions", _percent(score.reference), _percent(score.candidate), change)
-            )
-    forced = quality.forced
-    rows.append((f"KL, {forced.tokens} tokens", "", "", f"{forced.kl.value:.5f} nats a token"))
-    rows.append(("perplexity", "", "", f"{forced.perplexity_ratio.value:.4f} x"))
-    rows.append(("feature cosine", "", "", f"{quality.features.cosine.value:.6f}, worst {quality.features.worst:.6f}"))
     console.print_table(
         f"The whole model against the bundle, {quality.items} questions",
         ("", "whole", "bundle", "bundle against whole"),
-        rows,
+        quality.rows(),
         numbers=("whole", "bundle"),
     )
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.artifact import Artifact
 from edgeq.quality.estimate import Estimate
 from edgeq.quality.tasks.answer_divergence import Divergence
+from edgeq.quality.tasks.base import Headline, Row
 
 __all__ = ["AnswerScore", "Features", "Forced", "VlmQuality"]
 
@@ -94,3 +96,43 @@ class VlmQuality(Artifact):
     forced: Forced
     features: Features
     divergences: tuple[Divergence, ...]
+
+    def headline(self) -> Headline:
+        """Right answers, else key terms; where neither is known, how often the answers differ."""
+        scores = (("right answers", self.exact), ("key terms", self.key_terms))
+        name, score = next(((name, score) for name, score in scores if score is not None), ("other answers", None))
+        differ = 100.0 - self.agreement.value
+        return Headline(
+            name=name,
+            unit="points",
+            reference=None if score is None else score.reference.value,
+            candidate=None if score is None else score.candidate.value,
+            drop=differ if score is None else score.drop.value,
+            standard_error=self.agreement.standard_error if score is None else score.drop.standard_error,
+            examples=self.items if score is None else score.items,
+            labelled=score is not None,
+            alike="same answer",
+            agreement=self.agreement.value,
+        )
+
+    def rows(self) -> tuple[Row, ...]:
+        """For a table; the reference is the whole model."""
+        forced, features = self.forced, self.features
+        return (
+            ("same answer", "", "", _percent(self.agreement)),
+            *self._scores(),
+            (f"KL, {forced.tokens} tokens", "", "", f"{forced.kl.value:.5f} nats a token"),
+            ("perplexity", "", "", f"{forced.perplexity_ratio.value:.4f} x"),
+            ("feature cosine", "", "", f"{features.cosine.value:.6f}, worst {features.worst:.6f}"),
+        )
+
+    def _scores(self) -> Iterator[Row]:
+        for name, score in (("right answers", self.exact), ("key terms", self.key_terms)):
+            if score is not None:
+                change = f"{-score.drop.value:+.2f} points"
+                ours, theirs = _percent(score.reference), _percent(score.candidate)
+                yield f"{name}, {score.items} questions", ours, theirs, change
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} %"

@@ -8,7 +8,8 @@ and the texts where the two part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -20,14 +21,38 @@ from edgeq.quality.estimate import Ratio
 from edgeq.quality.logits import judge_answers
 from edgeq.quality.tasks.answer_divergence import Divergence, common_start
 from edgeq.quality.tasks.answer_figures import AnswerScore, Features, Forced, VlmQuality
-from edgeq.quality.tasks.answer_questions import QuestionItem
+from edgeq.quality.tasks.answer_questions import QuestionItem, Questions
 from edgeq.quality.tasks.answer_wording import found_terms, same_wording
+from edgeq.quality.tasks.base import Task
 from edgeq.quality.tasks.classification import cosines
 
-__all__ = ["MAX_NEW_TOKENS", "VlmQuality", "compare_answers"]
+__all__ = ["MAX_NEW_TOKENS", "AnswersTask", "VlmQuality", "compare_answers"]
 
 MAX_NEW_TOKENS: Final = 64
 """The longest answer that is asked for, in tokens."""
+
+
+class AnswersTask(Task[Questions]):
+    """Questions about images, answered in words."""
+
+    name = "answers"
+    what = "a vision-language model's answers, held beside those of the whole model"
+
+    def open(self, path: Path, labels: Sequence[str] | None = None) -> Questions:  # noqa: ARG002
+        """A JSONL file beside its images, as `Questions.open`; a vision-language model has no class names."""
+        return Questions.open(path)
+
+    def compare(
+        self,
+        reference: Answerer,
+        candidate: Answerer,
+        questions: Iterable[QuestionItem],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        advance: Callable[[int], None] | None = None,
+    ) -> VlmQuality:
+        """As `compare_answers`."""
+        return compare_answers(reference, candidate, questions, max_new_tokens=max_new_tokens, advance=advance)
 
 
 def compare_answers(

@@ -7,15 +7,20 @@ far sharper, so the paired figures stand beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.errors import EngineError, ImageError, ModelError
+from edgeq.errors import ImageError, ModelError
+from edgeq.model.images.image_set import ImageSet
+from edgeq.quality.logits import Answers, LogitFigures, judge_answers
+from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, SearchTally, Tally, finite
 
-__all__ = ["Classification", "Judged", "compare_classifiers", "cosines", "label_indices"]
+__all__ = ["Classification", "ClassificationTask", "Judged", "compare_classifiers", "cosines", "label_indices"]
 
 Judged = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """A network under judgement: float32 [n, 3, H, W] -> (logits [n, classes], features [n, any])."""
@@ -49,12 +54,120 @@ class Classification(BaseModel):
     feature_cosine_mean: float
     feature_cosine_worst: float
 
+    def headline(self) -> Headline:
+        """Top-1."""
+        return Headline(
+            name="top-1",
+            unit="points",
+            reference=self.top1_reference,
+            candidate=self.top1_candidate,
+            drop=self.drop,
+            standard_error=self.drop_standard_error,
+            examples=self.images,
+            labelled=True,
+            alike="same class",
+            agreement=self.agreement,
+        )
 
-def label_indices(folders: Sequence[str], labels: Sequence[str] | None, classes: int) -> dict[str, int]:
+    def rows(self) -> tuple[Row, ...]:
+        """For a table."""
+        change = f"{-self.drop:+.2f} ± {self.drop_standard_error:.2f} points"
+        cosine = f"{self.feature_cosine_mean:.5f}, worst {self.feature_cosine_worst:.4f}"
+        return (
+            ("top-1", f"{self.top1_reference:.2f} %", f"{self.top1_candidate:.2f} %", change),
+            (f"same class, {self.images} images", "", "", f"{self.agreement:.2f} %"),
+            ("right alone, images", str(self.only_reference_right), str(self.only_candidate_right), ""),
+            ("feature cosine", "", "", cosine),
+            ("relative logit error", "", "", f"{self.logit_error:.4f}"),
+        )
+
+
+class ClassificationTask(ImageTask[str]):
+    """One class for each image, told by the folder that it lies in."""
+
+    name = "classification"
+    what = "one class for each image, whose folder is named after it"
+    key = "answers"
+    problem_type = "single_label_classification"
+    features: ClassVar[bool] = True
+
+    def open(self, path: Path, labels: Sequence[str] | None) -> Examples[str]:  # noqa: ARG002
+        """Images in folders named after their class; which logit that is, is known when the network is."""
+        images = ImageSet.open(path, labelled=True)
+        return Examples(images, {item.name: str(item.label) for item in images.items})
+
+    def tally(self, examples: Examples[str], labels: Sequence[str] | None, classes: int) -> Tally:
+        """Top-1 and its drop, agreement, logit error, cosine of the features."""
+        return _JudgeTally(_truth(examples, labels, classes))
+
+    def search_tally(self, examples: Examples[str], labels: Sequence[str] | None, classes: int) -> SearchTally:
+        """Top-1 and its drop beside figures of the logits."""
+        return _SearchTally(_truth(examples, labels, classes))
+
+    def folder_classes(self, images: ImageSet, labels: Sequence[str] | None, classes: int) -> dict[str, int] | None:
+        """As `label_indices`; None where an image lies in no folder."""
+        if any(item.label is None for item in images.items):
+            return None
+        return label_indices(images.labels, labels, classes)
+
+
+def _truth(examples: Examples[str], labels: Sequence[str] | None, classes: int) -> dict[str, int]:
+    """The class of each image, by its name."""
+    indices = label_indices(sorted(set(examples.truth.values())), labels, classes)
+    return {name: indices[label] for name, label in examples.truth.items()}
+
+
+class _JudgeTally:
+    """`Tally` of logits and features, by the images' names."""
+
+    def __init__(self, truth: Mapping[str, int]) -> None:
+        self._truth, self._sums = truth, _Sums()
+
+    def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
+        self._sums.add(_classes(self._truth, names), (reference[0], reference[1]), (candidate[0], candidate[1]))
+
+    def figures(self) -> Classification:
+        return self._sums.result()
+
+
+class _SearchTally:
+    """`Tally` of logits alone; what each image adds is kept."""
+
+    def __init__(self, truth: Mapping[str, int]) -> None:
+        self._truth = truth
+        self._answers: Answers | None = None
+
+    def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
+        part = judge_answers(reference[0], candidate[0], _classes(self._truth, names))
+        self._answers = part if self._answers is None else self._answers.joined(part)
+
+    def figures(self) -> LogitFigures:
+        if self._answers is None:
+            raise _nothing_judged()
+        return self._answers.figures()
+
+
+def _classes(truth: Mapping[str, int], names: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([truth[name] for name in names], np.int64)
+
+
+def _nothing_judged() -> ImageError:
+    return ImageError("no labelled image could be judged")
+
+
+def label_indices(
+    folders: Sequence[str], labels: Sequence[str] | None, classes: int, *, what: str = "folders"
+) -> dict[str, int]:
     """Which logit each folder of a labelled set stands for.
 
     A folder is matched to a name in the model's config, or to the number of a class; where the config has no names,
     and there are as many folders as classes, the folders count in the order of their names.
+
+    Args:
+        folders: their names.
+        labels: the model's class names in the order of its logits; None where its config has none.
+        classes: number of logits.
+        what: to call the folders in an error.
 
     Raises:
         ImageError: a folder cannot be matched.
@@ -72,9 +185,9 @@ def label_indices(folders: Sequence[str], labels: Sequence[str] | None, classes:
     if labels is None and len(folders) == classes:
         return {folder: index for index, folder in enumerate(sorted(folders))}
     raise ImageError(
-        f"{len(unknown)} of {len(folders)} folders are no class of the model: {', '.join(unknown[:5])}",
-        expected=f"folders named after classes, such as {', '.join((labels or list(known))[:5])}",
-        next_step="rename the folders, or give the model a config.json with id2label",
+        f"{len(unknown)} of {len(folders)} {what} are no class of the model: {', '.join(unknown[:5])}",
+        expected=f"{what} named after classes, such as {', '.join((labels or list(known))[:5])}",
+        next_step=f"rename the {what}, or give the model a config.json with id2label",
     )
 
 
@@ -100,17 +213,15 @@ def compare_classifiers(
         ImageError: there was no image.
         EngineError: a network gave NaN or infinity.
     """
-    tally = _Tally()
+    sums = _Sums()
     for truth, pixels in batches:
-        tally.add(truth, reference(pixels), candidate(pixels))
+        sums.add(truth, reference(pixels), candidate(pixels))
         if advance:
             advance(len(truth))
-    if tally.images == 0:
-        raise ImageError("no labelled image could be judged")
-    return tally.result()
+    return sums.result()
 
 
-class _Tally:
+class _Sums:
     """Running sums; nothing is kept of an image but what it adds to them."""
 
     def __init__(self) -> None:
@@ -128,7 +239,7 @@ class _Tally:
         reference: tuple[NDArray[np.float32], NDArray[np.float32]],
         candidate: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> None:
-        logits, other = (_finite(role, part[0]) for role, part in (("FP32", reference), ("INT8", candidate)))
+        logits, other = (finite(role, part[0]) for role, part in (("FP32", reference), ("INT8", candidate)))
         ours, theirs = logits.argmax(axis=1), other.argmax(axis=1)
         ours_right, theirs_right = ours == truth, theirs == truth
         self.images += len(truth)
@@ -141,6 +252,8 @@ class _Tally:
         self.cosine_worst = min(self.cosine_worst, float(cosine.min()))
 
     def result(self) -> Classification:
+        if self.images == 0:
+            raise _nothing_judged()
         percent = 100.0 / self.images
         drop = float(self.right[0] - self.right[1]) * percent
         discordant = float(self.only_right.sum()) / self.images
@@ -158,12 +271,6 @@ class _Tally:
             feature_cosine_mean=self.cosine_sum / self.images,
             feature_cosine_worst=self.cosine_worst,
         )
-
-
-def _finite(role: str, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    if not np.isfinite(logits).all():
-        raise EngineError(f"the {role} network gave NaN or infinity", expected="finite logits on real images")
-    return logits.astype(np.float64)
 
 
 def cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -7,20 +7,20 @@ without labelled images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.errors import EngineError
+from edgeq.errors import EngineError, ImageError
+from edgeq.model.images.image_set import ImageSet
+from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, Tally
 from edgeq.quality.tasks.classification import cosines
 
-__all__ = ["Fidelity", "Network", "compare_answers", "measure_fidelity"]
-
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Float32 [n, 3, H, W] to logits or features [n, k]."""
+__all__ = ["EmbeddingTask", "Fidelity", "compare_answers"]
 
 _FEWEST_NEIGHBOURS: Final = 3
 
@@ -46,16 +46,68 @@ class Fidelity(BaseModel):
     agreement: float
     neighbours: float | None
 
+    def headline(self) -> Headline:
+        """The relative error: no drop of accuracy, which nobody can tell."""
+        return Headline(
+            name="relative error",
+            unit="of their length",
+            reference=None,
+            candidate=None,
+            drop=self.error,
+            standard_error=None,
+            examples=self.images,
+            labelled=False,
+            alike="same number is the largest",
+            agreement=self.agreement,
+        )
 
-def measure_fidelity(reference: Network, candidate: Network, images: NDArray[np.float32]) -> Fidelity:
-    """Run both on images, float32 [n, 3, H, W], one at a time.
+    def rows(self) -> tuple[Row, ...]:
+        """For a table."""
+        nearest = () if self.neighbours is None else (("same nearest image", "", "", f"{self.neighbours:.2f} %"),)
+        return (
+            (f"relative error, {self.images} images without labels", "", "", f"{self.error:.4f}"),
+            ("cosine", "", "", f"{self.cosine_mean:.5f}, worst {self.cosine_worst:.4f}"),
+            ("same number is the largest", "", "", f"{self.agreement:.2f} %"),
+            *nearest,
+        )
 
-    Raises:
-        EngineError: a network gave NaN or infinity.
-    """
-    singles = np.split(images, len(images))
-    ours, theirs = (np.concatenate([network(image) for image in singles]) for network in (reference, candidate))
-    return compare_answers(ours, theirs)
+
+class EmbeddingTask(ImageTask[None]):
+    """Any answers to images of which nothing is said."""
+
+    name = "embedding"
+    what = "answers without labels, held beside those of FP32"
+    key = "fidelity"
+    batch: ClassVar[int] = 1
+
+    def open(self, path: Path, labels: Sequence[str] | None) -> Examples[None]:  # noqa: ARG002
+        """Images in any folders."""
+        images = ImageSet.open(path)
+        return Examples(images, {item.name: None for item in images.items})
+
+    def tally(self, examples: Examples[None], labels: Sequence[str] | None, classes: int) -> Tally:  # noqa: ARG002
+        """As `begin`: there is nothing to know of the examples."""
+        return self.begin()
+
+    def begin(self) -> Tally:
+        """Error, cosine, agreement and neighbours; every answer is kept."""
+        return _Answers()
+
+
+class _Answers:
+    """`Tally` of answers [n, k]."""
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+
+    def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:  # noqa: ARG002
+        self._pairs.append((reference[0], candidate[0]))
+
+    def figures(self) -> Fidelity:
+        if not self._pairs:
+            raise ImageError("no image could be judged")
+        ours, theirs = (np.concatenate(part) for part in zip(*self._pairs, strict=True))
+        return compare_answers(ours, theirs)
 
 
 def compare_answers(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Fidelity:

@@ -1,4 +1,4 @@
-"""The frontier of a search as a picture: points of top-1 lost against the bytes, or the speed, that it costs."""
+"""The frontier of a search as a picture: points of the headline lost against the bytes, or the speed, that it costs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def draw_frontier(search: Search, path: Path) -> None:
         _draw(panels[0], search, "bytes in floating point, %", _share)
         if timed:
             _draw(panels[1], search, "times FP32's speed at batch 1", _speedup)
-        panels[0].set_ylabel("points of top-1 lost on the images searched")
+        headline = search.steps[0].headline
+        panels[0].set_ylabel(f"{headline.unit} of {headline.name} lost on the images searched")
         panels[0].set_title("Layers kept in floating point", loc="left")
         panels[0].legend(loc="upper right", fontsize=8)
         atomic_write(path, encoded(figure, path))
@@ -58,14 +59,14 @@ def _draw(axes: Axes, search: Search, label: str, cost: Callable[[SearchStep], f
         chosen = place == search.chosen
         axes.errorbar(
             cost(step),
-            step.figures.drop or 0.0,
-            yerr=step.figures.drop_se or 0.0,
+            step.headline.drop,
+            yerr=step.headline.standard_error or 0.0,
             fmt="o",
             color=_CHOSEN if chosen else _TRIED,
             elinewidth=0.8,
             label="chosen" if chosen else None,
         )
-        at = (cost(step), step.figures.drop or 0.0)
+        at = (cost(step), step.headline.drop)
         axes.annotate(str(len(step.kept)), at, xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(search.max_drop, color=_BOUND, linewidth=0.8, linestyle="--", label="allowed")
     axes.set_xlabel(label)

@@ -13,25 +13,25 @@ search has not seen (`Search.check`).
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.artifact import Artifact
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ImageError
-from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, plan_classifier
-from edgeq.quality.logits import Answers, LogitFigures, judge_answers
+from edgeq.quality.logits import LogitFigures
+from edgeq.quality.tasks.base import BATCH, Decisive, Examples, Headline, ImageTask, Outputs, TaskFigures
+from edgeq.quality.tasks.registry import AnyFigures
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import USUAL
@@ -56,7 +56,6 @@ MAX_SHARE: Final = 15.0
 UNSEEN: Final = 3.0
 """Times the drop allowed on the images searched, that it may be on others, where nothing else is said."""
 
-_BATCH = 64
 _ONE_SIDED_95 = 1.645
 """Standard errors up to the limit that a normal variable stays under with 95 %."""
 
@@ -66,7 +65,7 @@ class SearchBounds:
     """What the network may lose, and what that may cost.
 
     Attributes:
-        max_drop: points of top-1 on the images searched.
+        max_drop: points of the headline, such as top-1, on the images searched.
         max_unseen_drop: points that the 95 % limit of the drop may reach; None takes three times `max_drop`.
         max_share: percent of the weighted layers' bytes that may stay in floating point.
         min_speedup: times FP32's speed that has to be left at batch 1; None does not measure it.
@@ -93,7 +92,7 @@ class SearchStep(BaseModel):
     Attributes:
         kept: layers that the plan had in INT8.
         share: percent of the bytes of all layers with weights that are not INT8, the head's among them.
-        figures: on the images searched.
+        figures: on the images searched: of a classifier's logits, or of another task.
         speedup: times FP32's speed at batch 1; None where it was not measured.
     """
 
@@ -101,15 +100,20 @@ class SearchStep(BaseModel):
 
     kept: tuple[str, ...]
     share: float
-    figures: LogitFigures
+    figures: LogitFigures | AnyFigures
     speedup: float | None
+
+    @property
+    def headline(self) -> Headline:
+        """The one figure that decides."""
+        return self.figures.headline()
 
 
 class Search(Artifact):
     """What was tried, and what was chosen.
 
     Attributes:
-        max_drop: points of top-1 that may be lost on the images searched.
+        max_drop: points of the headline that may be lost on the images searched.
         max_unseen_drop: points that the 95 % limit of the drop on others may reach.
         max_share: percent of bytes that may stay in floating point.
         min_speedup: times FP32's speed that has to be left; None where speed was not asked for.
@@ -127,7 +131,7 @@ class Search(Artifact):
     min_speedup: float | None
     steps: tuple[SearchStep, ...]
     chosen: int | None
-    check: LogitFigures | None = None
+    check: LogitFigures | AnyFigures | None = None
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -140,44 +144,45 @@ class Evaluation:
 
     Args:
         model: the FP32 graph.
-        images: labelled.
-        preprocess: from an image to the graph's input.
-        truth: folder -> class index.
+        task: what it is for.
+        examples: labelled images.
+        source: gives the class names and the preprocessing.
+        classes: number of logits.
         threads: of one operator.
 
     Raises:
-        ImageError: no image can be read.
+        ImageError: no image can be read, or examples and classes do not match.
     """
 
     def __init__(
         self,
         model: onnx.ModelProto,
-        images: ImageSet,
-        preprocess: Preprocess,
-        truth: Mapping[str, int],
+        task: ImageTask[Any],
+        examples: Examples[Any],
+        source: ModelSource,
+        classes: int,
         threads: int | None,
     ) -> None:
-        self._images, self._preprocess, self._truth, self._threads = images, preprocess, truth, threads
-        self._reference = [logits for logits, _ in self._run(model)]
+        self._task, self._examples, self._source = task, examples, source
+        self._classes, self._threads = classes, threads
+        self._reference = [outputs for _, outputs in self._run(model)]
         if not self._reference:
-            raise ImageError(f"no image in {images.path} can be read")
+            raise ImageError(f"no image in {examples.images.path} can be read")
 
-    def figures(self, graph: onnx.ModelProto) -> LogitFigures:
+    def figures(self, graph: onnx.ModelProto) -> LogitFigures | TaskFigures:
         """What another graph answers beside FP32."""
-        whole: Answers | None = None
-        for expected, (logits, truth) in zip(self._reference, self._run(graph), strict=True):
-            part = judge_answers(expected, logits, truth)
-            whole = part if whole is None else whole.joined(part)
-        assert whole is not None
-        return whole.figures()
+        tally = self._task.search_tally(self._examples, self._source.labels, self._classes)
+        for expected, (names, outputs) in zip(self._reference, self._run(graph), strict=True):
+            tally.add(names, expected, outputs)
+        return cast("LogitFigures | TaskFigures", tally.figures())  # pydantic looks, in `SearchStep`
 
-    def _run(self, graph: onnx.ModelProto) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Logits and labels, batch after batch: the images are decoded anew each time, so that memory stays small."""
+    def _run(self, graph: onnx.ModelProto) -> Iterator[tuple[list[str], Outputs]]:
+        """Names and outputs, batch after batch: the images are decoded again each time, so that memory stays small."""
         engine = OnnxRuntimeEngine(graph.SerializeToString(), threads=self._threads)
-        source, output = engine.inputs[0], engine.outputs[0]
-        for items, pixels in ImageStream(self._images, self._preprocess, batch_size=_BATCH):
-            truth = np.array([self._truth[str(item.label)] for item in items], np.int64)
-            yield engine.run({source: pixels})[output], truth
+        wanted = self._task.outputs(engine.outputs)
+        for items, pixels in ImageStream(self._examples.images, self._source.preprocess, batch_size=BATCH):
+            values = engine.run({engine.inputs[0]: pixels}, wanted)
+            yield [item.name for item in items], tuple(values[name] for name in wanted)
 
 
 def search(
@@ -298,11 +303,10 @@ def _step(
     )
 
 
-def _lost(figures: LogitFigures) -> tuple[float, float]:
-    """Points of top-1 lost, none where some were won, and their standard error."""
-    assert figures.drop is not None
-    assert figures.drop_se is not None  # the images are labelled
-    return max(figures.drop, 0.0), figures.drop_se
+def _lost(figures: Decisive) -> tuple[float, float]:
+    """Points of the headline lost, none where some were won, and their standard error."""
+    headline = figures.headline()
+    return max(headline.drop, 0.0), math.inf if headline.standard_error is None else headline.standard_error
 
 
 def _affordable(plan: PrecisionPlan, order: Sequence[str], max_share: float) -> int:

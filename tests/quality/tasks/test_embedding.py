@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from edgeq.errors import EngineError
-from edgeq.quality.tasks.embedding import compare_answers, measure_fidelity
+from edgeq.errors import EngineError, ImageError
+from edgeq.quality.tasks.embedding import EmbeddingTask, compare_answers
 
 
 def test_equal_answers() -> None:
@@ -44,16 +43,13 @@ def test_two_images_have_no_choice_of_neighbours() -> None:
     assert compare_answers(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)).neighbours is None
 
 
-def test_images_are_run_one_at_a_time() -> None:
-    seen = []
-
-    def network(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        seen.append(len(images))
-        return images.reshape(len(images), -1)
-
-    found = measure_fidelity(network, network, np.ones((4, 3, 2, 2), np.float32))
-    assert seen == [1] * 8
-    assert found.images == 4
+def test_a_tally_compares_all_that_was_added() -> None:
+    tally = EmbeddingTask().begin()
+    for image in np.eye(4, dtype=np.float32):
+        tally.add(["a"], (image[None],), (2 * image[None],))
+    assert tally.figures() == compare_answers(np.eye(4, dtype=np.float32), 2 * np.eye(4, dtype=np.float32))
+    with pytest.raises(ImageError):
+        EmbeddingTask().begin().figures()
 
 
 def test_an_answer_that_is_no_number_is_an_error() -> None:

@@ -20,6 +20,8 @@ from edgeq.pipeline.stages import planned_tensors
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import plan_classifier
 from edgeq.quality.logits import LogitFigures
+from edgeq.quality.tasks.base import Examples
+from edgeq.quality.tasks.classification import ClassificationTask
 from edgeq.quantize.search.frontier import draw_frontier
 from edgeq.quantize.search.layer_search import (
     Evaluation,
@@ -34,7 +36,6 @@ from edgeq.quantize.search.layer_search import (
 from edgeq.quantize.search.sensitivity import LayerSensitivity, Sensitivity
 
 LAYERS = ("stem", "depthwise", "pointwise")
-TRUTH = {"blue": 0, "green": 1, "red": 2}
 
 
 @pytest.fixture
@@ -139,12 +140,17 @@ def test_a_real_evaluation_compares_with_fp32(
     exported: tuple[onnx.ModelProto, PrecisionPlan, Scales, ModelSource, ImageSet],
 ) -> None:
     model, plan, scales, source, images = exported
-    evaluation = Evaluation(model, images, source.preprocess, TRUTH, 1)
+    task = ClassificationTask()
+    examples = Examples(images, {item.name: str(item.label) for item in images.items})
+    evaluation = Evaluation(model, task, examples, source, 3, 1)
     same = evaluation.figures(model)
+    assert isinstance(same, LogitFigures)
     assert (same.images, same.logit_error, same.drop, same.agreement) == (len(images), 0.0, 0.0, 100.0)
     found = search(model, plan, scales, LAYERS, evaluation, SearchBounds(100.0))
     assert found.kept == ()
-    assert 0.0 < found.steps[0].figures.logit_error < 0.2
+    int8 = found.steps[0].figures
+    assert isinstance(int8, LogitFigures)
+    assert 0.0 < int8.logit_error < 0.2
 
 
 def test_layers_kept_are_in_fp32_by_a_rule_of_their_own(
