@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from edgeq.families.parts import FAMILIES, check_family, family_of
 
 from edgeq.errors import ModelError
-from edgeq.families.parts import FAMILIES, check_family, family_of
 
 LLAVA = {
     "vision": ["model.vision_tower"],

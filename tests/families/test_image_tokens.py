@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgeq.families.image_tokens import image_cost, native_size
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
@@ -15,7 +16,6 @@ from transformers.models.llava_onevision.processing_llava_onevision import Llava
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from edgeq.errors import InputError, ModelError
-from edgeq.families.image_tokens import image_cost, native_size
 from edgeq.families.modules import VlmDescription, read_vlm
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
