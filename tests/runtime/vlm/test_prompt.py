@@ -88,10 +88,6 @@ def test_an_image_in_tiles(tmp_path: Path) -> None:
     assert (prompter.ids(QUESTION, pixels.layout) == IMAGE_TOKEN).sum() == 3 * TOKENS
 
 
-def test_the_frame_of_internvl() -> None:
-    assert runnable("internvl").places("*", 2, 3, (0, 0)) == "<img>******</img>"
-
-
 def test_an_answer_is_read_without_special_tokens(tmp_path: Path) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
     ids = prompter.ids("a crack", prompter.pixels(picture()).layout)
