@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
 from edgeq.export.tracing import quiet
+from edgeq.families.base import Between
 from edgeq.families.modules import read_vlm
+from edgeq.families.registry import exportable
 from edgeq.families.structure import find_parts
-from edgeq.families.vision_graphs import EXPORTABLE, Between, check_exportable
 from edgeq.files import read_json_object
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def load_vision_module(model: Path) -> VisionModule:
         ExportError: its family cannot be exported.
     """
     described = read_vlm(model)
-    check_exportable(described.model_type, described.vision)
+    graph = exportable(described.model_type, described.vision)
     whole = _on_meta(model)
     parts = find_parts(whole)
     encoder, connector = whole.get_submodule(parts.vision), whole.get_submodule(parts.connector[0])
@@ -63,7 +64,7 @@ def load_vision_module(model: Path) -> VisionModule:
     roots = {parts.vision: vision, parts.connector[0]: joined}
     wanted = {f"{root}.{name}": value for root, part in roots.items() for name, value in part.state_dict().items()}
     _fill(wanted, model, _stored_names(whole, described.stored))
-    module = _joined(vision, joined, whole, EXPORTABLE[described.model_type])
+    module = _joined(vision, joined, whole, graph.between)
     return VisionModule(described.model_type, module, sum(value.numel() for value in module.parameters()))
 
 

@@ -1,1 +1,1 @@
-"""Families of vision-language models: one file for each, and what they share."""
+"""Families of vision-language models: one file for each. `base.py` is the contract, `registry.py` the list."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError
-from edgeq.families.parts import check_family
+from edgeq.families.registry import check_parts
 from edgeq.families.structure import Parts, components, find_parts
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.compare import compare
@@ -109,7 +109,7 @@ def _describe(
 ) -> VlmDescription:
     parts = find_parts(built)
     model_type = str(raw["model_type"])
-    check_family(model_type, {"vision": [parts.vision], "connector": parts.connector, "language": [parts.language]})
+    check_parts(model_type, {"vision": [parts.vision], "connector": parts.connector, "language": [parts.language]})
     quantized = "quantization_config" in raw
     sizes = compare(built, stored, directory) if stored and not quantized else {}
     preprocessor = directory / "preprocessor_config.json"

@@ -13,7 +13,7 @@ from PIL import Image
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import ImageError, ModelError
 from edgeq.families.modules import VlmDescription
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.files import atomic_write, read_json_object
 from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.source import download
@@ -46,13 +46,13 @@ def image_token(source: Path, model: VlmDescription) -> str:
         ModelError: the family cannot be run in two halves, there are no weights, or the tokenizer lacks the image token
             or a chat template that shows an image.
     """
-    family = family_of(model.model_type)
+    image_prompt = runnable(model.model_type)
     if not model.stored:
         raise ModelError(f"{source} has no weights", expected="safetensors", next_step="download the whole model")
     tokenizer = load_tokenizer(source)
     tokenizer.chat_template = tokenizer.chat_template or _old_template(source)
     token = find_image_token(tokenizer, _image_token_id(model))
-    render(tokenizer, family, token, "?")
+    render(tokenizer, image_prompt, token, "?")
     return token
 
 
@@ -70,7 +70,7 @@ def vlm_settings(
         tokens: features of one picture.
     """
     contexts = [int(model.text["max_position_embeddings"])]
-    if family_of(model.model_type).attention != "causal" and model.text.get("sliding_window"):
+    if runnable(model.model_type).attention != "causal" and model.text.get("sliding_window"):
         contexts.append(int(model.text["sliding_window"]))  # the prompt's own mask knows no window
     if memory is not None:
         contexts.append(memory.request.context)

@@ -15,7 +15,7 @@ from edgeq.device import THIS_MACHINE, device_profile
 from edgeq.errors import InputError, ModelError
 from edgeq.export.tracing import quiet
 from edgeq.families.modules import VlmDescription
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.pipeline.vlm_options import VlmOptions
 from edgeq.quality.answerer import Answerer
 from edgeq.quality.hf_answerer import HfAnswerer, Prompt
@@ -32,9 +32,6 @@ __all__ = ["load_reference", "make_canaries", "reference_prompt"]
 
 _ROOM: Final = 2 << 30
 """What must stay free beside the weights: activations, and the pair that the whole model is compared with."""
-
-_NESTED: Final = ("idefics3", "smolvlm")
-"""Families whose pixels are [batch, pictures, 3, height, width]."""
 
 
 def load_reference(source: Path, model: VlmDescription, prompter: Prompter, *, wanted: bool = True) -> Answerer | None:
@@ -125,7 +122,7 @@ def _free() -> int:
 
 def reference_prompt(prompter: Prompter) -> Prompt:
     """The bundle's prompts in the form that the whole model takes."""
-    family, nested = family_of(prompter.settings.model_type), prompter.settings.model_type in _NESTED
+    image_prompt = runnable(prompter.settings.model_type)
 
     def prompt(image: Image.Image, question: str) -> Mapping[str, torch.Tensor]:
         import torch
@@ -133,7 +130,7 @@ def reference_prompt(prompter: Prompter) -> Prompt:
         pixels = prompter.pixels(image)
         ids = torch.from_numpy(prompter.ids(question, pixels.layout))[None]
         values = torch.from_numpy(pixels.values)
-        given = {"input_ids": ids, "pixel_values": values[None] if nested else values}
-        return given if family.attention == "causal" else given | {"token_type_ids": torch.zeros_like(ids)}
+        given = {"input_ids": ids, "pixel_values": values[None] if image_prompt.nested_pixels else values}
+        return given if image_prompt.attention == "causal" else given | {"token_type_ids": torch.zeros_like(ids)}
 
     return prompt

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from edgeq.errors import ModelError
-from edgeq.families.image_tokens import ImageCost
+from edgeq.families.base import ImageCost
 
 __all__ = ["prefill_bytes", "vision_bytes"]
 

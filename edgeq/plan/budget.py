@@ -10,8 +10,9 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.device import DeviceProfile
-from edgeq.families.image_tokens import ImageCost, image_cost
+from edgeq.families.base import ImageCost
 from edgeq.families.modules import VlmDescription
+from edgeq.families.registry import image_cost
 from edgeq.families.tiles import Size
 from edgeq.plan.activations import prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache

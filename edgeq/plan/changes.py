@@ -8,8 +8,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.device import DeviceProfile
-from edgeq.families.image_tokens import image_cost
 from edgeq.families.modules import VlmDescription
+from edgeq.families.registry import image_cost
 from edgeq.model.graph.components import Component, Layer
 from edgeq.plan.budget import Workload, phases
 from edgeq.plan.precision import Precision

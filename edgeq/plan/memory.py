@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.artifact import Artifact
 from edgeq.device import DeviceProfile
 from edgeq.errors import InputError
-from edgeq.families.image_tokens import ImageCost, image_cost, native_size
+from edgeq.families.base import ImageCost, native_size
 from edgeq.families.modules import VlmDescription
+from edgeq.families.registry import image_cost
 from edgeq.families.tiles import Size
 from edgeq.plan.budget import Phase, Workload, phases
 from edgeq.plan.changes import Change, changes

@@ -17,7 +17,7 @@ from edgeq.engine.registry import backend
 from edgeq.engine_store.candidate import Candidate, open_candidate
 from edgeq.engine_store.store import default_store
 from edgeq.errors import ArtifactError, InputError
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.files import read_json_object
 from edgeq.install.proof import backend_here
 from edgeq.install.states import current
@@ -158,7 +158,7 @@ def _runtime(
     """The language model loaded, beside a vision engine that is open already; and asked something once."""
     tell("loading the language model")
     found = VlmSettings.of(bundle)
-    language = open_language_model(bundle / LANGUAGE, family_of(found.model_type), threads=settings.threads)
+    language = open_language_model(bundle / LANGUAGE, runnable(found.model_type), threads=settings.threads)
     vlm = VisionLanguageModel(Prompter.open(bundle, found), VisionEncoder(engine), language)
     options = RuntimeOptions(
         slots=settings.sequences,

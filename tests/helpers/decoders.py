@@ -16,7 +16,7 @@ from vlm import IMAGE_TOKEN, PREFIXES, tiny_vlm
 
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.families.modules import read_modules
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.write import write_nf4
 from edgeq.runtime.vlm.api import GenerationRequest
@@ -101,7 +101,7 @@ def open_parts(directory: Path, family: str = "llava") -> Parts:
         context=CONTEXT,
         stop=(2,),
     )
-    language = open_language_model(directory / "nf4", family_of(family), threads=1)
+    language = open_language_model(directory / "nf4", runnable(family), threads=1)
     return Parts(Prompter.open(directory / "whole", settings), language, Glance())
 
 

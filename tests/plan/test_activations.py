@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgeq.errors import ModelError
-from edgeq.families.image_tokens import ImageCost
+from edgeq.families.base import ImageCost
 from edgeq.plan.activations import prefill_bytes, vision_bytes
 from edgeq.plan.kv import kv_cache
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
 from edgeq.families.modules import read_vlm
+from edgeq.families.registry import language_class
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
@@ -25,11 +26,8 @@ __all__ = ["Language", "Source", "language_plan", "on_meta", "open_language"]
 
 _INDEX: Final = "model.safetensors.index.json"
 
-_PREFIXES: Final = (("language_model.", ""), ("model.language_model.", "model."), ("model.text_model.", "model."))
-"""What checkpoints write before a language model's names -> what the model alone has there."""
-
-_UNLISTED: Final = {"mllama_text_model": "MllamaForCausalLM"}
-"""Language models that transformers can load alone, though AutoModelForCausalLM does not know them."""
+_OLD_PREFIX: Final = "language_model."
+"""What checkpoints older than transformers 5 write before the names of the language model alone."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,13 @@ def open_language(path: Path) -> Language:
     if _is_causal(config):
         model = on_meta(config)
         modules = {name: name for name, _ in model.named_modules()}
-        return Language(path, config, model, modules, _sources(path, model))
+        return Language(path, config, model, modules, _sources(path, model, ""))
     whole = read_vlm(path)
     text = config.get_text_config(decoder=True)
     text.tie_word_embeddings = whole.tied_head
     model = on_meta(text)
     modules = dict(_renamed(model, whole.parts.language, whole.parts.head or ""))
-    return Language(path, text, model, modules, _sources(path, model))
+    return Language(path, text, model, modules, _sources(path, model, whole.parts.language))
 
 
 def language_plan(plan: PrecisionPlan, language: Language) -> PrecisionPlan:
@@ -103,8 +101,8 @@ def on_meta(config: Any) -> torch.nn.Module:
 
     try:
         with torch.device("meta"):
-            if config.model_type in _UNLISTED:
-                model = getattr(transformers, _UNLISTED[config.model_type])._from_config(config)
+            if (unlisted := language_class(config.model_type)) is not None:
+                model = getattr(transformers, unlisted)._from_config(config)
             else:
                 model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # a config can be wrong in as many ways as there are models
@@ -151,12 +149,18 @@ def _renamed(model: Any, language: str, head: str) -> Iterator[tuple[str, str]]:
             yield language + name.removeprefix(decoder), name
 
 
-def _sources(path: Path, model: torch.nn.Module) -> dict[str, Source]:
-    """The source of every tensor that the model needs, file by file."""
+def _sources(path: Path, model: torch.nn.Module, inside: str) -> dict[str, Source]:
+    """The source of every tensor that the model needs, file by file.
+
+    Args:
+        path: the source directory.
+        model: the language model alone.
+        inside: full name of its decoder in the whole model; empty where it is the whole.
+    """
     needed = _shapes(model)
     found: dict[str, Source] = {}
     for source in _stored(path):
-        name = next((name for name in _names_alone(source.name) if name in needed), None)
+        name = next((name for name in _names_alone(source.name, inside) if name in needed), None)
         if name is None:
             continue
         if name in found or source.stored.shape != needed[name]:
@@ -191,10 +195,11 @@ def _files(path: Path) -> list[str]:
     return sorted(file.name for file in path.glob("*.safetensors"))
 
 
-def _names_alone(name: str) -> Iterator[str]:
+def _names_alone(name: str, inside: str) -> Iterator[str]:
     """What a stored tensor may be called in the language model alone."""
     yield name
-    yield from (alone + name.removeprefix(prefix) for prefix, alone in _PREFIXES if name.startswith(prefix))
+    prefixes = ((_OLD_PREFIX, ""), (f"{inside}.", "model."))
+    yield from (alone + name.removeprefix(prefix) for prefix, alone in prefixes if name.startswith(prefix))
 
 
 def _other_weights(path: Path, what: str) -> ModelError:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from edgeq.bundle.vision_report import VISION
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import InputError, ModelError, first_line
-from edgeq.families.image_tokens import ImageCost
+from edgeq.families.base import ImageCost
 from edgeq.files import read_json_object
 from edgeq.plan.activations import prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache

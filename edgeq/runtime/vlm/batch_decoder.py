@@ -103,7 +103,7 @@ class BatchDecoder:
     ) -> None:
         self.slots, self.steps = slots, 0
         self.kept = LruCache(cache_bytes)
-        self._step = DecodeStep(language.model, language.family, slots, context)
+        self._step = DecodeStep(language.model, language.image_prompt, slots, context)
         self._reader = Prefill(prompter, vision_encoder, language, self._step, self.kept)
         self._prompter = prompter
         self._answers: dict[int, _Answer] = {}

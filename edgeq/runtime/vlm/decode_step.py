@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from edgeq.families.prompts import Family
+from edgeq.families.base import ImagePrompt
 from edgeq.runtime.vlm.attention import ATTENTION
 from edgeq.runtime.vlm.kv_cache import SlotCache, check_served, read_kv_shape
 
@@ -24,7 +24,7 @@ class DecodeStep:
 
     Args:
         model: transformers' causal language model, which from now on attends with `edgeq.runtime.vlm.attention`.
-        family: of the vision-language model that it belongs to.
+        image_prompt: how an image is put before it.
         slots: sequences at once.
         context: tokens of each, at most.
 
@@ -36,11 +36,11 @@ class DecodeStep:
         ModelError: it cannot be served in slots.
     """
 
-    def __init__(self, model: Any, family: Family, slots: int, context: int) -> None:
+    def __init__(self, model: Any, image_prompt: ImagePrompt, slots: int, context: int) -> None:
         check_served(model, context)
         self.shape = read_kv_shape(model)
         model.set_attn_implementation(ATTENTION)
-        self._model, self._family = model, family
+        self._model, self._image_prompt = model, image_prompt
         self.cache = SlotCache(self.shape, slots, context)
         self._hidden = float("-inf")
         device = self.shape.device
@@ -69,7 +69,7 @@ class DecodeStep:
         count = embeddings.shape[1]
         self.cache.aim_at(slot, start)
         model = self._model if last else self._model.base_model
-        first = start + self._family.first_position
+        first = start + self._image_prompt.first_position
         with torch.inference_mode():
             found = model(
                 inputs_embeds=embeddings,
@@ -147,7 +147,7 @@ class DecodeStep:
         with torch.inference_mode():
             self._seen[slot], self._moves[slot] = length + 1, moving
             self._tokens[slot] = token
-            self._positions[slot] = length + self._family.first_position
+            self._positions[slot] = length + self._image_prompt.first_position
             self._moving[slot] = moving
             self.cache.at[slot] = slot * self.cache.rows + length
             self._mask[slot].fill_(self._hidden)
@@ -159,7 +159,7 @@ class DecodeStep:
 
     def _reading_mask(self, start: int, count: int) -> torch.Tensor | None:
         """What each token of a piece may see, bool [1, 1, n, start + n]; None for those before it in a first piece."""
-        causal = self._family.attention == "causal"
+        causal = self._image_prompt.attention == "causal"
         if causal and start == 0:
             return None
         seen = torch.ones(count, start + count, dtype=torch.bool, device=self.shape.device)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError
-from edgeq.families.prompts import Family
+from edgeq.families.base import ImagePrompt
 from edgeq.files import read_json_object
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ __all__ = ["LanguageModel", "open_language_model", "release_memory", "require_pa
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "bitsandbytes")
 
 
-def open_language_model(directory: Path, family: Family, *, threads: int | None = None) -> LanguageModel:
+def open_language_model(directory: Path, image_prompt: ImagePrompt, *, threads: int | None = None) -> LanguageModel:
     """Load an NF4 checkpoint that `edgeq.quantize.nf4.write.write_nf4` made.
 
     Args:
         directory: the checkpoint.
-        family: of the vision-language model that it was taken from.
+        image_prompt: how an image is put before it.
         threads: of torch, for the whole process; None leaves it as it is.
 
     Raises:
@@ -54,7 +54,7 @@ def open_language_model(directory: Path, family: Family, *, threads: int | None 
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
-    made = LanguageModel(model.eval(), family)
+    made = LanguageModel(model.eval(), image_prompt)
     release_memory()
     _leave_file(model)
     return made
@@ -129,17 +129,17 @@ class LanguageModel:
     Args:
         model: transformers' model, in eval mode; its 4-bit layers run as `edgeq.runtime.vlm.linear` has them from now
             on.
-        family: how it sees an image.
+        image_prompt: how an image is put before it.
 
     Attributes:
-        family: the same.
+        image_prompt: the same.
     """
 
-    def __init__(self, model: Any, family: Family) -> None:
+    def __init__(self, model: Any, image_prompt: ImagePrompt) -> None:
         from edgeq.runtime.vlm.linear import use_fast_kernels
 
         self._model = model
-        self.family = family
+        self.image_prompt = image_prompt
         self._forward(input_ids=self._tensor([0])[None])
         use_fast_kernels(model)
 
@@ -256,16 +256,16 @@ class LanguageModel:
 
     def _positions(self, first: int, count: int) -> torch.Tensor | None:
         """Positions [1, count]; None where they are what the model would count itself."""
-        if self.family.first_position == 0:
+        if self.image_prompt.first_position == 0:
             return None
-        start = first + self.family.first_position
+        start = first + self.image_prompt.first_position
         return self._tensor(np.arange(start, start + count))[None]
 
     def _mask(self, length: int, prompt: int, dtype: torch.dtype) -> torch.Tensor | None:
         """What each token must not see, [1, 1, length, length]; None for all that come after it."""
         import torch
 
-        if self.family.attention == "causal":
+        if self.image_prompt.attention == "causal":
             return None
         seen = torch.ones(length, length, dtype=torch.bool).tril()
         seen[:prompt, :prompt] = True

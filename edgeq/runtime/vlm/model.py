@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import ArtifactError, InputError
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.quality.answerer import Answer
 from edgeq.runtime.vlm.language import LanguageModel, open_language_model, require_packages
 from edgeq.runtime.vlm.prompt import Prompter
@@ -146,7 +146,7 @@ def load_vlm(directory: Path, *, threads: int | None = None) -> VisionLanguageMo
     return VisionLanguageModel(
         Prompter.open(directory, settings),
         VisionEncoder.open(directory / settings.vision, threads=threads),
-        open_language_model(directory / LANGUAGE, family_of(settings.model_type), threads=threads),
+        open_language_model(directory / LANGUAGE, runnable(settings.model_type), threads=threads),
     )
 
 

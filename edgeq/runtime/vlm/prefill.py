@@ -67,7 +67,7 @@ class Prefill:
             EngineError: the vision graph fails on the image, or gives another number of features than it has places.
         """
         ids, picture = question.ids, question.picture
-        cut = prefix_length(ids, self._token) if self._language.family.attention == "causal" else 0
+        cut = prefix_length(ids, self._token) if self._language.image_prompt.attention == "causal" else 0
         known = self._prefixes.get(picture.digest, ids[:cut]) if picture is not None and cut else None
         rest_sees = bool((ids[cut:] == self._token).any())
         features, encoder_cache_hit = None, True

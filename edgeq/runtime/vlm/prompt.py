@@ -17,7 +17,8 @@ from PIL import Image
 
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import InputError, ModelError, first_line
-from edgeq.families.prompts import Family, Grid, family_of
+from edgeq.families.base import Grid, ImagePrompt
+from edgeq.families.registry import runnable
 from edgeq.model.images.image_processor import load_image_processor
 
 __all__ = ["PROCESSOR_FILES", "ImagePixels", "Layout", "Prompter", "find_image_token", "load_tokenizer", "render"]
@@ -72,7 +73,7 @@ class Prompter:
     def __init__(self, settings: VlmSettings, tokenizer: Any, processor: Any) -> None:
         """Take transformers' tokenizer and its image processor."""
         self.settings = settings
-        self._family = family_of(settings.model_type)
+        self._image_prompt = runnable(settings.model_type)
         self.tokenizer = tokenizer
         self._processor = processor
 
@@ -83,10 +84,9 @@ class Prompter:
 
     def pixels(self, image: Image.Image) -> ImagePixels:
         """An image in mode RGB as the encoder gets it."""
-        found = self._processor(images=image, return_tensors="np", **self._family.processing)
+        found = self._processor(images=image, return_tensors="np", **self._image_prompt.processing)
         values = np.asarray(found["pixel_values"], np.float32)
-        rows, columns = (int(np.asarray(found[key]).flat[0]) if key in found else 0 for key in ("rows", "cols"))
-        return ImagePixels(values.reshape(-1, *values.shape[-3:]), (rows, columns))
+        return ImagePixels(values.reshape(-1, *values.shape[-3:]), self._image_prompt.grid(found))
 
     def ids(self, question: str, layout: Layout) -> NDArray[np.int64]:
         """The prompt of one question about an image, int64 [n].
@@ -97,7 +97,7 @@ class Prompter:
         """
         settings = self.settings
         _check_question(question, settings.image_token)
-        ids = self.written(render(self.tokenizer, self._family, settings.image_token, question), layout)
+        ids = self.written(render(self.tokenizer, self._image_prompt, settings.image_token, question), layout)
         if len(ids) >= settings.context:
             raise InputError(
                 f"the question is too long: with the image it takes {len(ids):,} tokens, and the context is "
@@ -122,8 +122,8 @@ class Prompter:
         if layout is not None:
             places = settings.tokens * layout.pictures
             token = settings.image_token
-            text = text.replace(token, self._family.places(token, settings.tokens, layout.pictures, layout.grid))
-        begun = not self._family.template or text.startswith(self.tokenizer.bos_token or "\0")
+            text = text.replace(token, self._image_prompt.places(token, settings.tokens, layout.pictures, layout.grid))
+        begun = not self._image_prompt.template or text.startswith(self.tokenizer.bos_token or "\0")
         ids = np.array(self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"], np.int64)
         if (found := int((ids == settings.image_token_id).sum())) != places:
             raise ModelError(f"the tokenizer gives an image {found} places, its features need {places}")
@@ -175,14 +175,14 @@ def find_image_token(tokenizer: Any, token_id: int) -> str:
     return str(token)
 
 
-def render(tokenizer: Any, family: Family, image_token: str, question: str) -> str:
+def render(tokenizer: Any, image_prompt: ImagePrompt, image_token: str, question: str) -> str:
     """The prompt as text, with the image token once.
 
     Raises:
         ModelError: the family needs a chat template and there is none, it fails, or it does not write the image token
             exactly once.
     """
-    if not family.template:
+    if not image_prompt.template:
         return f"{image_token}{tokenizer.bos_token}{question}\n"
     content = [{"type": "image"}, {"type": "text", "text": question}]
     try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.errors import InputError, ModelError, first_line
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, SamplingParams, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ImagePixels, Layout, Prompter
@@ -177,7 +177,7 @@ def _prompt(prompter: Prompter, turns: tuple[Turn, ...], layout: Layout | None) 
     token = settings.image_token
     if any(token in turn.text for turn in turns):
         raise InputError(f"a message has {token} in it, which stands for an image", next_step="leave it out")
-    if not family_of(settings.model_type).template:
+    if not runnable(settings.model_type).template:
         raise InputError(
             f"a {settings.model_type} model answers one question about one image",
             expected="one message, with an image",

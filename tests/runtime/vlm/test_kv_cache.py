@@ -12,7 +12,7 @@ import transformers
 from vlm import TEXT
 
 from edgeq.errors import ModelError
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.runtime.vlm.attention import attend
 from edgeq.runtime.vlm.decode_step import DecodeStep
 from edgeq.runtime.vlm.kv_cache import KvShape, SlotCache, check_served, read_kv_shape
@@ -124,7 +124,7 @@ def test_steps_of_slots_give_the_logits_of_one_pass_over_the_whole(masked: bool)
     with torch.inference_mode():
         expected = [model(input_ids=ids[None], use_cache=False).logits[0] for ids in sequences]
         words = [model.get_input_embeddings()(ids)[None] for ids in sequences]
-    step = DecodeStep(model, family_of("llava"), slots=3, context=40)
+    step = DecodeStep(model, runnable("llava"), slots=3, context=40)
     step._masked = masked  # as on a GPU
     assert step.read(words[0][:, :2], slot=2, start=0, last=False) is None
     logits = step.read(words[0][:, 2:4], slot=2, start=2, last=True)

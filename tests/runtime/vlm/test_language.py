@@ -16,7 +16,7 @@ from vlm import IMAGE_TOKEN, PREFIXES, in_four_bits, tiny_vlm, write_vlm
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.modules import read_modules
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.write import write_nf4
 from edgeq.runtime.vlm.language import LanguageModel, open_language_model
@@ -44,7 +44,7 @@ def alone(source: Path, family: str) -> LanguageModel:
     """The NF4 checkpoint of a model's language half, loaded without the rest."""
     target = source.with_name(f"{source.name}.nf4")
     write_nf4(source, plan_modules(read_modules(source)), target)
-    return open_language_model(target, family_of(family), threads=1)
+    return open_language_model(target, runnable(family), threads=1)
 
 
 def seen(family: str, values: NDArray[np.float32]) -> dict[str, Any]:
@@ -116,12 +116,12 @@ def test_features_that_do_not_fill_the_places(tmp_path: Path) -> None:
 def test_a_class_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["AutoTokenizer"]}))
     with pytest.raises(ModelError, match="which is no model of transformers"):
-        open_language_model(tmp_path, family_of("llava"))
+        open_language_model(tmp_path, runnable("llava"))
 
 
 def test_a_family_that_cannot_be_taken_apart() -> None:
     with pytest.raises(ModelError, match="a qwen2_vl model cannot be run as vision engine and language model apart"):
-        family_of("qwen2_vl")
+        runnable("qwen2_vl")
 
 
 def test_the_checkpoint_leaves_the_memory_where_its_weights_were_rearranged(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from decoders import CONTEXT, Parts, noise, open_parts, shared_parts
 
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.runtime.vlm.api import GenerationRequest, Turn
 from edgeq.runtime.vlm.decode_step import DecodeStep
 from edgeq.runtime.vlm.lru_cache import LruCache
@@ -25,7 +25,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 def reader(parts: Parts, kept: int = 1 << 20) -> tuple[Prefill, DecodeStep]:
-    step = DecodeStep(parts.language.model, family_of("llava"), 4, CONTEXT)
+    step = DecodeStep(parts.language.model, runnable("llava"), 4, CONTEXT)
     return Prefill(parts.prompter, VisionEncoder(parts.engine), parts.language, step, LruCache(kept)), step
 
 
@@ -108,7 +108,7 @@ def test_nothing_is_kept_where_there_is_no_room(parts: Parts) -> None:
 def test_tokens_see_each_other_in_both_directions_where_nothing_can_be_kept(tmp_path: Path) -> None:
     """PaliGemma's image looks at the question: its keys and values are other ones for each question."""
     parts = open_parts(tmp_path, "paligemma")
-    step = DecodeStep(parts.language.model, parts.language.family, 2, CONTEXT)
+    step = DecodeStep(parts.language.model, parts.language.image_prompt, 2, CONTEXT)
     both = Prefill(parts.prompter, VisionEncoder(parts.engine), parts.language, step, LruCache(1 << 20))
     reads = [both.read(parts.question(GenerationRequest.about(noise(1), text, 9)), 0) for text in ("what?", "where?")]
     assert [(read.cached_tokens, read.encoder_cache_hit) for read in reads] == [(0, False), (0, True)]

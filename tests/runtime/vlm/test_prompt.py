@@ -15,7 +15,7 @@ from vlm import FAMILIES, IMAGE_TOKEN
 
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import InputError, ModelError
-from edgeq.families.prompts import family_of
+from edgeq.families.registry import runnable
 from edgeq.runtime.vlm.prompt import Prompter, find_image_token, load_tokenizer, render
 
 TOKENS = 4
@@ -88,10 +88,6 @@ def test_an_image_in_tiles(tmp_path: Path) -> None:
     assert (prompter.ids(QUESTION, pixels.layout) == IMAGE_TOKEN).sum() == 3 * TOKENS
 
 
-def test_the_frame_of_internvl() -> None:
-    assert family_of("internvl").places("*", 2, 3, (0, 0)) == "<img>******</img>"
-
-
 def test_an_answer_is_read_without_special_tokens(tmp_path: Path) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
     ids = prompter.ids("a crack", prompter.pixels(picture()).layout)
@@ -160,7 +156,7 @@ def test_a_chat_template_that_will_not_do(tmp_path: Path, template: str | None, 
     tokenizer = load_tokenizer(directory(tmp_path / "m"))
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=words):
-        render(tokenizer, family_of("llava"), "<image>", QUESTION)
+        render(tokenizer, runnable("llava"), "<image>", QUESTION)
 
 
 def test_settings_are_read_back(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""Idefics3 and SmolVLM: tiles of the encoder's size, each written with its place, and a small picture of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from edgeq.families.base import (
+    UNCUT,
+    Encode,
+    Family,
+    Grid,
+    ImageCost,
+    ImagePrompt,
+    ModuleNames,
+    VisionGraph,
+    native_size,
+    patches_a_side,
+)
+from edgeq.families.tiles import Size, tiled
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgeq.families.modules import VlmDescription
+
+__all__ = ["IDEFICS3"]
+
+
+def _cost(model: VlmDescription, size: Size) -> ImageCost:
+    """Scaled to a longest edge, cut into tiles, and a small picture of the whole.
+
+    One token stands for `scale_factor`² patches. Markers: each tile has two, each row ends with a newline, the whole
+    has three more.
+    """
+    edge, tile = _edges(model)
+    rows, columns = tiled(size, edge, tile)
+    if not model.preprocessor.get("do_image_splitting", True) or rows * columns == 1:
+        rows = columns = 0
+    tiles, patches = rows * columns + 1, patches_a_side(model) ** 2
+    return ImageCost(
+        tokens=tiles * (patches // int(model.config["scale_factor"]) ** 2),
+        tiles=tiles,
+        sequences=tiles,
+        sequence=patches,
+        markers=rows * (2 * columns + 1) + 3,
+    )
+
+
+def _edges(model: VlmDescription) -> Size:
+    """The longest edge of the scaled image and the side of a tile; by default four tiles of the encoder's size."""
+    tile = (model.preprocessor.get("max_image_size") or {}).get("longest_edge") or native_size(model)[0]
+    return (model.preprocessor.get("size") or {}).get("longest_edge") or 4 * tile, tile
+
+
+def _between(encoder: Any, _whole: Any) -> Encode:
+    """The encoder's result for a whole square of patches: positions are those of the full grid, nothing is masked.
+
+    The encoder's own `forward` works positions and mask out from a mask of each picture, in float32 on a grid of
+    fractions. As constants the positions are what torch computes, whatever the backend's rounding.
+    """
+    places = _positions(encoder)
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        patches = encoder.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        embedded = patches + encoder.embeddings.position_embedding(places)
+        states: torch.Tensor = encoder.encoder(inputs_embeds=embedded, attention_mask=None).last_hidden_state
+        normal: torch.Tensor = encoder.post_layernorm(states)
+        return normal
+
+    encoder.forward = forward  # called through the encoder, nodes are named after it
+    encode: Encode = encoder
+    return encode
+
+
+def _positions(encoder: Any) -> torch.Tensor:
+    """The position indices [1, patches] that an Idefics3 encoder looks up for a picture of its own size."""
+    import torch
+
+    asked: list[torch.Tensor] = []
+    table = encoder.embeddings.position_embedding
+    hook = table.register_forward_pre_hook(lambda _table, indices: asked.append(indices[0]))
+    side, patch = encoder.config.image_size, encoder.config.patch_size
+    whole = torch.ones(1, side // patch, side // patch, dtype=torch.bool)
+    try:
+        with torch.inference_mode():
+            encoder.embeddings(pixel_values=torch.zeros(1, 3, side, side), patch_attention_mask=whole)
+    finally:
+        hook.remove()
+    return asked[0].clone()
+
+
+def _places(token: str, tokens: int, _pictures: int, grid: Grid) -> str:
+    """Each tile with its place, a new line after each row, and the whole picture last."""
+    frame, picture = "<fake_token_around_image>", token * tokens
+    rows = [
+        "".join(f"{frame}<row_{row}_col_{column}>{picture}" for column in range(1, grid[1] + 1)) + "\n"
+        for row in range(1, grid[0] + 1)
+    ]
+    return "".join(rows) + ("\n" if rows else "") + f"{frame}<global-img>{picture}{frame}"
+
+
+def _grid(given: Mapping[str, Any]) -> Grid:
+    """As the image processor says it, when it is told to return it."""
+    if "rows" not in given or "cols" not in given:
+        return UNCUT
+    return int(np.asarray(given["rows"]).flat[0]), int(np.asarray(given["cols"]).flat[0])
+
+
+IDEFICS3: Final = Family(
+    name="Idefics3",
+    model_types=("idefics3", "smolvlm"),
+    modules=ModuleNames("model.vision_model", ("model.connector",), "model.text_model"),
+    image_cost=_cost,
+    vision=VisionGraph(_between),
+    prompt=ImagePrompt(_places, processing={"return_row_col_info": True}, grid=_grid, nested_pixels=True),
+)
