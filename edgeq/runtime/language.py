@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError
 from edgeq.model.json_file import read_json_object
+from edgeq.runtime.cache_name import cache_name
 from edgeq.runtime.families import Family
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class LanguageModel:
         from edgeq.runtime.linear import quicken
 
         self._model = model
+        self._cache = cache_name(model)
         self.family = family
         self._forward(input_ids=self._tensor([0])[None])
         quicken(model)
@@ -175,8 +177,8 @@ class LanguageModel:
                 return
             found = self._forward(
                 input_ids=self._tensor([token])[None],
-                past_key_values=found.past_key_values,
                 position_ids=self._positions(len(ids) + step, 1),
+                **{self._cache: getattr(found, self._cache)},
             )
 
     def logits(
