@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NEWEST := .venv-newest
 
-.PHONY: help demo test test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-gpu-vlm bench-vlm-memory bench-verify bench-service soak clean
+.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-gpu-vlm bench-vlm-memory bench-verify bench-service soak clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
 	@echo "make test    all tests"
+	@echo "make test-newest  the tests with the newest releases of everything that pyproject.toml allows"
 	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the code"
@@ -20,7 +22,7 @@ help:
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
 	@echo "make bench-service  the service beside transformers' generate, with 1, 4 and 16 clients"
 	@echo "make soak    the service under five minutes of mixed load"
-	@echo "make clean   remove .venv and out"
+	@echo "make clean   remove .venv, .venv-newest and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +36,18 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Everything at its newest release but torch, whose builds beyond the lock's are gigabytes. Nearly all tests reach
+# transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of containers, of a GPU, and of
+# the pages, whose commands other tests run one by one. A new test is in, unless it lies in what is named here.
+NEWEST_WITHOUT := tests/docker tests/gpu tests/jetson tests/test_readme.py
+TORCH := $(shell grep '^torch==' requirements/dev.lock)
+test-newest:
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		--requirement requirements/newest.txt $(TORCH)
+	@$(NEWEST)/bin/python -m pip list --format freeze --exclude-editable | tr '\n' ' ' | fold -s -w 120; echo
+	$(NEWEST)/bin/python -m pytest $(addprefix --ignore=,$(NEWEST_WITHOUT))
 
 # On a machine with an NVIDIA GPU and TensorRT: builds engines and runs them.
 test-gpu: $(INSTALLED)
@@ -81,4 +95,4 @@ soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.service $(BUNDLE) --soak 300 $(BENCH)
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(NEWEST) out

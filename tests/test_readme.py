@@ -16,7 +16,8 @@ from edgeq.demo.vlm import story
 from edgeq.pipeline.stages import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(page for page in ROOT.rglob("*.md") if not {".venv", "out", "node_modules"} & set(page.parts))
+NOT_OURS = {".venv", ".venv-newest", "out", "node_modules"}
+PAGES = sorted(page for page in ROOT.rglob("*.md") if not NOT_OURS & set(page.parts))
 
 
 def commands(page: Path) -> list[str]:

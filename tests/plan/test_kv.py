@@ -13,6 +13,7 @@ import transformers
 from edgeq.errors import ModelError
 from edgeq.families.modules import read_vlm
 from edgeq.plan.kv import kv_cache
+from edgeq.runtime.vlm.cache_name import cache_name
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "expected.json").read_text())
@@ -36,7 +37,7 @@ def held(config: Any, tokens: int) -> int:
     """Bytes in transformers' cache after reading `tokens` tokens in FP16, from the tensors themselves."""
     model = transformers.AutoModelForCausalLM.from_config(config).half().eval()
     with torch.no_grad():
-        cache = model(torch.ones(1, tokens, dtype=torch.long), use_cache=True).past_key_values
+        cache = model(torch.ones(1, tokens, dtype=torch.long), use_cache=True)[cache_name(model)]
     return sum(
         tensor.numel() * tensor.element_size() for layer in cache.layers for tensor in (layer.keys, layer.values)
     )

@@ -14,6 +14,7 @@ import torch
 
 from edgeq.families.base import ImagePrompt
 from edgeq.runtime.vlm.attention import ATTENTION
+from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.kv_cache import SlotCache, check_served, read_kv_shape
 
 __all__ = ["DecodeStep"]
@@ -42,6 +43,7 @@ class DecodeStep:
         model.set_attn_implementation(ATTENTION)
         self._model, self._image_prompt = model, image_prompt
         self.cache = SlotCache(self.shape, slots, context)
+        self._kept = {cache_name(model): self.cache}
         self._hidden = float("-inf")
         device = self.shape.device
         self._masked = device.type != "cpu"
@@ -75,7 +77,7 @@ class DecodeStep:
                 inputs_embeds=embeddings,
                 attention_mask=self._reading_mask(start, count),
                 position_ids=torch.arange(first, first + count, device=embeddings.device)[None],
-                past_key_values=self.cache,
+                **self._kept,
                 use_cache=True,
                 **({"logits_to_keep": 1} if last else {}),
             )
@@ -110,7 +112,7 @@ class DecodeStep:
             input_ids=self._tokens,
             attention_mask=self._mask,
             position_ids=self._positions,
-            past_key_values=self.cache,
+            **self._kept,
             use_cache=True,
             slot_tokens=None if self._masked else self._seen,
         )

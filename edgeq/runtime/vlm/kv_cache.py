@@ -13,6 +13,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from edgeq.errors import ModelError
+from edgeq.runtime.vlm.cache_name import cache_name
 
 __all__ = ["KvShape", "SlotCache", "check_served", "read_kv_shape"]
 
@@ -61,7 +62,7 @@ def read_kv_shape(model: Any) -> KvShape:
     """
     with torch.inference_mode():
         ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-        kept = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+        kept = getattr(model(input_ids=ids, use_cache=True), cache_name(model), None)
     layers = getattr(kept, "layers", ())
     tensors: list[Any] = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
     shapes = {tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else () for tensor in tensors}

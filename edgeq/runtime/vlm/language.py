@@ -18,6 +18,7 @@ from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImagePrompt
 from edgeq.files import read_json_object
+from edgeq.runtime.vlm.cache_name import cache_name
 
 if TYPE_CHECKING:
     import torch
@@ -140,6 +141,7 @@ class LanguageModel:
 
         self._model = model
         self.image_prompt = image_prompt
+        self._cache = cache_name(model)
         self._forward(input_ids=self._tensor([0])[None])
         use_fast_kernels(model)
 
@@ -176,8 +178,8 @@ class LanguageModel:
                 return
             found = self._forward(
                 input_ids=self._tensor([token])[None],
-                past_key_values=found.past_key_values,
                 position_ids=self._positions(len(ids) + step, 1),
+                **{self._cache: getattr(found, self._cache)},
             )
 
     def logits(
