@@ -56,7 +56,7 @@ def command(output: Path, scenes: int, threads: int | None, as_json: bool) -> No
 
 def print_story(story: Story) -> None:
     """The four ways beside each other, for a person."""
-    header = ("", "vision", "language", "MB", "right", "as FP32", "cosine", "worst", "tok/s")
+    header = ("", "vision", "text", "MB", "right", "as FP32", "cosine", "worst", "tok/s")
     console.print_table(
         f"A vision-language model stored in four ways, the same {story.scenes} unseen scenes",
         header,

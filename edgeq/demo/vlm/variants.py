@@ -114,7 +114,7 @@ class BundleVariant:
 def make_variants(
     model: Path, prepared: PreparedVlm, photographs: Path, threads: int | None
 ) -> tuple[BundleVariant, ...]:
-    """FP32 first, which the others are compared with; then everything in NF4, edgeq's bundle, and INT8 vision.
+    """FP32 first, which the others are compared with; then everything in NF4, edgeq's bundle, and a vision encoder in INT8.
 
     Args:
         model: the Hugging Face directory.
@@ -133,7 +133,7 @@ def make_variants(
         BundleVariant("all NF4", "NF4", "NF4", narrow_bytes, Clocked(narrow)),
         BundleVariant("edgeq", "FP16", "NF4", prepared.vision_bytes + language, Clocked(vlm)),
         BundleVariant(
-            "INT8 vision",
+            "INT8+NF4",
             "INT8",
             "NF4",
             int8_vision_bytes + language,
