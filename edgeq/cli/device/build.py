@@ -10,11 +10,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from edgeq.api.device.bundles import build
 from edgeq.bundle.manifest import read_manifest
 from edgeq.cli.device.build_tables import print_plan, progress_lines
 from edgeq.engine_store.machine import read_machine
 from edgeq.engine_store.planned import build_key, plan_build
-from edgeq.engine_store.run import Backend, build
+from edgeq.engine_store.run import Backend
 from edgeq.engine_store.store import EngineStore, default_store
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
@@ -83,7 +84,6 @@ def command(
     """
     if backend == "onnxruntime":
         _refuse(_FOR_TENSORRT)
-    root = store or default_store()
     choices: dict[str, Any] = {
         "quantization": quantization,
         "batch": batch,
@@ -91,10 +91,10 @@ def command(
         "images": images,
     }
     if dry_run:
-        _dry_run(bundle, root, tensorrt, choices, as_json)
+        _dry_run(bundle, store or default_store(), tensorrt, choices, as_json)
         return
     with progress_lines() as (progress, say):
-        built = build(bundle, root, backend=backend, tensorrt=tensorrt, **choices, progress=progress, say=say)
+        built = build(bundle, store=store, backend=backend, tensorrt=tensorrt, **choices, progress=progress, say=say)
     if as_json:
         click.echo(built.model_dump_json(indent=1))
         return

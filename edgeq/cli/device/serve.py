@@ -10,8 +10,9 @@ from typing import Any, Literal
 import click
 from pydantic import BaseModel, ConfigDict
 
+from edgeq.api.device.bundles import this_device
 from edgeq.cli import console
-from edgeq.cli.device.verify import key_option, this_device
+from edgeq.cli.device.verify import key_option
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.service.app import make_service
 from edgeq.service.http.access import read_token

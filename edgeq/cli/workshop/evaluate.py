@@ -6,15 +6,11 @@ from pathlib import Path
 
 import click
 
-from edgeq.bundle.manifest import MANIFEST, read_manifest
+from edgeq.api.workshop.stages import evaluate
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_quality
 from edgeq.cli.workshop.options import eval_option
-from edgeq.export.stage import FP32, ExportReport
-from edgeq.model.checkpoint.source import open_model
-from edgeq.model.images.image_set import ImageSet
-from edgeq.pipeline.stages import counter, judge_graphs
 from edgeq.quantize.int8.stage import FP16, made_graph
 
 __all__ = ["command"]
@@ -31,21 +27,10 @@ def command(quantized: Path, labelled: Path, threads: int | None, as_json: bool)
     QUANTIZED is a directory made by `edgeq quantize`, or a bundle. Of a bundle that was kept in floating point, the
     FP16 graph is judged.
     """
-    made = "FP16" if _check(quantized).name == FP16 else "INT8"
-    source = open_model(quantized / FP32)
-    images = ImageSet.open(labelled, labelled=True)
     with console.progress_bars() as progress:
-        advance = counter(progress, "judge", len(images))
-        quality = judge_graphs(quantized, images, images, source, threads=threads, advance=advance)
+        quality = evaluate(quantized, labelled, threads=threads, progress=progress)
     if as_json:
         console.print_json(quality)
-    else:
-        print_quality(f"FP32 against {made}, {quality.backend}", quality, made=made)
-
-
-def _check(quantized: Path) -> Path:
-    """The graph that is judged; raises ArtifactError unless both are there, and are what the directory says."""
-    if (quantized / MANIFEST).exists():
-        read_manifest(quantized)
-    ExportReport.load(quantized)
-    return made_graph(quantized)
+        return
+    made = "FP16" if made_graph(quantized).name == FP16 else "INT8"
+    print_quality(f"FP32 against {made}, {quality.backend}", quality, made=made)
