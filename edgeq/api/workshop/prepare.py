@@ -118,14 +118,15 @@ def prepare(
         vlm = replace(_own(VlmOptions, options, model), **_given(device=device, context=context, threads=threads))
         return prepare_vlm(model, Path(images), Path(output), questions=judged_by, options=vlm, progress=progress)
     _refuse(model, "no vision-language model", device=device, context=context)
-    search = None if max_drop is None else SearchBounds(max_drop)
+    own = _own(Options, options, model)
+    search = own.search if max_drop is None else replace(own.search or SearchBounds(max_drop), max_drop=max_drop)
     return prepare_classifier(
         model,
         Path(images),
         Path(output),
         labelled=judged_by,
         preprocess=preprocess,
-        options=replace(_own(Options, options, model), **_given(search=search, threads=threads)),
+        options=replace(own, search=search, **_given(threads=threads)),
         progress=progress,
     )
 
