@@ -54,13 +54,13 @@ test-gpu: $(INSTALLED)
 	EDGEQ_GPU=1 $(BIN)/python -m pytest tests/gpu
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check edgeq tests benchmarks
-	$(BIN)/ruff format --check edgeq tests benchmarks
+	$(BIN)/ruff check edgeq tests benchmarks examples
+	$(BIN)/ruff format --check edgeq tests benchmarks examples
 	$(BIN)/mypy
 
 format: $(INSTALLED)
-	$(BIN)/ruff check --fix edgeq tests benchmarks
-	$(BIN)/ruff format edgeq tests benchmarks
+	$(BIN)/ruff check --fix edgeq tests benchmarks examples
+	$(BIN)/ruff format edgeq tests benchmarks examples
 
 # BENCH takes further flags: make bench-calibration BENCH="speed --rounds 5 --json"
 bench-calibration: $(INSTALLED)

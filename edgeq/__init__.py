@@ -1,3 +1,158 @@
-"""edgeq: vision and vision-language models, quantized for the edge, and proved to see."""
+"""edgeq: vision and vision-language models, quantized for the edge, and proved to see.
+
+`import edgeq` loads nothing else: each name of `__all__` is loaded when it is asked for (PEP 562). Five functions have
+an object in their name, because a function `edgeq.plan` would be hidden by the package of that name, or hide it.
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "Bundle": "edgeq.api.device.opened",
+    "BuiltEngine": "edgeq.engine_store.run",
+    "Calibrated": "edgeq.api.workshop.stages",
+    "ClassScore": "edgeq.runtime.vision_graph",
+    "EdgeqError": "edgeq.errors",
+    "Exported": "edgeq.api.workshop.stages",
+    "Found": "edgeq.pipeline.search",
+    "GateBounds": "edgeq.quality.gate",
+    "ImageLike": "edgeq.api.device.images",
+    "Inspection": "edgeq.pipeline.inspect",
+    "Installed": "edgeq.install.run",
+    "MemoryPlan": "edgeq.plan.memory",
+    "Options": "edgeq.pipeline.stages",
+    "Planned": "edgeq.api.workshop.describe",
+    "Precision": "edgeq.plan.precision",
+    "PrecisionPlan": "edgeq.plan.precision",
+    "Prepared": "edgeq.pipeline.classifier",
+    "PreparedVlm": "edgeq.pipeline.vlm",
+    "Preprocess": "edgeq.model.images.preprocess",
+    "Quality": "edgeq.quality.judge",
+    "Quantized": "edgeq.api.workshop.stages",
+    "Reply": "edgeq.runtime.vlm.model",
+    "Rule": "edgeq.plan.precision",
+    "Scales": "edgeq.calibrate.scales",
+    "SearchBounds": "edgeq.quantize.search.layer_search",
+    "Sensitivity": "edgeq.quantize.search.sensitivity",
+    "Timing": "edgeq.quality.latency",
+    "Verified": "edgeq.bundle.verification_states",
+    "VlmOptions": "edgeq.pipeline.vlm_options",
+    "build": "edgeq.api.device.bundles",
+    "calibrate_model": "edgeq.api.workshop.stages",
+    "evaluate": "edgeq.api.workshop.stages",
+    "export_model": "edgeq.api.workshop.stages",
+    "inspect": "edgeq.api.workshop.describe",
+    "install_bundle": "edgeq.api.device.bundles",
+    "open_bundle": "edgeq.api.device.opened",
+    "plan_model": "edgeq.api.workshop.describe",
+    "prepare": "edgeq.api.workshop.prepare",
+    "quantize_model": "edgeq.api.workshop.stages",
+    "search_layers": "edgeq.api.workshop.layers",
+    "sensitivity": "edgeq.api.workshop.layers",
+    "this_device": "edgeq.api.device.bundles",
+    "verify": "edgeq.api.device.bundles",
+}
+"""Where each name is. What type checkers see stands below; a test compares the two."""
+
+if TYPE_CHECKING:
+    from edgeq.api.device.bundles import build, install_bundle, this_device, verify
+    from edgeq.api.device.images import ImageLike
+    from edgeq.api.device.opened import Bundle, open_bundle
+    from edgeq.api.workshop.describe import Planned, inspect, plan_model
+    from edgeq.api.workshop.layers import search_layers, sensitivity
+    from edgeq.api.workshop.prepare import prepare
+    from edgeq.api.workshop.stages import (
+        Calibrated,
+        Exported,
+        Quantized,
+        calibrate_model,
+        evaluate,
+        export_model,
+        quantize_model,
+    )
+    from edgeq.bundle.verification_states import Verified
+    from edgeq.calibrate.scales import Scales
+    from edgeq.engine_store.run import BuiltEngine
+    from edgeq.errors import EdgeqError
+    from edgeq.install.run import Installed
+    from edgeq.model.images.preprocess import Preprocess
+    from edgeq.pipeline.classifier import Prepared
+    from edgeq.pipeline.inspect import Inspection
+    from edgeq.pipeline.search import Found
+    from edgeq.pipeline.stages import Options
+    from edgeq.pipeline.vlm import PreparedVlm
+    from edgeq.pipeline.vlm_options import VlmOptions
+    from edgeq.plan.memory import MemoryPlan
+    from edgeq.plan.precision import Precision, PrecisionPlan, Rule
+    from edgeq.quality.gate import GateBounds
+    from edgeq.quality.judge import Quality
+    from edgeq.quality.latency import Timing
+    from edgeq.quantize.search.layer_search import SearchBounds
+    from edgeq.quantize.search.sensitivity import Sensitivity
+    from edgeq.runtime.vision_graph import ClassScore
+    from edgeq.runtime.vlm.model import Reply
+
+__all__ = [
+    "BuiltEngine",
+    "Bundle",
+    "Calibrated",
+    "ClassScore",
+    "EdgeqError",
+    "Exported",
+    "Found",
+    "GateBounds",
+    "ImageLike",
+    "Inspection",
+    "Installed",
+    "MemoryPlan",
+    "Options",
+    "Planned",
+    "Precision",
+    "PrecisionPlan",
+    "Prepared",
+    "PreparedVlm",
+    "Preprocess",
+    "Quality",
+    "Quantized",
+    "Reply",
+    "Rule",
+    "Scales",
+    "SearchBounds",
+    "Sensitivity",
+    "Timing",
+    "Verified",
+    "VlmOptions",
+    "__version__",
+    "build",
+    "calibrate_model",
+    "evaluate",
+    "export_model",
+    "inspect",
+    "install_bundle",
+    "open_bundle",
+    "plan_model",
+    "prepare",
+    "quantize_model",
+    "search_layers",
+    "sensitivity",
+    "this_device",
+    "verify",
+]
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of edgeq's
+
+    def __getattr__(name: str) -> object:
+        """Load a public name, once."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = getattr(import_module(_PLACES[name]), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    """The public names, whether they are loaded yet or not, and the rest."""
+    return sorted({*globals(), *__all__})

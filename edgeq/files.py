@@ -27,6 +27,7 @@ __all__ = [
     "new_directory",
     "read_json_object",
     "recognise",
+    "require_new",
     "sha256_file",
 ]
 
@@ -160,6 +161,12 @@ def _refuse_existing(path: Path) -> None:
             expected="a name that does not exist yet; nothing is ever written over",
             next_step="choose another name or remove it",
         )
+
+
+def require_new(path: Path) -> None:
+    """Raise OutputError where something has the name of a file that long work would make."""
+    if path.exists():
+        raise OutputError(f"{path} exists already", next_step="choose another name, or remove it")
 
 
 def _sync_tree(root: Path) -> None:

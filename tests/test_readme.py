@@ -1,4 +1,4 @@
-"""The commands in the README are run, the links in every page lead somewhere."""
+"""The commands and the Python in the README are run, the links in every page lead somewhere."""
 
 from __future__ import annotations
 
@@ -20,14 +20,25 @@ NOT_OURS = {".venv", ".venv-newest", "out", "node_modules"}
 PAGES = sorted(page for page in ROOT.rglob("*.md") if not NOT_OURS & set(page.parts))
 
 
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The page's ```sh and ```python blocks in their order: the language, and what stands in it."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```(sh|python)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def commands(page: Path) -> list[str]:
     """The lines of the page's ```sh blocks."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [line for language, text in blocks(page) if language == "sh" for line in text.splitlines() if line.strip()]
 
 
 def test_the_readme_has_commands() -> None:
     assert sum(line.startswith("edgeq ") for line in commands(ROOT / "README.md")) >= 7
+
+
+def test_each_job_in_python_takes_six_lines_at_most() -> None:
+    jobs = [text for language, text in blocks(ROOT / "README.md") if language == "python"]
+    assert len(jobs) == 5
+    assert max(len(job.strip().splitlines()) for job in jobs) <= 6
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
@@ -54,12 +65,22 @@ def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_reports", "quick_latency")
-def test_every_edgeq_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_edgeq_command_and_all_python_of_the_readme_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of the page, in one directory; the Python blocks are one session."""
     monkeypatch.chdir(tmp_path)
-    for line in commands(ROOT / "README.md"):
-        program, *arguments = shlex.split(line)
-        if program == "edgeq":
-            assert run(arguments) == 0, line
+    session: dict[str, object] = {}
+    for language, text in blocks(ROOT / "README.md"):
+        if language == "python":
+            capsys.readouterr()
+            exec(compile(text, "README.md", "exec"), session)
+            assert capsys.readouterr().out, text
+            continue
+        for line in filter(str.strip, text.splitlines()):
+            program, *arguments = shlex.split(line)
+            if program == "edgeq":
+                assert run(arguments) == 0, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

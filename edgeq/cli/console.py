@@ -48,7 +48,7 @@ _STAGES = {
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback that draws one bar for each stage on stderr, with counts and the time left."""
+    """A callback that draws one bar for each stage on stderr, with counts and the time left; none at first."""
     columns = (
         TextColumn("{task.description:<36}"),
         BarColumn(),
@@ -56,19 +56,25 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, int] = {}
+    bars = Bars(*columns, console=Console(stderr=True))
+    tasks: dict[str, int] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                for task in bars.tasks:
-                    bars.update(task.id, total=task.total or 1, completed=task.total or 1)
-                tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total or None)
-            bars.update(bars.task_ids[list(tasks).index(stage)], completed=done)
+    def report(stage: str, done: int, total: int) -> None:
+        if not tasks:
+            bars.start()
+        if stage not in tasks:
+            for task in bars.tasks:
+                bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+            tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total or None)
+        bars.update(bars.task_ids[list(tasks).index(stage)], completed=done)
 
+    try:
         yield report
         for task in bars.tasks:
             bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def print_json(artifact: BaseModel) -> None:

@@ -15,13 +15,16 @@ from edgeq.artifact import Artifact
 from edgeq.engine_store.lock import is_free
 from edgeq.errors import ArtifactError, OutputError
 
-__all__ = ["MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "sync_directory"]
+__all__ = ["ENGINES", "MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "sync_directory"]
 
 ROOT: Final = Path("/var/lib/edgeq")
 """The store of a device."""
 
 MARKER: Final = "store.json"
 """The file that says that a directory is a store."""
+
+ENGINES: Final = "engines"
+"""Directory of the engines that are built of its versions; TensorRT's."""
 
 _LOCK: Final = "lock"
 _DIRECTORIES: Final = ("objects", "versions", "records", "states", "staging")

@@ -16,6 +16,7 @@ from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
+from edgeq.calibrate.tensorrt_scales import activation_tensors
 from edgeq.engine.registry import DEFAULT, backend_of_graph
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport
@@ -46,6 +47,7 @@ __all__ = [
     "implied_allowances",
     "judge_graphs",
     "observe_some",
+    "observed_tensors",
     "parity_images",
     "plan_graph",
     "planned_tensors",
@@ -225,6 +227,15 @@ def planned_tensors(graph: Path, plan: PrecisionPlan | None = None) -> tuple[str
     """Names of the tensors of an exported graph that need a scale: for `plan`, or for the built-in rules."""
     model = load_outline(graph)
     return calibrated_tensors(model, plan or plan_classifier(model))
+
+
+def observed_tensors(graph: Path) -> tuple[str, ...]:
+    """What is observed for a TensorRT calibration cache: every activation of an exported graph, in the graph's order.
+
+    That is more than the Q/DQ graphs need; the scales hold the surplus too.
+    """
+    model = load_outline(graph)
+    return tuple(dict.fromkeys((*activation_tensors(model), *calibrated_tensors(model, plan_classifier(model)))))
 
 
 def plan_graph(graph: Path, exported: ExportReport, options: Options) -> PrecisionPlan:

@@ -10,41 +10,30 @@ from typing import Final
 from edgeq.bundle.manifest import MANIFEST, Manifest
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.verify import Trust, examine
-from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
-from edgeq.engine.registry import backend
-from edgeq.engine_store.candidate import Candidate, open_candidate
-from edgeq.engine_store.store import default_store
 from edgeq.errors import ArtifactError, InputError
-from edgeq.families.registry import runnable
-from edgeq.files import read_json_object
-from edgeq.install.proof import backend_here
+from edgeq.install.candidate_here import vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
-from edgeq.model.images.preprocess import Preprocess
-from edgeq.runtime.canary.canaries import CANARY_LIST, ClassCanaries
-from edgeq.runtime.canary.canary_set import CanarySet, canary_graph, open_canaries
+from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.runtime.canary.check import compare_canaries, run_canaries
 from edgeq.runtime.canary.report import CanaryReport
 from edgeq.runtime.scheduler.budget import serving_device
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
+from edgeq.runtime.vision_graph import VisionGraph
 from edgeq.runtime.vlm.api import GenerationRequest
-from edgeq.runtime.vlm.language import open_language_model, require_packages
-from edgeq.runtime.vlm.model import VisionLanguageModel
-from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.language import require_packages
+from edgeq.runtime.vlm.model import load_vlm
 from edgeq.runtime.vlm.stream import Failed
-from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 from edgeq.service.report import reader_of
 from edgeq.service.report_phrases import DEFAULT_PHRASES, PHRASES, ReportPhrases, load_report_phrases
 from edgeq.service.routes.vision_worker import VisionWorker
 from edgeq.service.served_model import ServedModel
-from edgeq.service.settings import AUTO, ServiceSettings
+from edgeq.service.settings import ServiceSettings
 
 __all__ = ["find_bundle", "open_served"]
 
-_ENGINES: Final = "engines"
-_PREPROCESS: Final = "preprocessor_config.json"
 _MIB: Final = 1 << 20
 
 Say = Callable[[str], None]
@@ -90,7 +79,7 @@ def open_served(
     tell("checking the bundle")
     verified = examine(bundle, Trust.of(settings.keys, device=device))
     phrases = _phrases(bundle, verified.manifest, settings)
-    candidate = _candidate(place, bundle, verified.manifest, settings)
+    candidate = vision_candidate(place, bundle, verified.manifest, settings.backend, threads=settings.threads)
     talks = verified.manifest.kind == "vision-language"
     memory = _memory(bundle) if talks else None  # asked before anything is loaded
     tell("opening the vision graph")
@@ -105,7 +94,7 @@ def open_served(
         backend=candidate.backend,
         canaries=report,
         talk=_runtime(bundle, engine, memory, settings, canaries, tell) if memory else None,
-        seeing=None if memory else _seeing(bundle, engine, settings),
+        seeing=None if memory else VisionWorker(VisionGraph.of_bundle(bundle, engine), queue=settings.queue),
         phrases=phrases,
         reader=reader_of(phrases),
     )
@@ -119,25 +108,11 @@ def _phrases(bundle: Path, manifest: Manifest, settings: ServiceSettings) -> Rep
     return load_report_phrases(bundle / PHRASES) if listed else DEFAULT_PHRASES
 
 
-def _candidate(place: Path, bundle: Path, manifest: Manifest, settings: ServiceSettings) -> Candidate:
-    """What runs the vision graph. An engine must have been built: that takes minutes and much memory."""
-    graph = canary_graph(bundle)
-    chosen = backend_here(graph.name) if settings.backend == AUTO else backend(settings.backend)
-    store = default_store() if place == bundle else place / _ENGINES
-    return open_candidate(bundle, manifest, graph, chosen, store, threads=settings.threads)
-
-
 def _checked(engine: Engine, canaries: CanarySet, tell: Say) -> CanaryReport:
     tell("comparing with the canaries")
     report = compare_canaries(canaries, run_canaries(engine, canaries))
     report.raise_if_failed()
     return report
-
-
-def _seeing(bundle: Path, engine: Engine, settings: ServiceSettings) -> VisionWorker:
-    preprocess = Preprocess.from_config(read_json_object(bundle / _PREPROCESS))
-    output = ClassCanaries.load(bundle / CANARY_LIST).output
-    return VisionWorker(engine, output, preprocess, queue=settings.queue)
 
 
 def _memory(bundle: Path) -> DeviceProfile:
@@ -157,9 +132,7 @@ def _runtime(
 ) -> Runtime:
     """The language model loaded, beside a vision engine that is open already; and asked something once."""
     tell("loading the language model")
-    found = VlmSettings.of(bundle)
-    language = open_language_model(bundle / LANGUAGE, runnable(found.model_type), threads=settings.threads)
-    vlm = VisionLanguageModel(Prompter.open(bundle, found), VisionEncoder(engine), language)
+    vlm = load_vlm(bundle, engine=engine, threads=settings.threads)
     options = RuntimeOptions(
         slots=settings.sequences,
         queue=settings.queue,

@@ -10,14 +10,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from edgeq.engine.registry import NAMES
 from edgeq.errors import ArtifactError, InputError
+from edgeq.install.candidate_here import AUTO
 from edgeq.runtime.scheduler.admission import SLOTS
 
-__all__ = ["AUTO", "SETTINGS_VERSION", "ServiceSettings", "change", "load_settings"]
+__all__ = ["SETTINGS_VERSION", "ServiceSettings", "change", "load_settings"]
 
 SETTINGS_VERSION: Final = "edgeq.service/1"
-
-AUTO: Final = "auto"
-"""The backend that suits this machine and the bundle."""
 
 _MOST_BYTES: Final = 1 << 20
 _MIB: Final = 1 << 20

@@ -14,9 +14,9 @@ from command import Edgeq, assert_refused
 from packed import CONTENTS, make_bundle, snapshot
 
 from edgeq import __version__
+from edgeq.api.device import bundles
 from edgeq.bundle.contents import MANIFEST, SIGNATURE
 from edgeq.bundle.needs import DeviceNeeds
-from edgeq.cli.device import verify
 
 BYTES = sum(len(content) for content in CONTENTS.values())
 
@@ -114,7 +114,7 @@ def test_a_refused_file_leaves_nothing(edgeq: Edgeq, bundle: Path, tmp_path: Pat
 
 def test_this_device(edgeq: Edgeq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a GPU that is not there, so that every machine gives the same answer."""
-    monkeypatch.setattr(verify, "ask_driver", lambda: None)
+    monkeypatch.setattr(bundles, "ask_driver", lambda: None)
     modest = make_bundle(tmp_path / "modest", needs=DeviceNeeds(memory_bytes=1, edgeq=f"=={__version__}"))
     assert edgeq("verify", modest, "--this-device").status == 0
     greedy = make_bundle(tmp_path / "greedy", needs=DeviceNeeds(memory_bytes=1 << 60, compute_capability=("8.7",)))

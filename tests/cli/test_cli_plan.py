@@ -11,7 +11,7 @@ from command import Edgeq, assert_refused
 from networks import BATCHNORMS, tiny_network, write_model
 from pictures import draw_pictures
 
-from edgeq.cli.workshop.plan import Planned
+from edgeq.api.workshop.describe import Planned
 from edgeq.pipeline.classifier import Prepared
 from edgeq.plan.precision import Precision, PrecisionPlan
 

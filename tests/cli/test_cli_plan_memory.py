@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from command import Edgeq, assert_refused
 
-from edgeq.cli.workshop.plan import Planned
+from edgeq.api.workshop.describe import Planned
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "expected.json").read_text())

@@ -14,7 +14,6 @@ from edgeq.calibrate.stage import calibrate
 from edgeq.calibrate.tensorrt_scales import activation_tensors, cache_from_scales
 from edgeq.cli.workshop.trt_cache import (
     check_trt_flags,
-    observed_tensors,
     read_trt_cache,
     trt_cache_options,
     write_trt_cache,
@@ -23,6 +22,7 @@ from edgeq.errors import ArtifactError, CalibrationError, InputError, OutputErro
 from edgeq.export.stage import FP32
 from edgeq.model.checkpoint.source import open_model
 from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.stages import observed_tensors
 from edgeq.tensorrt.calibration_cache import CalibrationCache
 
 RELEASE = (10, 3, 0)

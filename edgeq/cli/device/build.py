@@ -10,13 +10,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from edgeq.api.device.bundles import build
 from edgeq.bundle.manifest import read_manifest
 from edgeq.cli.device.build_tables import print_plan, progress_lines
 from edgeq.engine.registry import BUILT, NAMES
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.machine import read_machine
 from edgeq.engine_store.planned import build_key, plan_build
-from edgeq.engine_store.run import build
 from edgeq.engine_store.store import EngineStore, default_store
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
@@ -83,10 +83,8 @@ def command(
     and the system's release: another device or release gets another engine. With --dry-run nothing is built: what would
     be set is printed, for a person to read before going to the device.
     """
-    chosen = named(backend)
-    if not chosen.built:
+    if not named(backend).built:
         _refuse(_FOR_TENSORRT)
-    root = store or default_store()
     choices: dict[str, Any] = {
         "quantization": quantization,
         "batch": batch,
@@ -94,10 +92,10 @@ def command(
         "images": images,
     }
     if dry_run:
-        _dry_run(bundle, root, tensorrt, choices, as_json)
+        _dry_run(bundle, store or default_store(), tensorrt, choices, as_json)
         return
     with progress_lines() as (progress, say):
-        built = build(bundle, root, backend=chosen, tensorrt=tensorrt, **choices, progress=progress, say=say)
+        built = build(bundle, store=store, backend=backend, tensorrt=tensorrt, **choices, progress=progress, say=say)
     if as_json:
         click.echo(built.model_dump_json(indent=1))
         return
@@ -127,4 +125,4 @@ def _refuse(names: Sequence[str]) -> None:
     context = click.get_current_context()
     for option in context.command.params:
         if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option.opts[0]} is for --backend tensorrt")
+            raise click.UsageError(f"{option.opts[0]} is for --backend {BUILT.name}")

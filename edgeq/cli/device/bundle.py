@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
+from edgeq.api.device.bundles import this_device
 from edgeq.bundle.diff import BundleDiff, Change, diff_bundles
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.transport import SUFFIX, pack, unpack
 from edgeq.cli import console
-from edgeq.cli.device.verify import byte_bar, key_option, this_device
+from edgeq.cli.device.verify import byte_bar, key_option
 from edgeq.cli.flags import PATH, json_option
 
 __all__ = ["command"]

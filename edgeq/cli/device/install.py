@@ -6,13 +6,12 @@ from pathlib import Path
 
 import click
 
+from edgeq.api.device.bundles import install_bundle
 from edgeq.cli import console
-from edgeq.cli.device.verify import key_option, said_of_signature, this_device
+from edgeq.cli.device.verify import key_option, said_of_signature
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.engine.registry import NAMES
-from edgeq.engine.registry import backend as named
-from edgeq.install.proof import canary_check
-from edgeq.install.run import Installed, install
+from edgeq.install.run import Installed
 from edgeq.install.store import ROOT
 
 __all__ = ["command", "root_option", "short"]
@@ -57,16 +56,16 @@ def command(
     if unchecked and (answers or backend or threads):
         raise click.UsageError("--backend, --answers and --threads are for the check: leave out --no-check")
     with console.progress_bars() as progress:
-        check = canary_check(
-            root / "engines",
-            backend=named(backend) if backend else None,
+        done = install_bundle(
+            bundle,
+            root=root,
+            keys=keys,
+            check=not unchecked,
+            backend=backend,
             answers=answers,
             threads=threads,
             progress=progress,
             say=lambda sentence: click.echo(sentence, err=True),
-        )
-        done = install(
-            bundle, root, keys=keys, device=this_device(), check=None if unchecked else check, report=progress
         )
     if as_json:
         console.print_json(done)

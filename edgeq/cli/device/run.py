@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from edgeq.api.device.images import open_image
+from edgeq.api.device.opened import open_bundle
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.model.images.decode import decode_image
-from edgeq.model.images.store import read_file
-from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, open_vlm
+from edgeq.engine.registry import DEFAULT
+from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 
 __all__ = ["command"]
 
@@ -34,8 +35,9 @@ def command(bundle: Path, image: Path, question: str, max_new_tokens: int, threa
     Every file of the bundle is checked first. The image's features come from the vision engine, the language model is
     loaded alone.
     """
-    picture = decode_image(read_file(image, str(image)), str(image))
-    reply = open_vlm(bundle, threads=threads).ask(picture, question, max_new_tokens)
+    picture = open_image(image)
+    with open_bundle(bundle, kind="vision-language", backend=DEFAULT.name, threads=threads) as opened:
+        reply = opened.ask(picture, question, max_new_tokens)
     if as_json:
         console.print_json(reply)
     else:

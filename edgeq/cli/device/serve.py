@@ -10,10 +10,12 @@ from typing import Any, Literal
 import click
 from pydantic import BaseModel, ConfigDict
 
+from edgeq.api.device.bundles import this_device
 from edgeq.cli import console
-from edgeq.cli.device.verify import key_option, this_device
+from edgeq.cli.device.verify import key_option
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.engine.registry import NAMES
+from edgeq.install.candidate_here import AUTO
 from edgeq.service.app import make_service
 from edgeq.service.http.access import read_token
 from edgeq.service.http.log import log, logged
@@ -21,7 +23,7 @@ from edgeq.service.http.notify import Notifier
 from edgeq.service.load_bundle import open_served
 from edgeq.service.served_model import ServedModel
 from edgeq.service.server import Server, reserve
-from edgeq.service.settings import AUTO, ServiceSettings, change, load_settings
+from edgeq.service.settings import ServiceSettings, change, load_settings
 
 __all__ = ["bundle_options", "chosen_settings", "command", "open_chosen"]
 

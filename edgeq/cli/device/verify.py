@@ -11,18 +11,12 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from edgeq.api.device.bundles import this_device, verify
 from edgeq.bundle.copy import Report
-from edgeq.bundle.needs import DeviceFacts
-from edgeq.bundle.transport import examine_file
-from edgeq.bundle.verify import Trust, examine
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option
-from edgeq.device import probe
-from edgeq.engine_store.machine import ask_driver
-from edgeq.errors import EngineError, InputError
-from edgeq.tensorrt.loading import load_tensorrt
 
-__all__ = ["byte_bar", "command", "key_option", "said_of_signature", "this_device"]
+__all__ = ["byte_bar", "command", "key_option", "said_of_signature"]
 
 key_option = click.option(
     "--key",
@@ -57,10 +51,9 @@ def command(bundle: Path, keys: tuple[Path, ...], here: bool, as_json: bool) -> 
 
     Without --key the signature is not looked at. Nothing is written.
     """
-    trust = Trust.of(keys, device=this_device() if here else None)
-    check = examine if bundle.is_dir() else examine_file
+    device = this_device() if here else None
     with byte_bar("checking") as report:
-        verified = check(bundle, trust, report=report)
+        verified = verify(bundle, keys=keys, device=device, progress=report)
     manifest = verified.manifest
     answer = _Answer(
         kind=manifest.kind,
@@ -82,20 +75,6 @@ def said_of_signature(signed_by: str | None) -> str:
     if signed_by is None:
         return "Its signature was not checked: no key was given."
     return f"It was signed with the key {signed_by}."
-
-
-def this_device() -> DeviceFacts:
-    """What this machine has, by the kernel, CUDA's driver and TensorRT; what cannot be found out is None."""
-    try:
-        memory = probe().total_bytes
-    except InputError:
-        memory = None
-    try:
-        tensorrt = str(load_tensorrt().__version__)
-    except EngineError:
-        tensorrt = None
-    gpu = ask_driver()
-    return DeviceFacts(memory, gpu.compute_capability if gpu else None, tensorrt)
 
 
 @contextmanager

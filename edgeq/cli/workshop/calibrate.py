@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgeq.api.workshop.stages import calibrate_model
 from edgeq.calibrate.diagnose import diagnose
 from edgeq.calibrate.merge import merge_scales
 from edgeq.calibrate.scales import Scales
@@ -16,19 +17,12 @@ from edgeq.cli.workshop.classifier_tables import print_trials
 from edgeq.cli.workshop.options import calibration_options
 from edgeq.cli.workshop.trt_cache import (
     check_trt_flags,
-    observed_tensors,
     read_trt_cache,
     trt_cache_options,
     write_trt_cache,
 )
-from edgeq.errors import OutputError
-from edgeq.export.stage import FP32, ExportReport
-from edgeq.model.checkpoint.source import open_model
-from edgeq.model.graph.outline import load_outline
-from edgeq.model.images.image_set import ImageSet
-from edgeq.pipeline.classifier import Options
-from edgeq.pipeline.stages import calibrate_graph, planned_tensors
-from edgeq.plan.rules import plan_classifier
+from edgeq.export.stage import FP32
+from edgeq.files import require_new
 from edgeq.tensorrt.version import Version
 
 __all__ = ["command"]
@@ -65,8 +59,7 @@ def command(
 
     With --merge, join two or more scales files: edgeq calibrate --merge a.json b.json -o all.json
     """
-    if output.exists():
-        raise OutputError(f"{output} exists already", next_step="choose another name, or remove it")
+    require_new(output)
     skipped: tuple[str, ...] = ()
     if merge:
         scales = _merge(inputs, images, method)
@@ -78,20 +71,26 @@ def command(
         )
         if from_trt_cache is not None:
             scales = read_trt_cache(from_trt_cache, exported)
+            scales.save(output)
         elif images is not None:
-            options = Options(calibration_images=calibration_images, method=method, threads=threads)
-            scales, skipped = _calibrate(exported, images, options, _partial(output) if resume else None, trt_cache)
+            with console.progress_bars() as progress:
+                found = calibrate_model(
+                    exported,
+                    images,
+                    output,
+                    calibration_images=calibration_images,
+                    method=method,
+                    resume=resume,
+                    every_activation=trt_cache is not None,
+                    threads=threads,
+                    progress=progress,
+                )
+            scales, skipped = found.scales, found.skipped
         else:
             raise click.UsageError("give calibration images with --images, or ranges with --from-trt-cache")
-        scales.save(output)
         if trt_cache is not None and trt_version is not None:
             write_trt_cache(trt_cache, trt_version, exported / FP32, scales)
-        _partial(output).unlink(missing_ok=True)
     _tell(scales, skipped, output, inputs, as_json)
-
-
-def _partial(output: Path) -> Path:
-    return output.with_name(f"{output.name}.partial")
 
 
 def _only(inputs: tuple[Path, ...]) -> Path:
@@ -105,27 +104,6 @@ def _merge(inputs: tuple[Path, ...], images: Path | None, method: str) -> Scales
         raise click.UsageError("--merge takes two scales files or more, and no --images")
     # `auto` would need images to try on.
     return merge_scales([(path, Scales.load(path)) for path in inputs], WITHOUT_TRIALS if method == AUTO else method)
-
-
-def _calibrate(
-    exported: Path, images: Path, options: Options, checkpoint: Path | None, trt_cache: Path | None
-) -> tuple[Scales, tuple[str, ...]]:
-    ExportReport.load(exported)
-    source = open_model(exported)
-    chosen = ImageSet.open(images).sample(options.calibration_images)
-    graph = exported / FP32
-    plan = plan_classifier(load_outline(graph))
-    with console.progress_bars() as progress:
-        return calibrate_graph(
-            graph,
-            plan,
-            planned_tensors(graph, plan) if trt_cache is None else observed_tensors(graph),
-            chosen,
-            source.preprocess,
-            options,
-            progress,
-            checkpoint=checkpoint,
-        )
 
 
 def _tell(scales: Scales, skipped: tuple[str, ...], output: Path, inputs: tuple[Path, ...], as_json: bool) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import click
 
+from edgeq.api.workshop.describe import inspect
 from edgeq.cli import console
 from edgeq.cli.flags import json_option
 from edgeq.cli.workshop.options import preprocess_flags, preprocess_options
-from edgeq.pipeline.inspect import Inspection, inspect_model
+from edgeq.pipeline.inspect import Inspection
 
 __all__ = ["command"]
 
@@ -21,8 +19,7 @@ __all__ = ["command"]
 @json_option
 def command(model: str, mean: str | None, std: str | None, size: str | None, as_json: bool) -> None:
     """Show what MODEL is made of, and what would be done to each part."""
-    with tempfile.TemporaryDirectory() as scratch:
-        inspection = inspect_model(model, Path(scratch), preprocess=preprocess_flags(mean, std, size))
+    inspection = inspect(model, preprocess=preprocess_flags(mean, std, size))
     if as_json:
         console.print_json(inspection)
     else:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
-from pydantic import BaseModel, ConfigDict
 
-from edgeq.calibrate.stage import CALIBRATION_IMAGES
+from edgeq.api.workshop.describe import Planned, plan_model
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option
 from edgeq.cli.workshop.options import (
@@ -24,38 +22,11 @@ from edgeq.cli.workshop.options import (
     preprocess_options,
 )
 from edgeq.cli.workshop.vlm_tables import print_memory
-from edgeq.device import device_profile
-from edgeq.errors import InputError, OutputError
-from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.inspect import plan_model, read_config
-from edgeq.pipeline.stages import Options
-from edgeq.pipeline.vlm_fit import is_vision_language
-from edgeq.plan.facts import Facts, image_facts
-from edgeq.plan.guards import GUARDS, GuardFinding, check
-from edgeq.plan.memory import MemoryPlan, plan_memory
+from edgeq.files import require_new
+from edgeq.plan.guards import GUARDS
 from edgeq.plan.precision import Decision, PrecisionPlan
 
-__all__ = ["Planned", "command"]
-
-
-class Planned(BaseModel):
-    """What the verb found.
-
-    Attributes:
-        guards: those that were tripped and allowed; None where they were not asked (--check).
-        changes: from the other plan to this one; None where there is no other (--diff).
-        memory: of a vision-language model on a device; None where none is named (--device).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal["edgeq.planned/1"] = "edgeq.planned/1"
-    model: str
-    plan: PrecisionPlan
-    guards: tuple[GuardFinding, ...] | None = None
-    changes: tuple[str, ...] | None = None
-    memory: MemoryPlan | None = None
+__all__ = ["command"]
 
 
 @click.command("plan")
@@ -106,23 +77,28 @@ def command(
     MODEL is an image classifier as for `edgeq prepare`, or a vision-language model: a Hugging Face directory or id, of
     which only configs and headers are read.
     """
-    if output is not None and output.exists():
-        raise OutputError(f"{output} exists already", next_step="choose another name, or remove it")
-    _check_usage(checked, images, labelled, device)
-    options = plan_choices(**choices).settled()
-    before = PrecisionPlan.load(other) if other else None
-    facts = _facts(model, Path(images) if images else None, labelled) if checked else Facts()
-    guards = check(facts, options.allow)
-    plan = _plan(model, options, preprocess_flags(mean, std, size))
-    planned = Planned(
-        model=model,
-        plan=plan,
-        guards=(*guards, *check(Facts(plan=plan), options.allow)) if checked else None,
-        changes=before.diff(plan) if before else None,
-        memory=_memory(model, plan, device, context, images, batch, image_size) if device else None,
-    )
     if output is not None:
-        plan.save(output)
+        require_new(output)
+    _check_usage(checked, images, labelled, device)
+    options = plan_choices(**choices)
+    before = PrecisionPlan.load(other) if other else None
+    planned = plan_model(
+        model,
+        device=device,
+        context=context,
+        images=_count(images) if device else 1,
+        batch=batch,
+        image_size=parse_size("--image-size", image_size) if image_size else None,
+        check_guards=checked,
+        calibration=images if checked else None,
+        evaluation=labelled,
+        preprocess=preprocess_flags(mean, std, size),
+        options=options,
+    )
+    if before is not None:
+        planned = planned.model_copy(update={"changes": before.diff(planned.plan)})
+    if output is not None:
+        planned.plan.save(output)
     if planned.memory is not None and waterfall is not None:
         from edgeq.plan.waterfall import save_waterfall
 
@@ -151,39 +127,10 @@ def _check_usage(checked: bool, images: str | None, labelled: Path | None, devic
         raise click.UsageError(f"--{given[0].replace('_', '-')} is for --device")
 
 
-def _memory(
-    model: str, plan: PrecisionPlan, device: str, context: int, images: str | None, batch: int, image_size: str | None
-) -> MemoryPlan:
-    """Does a vision-language model fit, in the precisions of its plan?"""
-    from edgeq.families.modules import read_vlm
-
-    if not is_vision_language(read_config(model)):
-        raise InputError(f"{model} is not a vision-language model", expected="one, for a memory plan (--device)")
-    return plan_memory(
-        read_vlm(model),
-        device_profile(device),
-        context=context,
-        images=_count(images),
-        batch=batch,
-        image_size=parse_size("--image-size", image_size) if image_size else None,
-        precision={decision.layer: decision.precision for decision in plan.decisions},
-    )
-
-
 def _count(images: str | None) -> int:
     if images is not None and not images.isdecimal():
         raise click.UsageError(f"--images {images}: with --device, expected how many images are in a sequence")
     return int(images) if images else 1
-
-
-def _facts(model: str, images: Path | None, labelled: Path | None) -> Facts:
-    calibration = ImageSet.open(images).sample(CALIBRATION_IMAGES) if images else None
-    return image_facts(calibration, ImageSet.open(labelled) if labelled else None, read_config(model))
-
-
-def _plan(model: str, options: Options, preprocess: Preprocess | None) -> PrecisionPlan:
-    with tempfile.TemporaryDirectory() as scratch:
-        return plan_model(model, read_config(model), Path(scratch), preprocess=preprocess, options=options)
 
 
 def _print(planned: Planned) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from edgeq.api.workshop.prepare import prepare
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, output_option, threads_option
 from edgeq.cli.workshop.classifier_tables import (
@@ -37,9 +38,9 @@ from edgeq.cli.workshop.options import (
     task_option,
 )
 from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
-from edgeq.pipeline.classifier import Prepared, prepare
+from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
-from edgeq.pipeline.vlm import VlmOptions, prepare_vlm
+from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rule_file import load_rules
@@ -151,7 +152,7 @@ def _prepare_classifier(
             model,
             images,
             output,
-            labelled=labelled,
+            evaluation=labelled,
             preprocess=preprocess_flags(mean, std, size),
             options=plan_choices(
                 search=search_bounds(max_drop, max_float_share, min_speedup),
@@ -190,7 +191,7 @@ def _prepare_vlm(
         **own,
     )
     with console.progress_bars() as progress:
-        prepared = prepare_vlm(model, images, output, questions=labelled, options=options, progress=progress)
+        prepared = prepare(model, images, output, evaluation=labelled, options=options, progress=progress)
     console.print_warnings(prepared.warnings)
     if as_json:
         console.print_json(prepared)

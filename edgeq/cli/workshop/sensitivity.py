@@ -5,38 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import onnx
 from click.core import ParameterSource
 
-from edgeq.bundle.manifest import MANIFEST, read_manifest
-from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.stage import SCALES
+from edgeq.api.workshop.layers import CHARTS, search_layers, sensitivity
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_search
 from edgeq.cli.workshop.distributions import show_distributions
 from edgeq.cli.workshop.options import search_bounds, search_options
-from edgeq.errors import ArtifactError, ImageError
-from edgeq.export.stage import FP32, ExportReport
-from edgeq.files import new_directory
-from edgeq.model.checkpoint.source import ModelSource, open_model
-from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
-from edgeq.pipeline.search import halves, save_found, search_graph
-from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import plan_classifier
-from edgeq.quality.tasks.registry import choose_task
-from edgeq.quantize.int8.pixels import PixelInput
-from edgeq.quantize.int8.select import resolve
-from edgeq.quantize.int8.stage import PLAN, check_scales
-from edgeq.quantize.search.chart import draw_sensitivity
+from edgeq.quantize.int8.stage import PLAN
 from edgeq.quantize.search.layer_search import SearchBounds
 from edgeq.quantize.search.racing import WORST, RaceBounds
-from edgeq.quantize.search.sensitivity import TABLE, LayerSensitivity, Sensitivity, measure_sensitivity
+from edgeq.quantize.search.sensitivity import TABLE, LayerSensitivity, Sensitivity
 
 __all__ = ["command"]
-
-CHARTS = ("sensitivity.svg", "sensitivity.png")
 
 _BOUNDS = RaceBounds()
 _PERCENT = click.FloatRange(0.0, min_open=True)
@@ -101,31 +84,23 @@ def command(
     bounds = search_bounds(max_drop, max_float_share, min_speedup)
     if searched != (bounds is not None):
         raise click.UsageError("--search and --max-drop belong together: give both")
-    scales, plan = _artifacts(directory, scales_file)
-    source = open_model(directory / FP32)
     if bounds is not None:
-        _search(directory, plan, scales, source, images, bounds, output, threads, as_json)
+        _search(directory, images, bounds, output, scales_file, threads, as_json)
         return
-    shown = ImageSet.open(images)
-    model = onnx.load(directory / FP32)
-    truth = _truth(model, source, shown)
+    warnings: list[str] = []
     with console.progress_bars() as progress:
-        table, skipped = measure_sensitivity(
-            model,
-            plan,
-            scales,
-            shown,
-            source.preprocess,
-            pixels=PixelInput.of(source.preprocess),
-            truth=truth,
-            bounds=RaceBounds(precision[0] / 100.0, precision[1] / 100.0),
+        table = sensitivity(
+            directory,
+            images,
+            output,
+            scales=scales_file,
+            worst=precision[0] / 100.0,
+            others=precision[1] / 100.0,
             threads=threads,
-            report=progress,
+            progress=progress,
+            say=warnings.append,
         )
-    if output is not None:
-        _write(table, plan, output)
-    if skipped:
-        console.print_warnings([f"{len(skipped)} images cannot be read: {', '.join(skipped[:5])}"])
+    console.print_warnings(warnings)
     if as_json:
         console.print_json(table)
     else:
@@ -143,68 +118,31 @@ def _check_alone() -> None:
 
 def _search(
     directory: Path,
-    plan: PrecisionPlan,
-    scales: Scales,
-    source: ModelSource,
-    images: Path,
+    labelled: Path,
     bounds: SearchBounds,
     output: Path | None,
+    scales: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    task = choose_task(None, source.config)
-    labelled = task.open(images, source.labels)
-    graph, ranked_on = directory / FP32, halves(labelled.images)[0]
     with console.progress_bars() as progress:
-        found = search_graph(
-            graph, plan, scales, source, ranked_on, task, labelled, bounds, threads=threads, report=progress
+        found = search_layers(
+            directory,
+            labelled,
+            output,
+            max_drop=bounds.max_drop,
+            max_share=bounds.max_share,
+            min_speedup=bounds.min_speedup,
+            scales=scales,
+            threads=threads,
+            progress=progress,
         )
-    if output is not None:
-        with new_directory(output) as work:
-            save_found(found, work)
-            found.plan.save(work / PLAN)
     if as_json:
         console.print_json(found.search)
         return
     print_search(found.search)
     if output is not None:
         click.echo(f"next: edgeq quantize {directory} --plan {output / PLAN} --scales SCALES -o QUANTIZED")
-
-
-def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, PrecisionPlan]:
-    """The scales and the plan of a directory, made sure to belong to its graph."""
-    if (directory / MANIFEST).exists():
-        read_manifest(directory)
-    report = ExportReport.load(directory)
-    if scales_file is None and not (directory / SCALES).is_file():
-        raise ArtifactError(
-            f"{directory} has no {SCALES}",
-            expected="a directory made by edgeq quantize or edgeq prepare, or --scales",
-            next_step=f"edgeq calibrate {directory} --images IMAGES -o scales.json, then --scales scales.json",
-        )
-    scales = Scales.load(scales_file or directory / SCALES)
-    check_scales(directory / FP32, scales)
-    if (directory / PLAN).is_file():
-        return scales, PrecisionPlan.load(directory / PLAN)
-    plan = plan_classifier(load_outline(directory / FP32), keep_batchnorm=tuple(report.kept))
-    return scales, resolve(plan, scales)
-
-
-def _truth(model: onnx.ModelProto, source: ModelSource, images: ImageSet) -> dict[str, int] | None:
-    """Folder -> class where that is what the task asks for; None where folders are no classes, which is said."""
-    classes = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    try:
-        return choose_task(None, source.config).folder_classes(images, source.labels, classes)
-    except ImageError as error:
-        console.print_warnings([f"no top-1: {error.what}"])
-        return None
-
-
-def _write(table: Sensitivity, plan: PrecisionPlan, output: Path) -> None:
-    with new_directory(output) as work:
-        table.save(work / TABLE)
-        for name in CHARTS:
-            draw_sensitivity(table, work / name, plan=plan)
 
 
 def _print(table: Sensitivity, output: Path | None) -> None:

@@ -10,10 +10,10 @@ import click
 import onnx
 
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.tensorrt_scales import activation_tensors, cache_from_scales, scales_from_cache
+from edgeq.calibrate.tensorrt_scales import cache_from_scales, scales_from_cache
 from edgeq.cli.flags import PATH
-from edgeq.errors import OutputError
 from edgeq.export.stage import FP32, ExportReport
+from edgeq.files import require_new
 from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.outline import load_outline
 from edgeq.plan.rules import plan_classifier
@@ -23,7 +23,7 @@ from edgeq.quantize.int8.registry import USUAL
 from edgeq.tensorrt.calibration_cache import CalibrationCache
 from edgeq.tensorrt.version import Version, version_of
 
-__all__ = ["check_trt_flags", "observed_tensors", "read_trt_cache", "trt_cache_options", "write_trt_cache"]
+__all__ = ["check_trt_flags", "read_trt_cache", "trt_cache_options", "write_trt_cache"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,17 +73,7 @@ def check_trt_flags(
         return
     if trt_cache.absolute() == output.absolute():
         raise click.UsageError("--trt-cache and -o name the same file")
-    if trt_cache.exists():
-        raise OutputError(f"{trt_cache} exists already", next_step="choose another name, or remove it")
-
-
-def observed_tensors(graph: Path) -> tuple[str, ...]:
-    """What calibration observes for a cache: every activation of an exported graph, in the graph's order.
-
-    That is more than the Q/DQ graphs need; the scales hold the surplus too.
-    """
-    model = load_outline(graph)
-    return tuple(dict.fromkeys((*activation_tensors(model), *calibrated_tensors(model, plan_classifier(model)))))
+    require_new(trt_cache)
 
 
 def write_trt_cache(path: Path, version: Version, graph: Path, scales: Scales) -> CalibrationCache:
@@ -96,7 +86,7 @@ def write_trt_cache(path: Path, version: Version, graph: Path, scales: Scales) -
         path: the file to make.
         version: of the TensorRT that will read it.
         graph: the exported FP32 file.
-        scales: of `observed_tensors(graph)`.
+        scales: of `edgeq.pipeline.stages.observed_tensors(graph)`.
 
     Raises:
         CalibrationError, ArtifactError: a range or a name cannot be written.

@@ -114,7 +114,7 @@ class BundleVariant:
 def make_variants(
     model: Path, prepared: PreparedVlm, photographs: Path, threads: int | None
 ) -> tuple[BundleVariant, ...]:
-    """FP32 first, which the others are compared with; then everything in NF4, edgeq's bundle, and a vision encoder in INT8.
+    """FP32 first, which the others are compared with; then all in NF4, edgeq's bundle, and a vision encoder in INT8.
 
     Args:
         model: the Hugging Face directory.

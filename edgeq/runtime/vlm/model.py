@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.bundle.manifest import read_manifest
+from edgeq.bundle.manifest import Manifest, read_manifest
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
+from edgeq.engine import Engine
 from edgeq.errors import ArtifactError, InputError
 from edgeq.families.registry import runnable
 from edgeq.quality.answerer import Answer
@@ -22,7 +23,7 @@ from edgeq.runtime.vlm.language import LanguageModel, open_language_model, requi
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
-__all__ = ["MAX_NEW_TOKENS", "Reply", "VisionLanguageModel", "load_vlm", "open_vlm"]
+__all__ = ["MAX_NEW_TOKENS", "Reply", "VisionLanguageModel", "check_answers", "load_vlm", "open_vlm"]
 
 MAX_NEW_TOKENS = 128
 
@@ -129,23 +130,33 @@ def open_vlm(bundle: Path, *, threads: int | None = None) -> VisionLanguageModel
         ModelError: the language model, the tokenizer or the image processor cannot be loaded.
         EngineError: the engine refuses the vision graph, or a package is missing.
     """
-    manifest = read_manifest(bundle)
+    check_answers(bundle, read_manifest(bundle))
+    return load_vlm(bundle, threads=threads)
+
+
+def check_answers(bundle: Path, manifest: Manifest) -> None:
+    """Raise ArtifactError for a bundle whose model answers no questions."""
     if manifest.kind != "vision-language":
         raise ArtifactError(
             f"{bundle} is the bundle of a {manifest.kind}, which answers no questions",
             expected="the bundle of a vision-language model",
             next_step=f"edgeq evaluate {bundle} --eval LABELLED_IMAGES",
         )
-    return load_vlm(bundle, threads=threads)
 
 
-def load_vlm(directory: Path, *, threads: int | None = None) -> VisionLanguageModel:
-    """As `open_vlm`, for a directory that was checked already or is being made."""
+def load_vlm(directory: Path, *, engine: Engine | None = None, threads: int | None = None) -> VisionLanguageModel:
+    """As `open_vlm`, for a directory that was checked already or is being made.
+
+    Args:
+        directory: of the bundle.
+        engine: with its vision graph; None opens that in ONNX Runtime.
+        threads: of one operator; None takes every processor there is.
+    """
     require_packages()
     settings = VlmSettings.of(directory)
     return VisionLanguageModel(
         Prompter.open(directory, settings),
-        VisionEncoder.open(directory / settings.vision, threads=threads),
+        VisionEncoder(engine) if engine else VisionEncoder.open(directory / settings.vision, threads=threads),
         open_language_model(directory / LANGUAGE, runnable(settings.model_type), threads=threads),
     )
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgeq.runtime.vision_graph import rank_classes
 from edgeq.runtime.vlm.api import EncodedImage
 from edgeq.service.http.connection import while_connected
 from edgeq.service.http.errors import RequestError
@@ -90,13 +91,7 @@ def classes_of(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> 
         labels: by logit; empty where they have no names.
         top: how many.
     """
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    scores = powers / powers.sum()
-    best = np.argsort(-logits, kind="stable")[:top]
-    return tuple(
-        Class(index=int(one), label=labels[one] if one < len(labels) else None, score=float(scores[one]))
-        for one in best
-    )
+    return tuple(Class(index=one.index, label=one.label, score=one.score) for one in rank_classes(logits, labels, top))
 
 
 def _submit(seeing: VisionWorker, image: EncodedImage) -> Future[NDArray[np.float32]]:

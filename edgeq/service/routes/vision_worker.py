@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.engine import Engine
-from edgeq.errors import EngineError
-from edgeq.model.images.preprocess import Preprocess
 from edgeq.runtime.scheduler.retry_after import RetryAfter
+from edgeq.runtime.vision_graph import VisionGraph
 from edgeq.service.http.errors import RequestError
 
 __all__ = ["VisionWorker", "VisionWorkerFigures"]
@@ -36,21 +34,12 @@ class VisionWorker:
     """A classifier's or an encoder's graph.
 
     Args:
-        engine: a graph with one input.
-        output: of the graph, that is read; None for its only one.
-        preprocess: from an image to its input.
+        graph: it.
         queue: images that may wait.
-
-    Raises:
-        EngineError: the graph has other inputs or outputs.
     """
 
-    def __init__(self, engine: Engine, output: str | None, preprocess: Preprocess, *, queue: int) -> None:
-        self._output = output or engine.outputs[0]
-        if len(engine.inputs) != 1 or self._output not in engine.outputs:
-            raise EngineError(f"the graph has inputs {list(engine.inputs)} and outputs {list(engine.outputs)}")
-        self._engine = engine
-        self._preprocess = preprocess
+    def __init__(self, graph: VisionGraph, *, queue: int) -> None:
+        self._graph = graph
         self._queue = queue
         self._retry_after = RetryAfter()
         self._lock = Lock()
@@ -70,7 +59,7 @@ class VisionWorker:
             RequestError: 429 as many wait as may, 503 it was closed.
             ImageError: the image cannot be brought to the graph's size.
         """
-        pixels = self._preprocess(image)
+        pixels = self._graph.pixels(image)
         with self._lock:
             if self._waiting > self._queue:
                 retry_after = self._retry_after.retry_after(self._waiting, 1)
@@ -108,9 +97,6 @@ class VisionWorker:
 
     def _run(self, pixels: Vector) -> Vector:
         start = time.monotonic()
-        found = self._engine.run({self._engine.inputs[0]: pixels[None]}, (self._output,))[self._output]
+        vector = self._graph.run(pixels)
         self._retry_after.ended(time.monotonic() - start)
-        vector: Vector = found.astype(np.float32).reshape(-1)
-        if not np.isfinite(vector).all():
-            raise EngineError("the graph gave NaN or infinity for this image")
         return vector

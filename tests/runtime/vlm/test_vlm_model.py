@@ -27,7 +27,7 @@ from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
 
 @pytest.fixture(scope="module")
-def pair(prepared_vlm: PreparedVlm) -> VisionLanguageModel:
+def vlm(prepared_vlm: PreparedVlm) -> VisionLanguageModel:
     return open_vlm(prepared_vlm.bundle, threads=1)
 
 

@@ -1,0 +1,210 @@
+"""A bundle opened: asked, or shown images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.api.device.images import ImageLike, open_image
+from edgeq.bundle.manifest import Kind, Manifest
+from edgeq.bundle.verify import Trust, examine
+from edgeq.errors import ArtifactError, InputError
+from edgeq.install.candidate_here import AUTO, vision_candidate
+from edgeq.install.states import current
+from edgeq.install.store import MARKER
+from edgeq.runtime.vision_graph import ClassScore, VisionGraph, rank_classes
+from edgeq.runtime.vlm.language import require_packages
+from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, Reply, VisionLanguageModel, check_answers, load_vlm
+
+__all__ = ["Bundle", "open_bundle"]
+
+_Image = TypeVar("_Image", bound=ImageLike)
+
+
+class Bundle:
+    """A bundle that was checked and loaded; made by `open_bundle`. One thread at a time may use it.
+
+    Attributes:
+        path: its directory.
+        manifest: what it holds, and for what.
+        backend: what runs its vision graph, with its version.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, backend: str, model: VisionLanguageModel | VisionGraph) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.backend = backend
+        self._model: VisionLanguageModel | VisionGraph | None = model
+
+    def __enter__(self) -> Bundle:
+        """The bundle itself; it is closed at the end."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model and its memory; a second time does nothing."""
+        self._model = None
+
+    def ask(self, image: ImageLike, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
+        """What the vision-language model answers to a question about an image, greedily.
+
+        Args:
+            image: a path, a file's bytes, a Pillow image, or RGB pixels as uint8 [H, W, 3].
+            question: in plain text; the model's chat template is put around it.
+            max_new_tokens: the longest answer, in tokens.
+
+        Returns:
+            The answer's `text`, its tokens, and what it took in seconds.
+
+        Raises:
+            ArtifactError: it is the bundle of a classifier.
+            ImageError: the image cannot be read.
+            InputError: the question is empty or too long, no token may be said, or the bundle was closed.
+            EngineError: the vision graph fails on this image.
+        """
+        check_answers(self.path, self.manifest)
+        model = self._opened()
+        assert isinstance(model, VisionLanguageModel)
+        return model.ask(open_image(image), question, max_new_tokens)
+
+    @overload
+    def classify(self, images: ImageLike, top: int = ...) -> tuple[ClassScore, ...]: ...
+
+    @overload
+    def classify(self, images: list[_Image] | tuple[_Image, ...], top: int = ...) -> list[tuple[ClassScore, ...]]: ...
+
+    def classify(
+        self, images: ImageLike | list[_Image] | tuple[_Image, ...], top: int = 5
+    ) -> tuple[ClassScore, ...] | list[tuple[ClassScore, ...]]:
+        """The likeliest classes of an image, the likeliest first; a list of them for a list or tuple of images.
+
+        Args:
+            images: one, or a list or tuple; each a path, a file's bytes, a Pillow image, or uint8 [H, W, 3]. They go
+                through the network one at a time.
+            top: so many classes.
+
+        Raises:
+            ArtifactError: it is the bundle of a vision-language model.
+            ImageError: an image cannot be read.
+            InputError: `top` is less than 1, or the bundle was closed.
+            EngineError: the graph fails on an image.
+        """
+        if top < 1:
+            raise InputError(f"the top {top} classes are none", expected="1 or more")
+        graph = self._seeing("classes")
+        if isinstance(images, list | tuple):
+            return [self._classify(graph, image, top) for image in images]
+        return self._classify(graph, images, top)
+
+    def embed(
+        self, images: ImageLike | list[_Image] | tuple[_Image, ...], *, normalize: bool = False
+    ) -> NDArray[np.float32]:
+        """The vector that an encoder gives of an image.
+
+        Args:
+            images: as for `classify`.
+            normalize: divide each vector by its length (L2).
+
+        Returns:
+            float32 [size], or [images, size] for a list or tuple.
+
+        Raises:
+            ArtifactError: it is the bundle of a vision-language model, or of a network that ends in classes.
+            ImageError: an image cannot be read.
+            InputError: the bundle was closed.
+            EngineError: the graph fails on an image.
+        """
+        graph = self._seeing("vectors")
+        if self.manifest.labels:
+            raise ArtifactError(
+                f"{self.path} ends in classes: it gives no vectors",
+                expected="the bundle of an image encoder, which has no class names",
+                next_step="classify()",
+            )
+        if isinstance(images, list | tuple):
+            return np.stack([_vector(graph, image, normalize) for image in images])
+        return _vector(graph, images, normalize)
+
+    def _classify(self, graph: VisionGraph, image: ImageLike, top: int) -> tuple[ClassScore, ...]:
+        return rank_classes(graph.run(graph.pixels(open_image(image))), self.manifest.labels, top)
+
+    def _opened(self) -> VisionLanguageModel | VisionGraph:
+        if self._model is None:
+            raise InputError(f"{self.path} was closed", next_step="open_bundle() again")
+        return self._model
+
+    def _seeing(self, what: str) -> VisionGraph:
+        _check_sees(self.path, self.manifest, what)
+        graph = self._opened()
+        assert isinstance(graph, VisionGraph)
+        return graph
+
+
+def open_bundle(
+    path: str | Path,
+    *,
+    kind: Kind | None = None,
+    backend: str = AUTO,
+    keys: Sequence[str | Path] = (),
+    threads: int | None = None,
+) -> Bundle:
+    """Check every byte of a bundle, then load it.
+
+    Args:
+        path: a bundle's directory, or a store of `install_bundle`, whose current version is taken.
+        kind: `classifier` or `vision-language`: the other is refused before anything is loaded. None takes both.
+        backend: what runs the vision graph. TensorRT's engine must have been built (`build`); `auto` takes TensorRT
+            where it is installed and there is a GPU for it, else the backend that the bundle was made for.
+        keys: files of public keys; the bundle must be signed by one of them. Without any the signature is not looked
+            at.
+        threads: of one operator; None takes every processor there is.
+
+    Raises:
+        ArtifactError: it is no bundle, is damaged, is not signed as it must be, or is of another kind.
+        ModelError: the language model, the tokenizer or the preprocessing cannot be loaded.
+        EngineError: the engine refuses the vision graph, was not built, or a package is missing.
+    """
+    place = Path(path)
+    bundle = current(place) if (place / MARKER).is_file() else place
+    manifest = examine(bundle, Trust.of([Path(key) for key in keys])).manifest
+    if kind == "vision-language":
+        check_answers(bundle, manifest)
+    elif kind == "classifier":
+        _check_sees(bundle, manifest, "classes")
+    if manifest.kind == "vision-language":
+        require_packages()
+    candidate = vision_candidate(place, bundle, manifest, backend, threads=threads)
+    engine = candidate.open()
+    model: VisionLanguageModel | VisionGraph
+    if manifest.kind == "vision-language":
+        model = load_vlm(bundle, engine=engine, threads=threads)
+    else:
+        model = VisionGraph.of_bundle(bundle, engine)
+    return Bundle(bundle, manifest, candidate.backend, model)
+
+
+def _check_sees(bundle: Path, manifest: Manifest, what: str) -> None:
+    """Raise ArtifactError for the bundle of a vision-language model."""
+    if manifest.kind == "vision-language":
+        raise ArtifactError(
+            f"{bundle} is the bundle of a vision-language model: it gives no {what}",
+            expected="the bundle of a classifier or an image encoder",
+            next_step=f'edgeq run {bundle} IMAGE "QUESTION"',
+        )
+
+
+def _vector(graph: VisionGraph, image: ImageLike, normalize: bool) -> NDArray[np.float32]:
+    """What the graph gives for an image, float32 [n]; divided by its length if that is asked for, and not 0."""
+    vector = graph.run(graph.pixels(open_image(image)))
+    length = np.linalg.norm(vector) if normalize else 0.0
+    return (vector / length).astype(np.float32) if length else vector

@@ -1,0 +1,150 @@
+"""The main job: a judged bundle of whatever model it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from edgeq.errors import InputError
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.classifier import Prepared
+from edgeq.pipeline.classifier import prepare as prepare_classifier
+from edgeq.pipeline.inspect import read_config
+from edgeq.pipeline.stages import Options, Progress
+from edgeq.pipeline.vlm import PreparedVlm, prepare_vlm
+from edgeq.pipeline.vlm_fit import is_vision_language
+from edgeq.pipeline.vlm_options import VlmOptions
+from edgeq.quantize.search.layer_search import SearchBounds
+
+__all__ = ["prepare"]
+
+_Chosen = TypeVar("_Chosen", Options, VlmOptions)
+
+
+@overload
+def prepare(
+    model: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    evaluation: str | Path | None = ...,
+    device: None = ...,
+    context: None = ...,
+    max_drop: float | None = ...,
+    preprocess: Preprocess | None = ...,
+    threads: int | None = ...,
+    options: Options,
+    progress: Progress | None = ...,
+) -> Prepared: ...
+
+
+@overload
+def prepare(
+    model: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    evaluation: str | Path | None = ...,
+    device: str | None = ...,
+    context: int | None = ...,
+    max_drop: None = ...,
+    preprocess: None = ...,
+    threads: int | None = ...,
+    options: VlmOptions,
+    progress: Progress | None = ...,
+) -> PreparedVlm: ...
+
+
+@overload
+def prepare(
+    model: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    evaluation: str | Path | None = ...,
+    device: str | None = ...,
+    context: int | None = ...,
+    max_drop: float | None = ...,
+    preprocess: Preprocess | None = ...,
+    threads: int | None = ...,
+    options: Options | VlmOptions | None = ...,
+    progress: Progress | None = ...,
+) -> Prepared | PreparedVlm: ...
+
+
+def prepare(
+    model: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    evaluation: str | Path | None = None,
+    device: str | None = None,
+    context: int | None = None,
+    max_drop: float | None = None,
+    preprocess: Preprocess | None = None,
+    threads: int | None = None,
+    options: Options | VlmOptions | None = None,
+    progress: Progress | None = None,
+) -> Prepared | PreparedVlm:
+    """Make a judged bundle of a classifier or encoder (INT8), or of a vision-language model (FP16 and NF4).
+
+    Which of the two it is, the model's config.json says.
+
+    Args:
+        model: a directory with model.onnx, a Hugging Face directory, or a Hugging Face id, which is downloaded.
+        images: a folder or zip, to calibrate on; of a vision-language model, photographs like those that it will see.
+        output: the bundle's directory; it must not exist, and exists only once all has succeeded.
+        evaluation: labelled images in folders named after their class; of a vision-language model, a JSONL file of
+            questions beside its images. Without it answers are not judged.
+        device: of a vision-language model: such as `orin-nx-16gb`; stop if it does not fit. None plans no memory.
+        context: likewise: tokens of image, question and answer that memory is planned for.
+        max_drop: of a classifier: points of top-1 that may be lost; layers are kept in floating point until no more is.
+        preprocess: of a classifier: replaces its preprocessor_config.json.
+        threads: of one operator; None takes every processor there is.
+        options: everything else, `Options` or `VlmOptions`; an argument above that is given goes before it.
+        progress: called as (stage, done, total); total is 0 for a stage that is not counted.
+
+    Returns:
+        What was done and measured; `PreparedVlm` of a vision-language model.
+
+    Raises:
+        InputError: an argument or the options are for the other kind of model.
+        EdgeqError: any of them; nothing is left behind then. GateError: a guard said no, or it does not fit the device.
+    """
+    judged_by = Path(evaluation) if evaluation else None
+    if is_vision_language(read_config(str(model))):
+        _refuse(model, "a vision-language model", max_drop=max_drop, preprocess=preprocess)
+        vlm = replace(_own(VlmOptions, options, model), **_given(device=device, context=context, threads=threads))
+        return prepare_vlm(model, Path(images), Path(output), questions=judged_by, options=vlm, progress=progress)
+    _refuse(model, "no vision-language model", device=device, context=context)
+    own = _own(Options, options, model)
+    search = own.search if max_drop is None else replace(own.search or SearchBounds(max_drop), max_drop=max_drop)
+    return prepare_classifier(
+        model,
+        Path(images),
+        Path(output),
+        labelled=judged_by,
+        preprocess=preprocess,
+        options=replace(own, search=search, **_given(threads=threads)),
+        progress=progress,
+    )
+
+
+def _given(**choices: Any) -> dict[str, Any]:
+    return {name: value for name, value in choices.items() if value is not None}
+
+
+def _refuse(model: str | Path, kind: str, **choices: Any) -> None:
+    """Raise InputError where an argument was given that has no meaning for this kind of model."""
+    for name in _given(**choices):
+        raise InputError(f"{name}: {model} is {kind}")
+
+
+def _own(kind: type[_Chosen], options: Options | VlmOptions | None, model: str | Path) -> _Chosen:
+    """The options, of the kind that the model takes; the usual ones for None."""
+    if options is None:
+        return kind()
+    if not isinstance(options, kind):
+        raise InputError(f"{model} takes {kind.__name__}", expected=f"{kind.__name__}, not {type(options).__name__}")
+    return options
