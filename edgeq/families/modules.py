@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, first_line
 from edgeq.families.registry import check_parts
 from edgeq.families.structure import Parts, components, find_parts
 from edgeq.files import read_json_object
@@ -174,7 +174,7 @@ def _build(directory: Path, raw: Mapping[str, Any]) -> torch.nn.Module:
     except ModelError:
         raise
     except Exception as error:  # a config can be wrong in as many ways as there are models
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"transformers cannot build a model from {directory / 'config.json'}: {reason}",
             causes=("the config is damaged", "it needs a newer transformers, or code of its own, which is not run"),

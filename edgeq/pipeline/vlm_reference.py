@@ -12,7 +12,7 @@ from PIL import Image
 
 from edgeq.bundle.vision_report import VISION_FP32
 from edgeq.device import THIS_MACHINE, device_profile
-from edgeq.errors import InputError, ModelError
+from edgeq.errors import InputError, ModelError, first_line
 from edgeq.export.tracing import quiet
 from edgeq.families.modules import VlmDescription
 from edgeq.families.registry import runnable
@@ -60,7 +60,7 @@ def load_reference(source: Path, model: VlmDescription, prompter: Prompter, *, w
                 source, dtype=kind, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise ModelError(f"transformers cannot load {source}", causes=(reason,)) from error
     return HfAnswerer(whole, prompter.tokenizer, reference_prompt(prompter))
 

@@ -31,7 +31,6 @@ from edgeq.model.graph.tensors import constant_names, constant_tensors
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import FUSED_ACTIVATIONS
 from edgeq.quantize.fp16.vision import VISION_PLAN
-from edgeq.quantize.int8.placement import unite
 from edgeq.quantize.int8.qdq import placement_of
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.stage import FP16, PLAN
@@ -156,7 +155,7 @@ def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scale
         ArtifactError: a tensor's name cannot be written into a cache.
     """
     placement = placement_of(model, plan, USUAL)
-    groups = unite((*placement.same_grid, *placement.same_scale))
+    groups = placement.groups()
     known = dict(cache_from_scales(scales, WRITTEN_FOR, groups=groups).scales)
     int8 = plan.layers(Precision.INT8)
     for node in model.graph.node:

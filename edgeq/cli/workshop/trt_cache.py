@@ -17,7 +17,6 @@ from edgeq.files import require_new
 from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.outline import load_outline
 from edgeq.plan.rules import plan_classifier
-from edgeq.quantize.int8.placement import unite
 from edgeq.quantize.int8.qdq import calibrated_tensors, placement_of
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.tensorrt.calibration_cache import CalibrationCache
@@ -119,4 +118,4 @@ def read_trt_cache(path: Path, exported: Path) -> Scales:
 def _one_grid(model: onnx.ModelProto) -> list[frozenset[str]]:
     """Sets of tensors on one scale in ONNX Runtime's Q/DQ graph."""
     placement = placement_of(model, plan_classifier(model), USUAL)
-    return unite((*placement.same_grid, *placement.same_scale))
+    return placement.groups()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, first_line
 from edgeq.model.checkpoint.stored import StoredTensor, check_header
 
 __all__ = ["fetch_description", "is_hub_id"]
@@ -66,7 +66,7 @@ def _tensors(metadata: Any) -> dict[str, StoredTensor]:
 
 def _unreachable(model: str, error: Exception) -> ModelError:
     """The error for a model that could not be asked for."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return ModelError(
         f"{model} is no directory here and could not be read from Hugging Face: {reason}",
         causes=(

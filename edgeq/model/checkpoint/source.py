@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, first_line
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
@@ -101,7 +101,7 @@ def download(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=_DOWNLOADED))
     except Exception as error:  # hub, HTTP client and file system each have their own family of errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"{model} does not exist here and could not be downloaded from Hugging Face: {reason}",
             causes=(

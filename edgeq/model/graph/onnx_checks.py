@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, first_line
 from edgeq.model.graph.external_data import all_tensors, stored_bytes
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def check_model(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model if stored_bytes(model) < _CHECKER_BYTES else _without_weights(model))
     except (onnx.checker.ValidationError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"{path} is not a valid ONNX model: {reason}", causes=_CUT_SHORT, next_step=_NEXT_STEP
         ) from error

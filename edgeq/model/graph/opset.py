@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -56,7 +56,7 @@ def _convert(model: onnx.ModelProto, version: int, target: int, path: Path) -> o
     except (
         Exception
     ) as error:  # the converter raises RuntimeError, ValueError, ConvertError, DecodeError, InferenceError
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        reason = first_line(error)
         raise ModelError(
             f"{path} has opset {version} and cannot be converted to {target}: {reason}",
             expected=_WHY,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeq.calibrate.scales import Scales, TensorRange
 from edgeq.quantize.int8.grid import Grid, signed_grid, unsigned_grid
-from edgeq.quantize.int8.placement import Placement, unite
+from edgeq.quantize.int8.placement import Placement
 
 if TYPE_CHECKING:
     from edgeq.quantize.int8.base import Lowering
@@ -64,5 +64,5 @@ def _spread(sizes: dict[str, float], placement: Placement) -> dict[str, float]:
 
 
 def _groups(placement: Placement) -> dict[str, frozenset[str]]:
-    sets = unite((*placement.same_grid, *placement.same_scale))
+    sets = placement.groups()
     return {name: members for members in sets for name in members}

@@ -35,6 +35,10 @@ class Placement:
     same_grid: tuple[frozenset[str], ...]
     same_scale: tuple[frozenset[str], ...]
 
+    def groups(self) -> list[frozenset[str]]:
+        """The sets of tensors that have one scale, for either reason."""
+        return unite((*self.same_grid, *self.same_scale))
+
 
 def place(graph: gs.Graph, plan: PrecisionPlan, lowering: Lowering) -> Placement:
     """Choose the pairs of a graph for a backend.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.engine.heap import trim_heap
-from edgeq.errors import EngineError, ModelError
+from edgeq.errors import EngineError, ModelError, first_line
 from edgeq.families.base import ImagePrompt
 from edgeq.files import read_json_object
 from edgeq.runtime.vlm.cache_name import cache_name
@@ -53,7 +53,7 @@ def open_language_model(directory: Path, image_prompt: ImagePrompt, *, threads: 
                 directory, device_map={"": device}, dtype="auto", local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
     made = LanguageModel(model.eval(), image_prompt)
     release_memory()
