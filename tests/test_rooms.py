@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -76,6 +77,9 @@ ONNX = ("model.graph.element_types", "model.graph.wiring")
 
 LANGUAGE = ("runtime.vlm",)
 """Of these, where the language model runs: there torch is needed on the device too."""
+
+MOST_FILES = 21
+"""In a folder: about twenty."""
 
 WORKSHOP = ("onnx", "onnx_graphsurgeon", "onnxscript", "huggingface_hub", "matplotlib")
 FOR_LANGUAGE = ("torch", "transformers", "safetensors", "bitsandbytes")
@@ -148,6 +152,11 @@ def loaded_at_once(package: Path) -> dict[str, set[str]]:
 
 def test_a_room_imports_only_rooms_above_it() -> None:
     assert violations(PACKAGE) == []
+
+
+def test_a_folder_can_be_scanned() -> None:
+    folders = Counter(file.parent for file in modules(PACKAGE).values() if file.name != "__init__.py")
+    assert {str(folder.relative_to(PACKAGE)): count for folder, count in folders.items() if count > MOST_FILES} == {}
 
 
 def test_no_module_is_loaded_in_a_circle() -> None:
