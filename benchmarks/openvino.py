@@ -1,0 +1,240 @@
+"""edgeq's INT8 graphs in OpenVINO and in ONNX Runtime beside NNCF's model in OpenVINO: latency, and what they answer.
+
+Run it with `make bench-openvino`; `benchmarks/README.md` tells what is measured and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.networks import SIDE, Network, cifar_network, random_resnet50
+from benchmarks.process import ROOT
+from benchmarks.tools import Tool, run_tool
+from edgeq.engine.registry import backend
+from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.stream import ImageStream
+
+__all__ = ["Contender", "Row", "main", "quartiles"]
+
+NNCF = Tool("nncf", "nncf_run", "minmax", ".xml")
+CIFAR_SIDE = 32
+CIFAR_IMAGES, PHOTOGRAPHS = 500, 32
+"""Images that both tools calibrate on; of ResNet-50 the time alone is looked at."""
+MEMORY_LIMIT = 16 * 10**9
+ANSWER_BATCH = 50
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A graph and what runs it."""
+
+    title: str
+    backend: str
+    graph: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """The latency of one contender; ratios to NNCF's within a round: lower quartile, median, upper quartile."""
+
+    network: str
+    threads: int
+    batch: int
+    contender: str
+    milliseconds: float
+    ratio: tuple[float, float, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 2 where data or NNCF are not there."""
+    options = _parser().parse_args(arguments)
+    data, cache = options.data.resolve(), options.cache.resolve()
+    if not data.is_dir() or options.nncf is None or not os.access(options.nncf, os.X_OK):
+        _say(f"needed: {data} with cifar10 and cifar10-resnet56, and --nncf PYTHON (see benchmarks/README.md)")
+        return 2
+    cifar, photographs = data / "cifar10" / "train.zip", data / "imagenet-sample" / "photos.zip"
+    networks = (
+        ("ResNet-56", cifar_network("resnet56", data, cache), cifar, CIFAR_IMAGES, CIFAR_SIDE),
+        ("ResNet-50", random_resnet50(cache, photographs), photographs, PHOTOGRAPHS, SIDE),
+    )
+    rows: list[Row] = []
+    answers: dict[str, tuple[float, float]] = {}
+    for name, network, images, count, side in networks:
+        contenders = _contenders(network, images, count, options.nncf, cache / f"openvino-{name.lower()}")
+        if images == cifar:
+            answers = _answers(network, contenders, data / "cifar10" / "test.zip", options.images)
+        for threads in options.threads:
+            for batch in options.batches:
+                _say(f"{name}: {threads} threads, batch {batch}")
+                rows += _latency(name, contenders, threads, batch, side, options)
+    if options.json:
+        print(json.dumps({"latency": [asdict(row) for row in rows], "answers": answers}, indent=1))
+    else:
+        print(_text(rows, answers))
+    return 0
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return float(low), float(middle), float(high)
+
+
+def _contenders(network: Network, images: Path, count: int, nncf: Path, work: Path) -> tuple[Contender, ...]:
+    """Quantize with both tools, NNCF in its own environment; NNCF's is the last."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    scales, made, theirs = work / "scales.json", work / "int8", work / "nncf.xml"
+    counted = ("--images", str(images), "--calibration-images", str(count))
+    _edgeq("calibrate", str(network.directory), *counted, "-o", str(scales))
+    _edgeq("quantize", str(network.directory), "--scales", str(scales), "--backend", "openvino", "-o", str(made))
+    _say("NNCF quantizes")
+    done = run_tool(NNCF, nncf, network, images, theirs, count=count, threads=2, memory_limit=MEMORY_LIMIT)
+    if done.failure:
+        raise RuntimeError(f"NNCF: {done.failure}")
+    openvino, onnxruntime = backend("openvino"), backend("onnxruntime")
+    return (
+        Contender("edgeq in OpenVINO", openvino.name, made / openvino.graph),
+        Contender("edgeq in ONNX Runtime", onnxruntime.name, made / onnxruntime.graph),
+        Contender("NNCF in OpenVINO", openvino.name, theirs),
+    )
+
+
+def _edgeq(*arguments: str) -> None:
+    allowed = ("--allow", "EQ107", "--because", "a benchmark of latency") if arguments[0] == "quantize" else ()
+    command = [str(Path(sys.executable).with_name("edgeq")), *arguments, *allowed]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+
+
+def _latency(
+    name: str, contenders: Sequence[Contender], threads: int, batch: int, side: int, options: argparse.Namespace
+) -> list[Row]:
+    """Every contender in a process of its own, in random order within a round, one at a time."""
+    order, found = random.Random(0), [[0.0] * options.rounds for _ in contenders]
+    with _processes(contenders, threads, batch, side, options.seconds) as processes:
+        for number in range(options.rounds):
+            for place in order.sample(range(len(contenders)), len(contenders)):
+                found[place][number] = _block(processes[place])
+    base = found[-1]
+    return [
+        Row(
+            name,
+            threads,
+            batch,
+            contender.title,
+            quartiles(times)[1],
+            quartiles([ours / theirs for ours, theirs in zip(times, base, strict=True)]),
+        )
+        for contender, times in zip(contenders, found, strict=True)
+    ]
+
+
+@contextmanager
+def _processes(
+    contenders: Sequence[Contender], threads: int, batch: int, side: int, seconds: float
+) -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for contender in contenders:
+            told = {"graph": contender.graph, "backend": contender.backend, "seconds": seconds}
+            flags = [f"--{key}={value}" for key, value in (told | _sizes(threads, batch, side)).items()]
+            command = [sys.executable, "-m", "benchmarks.peers.latency_run", *flags]
+            started.append(
+                subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            if _line(started[-1]) != "ready":
+                raise RuntimeError(f"{contender.title} does not run")
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _sizes(threads: int, batch: int, side: int) -> dict[str, int]:
+    return {"threads": threads, "batch": batch, "side": side}
+
+
+def _block(process: subprocess.Popen[str]) -> float:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return float(_line(process))
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def _answers(
+    network: Network, contenders: Sequence[Contender], images: Path, count: int
+) -> dict[str, tuple[float, float]]:
+    """For each: percent of images with FP32's class, and ||INT8 - FP32|| / ||FP32|| of the logits."""
+    preprocess = Preprocess.from_config(json.loads(network.preprocess_config.read_text()))
+    stream = ImageStream(ImageSet.open(images).sample(count), preprocess, batch_size=ANSWER_BATCH)
+    batches = [pixels for _, pixels in stream]
+    _say(f"answers to {count} images")
+    reference = _logits(Contender("FP32", "onnxruntime", network.graph), batches)
+    found = {}
+    for contender in contenders:
+        logits = _logits(contender, batches)
+        same = float(np.mean(logits.argmax(axis=1) == reference.argmax(axis=1)))
+        error = float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))
+        found[contender.title] = (100 * same, error)
+    return found
+
+
+def _logits(contender: Contender, batches: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    engine = backend(contender.backend).open(contender.graph)
+    found = [engine.run({engine.inputs[0]: pixels})[engine.outputs[0]] for pixels in batches]
+    return np.concatenate(found).astype(np.float64)
+
+
+def _text(rows: Sequence[Row], answers: dict[str, tuple[float, float]]) -> str:
+    lines = ["| network | threads | batch | | ms | of NNCF's time (quartiles) |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row.network} | {row.threads} | {row.batch} | {row.contender} | {row.milliseconds:.2f} "
+        f"| {row.ratio[1]:.3f} ({row.ratio[0]:.3f}-{row.ratio[2]:.3f}) |"
+        for row in rows
+    ]
+    lines += ["", "| ResNet-56 | same class as FP32 | logit error |", "|---|---|---|"]
+    lines += [f"| {title} | {same:.2f} % | {error:.4f} |" for title, (same, error) in answers.items()]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.openvino", description=__doc__)
+    nncf = os.environ.get("NNCF_PYTHON")
+    parser.add_argument("--nncf", type=Path, metavar="PYTHON", default=Path(nncf) if nncf else None)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--cache", type=Path, default=ROOT / "out" / "bench", help="exported networks are kept here")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of one block; at least one run")
+    parser.add_argument("--images", type=int, default=5000, help="labelled ones that are answered")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
