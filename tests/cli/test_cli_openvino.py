@@ -1,8 +1,7 @@
-"""A bundle made for OpenVINO: prepared, judged, verified, "built", installed and served, and where it is missing."""
+"""A bundle made for OpenVINO: prepared, judged, verified, "built" and installed, and where OpenVINO is missing."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,29 +9,20 @@ from typing import TYPE_CHECKING
 
 import onnx
 import pytest
+from classifier_bundle import classifier_bundle
 from command import ALLOW_FLAGS, Edgeq, assert_refused
-from networks import ALLOWED, QUICK, write_model
 from onnx import numpy_helper
 from pictures import draw_pictures
-from running import data_uri, running
 
 from edgeq.bundle.manifest import read_manifest, write_manifest
-from edgeq.engine.openvino import OpenVinoEngine
 from edgeq.engine_store.verify_engine import EngineReport
 from edgeq.files import read_json_object
-from edgeq.model.images.decode import decode_image
-from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.classifier import Options, prepare
 from edgeq.quality.judge import Quality
-from edgeq.service.load_bundle import open_served
-from edgeq.service.settings import AUTO, ServiceSettings
 
 if TYPE_CHECKING:
     from edgeq.pipeline.vlm import PreparedVlm
 
 GRAPH, USUAL = "model.int8.ov.onnx", "model.int8.ort.onnx"
-SETTINGS = ServiceSettings(threads=1, reserve_mib=64, memory_gb=2, backend="openvino")
-ON_AUTO = SETTINGS.model_copy(update={"backend": AUTO})
 QUICKLY = ("--seconds", "0.01", "--threads", "1")
 
 
@@ -41,25 +31,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_pictures(tmp_path_factory.mktemp("drawn") / "pictures")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """The tiny classifier's, for OpenVINO; not to be written to."""
-    folder = tmp_path_factory.mktemp("made")
-    options = Options(allow=ALLOWED, threads=1, timing=QUICK, backend="openvino")
-    return prepare(
-        write_model(folder / "model"), pictures, folder / "bundle", labelled=pictures, options=options
-    ).bundle
-
-
 @pytest.fixture
-def missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO is not installed."""
-    look = importlib.util.find_spec
-
-    def find_spec(name: str, package: str | None = None) -> object:
-        return None if name == "openvino" else look(name, package)
-
-    monkeypatch.setattr("edgeq.engine.registry.find_spec", find_spec)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny classifier's, for OpenVINO; not to be written to."""
+    return classifier_bundle(tmp_path_factory, "openvino")
 
 
 # ---- the workshop
@@ -83,10 +58,10 @@ def test_the_canaries_are_what_openvino_gave(bundle: Path) -> None:
     assert read_json_object(bundle / "canaries" / "canaries.json")["int8"] == GRAPH
 
 
-def test_without_the_flag_there_is_no_such_graph(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
-    options = Options(allow=ALLOWED, threads=1, timing=QUICK)
-    made = prepare(tiny_model, pictures, tmp_path / "b", options=options)
-    assert GRAPH not in {file.name for file in made.manifest.files}
+def test_without_the_flag_there_is_no_such_graph(tmp_path_factory: pytest.TempPathFactory) -> None:
+    listed = {file.name for file in read_manifest(classifier_bundle(tmp_path_factory)).files}
+    assert USUAL in listed
+    assert GRAPH not in listed
 
 
 # ---- the device
@@ -114,33 +89,6 @@ def test_install(edgeq: Edgeq, bundle: Path, tmp_path: Path, flags: tuple[str, .
     assert "its canaries passed" in done.out
 
 
-def test_serve(bundle: Path, pictures: Path) -> None:
-    data = next(pictures.rglob("*.jpg")).read_bytes()
-    preprocess = Preprocess.from_config(read_json_object(bundle / "preprocessor_config.json"))
-    pixels = preprocess(decode_image(data, "it"))
-    logits = OpenVinoEngine(bundle / GRAPH, threads=1).run({"pixel_values": pixels[None]})["logits"][0]
-    for settings in (SETTINGS, ON_AUTO):
-        served = open_served(bundle, settings)
-        assert served.backend.startswith("openvino ")
-        with running(served) as service:
-            answer = service.http.post("/v1/classify", json={"image": data_uri(data, "image/jpeg")}).json()
-            assert answer["classes"][0]["index"] == int(logits.argmax())
-
-
-@pytest.mark.usefixtures("missing")
-def test_auto_takes_onnxruntime_where_it_is_not_installed(bundle: Path) -> None:
-    served = open_served(bundle, ON_AUTO)
-    assert served.backend.startswith("onnxruntime ")
-    assert served.canaries is not None
-    assert served.canaries.passed
-
-
-def test_auto_takes_onnxruntime_for_other_bundles(prepared_vlm: PreparedVlm) -> None:
-    """Nothing says that a vision-language model's graph was made for OpenVINO."""
-    with running(open_served(prepared_vlm.bundle, ON_AUTO)) as service:
-        assert service.service.served.backend.startswith("onnxruntime ")
-
-
 def test_a_vision_language_models_eyes(edgeq: Edgeq, prepared_vlm: PreparedVlm, tmp_path: Path) -> None:
     done = edgeq("verify-engine", prepared_vlm.bundle, "--backend", "openvino", "--answers", *QUICKLY)
     assert done.status == 0, done.err
@@ -149,14 +97,6 @@ def test_a_vision_language_models_eyes(edgeq: Edgeq, prepared_vlm: PreparedVlm, 
     assert built.out == f"{prepared_vlm.bundle / 'vision.fp16.onnx'}\n"
     done = edgeq("install", prepared_vlm.bundle, "--root", tmp_path / "root", "--backend", "openvino", "--threads", "1")
     assert done.status == 0, done.err
-    with running(open_served(prepared_vlm.bundle, SETTINGS)) as service:
-        served = service.service.served
-        assert served.backend.startswith("openvino ")
-        assert served.canaries is not None
-        assert served.canaries.passed
-        name = served.name
-        body = {"model": name, "max_tokens": 4, "messages": [{"role": "user", "content": "what is it?"}]}
-        assert service.http.post("/v1/chat/completions", json=body).status_code == 200
 
 
 def test_the_doctor_has_a_finding(edgeq: Edgeq, tmp_path: Path) -> None:
@@ -169,7 +109,7 @@ def test_the_doctor_has_a_finding(edgeq: Edgeq, tmp_path: Path) -> None:
 # ---- where it is not installed
 
 
-@pytest.mark.usefixtures("missing")
+@pytest.mark.usefixtures("without_openvino")
 def test_without_openvino_nothing_begins(
     edgeq: Edgeq, bundle: Path, tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +135,7 @@ def test_without_openvino_nothing_begins(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("missing")
+@pytest.mark.usefixtures("without_openvino")
 def test_what_needs_no_openvino_goes_on_without_it(edgeq: Edgeq, bundle: Path) -> None:
     assert edgeq("verify-engine", bundle, *QUICKLY).status == 0
     assert edgeq("build", bundle, "--backend", "openvino").status == 0

@@ -92,7 +92,8 @@ def test_biases_are_the_fp32_graphs_own(tiny: tuple[Path, ModelSource], made: Pa
 
 
 def test_activations_are_uint8_and_weights_int8_per_channel(made: Path) -> None:
-    held, found = constants(made / LOWERING.file), {}
+    held = constants(made / LOWERING.file)
+    found: dict[str, object] = {}
     for node, activation, weight in convolutions(made / LOWERING.file):
         integers, scale = held[weight.input[0]], held[weight.input[1]]
         found[node.name] = (held[activation.input[2]].dtype, integers.dtype, scale.shape)
@@ -139,6 +140,11 @@ def test_a_graph_that_runs_in_floating_point_is_refused(
     onnx.save(graph, tmp_path / "bare.onnx")
     with pytest.raises(QuantizeError, match=r"runs 1 layers in floating point .* such as pointwise"):
         LOWERING.check(tmp_path / "bare.onnx", plan)
+    gone = tuple(
+        each.model_copy(update={"layer": "elsewhere"}) if each.layer == "stem" else each for each in plan.decisions
+    )
+    with pytest.raises(QuantizeError, match="such as elsewhere"):
+        LOWERING.check(made / LOWERING.file, plan.model_copy(update={"decisions": gone}))
     head = tuple(
         each.model_copy(update={"precision": Precision.INT8}) if each.layer == "head" else each
         for each in plan.decisions
