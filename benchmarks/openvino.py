@@ -12,7 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.stream import ImageStream
 
-__all__ = ["Contender", "Row", "main", "quartiles"]
+__all__ = ["Contender", "Row", "main", "measure_latency", "quartiles"]
 
 NNCF = Tool("nncf", "nncf_run", "minmax", ".xml")
 CIFAR_SIDE = 32
@@ -80,7 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for threads in options.threads:
             for batch in options.batches:
                 _say(f"{name}: {threads} threads, batch {batch}")
-                rows += _latency(name, contenders, threads, batch, side, options)
+                rows += measure_latency(
+                    name,
+                    contenders,
+                    threads=threads,
+                    batch=batch,
+                    side=side,
+                    rounds=options.rounds,
+                    seconds=options.seconds,
+                )
     if options.json:
         print(json.dumps({"latency": [asdict(row) for row in rows], "answers": answers}, indent=1))
     else:
@@ -120,13 +128,27 @@ def _edgeq(*arguments: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
 
 
-def _latency(
-    name: str, contenders: Sequence[Contender], threads: int, batch: int, side: int, options: argparse.Namespace
+def measure_latency(
+    name: str, contenders: Sequence[Contender], *, threads: int, batch: int, side: int, rounds: int, seconds: float
 ) -> list[Row]:
-    """Every contender in a process of its own, in random order within a round, one at a time."""
-    order, found = random.Random(0), [[0.0] * options.rounds for _ in contenders]
-    with _processes(contenders, threads, batch, side, options.seconds) as processes:
-        for number in range(options.rounds):
+    """Every contender in a process of its own, in random order within a round, one at a time.
+
+    Args:
+        name: of the network.
+        contenders: the last is what the others are held against.
+        threads: of each.
+        batch: images in one run.
+        side: of an image, in pixels.
+        rounds: blocks of each.
+        seconds: of a block; at least one run.
+
+    Raises:
+        RuntimeError: one of them does not run.
+    """
+    order, found = random.Random(0), [[0.0] * rounds for _ in contenders]
+    flags = {"threads": threads, "batch": batch, "side": side, "seconds": seconds}
+    with _processes(contenders, flags) as processes:
+        for number in range(rounds):
             for place in order.sample(range(len(contenders)), len(contenders)):
                 found[place][number] = _block(processes[place])
     base = found[-1]
@@ -144,14 +166,13 @@ def _latency(
 
 
 @contextmanager
-def _processes(
-    contenders: Sequence[Contender], threads: int, batch: int, side: int, seconds: float
-) -> Iterator[list[subprocess.Popen[str]]]:
+def _processes(contenders: Sequence[Contender], shared: Mapping[str, float]) -> Iterator[list[subprocess.Popen[str]]]:
+    """One for each, open and warm; `shared` are the flags that all get."""
     started: list[subprocess.Popen[str]] = []
     try:
         for contender in contenders:
-            told = {"graph": contender.graph, "backend": contender.backend, "seconds": seconds}
-            flags = [f"--{key}={value}" for key, value in (told | _sizes(threads, batch, side)).items()]
+            own = {"graph": contender.graph, "backend": contender.backend}
+            flags = [f"--{key}={value}" for key, value in {**own, **shared}.items()]
             command = [sys.executable, "-m", "benchmarks.peers.latency_run", *flags]
             started.append(
                 subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -162,11 +183,7 @@ def _processes(
     finally:
         for process in started:
             process.kill()
-            process.wait()
-
-
-def _sizes(threads: int, batch: int, side: int) -> dict[str, int]:
-    return {"threads": threads, "batch": batch, "side": side}
+            process.communicate()  # which closes the pipes too
 
 
 def _block(process: subprocess.Popen[str]) -> float:
@@ -206,15 +223,25 @@ def _logits(contender: Contender, batches: Sequence[NDArray[np.float32]]) -> NDA
 
 
 def _text(rows: Sequence[Row], answers: dict[str, tuple[float, float]]) -> str:
-    lines = ["| network | threads | batch | | ms | of NNCF's time (quartiles) |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {row.network} | {row.threads} | {row.batch} | {row.contender} | {row.milliseconds:.2f} "
-        f"| {row.ratio[1]:.3f} ({row.ratio[0]:.3f}-{row.ratio[2]:.3f}) |"
-        for row in rows
-    ]
+    titles = list(dict.fromkeys(row.contender for row in rows))
+    heads = ["network", "threads", "batch", f"{titles[-1]}, ms", *(f"{title}, of that" for title in titles[:-1])]
+    lines = [_line_of(heads), _line_of(["---"] * len(heads))]
+    for start in range(0, len(rows), len(titles)):
+        *others, base = rows[start : start + len(titles)]
+        cells = [base.network, str(base.threads), str(base.batch), f"{base.milliseconds:.2f}"]
+        lines.append(_line_of([*cells, *(_ratio(row) for row in others)]))
     lines += ["", "| ResNet-56 | same class as FP32 | logit error |", "|---|---|---|"]
     lines += [f"| {title} | {same:.2f} % | {error:.4f} |" for title, (same, error) in answers.items()]
     return "\n".join(lines)
+
+
+def _ratio(row: Row) -> str:
+    low, middle, high = row.ratio
+    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _line_of(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _parser() -> argparse.ArgumentParser:

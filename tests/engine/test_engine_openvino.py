@@ -142,12 +142,8 @@ def test_threads_run_together() -> None:
 
 def test_executed_layers_of_a_float_graph() -> None:
     found = executed_layers(tiny_network().SerializeToString())
-    convolutions = (
-        "stem_bn",
-        "depthwise_bn",
-        "pointwise_bn",
-    )  # OpenVINO folds each into the one before, and names both so
-    assert {found[name] for name in convolutions} == {"f32"}
+    folded = ("stem_bn", "depthwise_bn", "pointwise_bn")  # by OpenVINO, which then names the convolution so
+    assert {found[name] for name in folded} == {"f32"}
     assert found["logits"] == "f32"  # the head, by the output that it makes
     assert "" not in found
 
