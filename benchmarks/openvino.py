@@ -8,13 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +21,13 @@ from numpy.typing import NDArray
 from benchmarks.networks import SIDE, Network, cifar_network, random_resnet50
 from benchmarks.process import ROOT
 from benchmarks.tools import Tool, run_tool
+from benchmarks.turns import Contender, Row, measure_latency
 from edgeq.engine.registry import backend
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.stream import ImageStream
 
-__all__ = ["Contender", "Row", "main", "measure_latency", "quartiles"]
+__all__ = ["main"]
 
 NNCF = Tool("nncf", "nncf_run", "minmax", ".xml")
 CIFAR_SIDE = 32
@@ -36,27 +35,6 @@ CIFAR_IMAGES, PHOTOGRAPHS = 500, 32
 """Images that both tools calibrate on; of ResNet-50 the time alone is looked at."""
 MEMORY_LIMIT = 16 * 10**9
 ANSWER_BATCH = 50
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A graph and what runs it."""
-
-    title: str
-    backend: str
-    graph: Path
-
-
-@dataclass(frozen=True)
-class Row:
-    """The latency of one contender; ratios to NNCF's within a round: lower quartile, median, upper quartile."""
-
-    network: str
-    threads: int
-    batch: int
-    contender: str
-    milliseconds: float
-    ratio: tuple[float, float, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,12 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return float(low), float(middle), float(high)
-
-
 def _contenders(network: Network, images: Path, count: int, nncf: Path, work: Path) -> tuple[Contender, ...]:
     """Quantize with both tools, NNCF in its own environment; NNCF's is the last."""
     shutil.rmtree(work, ignore_errors=True)
@@ -126,76 +98,6 @@ def _edgeq(*arguments: str) -> None:
     allowed = ("--allow", "EQ107", "--because", "a benchmark of latency") if arguments[0] == "quantize" else ()
     command = [str(Path(sys.executable).with_name("edgeq")), *arguments, *allowed]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
-
-
-def measure_latency(
-    name: str, contenders: Sequence[Contender], *, threads: int, batch: int, side: int, rounds: int, seconds: float
-) -> list[Row]:
-    """Every contender in a process of its own, in random order within a round, one at a time.
-
-    Args:
-        name: of the network.
-        contenders: the last is what the others are held against.
-        threads: of each.
-        batch: images in one run.
-        side: of an image, in pixels.
-        rounds: blocks of each.
-        seconds: of a block; at least one run.
-
-    Raises:
-        RuntimeError: one of them does not run.
-    """
-    order, found = random.Random(0), [[0.0] * rounds for _ in contenders]
-    flags = {"threads": threads, "batch": batch, "side": side, "seconds": seconds}
-    with _processes(contenders, flags) as processes:
-        for number in range(rounds):
-            for place in order.sample(range(len(contenders)), len(contenders)):
-                found[place][number] = _block(processes[place])
-    base = found[-1]
-    return [
-        Row(
-            name,
-            threads,
-            batch,
-            contender.title,
-            quartiles(times)[1],
-            quartiles([ours / theirs for ours, theirs in zip(times, base, strict=True)]),
-        )
-        for contender, times in zip(contenders, found, strict=True)
-    ]
-
-
-@contextmanager
-def _processes(contenders: Sequence[Contender], shared: Mapping[str, float]) -> Iterator[list[subprocess.Popen[str]]]:
-    """One for each, open and warm; `shared` are the flags that all get."""
-    started: list[subprocess.Popen[str]] = []
-    try:
-        for contender in contenders:
-            own = {"graph": contender.graph, "backend": contender.backend}
-            flags = [f"--{key}={value}" for key, value in {**own, **shared}.items()]
-            command = [sys.executable, "-m", "benchmarks.peers.latency_run", *flags]
-            started.append(
-                subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
-            if _line(started[-1]) != "ready":
-                raise RuntimeError(f"{contender.title} does not run")
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()  # which closes the pipes too
-
-
-def _block(process: subprocess.Popen[str]) -> float:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    return float(_line(process))
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def _answers(

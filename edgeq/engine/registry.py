@@ -43,7 +43,10 @@ def installed(asked: EngineBackend) -> bool:
 
 
 def require(needed: EngineBackend) -> None:
-    """Raise EngineError where a backend's package is not installed: known before any work."""
-    if not installed(needed):
+    """Raise EngineError where a backend's package is not installed: known before any work.
+
+    The loader of the backend whose engines are built tells more than that, when an engine is looked for.
+    """
+    if not needed.built and not installed(needed):
         extra = f"pip install 'edgeq[{needed.extra}]'" if needed.extra else ""
         raise EngineError(f"{needed.title} is not installed", expected=f"the package {needed.package}", next_step=extra)

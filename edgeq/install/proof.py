@@ -38,9 +38,9 @@ def canary_check(
         say: told what a person should know, in a sentence.
 
     Raises:
-        EngineError: a backend that was asked for and takes the graph as it is, is not installed.
+        EngineError: the backend that was asked for is not installed.
     """
-    if backend and not backend.built:
+    if backend:
         require(backend)
 
     def check(bundle: Path) -> None:

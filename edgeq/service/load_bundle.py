@@ -13,7 +13,7 @@ from edgeq.bundle.verify import Trust, examine
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
-from edgeq.engine.registry import backend
+from edgeq.engine.registry import backend, require
 from edgeq.engine_store.candidate import Candidate, open_candidate
 from edgeq.engine_store.store import default_store
 from edgeq.errors import ArtifactError, InputError
@@ -87,6 +87,8 @@ def open_served(
     """
     tell = say or (lambda _what: None)
     bundle = find_bundle(place)
+    if settings.backend != AUTO:
+        require(backend(settings.backend))
     tell("checking the bundle")
     verified = examine(bundle, Trust.of(settings.keys, device=device))
     phrases = _phrases(bundle, verified.manifest, settings)

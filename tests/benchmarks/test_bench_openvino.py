@@ -8,7 +8,8 @@ import onnx
 import pytest
 from networks import SIDE, tiny_network
 
-from benchmarks.openvino import Contender, main, measure_latency, quartiles
+from benchmarks.openvino import main
+from benchmarks.turns import Contender, measure_latency, quartiles
 
 
 def test_quartiles() -> None:

@@ -118,9 +118,15 @@ def test_without_openvino_nothing_begins(
     def opened(*_: object, **__: object) -> None:
         raise AssertionError("work was begun")
 
-    for module in ("pipeline.classifier.open_model", "cli.workshop.quantize.open_model"):
-        monkeypatch.setattr(f"edgeq.{module}", opened)
-    monkeypatch.setattr("edgeq.cli.device.install.install", opened)
+    for work in (
+        "pipeline.classifier.open_model",
+        "cli.workshop.quantize.open_model",
+        "pipeline.stages.judge",
+        "cli.device.verify_engine.open_canaries",
+        "cli.device.install.install",
+        "service.load_bundle.examine",
+    ):
+        monkeypatch.setattr(f"edgeq.{work}", opened)
     on = ("--backend", "openvino")
     verbs: tuple[tuple[str | Path, ...], ...] = (
         ("prepare", tiny_model, "--images", pictures, "-o", tmp_path / "b", *ALLOW_FLAGS, *on),

@@ -113,6 +113,8 @@ def test_its_two_files_are_where_they_are_looked_for(asked: EngineBackend) -> No
 def test_a_backend_that_is_not_installed(asked: EngineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda _name: None)
     assert not registry.installed(asked)
+    if asked.built:
+        return  # its loader has words of its own: tests/tensorrt
     with pytest.raises(EngineError, match=f"{asked.title} is not installed"):
         registry.require(asked)
 
