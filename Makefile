@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-gpu-vlm bench-vlm-memory bench-verify bench-service soak clean
+.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service soak clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
 	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
 	@echo "make bench-vit  a vision transformer in INT8: every technique beside FP32 and onnxruntime's quantizer"
+	@echo "make bench-openvino  edgeq's INT8 graphs in OpenVINO and ONNX Runtime beside NNCF's model in OpenVINO"
 	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
 	@echo "make bench-vlm-memory  vision-language models on this machine: memory planned and measured"
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
@@ -72,6 +73,10 @@ bench-sensitivity: $(INSTALLED)
 # Another network: make bench-vit BENCH="--model benchmarks/weights/mobilenet"; speed alone: BENCH="--random vit-b"
 bench-vit: $(INSTALLED)
 	$(BIN)/python -m benchmarks.vit $(BENCH)
+
+# It needs OpenVINO, and NNCF in an environment of its own: make bench-openvino NNCF_PYTHON=~/nncf/bin/python
+bench-openvino: $(INSTALLED)
+	$(BIN)/python -m benchmarks.openvino $(BENCH)
 
 # It needs a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python
 PYTHON_GPU ?= $(BIN)/python

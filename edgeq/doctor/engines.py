@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from edgeq.doctor.child import Outcome
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine.base import EngineBackend
-from edgeq.engine.registry import backend
+from edgeq.engine.registry import BUILT, DEFAULT, backend
 from edgeq.errors import EngineError
 from edgeq.tensorrt.loading import choose_quantization, version_of
 
@@ -16,7 +16,7 @@ __all__ = ["onnxruntime_finding", "other_findings", "tensorrt_finding", "tensorr
 
 def tensorrt_version(probe: Outcome) -> str | None:
     """The release that can be used here; None where there is none."""
-    found = probe.facts.get("tensorrt")
+    found = probe.facts.get(BUILT.name)
     return str(found) if found and not probe.facts.get("runtime_error") and probe.whole else None
 
 
@@ -34,13 +34,13 @@ def onnxruntime_finding(probe: Outcome | None, *, tensorrt: bool) -> DoctorFindi
         status = "warning" if tensorrt else "missing"
         return DoctorFinding(name="ONNX Runtime", status=status, seen=seen, means=means, next_step=step)
     names = ", ".join(provider.removesuffix("ExecutionProvider") for provider in probe.facts["providers"])
-    return DoctorFinding(name="ONNX Runtime", status="ok", seen=f"{probe.facts['onnxruntime']}, providers: {names}")
+    return DoctorFinding(name="ONNX Runtime", status="ok", seen=f"{probe.facts[DEFAULT.name]}, providers: {names}")
 
 
 def tensorrt_finding(probe: Outcome, *, jetson: bool) -> DoctorFinding:
     """TensorRT's version and the quantization mode that follows from it; a machine without it runs in ONNX Runtime."""
     facts = probe.facts
-    if "tensorrt" not in facts:
+    if BUILT.name not in facts:
         seen = str(facts.get("error") or f"it cannot be imported: {probe.ending}")
         absent = DoctorFinding(
             name="TensorRT", status="unknown", seen=seen, means="vision graphs run in ONNX Runtime here"
@@ -52,10 +52,10 @@ def tensorrt_finding(probe: Outcome, *, jetson: bool) -> DoctorFinding:
         return DoctorFinding(
             name="TensorRT",
             status="warning",
-            seen=f"{facts['tensorrt']}, and no runtime can be made: {facts.get('runtime_error') or probe.ending}",
+            seen=f"{facts[BUILT.name]}, and no runtime can be made: {facts.get('runtime_error') or probe.ending}",
             means="there is no GPU, no driver, or a driver that is too old; engines are neither built nor run here",
         )
-    return _with_quantization(str(facts["tensorrt"]))
+    return _with_quantization(str(facts[BUILT.name]))
 
 
 def other_findings(probes: Mapping[str, Outcome]) -> tuple[DoctorFinding, ...]:

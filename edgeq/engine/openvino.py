@@ -115,7 +115,7 @@ def executed_layers(model: Path | bytes) -> dict[str, str]:
             kind = "i8" if integers else "f32"
         else:
             kind = {"u8": "i8"}.get(facts["runtimePrecision"], facts["runtimePrecision"])
-        for name in facts["originalLayersNames"].split(","):
+        for name in filter(None, facts["originalLayersNames"].split(",")):
             found.setdefault(name.removesuffix("/WithoutBiases"), kind)
     return found
 

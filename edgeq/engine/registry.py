@@ -11,7 +11,7 @@ from edgeq.engine.openvino import BACKEND as OPENVINO
 from edgeq.engine.tensorrt import BACKEND as TENSORRT
 from edgeq.errors import EngineError, InputError
 
-__all__ = ["BACKENDS", "BUILT", "DEFAULT", "NAMES", "backend", "backend_of_graph", "require"]
+__all__ = ["BACKENDS", "BUILT", "DEFAULT", "NAMES", "backend", "backend_of_graph", "installed", "require"]
 
 BACKENDS: Final = (ONNXRUNTIME, TENSORRT, OPENVINO)
 
@@ -37,8 +37,16 @@ def backend_of_graph(name: str) -> EngineBackend:
     return next((each for each in BACKENDS if each.graph == name), DEFAULT)
 
 
+def installed(asked: EngineBackend) -> bool:
+    """Whether a backend's package is there; it is not imported."""
+    return find_spec(asked.package) is not None
+
+
 def require(needed: EngineBackend) -> None:
-    """Raise EngineError where a backend's package is not installed: known before any work."""
-    if find_spec(needed.package) is None:
+    """Raise EngineError where a backend's package is not installed: known before any work.
+
+    The loader of the backend whose engines are built tells more than that, when an engine is looked for.
+    """
+    if not needed.built and not installed(needed):
         extra = f"pip install 'edgeq[{needed.extra}]'" if needed.extra else ""
         raise EngineError(f"{needed.title} is not installed", expected=f"the package {needed.package}", next_step=extra)

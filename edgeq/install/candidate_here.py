@@ -7,16 +7,23 @@ from typing import Final
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.engine.registry import backend as named
+from edgeq.engine.registry import require
 from edgeq.engine_store.candidate import Candidate, open_candidate
 from edgeq.engine_store.store import default_store
 from edgeq.install.proof import backend_here
 from edgeq.install.store import ENGINES
 from edgeq.runtime.canary.canary_set import canary_graph
 
-__all__ = ["AUTO", "vision_candidate"]
+__all__ = ["AUTO", "require_backend", "vision_candidate"]
 
 AUTO: Final = "auto"
 """The backend that suits this machine and the bundle."""
+
+
+def require_backend(name: str) -> None:
+    """Raise EngineError where the backend of this name is not installed; `auto` takes one that is."""
+    if name != AUTO:
+        require(named(name))
 
 
 def vision_candidate(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 from edgeq.engine.base import EngineBackend
-from edgeq.engine.registry import BUILT, DEFAULT, backend_of_graph
+from edgeq.engine.registry import BUILT, DEFAULT, backend_of_graph, installed, require
 from edgeq.engine_store.machine import ask_driver
 from edgeq.engine_store.run import build
 from edgeq.errors import EngineError
@@ -37,7 +36,12 @@ def canary_check(
         threads: of one operator in ONNX Runtime.
         progress: of the build.
         say: told what a person should know, in a sentence.
+
+    Raises:
+        EngineError: the backend that was asked for is not installed.
     """
+    if backend:
+        require(backend)
 
     def check(bundle: Path) -> None:
         if progress:
@@ -65,4 +69,4 @@ def backend_here(graph: str = DEFAULT.graph) -> EngineBackend:
             load_tensorrt()
             return BUILT
     own = backend_of_graph(graph)
-    return own if find_spec(own.package) is not None else DEFAULT
+    return own if installed(own) else DEFAULT

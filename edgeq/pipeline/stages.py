@@ -17,7 +17,7 @@ from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
 from edgeq.calibrate.tensorrt_scales import activation_tensors
-from edgeq.engine.registry import DEFAULT, backend_of_graph
+from edgeq.engine.registry import DEFAULT, backend_of_graph, require
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
@@ -287,9 +287,11 @@ def judge_graphs(
 
     Raises:
         ImageError: no image can be read, or examples and classes do not match.
-        EngineError: a graph does not run.
+        EngineError: a graph does not run, or what it was made for is not installed.
     """
     made = made_graph(directory)
+    backend = backend_of_graph(made.name)
+    require(backend)
     return judge(
         directory / FP32,
         made,
@@ -297,7 +299,7 @@ def judge_graphs(
         examples,
         source,
         parity_images(images, source, count=PARITY_IMAGES if examples is None else 1),
-        backend=backend_of_graph(made.name),
+        backend=backend,
         threads=threads,
         timing=timing,
         advance=advance,

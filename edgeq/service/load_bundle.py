@@ -13,7 +13,7 @@ from edgeq.bundle.verify import Trust, examine
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
 from edgeq.errors import ArtifactError, InputError
-from edgeq.install.candidate_here import vision_candidate
+from edgeq.install.candidate_here import require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
 from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
@@ -76,6 +76,7 @@ def open_served(
     """
     tell = say or (lambda _what: None)
     bundle = find_bundle(place)
+    require_backend(settings.backend)
     tell("checking the bundle")
     verified = examine(bundle, Trust.of(settings.keys, device=device))
     phrases = _phrases(bundle, verified.manifest, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,17 @@ def edgeq(capsys: pytest.CaptureFixture[str]) -> Edgeq:
         return Outcome(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO is not installed."""
+    look = importlib.util.find_spec
+
+    def find_spec(name: str) -> object:
+        return None if name == "openvino" else look(name)
+
+    monkeypatch.setattr("edgeq.engine.registry.find_spec", find_spec)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from edgeq.api.device.images import ImageLike, open_image
 from edgeq.bundle.manifest import Kind, Manifest
 from edgeq.bundle.verify import Trust, examine
 from edgeq.errors import ArtifactError, InputError
-from edgeq.install.candidate_here import AUTO, vision_candidate
+from edgeq.install.candidate_here import AUTO, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
 from edgeq.runtime.vision_graph import ClassScore, VisionGraph, rank_classes
@@ -174,6 +174,7 @@ def open_bundle(
         ModelError: the language model, the tokenizer or the preprocessing cannot be loaded.
         EngineError: the engine refuses the vision graph, was not built, or a package is missing.
     """
+    require_backend(backend)
     place = Path(path)
     bundle = current(place) if (place / MARKER).is_file() else place
     manifest = examine(bundle, Trust.of([Path(key) for key in keys])).manifest

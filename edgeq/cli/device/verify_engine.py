@@ -12,7 +12,7 @@ from rich.table import Table
 
 from edgeq.cli.device.build_tables import progress_lines
 from edgeq.engine.base import EngineBackend
-from edgeq.engine.registry import BUILT, DEFAULT, NAMES
+from edgeq.engine.registry import BUILT, DEFAULT, NAMES, require
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.candidate import open_candidate
 from edgeq.engine_store.store import default_store
@@ -70,6 +70,7 @@ def command(
     """
     chosen = named(backend)
     _check_usage(chosen, store, quantization)
+    require(chosen)
     canaries = open_canaries(bundle)
     candidate = open_candidate(
         bundle,
