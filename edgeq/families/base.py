@@ -211,7 +211,14 @@ def any_size(vision: Mapping[str, Any]) -> str | None:
 
 
 def plain(token: str, tokens: int, pictures: int, _grid: Grid) -> str:
-    """Places of a family that writes the image's tokens, and nothing around them."""
+    """Places of a family that writes the image's tokens, and nothing around them.
+
+    Args:
+        token: that stands for one feature.
+        tokens: of one picture.
+        pictures: that the image was cut into.
+        _grid: rows and columns of those; not looked at.
+    """
     return token * (tokens * pictures)
 
 

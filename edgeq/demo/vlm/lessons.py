@@ -31,12 +31,12 @@ class Lessons:
     processor: LlavaProcessor
 
     def sorting_loss(self, views: Views) -> torch.Tensor:
-        """Cross-entropy of kind, place and severity as the sorter reads them from the tower's features."""
+        """Cross-entropy of kind, place and severity as the sorter reads them off the tower's features; their sum, float32 []."""
         guesses, classes = self._guesses(views), views.classes()
         return torch.stack([cross_entropy(*pair) for pair in zip(guesses, classes, strict=True)]).sum()
 
     def report_loss(self, views: Views, question: str) -> torch.Tensor:
-        """Cross-entropy of every token of the answers, and of nothing else."""
+        """Cross-entropy of every token of the answers, and of nothing else: float32 []."""
         logits, answers = self._answer_logits(views, question)
         return cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=_NO_TOKEN)
 

@@ -102,7 +102,7 @@ class VisionLanguageModel:
         return Answer(reply.text, reply.token_ids)
 
     def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits before each token of an answer that is forced, float32 [n, vocabulary]."""
+        """As `Answerer.logits`."""
         ids, features = self._see(image, question)
         return self.language.logits(ids, features, self.prompter.settings.image_token_id, answer_ids)
 
