@@ -151,7 +151,7 @@ def covered(surface: Surface, layer: Surface, cover: Field) -> Surface:
 
 
 def crack_path(rng: np.random.Generator, width: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A jagged walk: corners [n, 2] in pixels and widths [n - 1] of its stretches, which taper towards both ends; float64."""
+    """A jagged walk: corners [n, 2] in pixels and widths [n - 1] of its stretches, tapering to both ends; float64."""
     stretches = int(rng.integers(14, 24))
     course = rng.uniform(0, 2 * np.pi)
     # A wandering heading around one course: cracks turn at every grain and yet go somewhere.

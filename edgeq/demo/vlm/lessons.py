@@ -31,7 +31,7 @@ class Lessons:
     processor: LlavaProcessor
 
     def sorting_loss(self, views: Views) -> torch.Tensor:
-        """Cross-entropy of kind, place and severity as the sorter reads them off the tower's features; their sum, float32 []."""
+        """Cross-entropy of kind, place and severity as the sorter reads them from the tower's features: float32 []."""
         guesses, classes = self._guesses(views), views.classes()
         return torch.stack([cross_entropy(*pair) for pair in zip(guesses, classes, strict=True)]).sum()
 

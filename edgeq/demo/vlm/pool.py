@@ -114,7 +114,7 @@ def normalized(pixels: Pixels) -> torch.Tensor:
 
 
 def turned(cells: NDArray[np.generic], turn: int) -> NDArray[np.generic]:
-    """Cells [rows, columns, ...] of any dtype mirrored and swapped as `TURNS` says; a view, with further axes as they are."""
+    """Cells [rows, columns, ...] of any dtype mirrored and swapped as `TURNS` says; a view, further axes stay."""
     cells = cells[:, ::-1] if turn & 1 else cells
     cells = cells[::-1] if turn & 2 else cells
     return cells.swapaxes(0, 1) if turn & 4 else cells

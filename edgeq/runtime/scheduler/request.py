@@ -72,7 +72,13 @@ class ActiveRequest:
         return len(self.question.ids) + max(len(self.token_ids) - 1, 0) if self.token_ids else 0
 
     def begin(self, begun: FirstToken, now: float, counts: Counts) -> None:
-        """Its prompt was read, and the first token said."""
+        """Its prompt was read, and the first token given.
+
+        Args:
+            begun: the first token, and what was not done again for it.
+            now: in seconds of the worker's clock.
+            counts: of all requests; is changed.
+        """
         self.cached_tokens, self.encoder_cache_hit = begun.cached_tokens, begun.encoder_cache_hit
         self.first = self.last = now
         counts.first_tokens += 1
@@ -81,7 +87,13 @@ class ActiveRequest:
         self._add(begun.said, counts)
 
     def go_on(self, said: TokenEvent, now: float, counts: Counts) -> None:
-        """It said another token."""
+        """It gave another token.
+
+        Args:
+            said: the token.
+            now: in seconds of the worker's clock.
+            counts: of all requests; is changed.
+        """
         counts.decode_tokens += 1
         counts.decode_seconds += now - self.last
         self.last = now

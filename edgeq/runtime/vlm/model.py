@@ -69,7 +69,12 @@ class VisionLanguageModel:
     language: LanguageModel
 
     def ask(self, image: Image.Image, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
-        """Answer a question about an image (mode RGB), greedily.
+        """Answer a question about an image, greedily.
+
+        Args:
+            image: mode RGB.
+            question: without any prompt around it.
+            max_new_tokens: after which an answer is cut that has not ended.
 
         Raises:
             InputError: the question is empty or too long, or no token may be said.
