@@ -117,7 +117,13 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """Full names of the modules that the parts hang from, as transformers 5 builds them."""
+    """Full names of the modules that the parts hang from, as transformers 5 builds them.
+
+    Attributes:
+        vision: of the encoder.
+        connector: of all parts between encoder and language model.
+        language: of the language model, without its head.
+    """
 
     vision: str
     connector: tuple[str, ...]

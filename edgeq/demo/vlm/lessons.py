@@ -24,7 +24,13 @@ _NO_TOKEN = -100
 
 @dataclass(frozen=True)
 class Lessons:
-    """The model, the sorter that helps its tower at first, and the texts."""
+    """The model, the sorter that helps its tower at first, and the texts.
+
+    Attributes:
+        model: that learns.
+        sorter: reads kind, place and severity from the tower's features.
+        processor: the model's, for texts.
+    """
 
     model: LlavaForConditionalGeneration
     sorter: Sorter

@@ -53,6 +53,7 @@ class Clocked:
     """An `Answerer` that counts its tokens and seconds; asked the same again, it remembers.
 
     Attributes:
+        answerer: that is asked.
         tokens, seconds: of all answers, from photograph to last token.
     """
 

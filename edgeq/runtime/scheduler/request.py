@@ -17,7 +17,18 @@ __all__ = ["ActiveRequest", "Counts"]
 
 @dataclass
 class Counts:
-    """Sums since the beginning; `edgeq.runtime.scheduler.snapshot.Snapshot` says what they are."""
+    """Sums over all requests since the beginning.
+
+    Attributes:
+        submitted: requests that came.
+        ended: how they ended -> how many.
+        prompt_tokens: of the prompts that were read.
+        answer_tokens: of the answers.
+        first_tokens: answers that had a first token.
+        first_token_seconds: from submission to the first token, added up.
+        decode_tokens: tokens after the first.
+        decode_seconds: between those tokens, added up.
+    """
 
     submitted: int = 0
     ended: Counter[str] = field(default_factory=Counter)
