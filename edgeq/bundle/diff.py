@@ -65,6 +65,11 @@ class BundleDiff(BaseModel):
 def diff_bundles(before: Path, after: Path, *, limits: Limits = DEFAULT_LIMITS) -> BundleDiff:
     """Compare two bundles' directories; each is verified first, since what is compared is what they say.
 
+    Args:
+        before: directory of the older bundle.
+        after: directory of the newer one.
+        limits: larger bundles are refused.
+
     Raises:
         BundleError: one of them is not whole.
     """

@@ -94,6 +94,11 @@ def copy_file(
 ) -> str:
     """As `copy_bytes`, for a plain file of which `size` bytes were seen.
 
+    Args:
+        path: of the file.
+        size: in bytes, as it was seen.
+        sink, advance: as for `copy_bytes`.
+
     Raises:
         LengthError: it has become shorter.
         IrregularFileError: it is no plain file.

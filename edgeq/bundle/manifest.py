@@ -28,6 +28,13 @@ def write_manifest(
 
     The same files and arguments give the same bytes.
 
+    Args:
+        directory: of the bundle; a manifest in it is replaced.
+        kind: of model.
+        labels: class names in the order of the logits; empty where there are none.
+        allowed: guards that said no and were passed all the same: code -> because.
+        needs: what the device must have; None for nothing.
+
     Raises:
         UnsafeNameError: a file's name could not be read back.
         IrregularFileError: something below is neither a file nor a directory, or is a link.

@@ -104,6 +104,11 @@ def unpack(
 def examine_file(file: Path, trust: Trust, *, report: Report | None = None) -> Verified:
     """Check a transport file as `unpack` does, and write nothing.
 
+    Args:
+        file: read once from beginning to end, so a pipe will do.
+        trust: what the bundle must satisfy.
+        report: called with the bytes checked and the bytes in all.
+
     Raises:
         BundleError: its subclass says why.
     """

@@ -156,6 +156,11 @@ class Digested(_State):
     def signed(self, seal: bytes | None, keys: Sequence[PublicKey], *, required: bool) -> Signed:
         """Check the signature; without keys it is not looked at, unless one is required.
 
+        Args:
+            seal: bytes of the signature file; None where there is none.
+            keys: a signature by one of them counts.
+            required: an unsigned bundle is refused.
+
         Raises:
             UnsignedError: there is none, and one is required.
             UnknownKeyError: it is by none of the keys.

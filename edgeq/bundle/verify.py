@@ -44,6 +44,12 @@ class Trust:
     ) -> Trust:
         """Read the keys' files; who gives keys requires a signature, unless told otherwise.
 
+        Args:
+            keys: files of public keys.
+            require_signature: refuse an unsigned bundle; None: where keys are given.
+            device: that the bundle must suit; None for any.
+            limits: of the bundle's size.
+
         Raises:
             KeyFileError: a file holds no public key.
         """
@@ -77,7 +83,13 @@ def verify_bundle(
 
 
 def examine(directory: Path, trust: Trust, *, report: Report | None = None) -> Verified:
-    """As `verify_bundle`; tells also the bundle's digest, and whose signature was checked."""
+    """As `verify_bundle`; tells also the bundle's digest, and whose signature was checked.
+
+    Args:
+        directory: the bundle.
+        trust: what it must satisfy.
+        report: called with the bytes checked and the bytes in all.
+    """
     listed, seal = read_head(directory, trust.limits)
     files = tuple(listed.sized(entries(directory)))
     advance = meter(report, listed.total_bytes)

@@ -110,7 +110,12 @@ def _coarse(histogram: Histogram, exponent: int | None) -> NDArray[np.float64]:
 
 
 def clipped_share(histogram: Histogram, low: float, high: float) -> float:
-    """Share of the values in bins that lie wholly outside [low, high]."""
+    """Share, 0 to 1, of the values in bins that are wholly outside [low, high].
+
+    Args:
+        histogram: of the tensor.
+        low, high: the range's ends, in the tensor's own values.
+    """
     if histogram.exponent is None or histogram.total == 0:
         return 0.0
     edges = np.arange(-BINS, BINS) * histogram.width

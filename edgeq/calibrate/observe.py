@@ -78,7 +78,12 @@ class Observer:
         self.late = {name: Histogram() for name in tensors}
 
     def add(self, names: Sequence[str], pixels: NDArray[np.float32], apart: Collection[str] = ()) -> None:
-        """Run and count a batch, float32 [n, ...], of images with these names; those in `apart` count in `late`.
+        """Run and count a batch of images.
+
+        Args:
+            names: of the images.
+            pixels: float32 [n, ...], row i of image i.
+            apart: names of those that count in `late`.
 
         Raises:
             CalibrationError: a tensor holds NaN or infinity (named, with the image).
@@ -136,6 +141,11 @@ def open_observed(graph: Path, tensors: Iterable[str] = (), *, threads: int) -> 
     """An FP32 file in ONNX Runtime, which gives `tensors`, too, where they are not the graph's input.
 
     The weights go into a file of their own, which ONNX Runtime maps instead of copying.
+
+    Args:
+        graph: FP32 ONNX file.
+        tensors: names; those of the graph's inputs are passed over.
+        threads: of one run.
     """
     model = load_outline(graph)
     given = {value.name for value in model.graph.input}

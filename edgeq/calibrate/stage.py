@@ -43,6 +43,11 @@ def hold_back(images: ImageSet, preprocess: Preprocess, method: str) -> tuple[Im
 
     A quarter is held back, at most 64 images of up to 96 x 96 pixels or 12 of 224 x 224, which take `auto` as long;
     nothing where that would be fewer than eight, or for another method.
+
+    Args:
+        images: the calibration set.
+        preprocess: its height and width say how large an image is.
+        method: of calibration; nothing is held back unless it is `auto`.
     """
     affordable = _HELD_BACK * _SMALL_IMAGE // (preprocess.height * preprocess.width)
     count = min(_HELD_BACK, max(_HELD_BACK_LARGE, affordable), len(images) // 4)

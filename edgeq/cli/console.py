@@ -89,7 +89,14 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[str]) -> None:
-    """A table on stdout; the columns named in `numbers` are set to the right."""
+    """A table on stdout; the columns named in `numbers` are set to the right.
+
+    Args:
+        title: above it.
+        header: of each column.
+        rows: a cell for each column.
+        numbers: those of `header` whose columns are set to the right.
+    """
     table = Table(title=title, title_justify="left", box=SIMPLE)
     for name in header:
         table.add_column(name, justify="right" if name in numbers else "left")

@@ -38,7 +38,7 @@ def lighting(rng: np.random.Generator) -> Field:
 
 
 def to_bytes(values: Surface) -> NDArray[np.uint8]:
-    """0..1 to 0..255, rounded and clipped."""
+    """Float 0..1 to uint8 0..255, rounded and clipped; any shape [...] stays."""
     return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
 
 

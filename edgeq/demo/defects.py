@@ -46,7 +46,13 @@ class DefectSite:
 
 
 def hairline_crack(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
-    """A jagged line about a pixel wide, here and there almost lost in the grain."""
+    """A jagged line about a pixel wide, here and there almost lost in the grain.
+
+    Args:
+        rng: draws everything.
+        surface: float32 [SIZE, SIZE, 3], 0 to 1; not changed.
+        site: where the defect is and how large; None draws both.
+    """
     points, widths = crack_path(rng, rng.uniform(0.2, 1.0))
     if site:
         points = fitted(points, site.centre, site.size)
@@ -58,7 +64,11 @@ def hairline_crack(rng: np.random.Generator, surface: Surface, site: DefectSite 
 
 
 def wide_crack(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
-    """An open crack, dark inside, with broken and lit edges and often a branch."""
+    """An open crack, dark inside, with broken and lit edges and often a branch.
+
+    Args:
+        rng, surface, site: as for `hairline_crack`.
+    """
     width = site.size if site else rng.uniform(1.4, 4.5)
     outline = open_path(rng, width, site)
     if rng.random() < 0.5:
@@ -69,7 +79,11 @@ def wide_crack(rng: np.random.Generator, surface: Surface, site: DefectSite | No
 
 
 def corrosion(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
-    """A ragged patch of rust, mottled and pitted, often with streaks that have run down from it."""
+    """A ragged patch of rust, mottled and pitted, often with streaks that have run down from it.
+
+    Args:
+        rng, surface, site: as for `hairline_crack`.
+    """
     field = patch_outline(rng, site, radius=(9, 20), raggedness=(0.25, 0.45))
     softness = rng.uniform(0.05, 0.25 if site else 0.5)
     patch = ramp(field, -softness, softness) * rng.uniform(0.5 if site else 0.3, 0.95)
@@ -83,7 +97,11 @@ def corrosion(rng: np.random.Generator, surface: Surface, site: DefectSite | Non
 
 
 def spalling(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
-    """Concrete broken away: a rough hollow of stones and mortar with a sharp edge, at times down to a rusty bar."""
+    """Concrete broken away: a rough hollow of stones and mortar with a sharp edge, at times down to a rusty bar.
+
+    Args:
+        rng, surface, site: as for `hairline_crack`.
+    """
     field = patch_outline(rng, site, radius=(11, 22), raggedness=(0.12, 0.25))
     hollow = ramp(field, -0.06, 0.06)
     inside = surface.mean(axis=(0, 1)) * rng.uniform(0.75, 1.05) * stones(rng)[..., None]
@@ -98,7 +116,11 @@ def spalling(rng: np.random.Generator, surface: Surface, site: DefectSite | None
 
 
 def shadow(rng: np.random.Generator, surface: Surface, site: DefectSite | None = None) -> Surface:
-    """A shadow that can be taken for corrosion: dark and soft-edged, at times warm in tone or lying on a stain."""
+    """A shadow that can be taken for corrosion: dark and soft-edged, at times warm in tone or on a stain.
+
+    Args:
+        rng, surface, site: as for `hairline_crack`.
+    """
     warm = rng.random() < 0.6
     tint = (1.0, rng.uniform(0.8, 0.95), rng.uniform(0.62, 0.85)) if warm else (rng.uniform(0.9, 1), 0.97, 1.0)
     cover = soft_cover(rng, site) * rng.uniform(0.4, 0.7)
@@ -119,12 +141,17 @@ def darkened(surface: Surface, loss: Field) -> Surface:
 
 
 def covered(surface: Surface, layer: Surface, cover: Field) -> Surface:
-    """The layer over the surface, as opaque as `cover` says, 0 to 1 for every pixel."""
+    """The layer over the surface.
+
+    Args:
+        surface, layer: [SIZE, SIZE, 3]; neither is changed.
+        cover: how opaque the layer is, 0 to 1 for every pixel, [SIZE, SIZE].
+    """
     return np.asarray(surface + (layer - surface) * cover[..., None], np.float32)
 
 
 def crack_path(rng: np.random.Generator, width: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A jagged walk: corners [n, 2] in pixels and widths [n - 1] of its stretches, which taper towards both ends."""
+    """A jagged walk: corners [n, 2] in pixels and widths [n - 1] of its stretches, tapering to both ends; float64."""
     stretches = int(rng.integers(14, 24))
     course = rng.uniform(0, 2 * np.pi)
     # A wandering heading around one course: cracks turn at every grain and yet go somewhere.
@@ -137,13 +164,25 @@ def crack_path(rng: np.random.Generator, width: float) -> tuple[NDArray[np.float
 
 
 def fitted(points: NDArray[np.float64], centre: tuple[float, float], length: float) -> NDArray[np.float64]:
-    """The corners [n, 2] of a path whose bounding box has this middle and a diagonal of `length` pixels."""
+    """A path moved and scaled: its corners, float64 [n, 2].
+
+    Args:
+        points: the path's corners, [n, 2].
+        centre: row and column of the middle that its bounding box gets, in pixels.
+        length: diagonal that this box gets, in pixels.
+    """
     low, high = points.min(axis=0), points.max(axis=0)
     return np.asarray((points - (low + high) / 2) * (length / np.linalg.norm(high - low)) + centre)
 
 
 def open_path(rng: np.random.Generator, width: float, site: DefectSite | None) -> Field:
-    """Distance of every pixel from the edge of an open crack; with a site, one of middling length there."""
+    """Distance of every pixel from the edge of an open crack.
+
+    Args:
+        rng: draws the path.
+        width: of the crack, in pixels.
+        site: the crack is there, of middling length; None for anywhere.
+    """
     points, widths = crack_path(rng, width)
     if site:
         points = fitted(points, site.centre, rng.uniform(28, 42))
@@ -153,7 +192,14 @@ def open_path(rng: np.random.Generator, width: float, site: DefectSite | None) -
 def patch_outline(
     rng: np.random.Generator, site: DefectSite | None, radius: tuple[float, float], raggedness: tuple[float, float]
 ) -> Field:
-    """A blob with radius and raggedness from these ranges; at a site, as large as that says and half as ragged."""
+    """A blob, at a site half as ragged.
+
+    Args:
+        rng: draws it.
+        site: where it is and its mean radius; None draws both.
+        radius: range of the mean radius in pixels, without a site.
+        raggedness: range of what `blob` takes.
+    """
     if site:
         return blob(rng, site.size, rng.uniform(*raggedness) / 2, site.centre)
     return blob(rng, rng.uniform(*radius), rng.uniform(*raggedness))

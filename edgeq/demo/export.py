@@ -67,7 +67,7 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_parity(model: InspectionNet, path: Path) -> None:
-    """Compares file and model on a batch of another size than the one exported with."""
+    """Compares file and model on a batch of another size than the one exported with; ParityError beyond TOLERANCE."""
     batch = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model(batch).numpy()

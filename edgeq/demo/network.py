@@ -15,7 +15,15 @@ __all__ = ["DepthwiseBlock", "InspectionNet", "ResidualBlock", "convolution"]
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution without bias and its BatchNorm; [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+    """A convolution without bias and its BatchNorm; [n, inputs, h, w] to [n, outputs, h / stride, w / stride].
+
+    Args:
+        inputs: channels read.
+        outputs: channels made.
+        size: edge of the kernel, odd.
+        stride: in both directions.
+        groups: of channels; as many as `inputs` is depthwise.
+    """
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -32,7 +40,7 @@ class ResidualBlock(nn.Module):
         self.second = convolution(channels, channels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[n, channels, h, w] to the same shape."""
+        """Float32 [n, channels, h, w] to the same shape."""
         return torch.relu(features + self.second(torch.relu(self.first(features))))
 
 
@@ -46,7 +54,7 @@ class DepthwiseBlock(nn.Module):
         self.pointwise = convolution(inputs, outputs, size=1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[n, inputs, h, w] to [n, outputs, h, w]."""
+        """Float32 [n, inputs, h, w] to [n, outputs, h, w]."""
         return torch.relu(self.pointwise(torch.relu(self.depthwise(features))))
 
 

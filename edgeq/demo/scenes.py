@@ -77,7 +77,14 @@ def draw_scene(kind: str, seed: int, site: defects.DefectSite | None = None) -> 
 def with_defect(
     kind: str, rng: np.random.Generator, surface: surfaces.Surface, site: defects.DefectSite | None
 ) -> surfaces.Surface:
-    """The surface with what its kind stands for; a sound one stays as it is."""
+    """The surface with what its kind stands for; a sound one stays as it is.
+
+    Args:
+        kind: one of `KINDS`.
+        rng: draws the defect.
+        surface: not changed.
+        site: where the defect is and how large; None draws both.
+    """
     if kind == "sound":
         return surface
     draw = {

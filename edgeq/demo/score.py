@@ -34,7 +34,13 @@ class ClassifierScore:
 
 
 def score(folder: Path, per_kind: int, seed: int) -> ClassifierScore:
-    """Draws `per_kind` scenes of each kind from `seed` onwards and asks the network about them, a kind at a time."""
+    """Draws scenes of each kind and asks the network about them, a kind at a time.
+
+    Args:
+        folder: with `model.onnx` and `preprocessor_config.json`.
+        per_kind: scenes of each kind.
+        seed: of the first scene of each kind; those that follow count up from it.
+    """
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     mean, deviation = (np.array(preprocessor[key], np.float32) for key in ("image_mean", "image_std"))

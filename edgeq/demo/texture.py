@@ -55,7 +55,13 @@ def fractal_noise(rng: np.random.Generator, cells: tuple[int, int], octaves: int
 
 
 def ramp(field: NDArray[np.floating[Any]], low: float, high: float) -> Field:
-    """0 below `low`, 1 above `high`, and a smooth cubic between them."""
+    """0 below `low`, 1 above `high`, and a smooth cubic between them.
+
+    Args:
+        field: of any shape.
+        low: where the ramp begins.
+        high: where it ends.
+    """
     t = np.clip((field - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 

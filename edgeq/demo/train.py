@@ -108,7 +108,13 @@ def train(settings: Settings, report: Report) -> InspectionNet:
 
 
 def write_model(folder: Path, settings: Settings, report: Report) -> ClassifierScore:
-    """Trains and writes model.onnx, its two configs and training.json; the score is that of the file written."""
+    """Trains and writes model.onnx, its two configs and training.json; the score is that of the file written.
+
+    Args:
+        folder: is made where it does not exist.
+        settings: of the training.
+        report: takes lines about how far the work is.
+    """
     model = train(settings, report)
     folder.mkdir(parents=True, exist_ok=True)
     write_onnx(model, folder / "model.onnx")

@@ -55,9 +55,14 @@ def tell(name: str, fact: object) -> None:
 
 
 def run_probe(module: str, *arguments: str, limit_s: float) -> Outcome:
-    """Run `python -m MODULE ARGUMENTS` for at most `limit_s` seconds.
+    """Run a module in a process of its own.
 
     The directory is the root, so that no file beside the user is taken for a module.
+
+    Args:
+        module: run as `python -m MODULE ARGUMENTS`.
+        arguments: its command line.
+        limit_s: seconds after which it is stopped.
     """
     command = [sys.executable, "-m", module, *arguments]
     try:

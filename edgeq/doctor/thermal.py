@@ -17,7 +17,13 @@ _OFF_BELOW: Final = -40.0
 
 @dataclass(frozen=True)
 class Zone:
-    """A thermal zone: its name, its temperature and the lowest one at which it is throttled, in degrees Celsius."""
+    """A thermal zone.
+
+    Attributes:
+        name: its type, else its folder.
+        celsius: its temperature.
+        throttles: lowest temperature at which it is throttled, in degrees Celsius; None where it does not say one.
+    """
 
     name: str
     celsius: float

@@ -35,7 +35,7 @@ _ROWS: Final = (1, 8)
 
 
 def decode_nf4(packed: NDArray[np.uint8], absmax: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """The matrix that packed bytes stand for.
+    """The matrix that packed bytes stand for, float64 [out, in].
 
     Args:
         packed: two numbers a byte, the first in the upper half; [shape[0] * shape[1] / 2].

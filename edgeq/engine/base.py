@@ -35,7 +35,18 @@ class Engine(Protocol):
     def run(
         self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Compute `outputs` (all of them when None) for one batch; the first axis is the batch."""
+        """Compute outputs for one batch.
+
+        Args:
+            feeds: an array for each of `inputs`, float32 [n, ...].
+            outputs: names of those that are wanted; None for all.
+
+        Returns:
+            Each output by name, [n, ...] in the dtype that the graph gives it.
+
+        Raises:
+            EngineError: the run failed, or a name or shape does not fit the graph.
+        """
         ...
 
 

@@ -122,7 +122,7 @@ class OnnxRuntimeEngine:
     def run(
         self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Compute `outputs` (all of them when None) for one batch.
+        """As `Engine.run`.
 
         Raises:
             EngineError: the run failed, or a name or shape does not fit the graph.

@@ -63,7 +63,7 @@ class TensorRtEngine:
     def run(
         self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Compute `outputs` (all of them when None) for one batch of arrays.
+        """As `Engine.run`; a dtype that is not the engine's is an error, too.
 
         Raises:
             EngineError: a name, dtype or shape is not the engine's, or the run failed.

@@ -72,7 +72,13 @@ def open_candidate(
 
 
 def graph_candidate(graph: Path, backend: EngineBackend = DEFAULT, *, threads: int | None = None) -> Candidate:
-    """An ONNX file for a backend that runs it as it is; raises EngineError where that is not installed."""
+    """An ONNX file for a backend that runs it as it is; raises EngineError where that is not installed.
+
+    Args:
+        graph: the file.
+        backend: that runs it.
+        threads: of one operator; None for the backend's default.
+    """
     require(backend)
     return Candidate(backend.version(), graph, lambda: backend.open(graph, threads=threads))
 

@@ -25,6 +25,11 @@ def absorb_after(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> E
 
     The layer makes the BatchNorm's output from now on, under that name.
 
+    Args:
+        wiring: of the graph, which is changed.
+        batchnorm: a node of it; is taken out.
+        affine: what `batchnorm` does.
+
     Raises:
         Refused: with the reason; the graph is as it was.
     """
@@ -68,6 +73,11 @@ def absorb_before(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> 
 
     GlobalAveragePool and Flatten may stand between: the mean of a * x + b is a * mean + b, and Flatten only
     repeats each channel's pair.
+
+    Args:
+        wiring: of the graph, which is changed.
+        batchnorm: a node of it; is taken out.
+        affine: what `batchnorm` does.
 
     Raises:
         Refused: with the reason; the graph is as it was.

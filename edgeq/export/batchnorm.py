@@ -48,7 +48,12 @@ def is_batchnorm(node: onnx.NodeProto) -> bool:
 
 
 def read_affine(wiring: Wiring, node: onnx.NodeProto, opset: int) -> Affine:
-    """The channel-wise map that BatchNorm `node` of an opset-`opset` graph applies.
+    """The channel-wise map that a BatchNorm applies.
+
+    Args:
+        wiring: of the graph.
+        node: the BatchNorm.
+        opset: of the graph.
 
     Raises:
         Refused: it is not a fixed map: training mode, or parameters that are computed.

@@ -64,7 +64,12 @@ class ExportedLayer:
 
 
 def read_layer(wiring: Wiring, node: onnx.NodeProto, adder: onnx.NodeProto | None = None) -> ExportedLayer:
-    """The layer at `node`, whose bias is in `adder` where that is given (MatMul only).
+    """The layer at a node, with its bias.
+
+    Args:
+        wiring: of the graph.
+        node: Conv, Gemm or MatMul.
+        adder: the Add that holds a MatMul's bias; None where there is none.
 
     Raises:
         Refused: its weight or bias is not constant, or is laid out in a way that has no output channels.

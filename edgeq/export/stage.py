@@ -185,6 +185,11 @@ def fold_graph(
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """The graph that is planned and quantized: dynamic batch, simplified, every node named, BatchNorm folded.
 
+    Args:
+        model: is not changed.
+        fold: whether BatchNorm is folded.
+        keep_batchnorm: names of those that stay.
+
     Raises:
         ExportError: the graph is not well formed, or `keep_batchnorm` names a node that is no BatchNorm.
     """
@@ -200,7 +205,9 @@ def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tup
     """The graph as it came, and the network that it must stay equal to.
 
     Args:
+        source: an ONNX file or a checkpoint.
         directory: where an exporter may put its file for a moment.
+        threads: of one operator of the network; None takes every processor there is.
 
     Raises:
         ModelError: the model cannot be read.

@@ -91,7 +91,12 @@ def export_vision(
 def graph_features(
     graph: Path, pictures: Iterator[ParityPicture] | Sequence[ParityPicture], *, threads: int | None = None
 ) -> Iterator[tuple[Place, Features]]:
-    """What a vision graph computes of each picture, one at a time.
+    """What a vision graph computes of each picture, one at a time: where that is, and float32 [tokens, hidden].
+
+    Args:
+        graph: ONNX file.
+        pictures: as the encoder gets them.
+        threads: of one operator; None takes every processor there is.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph, or it does not take these pictures.

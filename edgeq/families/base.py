@@ -117,7 +117,13 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """Full names of the modules that the parts hang from, as transformers 5 builds them."""
+    """Full names of the modules that the parts hang from, as transformers 5 builds them.
+
+    Attributes:
+        vision: of the encoder.
+        connector: of all parts between encoder and language model.
+        language: of the language model, without its head.
+    """
 
     vision: str
     connector: tuple[str, ...]
@@ -211,7 +217,14 @@ def any_size(vision: Mapping[str, Any]) -> str | None:
 
 
 def plain(token: str, tokens: int, pictures: int, _grid: Grid) -> str:
-    """Places of a family that writes the image's tokens, and nothing around them."""
+    """Places of a family that writes the image's tokens, and nothing around them.
+
+    Args:
+        token: that stands for one feature.
+        tokens: of one picture.
+        pictures: that the image was cut into.
+        _grid: rows and columns of those; not looked at.
+    """
     return token * (tokens * pictures)
 
 

@@ -43,7 +43,14 @@ class Module(Layer):
 
 @dataclass(frozen=True)
 class Parts:
-    """Full names of the modules that a model's components hang from."""
+    """Full names of the modules that a model's components hang from.
+
+    Attributes:
+        vision: of the encoder.
+        connector: of all parts between encoder and language model.
+        language: of the language model, without its head.
+        head: of the output layer; None where there is none.
+    """
 
     vision: str
     connector: tuple[str, ...]

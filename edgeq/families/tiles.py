@@ -31,7 +31,12 @@ def best_resolution(size: Size, pinpoints: list[list[int]]) -> Size:
 
 
 def without_padding(size: Size, rows: int, columns: int) -> Size:
-    """The rows and columns of a grid that hold the image and not the padding around it."""
+    """The rows and columns of a grid that hold the image and not the padding around it.
+
+    Args:
+        size: of the image, in pixels.
+        rows, columns: of the whole grid.
+    """
     height, width = size
     if width / height > columns / rows:
         rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
@@ -41,7 +46,13 @@ def without_padding(size: Size, rows: int, columns: int) -> Size:
 
 
 def shrunk(rows: int, columns: int, side: int, limit: str | None) -> Size:
-    """LLaVA-OneVision shrinks a grid that is much larger than `anyres_max_N` tiles."""
+    """Rows and columns of a grid, which LLaVA-OneVision shrinks where it is much larger than `anyres_max_N` tiles.
+
+    Args:
+        rows, columns: of the grid.
+        side: rows, and columns, of one tile.
+        limit: `anyres_max_N`; None for none.
+    """
     if limit is None:
         return rows, columns
     ratio = math.sqrt(rows * columns / (int(limit.removeprefix("anyres_max_")) * side**2))
@@ -49,7 +60,13 @@ def shrunk(rows: int, columns: int, side: int, limit: str | None) -> Size:
 
 
 def whole_tokens(size: Size, unit: int, least: int, most: int) -> Size:
-    """Both sides as multiples of `unit`, with `least` to `most` pixels, the shape kept as well as that allows."""
+    """Both sides as multiples of `unit`, with `least` to `most` pixels, the shape kept as well as that allows.
+
+    Args:
+        size: of the image, in pixels.
+        unit: edge of one token, in pixels.
+        least, most: pixels of the result's area.
+    """
     height, width = size
     rounded = round(height / unit) * unit, round(width / unit) * unit
     if math.prod(rounded) > most:
@@ -62,7 +79,13 @@ def whole_tokens(size: Size, unit: int, least: int, most: int) -> Size:
 
 
 def tiled(size: Size, edge: int, tile: int) -> Size:
-    """Rows and columns of tiles; the shorter side is rounded up to an even number before it is cut."""
+    """Rows and columns of tiles; the shorter side is rounded up to an even number before it is cut.
+
+    Args:
+        size: of the image, in pixels.
+        edge: that its longer side becomes, at most 4096, in pixels.
+        tile: edge of a tile, in pixels.
+    """
     longest = min(edge, _LONGEST)
     short = int(longest * min(size) / max(size))
     short += short % 2
@@ -71,7 +94,15 @@ def tiled(size: Size, edge: int, tile: int) -> Size:
 
 
 def nearest_grid(size: Size, tile: int, least: int, most: int) -> Size:
-    """Columns and rows; of equally good shapes the larger one, while it is less than twice the image's area."""
+    """Columns and rows of the grid whose shape is nearest to the image's.
+
+    Of equally good shapes it is the larger one, while it is less than twice the image's area.
+
+    Args:
+        size: of the image, in pixels.
+        tile: edge of a tile, in pixels.
+        least, most: tiles of the grid.
+    """
     best, difference = (1, 1), math.inf
     for columns, rows in _grids(least, most):
         found = abs(size[1] / size[0] - columns / rows)

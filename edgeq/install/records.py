@@ -46,7 +46,13 @@ def write_record(store: Store, record: Record) -> None:
 
 
 def mark_failed(store: Store, identity: str, reason: str) -> None:
-    """Note why a version is not to be used; a reason that is there already is kept."""
+    """Note why a version is not to be used; a reason that is there already is kept.
+
+    Args:
+        store: that has the version.
+        identity: of the version.
+        reason: for people.
+    """
     record = _read(store, identity)
     if not record.failed:
         write_record(store, record.model_copy(update={"failed": reason}))

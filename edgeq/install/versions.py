@@ -33,6 +33,11 @@ def publish(store: Store, identity: str, files: Iterable[BundledFile]) -> None:
 
     A version that is there already is mended, and so are all others that have one of the files.
 
+    Args:
+        store: with the objects.
+        identity: of the version.
+        files: all of the bundle's, with name and SHA-256.
+
     Raises:
         OutputError: the disk is full, or fails, or knows no hard links.
     """

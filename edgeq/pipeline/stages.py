@@ -134,6 +134,11 @@ def implied_allowances(options: Options) -> dict[str, str]:
 def parity_images(images: ImageSet, source: ModelSource, count: int = PARITY_IMAGES) -> NDArray[np.float32]:
     """The first readable images of a set, float32 [n, 3, H, W], n at most `count`.
 
+    Args:
+        images: the set, from its beginning.
+        source: of the model, for its preprocessing.
+        count: of images wanted.
+
     Raises:
         ImageError: none can be read.
     """
@@ -162,6 +167,16 @@ def calibrate_graph(
     checkpoint: Path | None = None,
 ) -> tuple[Scales, tuple[str, ...]]:
     """Calibrate an exported graph, with a choice of method for each backend where `auto` is asked for.
+
+    Args:
+        graph: FP32 ONNX file.
+        plan: for that graph.
+        tensors: names of those that need a scale.
+        images: the calibration set.
+        preprocess: from an image to the graph's input.
+        options: for method, threads and shared scales.
+        report: told of each stage.
+        checkpoint: file of counts to go on from and to write; None for none.
 
     Returns:
         The scales, and the names of the images that could not be read.
@@ -213,7 +228,15 @@ def calibrate_graph(
 def observe_some(
     graph: Path, tensors: tuple[str, ...], images: ImageSet | None, source: ModelSource, threads: int | None
 ) -> dict[str, Histogram] | None:
-    """Histograms of a few evaluation images, to be held against those of the calibration; None without images."""
+    """Histograms of a few evaluation images, to be held against those of the calibration; None without images.
+
+    Args:
+        graph: FP32 ONNX file.
+        tensors: names of those that are counted.
+        images: the evaluation set; None for none.
+        source: of the model, for its preprocessing.
+        threads: processors to use; None takes every one there is.
+    """
     if images is None:
         return None
     observer = Observer(graph, tensors, threads=threads)
@@ -240,6 +263,11 @@ def observed_tensors(graph: Path) -> tuple[str, ...]:
 
 def plan_graph(graph: Path, exported: ExportReport, options: Options) -> PrecisionPlan:
     """The precision plan of an exported graph.
+
+    Args:
+        graph: FP32 ONNX file.
+        exported: how it was made: the BatchNorms kept, and what was equalized.
+        options: for rules, weights and scales; with a plan, that plan is put on this graph.
 
     Raises:
         PlanError: `options.rules` do not fit the graph, or `options.plan` does not.
@@ -307,7 +335,13 @@ def judge_graphs(
 
 
 def counter(report: Progress, stage: str, total: int) -> Callable[[int], None]:
-    """A callback that adds up what it is given and reports the sum."""
+    """A callback that adds up what it is given and reports the sum.
+
+    Args:
+        report: told (stage, sum, total), at once and each time.
+        stage: its name.
+        total: of what is counted; 0 where that is not known.
+    """
     done = 0
     report(stage, 0, total)
 

@@ -59,6 +59,11 @@ def check_halves(plan: PrecisionPlan) -> None:
 def check_fit(model: VlmDescription, plan: PrecisionPlan, options: VlmOptions) -> MemoryPlan | None:
     """The memory plan for the options' device; None where none is named.
 
+    Args:
+        model: described, not loaded.
+        plan: the precision of each of its layers.
+        options: for device, context and double quantization.
+
     Raises:
         GateError: the model does not fit; it says by how much, and which single changes would make it fit.
         InputError: the device is not known.

@@ -76,7 +76,14 @@ class Phase(BaseModel):
 
 
 def phases(model: VlmDescription, device: DeviceProfile, request: Workload, weights: Weights) -> tuple[Phase, ...]:
-    """The moments that decide, in the order in which they come."""
+    """The moments that decide, in the order in which they come.
+
+    Args:
+        model: described, not loaded.
+        device: its memory and what its runtime takes.
+        request: what the model shall do at once.
+        weights: as they are stored.
+    """
     runtime = MemoryItem(name="runtime", bytes=device.runtime_bytes, how=_runtime(device))
     stored = [_held(part, device) for part in weights.parts if part.bytes]
     unified = device.memory == "unified"

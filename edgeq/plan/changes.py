@@ -44,7 +44,15 @@ class Change(BaseModel):
 def changes(
     model: VlmDescription, device: DeviceProfile, request: Workload, choice: Choice, *, double_quant: bool
 ) -> tuple[Change, ...]:
-    """The single changes to `request` or to the weights' precision that make the model fit; may be none."""
+    """The single changes to `request` or to the weights' precision that make the model fit; may be none.
+
+    Args:
+        model: described, not loaded.
+        device: that it should fit.
+        request: what it shall do at once.
+        choice: the precision of each layer.
+        double_quant: whether the magnitudes of NF4 weights are quantized, too.
+    """
     weights = weigh(model, choice, double_quant=double_quant)
 
     def attempt(what: str, value: str, asked: Workload, stored: Weights = weights) -> Change | None:

@@ -53,7 +53,17 @@ _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
 
 @dataclass
 class Surroundings:
-    """A graph's links, the shapes of its constants, and the precisions decided so far, by node name."""
+    """What the conditions look at.
+
+    Attributes:
+        constants: names of initializers and of what Constant nodes give.
+        shapes: initializer -> its shape.
+        zeros: names of the scalar initializers that are 0.
+        producer: tensor -> the node that makes it.
+        consumers: tensor -> the nodes that read it, one for each reading input.
+        outputs: names of the graph's outputs.
+        precision: node -> its precision, of those decided so far.
+    """
 
     constants: frozenset[str]
     shapes: dict[str, tuple[int, ...]]

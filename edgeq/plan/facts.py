@@ -36,7 +36,13 @@ class Facts:
 
 
 def image_facts(calibration: ImageSet | None, evaluation: ImageSet | None, config: Mapping[str, Any]) -> Facts:
-    """What is known of a model and its images before anything is computed; every image is read, none decoded."""
+    """What is known of a model and its images before anything is computed; every image is read, none decoded.
+
+    Args:
+        calibration: images to calibrate on; None where they are not known, and then nothing is said of any.
+        evaluation: images to judge by; None for none.
+        config: the model's `config.json`.
+    """
     if calibration is None:
         return Facts(config=config)
     shared = () if evaluation is None else shared_images(calibration, evaluation)

@@ -47,6 +47,13 @@ def decide(component: str, layer: Layer, rules: Sequence[Rule], holds: Holds, as
 
     A rule that matches every layer speaks only for what is left over: it never counts as overruled.
 
+    Args:
+        component: name of the part of the model that has the layer.
+        layer: decided on.
+        rules: the first that matches decides.
+        holds: whether a rule's condition holds for a layer.
+        asked: what became of each rule; is changed.
+
     Raises:
         PlanError: no rule matches.
     """

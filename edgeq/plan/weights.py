@@ -122,6 +122,11 @@ def by_name(precisions: Mapping[str, Precision]) -> Choice:
 def weigh(model: VlmDescription, choice: Choice, *, double_quant: bool = True) -> Weights:
     """The weights of `model` as `choice` stores them.
 
+    Args:
+        model: described, not loaded.
+        choice: the precision of each layer.
+        double_quant: whether the magnitudes of NF4 weights are quantized, too.
+
     Raises:
         PlanError: the choice has nothing for a layer, or something that it cannot be.
     """
@@ -148,6 +153,11 @@ def layer_bytes(layer: Layer, precision: Precision, *, double_quant: bool = True
     """Bytes of one layer's weights; a bias stays FP16 in NF4 and becomes INT32 in INT8.
 
     INT8 has a float32 scale for each output channel.
+
+    Args:
+        layer: with its number of parameters, bias included.
+        precision: that its weights are stored in.
+        double_quant: whether the magnitudes of NF4 weights are quantized, too.
 
     Raises:
         PlanError: NF4 for a layer that is not linear: no 4-bit kernel holds its weights.

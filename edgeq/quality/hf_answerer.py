@@ -68,14 +68,14 @@ class HfAnswerer:
         self._prompt = prompt
 
     def answer(self, image: Image.Image, question: str, max_new_tokens: int) -> Answer:
-        """See `Answerer`."""
+        """As `Answerer.answer`."""
         inputs = self._inputs(image, question)
         made = self._generate(inputs, max_new_tokens=max_new_tokens)
         ids = made.sequences[0, inputs["input_ids"].shape[1] :].tolist()
         return Answer(self._tokenizer.decode(ids, skip_special_tokens=True).strip(), tuple(ids))
 
     def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
-        """See `Answerer`."""
+        """As `Answerer.logits`."""
         import torch
 
         inputs = self._inputs(image, question)
@@ -90,7 +90,7 @@ class HfAnswerer:
         return _numpy(torch.cat(made.logits))
 
     def features(self, image: Image.Image) -> NDArray[np.float32]:
-        """See `Answerer`.
+        """As `Answerer.features`.
 
         Raises:
             ModelError: the model's class has no `get_image_features`.

@@ -62,7 +62,13 @@ class Metrics:
         return Histogram(name, told, buckets=buckets, registry=self._registry)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """Count one request."""
+        """Count one request.
+
+        Args:
+            path: of the request, or one word for all unknown ones.
+            status: of HTTP.
+            seconds: from the request's header to the answer's end.
+        """
         self._requests.labels(path, str(status)).inc()
         self._seconds.observe(seconds)
 

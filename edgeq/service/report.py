@@ -56,6 +56,11 @@ def read_report(phrases: ReportPhrases, text: str, complete: bool = True) -> Rep
 
     A value is taken where it is the only one that the text names. Of phrases that overlap the longest counts: a `wide
     crack` is not also a `crack`. A mention of damage that the text denies is none.
+
+    Args:
+        phrases: what stands for which value.
+        text: what the model said.
+        complete: it came to its end, and was not cut at the longest answer.
     """
     sentences = [found for found in (part.strip() for part in _SENTENCE.findall(text)) if found]
     advice = [sentence for sentence in sentences if _mentions(sentence, {"": phrases.action})]

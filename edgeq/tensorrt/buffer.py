@@ -70,7 +70,7 @@ class DeviceMemory(Protocol):
 
 
 def bytes_of(buffer: Buffer, array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes of an array, not copied; EngineError where they cannot be copied as one piece."""
+    """The bytes of an array, uint8 [nbytes], not copied; EngineError where they cannot be copied as one piece."""
     if buffer.handle is None:
         raise EngineError("a buffer of the GPU is used after it was freed")
     if not array.flags.c_contiguous:

@@ -24,7 +24,7 @@ _HEADER: Final = re.compile(rb"TRT-[0-9]+-EntropyCalibration2\n")
 
 
 def batch_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The number of images that all shapes begin with."""
+    """The number of images that all shapes begin with; raises InputError where they differ or an axis is below 1."""
     sizes = {shape[:1] for shape in shapes.values()}
     if len(sizes) != 1 or () in sizes or min(min(shape) for shape in shapes.values()) < 1:
         raise InputError(
@@ -59,7 +59,7 @@ def _images_of(name: str, array: NDArray[np.float32] | None, shape: tuple[int, .
 
 
 def read_cache(cache: bytes | Path | None) -> bytes | None:
-    """The bytes to offer; None where there is no file yet."""
+    """The bytes to offer, None where there is no file yet; raises ArtifactError for what is no calibration cache."""
     if cache is None or (isinstance(cache, Path) and not cache.exists()):
         return None
     data = _read_file(cache) if isinstance(cache, Path) else cache

@@ -40,6 +40,9 @@ _LOG: Final = logging.getLogger(__name__)
 class CalibrationFeed:
     """What the calibrator does, without TensorRT's base class: `entropy_calibrator` joins the two.
 
+    Args:
+        batches, shapes, memory, cache, fewest, say: as for `entropy_calibrator`.
+
     Attributes:
         batches: how many TensorRT was given.
         left_out: images of a short last batch, which TensorRT was not given.

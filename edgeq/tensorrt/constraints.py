@@ -22,7 +22,12 @@ __all__ = ["check_bindings", "constrain"]
 
 
 def constrain(trt: ModuleType, network: Any, settings: BuildSettings) -> None:
-    """Set precision and output types of the planned layers of an `INetworkDefinition`, and the types of its bindings.
+    """Set precision and output types of the planned layers, and the types of the network's bindings.
+
+    Args:
+        trt: TensorRT's module.
+        network: an `INetworkDefinition`; is changed.
+        settings: with the planned layers.
 
     Raises:
         EngineError: the network lacks a planned layer or output.
@@ -47,6 +52,11 @@ def constrain(trt: ModuleType, network: Any, settings: BuildSettings) -> None:
 
 def check_bindings(trt: ModuleType, network: Any, settings: BuildSettings) -> None:
     """On explicit quantization the graph says the types of its outputs: compare them.
+
+    Args:
+        trt: TensorRT's module.
+        network: an `INetworkDefinition`.
+        settings: with the types that are wanted.
 
     Raises:
         EngineError: one is missing, or of another type.

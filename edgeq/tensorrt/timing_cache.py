@@ -26,7 +26,13 @@ _MAGIC: Final = "edgeq.timing-cache/1"
 
 
 def timing_cache_file(directory: Path, tensorrt: str, device: str) -> Path:
-    """The file for a release (`10.3.0`) and a kind of device (its GPU's name, SM and system, in any words)."""
+    """The file for a release and a kind of device.
+
+    Args:
+        directory: that holds the files.
+        tensorrt: the release, such as `10.3.0`.
+        device: its GPU's name, SM and system, in any words.
+    """
     digest = hashlib.sha256(f"{tensorrt}\n{device}".encode()).hexdigest()[:12]
     words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{tensorrt} {device}").strip("-")[:60]
     return directory / f"timing-{words}-{digest}.cache"

@@ -42,7 +42,13 @@ def progress_lines() -> Iterator[tuple[Callable[[str, int, int], None], Callable
 
 
 def print_plan(settings: BuildSettings, parts: KeyParts, store: EngineStore) -> None:
-    """All that a builder would be told, and the precision of every layer."""
+    """All that a builder would be told, and the precision of every layer.
+
+    Args:
+        settings: of the build.
+        parts: what the engine's key is made of.
+        store: where the engine would be kept.
+    """
     rows = [*_settings(settings), *_key(parts, store)]
     _table(f"What TensorRT would be told of {settings.graph}", ("", ""), rows)
     layers = [

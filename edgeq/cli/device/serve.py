@@ -110,7 +110,13 @@ def chosen_settings(config: Path | None, **flags: Any) -> ServiceSettings:
 
 
 def open_chosen(bundle: Path | None, settings: ServiceSettings, say: Callable[[str], None]) -> ServedModel:
-    """Open what was named, or what the settings name."""
+    """Open what was named, or what the settings name.
+
+    Args:
+        bundle: a directory; None where the settings name one, or a root of installed versions.
+        settings: of the service.
+        say: is told, in sentences, what a person should know.
+    """
     return open_served(bundle or settings.bundle or settings.root, settings, device=this_device(), say=say)
 
 

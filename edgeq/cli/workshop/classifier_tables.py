@@ -95,7 +95,13 @@ def _doubt(headline: Headline) -> str:
 
 
 def print_quality(title: str, quality: Quality, *, made: str = "INT8") -> None:
-    """FP32 beside what was made of it: answers, latency, size."""
+    """FP32 beside what was made of it: answers, latency, size.
+
+    Args:
+        title: above the table.
+        quality: what was measured of both.
+        made: heads the column of what was made.
+    """
     rows = [*(quality.judged.rows() if quality.judged else ()), *_latency_rows(quality)]
     header = ("", "FP32", made, f"{made} against FP32")
     print_table(title, header, [*rows, _size_row(quality)], numbers=header[1:3])

@@ -250,6 +250,14 @@ def plan_choices(
 ) -> Options:
     """The main job's options from the flags of `plan_options`, `guard_options` and `plan_file_option`, and others.
 
+    Args:
+        add_scales: `auto`, or whether both inputs of an Add share a scale.
+        rules_file: rules that come before edgeq's own; None for none.
+        codes: guards that may be passed, from --allow.
+        reasons: why, one for each of `codes`.
+        plan_file: a plan to be used as it is; None to make one.
+        choices: further fields of `Options`.
+
     Raises:
         click.UsageError: --plan is given together with what a plan settles, or an allowance is wrong.
         ArtifactError: a file is not what it should be.
@@ -266,7 +274,13 @@ def plan_choices(
 
 
 def search_bounds(max_drop: float | None, max_float_share: float, min_speedup: float | None) -> SearchBounds | None:
-    """What the flags of `search_options` allow; None where no bound was given."""
+    """What the flags of `search_options` allow; None where no bound was given.
+
+    Args:
+        max_drop: points of the task's figure that may be lost; None for no search.
+        max_float_share: percent of the weighted layers' bytes that may stay in floating point.
+        min_speedup: times FP32's speed that must be left at batch 1; None for any.
+    """
     if max_drop is None:
         return None
     return SearchBounds(max_drop, max_share=max_float_share, min_speedup=min_speedup)
@@ -281,6 +295,10 @@ def _check_alone(context: click.Context) -> None:
 
 def preprocess_flags(mean: str | None, std: str | None, size: str | None) -> Preprocess | None:
     """The preprocessing given by --mean, --std and --size; None where none of them was given.
+
+    Args:
+        mean, std: three numbers with commas between, for pixels in 0..1; None where not given.
+        size: SIDE or HEIGHTxWIDTH in pixels; None where not given.
 
     Raises:
         click.UsageError: only some were given, or one is malformed.

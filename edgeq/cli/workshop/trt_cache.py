@@ -60,6 +60,13 @@ def check_trt_flags(
 ) -> None:
     """Refuse flags that do not go together, before any work is done.
 
+    Args:
+        images: of --images; None where it was not given, as for all flags but -o.
+        output: the scales that would be written.
+        trt_cache: calibration cache that would be written.
+        trt_version: the TensorRT that it is for.
+        from_trt_cache: calibration cache that the scales are read from.
+
     Raises:
         click.UsageError: one of a pair is missing, two exclude each other, or two outputs have one name.
         OutputError: the cache to be made exists.

@@ -24,19 +24,25 @@ _NO_TOKEN = -100
 
 @dataclass(frozen=True)
 class Lessons:
-    """The model, the sorter that helps its tower at first, and the texts."""
+    """The model, the sorter that helps its tower at first, and the texts.
+
+    Attributes:
+        model: that learns.
+        sorter: reads kind, place and severity from the tower's features.
+        processor: the model's, for texts.
+    """
 
     model: LlavaForConditionalGeneration
     sorter: Sorter
     processor: LlavaProcessor
 
     def sorting_loss(self, views: Views) -> torch.Tensor:
-        """Cross-entropy of kind, place and severity as the sorter reads them from the tower's features."""
+        """Cross-entropy of kind, place and severity as the sorter reads them from the tower's features: float32 []."""
         guesses, classes = self._guesses(views), views.classes()
         return torch.stack([cross_entropy(*pair) for pair in zip(guesses, classes, strict=True)]).sum()
 
     def report_loss(self, views: Views, question: str) -> torch.Tensor:
-        """Cross-entropy of every token of the answers, and of nothing else."""
+        """Cross-entropy of every token of the answers, and of nothing else: float32 []."""
         logits, answers = self._answer_logits(views, question)
         return cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=_NO_TOKEN)
 

@@ -47,7 +47,7 @@ class Views:
     findings: tuple[DefectFinding, ...]
 
     def classes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Kind, place and severity as indices [n]; -100, which losses leave out, where there is none."""
+        """Kind, place and severity as indices, int64 [n]; -100, which losses leave out, where there is none."""
         rows = [
             (KINDS.index(found.kind), _index(PLACES, found.place), _index(SEVERITIES, found.severity))
             for found in self.findings
@@ -114,7 +114,7 @@ def normalized(pixels: Pixels) -> torch.Tensor:
 
 
 def turned(cells: NDArray[np.generic], turn: int) -> NDArray[np.generic]:
-    """Rows and columns mirrored and swapped as `TURNS` says; further axes stay."""
+    """Cells [rows, columns, ...] of any dtype mirrored and swapped as `TURNS` says; a view, further axes stay."""
     cells = cells[:, ::-1] if turn & 1 else cells
     cells = cells[::-1] if turn & 2 else cells
     return cells.swapaxes(0, 1) if turn & 4 else cells

@@ -49,7 +49,13 @@ def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
 
 
 def score(folder: Path, scenes: int, seed: int) -> ReportScore:
-    """Draws scenes from `seed` on and asks about them, another wording for each batch."""
+    """Draws scenes from `seed` on and asks about them, another wording for each batch.
+
+    Args:
+        folder: of the model.
+        scenes: how many are drawn.
+        seed: of the first scene; those that follow count up from it.
+    """
     model, processor = load(folder)
     right: Counter[str] = Counter()
     for batch, start in enumerate(range(0, scenes, _BATCH)):
@@ -65,7 +71,14 @@ def score(folder: Path, scenes: int, seed: int) -> ReportScore:
 def answer(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, images: list[object], question: str
 ) -> list[str]:
-    """What the model says to one question about each of the images, decoded greedily."""
+    """What the model says to one question about each of the images, decoded greedily.
+
+    Args:
+        model: asked.
+        processor: its tokenizer and image processor.
+        images: asked about, as the processor takes them.
+        question: one for all of them.
+    """
     texts = [prompt(processor, question)] * len(images)
     inputs = processor(images=images, text=texts, return_tensors="pt")
     tokens = model.generate(**inputs)[:, inputs.input_ids.shape[1] :]

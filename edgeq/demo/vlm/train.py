@@ -70,7 +70,15 @@ class _Diary:
 
 
 def train(training: Training, pool: Pool, watched: Pool, checkpoint: Path, report: Report) -> None:
-    """Trains to the end; a checkpoint every two minutes, and a look at unseen scenes every 300 steps."""
+    """Trains to the end; a checkpoint every two minutes, and a look at unseen scenes every 300 steps.
+
+    Args:
+        training: goes on from the step it has, and is changed.
+        pool: scenes to train on.
+        watched: unseen scenes to look at.
+        checkpoint: file that is written, again and again.
+        report: takes lines about how far the work is.
+    """
     diary, saved = _Diary(training, report), training.seconds
     started = time.monotonic() - training.seconds
     while training.progress < 1:
@@ -123,7 +131,17 @@ def _record(training: Training, result: ReportScore) -> dict[str, Any]:
 
 
 def run(out: Path, settings: Settings, resume: bool, report: Report) -> None:
-    """Everything: scenes, training, the directory."""
+    """Everything: scenes, training, the directory.
+
+    Args:
+        out: directory of the model; must not exist.
+        settings: of the training.
+        resume: whether to go on from the checkpoint beside `out`.
+        report: takes lines about how far the work is.
+
+    Raises:
+        OutputError: `out` exists.
+    """
     if out.exists():
         raise OutputError(f"{out} exists already", next_step="give --out another name")
     work = out.with_name(out.name + ".work")

@@ -78,6 +78,7 @@ class Training:
         settings: how it is trained.
         step: steps done.
         seconds: time they took, and looking at how well it does.
+        optimizer: AdamW over tower, sorter and the rest.
     """
 
     lessons: Lessons

@@ -53,6 +53,7 @@ class Clocked:
     """An `Answerer` that counts its tokens and seconds; asked the same again, it remembers.
 
     Attributes:
+        answerer: that is asked.
         tokens, seconds: of all answers, from photograph to last token.
     """
 
@@ -62,12 +63,12 @@ class Clocked:
     _known: dict[Hashable, Any] = field(default_factory=dict)
 
     def answer(self, image: Image.Image, question: str, max_new_tokens: int) -> Answer:
-        """See `Answerer`."""
+        """As `Answerer.answer`."""
         answer: Answer = self._once(lambda: self._timed(image, question, max_new_tokens), image, question)
         return answer
 
     def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
-        """See `Answerer`."""
+        """As `Answerer.logits`."""
         answer_ids = tuple(answer_ids)
         logits: NDArray[np.float32] = self._once(
             lambda: self.answerer.logits(image, question, answer_ids), image, question, answer_ids
@@ -75,7 +76,7 @@ class Clocked:
         return logits
 
     def features(self, image: Image.Image) -> NDArray[np.float32]:
-        """See `Answerer`."""
+        """As `Answerer.features`."""
         features: NDArray[np.float32] = self._once(lambda: self.answerer.features(image), image)
         return features
 

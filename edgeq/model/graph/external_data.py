@@ -63,7 +63,13 @@ def read_in(model: onnx.ModelProto, path: Path) -> None:
 
 
 def move_out(model: onnx.ModelProto, location: str, file: BinaryIO) -> None:
-    """Write the large tensors of the model to `file`, in place of their raw data a reference to `location`."""
+    """Write the large tensors of the model to `file`, in place of their raw data a reference to `location`.
+
+    Args:
+        model: is changed.
+        location: name of the file, beside the model's.
+        file: written from where it stands.
+    """
     for tensor in all_tensors(model.graph):
         data = tensor.raw_data  # a copy each time that it is asked for
         if len(data) >= SMALLEST:
@@ -74,6 +80,12 @@ def gather(model: onnx.ModelProto, path: Path, location: str, file: BinaryIO) ->
     """Copy all external data of the model at `path` to `file`, each aligned; the model then refers to `location`.
 
     No tensor is held in memory on the way.
+
+    Args:
+        model: read without its external data; is changed.
+        path: where it was read from; its data files are beside that.
+        location: name of the new file, beside the model's.
+        file: written from where it stands.
 
     Raises:
         ModelError: as for `read_in`.
@@ -88,7 +100,13 @@ def gather(model: onnx.ModelProto, path: Path, location: str, file: BinaryIO) ->
 
 
 def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    """Let a tensor's data be `length` bytes at `offset` of `location`, whatever they were."""
+    """Let a tensor's data be part of a file, whatever they were.
+
+    Args:
+        tensor: is changed.
+        location: name of the file, beside the model's.
+        offset, length: of the data, in bytes.
+    """
     import onnx
 
     tensor.ClearField("raw_data")

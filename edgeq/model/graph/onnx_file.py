@@ -60,6 +60,11 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, external_over: int = EXTERN
     The IR version is brought down to MAX_IR_VERSION. With more than `external_over` bytes of weights these go to
     `NAME.onnx.data`, written first.
 
+    Args:
+        model: with all weights in memory.
+        path: of the file; is replaced where it exists.
+        external_over: bytes of weights above which they get a file of their own.
+
     Raises:
         OutputError: the disk is full or the place cannot be written.
     """

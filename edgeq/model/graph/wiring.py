@@ -27,7 +27,13 @@ def operator(node: onnx.NodeProto) -> str:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """The value of attribute `name` of `node`, or `default`; strings come as str."""
+    """The value of attribute `name` of `node`, or `default`; strings come as str.
+
+    Args:
+        node: that may have it.
+        name: of the attribute.
+        default: where the node has none of that name.
+    """
     for item in node.attribute:
         if item.name == name:
             value = onnx.helper.get_attribute_value(item)
@@ -78,10 +84,10 @@ class Wiring:
         return tensor in self._outputs
 
     def constant(self, tensor: str) -> NDArray[Any] | None:
-        """The value of an initializer or of a Constant node; None for anything else.
+        """The value of an initializer or of a Constant node, in its own shape [...] and dtype; None for anything else.
 
         Raises:
-            ExportError: the value lies in an external file that was not loaded.
+            ExportError: the value is in an external file that was not loaded.
         """
         proto = self._initializers.get(tensor)
         node = self._producers.get(tensor)
@@ -111,7 +117,13 @@ class Wiring:
         return {name: len(kind.shape.dim) for name, kind in tensors if kind.HasField("shape")}
 
     def set_input(self, node: onnx.NodeProto, index: int, tensor: str) -> None:
-        """Let `node` read `tensor` at input `index`, which is made when it was not there."""
+        """Let a node read a tensor.
+
+        Args:
+            node: is changed.
+            index: of the input, which is made when it was not there.
+            tensor: its name.
+        """
         while len(node.input) <= index:
             node.input.append("")
         if node.input[index]:
@@ -130,6 +142,12 @@ class Wiring:
 
         An initializer that nobody else reads is replaced under its own name; any other constant is left as it is
         for its other readers, and `node` reads a new one called `name` (or `name_1`, ...).
+
+        Args:
+            node: is changed.
+            index: of the input.
+            value: copied, in its own dtype.
+            name: of the new initializer, where one is made.
         """
         old = node.input[index] if index < len(node.input) else ""
         if old in self._initializers and len(self.readers(old)) == 1 and not self.is_output(old):

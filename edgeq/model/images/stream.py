@@ -102,7 +102,7 @@ class ImageStream:
             yield tuple(items), np.concatenate(pixels)
 
     def singles(self) -> Iterator[tuple[ImageItem, NDArray[np.float32]]]:
-        """Each image by itself, [1, 3, H, W], whatever the batch size; raises as `__iter__` does."""
+        """Each image by itself, float32 [1, 3, H, W], whatever the batch size; raises as `__iter__` does."""
         self._skipped = []
         for item, image in self._decoded():
             yield item, image[np.newaxis]

@@ -69,7 +69,13 @@ def common_start(ours: Sequence[object], theirs: Sequence[object]) -> int:
 
 
 def save_divergences(divergences: Sequence[Divergence], read: Callable[[str], Image.Image], path: Path) -> None:
-    """Write `divergence_page` to a file, atomically."""
+    """Write `divergence_page` to a file, atomically.
+
+    Args:
+        divergences: for the page.
+        read: gives a picture (mode RGB) by its name.
+        path: is replaced where it exists.
+    """
     atomic_write(path, divergence_page(divergences, read).encode())
 
 

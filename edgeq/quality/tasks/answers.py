@@ -51,7 +51,12 @@ class AnswersTask(Task[Questions]):
         max_new_tokens: int = MAX_NEW_TOKENS,
         advance: Callable[[int], None] | None = None,
     ) -> VlmQuality:
-        """As `compare_answers`."""
+        """As `compare_answers`.
+
+        Args:
+            questions: each with its image and what may be right.
+            reference, candidate, max_new_tokens, advance: as for `compare_answers`.
+        """
         return compare_answers(reference, candidate, questions, max_new_tokens=max_new_tokens, advance=advance)
 
 

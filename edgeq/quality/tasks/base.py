@@ -240,7 +240,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         """
 
     def search_tally(self, examples: Examples[T], labels: Sequence[str] | None, classes: int) -> SearchTally:
-        """The same for the search, which reads a headline and shows no features: many tallies on the same examples.
+        """As `tally`, for the search, which reads a headline and shows no features: many tallies on the same examples.
 
         `search.json` holds what it gives: a `TaskFigures`, or a classifier's `edgeq.quality.logits.LogitFigures`.
         """
@@ -260,7 +260,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
 
 
 def finite(role: str, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Values of a network as float64; raises EngineError, which names the network's role, for NaN or infinity."""
+    """Values [n, ...] as float64; raises EngineError, which names the network's role, for NaN or infinity."""
     if not np.isfinite(values).all():
         raise EngineError(f"the {role} network gave NaN or infinity", expected="finite logits on real images")
     return values.astype(np.float64)

@@ -171,6 +171,7 @@ def label_indices(
 
     Raises:
         ImageError: a folder cannot be matched.
+        ModelError: the config names another number of classes.
     """
     if labels is not None and len(labels) != classes:
         raise ModelError(
@@ -274,7 +275,7 @@ class _Sums:
 
 
 def cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine of each row of two arrays [n, ...]; two zero vectors agree, one alone does not."""
+    """Cosine of each row of two arrays [n, ...], float64 [n]; two zero vectors agree, one alone does not."""
     a, b = (part.reshape(len(part), -1).astype(np.float64) for part in (ours, theirs))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = np.all(a == b, axis=1).astype(np.float64)

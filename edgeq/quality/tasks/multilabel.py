@@ -186,7 +186,7 @@ def mean_precision(right: NDArray[np.bool_], scores: NDArray[np.float32]) -> tup
         scores: larger where a label is likelier, [n, labels].
 
     Returns:
-        mAP, and [n] of mAP without image i, NaN where no label occurs without it.
+        mAP, and float64 [n] of mAP without image i, NaN where no label occurs without it.
     """
     wholes, sums, counts = [], np.zeros(len(right)), np.zeros(len(right))
     for label in np.flatnonzero(right.any(axis=0)):
@@ -201,15 +201,15 @@ def mean_precision(right: NDArray[np.bool_], scores: NDArray[np.float32]) -> tup
 def average_precision(right: NDArray[np.bool_], scores: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     """Average precision of one label, from 0 to 1, and what it is without each image.
 
-    Equal scores are one threshold. Without an image that lies at threshold h, precision is the same before h, and has
-    one image less from h on, so that sums from both ends give all n values.
+    Equal scores are one threshold. Without an image at threshold h, precision is the same before h, and has one image
+    less from h on, so that sums from both ends give all n values.
 
     Args:
         right: which images have the label, [n]; one at least.
         scores: [n].
 
     Returns:
-        Average precision, and [n] of it without image i, NaN where that is the only one with the label.
+        Average precision, and float64 [n] of it without image i, NaN where that is the only one with the label.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]

@@ -55,7 +55,12 @@ def twin_gelu_error(histogram: Histogram) -> float:
 
 
 def folded_error(histogram: Histogram, lowest: NDArray[np.float32], highest: NDArray[np.float32]) -> float:
-    """With a grid for each channel over its whole range, as it is when their differences are folded away."""
+    """With a grid for each channel over its whole range, as it is when their differences are folded away.
+
+    Args:
+        histogram: of the whole tensor.
+        lowest, highest: float32 [channels], the ends of each channel's values.
+    """
     ranges = np.maximum(highest, 0.0).astype(np.float64) - np.minimum(lowest, 0.0)
     size = _mean_square(histogram, np.square(centres(histogram)))
     return float(np.sqrt(np.mean(np.square(ranges / _STEPS)) / 12.0 / size)) if size else 0.0

@@ -37,9 +37,15 @@ def channel_ranges(
     *,
     threads: int | None = None,
 ) -> dict[str, Range]:
-    """The ranges by the name of the point, over the images of `batches`, float32 [n, 3, H, W] each.
+    """The ranges by the name of the point, over all images.
 
     Each image is run by itself, so that batches do not matter.
+
+    Args:
+        model: FP32; it is not changed.
+        points: of that graph.
+        batches: of images, float32 [n, 3, H, W].
+        threads: of one operator; None takes every processor there is.
 
     Raises:
         CalibrationError: no image, or a value is NaN or infinite.

@@ -124,7 +124,12 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
 
 
 def follow(graph: Fixed, tensor: str, channels: int) -> Reach:
-    """Where the channels of `tensor`, [..., channels], go.
+    """Where the channels of a tensor go.
+
+    Args:
+        graph: that has the tensor.
+        tensor: its name.
+        channels: size of its last axis; a tensor of another shape goes nowhere, with the reason.
 
     Raises:
         ExportError: a weight was not loaded with the graph.

@@ -25,7 +25,13 @@ Kind = Literal["normalization", "linear"]
 
 @dataclass(frozen=True)
 class Place:
-    """A constant: the input `index` of the node called `node`, with the channels on `axis`."""
+    """A constant that holds channels.
+
+    Attributes:
+        node: name of the node that reads it.
+        index: of that node's input.
+        axis: of the channels.
+    """
 
     node: str
     index: int
@@ -77,7 +83,13 @@ class EqualizationPoint:
 
 @dataclass(frozen=True)
 class PointLeft:
-    """A layer whose channels cannot be rescaled exactly, and why."""
+    """A layer whose channels cannot be rescaled exactly.
+
+    Attributes:
+        name: of the layer.
+        kind: of the point that it would have been.
+        reason: why it is none, for people.
+    """
 
     name: str
     kind: Kind

@@ -39,7 +39,13 @@ class Rescale:
 
     @classmethod
     def at(cls, point: EqualizationPoint, scale: Vector, shift: Vector | None = None) -> Rescale:
-        """What is wanted, as far as the point allows it."""
+        """What is wanted, as far as the point allows it.
+
+        Args:
+            point: where.
+            scale: wanted, float64 [channels], > 0.
+            shift: wanted, float64 [channels]; None for none.
+        """
         moved = np.zeros(point.channels) if shift is None or point.shifted is None else shift
         return cls(point, np.where(point.scalable, scale, 1.0), np.where(point.scalable, moved, 0.0))
 
@@ -70,6 +76,11 @@ def consumer_weights(model: onnx.ModelProto, point: EqualizationPoint, layers: f
     """The largest magnitude of the weights that read each channel, float64 [channels], over the consumers in `layers`.
 
     A channel that none of them reads has 0.
+
+    Args:
+        model: with its weights in memory.
+        point: whose consumers are looked at.
+        layers: names of those that count.
     """
     constants, largest = _Constants(Wiring(model)), np.zeros(point.channels)
     for consumer in point.consumers:

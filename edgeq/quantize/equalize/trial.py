@@ -79,7 +79,7 @@ class TrialSetup:
         return self.images.sample(min(_IMAGES, len(self.images)))
 
     def run(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        """Logits of a graph on the images held back, each run by itself."""
+        """Logits of a graph on the images held back, each run by itself: float32 [n, classes]."""
         assert self.held_back is not None
         network = self.network(model)
         return np.concatenate([network(image) for image in np.split(self.held_back, len(self.held_back))])
@@ -121,7 +121,15 @@ class TrialSetup:
 def trial_setup(
     model: onnx.ModelProto, plan: PrecisionPlan, images: ImageSet, preprocess: Preprocess, *, threads: int | None
 ) -> TrialSetup:
-    """A setup that holds back what `auto` of the calibration does: ways are tried on the images that methods are."""
+    """A setup that holds back what `auto` of the calibration does: ways are tried on the images that methods are.
+
+    Args:
+        model: FP32, every node named.
+        plan: for that graph.
+        images: the calibration set.
+        preprocess: from an image to the graph's input.
+        threads: of one operator; None takes every processor there is.
+    """
     counted, held = hold_back(images, preprocess, AUTO)
     batches = [batch for _, batch in ImageStream(held, preprocess, batch_size=16)] if held else []
     return TrialSetup(model, plan, counted, np.concatenate(batches) if batches else None, preprocess, threads)

@@ -46,6 +46,7 @@ def unsigned_grid(low: float, high: float, *, scale: float | None = None) -> Gri
     """UINT8 over [low, high] (low <= 0 <= high), as ONNX Runtime's fastest kernels want it.
 
     Args:
+        low, high: the range's ends, in the tensor's own values.
         scale: a scale to use instead, at least as wide as (high - low) / 255.
     """
     step = _positive((high - low) / 255.0 if scale is None else scale)
@@ -58,14 +59,14 @@ def _positive(scale: float) -> float:
 
 
 def weight_amax(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float64]:
-    """The largest magnitude of each output channel (`axis`), or of all (None: a scalar)."""
+    """The largest magnitude of each output channel (`axis`), float64 [channels], or of all (None), float64 []."""
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
     amax: NDArray[np.float64] = np.maximum(weight.max(axis=others), -weight.min(axis=others)).astype(np.float64)
     return amax
 
 
 def weight_scale(amax: NDArray[np.float64], smallest_scale: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
-    """The scales of symmetric INT8 weights of these magnitudes, no smaller than `smallest_scale`."""
+    """Scales of symmetric INT8 weights of these magnitudes, float32 [channels] or [], none below `smallest_scale`."""
     scale = amax / 127.0
     if smallest_scale is not None:
         scale = np.maximum(scale, smallest_scale)
@@ -73,7 +74,16 @@ def weight_scale(amax: NDArray[np.float64], smallest_scale: NDArray[np.float64] 
 
 
 def round_weight(weight: NDArray[np.float32], axis: int | None, scale: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Weights of any shape on the symmetric grid of these scales, in -127..127."""
+    """Weights on a symmetric grid, in -127..127.
+
+    Args:
+        weight: of any shape.
+        axis: of the output channels; None for one scale.
+        scale: float32 [channels], or [] without an axis.
+
+    Returns:
+        int8 [...], in the weight's shape.
+    """
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if axis is not None else [1] * weight.ndim
     steps = weight / scale.reshape(shape)
     np.rint(steps, out=steps)
@@ -81,6 +91,6 @@ def round_weight(weight: NDArray[np.float32], axis: int | None, scale: NDArray[n
 
 
 def quantize_bias(bias: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int32]:
-    """INT32 bias on the grid of the accumulator, whose scale is that of the input times that of the weight."""
+    """A bias as int32 [channels] on the grid of the accumulator, whose scale is the input's times the weight's."""
     limit = 2**31 - 1
     return np.clip(np.rint(bias.astype(np.float64) / scale.astype(np.float64)), -limit, limit).astype(np.int32)

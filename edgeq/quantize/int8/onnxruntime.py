@@ -71,7 +71,13 @@ LOWERING: Final = OnnxRuntimeLowering()
 
 
 def drop_saturated(graph: gs.Graph, grids: Mapping[str, Grid], int8: frozenset[str]) -> None:
-    """Take out activations whose bounds are those of the UINT8 grid behind them: storing saturates there anyway."""
+    """Take out activations whose bounds are those of the UINT8 grid behind them: storing saturates there anyway.
+
+    Args:
+        graph: is changed.
+        grids: tensor -> grid.
+        int8: names of the layers planned INT8; only these are taken out.
+    """
     for node in graph.nodes:
         grid = grids.get(node.outputs[0].name) if node.name in int8 and node.outputs else None
         if grid is None or not _saturates(node, grid):
@@ -109,7 +115,13 @@ def _store_before_activations(graph: gs.Graph, grids: Mapping[str, Grid], int8: 
 
 
 def carry_integers(graph: gs.Graph, grids: Mapping[str, Grid], int8: frozenset[str]) -> None:
-    """Let carriers move the integers themselves: both sides lie on one grid, so the pairs between say nothing."""
+    """Let carriers move the integers themselves: both sides lie on one grid, so the pairs between say nothing.
+
+    Args:
+        graph: with all pairs in; is changed.
+        grids: tensor -> grid.
+        int8: names of the layers planned INT8; only these are carriers.
+    """
     for node in graph.nodes:
         if node.op not in CARRIERS or node.name not in int8:
             continue

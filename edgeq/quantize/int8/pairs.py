@@ -56,7 +56,13 @@ def insert_pairs(graph: gs.Graph, placement: Placement, grids: Mapping[str, Grid
 
 
 def pair(graph: gs.Graph, tensor: gs.Variable, grid: Grid) -> gs.Variable:
-    """Put a pair behind `tensor` and return what it writes; nothing reads that yet."""
+    """Put a pair behind `tensor` and return what it writes; nothing reads that yet.
+
+    Args:
+        graph: is changed.
+        tensor: float32; the new names begin with its own.
+        grid: of the integers between.
+    """
     scale = gs.Constant(f"{tensor.name}.scale", np.array(grid.scale, np.float32))
     zero = gs.Constant(f"{tensor.name}.zero", np.array(grid.zero_point, grid.dtype))
     integers = gs.Variable(f"{tensor.name}.q", dtype=np.dtype(grid.dtype), shape=tensor.shape)

@@ -57,7 +57,13 @@ class PixelInput:
 
 
 def take_pixels(graph: gs.Graph, pixels: PixelInput, int8: frozenset[str]) -> bool:
-    """Rewrite the INT8 convolution that reads the graph's input; False where its surroundings do not allow it."""
+    """Rewrite the INT8 convolution that reads the graph's input; False where its surroundings do not allow it.
+
+    Args:
+        graph: is changed where this is True.
+        pixels: where its input comes from.
+        int8: names of the layers planned INT8.
+    """
     source = graph.inputs[0]
     users = [user for user in source.outputs if user.op != "Shape"]  # which looks at no number
     if len(users) != 1 or users[0].name not in int8 or not _fits(users[0]) or not pixels.stored:

@@ -104,7 +104,13 @@ def lower(
 
 
 def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> Placement:
-    """Where `lower` puts its pairs; arguments as there."""
+    """Where `lower` puts its pairs.
+
+    Args:
+        model: FP32, folded, with the node names of `plan`; it is not changed.
+        plan: for that graph.
+        lowering: of the backend.
+    """
     return _placements(model, plan, (lowering,))[0]
 
 

@@ -22,6 +22,11 @@ _INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT
 def verify_lowering(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> None:
     """Check that each layer of `model` computes in the precision that `plan` gave it.
 
+    Args:
+        model: as it was lowered, with the node names of `plan`.
+        plan: for that graph.
+        lowering: of the backend.
+
     Raises:
         QuantizeError: with every layer that differs.
     """

@@ -32,7 +32,13 @@ _OLD_PREFIX: Final = "language_model."
 
 @dataclass(frozen=True)
 class Source:
-    """Where a tensor comes from: file, name in it, and what its header says."""
+    """Where a tensor comes from.
+
+    Attributes:
+        file: that holds it.
+        name: in that file.
+        stored: what its header says.
+    """
 
     file: Path
     name: str

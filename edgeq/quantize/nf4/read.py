@@ -21,7 +21,7 @@ FloatType = Literal["float16", "bfloat16"]
 
 
 def read_tensors(sources: Sequence[Source], kind: FloatType) -> Iterator[torch.Tensor]:
-    """Each tensor as `kind`; those that lie in one file should stand together.
+    """Each tensor in its own shape [...] and with dtype `kind`; those that are in one file should stand together.
 
     Raises:
         ModelError: a file is not what its header says.

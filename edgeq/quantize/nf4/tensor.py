@@ -57,6 +57,9 @@ def nf4_tensors(name: str, weight: torch.Tensor, *, double_quant: bool) -> dict[
         name: of the weight, `….weight`.
         weight: float32, float16 or bfloat16 [out, in], on the CPU.
         double_quant: whether the magnitudes are quantized, too.
+
+    Returns:
+        The tensors by name: packed uint8 [out * in / 2, 1], magnitudes [blocks], float32 or uint8, and what they need.
     """
     import torch
     from bitsandbytes.functional import QuantState, get_4bit_type, quantize_blockwise

@@ -252,7 +252,13 @@ def worst_first(table: Sensitivity) -> tuple[str, ...]:
 
 
 def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[str]) -> PrecisionPlan:
-    """`plan` with these layers in FP32, each by a rule of its own, and what follows from that around them."""
+    """`plan` with these layers in FP32, each by a rule of its own, and what follows from that around them.
+
+    Args:
+        model: FP32, with the node names of `plan`.
+        plan: for that graph; its own rules stay behind the new ones.
+        layers: names of those to keep; none gives `plan` itself.
+    """
     if not layers:
         return plan
     kept = tuple(

@@ -62,7 +62,12 @@ class _Question:
 
 
 def clipped(minimum: float, maximum: float, part: float) -> TensorRange:
-    """The values between `minimum` and `maximum` whose magnitude is at most `part` of the largest one's."""
+    """The values between `minimum` and `maximum` whose magnitude is at most `part` of the largest one's.
+
+    Args:
+        minimum, maximum: of the values that were counted.
+        part: 0 to 1; of the larger of the two magnitudes.
+    """
     largest = part * max(-minimum, maximum, 0.0)
     return TensorRange(amax=largest, low=max(min(minimum, 0.0), -largest), high=min(max(maximum, 0.0), largest))
 

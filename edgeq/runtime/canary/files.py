@@ -34,7 +34,7 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def read_array(path: Path) -> NDArray[np.float32]:
-    """A NumPy file of two axes, float16 or float32, as float32; nothing in it is unpickled.
+    """A NumPy file of two axes, float16 or float32, as float32 [rows, columns]; nothing in it is unpickled.
 
     Raises:
         ArtifactError: it is missing, cut short, of another form, has more than MAX_NUMBERS numbers, none, or NaN or

@@ -17,7 +17,18 @@ __all__ = ["ActiveRequest", "Counts"]
 
 @dataclass
 class Counts:
-    """Sums since the beginning; `edgeq.runtime.scheduler.snapshot.Snapshot` says what they are."""
+    """Sums over all requests since the beginning.
+
+    Attributes:
+        submitted: requests that came.
+        ended: how they ended -> how many.
+        prompt_tokens: of the prompts that were read.
+        answer_tokens: of the answers.
+        first_tokens: answers that had a first token.
+        first_token_seconds: from submission to the first token, added up.
+        decode_tokens: tokens after the first.
+        decode_seconds: between those tokens, added up.
+    """
 
     submitted: int = 0
     ended: Counter[str] = field(default_factory=Counter)
@@ -72,7 +83,13 @@ class ActiveRequest:
         return len(self.question.ids) + max(len(self.token_ids) - 1, 0) if self.token_ids else 0
 
     def begin(self, begun: FirstToken, now: float, counts: Counts) -> None:
-        """Its prompt was read, and the first token said."""
+        """Its prompt was read, and the first token given.
+
+        Args:
+            begun: the first token, and what was not done again for it.
+            now: in seconds of the worker's clock.
+            counts: of all requests; is changed.
+        """
         self.cached_tokens, self.encoder_cache_hit = begun.cached_tokens, begun.encoder_cache_hit
         self.first = self.last = now
         counts.first_tokens += 1
@@ -81,7 +98,13 @@ class ActiveRequest:
         self._add(begun.said, counts)
 
     def go_on(self, said: TokenEvent, now: float, counts: Counts) -> None:
-        """It said another token."""
+        """It gave another token.
+
+        Args:
+            said: the token.
+            now: in seconds of the worker's clock.
+            counts: of all requests; is changed.
+        """
         counts.decode_tokens += 1
         counts.decode_seconds += now - self.last
         self.last = now

@@ -127,7 +127,15 @@ class GenerationRequest:
         sampling: SamplingParams = GREEDY,
         stop: tuple[str, ...] = (),
     ) -> GenerationRequest:
-        """One question about an image."""
+        """One question about an image.
+
+        Args:
+            image: mode RGB, or its encoded bytes.
+            question: without any prompt around it.
+            max_new_tokens: after which an answer is cut that has not ended.
+            sampling: how tokens are chosen; greedily by default.
+            stop: texts that end the answer.
+        """
         return cls(image, (Turn("user", question, image=True),), max_new_tokens, sampling, stop)
 
 

@@ -49,7 +49,7 @@ def attend(
         kwargs: what else transformers passes on.
 
     Returns:
-        [batch, n, heads, width] in the type of `query`, and no weights.
+        [batch, n, heads, width] in the dtype of `query`, and no weights.
     """
     batch, heads, count, width = query.shape
     # A CPU needs no copy of keys and values for each head that shares them;

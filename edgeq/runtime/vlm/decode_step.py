@@ -66,7 +66,7 @@ class DecodeStep:
             last: the piece is the prompt's last.
 
         Returns:
-            Of the last piece, the logits of its last token, [1, vocabulary]; else None.
+            Of the last piece, the logits of its last token, [1, vocabulary] in the model's dtype; else None.
         """
         count = embeddings.shape[1]
         self.cache.aim_at(slot, start)
@@ -84,7 +84,13 @@ class DecodeStep:
         return found.logits[:, -1] if last else None
 
     def occupy(self, slot: int, token: int, length: int) -> None:
-        """From the next step on, a slot goes on with `token`, behind the `length` tokens that it holds."""
+        """Let a slot go on from the next step on.
+
+        Args:
+            slot: its number.
+            token: that it is given first.
+            length: tokens that it holds already, before that one.
+        """
         self._place(slot, token, length, moving=1)
 
     def vacate(self, slot: int) -> None:
@@ -92,7 +98,7 @@ class DecodeStep:
         self._place(slot, 0, 0, moving=0)
 
     def forward(self) -> torch.Tensor:
-        """Logits of each slot's next token, [slots, vocabulary]; they stay as they are until the next call."""
+        """Logits of each slot's next token, [slots, vocabulary] in the model's dtype; they stay until the next call."""
         with torch.inference_mode():
             self.cache.aim_at_all()
             return self._forward()

@@ -30,7 +30,10 @@ class FeatureCache:
         self._kept = kept
 
     def get(self, digest: bytes) -> torch.Tensor | None:
-        """The features of the image with this digest, if they are there. They are not to be written to."""
+        """The features of the image with this digest, [places, hidden] in the model's dtype, if they are there.
+
+        They are not to be written to.
+        """
         found: torch.Tensor | None = self._kept.get("features", digest)
         return found
 

@@ -191,7 +191,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._aim.slot, self._aim.start = None, 0
 
     def copy_out(self, slot: int, tokens: int) -> torch.Tensor:
-        """A copy of a slot's first tokens, [layers, 2, tokens, heads, width]."""
+        """A copy of a slot's first tokens, [layers, 2, tokens, heads, width] in the cache's dtype."""
         return self._store[:, :, slot, :tokens].clone()
 
     def copy_in(self, slot: int, kept: torch.Tensor) -> None:

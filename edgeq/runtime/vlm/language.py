@@ -199,7 +199,7 @@ class LanguageModel:
         return logits
 
     def to_device(self, features: Any) -> torch.Tensor:
-        """An image's features as the model takes them: [places, hidden], in its type and on its device.
+        """An image's features as the model takes them: [places, hidden], in its embeddings' dtype and on its device.
 
         Args:
             features: float32 [..., hidden]: an array, or what an engine left on the GPU (`DeviceTensor`, or any other
@@ -215,7 +215,7 @@ class LanguageModel:
         return found.reshape(-1, found.shape[-1]).to(self._model.get_input_embeddings().weight)
 
     def embed(self, ids: NDArray[np.int64], features: torch.Tensor | None, image_token_id: int) -> torch.Tensor:
-        """Embeddings [1, n, hidden], with the features in the image's places.
+        """Embeddings [1, n, hidden] in the model's own dtype, with the features in the image's places.
 
         Args:
             ids: int64 [n].

@@ -51,7 +51,14 @@ class LruCache:
         return found[0]
 
     def put(self, kind: Kind, key: Hashable, value: Any, size: int) -> None:
-        """Keep a value of `size` bytes; others give way. One that is larger than the bound is not kept."""
+        """Keep a value; others give way. One that is larger than the bound is not kept.
+
+        Args:
+            kind: counted and listed apart from others.
+            key: hashable, for this kind.
+            value: is not copied.
+            size: of it, in bytes.
+        """
         self._drop(kind, key)
         if size > self._limit:
             return

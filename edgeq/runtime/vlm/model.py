@@ -70,7 +70,12 @@ class VisionLanguageModel:
     language: LanguageModel
 
     def ask(self, image: Image.Image, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
-        """Answer a question about an image (mode RGB), greedily.
+        """Answer a question about an image, greedily.
+
+        Args:
+            image: mode RGB.
+            question: without any prompt around it.
+            max_new_tokens: after which an answer is cut that has not ended.
 
         Raises:
             InputError: the question is empty or too long, or no token may be said.
@@ -103,7 +108,7 @@ class VisionLanguageModel:
         return Answer(reply.text, reply.token_ids)
 
     def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits before each token of an answer that is forced, float32 [n, vocabulary]."""
+        """As `Answerer.logits`."""
         ids, features = self._see(image, question)
         return self.language.logits(ids, features, self.prompter.settings.image_token_id, answer_ids)
 

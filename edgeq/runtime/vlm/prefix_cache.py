@@ -45,7 +45,13 @@ class PrefixCache:
         return found
 
     def put(self, digest: bytes, ids: NDArray[np.int64], kept: torch.Tensor) -> None:
-        """Keep them."""
+        """Keep the keys and values of a prefix.
+
+        Args:
+            digest: of its image.
+            ids: its tokens, int64 [n].
+            kept: [layers, 2, n, heads, width]; is not copied.
+        """
         self._kept.put("prefixes", _key(digest, ids), kept, kept.nbytes)
 
 

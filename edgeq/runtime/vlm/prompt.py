@@ -65,6 +65,11 @@ class ImagePixels:
 class Prompter:
     """Writes prompts.
 
+    Args:
+        settings: of the model.
+        tokenizer: transformers' tokenizer.
+        processor: transformers' image processor.
+
     Attributes:
         settings: of the model.
         tokenizer: transformers' tokenizer.
@@ -177,6 +182,12 @@ def find_image_token(tokenizer: Any, token_id: int) -> str:
 
 def render(tokenizer: Any, image_prompt: ImagePrompt, image_token: str, question: str) -> str:
     """The prompt as text, with the image token once.
+
+    Args:
+        tokenizer: transformers', with the chat template where the family needs one.
+        image_prompt: of the family.
+        image_token: as text.
+        question: what is asked.
 
     Raises:
         ModelError: the family needs a chat template and there is none, it fails, or it does not write the image token

@@ -59,7 +59,14 @@ def logged(level: str, to: TextIO | None = None) -> Iterator[None]:
 
 
 def log(event: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Any) -> None:
-    """Write one event with its fields; an error goes in with its traceback."""
+    """Write one event with its fields; an error goes in with its traceback.
+
+    Args:
+        event: its name.
+        level: of `logging`.
+        error: whose traceback is written; None for none.
+        fields: values that JSON can hold, by name.
+    """
     _LOGGER.log(level, event, extra={_FIELDS: fields}, exc_info=error)
 
 

@@ -51,7 +51,7 @@ class VisionRoutes:
         return _json(ClassifyResponse(model=self._served.name, classes=classes).model_dump_json())
 
     async def embed(self, request: Request) -> Response:
-        """Turn an image into a vector."""
+        """Turn an image into a vector; RequestError where the bundle's graph ends in classes."""
         seeing = self._seeing("vectors")
         if self._served.manifest.labels:
             raise RequestError(404, "no_vectors", "this bundle's graph ends in classes: it gives no vector of an image")

@@ -23,7 +23,13 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class VisionWorkerFigures:
-    """How it stands: one at most is running, `waiting` wait, and `ended` have ended since the start."""
+    """How it stands.
+
+    Attributes:
+        running: images in work, one at most.
+        waiting: images that wait.
+        ended: images that have ended since the start, well or not.
+    """
 
     running: int
     waiting: int
