@@ -29,10 +29,14 @@ _Image = TypeVar("_Image", bound=ImageLike)
 class Bundle:
     """A bundle that was checked and loaded; made by `open_bundle`. One thread at a time may use it.
 
-    Attributes:
+    Args:
         path: its directory.
         manifest: what it holds, and for what.
         backend: what runs its vision graph, with its version.
+        model: its vision graph, or both halves of its vision-language model.
+
+    Attributes:
+        path, manifest, backend: the same.
     """
 
     def __init__(self, path: Path, manifest: Manifest, backend: str, model: VisionLanguageModel | VisionGraph) -> None:
