@@ -68,7 +68,7 @@ def read_layer(wiring: Wiring, node: onnx.NodeProto, adder: onnx.NodeProto | Non
 
     Args:
         wiring: of the graph.
-        node: Conv, Gemm or MatMul.
+        node: Conv, ConvTranspose, Gemm or MatMul.
         adder: the Add that holds a MatMul's bias; None where there is none.
 
     Raises:

@@ -251,7 +251,7 @@ def plan_choices(
     """The main job's options from the flags of `plan_options`, `guard_options` and `plan_file_option`, and others.
 
     Args:
-        add_scales: `auto`, or whether both inputs of an Add share a scale.
+        add_scales: `auto`, `shared` or `separate`: scales of a residual addition's two inputs.
         rules_file: rules that come before edgeq's own; None for none.
         codes: guards that may be passed, from --allow.
         reasons: why, one for each of `codes`.

@@ -22,7 +22,7 @@ class Counts:
     Attributes:
         submitted: requests that came.
         ended: how they ended -> how many.
-        prompt_tokens: of the prompts that were read.
+        prompt_tokens: read or reused, of all requests that started.
         answer_tokens: of the answers.
         first_tokens: answers that had a first token.
         first_token_seconds: from submission to the first token, added up.
