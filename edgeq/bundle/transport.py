@@ -42,7 +42,7 @@ def pack(directory: Path, file: Path, *, limits: Limits = DEFAULT_LIMITS, report
 
     Raises:
         BundleError: the bundle is not whole; no file is made then.
-        OutputError: the file cannot be written, or would lie in the bundle.
+        OutputError: the file cannot be written, or would be in the bundle.
     """
     if directory.resolve() in file.resolve().parents:
         raise OutputError(f"{file} lies in the bundle that is to be packed", next_step="choose another place with -o")

@@ -30,7 +30,7 @@ PIXELS, FEATURES = "pixel_values", "image_features"
 
 
 class GraphFiles(BaseModel):
-    """An ONNX file, with the file of its weights where they lie outside.
+    """An ONNX file, with the file of its weights where they are outside.
 
     Attributes:
         sha256: file name -> SHA-256 in hexadecimal.

@@ -76,12 +76,12 @@ def _divergences(counts: NDArray[np.float64], kept: NDArray[np.int64], levels: i
     """KL(clipped to `kept` bins || the same in `levels` levels, each spread over its bins that are not empty).
 
     Of p = clipped and q = spread only p log p and, level by level, the sum of p times log q are needed; q is one number
-    over a level. What is clipped lies in the last bin kept.
+    over a level. What is clipped is in the last bin kept.
 
     Args:
         counts: of all bins, up to the last that is not empty.
         kept: candidates, int [n].
-        levels: into which they are divided; bin i lies in level i * levels // kept.
+        levels: into which they are divided; bin i is in level i * levels // kept.
 
     Returns:
         float64 [n]; infinite where a bin holds nothing but outliers and has no counterpart.
@@ -115,7 +115,7 @@ def _times_log(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 METHODS: Final[dict[str, Amax]] = {"minmax": _minmax, "percentile": _percentile, "mse": _mse, "entropy": _entropy}
-"""Method name -> the largest magnitude kept, given the number of steps that lie between zero and it."""
+"""Method name -> the largest magnitude kept, given the number of steps that are between zero and it."""
 
 
 def symmetric_amax(histogram: Histogram, method: str) -> float:

@@ -131,7 +131,7 @@ def shadow(rng: np.random.Generator, surface: Surface, site: DefectSite | None =
 
 
 def shade(rng: np.random.Generator, surface: Surface) -> Surface:
-    """A faint soft shade such as lies on any surface outdoors; no class of its own."""
+    """A faint soft shade such as is on any surface outdoors; no class of its own."""
     return darkened(surface, rng.uniform(0.05, 0.22) * soft_cover(rng))
 
 

@@ -136,7 +136,7 @@ def parse_requirement(line: str) -> Requirement:
 
 
 def _will_do(found: str, versions: str) -> bool:
-    """Whether a version lies in a range; a range of a form that edgeq does not use is not judged."""
+    """Whether a version is in a range; a range of a form that edgeq does not use is not judged."""
     try:
         return not versions or within(found, versions)
     except ValueError:

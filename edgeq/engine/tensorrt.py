@@ -82,9 +82,9 @@ class TensorRtEngine:
     def run_device(
         self, feeds: Mapping[str, DeviceTensor], outputs: Sequence[str] | None = None
     ) -> dict[str, DeviceTensor]:
-        """Compute `outputs` (all of them when None) for one batch that lies on the device; nothing is copied.
+        """Compute `outputs` (all of them when None) for one batch that is on the device; nothing is copied.
 
-        The run begins after what the caller's stream holds, and is over when this returns. The outputs lie in memory of
+        The run begins after what the caller's stream holds, and is over when this returns. The outputs are in memory of
         the engine: they stay as they are until the next run or `close`.
 
         Raises:

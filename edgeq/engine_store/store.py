@@ -79,7 +79,7 @@ class StoredEngine:
 
 
 def default_store() -> Path:
-    """`/var/lib/edgeq/engines` for root and for whoever may write there, else `edgeq/engines` in the user's cache."""
+    """`/var/lib/edgeq/engines` for root and for those who may write there, else `edgeq/engines` in the user's cache."""
     if os.geteuid() == 0 or os.access(_SYSTEM_STORE, os.W_OK):
         return _SYSTEM_STORE
     cache = os.environ.get("XDG_CACHE_HOME", "")

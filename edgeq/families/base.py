@@ -1,13 +1,13 @@
 """What a family of vision-language models is: the contract of `edgeq/families/NAME.py`.
 
 A family is one `Family`, made in a file of its own and named in `registry.FAMILIES`. Nothing else in edgeq asks for a
-model type: whoever needs a fact about a family takes it from here, and a fact that is missing is a field to add here,
+model type: a fact about a family is taken from here, and a fact that is missing is a field to add here,
 with a default, so that the other files stay as they are. In the order in which they are of use:
 
 1. `model_types`, `name`, `modules`: the `model_type` of config.json, and where transformers builds the three parts.
    edgeq finds the parts by structure; the names check what it found. Now `edgeq plan` counts parameters and weights.
 2. `image_cost`: tokens of an image, from configs and its size alone. Now `edgeq plan` shows the memory.
-3. `vision`: what lies between pixels and connector, as torch traces it into one ONNX graph. Now the vision half is
+3. `vision`: what is between pixels and connector, as torch traces it into one ONNX graph. Now the vision half is
    exported, compared with transformers and put into FP16.
 4. `prompt`: what is written in the place of the image, which tokens see which, where positions begin. Now `prepare`
    makes bundles, and `run` and `serve` answer.
@@ -135,7 +135,7 @@ class VisionGraph:
     """A vision half as one graph: pixel_values [pictures, 3, height, width] to features [pictures, tokens, hidden].
 
     Attributes:
-        between: what lies before the connector: which hidden state of the encoder is taken, whether the class token is
+        between: what is before the connector: which hidden state of the encoder is taken, whether the class token is
             dropped, whether patches are merged. As `get_image_features` of transformers does it.
         refused: the model's `vision_config` -> why an encoder that the family may have is not exported, or None.
     """

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT and LLaVA-OneVision: a grid of tiles and a small picture of the whole, joined anew for each image."""
+"""LLaVA-NeXT and LLaVA-OneVision: a grid of tiles and a small picture of the whole, joined again for each image."""
 
 from __future__ import annotations
 

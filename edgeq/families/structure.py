@@ -71,7 +71,7 @@ def find_parts(model: torch.nn.Module) -> Parts:
     """Where vision, connector, language and head are in a transformers model.
 
     The encoder of the modality `image`, the decoder and the output embeddings are asked of the model itself. The
-    connector is whatever else lies beside encoder and decoder; where nothing does, it is the encoder's merger.
+    connector is whatever else is beside encoder and decoder; where nothing is, it is the encoder's merger.
 
     Raises:
         ModelError: the model names no image encoder or no decoder of its own.
@@ -106,7 +106,7 @@ def _connector(model: torch.nn.Module, encoder: torch.nn.Module, vision: str, la
 
 
 def _holds(name: str, part: str) -> bool:
-    """Whether `part` is the module `name` or lies in it."""
+    """Whether `part` is the module `name` or is in it."""
     return part == name or part.startswith(f"{name}.")
 
 

@@ -47,7 +47,7 @@ def put(store: Store, source: Path, file: BundledFile, *, move: bool, advance: A
         store: to put it into.
         source: with these bytes.
         file: its size and digest.
-        move: `source` lies in the store, is private and was checked: give it another name. Otherwise it is copied, and
+        move: `source` is in the store, is private and was checked: give it another name. Otherwise it is copied, and
             checked while it is.
         advance: called with the length of each piece copied.
 

@@ -1,4 +1,4 @@
-"""Where everything lies in a store, and who may change it."""
+"""Where everything is in a store, and who may change it."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _make_root(root: Path) -> None:
 
 
 def _make(store: Store) -> None:
-    """Make what is missing. The mark comes first: without it, what lies in the directory is not ours to sweep."""
+    """Make what is missing. The mark comes first: without it, what is in the directory is not ours to sweep."""
     marker = store.root / MARKER
     if marker.exists():
         _Marker.load(marker)
@@ -205,7 +205,7 @@ def _refuse_foreign(root: Path) -> None:
 
 @contextmanager
 def _advice(root: Path) -> Iterator[None]:
-    """What to do about a disk that is full or fails, whoever came upon it."""
+    """What to do about a disk that is full or fails, wherever it was met."""
     advice = f"free some space, as with edgeq prune --keep 0 --root {root}, or choose another --root"
     try:
         yield

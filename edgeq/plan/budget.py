@@ -25,7 +25,7 @@ WORKSPACE_BYTES: Final = 256 << 20
 """The limit that a TensorRT builder's workspace pool is given; its default is all of the device's memory."""
 
 SHARD_BYTES: Final = 2_000_000_000
-"""The largest shard that edgeq writes. While it is read its pages lie in the same memory, until they are dropped."""
+"""The largest shard that edgeq writes. While it is read its pages are in the same memory, until they are dropped."""
 
 _IN_THE_ENGINE: Final = ("vision", "connector")
 BUILD_FACTOR: Final = 4
@@ -101,7 +101,7 @@ def _runtime(device: DeviceProfile) -> str:
 
 
 def _held(part: PartWeights, device: DeviceProfile) -> MemoryItem:
-    """A part's weights as they lie in memory."""
+    """A part's weights as they are in memory."""
     name, widened = f"{part.name} weights", part.precisions.get(Precision.FP16, 0)
     if device.widens_fp16 and part.name in _IN_THE_ENGINE and widened:
         how = f"{_formats(part)}, held as FP32 by the backend of a CPU"

@@ -36,7 +36,7 @@ FUSED_ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
 CARRIERS: Final = frozenset(
     {"MaxPool", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat"}
 )
-"""Layers that move values and compute none: their output lies on the grid of their input."""
+"""Layers that move values and compute none: their output is on the grid of their input."""
 
 POOLS: Final = frozenset({"GlobalAveragePool", "AveragePool"})
 
@@ -104,7 +104,7 @@ class Surroundings:
         return node is not None and self.precision.get(node.name) is Precision.INT8
 
     def is_stored(self, tensor: str) -> bool:
-        """Whether `tensor` is made in INT8, and stored so whoever reads it."""
+        """Whether `tensor` is made in INT8, and stored so for all its readers."""
         node = self.producer.get(tensor)
         if node is None or not self.is_int8(tensor) or node.op_type in PRODUCTS:
             return False

@@ -45,7 +45,7 @@ class GuardFinding(BaseModel):
 
     Attributes:
         found: what tripped it.
-        because: why that is right here, in the words of whoever allowed it.
+        because: why that is right here, in the words of the one who allowed it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -107,7 +107,7 @@ class Decision(BaseModel):
     Attributes:
         layer: the ONNX node's name, or the module's full name.
         op: the ONNX operator, or the module's class.
-        component: the part of the model that the layer lies in.
+        component: the part of the model that the layer is in.
         kind: what it is to a reader, such as "convolution".
         parameters: learned numbers.
         bytes: what is stored for it in the source model.
@@ -136,7 +136,7 @@ class PrecisionPlan(BaseModel):
 
     Attributes:
         weights: granularity of the INT8 weight scales.
-        shared_add: both inputs of an INT8 addition lie on one scale.
+        shared_add: both inputs of an INT8 addition are on one scale.
         keep_batchnorm: BatchNormalization nodes that stay, in FP32.
         transformer: which linear layers of a transformer are INT8; nothing where there is no attention.
         channel_equalization: how channels are brought to like ranges before calibration; in a plan that was carried

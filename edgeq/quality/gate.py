@@ -46,7 +46,7 @@ MAX_ERROR: Final = 0.3
 a broken graph and says nothing of accuracy."""
 
 _DOUBT: Final = 0.1
-"""The limit of the speedup may lie above the true median with at most this probability, if there are rounds enough."""
+"""The limit of the speedup may be above the true median with at most this probability, if there are rounds enough."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Gate(Judged):
         backend: that the figures are of; nothing is said of another one.
         min_speedup, max_drop, max_error: the bounds.
         latency: at batch 1; None where it was not measured.
-        sure_speedup: what the median of the rounds' ratios lies above, with `confidence`.
+        sure_speedup: what the median of the rounds' ratios is above, with `confidence`.
         confidence: in percent.
         answers: of a classifier on labelled images, if there were any.
         fidelity: on images without labels otherwise.
@@ -141,7 +141,7 @@ def decide(quality: Quality, bounds: GateBounds = DEFAULT_BOUNDS) -> Gate:
 def sure_speedup(ratios: Sequence[float]) -> tuple[float, float]:
     """A lower limit of the median of what ratios were drawn from, and the confidence in percent.
 
-    The k-th smallest of n lies above the median if fewer than k of them lie below it, each with probability one half,
+    The k-th smallest of n is above the median if fewer than k of them are below it, each with probability one half,
     whatever the distribution is. The largest k with at most 10 % doubt is taken; 1 where there is none.
     """
     count, place = len(ratios), 1
@@ -151,7 +151,7 @@ def sure_speedup(ratios: Sequence[float]) -> tuple[float, float]:
 
 
 def _above_median(count: int, place: int) -> float:
-    """Probability that the `place`-th smallest of `count` lies above the median."""
+    """Probability that the `place`-th smallest of `count` is above the median."""
     return sum(math.comb(count, below) for below in range(place)) / 2.0**count
 
 

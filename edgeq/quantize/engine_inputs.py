@@ -193,7 +193,7 @@ def _in_order(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _open(path: Path) -> onnx.ModelProto:
-    """A graph without the weights that lie in a file beside it: types and sizes say enough."""
+    """A graph without the weights that are in a file beside it: types and sizes say enough."""
     return onnx.load(path, load_external_data=False)
 
 

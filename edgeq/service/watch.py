@@ -73,7 +73,7 @@ class ImageFailure(Artifact):
 
 @dataclass(frozen=True, order=True)
 class _Entry:
-    """An image as it lies there; entries are in the order of their times."""
+    """An image as it is there; entries are in the order of their times."""
 
     modified_ns: int
     name: str
@@ -135,7 +135,7 @@ class Watch:
         return len(set(self._since) - self._done)
 
     def _entries(self) -> list[_Entry]:
-        """The images that lie there, in their order."""
+        """The images that are there, in their order."""
         found = []
         with os.scandir(self._directory) as files:
             for file in files:

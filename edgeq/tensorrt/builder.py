@@ -48,7 +48,7 @@ def build_engine(
     Args:
         trt: TensorRT, as `edgeq.tensorrt.loading.load_tensorrt` gives it.
         settings: what the builder is told.
-        graph: the ONNX file; weights in a file of their own lie beside it.
+        graph: the ONNX file; weights in a file of their own are beside it.
         calibrator: of `edgeq.tensorrt.calibrator`, whose batches have the OPT shapes; there must be one where
             the settings want ranges, and may be none elsewhere.
         timing_cache: a file of `edgeq.tensorrt.timing_cache`; read, and written after the build.

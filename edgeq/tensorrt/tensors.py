@@ -1,4 +1,4 @@
-"""What an engine takes and gives: names, types, shapes, and tensors that lie on the device."""
+"""What an engine takes and gives: names, types, shapes, and tensors that are on the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROFILE: Final = 0  # engines are built with one
 
 @dataclass(frozen=True)
 class DeviceTensor:
-    """Values that lie on the device, C-contiguous.
+    """Values that are on the device, C-contiguous.
 
     torch, cupy and others take one as it is, without a copy: `torch.as_tensor(tensor, device="cuda")`.
 
@@ -97,7 +97,7 @@ def read_slots(trt: ModuleType, engine: Any) -> tuple[EngineTensor, ...]:
     """The inputs and outputs of an engine, in its order.
 
     Raises:
-        EngineError: one has a type that numpy lacks, or is to lie in the host's memory.
+        EngineError: one has a type that numpy lacks, or is to be in the host's memory.
     """
     return tuple(_read_slot(trt, engine, engine.get_tensor_name(index)) for index in range(engine.num_io_tensors))
 

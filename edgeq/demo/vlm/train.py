@@ -3,7 +3,7 @@
     python -m edgeq.demo.vlm.train --out DIR [--minutes N] [--steps N] [--threads N] [--resume]
 
 Needs the `torch` and `workshop` extras; the weights that come along took 112 minutes of one core. The scenes and a
-checkpoint lie in DIR.work until it is done; `--resume` goes on from there. At first the tower learns to sort scenes
+checkpoint are in DIR.work until it is done; `--resume` goes on from there. At first the tower learns to sort scenes
 with a head that is thrown away, then the whole model learns to report. Random choices come from a seed and the number
 of the step, but processors add in different orders: elsewhere the weights differ a little, and so do the figures.
 """

@@ -1,6 +1,6 @@
 """ONNX external data: weights in a file beside the graph. Where they may lie, reading them in, writing them out.
 
-Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md. The location is a path written by whoever made the
+Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md. The location is a path written by the maker of the
     file, so it is not followed out of the directory of the graph.
 """
 
@@ -42,7 +42,7 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def has_external_data(model: onnx.ModelProto) -> bool:
-    """Whether any tensor of the model lies outside its file."""
+    """Whether any tensor of the model is outside its file."""
     return any(_is_external(tensor) for tensor in all_tensors(model.graph))
 
 
@@ -138,7 +138,7 @@ def _append_from(file: BinaryIO, source: Path, offset: int, length: int) -> int:
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether the data of a tensor lies in another file."""
+    """Whether the data of a tensor is in another file."""
     import onnx
 
     return tensor.data_location == onnx.TensorProto.EXTERNAL

@@ -1,6 +1,6 @@
 """An ONNX file without the bytes of its weights: what a plan needs, at a hundredth of the reading.
 
-The large initializers become external data, which lies in the very file that was read. Wire format:
+The large initializers become external data, which is in the very file that was read. Wire format:
     https://protobuf.dev/programming-guides/encoding/, field numbers: onnx.proto.
 """
 

@@ -160,7 +160,7 @@ class Wiring:
         self.set_input(node, index, name)
 
     def remove(self, node: onnx.NodeProto) -> None:
-        """Take `node` out of the graph; whoever read its outputs must have been rewired."""
+        """Take `node` out of the graph; readers of its outputs must have been rewired."""
         self.nodes = [other for other in self.nodes if other is not node]
         for name in _reads(node):
             self._forget_reader(name, node)

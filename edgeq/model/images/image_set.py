@@ -18,7 +18,7 @@ __all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "ImageItem", "Im
 
 @dataclass(frozen=True, order=True)
 class ImageItem:
-    """One image: its name below the folder or in the zip, and the name of the folder it lies in (None at the top)."""
+    """One image: its name below the folder or in the zip, and the name of the folder it is in (None at the top)."""
 
     name: str
     label: str | None
@@ -31,7 +31,7 @@ class ImageSet:
     Attributes:
         path: the folder or zip.
         items: the images, sorted by name.
-        ignored: how many other, not hidden files lie there.
+        ignored: how many other, not hidden files are there.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class ImageSet:
 
         Args:
             path: a folder or a zip.
-            labelled: demand that every image lies in a folder named after its class, of at least two classes.
+            labelled: demand that every image is in a folder named after its class, of at least two classes.
 
         Raises:
             ImageError: there are no images, the zip is damaged or not safe, or labels are missing.

@@ -1,7 +1,7 @@
 """The user's own images and questions: a JSONL file beside the images, checked as a whole before any long work.
 
 A line is `{"image": "a.jpg", "question": "...", "answer": "...", "key_terms": ["...", ...]}`; the last two may be left
-out. `image` is a name below the folder that the file lies in.
+out. `image` is a name below the folder that the file is in.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Questions:
         Raises:
             InputError: the file is missing, too long or empty; a line is not UTF-8, no JSON object, has an unknown key,
                 lacks one, or has one that is empty or of the wrong type. It names file and line.
-            ImageError: an image is missing, lies outside the folder or cannot be decoded; it names file and line too.
+            ImageError: an image is missing, is outside the folder or cannot be decoded; it names file and line too.
         """
         path = Path(path)
         lines = _lines(path)

@@ -247,7 +247,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         return self.tally(examples, labels, classes)
 
     def folder_classes(self, images: ImageSet, labels: Sequence[str] | None, classes: int) -> dict[str, int] | None:  # noqa: ARG002
-        """Folder -> class, where images lie in folders of the one class that is right; None for other tasks.
+        """Folder -> class, where images are in folders of the one class that is right; None for other tasks.
 
         Args:
             images: in folders.

@@ -83,7 +83,7 @@ class Classification(BaseModel):
 
 
 class ClassificationTask(ImageTask[str]):
-    """One class for each image, told by the folder that it lies in."""
+    """One class for each image, told by the folder that it is in."""
 
     name = "classification"
     what = "one class for each image, whose folder is named after it"
@@ -105,7 +105,7 @@ class ClassificationTask(ImageTask[str]):
         return _SearchTally(_truth(examples, labels, classes))
 
     def folder_classes(self, images: ImageSet, labels: Sequence[str] | None, classes: int) -> dict[str, int] | None:
-        """As `label_indices`; None where an image lies in no folder."""
+        """As `label_indices`; None where an image is in no folder."""
         if any(item.label is None for item in images.items):
             return None
         return label_indices(images.labels, labels, classes)

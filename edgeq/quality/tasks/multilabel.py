@@ -11,8 +11,8 @@ the difference is taken then. Average precision changes smoothly with the weight
 jackknife asks for; it needs no random numbers, and leaving out each of n images costs no more than one pass over the
 sorted logits. A label with a single image leaves the mean with it.
 
-Labels come from folders or from a CSV file. In folders, an image that lies in several (the same bytes) has all their
-labels. The CSV file lies in the set as `labels.csv`, or beside it under its name (`evaluation.csv` beside
+Labels come from folders or from a CSV file. In folders, an image that is in several (the same bytes) has all their
+labels. The CSV file is in the set as `labels.csv`, or beside it under its name (`evaluation.csv` beside
 `evaluation.zip`): `image,labels` with `;` between labels, or `image` and a column of 0 and 1 for each label.
 """
 
@@ -272,7 +272,7 @@ def _in_folders(path: Path) -> ImageSet:
 
 
 def _merged(images: ImageSet) -> Examples[Labels]:
-    """Each image once, with the labels of all folders that it lies in: the same bytes are the same image."""
+    """Each image once, with the labels of all folders that it is in: the same bytes are the same image."""
     first: dict[str, ImageItem] = {}
     truth: dict[str, set[str]] = {}
     named: dict[str, dict[str, ImageItem]] = {}
@@ -291,7 +291,7 @@ def _merged(images: ImageSet) -> Examples[Labels]:
 
 
 def _check_same_name(items: Sequence[ImageItem]) -> None:
-    """Raise ImageError where images with one file name and other bytes lie in folders of several labels."""
+    """Raise ImageError where images with one file name and other bytes are in folders of several labels."""
     other = next((item for item in items if item.label != items[0].label), None)
     if other is not None:
         raise ImageError(

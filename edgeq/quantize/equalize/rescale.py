@@ -1,4 +1,5 @@
-"""Rescale channels of a graph without changing what it computes: x = scale x' - shift, taken back by whoever reads x.
+"""Rescale channels of a graph without changing what it computes: x = scale x' - shift, taken back by the layers that
+read x.
 
 The layer that makes x takes on x' = (x + shift) / scale: its weight is divided, its bias gets the shift and is divided.
 A linear layer behind it that computes x W + b computes x' (scale W) + (b - shift W) from then on, which is the same.

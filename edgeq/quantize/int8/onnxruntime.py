@@ -115,7 +115,7 @@ def _store_before_activations(graph: gs.Graph, grids: Mapping[str, Grid], int8: 
 
 
 def carry_integers(graph: gs.Graph, grids: Mapping[str, Grid], int8: frozenset[str]) -> None:
-    """Let carriers move the integers themselves: both sides lie on one grid, so the pairs between say nothing.
+    """Let carriers move the integers themselves: both sides are on one grid, so the pairs between say nothing.
 
     Args:
         graph: with all pairs in; is changed.

@@ -198,7 +198,7 @@ def _quantize_parameters(
 def _quantize_weight(
     weight: gs.Constant, axis: int | None, floor: np.ndarray | None, stored: StoredWeights
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Integers and scales; a weight that lies in `stored` is not even read, unless the floor lifts a scale."""
+    """Integers and scales; a weight that is in `stored` is not even read, unless the floor lifts a scale."""
     found = stored.get((weight.name, axis))
     if found is None or not np.array_equal(found.scale, weight_scale(found.amax, floor)):
         floats = _floats(weight)

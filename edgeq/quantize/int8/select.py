@@ -129,7 +129,7 @@ class _Tryable:
 
 
 class _Unsigned:
-    """ONNX Runtime's graph: the biases too depend on the scales, so each choice is lowered anew."""
+    """ONNX Runtime's graph: the biases too depend on the scales, so each choice is lowered again."""
 
     lowering = USUAL
 

@@ -1,7 +1,7 @@
 """Cut a graph where everything goes through one tensor, so that a part of it can be run alone.
 
 A cut is the graph's input, its output, or a tensor between two nodes at which nothing else that was computed is still
-to be read: behind a residual block of a ResNet or half a block of a transformer, but not inside. What lies between two
+to be read: behind a residual block of a ResNet or half a block of a transformer, but not inside. What is between two
 cuts is a model of its own, and the pieces chained compute what the graph computes.
 """
 

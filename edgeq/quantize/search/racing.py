@@ -20,7 +20,7 @@ WORST: Final = 10
 """So many layers are measured more exactly than the others."""
 
 _SIGMAS = 1.645
-"""Half the width of a confidence interval, in standard errors: 95 % of a normal distribution lie below its end."""
+"""Half the width of a confidence interval, in standard errors: 95 % of a normal distribution are below its end."""
 
 _GROWTH = 3
 """No layer sees more than so many times as many images before all are compared again."""

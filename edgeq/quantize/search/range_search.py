@@ -3,7 +3,7 @@
 PTQ4ViT (arXiv:2111.12293, section 3.3) chooses scales by a second-order estimate of the change of the loss, weighted
 with squared gradients. Here there is no gradient and no estimate: the layers that read a tensor are quantized with each
 candidate range, everything else stays FP32, and the error of the logits themselves is measured, by running the piece of
-the graph that changes and what lies behind it. What it leaves out is what the estimate leaves out too: how the errors
+the graph that changes and what is behind it. What it leaves out is what the estimate leaves out too: how the errors
 of several tensors act together. So the whole INT8 network is asked at the end, on images that were not searched on.
 """
 

@@ -1,7 +1,7 @@
 """A graph with one layer changed: INT8 in an FP32 graph, or left in floating point in an INT8 graph.
 
-Only the pieces that a change touches are made anew. Before and behind them the unchanged graph is run, and every tensor
-keeps the grid that it has in the whole INT8 graph.
+Only the pieces that a change touches are made again. Before and behind them the unchanged graph is run, and every
+tensor keeps the grid that it has in the whole INT8 graph.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Workbench:
     def released(self, layer: str) -> Variant:
         """The INT8 graph with this layer, and the activation that it applies, in floating point."""
         nodes = self._with_activation(layer)
-        # What reads the layer is made anew as well: it decides whether the tensor between them is stored.
+        # What reads the layer is made again as well: it decides whether the tensor between them is stored.
         touched = nodes | _readers(self.whole.model, nodes)
         return self._variant(layer, touched, _in_floating_point(self._plan, nodes))
 

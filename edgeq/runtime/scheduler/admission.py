@@ -5,8 +5,8 @@ requests leave. What never fits is refused, what does not fit now waits in a lin
 line full is told when to come back. The budget follows the machine: see `edgeq.runtime.scheduler.memory_pressure`.
 
 Time comes in through arguments only, in seconds of one clock that does not go back. Bytes are looked up nowhere. The
-reservation is reckoned anew from those that run, so there is no counter that could be wrong. Not for several threads at
-once: who has several, takes a lock.
+reservation is reckoned again from those that run, so there is no counter that could be wrong. Not for several threads
+at once: who has several, takes a lock.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Admission:
     """The state machine.
 
     Every id that is submitted ends in exactly one way: finished, cancelled, expired, or refused (`TooLarge`, `Busy`).
-    Calls that free something return who may start now. Whoever gets an `Admitted` first brings the caches down to
-    `cache_limit_bytes`, and then starts it in its slot.
+    Calls that free something return who may start now. The caller that gets an `Admitted` first brings the caches down
+    to `cache_limit_bytes`, and then starts it in its slot.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -228,7 +228,7 @@ class Admission:
         return running.slot
 
     def _start(self, now: float) -> list[Admitted]:
-        """Let in whoever may start now."""
+        """Let in those that may start now."""
         admitted = []
         while (entry := self._queue.take(now, self._fits)) is not None:
             slot = min(set(range(self.rules.slots)) - set(self.active.values()))

@@ -31,7 +31,7 @@ class ServingBudget:
 
     Attributes:
         total: what the process may take.
-        weights: of both halves, as they lie in memory.
+        weights: of both halves, as they are in memory.
         runtime: Python, torch, the vision backend, CUDA's context.
         working: what the kernels need however few requests there are: an engine's workspace, an unpacked NF4 layer.
         reserve: what stays free.

@@ -33,7 +33,7 @@ class RetryAfter:
         """When all that wait now, and one more, should have started: whole seconds, 1 to 600.
 
         Of `running` requests that take m seconds each, one ends every m / running seconds, and one that waits starts.
-        So whoever is told to come back finds the queue worked off, and not the crowd that was sent away with him.
+        So a client that is told to come back finds the queue worked off, and not the crowd that was sent away with him.
         """
         seconds = self.seconds * (waiting + 1) / max(running, 1)
         return min(max(math.ceil(seconds), 1), _LONGEST_S)

@@ -29,7 +29,7 @@ class SamplingParams:
         temperature: logits are divided by it; 0 takes the likeliest token.
         top_p: only the likeliest tokens are drawn from, as few as have this probability together (nucleus sampling,
             Holtzman et al. 2020, arXiv 1904.09751); in (0, 1].
-        seed: 0 to 2^64 - 1: the same seed gives the same answer, whoever else is served beside it; None draws one.
+        seed: 0 to 2^64 - 1: the same seed gives the same answer, whatever else is served beside it; None draws one.
 
     Raises:
         InputError: a number is out of range.
@@ -74,14 +74,14 @@ class EncodedImage:
 
     Attributes:
         data: the file.
-        decode: makes an image in mode RGB of it; what it raises goes to whoever asks.
+        decode: makes an image in mode RGB of it; what it raises goes to the caller.
     """
 
     data: bytes = field(repr=False)
     decode: Callable[[bytes], Image.Image] = field(repr=False)
 
     def decoded(self) -> Image.Image:
-        """The image, made anew each time."""
+        """The image, made again each time."""
         return self.decode(self.data)
 
 

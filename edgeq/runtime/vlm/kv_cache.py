@@ -1,6 +1,6 @@
 """The slots: keys and values of several sequences, allocated once, behind the cache interface of transformers 5.
 
-A slot is one sequence's place. All slots lie in one tensor that never moves, so that a step over them can be captured
+A slot is one sequence's place. All slots are in one tensor that never moves, so that a step over them can be captured
 into a CUDA graph, and what is kept of a prompt is copied in and out in one piece. Needs torch and transformers.
 """
 

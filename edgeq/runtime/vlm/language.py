@@ -72,7 +72,7 @@ def require_packages() -> None:
 
 
 def _leave_file(model: Any) -> None:
-    """Copy what still lies in the checkpoint's mapping, where the 4-bit weights were rearranged and left it.
+    """Copy what still is in the checkpoint's mapping, where the 4-bit weights were rearranged and left it.
 
     Else the few 16-bit weights would keep all of the mapping in memory, the old 4-bit weights with it: a fifth of a
     process with 1.1 billion parameters (measured).

@@ -76,7 +76,7 @@ class Submitter:
     async def submit(self, request: Request, query: Query) -> Stream:
         """Open the image and ask.
 
-        Whoever calls this must cancel the stream at the end.
+        The caller must cancel the stream at the end.
 
         Raises:
             RequestError: of the image.
