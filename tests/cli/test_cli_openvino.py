@@ -120,10 +120,10 @@ def test_without_openvino_nothing_begins(
 
     for work in (
         "pipeline.classifier.open_model",
-        "cli.workshop.quantize.open_model",
+        "api.workshop.stages.open_model",
         "pipeline.stages.judge",
         "cli.device.verify_engine.open_canaries",
-        "cli.device.install.install",
+        "api.device.bundles.install",
         "service.load_bundle.examine",
     ):
         monkeypatch.setattr(f"edgeq.{work}", opened)
