@@ -17,7 +17,7 @@ from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
 from edgeq.calibrate.tensorrt_scales import activation_tensors
-from edgeq.engine.registry import DEFAULT, backend_of_graph, require
+from edgeq.engine.registry import DEFAULT, backend_of_graph
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
@@ -315,11 +315,9 @@ def judge_graphs(
 
     Raises:
         ImageError: no image can be read, or examples and classes do not match.
-        EngineError: a graph does not run, or what it was made for is not installed.
+        EngineError: a graph does not run.
     """
     made = made_graph(directory)
-    backend = backend_of_graph(made.name)
-    require(backend)
     return judge(
         directory / FP32,
         made,
@@ -327,7 +325,7 @@ def judge_graphs(
         examples,
         source,
         parity_images(images, source, count=PARITY_IMAGES if examples is None else 1),
-        backend=backend,
+        backend=backend_of_graph(made.name),
         threads=threads,
         timing=timing,
         advance=advance,

@@ -31,7 +31,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_pictures(tmp_path_factory.mktemp("drawn") / "pictures")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny classifier's, for OpenVINO; not to be written to."""
     return classifier_bundle(tmp_path_factory, "openvino")

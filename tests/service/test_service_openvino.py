@@ -25,7 +25,7 @@ SETTINGS = ServiceSettings(threads=1, reserve_mib=64, memory_gb=2, backend="open
 ON_AUTO = SETTINGS.model_copy(update={"backend": AUTO})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny classifier's, for OpenVINO; not to be written to."""
     return classifier_bundle(tmp_path_factory, "openvino")

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeq.bundle.manifest import MANIFEST, read_manifest
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SCALES
-from edgeq.engine.registry import backend, require
+from edgeq.engine.registry import backend, backend_of_graph, require
 from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport
 from edgeq.export.stage import export_model as export_graph
 from edgeq.files import new_directory, require_new
@@ -260,12 +260,13 @@ def evaluate(
     Raises:
         ArtifactError: the directory holds no such graphs, or was changed.
         ImageError: the images cannot be read, or their folders are no classes of the model.
+        EngineError: the backend that it was made for is not installed, or a graph does not run.
     """
     directory = Path(quantized)
     if (directory / MANIFEST).exists():
         read_manifest(directory)
     ExportReport.load(directory)
-    made_graph(directory)
+    require(backend_of_graph(made_graph(directory).name))
     source = open_model(directory / FP32)
     chosen = choose_task(task, source.config)
     examples = chosen.open(Path(labelled), source.labels)
