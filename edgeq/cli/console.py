@@ -29,7 +29,7 @@ _STAGES = {
     "try": "trying every method on images held back",
     "search ranges": "searching ranges",
     "search": "searching for layers to keep",
-    "quantize": "quantizing for two backends",
+    "quantize": "quantizing for each backend",
     "judge": "judging",
     "vision: load": "vision: loading",
     "vision: reference": "vision: asking the reference",

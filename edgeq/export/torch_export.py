@@ -23,7 +23,7 @@ from edgeq.model.graph.onnx_file import save_onnx
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "Exported", "export_classifier"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "TorchExport", "export_classifier"]
 
 INPUT, OUTPUT = "pixel_values", "logits"
 
@@ -32,7 +32,7 @@ _ANSWERS: Final = (OUTPUT, "image_embeds", "pooler_output")
 
 
 @dataclass(frozen=True)
-class Exported:
+class TorchExport:
     """An ONNX file and the network that it was made from.
 
     Attributes:
@@ -47,7 +47,7 @@ class Exported:
     reference: Network
 
 
-def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, int], channels: int = 3) -> Exported:
+def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, int], channels: int = 3) -> TorchExport:
     """Export the image classifier, or image encoder, in `directory` to the ONNX file `output`.
 
     Args:
@@ -70,7 +70,7 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
     labels = _count_labels(directory, network, shape)
     model = trace(network, shape[1:], source=directory, inputs=INPUT, outputs=str(network.given))
     save_onnx(model, output)
-    return Exported(output, labels, lambda batch: _run(network, batch))
+    return TorchExport(output, labels, lambda batch: _run(network, batch))
 
 
 def _load(directory: Path) -> torch.nn.Module:

@@ -17,7 +17,7 @@ from edgeq.files import read_json_object
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.runtime.canary.canaries import CANARY_LIST, ClassCanaries
 
-__all__ = ["ClassScore", "VisionGraph", "rank_classes"]
+__all__ = ["ClassScore", "VisionModel", "rank_classes"]
 
 _PREPROCESS: Final = "preprocessor_config.json"
 
@@ -37,7 +37,7 @@ class ClassScore:
     score: float
 
 
-class VisionGraph:
+class VisionModel:
     """From an image to what a graph with one input gives for it.
 
     Args:
@@ -57,7 +57,7 @@ class VisionGraph:
         self._preprocess = preprocess
 
     @classmethod
-    def of_bundle(cls, bundle: Path, engine: Engine) -> VisionGraph:
+    def of_bundle(cls, bundle: Path, engine: Engine) -> VisionModel:
         """As a classifier's bundle, which was checked already, says that it is run.
 
         Raises:

@@ -21,7 +21,7 @@ from edgeq.runtime.canary.check import compare_canaries, run_canaries
 from edgeq.runtime.canary.report import CanaryReport
 from edgeq.runtime.scheduler.budget import serving_device
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
-from edgeq.runtime.vision_graph import VisionGraph
+from edgeq.runtime.vision_graph import VisionModel
 from edgeq.runtime.vlm.api import GenerationRequest
 from edgeq.runtime.vlm.language import require_packages
 from edgeq.runtime.vlm.model import load_vlm
@@ -95,7 +95,7 @@ def open_served(
         backend=candidate.backend,
         canaries=report,
         talk=_runtime(bundle, engine, memory, settings, canaries, tell) if memory else None,
-        seeing=None if memory else VisionWorker(VisionGraph.of_bundle(bundle, engine), queue=settings.queue),
+        seeing=None if memory else VisionWorker(VisionModel.of_bundle(bundle, engine), queue=settings.queue),
         phrases=phrases,
         reader=reader_of(phrases),
     )

@@ -24,7 +24,7 @@ from edgeq.errors import EdgeqError
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.runtime.scheduler.errors import ClosedError
 from edgeq.runtime.scheduler.snapshot import CacheFigures, Snapshot
-from edgeq.runtime.vision_graph import VisionGraph
+from edgeq.runtime.vision_graph import VisionModel
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest
 from edgeq.runtime.vlm.stream import Done, Failed, Stream, Token, Usage
 from edgeq.service.app import Service, make_service
@@ -177,7 +177,7 @@ def talking(runtime: SimulatedRuntime) -> ServedModel:
 def classifying(labels: tuple[str, ...] = ("red", "green", "blue"), engine: Engine | None = None) -> ServedModel:
     """A classifier's bundle that was opened; an encoder's without labels."""
     preprocess = Preprocess(2, 2, resize=(2, 2), resample=0, center_crop=False, scale=1.0)
-    seeing = VisionWorker(VisionGraph(engine or BrightnessEngine(), "logits", preprocess), queue=2)
+    seeing = VisionWorker(VisionModel(engine or BrightnessEngine(), "logits", preprocess), queue=2)
     return _served("classifier", labels, seeing=seeing)
 
 

@@ -17,7 +17,7 @@ from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
-from edgeq.runtime.vision_graph import ClassScore, VisionGraph, rank_classes
+from edgeq.runtime.vision_graph import ClassScore, VisionModel, rank_classes
 from edgeq.runtime.vlm.language import require_packages
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, Reply, VisionLanguageModel, check_answers, load_vlm
 
@@ -39,11 +39,11 @@ class Bundle:
         path, manifest, backend: the same.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, backend: str, model: VisionLanguageModel | VisionGraph) -> None:
+    def __init__(self, path: Path, manifest: Manifest, backend: str, model: VisionLanguageModel | VisionModel) -> None:
         self.path = path
         self.manifest = manifest
         self.backend = backend
-        self._model: VisionLanguageModel | VisionGraph | None = model
+        self._model: VisionLanguageModel | VisionModel | None = model
 
     def __enter__(self) -> Bundle:
         """The bundle itself; it is closed at the end."""
@@ -139,18 +139,18 @@ class Bundle:
             return np.stack([_vector(graph, image, normalize) for image in images])
         return _vector(graph, images, normalize)
 
-    def _classify(self, graph: VisionGraph, image: ImageLike, top: int) -> tuple[ClassScore, ...]:
+    def _classify(self, graph: VisionModel, image: ImageLike, top: int) -> tuple[ClassScore, ...]:
         return rank_classes(graph.run(graph.pixels(open_image(image))), self.manifest.labels, top)
 
-    def _opened(self) -> VisionLanguageModel | VisionGraph:
+    def _opened(self) -> VisionLanguageModel | VisionModel:
         if self._model is None:
             raise InputError(f"{self.path} was closed", next_step="open_bundle() again")
         return self._model
 
-    def _seeing(self, what: str) -> VisionGraph:
+    def _seeing(self, what: str) -> VisionModel:
         _check_sees(self.path, self.manifest, what)
         graph = self._opened()
-        assert isinstance(graph, VisionGraph)
+        assert isinstance(graph, VisionModel)
         return graph
 
 
@@ -190,11 +190,11 @@ def open_bundle(
         require_packages()
     candidate = vision_candidate(place, bundle, manifest, backend, threads=threads)
     engine = candidate.open()
-    model: VisionLanguageModel | VisionGraph
+    model: VisionLanguageModel | VisionModel
     if manifest.kind == "vision-language":
         model = load_vlm(bundle, engine=engine, threads=threads)
     else:
-        model = VisionGraph.of_bundle(bundle, engine)
+        model = VisionModel.of_bundle(bundle, engine)
     return Bundle(bundle, manifest, candidate.backend, model)
 
 
@@ -208,7 +208,7 @@ def _check_sees(bundle: Path, manifest: Manifest, what: str) -> None:
         )
 
 
-def _vector(graph: VisionGraph, image: ImageLike, normalize: bool) -> NDArray[np.float32]:
+def _vector(graph: VisionModel, image: ImageLike, normalize: bool) -> NDArray[np.float32]:
     """What the graph gives for an image, float32 [n]; divided by its length if that is asked for, and not 0."""
     vector = graph.run(graph.pixels(open_image(image)))
     length = np.linalg.norm(vector) if normalize else 0.0

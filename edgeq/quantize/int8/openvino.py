@@ -46,7 +46,8 @@ class OpenVinoLowering(OnnxRuntimeLowering):
             return
         found = executed_layers(graph)
         outputs = {node.name: node.output[0] for node in onnx.load(graph, load_external_data=False).graph.node}
-        floats = [name for name in int8_layers(plan) if "i8" not in (found.get(name), found.get(outputs.get(name, "")))]
+        names = [decision.layer for decision in int8_layers(plan)]
+        floats = [name for name in names if "i8" not in (found.get(name), found.get(outputs.get(name, "")))]
         if floats:
             raise QuantizeError(
                 f"OpenVINO runs {len(floats)} layers in floating point that were planned INT8, such as {floats[0]}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from edgeq.errors import QuantizeError
-from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.plan.precision import Decision, Precision, PrecisionPlan
 from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, WEIGHTED
 
 if TYPE_CHECKING:
@@ -40,10 +40,9 @@ def verify_lowering(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lower
         )
 
 
-def int8_layers(plan: PrecisionPlan) -> list[str]:
-    """The layers with weights that are planned INT8, in the plan's order."""
-    int8 = plan.layers(Precision.INT8)
-    return [decision.layer for decision in plan.decisions if decision.layer in int8 and decision.op in WEIGHTED]
+def int8_layers(plan: PrecisionPlan) -> tuple[Decision, ...]:
+    """The INT8 layers that have weights, in the graph's order."""
+    return tuple(d for d in plan.decisions if d.precision is Precision.INT8 and d.op in WEIGHTED)
 
 
 def _faults(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> Iterator[str]:

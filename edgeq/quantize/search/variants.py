@@ -14,8 +14,8 @@ from onnx import helper
 
 from edgeq.calibrate.scales import Scales, TensorRange
 from edgeq.engine.registry import DEFAULT
-from edgeq.plan.conditions import FUSED_ACTIVATIONS, WEIGHTED
-from edgeq.plan.precision import Decision, Precision, PrecisionPlan
+from edgeq.plan.conditions import FUSED_ACTIVATIONS
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quantize.int8.grid import Grid
 from edgeq.quantize.int8.grids import choose_grids
 from edgeq.quantize.int8.pixels import PixelInput
@@ -23,7 +23,7 @@ from edgeq.quantize.int8.qdq import lower, placement_of
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.pieces import Cut, Cutter
 
-__all__ = ["Variant", "Workbench", "int8_layers"]
+__all__ = ["Variant", "Workbench"]
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,6 @@ class Workbench:
         inside = {node.name for node in order[source.position : target.position]}
         decisions = tuple(decision for decision in plan.decisions if decision.layer in inside)
         return Variant(layer, source.tensor, target.tensor, plan.model_copy(update={"decisions": decisions}))
-
-
-def int8_layers(plan: PrecisionPlan) -> tuple[Decision, ...]:
-    """The INT8 layers that have weights, in the graph's order."""
-    return tuple(d for d in plan.decisions if d.precision is Precision.INT8 and d.op in WEIGHTED)
 
 
 def _in_floating_point(plan: PrecisionPlan, layers: frozenset[str]) -> PrecisionPlan:

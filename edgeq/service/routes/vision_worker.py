@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.runtime.scheduler.retry_after import RetryAfter
-from edgeq.runtime.vision_graph import VisionGraph
+from edgeq.runtime.vision_graph import VisionModel
 from edgeq.service.http.errors import RequestError
 
 __all__ = ["VisionWorker", "VisionWorkerFigures"]
@@ -44,7 +44,7 @@ class VisionWorker:
         queue: images that may wait.
     """
 
-    def __init__(self, graph: VisionGraph, *, queue: int) -> None:
+    def __init__(self, graph: VisionModel, *, queue: int) -> None:
         self._graph = graph
         self._queue = queue
         self._retry_after = RetryAfter()

@@ -28,9 +28,9 @@ from edgeq.quality.logits import judge_answers, root_ratio
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
 from edgeq.quantize.int8.registry import USUAL
+from edgeq.quantize.int8.verify import int8_layers
 from edgeq.quantize.search.racing import RaceBounds, RunningEstimate, images_needed
 from edgeq.quantize.search.sensitivity import Sensitivity, measure_sensitivity
-from edgeq.quantize.search.variants import int8_layers
 
 PREPROCESS = Preprocess.from_flags((0.5,) * 3, (0.25,) * 3, (SIDE, SIDE))
 TRUTH = {"blue": 0, "green": 1, "red": 2}
