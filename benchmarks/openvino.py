@@ -24,7 +24,7 @@ from benchmarks.tools import Tool, run_tool
 from benchmarks.turns import Contender, Row, measure_latency
 from edgeq.engine.registry import backend
 from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.model.images.stream import ImageStream
 
 __all__ = ["main"]
@@ -104,7 +104,7 @@ def _answers(
     network: Network, contenders: Sequence[Contender], images: Path, count: int
 ) -> dict[str, tuple[float, float]]:
     """For each: percent of images with FP32's class, and ||INT8 - FP32|| / ||FP32|| of the logits."""
-    preprocess = Preprocess.from_config(json.loads(network.preprocess_config.read_text()))
+    preprocess = read_preprocess(json.loads(network.preprocess_config.read_text()))
     stream = ImageStream(ImageSet.open(images).sample(count), preprocess, batch_size=ANSWER_BATCH)
     batches = [pixels for _, pixels in stream]
     _say(f"answers to {count} images")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.model.images.stream import ImageStream
 
 __all__ = ["Task", "peak_memory", "report"]
@@ -66,7 +67,7 @@ class Task:
     @property
     def preprocess(self) -> Preprocess:
         """From an image to the network's input."""
-        return Preprocess.from_config(json.loads(self.preprocess_config.read_text()))
+        return read_preprocess(json.loads(self.preprocess_config.read_text()))
 
     @property
     def image_set(self) -> ImageSet:

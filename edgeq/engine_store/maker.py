@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeq.engine_store.planned import PREPROCESS
 from edgeq.files import read_json_object
 from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.model.images.stream import ImageStream
 from edgeq.tensorrt.builder import build_engine
 from edgeq.tensorrt.bundled_cache import bundled_cache
@@ -128,6 +128,6 @@ def _batches(job: Job) -> Iterator[dict[str, NDArray[np.float32]]]:
     """The calibration images, preprocessed, in batches of the usual size."""
     assert job.images is not None
     ((name, shape),) = _usual_shapes(job).items()
-    preprocess = Preprocess.from_config(read_json_object(job.bundle / PREPROCESS))
+    preprocess = read_preprocess(read_json_object(job.bundle / PREPROCESS))
     for _, pixels in ImageStream(ImageSet.open(job.images), preprocess, batch_size=shape[0]):
         yield {name: pixels}

@@ -15,6 +15,7 @@ from edgeq.engine import Engine
 from edgeq.errors import EngineError
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.canary.canaries import CANARY_LIST, ClassCanaries
 
 __all__ = ["ClassScore", "VisionModel", "rank_classes"]
@@ -64,7 +65,7 @@ class VisionModel:
             ArtifactError, ModelError: its list of canaries or its preprocessing cannot be read.
             EngineError: the engine's graph is not the bundle's.
         """
-        preprocess = Preprocess.from_config(read_json_object(bundle / _PREPROCESS))
+        preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
         return cls(engine, ClassCanaries.load(bundle / CANARY_LIST).output, preprocess)
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:

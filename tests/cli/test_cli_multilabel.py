@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from pictures import draw_pictures
 from PIL import Image
 
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
 from edgeq.runtime.canary.check import check_canaries
@@ -47,7 +47,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 def logits(graph: Path, folder: Path, names: Sequence[str]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    preprocess = Preprocess.from_config(PREPROCESSOR)
+    preprocess = read_preprocess(PREPROCESSOR)
     pixels = np.stack([preprocess(Image.open(folder / name).convert("RGB")) for name in names])
     found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: pixels})[0]
     return found

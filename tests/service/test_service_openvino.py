@@ -14,7 +14,7 @@ from edgeq.errors import EngineError
 from edgeq.files import read_json_object
 from edgeq.install.candidate_here import AUTO
 from edgeq.model.images.decode import decode_image
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.service.load_bundle import open_served
 from edgeq.service.settings import ServiceSettings
 
@@ -34,7 +34,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("settings", [SETTINGS, ON_AUTO], ids=["openvino", "auto"])
 def test_classes_are_those_of_the_graph_alone(bundle: Path, tiny_photographs: Path, settings: ServiceSettings) -> None:
     data = next(tiny_photographs.rglob("*.jpg")).read_bytes()
-    preprocess = Preprocess.from_config(read_json_object(bundle / "preprocessor_config.json"))
+    preprocess = read_preprocess(read_json_object(bundle / "preprocessor_config.json"))
     pixels = preprocess(decode_image(data, "it"))
     engine = OpenVinoEngine(bundle / "model.int8.ov.onnx", threads=1)
     logits = engine.run({engine.inputs[0]: pixels[None]})[engine.outputs[0]][0]

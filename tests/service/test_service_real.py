@@ -20,7 +20,7 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, GateError, InputError
 from edgeq.files import read_json_object
 from edgeq.model.images.decode import decode_image
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.canary.canaries import CANARIES
 from edgeq.runtime.vlm.model import open_vlm
 from edgeq.service.load_bundle import find_bundle, open_served
@@ -102,7 +102,7 @@ def test_no_memory_for_one_request(prepared_vlm: PreparedVlm) -> None:
 
 def test_classes_are_those_of_the_graph_alone(classifier: Path, tiny_photographs: Path) -> None:
     data = next(tiny_photographs.rglob("*.jpg")).read_bytes()
-    preprocess = Preprocess.from_config(read_json_object(classifier / "preprocessor_config.json"))
+    preprocess = read_preprocess(read_json_object(classifier / "preprocessor_config.json"))
     pixels = preprocess(decode_image(data, "it"))
     engine = OnnxRuntimeEngine(classifier / "model.int8.ort.onnx", threads=1)
     logits = engine.run({engine.inputs[0]: pixels[None]})[engine.outputs[0]][0]

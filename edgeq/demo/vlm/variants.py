@@ -23,7 +23,7 @@ from edgeq.families.modules import read_vlm
 from edgeq.files import read_json_object
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
 from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.pipeline.vlm_reference import load_reference, reference_prompt
 from edgeq.plan.precision import Precision, Rule
@@ -165,7 +165,7 @@ def _int8_vision(model: Path, bundle: Path, photographs: Path, threads: int | No
     graph = bundle / VISION_FP32
     loaded = load_onnx(graph)
     plan = plan_classifier(loaded, rules=(_CONNECTOR,))
-    preprocess = Preprocess.from_config(read_json_object(model / "preprocessor_config.json"))
+    preprocess = read_preprocess(read_json_object(model / "preprocessor_config.json"))
     tensors = calibrated_tensors(loaded, plan)
     scales, _ = calibrate(graph, tensors, ImageSet.open(photographs), preprocess, threads=threads)
     made: onnx.ModelProto = lower(loaded, plan, scales, USUAL, pixels=PixelInput.of(preprocess))

@@ -12,6 +12,7 @@ from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 
 __all__ = ["ModelSource", "download", "open_model"]
 
@@ -184,7 +185,7 @@ def _read_preprocess(directory: Path) -> Preprocess:
             expected="the file that came with the model, or the values it was trained with",
             next_step="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224 (with the model's own values)",
         )
-    return Preprocess.from_config(read_json_object(path))
+    return read_preprocess(read_json_object(path))
 
 
 def _architectures(config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:

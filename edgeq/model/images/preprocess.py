@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -78,18 +78,6 @@ class Preprocess:
             raise ModelError(f"preprocessing has mean {list(self.mean)}, expected three finite numbers")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """Read what a `preprocessor_config.json` says, with the defaults of its image processor for what it leaves out.
-
-        Raises:
-            ModelError: a value is wrong, the image processor is not known, or a key changes the pixels in a way that is
-                not understood.
-        """
-        from edgeq.model.images.preprocess_config import read_config
-
-        return read_config(config)
-
-    @classmethod
     def from_flags(cls, mean: Sequence[float], std: Sequence[float], size: tuple[int, int]) -> Preprocess:
         """For a model without `preprocessor_config.json`: resize to `size` (bilinear), divide by 255, normalize.
 
@@ -116,10 +104,28 @@ class Preprocess:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """A `preprocessor_config.json` which says the same; `from_config` reads it back to an equal value."""
-        from edgeq.model.images.preprocess_config import write_config
+        """A `preprocessor_config.json` with every key spelled out.
 
-        return write_config(self)
+        `edgeq.model.images.preprocess_config.read_preprocess` makes an equal value of it, transformers the same pixels.
+        """
+        plain = not self.rescale_offset and not self.include_top
+        size = {"height": self.height, "width": self.width}
+        config: dict[str, Any] = {
+            "image_processor_type": "ViTImageProcessor" if plain else "EfficientNetImageProcessor",
+            "do_resize": self.resize is not None,
+            "size": _size_config(self.resize) or size,
+            "resample": self.resample,
+            "do_center_crop": self.center_crop,
+            "crop_size": size,
+            "do_rescale": True,
+            "rescale_factor": self.scale,
+            "do_normalize": bool(self.std),
+        }
+        if self.std:
+            config |= {"image_mean": list(self.mean), "image_std": list(self.std)}
+        if not plain:
+            config |= {"rescale_offset": self.rescale_offset, "include_top": self.include_top}
+        return config
 
     @property
     def digest(self) -> str:
@@ -170,6 +176,13 @@ class Preprocess:
         if self.include_top:
             result = result / _column(self.std)
         return result
+
+
+def _size_config(resize: tuple[int, int] | int | None) -> dict[str, int] | None:
+    """`size` for a resizing step; None when there is no such step."""
+    if isinstance(resize, tuple):
+        return {"height": resize[0], "width": resize[1]}
+    return None if resize is None else {"shortest_edge": resize}
 
 
 def _edges(resize: tuple[int, int] | int | None) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""`preprocessor_config.json` of Hugging Face image processors, read into a Preprocess and written from one.
+"""`preprocessor_config.json` of Hugging Face image processors, read into a Preprocess.
 
 What a config leaves out has the default of its image processor's class (preprocess_defaults.py). A key that is not
 known and is not off is refused: nobody can tell whether it changes the pixels.
@@ -13,14 +13,19 @@ from edgeq.errors import ModelError
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_defaults import BILINEAR, DEFAULTS, OWN, SETTINGS, STEPS, WITHOUT_EFFECT
 
-__all__ = ["read_config", "write_config"]
+__all__ = ["read_preprocess"]
 
 _WARPS_FROM = 384  # ConvNext: from this size on, images are warped to a square instead of cropped
 _FLAGS = "give --mean, --std and --size instead, which replace the file"
 
 
-def read_config(config: Mapping[str, Any]) -> Preprocess:
-    """The Preprocess a config describes; raises ModelError where it is wrong, incomplete or not understood."""
+def read_preprocess(config: Mapping[str, Any]) -> Preprocess:
+    """Read what a `preprocessor_config.json` says, with the defaults of its image processor for what it leaves out.
+
+    Raises:
+        ModelError: a value is wrong, the image processor is not known, or a key changes the pixels in a way that is not
+            understood.
+    """
     processor = _processor(config)
     settings = _settings(config, processor)
     _refuse_unknown(config, processor)
@@ -44,35 +49,6 @@ def read_config(config: Mapping[str, Any]) -> Preprocess:
         std=std,
         include_top=normalize and again,
     )
-
-
-def write_config(preprocess: Preprocess) -> dict[str, Any]:
-    """A config with every key spelled out: `read_config` makes an equal value of it, transformers the same pixels."""
-    plain = not preprocess.rescale_offset and not preprocess.include_top
-    size = {"height": preprocess.height, "width": preprocess.width}
-    config: dict[str, Any] = {
-        "image_processor_type": "ViTImageProcessor" if plain else "EfficientNetImageProcessor",
-        "do_resize": preprocess.resize is not None,
-        "size": _size_config(preprocess.resize) or size,
-        "resample": preprocess.resample,
-        "do_center_crop": preprocess.center_crop,
-        "crop_size": size,
-        "do_rescale": True,
-        "rescale_factor": preprocess.scale,
-        "do_normalize": bool(preprocess.std),
-    }
-    if preprocess.std:
-        config |= {"image_mean": list(preprocess.mean), "image_std": list(preprocess.std)}
-    if not plain:
-        config |= {"rescale_offset": preprocess.rescale_offset, "include_top": preprocess.include_top}
-    return config
-
-
-def _size_config(resize: tuple[int, int] | int | None) -> dict[str, int] | None:
-    """`size` for a resizing step; None when there is no such step."""
-    if isinstance(resize, tuple):
-        return {"height": resize[0], "width": resize[1]}
-    return None if resize is None else {"shortest_edge": resize}
 
 
 def _settings(config: Mapping[str, Any], processor: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import ArtifactError, EdgeqError
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries, ClassCanaries
 from edgeq.runtime.canary.files import read_array, read_picture
 from edgeq.runtime.vlm.prompt import Prompter
@@ -124,7 +125,7 @@ def _of_classifier(bundle: Path, manifest: Manifest) -> CanarySet:
     fp32, int8 = read_array(folder / listed.fp32_logits), read_array(folder / listed.int8_logits)
     for name, logits in ((listed.fp32_logits, fp32), (listed.int8_logits, int8)):
         _expect(folder / name, logits.shape, (count, len(manifest.labels) or fp32.shape[1]))
-    preprocess = Preprocess.from_config(read_json_object(bundle / _PREPROCESS))
+    preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
     known = []
     for number, canary in enumerate(listed.canaries):
         picture = read_picture(folder / canary.image)

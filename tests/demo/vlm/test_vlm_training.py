@@ -26,7 +26,7 @@ from edgeq.demo.vlm.tokens import prompt
 from edgeq.demo.vlm.train import main, run, train
 from edgeq.demo.vlm.training import Settings, Training, begin
 from edgeq.errors import InputError, OutputError
-from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 
 QUICK = Settings(scenes=12, steps=4, sorting=0.5, sorting_batch=4, report_batch=4, threads=1)
 VOCABULARY = 576
@@ -194,7 +194,7 @@ def test_the_files_hold_the_weights_in_half_precision(tmp_path: Path) -> None:
     assert stored.keys() == trained.keys()
     assert all(stored[name].equal(weight.half().float()) for name, weight in trained.items())
     preprocessor = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    read = Preprocess.from_config(preprocessor)
+    read = read_preprocess(preprocessor)
     assert (read.height, read.width, read.resize, read.center_crop) == (SIZE, SIZE, (SIZE, SIZE), False)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from edgeq.errors import ImageError, ModelError
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -127,7 +128,7 @@ def theirs(config: dict[str, Any], image: Image.Image) -> Any:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_pixels_are_those_of_transformers(photos: list[Image.Image], name: str) -> None:
     pytest.importorskip("transformers")
-    preprocess = Preprocess.from_config(CONFIGS[name])
+    preprocess = read_preprocess(CONFIGS[name])
     for image in photos:
         pixels, expected = preprocess(image), theirs(CONFIGS[name], image)
         assert pixels.shape == expected.shape == (3, preprocess.height, preprocess.width)
@@ -138,8 +139,8 @@ def test_the_pixels_are_those_of_transformers(photos: list[Image.Image], name: s
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_written_is_read_back_equal(name: str) -> None:
-    preprocess = Preprocess.from_config(CONFIGS[name])
-    again = Preprocess.from_config(json.loads(json.dumps(preprocess.to_config())))
+    preprocess = read_preprocess(CONFIGS[name])
+    again = read_preprocess(json.loads(json.dumps(preprocess.to_config())))
     assert again == preprocess
     assert again.digest == preprocess.digest
 
@@ -147,21 +148,21 @@ def test_a_config_written_is_read_back_equal(name: str) -> None:
 @pytest.mark.parametrize("name", ["convnext 224", "efficientnet top", "clip old", "poolformer"])
 def test_transformers_reads_a_written_config_likewise(photos: list[Image.Image], name: str) -> None:
     pytest.importorskip("transformers")
-    preprocess = Preprocess.from_config(CONFIGS[name])
+    preprocess = read_preprocess(CONFIGS[name])
     for image in photos[:2]:
         assert np.abs(preprocess(image) - theirs(preprocess.to_config(), image)).max() <= TOLERANCE
 
 
 def test_digests_are_equal_exactly_where_the_steps_are() -> None:
-    made = [Preprocess.from_config(config) for config in CONFIGS.values()]
+    made = [read_preprocess(config) for config in CONFIGS.values()]
     assert all((one.digest == other.digest) == (one == other) for one in made for other in made)
-    assert Preprocess.from_config(CONFIGS["clip defaults"]) == Preprocess.from_config(CONFIGS["bit defaults"])
-    assert Preprocess.from_config(CONFIGS["vit defaults"]) != Preprocess.from_config(CONFIGS["pvt"])
+    assert read_preprocess(CONFIGS["clip defaults"]) == read_preprocess(CONFIGS["bit defaults"])
+    assert read_preprocess(CONFIGS["vit defaults"]) != read_preprocess(CONFIGS["pvt"])
 
 
 def test_the_cifar_config_takes_32_by_32_only(shared_data: Path) -> None:
     config = json.loads((shared_data / "cifar10-resnet20" / "preprocessor_config.json").read_text())
-    preprocess = Preprocess.from_config(config)
+    preprocess = read_preprocess(config)
     assert (preprocess.height, preprocess.width) == (32, 32)
     image = Image.new("RGB", (32, 32), (255, 0, 51))
     expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
@@ -177,7 +178,7 @@ def test_flags_resize_and_normalize() -> None:
     np.testing.assert_allclose(
         pixels[:, 0, 0], [(1 - mean) / std for mean, std in zip(MEAN, STD, strict=True)], rtol=1e-6
     )
-    assert Preprocess.from_config(preprocess.to_config()) == preprocess
+    assert read_preprocess(preprocess.to_config()) == preprocess
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_impossible_flags_are_refused(mean: list[float], std: list[float], size:
 )
 def test_a_config_that_is_wrong_or_not_understood_is_refused_by_name(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelError, match=named):
-        Preprocess.from_config({"image_processor_type": "ViTImageProcessor", **change})
+        read_preprocess({"image_processor_type": "ViTImageProcessor", **change})
 
 
 def test_a_config_without_a_type_must_say_everything() -> None:
@@ -255,19 +256,19 @@ def test_a_config_without_a_type_must_say_everything() -> None:
         "image_std": STD,
     }
     with pytest.raises(ModelError, match="does not say size"):
-        Preprocess.from_config(config)
+        read_preprocess(config)
     complete = {**config, "size": 224, "resample": 2}
-    assert Preprocess.from_config(complete) == Preprocess.from_flags(MEAN, STD, (224, 224))
+    assert read_preprocess(complete) == Preprocess.from_flags(MEAN, STD, (224, 224))
     with pytest.raises(ModelError, match="does not say do_resize, do_rescale, do_normalize"):
-        Preprocess.from_config({})
+        read_preprocess({})
 
 
 def test_sizes_that_the_config_must_give_are_not_taken_from_a_default() -> None:
     with pytest.raises(ModelError, match="does not say size"):
-        Preprocess.from_config({"image_processor_type": "ViTImageProcessor", "do_resize": False})
+        read_preprocess({"image_processor_type": "ViTImageProcessor", "do_resize": False})
 
 
 def test_a_very_long_image_is_refused_rather_than_blown_up() -> None:
-    preprocess = Preprocess.from_config(CONFIGS["clip defaults"])
+    preprocess = read_preprocess(CONFIGS["clip defaults"])
     with pytest.raises(ImageError, match="too large"):
         preprocess(Image.new("RGB", (300_000, 1)))
