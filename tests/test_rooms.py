@@ -7,7 +7,7 @@ import importlib
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -150,6 +150,22 @@ def loaded_at_once(package: Path) -> dict[str, set[str]]:
     return found
 
 
+def loaded_at_all(package: Path) -> dict[str, set[str]]:
+    """What each module but the package itself imports, in functions too; not what is for type checking only."""
+    known = modules(package)
+    found = {}
+    for module, file in known.items():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        checked = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        ]
+        for node in checked:
+            node.body = []
+        found[module] = set(imported(tree, module, known)) - {module, package.name}
+    found.pop(package.name, None)
+    return found
+
+
 def test_a_room_imports_only_rooms_above_it() -> None:
     assert violations(PACKAGE) == []
 
@@ -159,9 +175,10 @@ def test_a_folder_can_be_scanned() -> None:
     assert {str(folder.relative_to(PACKAGE)): count for folder, count in folders.items() if count > MOST_FILES} == {}
 
 
-def test_no_module_is_loaded_in_a_circle() -> None:
+@pytest.mark.parametrize("graph", [loaded_at_once, loaded_at_all])
+def test_no_module_is_loaded_in_a_circle(graph: Callable[[Path], dict[str, set[str]]]) -> None:
     try:
-        TopologicalSorter(loaded_at_once(PACKAGE)).prepare()
+        TopologicalSorter(graph(PACKAGE)).prepare()
     except CycleError as error:
         pytest.fail(f"circle: {error.args[1]}")
 
@@ -212,6 +229,15 @@ def test_a_circle_inside_a_room_is_caught(tmp_path: Path) -> None:
     (package / "model" / "source.py").write_text("from edgeq.model.pictures import ImageSet")
     with pytest.raises(CycleError):
         TopologicalSorter(loaded_at_once(package)).prepare()
+
+
+def test_a_circle_through_a_function_is_caught(tmp_path: Path) -> None:
+    package = _made_up(tmp_path)
+    (package / "model" / "pictures.py").write_text("def late():\n    from edgeq.model.source import open_model")
+    (package / "model" / "source.py").write_text("from edgeq.model.pictures import ImageSet")
+    TopologicalSorter(loaded_at_once(package)).prepare()
+    with pytest.raises(CycleError):
+        TopologicalSorter(loaded_at_all(package)).prepare()
 
 
 def test_the_device_half_needs_no_workshop_package() -> None:
