@@ -134,7 +134,7 @@ def make_variants(
         BundleVariant("all NF4", "NF4", "NF4", narrow_bytes, Clocked(narrow)),
         BundleVariant("edgeq", "FP16", "NF4", prepared.vision_bytes + language, Clocked(vlm)),
         BundleVariant(
-            "INT8+NF4",
+            "INT8",
             "INT8",
             "NF4",
             int8_vision_bytes + language,
