@@ -12,7 +12,7 @@ from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
 from edgeq.old_names import current_keys
 
-__all__ = ["MAX_ARTIFACT_BYTES", "Artifact"]
+__all__ = ["MAX_ARTIFACT_BYTES", "Artifact", "Versioned"]
 
 MAX_ARTIFACT_BYTES: Final = 256 * 1024 * 1024
 """A larger file is not read at all."""
@@ -20,7 +20,16 @@ MAX_ARTIFACT_BYTES: Final = 256 * 1024 * 1024
 _SHOWN = 300
 
 
-class Artifact(BaseModel):
+class Versioned(BaseModel):
+    """What has a field `version`: names of the release before are read as well (`edgeq.old_names`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_current_names(cls, values: Any) -> Any:
+        return current_keys(values)
+
+
+class Artifact(Versioned):
     """A model with a field `version`, whose default is the one version that is read.
 
     Attributes:
@@ -32,11 +41,6 @@ class Artifact(BaseModel):
 
     otherwise: ClassVar[str]
     made_by: ClassVar[str] = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_current_names(cls, values: Any) -> Any:
-        return current_keys(values)
 
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""

@@ -19,7 +19,7 @@ from edgeq.errors import EngineError
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 from edgeq.tensorrt.memory import open_memory
 
-__all__ = ["Candidate", "find_engine", "graph_candidate", "open_candidate", "tensorrt_candidate"]
+__all__ = ["Candidate", "find_engine", "graph_candidate", "graph_for", "open_candidate", "tensorrt_candidate"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,19 @@ def open_candidate(
     """
     if backend.built:
         return tensorrt_candidate(bundle, manifest, store, file=file, quantization=quantization)
+    return graph_candidate(file or graph_for(bundle, graph, backend), backend, threads=threads)
+
+
+def graph_for(bundle: Path, graph: Path, backend: EngineBackend) -> Path:
+    """The graph that a backend runs of a bundle that was checked: the one made for it where it is there, else `graph`.
+
+    Args:
+        bundle: its directory.
+        graph: that the bundle runs otherwise.
+        backend: that runs it.
+    """
     own = bundle / backend.graph
-    listed = any(entry.name == backend.graph for entry in manifest.files)
-    return graph_candidate(file or (own if listed else graph), backend, threads=threads)
+    return own if own.exists() else graph
 
 
 def graph_candidate(graph: Path, backend: EngineBackend = DEFAULT, *, threads: int | None = None) -> Candidate:

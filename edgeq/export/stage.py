@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError
 
+from edgeq.artifact import Versioned
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, ExportError, ModelError
 from edgeq.export.batch import image_size, with_dynamic_batch
@@ -30,7 +31,6 @@ from edgeq.files import atomic_write, sha256_file
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.components import name_nodes
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
-from edgeq.old_names import current_keys
 from edgeq.plan.precision import ChannelEqualization
 
 __all__ = [
@@ -51,7 +51,7 @@ CONFIG = "config.json"
 EXPORT = "export.json"
 
 
-class ExportReport(BaseModel):
+class ExportReport(Versioned):
     """What the export stage did and proved.
 
     Attributes:
@@ -79,11 +79,6 @@ class ExportReport(BaseModel):
     parity: Parity
     channel_equalization: ChannelEqualization = "none"
     rescaled: Parity | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_current_names(cls, values: Any) -> Any:
-        return current_keys(values)
 
     @classmethod
     def load(cls, directory: Path) -> ExportReport:

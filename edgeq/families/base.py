@@ -59,6 +59,7 @@ __all__ = [
     "native_size",
     "patches_a_side",
     "plain",
+    "stated_cost",
 ]
 
 _DEFAULT_NATIVE: Final = (448, 448)
@@ -204,6 +205,16 @@ def patches_a_side(model: VlmDescription) -> int:
     """Patches along one side of a picture of the encoder's own size."""
     patch = model.vision["patch_size"]
     return native_size(model)[0] // int(patch[0] if isinstance(patch, list | tuple) else patch)
+
+
+def stated_cost(key: str) -> ImageRule:
+    """The rule of models that bring every image to one size and state its tokens under `key`, or take each patch."""
+
+    def cost(model: VlmDescription, _size: Size) -> ImageCost:
+        sequence = patches_a_side(model) ** 2
+        return ImageCost(tokens=int(model.config.get(key) or sequence), tiles=1, sequences=1, sequence=sequence)
+
+    return cost
 
 
 def class_token(model: VlmDescription) -> int:

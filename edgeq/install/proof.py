@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT, backend_of_graph, installed, require
+from edgeq.engine_store.candidate import graph_for
 from edgeq.engine_store.machine import ask_driver
 from edgeq.engine_store.run import build
 from edgeq.errors import EngineError
@@ -50,8 +51,8 @@ def canary_check(
         chosen = backend or backend_here(graph.name)
         if chosen.built:
             graph = build(bundle, engines, backend=chosen, progress=progress, say=say).engine
-        elif (bundle / chosen.graph).exists():
-            graph = bundle / chosen.graph
+        else:
+            graph = graph_for(bundle, graph, chosen)
         engine = chosen.open(graph, threads=threads)
         check_canaries(bundle, engine, answers=answers, threads=threads).raise_if_failed()
 

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from edgeq.artifact import Versioned
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
-from edgeq.old_names import current_keys
 
 __all__ = [
     "CHANNEL_EQUALIZATIONS",
@@ -131,7 +131,7 @@ class Decision(BaseModel):
     overruled: tuple[str, ...] = ()
 
 
-class PrecisionPlan(BaseModel):
+class PrecisionPlan(Versioned):
     """A decision for every layer of one model, in the model's order, and the rules that led to them.
 
     Attributes:
@@ -156,11 +156,6 @@ class PrecisionPlan(BaseModel):
     rules: tuple[Rule, ...] = ()
     allowed: dict[str, str] = Field(default_factory=dict)
     decisions: tuple[Decision, ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_current_names(cls, values: Any) -> Any:
-        return current_keys(values)
 
     @model_validator(mode="after")
     def _each_name_once(self) -> PrecisionPlan:
