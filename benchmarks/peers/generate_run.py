@@ -43,12 +43,12 @@ def _answer(vlm: VisionLanguageModel, asked: dict[str, Any]) -> dict[str, Any]:
     start, clock, settings = time.perf_counter(), _Clock(), vlm.prompter.settings
     image = decode_image(Path(asked["image"]).read_bytes(), "the image")
     pixels = vlm.prompter.pixels(image)
-    ids = vlm.prompter.ids(asked["question"], pixels.layout)
-    features = vlm.vision_encoder.encode(pixels.values)
-    words = vlm.language.embed(ids, vlm.language.to_device(features), settings.image_token_id)
+    prompt = vlm.prompter.prompt(asked["question"], [pixels.layout])
+    features = vlm.prompter.joined(vlm.vision_encoder.encode(pixels.feeds), pixels.layout)
+    words = vlm.language.piece(prompt, [vlm.language.to_device(features)], 0, len(prompt.ids)).embeddings
     said = vlm.language.model.generate(
         inputs_embeds=words,
-        max_new_tokens=min(asked["tokens"], settings.context - len(ids)),
+        max_new_tokens=min(asked["tokens"], settings.context - len(prompt.ids)),
         do_sample=False,
         eos_token_id=list(settings.stop),
         pad_token_id=settings.stop[0],

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
 from edgeq.export.tracing import quiet
-from edgeq.families.base import Between
 from edgeq.families.modules import read_vlm
 from edgeq.families.registry import exportable
 from edgeq.families.structure import find_parts
@@ -64,7 +63,7 @@ def load_vision_module(model: Path) -> VisionModule:
     roots = {parts.vision: vision, parts.connector[0]: joined}
     wanted = {f"{root}.{name}": value for root, part in roots.items() for name, value in part.state_dict().items()}
     _fill(wanted, model, _stored_names(whole, described.stored))
-    module = _joined(vision, joined, whole, graph.between)
+    module = graph.build(vision, joined, whole).eval()
     return VisionModule(described.model_type, module, sum(value.numel() for value in module.parameters()))
 
 
@@ -141,24 +140,3 @@ def _other_weights(model: Path, what: str) -> ModelError:
         causes=("a shard is missing", "only the language model was saved", "the checkpoint is quantized"),
         next_step="take config.json and the safetensors from the same, unquantized checkpoint",
     )
-
-
-def _joined(vision: torch.nn.Module, connector: torch.nn.Module, whole: Any, between: Between) -> torch.nn.Module:
-    """The two as one module in eval mode."""
-    import torch
-
-    encode = between(vision, whole)
-
-    class Joined(torch.nn.Module):
-        """Pixels to what the language model is given in the places of the image."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.vision, self.connector = vision, connector
-
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            """[pictures, 3, H, W] to [pictures, tokens, hidden]."""
-            features: torch.Tensor = self.connector(encode(pixel_values))
-            return features
-
-    return Joined().eval()

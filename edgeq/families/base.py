@@ -7,15 +7,15 @@ with a default, so that the other files stay as they are. In the order in which 
 1. `model_types`, `name`, `modules`: the `model_type` of config.json, and where transformers builds the three parts.
    edgeq finds the parts by structure; the names check what it found. Now `edgeq plan` counts parameters and weights.
 2. `image_cost`: tokens of an image, from configs and its size alone. Now `edgeq plan` shows the memory.
-3. `vision`: what is between pixels and connector, as torch traces it into one ONNX graph. Now the vision half is
-   exported, compared with transformers and put into FP16.
-4. `prompt`: what is written in the place of the image, which tokens see which, where positions begin. Now `prepare`
-   makes bundles, and `run` and `serve` answer.
+3. `vision`: encoder and connector as torch traces them into one ONNX graph, what of the image processor's result goes
+   into it, and how what comes out becomes the features of an image. Now the vision half is exported, compared with
+   transformers and put into FP16. Most families take `pictures`, which makes all of it of what is between the encoder
+   and the connector.
+4. `prompt`: how many places an image takes, what is written there, which tokens see which, where they stand. Now
+   `prepare` makes bundles, and `run` and `serve` answer.
 5. `language_classes`: only where AutoModelForCausalLM does not know the language half.
 
 Where edgeq cannot do 3 or 4, the field is `Unsupported`, whose reason the user reads; the file says it, not the caller.
-A graph with further inputs, tiles that are joined, positions in two dimensions or cross-attention states are fields of
-`VisionGraph` and `ImagePrompt` to come.
 
 The file is read on the device, too, which has no torch while it checks a bundle: torch and transformers are imported
 inside functions. Rules follow the processors and models of transformers 5, and the tests compare with these.
@@ -29,9 +29,13 @@ and `test_language.py`, which take a tiny model of each. `docs/extending/family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeq.families.tiles import Size
 
@@ -41,43 +45,114 @@ if TYPE_CHECKING:
     from edgeq.families.modules import VlmDescription
 
 __all__ = [
+    "FEATURES",
+    "PICTURES",
+    "PIXELS",
     "UNCUT",
+    "Arrays",
     "Between",
+    "Build",
+    "Cap",
+    "Config",
     "Encode",
     "Family",
+    "Given",
+    "GraphInput",
     "Grid",
     "ImageCost",
+    "ImageFeatures",
     "ImagePrompt",
     "ImageRule",
+    "Layout",
     "ModuleNames",
     "Places",
+    "Positions",
+    "Seen",
     "Unsupported",
     "VisionGraph",
+    "Whole",
     "any_size",
     "class_token",
+    "equal_pictures",
     "last_state",
     "native_size",
+    "one_picture",
+    "output_rows",
     "patches_a_side",
+    "patches_of",
+    "pictures",
     "plain",
-    "stated_cost",
+    "sequential",
+    "whole_pixels",
 ]
 
 _DEFAULT_NATIVE: Final = (448, 448)
 
 Grid = tuple[int, int]
-"""Rows and columns that an image was cut into."""
+"""Rows and columns that an image was cut into, or of its places in the prompt, as the family has it."""
 
 UNCUT: Final[Grid] = (0, 0)
 """The grid of an image that was not cut."""
 
-Places = Callable[[str, int, int, Grid], str]
-"""Image token, tokens of one picture, pictures of the image, grid -> the text that stands for the image."""
+PIXELS: Final = "pixel_values"
+"""The input of a graph that takes pictures, as transformers names it."""
+
+FEATURES: Final = "image_features"
+"""The first output of every vision graph."""
+
+Config = Mapping[str, Any]
+"""The whole model's config with every default that transformers fills in; `vision_config` and `text_config` in it."""
+
+Given = Mapping[str, Any]
+"""What transformers' image processor gave for one image, arrays of NumPy."""
+
+Arrays = dict[str, NDArray[Any]]
+"""Arrays of a graph by name."""
 
 Encode = Callable[["torch.Tensor"], "torch.Tensor"]
 """Pixels [pictures, 3, height, width] to what the connector is given; both float32."""
 
 Between = Callable[[Any, Any], Encode]
 """From the real encoder and the whole model without bytes."""
+
+Build = Callable[[Any, Any, Any], "torch.nn.Module"]
+"""From the real encoder, the real connector (None where it is inside the encoder) and the whole model, which has no
+bytes but for loose parameters of the connector (`image_newline`), to a module that takes a graph's inputs in their
+order and gives its outputs, a tensor or a tuple. Its children are called `vision` and `connector`."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of an image a prompt depends on. Two images of equal layout have the same prompt.
+
+    Attributes:
+        tokens: places in the prompt, each with the image token.
+        pictures: that the encoder is given.
+        patches: of one of them, which attend to each other.
+        grid: as the family has it.
+        size: height and width in pixels, where the family joins features by it.
+    """
+
+    tokens: int
+    pictures: int
+    patches: int
+    grid: Grid = UNCUT
+    size: Size = (0, 0)
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the language model is given of one image, float32.
+
+    Attributes:
+        places: for the places of the image, [tokens, hidden]; [0, hidden] where the image token keeps its embedding.
+        deepstack: added to the places behind the first layers, one [tokens, hidden] for each of those layers.
+        cross: what cross-attention looks at, [states, hidden]; None for models without.
+    """
+
+    places: NDArray[np.float32]
+    deepstack: tuple[NDArray[np.float32], ...] = ()
+    cross: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,41 +207,123 @@ class ModuleNames:
 
 
 @dataclass(frozen=True)
-class VisionGraph:
-    """A vision half as one graph: pixel_values [pictures, 3, height, width] to features [pictures, tokens, hidden].
+class GraphInput:
+    """An input of a vision graph.
 
     Attributes:
-        between: what is before the connector: which hidden state of the encoder is taken, whether the class token is
-            dropped, whether patches are merged. As `get_image_features` of transformers does it.
+        name: as transformers or the family names it.
+        free: axes whose length differs from image to image -> their names; two axes of one name have one length.
+        dtype: of its numbers.
+    """
+
+    name: str
+    free: Mapping[int, str]
+    dtype: Literal["float32", "int64"] = "float32"
+
+
+PICTURES: Final = (GraphInput(PIXELS, {0: "batch"}),)
+"""The input of a graph that takes pictures of one size, any number of them."""
+
+
+def _one_output(_config: Config) -> tuple[str, ...]:
+    return (FEATURES,)
+
+
+def _pixels(given: Given, _config: Config) -> Arrays:
+    """All pictures of an image, float32 [pictures, 3, height, width]."""
+    values = np.asarray(given[PIXELS], np.float32)
+    return {PIXELS: np.ascontiguousarray(values.reshape(-1, *values.shape[-3:]))}
+
+
+def _rows(made: Arrays, _layout: Layout, _config: Config) -> ImageFeatures:
+    """All pictures' features, one behind the other."""
+    found = made[FEATURES]
+    return ImageFeatures(found.reshape(-1, found.shape[-1]))
+
+
+@dataclass(frozen=True)
+class VisionGraph:
+    """A vision half as one graph.
+
+    Attributes:
+        build: encoder and connector as one module.
+        inputs: of the graph.
+        outputs: names of its outputs, the first `FEATURES`; each float32 [..., tokens, hidden] of the language model.
+        feeds: what the image processor gave for one image -> an array for each input. One image is one run.
+        join: outputs of that run, the image's layout -> what the language model is given.
+        pictures: the first axis of inputs and outputs are pictures that know nothing of each other.
         refused: the model's `vision_config` -> why an encoder that the family may have is not exported, or None.
     """
 
-    between: Between
+    build: Build
+    inputs: tuple[GraphInput, ...] = PICTURES
+    outputs: Callable[[Config], tuple[str, ...]] = _one_output
+    feeds: Callable[[Given, Config], Arrays] = _pixels
+    join: Callable[[Arrays, Layout, Config], ImageFeatures] = _rows
+    pictures: bool = True
     refused: Callable[[Mapping[str, Any]], str | None] = lambda _vision: None
+
+
+Places = Callable[[str, Layout], str]
+"""Image token, layout of the image -> the text that stands for the image."""
+
+Positions = Callable[[NDArray[np.int64], int, Sequence[Layout]], NDArray[np.int64]]
+"""Prompt [n], number of the image token, layouts of its images -> where each token stands, [n] or [axes, n]."""
+
+Whole = Callable[[Sequence[Given], NDArray[np.int64], int], Arrays]
+"""What the image processor gave for each image of a prompt, the prompt [n], number of the image token -> what the whole
+model of transformers is given beside `input_ids`, with a batch axis."""
+
+Seen = Callable[[NDArray[np.int64], int, Sequence[Layout], Config], NDArray[np.bool_]]
+"""Prompt [n], number of the image token, layouts, config -> the cross-attention states that each token looks at,
+[n, states]; a row of False for a token that stands before every image."""
+
+
+def whole_pixels(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
+    """The pixels of all images, as the processor has them, along their first axis."""
+    return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given])}
+
+
+def sequential(ids: NDArray[np.int64], _token: int, _layouts: Sequence[Layout]) -> NDArray[np.int64]:
+    """Positions that count up from 0, int64 [n]."""
+    return np.arange(len(ids), dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """How an image is put before the language model, which gets its features and nothing else of it.
+    """How images are put before the language model.
 
     Attributes:
-        places: what is written in the place of the image.
-        attention: `causal`, or `prompt` where all tokens of image and question see each other.
-        first_position: of the first token.
+        places: what is written in the place of an image.
+        layout: what the image processor gave for one image -> its layout.
+        attention: `causal`; `image` where the tokens of an image see each other as well; `prompt` where all tokens of
+            image and question do.
+        positions: where tokens stand. Those that are said stand behind the largest position of the prompt.
         processing: what the family's processor tells its image processor beside what the config says.
-        grid: what the image processor gave -> rows and columns that it cut the image into.
+        marker: what a chat template writes for an image, where that is not the image token: the name of the
+            tokenizer's attribute that holds it.
         template: the question goes through a chat template; otherwise it stands behind the image, with `<bos>` between
             them and a new line after it.
-        nested_pixels: the whole model takes pixels as [batch, pictures, 3, height, width], without the batch otherwise.
+        whole: what the whole model of transformers takes, for comparison.
+        cross: of a model that looks at images by cross-attention, which states each token sees.
+        most_images: in one conversation; None for as many as the context holds.
     """
 
     places: Places
-    attention: Literal["causal", "prompt"] = "causal"
-    first_position: int = 0
-    processing: Mapping[str, bool] = field(default_factory=dict)
-    grid: Callable[[Mapping[str, Any]], Grid] = lambda _given: UNCUT
+    layout: Callable[[Given, Config], Layout]
+    attention: Literal["causal", "image", "prompt"] = "causal"
+    positions: Positions = sequential
+    processing: Mapping[str, Any] = field(default_factory=dict)
+    marker: str | None = None
     template: bool = True
-    nested_pixels: bool = False
+    whole: Whole = whole_pixels
+    cross: Seen | None = None
+    most_images: int | None = None
+
+
+Cap = Callable[[dict[str, Any], dict[str, Any], int], None]
+"""Write a bound of an image's pixels or tiles into preprocessor_config.json and config.json, both as they lie in the
+model's directory; raises ValueError for a bound below what the model can do."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +339,7 @@ class Family:
         prompt: how an image is put before its language model, or why it cannot be run in two halves.
         language_classes: model type of a language half that AutoModelForCausalLM does not know -> its class in
             transformers.
+        caps: what the user may bound of an image, `pixels` or `tiles` -> how that is written into the configs.
     """
 
     name: str
@@ -191,35 +349,32 @@ class Family:
     vision: VisionGraph | Unsupported
     prompt: ImagePrompt | Unsupported
     language_classes: Mapping[str, str] = field(default_factory=dict)
+    caps: Mapping[Literal["pixels", "tiles"], Cap] = field(default_factory=dict)
 
 
-def native_size(model: VlmDescription) -> Size:
-    """The size that the encoder was made for, or 448 x 448 for one that takes any."""
-    size = model.vision.get("image_size")
+def native_size(vision: Mapping[str, Any]) -> Size:
+    """The size that an encoder with this `vision_config` was made for, or 448 x 448 for one that takes any."""
+    size = vision.get("image_size")
     if isinstance(size, int) and size > 0:
         return size, size
     return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else _DEFAULT_NATIVE
 
 
-def patches_a_side(model: VlmDescription) -> int:
+def patches_a_side(vision: Mapping[str, Any]) -> int:
     """Patches along one side of a picture of the encoder's own size."""
-    patch = model.vision["patch_size"]
-    return native_size(model)[0] // int(patch[0] if isinstance(patch, list | tuple) else patch)
+    patch = vision["patch_size"]
+    return native_size(vision)[0] // int(patch[0] if isinstance(patch, list | tuple) else patch)
 
 
-def stated_cost(key: str) -> ImageRule:
-    """The rule of models that bring every image to one size and state its tokens under `key`, or take each patch."""
-
-    def cost(model: VlmDescription, _size: Size) -> ImageCost:
-        sequence = patches_a_side(model) ** 2
-        return ImageCost(tokens=int(model.config.get(key) or sequence), tiles=1, sequences=1, sequence=sequence)
-
-    return cost
+def class_token(vision: Mapping[str, Any]) -> int:
+    """1 where an encoder with this `vision_config` has a class token before its patches."""
+    return int(vision["model_type"] in ("clip_vision_model", "internvl_vision"))
 
 
-def class_token(model: VlmDescription) -> int:
-    """1 where the encoder has a class token before its patches."""
-    return int(model.vision["model_type"] in ("clip_vision_model", "internvl_vision"))
+def patches_of(config: Config) -> int:
+    """Patches of a picture of the encoder's own size, which attend to each other, its class token included."""
+    vision = config["vision_config"]
+    return patches_a_side(vision) ** 2 + class_token(vision)
 
 
 def any_size(vision: Mapping[str, Any]) -> str | None:
@@ -227,16 +382,40 @@ def any_size(vision: Mapping[str, Any]) -> str | None:
     return "its Pixtral encoder takes images of any size" if vision.get("model_type") == "pixtral" else None
 
 
-def plain(token: str, tokens: int, pictures: int, _grid: Grid) -> str:
-    """Places of a family that writes the image's tokens, and nothing around them.
+def output_rows(made: Arrays) -> NDArray[np.float32]:
+    """All outputs of a vision graph, one behind the other, float32 [rows, hidden]: for comparison."""
+    return np.concatenate([np.asarray(value, np.float32).reshape(-1, value.shape[-1]) for value in made.values()])
+
+
+def plain(token: str, layout: Layout) -> str:
+    """Places of a family that writes the image's tokens, and nothing around them."""
+    return token * layout.tokens
+
+
+def one_picture(tokens: Callable[[Config], int]) -> ImageRule:
+    """The rule of a family that brings every image to one size; `tokens`: of that picture."""
+
+    def cost(model: VlmDescription, _size: Size) -> ImageCost:
+        return ImageCost(tokens=tokens(model.config), tiles=1, sequences=1, sequence=patches_of(model.config))
+
+    return cost
+
+
+def equal_pictures(
+    tokens: Callable[[Config], int], grid: Callable[[Given], Grid] = lambda _given: UNCUT
+) -> Callable[[Given, Config], Layout]:
+    """The layout of a family whose pictures all become as many tokens, one behind the other.
 
     Args:
-        token: that stands for one feature.
         tokens: of one picture.
-        pictures: that the image was cut into.
-        _grid: rows and columns of those; not looked at.
+        grid: rows and columns that the image processor cut the image into.
     """
-    return token * (tokens * pictures)
+
+    def layout(given: Given, config: Config) -> Layout:
+        pictures = math.prod(np.shape(given[PIXELS])[:-3])
+        return Layout(pictures * tokens(config), pictures, patches_of(config), grid(given))
+
+    return layout
 
 
 def last_state(encoder: Any, _whole: Any) -> Encode:
@@ -247,3 +426,34 @@ def last_state(encoder: Any, _whole: Any) -> Encode:
         return states
 
     return encode
+
+
+def pictures(between: Between, **fields: Any) -> VisionGraph:
+    """The graph of a family whose pictures go through encoder and connector each by itself.
+
+    Args:
+        between: what is before the connector: which hidden state of the encoder is taken, whether the class token is
+            dropped, whether patches are merged. As `get_image_features` of transformers does it.
+        fields: of the `VisionGraph`.
+    """
+
+    def build(vision: Any, connector: Any, whole: Any) -> torch.nn.Module:
+        import torch
+
+        encode = between(vision, whole)
+
+        class Joined(torch.nn.Module):
+            """Pixels to what the language model is given in the places of the image."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.vision, self.connector = vision, connector
+
+            def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+                """[pictures, 3, H, W] to [pictures, tokens, hidden]."""
+                features: torch.Tensor = self.connector(encode(pixel_values))
+                return features
+
+        return Joined()
+
+    return VisionGraph(build, **fields)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeq.families.base import (
+    PIXELS,
     UNCUT,
+    Arrays,
+    Config,
     Encode,
     Family,
+    Given,
     Grid,
     ImageCost,
     ImagePrompt,
+    Layout,
     ModuleNames,
-    VisionGraph,
+    equal_pictures,
     native_size,
     patches_a_side,
+    patches_of,
+    pictures,
 )
 from edgeq.families.tiles import Size, tiled
 
@@ -39,19 +47,23 @@ def _cost(model: VlmDescription, size: Size) -> ImageCost:
     rows, columns = tiled(size, edge, tile)
     if not model.preprocessor.get("do_image_splitting", True) or rows * columns == 1:
         rows = columns = 0
-    tiles, patches = rows * columns + 1, patches_a_side(model) ** 2
+    tiles = rows * columns + 1
     return ImageCost(
-        tokens=tiles * (patches // int(model.config["scale_factor"]) ** 2),
+        tokens=tiles * _tokens(model.config),
         tiles=tiles,
         sequences=tiles,
-        sequence=patches,
+        sequence=patches_of(model.config),
         markers=rows * (2 * columns + 1) + 3,
     )
 
 
+def _tokens(config: Config) -> int:
+    return patches_a_side(config["vision_config"]) ** 2 // int(config["scale_factor"]) ** 2
+
+
 def _edges(model: VlmDescription) -> Size:
     """The longest edge of the scaled image and the side of a tile; by default four tiles of the encoder's size."""
-    tile = (model.preprocessor.get("max_image_size") or {}).get("longest_edge") or native_size(model)[0]
+    tile = (model.preprocessor.get("max_image_size") or {}).get("longest_edge") or native_size(model.vision)[0]
     return (model.preprocessor.get("size") or {}).get("longest_edge") or 4 * tile, tile
 
 
@@ -92,9 +104,9 @@ def _positions(encoder: Any) -> torch.Tensor:
     return asked[0].clone()
 
 
-def _places(token: str, tokens: int, _pictures: int, grid: Grid) -> str:
+def _places(token: str, layout: Layout) -> str:
     """Each tile with its place, a new line after each row, and the whole picture last."""
-    frame, picture = "<fake_token_around_image>", token * tokens
+    frame, picture, grid = "<fake_token_around_image>", token * (layout.tokens // layout.pictures), layout.grid
     rows = [
         "".join(f"{frame}<row_{row}_col_{column}>{picture}" for column in range(1, grid[1] + 1)) + "\n"
         for row in range(1, grid[0] + 1)
@@ -102,11 +114,16 @@ def _places(token: str, tokens: int, _pictures: int, grid: Grid) -> str:
     return "".join(rows) + ("\n" if rows else "") + f"{frame}<global-img>{picture}{frame}"
 
 
-def _grid(given: Mapping[str, Any]) -> Grid:
+def _grid(given: Given) -> Grid:
     """As the image processor says it, when it is told to return it."""
     if "rows" not in given or "cols" not in given:
         return UNCUT
     return int(np.asarray(given["rows"]).flat[0]), int(np.asarray(given["cols"]).flat[0])
+
+
+def _whole(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
+    """All pictures of a prompt behind each other, [1, pictures, 3, height, width]."""
+    return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given], axis=1)}
 
 
 IDEFICS3: Final = Family(
@@ -114,6 +131,8 @@ IDEFICS3: Final = Family(
     model_types=("idefics3", "smolvlm"),
     modules=ModuleNames("model.vision_model", ("model.connector",), "model.text_model"),
     image_cost=_cost,
-    vision=VisionGraph(_between),
-    prompt=ImagePrompt(_places, processing={"return_row_col_info": True}, grid=_grid, nested_pixels=True),
+    vision=pictures(_between),
+    prompt=ImagePrompt(
+        _places, layout=equal_pictures(_tokens, _grid), processing={"return_row_col_info": True}, whole=_whole
+    ),
 )

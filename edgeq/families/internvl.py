@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.families.base import (
+    Config,
     Encode,
     Family,
-    Grid,
     ImageCost,
     ImagePrompt,
+    Layout,
     ModuleNames,
-    VisionGraph,
-    class_token,
+    equal_pictures,
     native_size,
-    patches_a_side,
+    patches_of,
+    pictures,
 )
 from edgeq.families.tiles import Size, nearest_grid
 
@@ -27,15 +28,19 @@ __all__ = ["INTERNVL"]
 
 
 def _cost(model: VlmDescription, size: Size) -> ImageCost:
-    """A grid of up to `max_patches` tiles whose shape is nearest to the image's, and a small picture of the whole."""
-    tiles = 1
-    if model.preprocessor.get("crop_to_patches", True):
-        least, most = int(model.preprocessor.get("min_patches", 1)), int(model.preprocessor.get("max_patches", 12))
-        columns, rows = nearest_grid(size, native_size(model)[0], least, most)
-        tiles = rows * columns + 1 if rows * columns > 1 else 1
-    sequence = patches_a_side(model) ** 2 + class_token(model)
-    tokens = tiles * int(model.config["image_seq_length"])
-    return ImageCost(tokens=tokens, tiles=tiles, sequences=tiles, sequence=sequence, markers=2)
+    """A grid of up to `max_patches` tiles whose shape is nearest to the image's, and a small picture of the whole.
+
+    What the preprocessor's config says of `crop_to_patches` is not asked: InternVLProcessor sets it.
+    """
+    least, most = int(model.preprocessor.get("min_patches", 1)), int(model.preprocessor.get("max_patches", 12))
+    columns, rows = nearest_grid(size, native_size(model.vision)[0], least, most)
+    tiles = rows * columns + 1 if rows * columns > 1 else 1
+    tokens = tiles * _tokens(model.config)
+    return ImageCost(tokens=tokens, tiles=tiles, sequences=tiles, sequence=patches_of(model.config), markers=2)
+
+
+def _tokens(config: Config) -> int:
+    return int(config["image_seq_length"])
 
 
 def _between(encoder: Any, whole: Any) -> Encode:
@@ -53,9 +58,14 @@ def _between(encoder: Any, whole: Any) -> Encode:
     return encode
 
 
-def _places(token: str, tokens: int, pictures: int, _grid: Grid) -> str:
+def _places(token: str, layout: Layout) -> str:
     """All tiles in one frame."""
-    return f"<img>{token * (tokens * pictures)}</img>"
+    return f"<img>{token * layout.tokens}</img>"
+
+
+def _capped(preprocessor: dict[str, Any], _config: dict[str, Any], most: int) -> None:
+    preprocessor["max_patches"] = most
+    preprocessor["min_patches"] = min(int(preprocessor.get("min_patches", 1)), most)
 
 
 INTERNVL: Final = Family(
@@ -63,6 +73,7 @@ INTERNVL: Final = Family(
     model_types=("internvl",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
-    vision=VisionGraph(_between),
-    prompt=ImagePrompt(_places, processing={"crop_to_patches": True}),
+    vision=pictures(_between),
+    prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing={"crop_to_patches": True}),
+    caps={"tiles": _capped},
 )

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.families.base import (
+    Config,
     Encode,
     Family,
     ImageCost,
     ImagePrompt,
     ModuleNames,
-    VisionGraph,
     any_size,
     class_token,
-    patches_a_side,
+    equal_pictures,
+    patches_of,
+    pictures,
     plain,
 )
 from edgeq.families.tiles import Size
@@ -30,9 +32,12 @@ def _cost(model: VlmDescription, _size: Size) -> ImageCost:
     """Every image at the encoder's size. The default strategy drops the class token."""
     if any_size(model.vision):
         raise ValueError("the Pixtral encoder takes images of any size, and its rule is not known")
-    sequence = patches_a_side(model) ** 2 + class_token(model)
-    dropped = class_token(model) if model.config["vision_feature_select_strategy"] == "default" else 0
-    return ImageCost(tokens=sequence - dropped, tiles=1, sequences=1, sequence=sequence)
+    return ImageCost(tokens=_tokens(model.config), tiles=1, sequences=1, sequence=patches_of(model.config))
+
+
+def _tokens(config: Config) -> int:
+    dropped = class_token(config["vision_config"]) if config["vision_feature_select_strategy"] == "default" else 0
+    return patches_of(config) - dropped
 
 
 def _between(encoder: Any, whole: Any) -> Encode:
@@ -55,6 +60,6 @@ LLAVA: Final = Family(
     model_types=("llava",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
-    vision=VisionGraph(_between, refused=any_size),
-    prompt=ImagePrompt(plain),
+    vision=pictures(_between, refused=any_size),
+    prompt=ImagePrompt(plain, layout=equal_pictures(_tokens)),
 )

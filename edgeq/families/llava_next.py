@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeq.families.base import (
+    FEATURES,
+    PIXELS,
+    Arrays,
+    Config,
+    Encode,
     Family,
+    Given,
     ImageCost,
+    ImageFeatures,
+    ImagePrompt,
+    Layout,
     ModuleNames,
-    Unsupported,
+    VisionGraph,
+    any_size,
     class_token,
     native_size,
     patches_a_side,
+    patches_of,
+    plain,
 )
 from edgeq.families.tiles import Size, best_resolution, shrunk, without_padding
 
 if TYPE_CHECKING:
+    import torch
+
     from edgeq.families.modules import VlmDescription
 
 __all__ = ["LLAVA_NEXT"]
@@ -23,14 +41,135 @@ __all__ = ["LLAVA_NEXT"]
 
 def _cost(model: VlmDescription, size: Size) -> ImageCost:
     """Padding is cut off, each row ends with a newline token; OneVision shrinks a large grid."""
-    side, base = patches_a_side(model), native_size(model)[0]
-    best = best_resolution(size, model.config["image_grid_pinpoints"])
-    rows, columns = without_padding(size, side * (best[0] // base), side * (best[1] // base))
-    rows, columns = shrunk(rows, columns, side, model.config.get("vision_aspect_ratio"))
-    tiles = (best[0] // base) * (best[1] // base) + 1
-    whole = side**2 + (class_token(model) if model.config["vision_feature_select_strategy"] == "full" else 0)
-    sequence = side**2 + class_token(model)
-    return ImageCost(tokens=rows * (columns + 1) + whole, tiles=tiles, sequences=tiles, sequence=sequence)
+    rows, columns = _tile_grid(size, model.config)
+    tiles = rows * columns + 1
+    tokens = _tokens(size, model.config)
+    return ImageCost(tokens=tokens, tiles=tiles, sequences=tiles, sequence=patches_of(model.config))
+
+
+def _tile_grid(size: Size, config: Config) -> Size:
+    """Rows and columns of tiles."""
+    best, base = best_resolution(size, config["image_grid_pinpoints"]), native_size(config["vision_config"])[0]
+    return best[0] // base, best[1] // base
+
+
+def _kept(size: Size, config: Config) -> tuple[Size, Size]:
+    """Rows and columns of the grid's features without its padding, and what they are shrunk to."""
+    side, (rows, columns) = patches_a_side(config["vision_config"]), _tile_grid(size, config)
+    kept = without_padding(size, side * rows, side * columns)
+    return kept, shrunk(*kept, side, config.get("vision_aspect_ratio"))
+
+
+def _picture_tokens(config: Config) -> int:
+    """Features of one picture."""
+    vision = config["vision_config"]
+    classes = class_token(vision) if config["vision_feature_select_strategy"] == "full" else 0
+    return patches_a_side(vision) ** 2 + classes
+
+
+def _tokens(size: Size, config: Config) -> int:
+    rows, columns = _kept(size, config)[1]
+    return rows * (columns + 1) + _picture_tokens(config)
+
+
+def _layout(given: Given, config: Config) -> Layout:
+    height, width = (int(side) for side in np.asarray(given["image_sizes"]).reshape(-1)[-2:])
+    size = height, width
+    rows, columns = _tile_grid(size, config)
+    return Layout(_tokens(size, config), rows * columns + 1, patches_of(config), (rows, columns), size)
+
+
+def _build(vision: Any, connector: Any, whole: Any) -> torch.nn.Module:
+    """Behind the features of each picture stands `image_newline`, so that the graph holds it, too."""
+    import torch
+
+    encode = _between(vision, whole)
+
+    class Joined(torch.nn.Module):
+        """Pixels to features, and one row more."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision, self.connector = vision, connector
+            self.image_newline = torch.nn.Parameter(whole.model.image_newline.detach().clone(), requires_grad=False)
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            """[pictures, 3, H, W] to [pictures, tokens + 1, hidden]."""
+            features = self.connector(encode(pixel_values))
+            newline = torch.zeros_like(features[:, :1]) + self.image_newline
+            return torch.cat((features, newline), dim=1)
+
+    return Joined()
+
+
+def _between(encoder: Any, whole: Any) -> Encode:
+    """The hidden state that the config names, or several side by side; the default strategy drops the class token."""
+    import torch
+
+    layer, strategy = whole.config.vision_feature_layer, whole.config.vision_feature_select_strategy
+    layers, first = [layer] if isinstance(layer, int) else list(layer), int(strategy == "default")
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        states = encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
+        chosen = [states[index][:, first:] for index in layers]
+        return chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
+
+    return encode
+
+
+def _join(made: Arrays, layout: Layout, config: Config) -> ImageFeatures:
+    """The picture of the whole, then the tiles as one grid without its padding, a newline behind each row."""
+    features, newline = made[FEATURES][:, :-1], made[FEATURES][0, -1]
+    (rows, columns), side, hidden = layout.grid, patches_a_side(config["vision_config"]), features.shape[-1]
+    grid = features[1:, -(side**2) :].reshape(rows, columns, side, side, hidden)
+    grid = grid.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, hidden)
+    kept, small = _kept(layout.size, config)
+    top, left = (rows * side - kept[0]) // 2, (columns * side - kept[1]) // 2
+    grid = grid[top : top + kept[0], left : left + kept[1]]
+    if small != kept:
+        grid = _resized(grid, small)
+    lines = np.concatenate((grid, np.broadcast_to(newline, (len(grid), 1, hidden))), axis=1)
+    return ImageFeatures(np.concatenate((features[0], lines.reshape(-1, hidden))))
+
+
+def _resized(grid: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """Bilinear, between centres, as torch's `interpolate`.
+
+    Args:
+        grid: float32 [rows, columns, hidden].
+        size: rows and columns of the result.
+    """
+    for axis, target in enumerate(size):
+        length = grid.shape[axis]
+        at = (
+            (np.arange(target, dtype=np.float32) + np.float32(0.5)) * np.float32(length / target) - np.float32(0.5)
+        ).clip(0)
+        first = at.astype(np.int64)
+        part = (at - first).reshape([-1 if index == axis else 1 for index in range(3)]).astype(np.float32)
+        second = np.minimum(first + 1, length - 1)
+        grid = np.take(grid, first, axis) * (1 - part) + np.take(grid, second, axis) * part
+    return grid
+
+
+def _whole(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
+    """Pixels of all images, filled up to as many tiles; sizes say how many are real."""
+    pixels = [np.asarray(one[PIXELS], np.float32) for one in given]
+    most = max(one.shape[1] for one in pixels)
+    filled = [np.pad(one, ((0, 0), (0, most - one.shape[1]), (0, 0), (0, 0), (0, 0))) for one in pixels]
+    return {
+        PIXELS: np.concatenate(filled),
+        "image_sizes": np.concatenate([np.asarray(g["image_sizes"]) for g in given]),
+    }
+
+
+def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> None:
+    """Only grids of at most so many tiles, in both configs: processor and model choose from them."""
+    base = native_size(config["vision_config"])[0]
+    pinpoints = preprocessor.get("image_grid_pinpoints") or config["image_grid_pinpoints"]
+    left = [list(size) for size in pinpoints if (size[0] // base) * (size[1] // base) <= most]
+    if not left:
+        raise ValueError(f"no grid of at most {most} tiles is among image_grid_pinpoints")
+    preprocessor["image_grid_pinpoints"] = config["image_grid_pinpoints"] = left
 
 
 LLAVA_NEXT: Final = Family(
@@ -38,6 +177,7 @@ LLAVA_NEXT: Final = Family(
     model_types=("llava_next", "llava_onevision"),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
-    vision=Unsupported("the features of its tiles are cut and joined anew for each image size"),
-    prompt=Unsupported("an image becomes as many tokens as its size makes, and joining its tiles is not done here"),
+    vision=VisionGraph(_build, join=_join, refused=any_size),
+    prompt=ImagePrompt(plain, layout=_layout, whole=_whole),
+    caps={"tiles": _capped},
 )

@@ -19,7 +19,7 @@ from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.source import download
 from edgeq.model.images.image_set import ImageSet
 from edgeq.plan.memory import MemoryPlan
-from edgeq.runtime.vlm.prompt import PROCESSOR_FILES, find_image_token, load_tokenizer, render
+from edgeq.runtime.vlm.prompt import PROCESSOR_FILES, find_image_token, image_marker, load_tokenizer, render
 
 __all__ = ["copy_processor", "image_token", "model_directory", "take_photographs", "vlm_settings"]
 
@@ -52,7 +52,7 @@ def image_token(source: Path, model: VlmDescription) -> str:
     tokenizer = load_tokenizer(source)
     tokenizer.chat_template = tokenizer.chat_template or _old_template(source)
     token = find_image_token(tokenizer, _image_token_id(model))
-    render(tokenizer, image_prompt, token, "?")
+    render(tokenizer, image_prompt, image_marker(tokenizer, image_prompt, token), "?")
     return token
 
 

@@ -14,8 +14,8 @@ from edgeq.bundle.vision_report import VISION_FP32
 from edgeq.device import THIS_MACHINE, device_profile
 from edgeq.errors import InputError, ModelError, first_line
 from edgeq.export.tracing import quiet
+from edgeq.families.base import output_rows
 from edgeq.families.modules import VlmDescription
-from edgeq.families.registry import runnable
 from edgeq.pipeline.vlm_options import VlmOptions
 from edgeq.quality.answerer import Answerer
 from edgeq.quality.hf_answerer import HfAnswerer, Prompt
@@ -91,8 +91,8 @@ def make_canaries(
     for number, photograph in enumerate(photographs[: options.canaries]):
         image, features = f"{number}.png", f"{number}.npy"
         photograph.save(bundle / CANARIES / image)
-        seen = vision_encoder.encode(vlm.prompter.pixels(photograph).values)
-        np.save(bundle / CANARIES / features, _smallest(seen.reshape(-1, seen.shape[-1])))
+        seen = vision_encoder.encode(vlm.prompter.pixels(photograph).feeds)
+        np.save(bundle / CANARIES / features, _smallest(output_rows(seen)))
         answer = answerer.answer(photograph, question, options.max_new_tokens)
         canary = Canary(
             image=image, features=features, question=question, answer=answer.text, token_ids=answer.token_ids
@@ -122,15 +122,14 @@ def _free() -> int:
 
 def reference_prompt(prompter: Prompter) -> Prompt:
     """The bundle's prompts in the form that the whole model takes."""
-    image_prompt = runnable(prompter.settings.model_type)
+    image_prompt = prompter.image_prompt
 
     def prompt(image: Image.Image, question: str) -> Mapping[str, torch.Tensor]:
         import torch
 
         pixels = prompter.pixels(image)
-        ids = torch.from_numpy(prompter.ids(question, pixels.layout))[None]
-        values = torch.from_numpy(pixels.values)
-        given = {"input_ids": ids, "pixel_values": values[None] if image_prompt.nested_pixels else values}
-        return given if image_prompt.attention == "causal" else given | {"token_type_ids": torch.zeros_like(ids)}
+        ids = prompter.prompt(question, [pixels.layout]).ids
+        given = image_prompt.whole([pixels.given], ids, prompter.settings.image_token_id)
+        return {name: torch.from_numpy(np.asarray(value)) for name, value in (given | {"input_ids": ids[None]}).items()}
 
     return prompt

@@ -131,7 +131,7 @@ def plan_memory(
     """
     if context < 1 or batch < 1 or images < 0:
         raise InputError(f"a context of {context}, {images} images and a batch of {batch} make no request")
-    request = Workload(context=context, images=images, batch=batch, image_size=image_size or native_size(model))
+    request = Workload(context=context, images=images, batch=batch, image_size=image_size or native_size(model.vision))
     choice = by_name(precision) if isinstance(precision, Mapping) else precision
     weights = weigh(model, choice, double_quant=double_quant)
     image = image_cost(model, request.image_size)

@@ -134,7 +134,7 @@ def most_pictures(model: VlmDescription) -> int:
     Raises:
         ModelError: the family's rule is not known.
     """
-    height, width = native_size(model)
+    height, width = native_size(model.vision)
     sides = range(1, _MOST_TILES + 1)
     return max(image_cost(model, (rows * height, columns * width)).tiles for rows in sides for columns in sides)
 

@@ -15,8 +15,8 @@ from talk import write_processor
 from vlm import IMAGE_TOKEN, PREFIXES, tiny_vlm
 
 from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.families.base import output_rows
 from edgeq.families.modules import read_modules
-from edgeq.families.registry import runnable
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.write import write_nf4
 from edgeq.runtime.vlm.api import GenerationRequest
@@ -29,10 +29,15 @@ from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 __all__ = ["CONTEXT", "Glance", "Parts", "noise", "open_parts", "shared_parts"]
 
 CONTEXT = 96
+_TOKENS = {"idefics3": 1}
+"""Features of a picture, where that is not each of its four patches."""
 
 
 class Glance:
     """A simulated vision engine: each feature is a fixed random sum of the pixels.
+
+    Args:
+        tokens: of a picture.
 
     Attributes:
         runs: how often it ran.
@@ -40,22 +45,23 @@ class Glance:
         scale: of the features.
     """
 
-    inputs: tuple[str, ...] = ("pixels",)
-    outputs: tuple[str, ...] = ("features",)
+    inputs: tuple[str, ...] = ("pixel_values",)
+    outputs: tuple[str, ...] = ("image_features",)
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int = 4) -> None:
         self.runs, self.blind, self.scale = 0, -np.inf, 1.0
-        self._weights = np.random.default_rng(1).normal(0, 0.03, (3 * 28 * 28, 4 * 64)).astype(np.float32)
+        self._tokens = tokens
+        self._weights = np.random.default_rng(1).normal(0, 0.03, (3 * 28 * 28, tokens * 64)).astype(np.float32)
 
     def run(
         self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
         assert outputs is None
-        pixels = feeds["pixels"].reshape(len(feeds["pixels"]), -1)
+        pixels = feeds["pixel_values"].reshape(len(feeds["pixel_values"]), -1)
         if (pixels[:, 0] < self.blind).any():
             raise RuntimeError("too dark")
         self.runs += 1
-        return {"features": (self.scale * np.tanh(pixels @ self._weights)).reshape(-1, 4, 64)}
+        return {"image_features": (self.scale * np.tanh(pixels @ self._weights)).reshape(-1, self._tokens, 64)}
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,7 @@ class Parts:
 
     def features(self, image: Image.Image) -> NDArray[np.float32]:
         """What the language model gets of an image."""
-        found: NDArray[np.float32] = VisionEncoder(self.engine).encode(self.prompter.pixels(image).values)
-        return found.reshape(-1, found.shape[-1])
+        return output_rows(VisionEncoder(self.engine).encode(self.prompter.pixels(image).feeds))
 
 
 def open_parts(directory: Path, family: str = "llava") -> Parts:
@@ -101,8 +106,8 @@ def open_parts(directory: Path, family: str = "llava") -> Parts:
         context=CONTEXT,
         stop=(2,),
     )
-    language = open_language_model(directory / "nf4", runnable(family), threads=1)
-    return Parts(Prompter.open(directory / "whole", settings), language, Glance())
+    prompter = Prompter.open(directory / "whole", settings)
+    return Parts(prompter, open_language_model(directory / "nf4", prompter, threads=1), Glance(_TOKENS.get(family, 4)))
 
 
 _SHARED: dict[str, Parts] = {}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from edgeq.bundle.vlm_settings import LANGUAGE
 from edgeq.engine import Engine
-from edgeq.families.registry import runnable
 from edgeq.runtime.canary.canaries import Canary
 from edgeq.runtime.canary.canary_set import CanarySet, KnownCanary
 from edgeq.runtime.canary.report import AnswerCheck, CanaryReport
@@ -38,7 +37,7 @@ def ask_canaries(
     assert canaries.talk is not None, "only a vision-language model is asked"
     require_packages()
     prompter, listed = canaries.talk.prompter, canaries.talk.canaries
-    language = open_language_model(bundle / LANGUAGE, runnable(prompter.settings.model_type), threads=threads)
+    language = open_language_model(bundle / LANGUAGE, prompter, threads=threads)
     vlm = VisionLanguageModel(prompter, VisionEncoder(engine), language)
     checks = tuple(
         check.model_copy(update={"answer": _ask(vlm, known, canary, listed.max_new_tokens)})

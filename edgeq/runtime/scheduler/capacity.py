@@ -68,4 +68,6 @@ def find_capacity(figures: MemoryFigures, shape: KvShape, budget: int, *, slots:
 
 def memory_beside_kv(figures: MemoryFigures, question: TokenizedRequest) -> RequestMemory:
     """What a request needs beside its slot."""
-    return replace(request_memory(figures, len(question.ids), question.image_tokens, question.limit), kv=0)
+    return replace(
+        request_memory(figures, len(question.prompt.ids), question.prompt.image_tokens, question.limit), kv=0
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeq.errors import EdgeqError, InputError
 
-__all__ = ["BusyError", "ClosedError", "DeadlineError", "TooLargeError"]
+__all__ = ["BusyError", "ClosedError", "ContextError", "DeadlineError", "TooLargeError"]
 
 
 class TooLargeError(InputError):
@@ -21,6 +21,25 @@ class TooLargeError(InputError):
             next_step="ask for a shorter answer, in fewer words, or about a smaller image",
         )
         self.needed, self.budget = needed, budget
+
+
+class ContextError(InputError):
+    """A conversation leaves no room for an answer in the context (HTTP 413).
+
+    Args:
+        tokens: of the conversation.
+        image_tokens: of these, those of images.
+        context: tokens of a request at most, answer included.
+    """
+
+    def __init__(self, tokens: int, image_tokens: int, context: int) -> None:
+        images = f", {image_tokens:,} of them of images" if image_tokens else ""
+        super().__init__(
+            f"the conversation is too long: it takes {tokens:,} tokens{images}, and the context is {context:,}, "
+            "answer included",
+            next_step="ask in fewer words, or leave early messages or images out",
+        )
+        self.tokens, self.image_tokens, self.context = tokens, image_tokens, context
 
 
 class BusyError(EdgeqError):

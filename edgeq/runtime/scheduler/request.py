@@ -75,12 +75,12 @@ class ActiveRequest:
     @property
     def reach(self) -> int:
         """Tokens that it may come to."""
-        return len(self.question.ids) + self.question.limit
+        return len(self.question.prompt.ids) + self.question.limit
 
     @property
     def length(self) -> int:
         """Tokens with keys and values: all but the last that was said."""
-        return len(self.question.ids) + max(len(self.token_ids) - 1, 0) if self.token_ids else 0
+        return len(self.question.prompt.ids) + max(len(self.token_ids) - 1, 0) if self.token_ids else 0
 
     def begin(self, begun: FirstToken, now: float, counts: Counts) -> None:
         """Its prompt was read, and the first token given.
@@ -94,7 +94,7 @@ class ActiveRequest:
         self.first = self.last = now
         counts.first_tokens += 1
         counts.first_token_seconds += now - self.submitted
-        counts.prompt_tokens += len(self.question.ids)
+        counts.prompt_tokens += len(self.question.prompt.ids)
         self._add(begun.said, counts)
 
     def go_on(self, said: TokenEvent, now: float, counts: Counts) -> None:
@@ -114,8 +114,8 @@ class ActiveRequest:
         """Its end."""
         started, first = (now if moment is None else moment for moment in (self.started, self.first))
         usage = Usage(
-            prompt_tokens=len(self.question.ids),
-            image_tokens=self.question.image_tokens,
+            prompt_tokens=len(self.question.prompt.ids),
+            image_tokens=self.question.prompt.image_tokens,
             cached_tokens=self.cached_tokens,
             answer_tokens=len(self.token_ids),
             encoder_cache_hit=self.encoder_cache_hit,

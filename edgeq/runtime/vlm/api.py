@@ -12,7 +12,7 @@ from PIL import Image
 from edgeq.errors import InputError
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 
-__all__ = ["GREEDY", "EncodedImage", "GenerationRequest", "Role", "SamplingParams", "Turn"]
+__all__ = ["GREEDY", "IMAGE", "EncodedImage", "GenerationRequest", "ImagePlace", "Role", "SamplingParams", "Turn"]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -54,18 +54,40 @@ GREEDY: Final = SamplingParams()
 
 
 @dataclass(frozen=True)
+class ImagePlace:
+    """Where an image stands in a message."""
+
+
+IMAGE: Final = ImagePlace()
+"""The place of an image in a message."""
+
+
+@dataclass(frozen=True)
 class Turn:
     """One message of a conversation.
 
     Attributes:
         role: who says it.
-        text: what is said.
-        image: the image stands before the text; in one turn at most, and that a user's.
+        parts: what is said, texts and places of images in their order; images in a user's only.
     """
 
     role: Role
-    text: str
-    image: bool = False
+    parts: tuple[str | ImagePlace, ...]
+
+    @classmethod
+    def said(cls, role: Role, text: str, *, images: int = 0) -> Turn:
+        """A text, with as many images before it."""
+        return cls(role, (*([IMAGE] * images), text))
+
+    @property
+    def images(self) -> int:
+        """How many stand in it."""
+        return sum(isinstance(part, ImagePlace) for part in self.parts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those that are said."""
+        return tuple(part for part in self.parts if isinstance(part, str))
 
 
 @dataclass(frozen=True)
@@ -90,7 +112,7 @@ class GenerationRequest:
     """One request.
 
     Attributes:
-        image: in mode RGB, or a file; None for a conversation without one.
+        images: each in mode RGB or a file, in the order of their places in the conversation.
         turns: what was said, the last by the user.
         max_new_tokens: of the answer, at most.
         sampling: how its tokens are chosen.
@@ -100,7 +122,7 @@ class GenerationRequest:
         InputError: the turns do not fit together or to the image, or a number is out of range.
     """
 
-    image: Image.Image | EncodedImage | None = field(repr=False)
+    images: tuple[Image.Image | EncodedImage, ...] = field(repr=False)
     turns: tuple[Turn, ...]
     max_new_tokens: int = MAX_NEW_TOKENS
     sampling: SamplingParams = GREEDY
@@ -110,7 +132,7 @@ class GenerationRequest:
         """Check turns and numbers."""
         if self.max_new_tokens < 1:
             raise InputError(f"an answer of {self.max_new_tokens} tokens is none", expected="1 or more")
-        _check_turns(self.turns, self.image is not None)
+        _check_turns(self.turns, len(self.images))
         if len(self.stop) > _STOPS or not all(0 < len(text) <= _LONGEST_STOP for text in self.stop):
             raise InputError(
                 "these stop strings cannot be used",
@@ -136,18 +158,19 @@ class GenerationRequest:
             sampling: how tokens are chosen; greedily by default.
             stop: texts that end the answer.
         """
-        return cls(image, (Turn("user", question, image=True),), max_new_tokens, sampling, stop)
+        return cls((image,), (Turn.said("user", question, images=1),), max_new_tokens, sampling, stop)
 
 
-def _check_turns(turns: tuple[Turn, ...], image: bool) -> None:
+def _check_turns(turns: tuple[Turn, ...], images: int) -> None:
     if not turns or turns[-1].role != "user":
         raise InputError("nothing is asked", expected="a conversation whose last message is the user's")
     for turn in turns:
-        if not turn.text.strip():
+        if not any(text.strip() for text in turn.texts):
             raise InputError(f"a message of the {turn.role} is empty", expected="text in each message")
-    places = [turn.role for turn in turns if turn.image]
-    if places != (["user"] if image else []):
-        raise InputError(
-            f"the conversation has {len(places)} places for {'one image' if image else 'no image'}",
-            expected="an image stands in one message, and that the user's",
-        )
+        if turn.images and turn.role != "user":
+            raise InputError(
+                f"an image stands in a message of the {turn.role}", expected="images in the user's messages"
+            )
+    places = sum(turn.images for turn in turns)
+    if places != images:
+        raise InputError(f"the conversation has {places} places for {images} images", expected="a place for each image")

@@ -103,7 +103,7 @@ class BatchDecoder:
     ) -> None:
         self.slots, self.steps = slots, 0
         self.kept = LruCache(cache_bytes)
-        self._step = DecodeStep(language.model, language.image_prompt, slots, context)
+        self._step = DecodeStep(language.model, slots, context, language.cross_states)
         self._reader = Prefill(prompter, vision_encoder, language, self._step, self.kept)
         self._prompter = prompter
         self._answers: dict[int, _Answer] = {}
@@ -137,7 +137,7 @@ class BatchDecoder:
         self._answers[slot] = answer
         said = self._say(slot, token)
         if slot in self._answers:
-            self._step.occupy(slot, token, len(question.ids))
+            self._step.occupy(slot, token, len(question.prompt.ids), question.prompt.next_position)
         return FirstToken(said, read.cached_tokens, read.encoder_cache_hit)
 
     def step(self) -> list[TokenEvent]:

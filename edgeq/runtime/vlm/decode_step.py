@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from edgeq.families.base import ImagePrompt
 from edgeq.runtime.vlm.attention import ATTENTION
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.kv_cache import SlotCache, check_served, read_kv_shape
+from edgeq.runtime.vlm.piece import PromptPiece, model_inputs
 
 __all__ = ["DecodeStep"]
 
@@ -25,9 +25,9 @@ class DecodeStep:
 
     Args:
         model: transformers' causal language model, which from now on attends with `edgeq.runtime.vlm.attention`.
-        image_prompt: how an image is put before it.
         slots: sequences at once.
         context: tokens of each, at most.
+        cross_states: of an image, that cross-attention looks at; 0 for models without.
 
     Attributes:
         shape: what it keeps of a token.
@@ -37,11 +37,11 @@ class DecodeStep:
         ModelError: it cannot be served in slots.
     """
 
-    def __init__(self, model: Any, image_prompt: ImagePrompt, slots: int, context: int) -> None:
+    def __init__(self, model: Any, slots: int, context: int, cross_states: int = 0) -> None:
         check_served(model, context)
         self.shape = read_kv_shape(model)
         model.set_attn_implementation(ATTENTION)
-        self._model, self._image_prompt = model, image_prompt
+        self._model, self._cross_states = model, cross_states
         self.cache = SlotCache(self.shape, slots, context)
         self._kept = {cache_name(model): self.cache}
         self._hidden = float("-inf")
@@ -56,46 +56,37 @@ class DecodeStep:
             self.vacate(slot)
         self._forward = self._captured(self._eager)
 
-    def read(self, embeddings: torch.Tensor, slot: int, start: int, *, last: bool) -> torch.Tensor | None:
-        """Read a piece of one prompt into a slot.
-
-        Args:
-            embeddings: [1, n, hidden].
-            slot: that it goes to.
-            start: tokens that are there already.
-            last: the piece is the prompt's last.
+    def read(self, piece: PromptPiece, slot: int) -> torch.Tensor | None:
+        """Read a piece of one prompt into a slot, behind what is there already.
 
         Returns:
             Of the last piece, the logits of its last token, [1, vocabulary] in the model's dtype; else None.
         """
-        count = embeddings.shape[1]
-        self.cache.aim_at(slot, start)
-        model = self._model if last else self._model.base_model
-        first = start + self._image_prompt.first_position
+        self.cache.aim_at(slot, piece.start)
+        model = self._model if piece.last else self._model.model
         with torch.inference_mode():
             found = model(
-                inputs_embeds=embeddings,
-                attention_mask=self._reading_mask(start, count),
-                position_ids=torch.arange(first, first + count, device=embeddings.device)[None],
+                **model_inputs(self._model.config, piece),
                 **self._kept,
                 use_cache=True,
-                **({"logits_to_keep": 1} if last else {}),
+                **({"logits_to_keep": 1} if piece.last else {}),
             )
-        return found.logits[:, -1] if last else None
+        return found.logits[:, -1] if piece.last else None
 
-    def occupy(self, slot: int, token: int, length: int) -> None:
+    def occupy(self, slot: int, token: int, length: int, position: int) -> None:
         """Let a slot go on from the next step on.
 
         Args:
             slot: its number.
             token: that it is given first.
             length: tokens that it holds already, before that one.
+            position: of that token.
         """
-        self._place(slot, token, length, moving=1)
+        self._place(slot, token, length, position, moving=1)
 
     def vacate(self, slot: int) -> None:
         """A slot says nothing from now on: it computes one token over and over, in its first row."""
-        self._place(slot, 0, 0, moving=0)
+        self._place(slot, 0, 0, 0, moving=0)
 
     def forward(self) -> torch.Tensor:
         """Logits of each slot's next token, [slots, vocabulary] in the model's dtype; they stay until the next call."""
@@ -151,11 +142,11 @@ class DecodeStep:
 
         return replay
 
-    def _place(self, slot: int, token: int, length: int, *, moving: int) -> None:
+    def _place(self, slot: int, token: int, length: int, position: int, *, moving: int) -> None:
         with torch.inference_mode():
             self._seen[slot], self._moves[slot] = length + 1, moving
             self._tokens[slot] = token
-            self._positions[slot] = length + self._image_prompt.first_position
+            self._positions[slot] = position
             self._moving[slot] = moving
             self.cache.at[slot] = slot * self.cache.rows + length
             self._mask[slot].fill_(self._hidden)
@@ -164,11 +155,3 @@ class DecodeStep:
     def _row(self) -> torch.Tensor:
         """Of each slot's next token within its slot, int64 [slots, 1]."""
         return (self.cache.at % self.cache.rows)[:, None]
-
-    def _reading_mask(self, start: int, count: int) -> torch.Tensor | None:
-        """What each token of a piece may see, bool [1, 1, n, start + n]; None for those before it in a first piece."""
-        causal = self._image_prompt.attention == "causal"
-        if causal and start == 0:
-            return None
-        seen = torch.ones(count, start + count, dtype=torch.bool, device=self.shape.device)
-        return (seen.tril(start) if causal else seen)[None, None]

@@ -10,7 +10,7 @@ from PIL import Image
 from edgeq.runtime.vlm.lru_cache import LruCache
 
 if TYPE_CHECKING:
-    import torch
+    from edgeq.runtime.vlm.piece import ImageStates
 
 __all__ = ["FeatureCache", "image_digest"]
 
@@ -23,20 +23,17 @@ def image_digest(image: Image.Image) -> bytes:
 
 
 class FeatureCache:
-    """What the language model gets of an image, [places, hidden], where and as it takes it."""
+    """What the language model is given of an image, where and as it takes it."""
 
     def __init__(self, kept: LruCache) -> None:
         """Keep them in `kept`."""
         self._kept = kept
 
-    def get(self, digest: bytes) -> torch.Tensor | None:
-        """The features of the image with this digest, [places, hidden] in the model's dtype, if they are there.
-
-        They are not to be written to.
-        """
-        found: torch.Tensor | None = self._kept.get("features", digest)
+    def get(self, digest: bytes) -> ImageStates | None:
+        """Of the image with this digest, if it is there. It is not to be written to."""
+        found: ImageStates | None = self._kept.get("features", digest)
         return found
 
-    def put(self, digest: bytes, features: torch.Tensor) -> None:
-        """Keep them."""
-        self._kept.put("features", digest, features, features.nbytes)
+    def put(self, digest: bytes, states: ImageStates) -> None:
+        """Keep it."""
+        self._kept.put("features", digest, states, states.nbytes)

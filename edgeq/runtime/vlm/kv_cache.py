@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from edgeq.errors import ModelError
 from edgeq.runtime.vlm.cache_name import cache_name
 
-__all__ = ["KvShape", "SlotCache", "check_served", "read_kv_shape"]
+__all__ = ["KeptRows", "KvShape", "SlotCache", "check_served", "read_kv_shape"]
 
 _ROWS: Final = 64
 _DIMENSIONS: Final = 4  # batch, heads, tokens, width
@@ -159,6 +159,22 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return kept[:end].transpose(0, 1)[None]
 
 
+@dataclass(frozen=True)
+class KeptRows:
+    """Keys and values of some tokens, out of a slot.
+
+    Attributes:
+        rows: [layers, 2, tokens, heads, width] in the cache's dtype.
+    """
+
+    rows: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of it."""
+        return self.rows.nbytes
+
+
 class SlotCache(Cache):  # type: ignore[misc]
     """All layers' slots.
 
@@ -190,13 +206,21 @@ class SlotCache(Cache):  # type: ignore[misc]
         """The next passes write one token into each slot."""
         self._aim.slot, self._aim.start = None, 0
 
-    def copy_out(self, slot: int, tokens: int) -> torch.Tensor:
-        """A copy of a slot's first tokens, [layers, 2, tokens, heads, width] in the cache's dtype."""
-        return self._store[:, :, slot, :tokens].clone()
+    def copy_out(self, slot: int, start: int, end: int, *, cross: bool = False) -> KeptRows:
+        """A copy of some tokens of a slot.
 
-    def copy_in(self, slot: int, kept: torch.Tensor) -> None:
-        """Put what `copy_out` gave into a slot, from its first row on."""
-        self._store[:, :, slot, : kept.shape[2]] = kept
+        Args:
+            slot: its number.
+            start, end: rows.
+            cross: with what its cross-attention looks at.
+        """
+        assert not cross
+        return KeptRows(self._store[:, :, slot, start:end].clone())
+
+    def copy_in(self, slot: int, start: int, kept: KeptRows) -> None:
+        """Put what `copy_out` gave into a slot, from row `start` on."""
+        rows = kept.rows
+        self._store[:, :, slot, start : start + rows.shape[2]] = rows
 
     def clear(self, slot: int) -> None:
         """Zeros: after NaN, which a mask does not hide (0 x NaN is NaN)."""

@@ -16,24 +16,27 @@ from numpy.typing import NDArray
 
 from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError, first_line
-from edgeq.families.base import ImagePrompt
+from edgeq.families.base import Config, ImageFeatures, ImagePrompt
 from edgeq.files import read_json_object
 from edgeq.runtime.vlm.cache_name import cache_name
+from edgeq.runtime.vlm.prompt import Prompt, Prompter
 
 if TYPE_CHECKING:
     import torch
+
+    from edgeq.runtime.vlm.piece import CrossStates, ImageStates, PromptPiece
 
 __all__ = ["LanguageModel", "open_language_model", "release_memory", "require_packages"]
 
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "bitsandbytes")
 
 
-def open_language_model(directory: Path, image_prompt: ImagePrompt, *, threads: int | None = None) -> LanguageModel:
+def open_language_model(directory: Path, prompter: Prompter, *, threads: int | None = None) -> LanguageModel:
     """Load an NF4 checkpoint that `edgeq.quantize.nf4.write.write_nf4` made.
 
     Args:
         directory: the checkpoint.
-        image_prompt: how an image is put before it.
+        prompter: of the same bundle.
         threads: of torch, for the whole process; None leaves it as it is.
 
     Raises:
@@ -55,7 +58,7 @@ def open_language_model(directory: Path, image_prompt: ImagePrompt, *, threads: 
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
         reason = first_line(error)
         raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
-    made = LanguageModel(model.eval(), image_prompt)
+    made = LanguageModel(model.eval(), prompter.image_prompt, prompter.settings.image_token_id, prompter.config)
     release_memory()
     _leave_file(model)
     return made
@@ -130,17 +133,20 @@ class LanguageModel:
     Args:
         model: transformers' model, in eval mode; its 4-bit layers run as `edgeq.runtime.vlm.linear` has them from now
             on.
-        image_prompt: how an image is put before it.
+        image_prompt: how images are put before it.
+        image_token_id: which tokens are an image's.
+        config: of the whole model, with all defaults.
 
     Attributes:
         image_prompt: the same.
     """
 
-    def __init__(self, model: Any, image_prompt: ImagePrompt) -> None:
+    def __init__(self, model: Any, image_prompt: ImagePrompt, image_token_id: int, config: Config) -> None:
         from edgeq.runtime.vlm.linear import use_fast_kernels
 
         self._model = model
         self.image_prompt = image_prompt
+        self._image_token_id, self._config = image_token_id, config
         self._cache = cache_name(model)
         self._forward(input_ids=self._tensor([0])[None])
         use_fast_kernels(model)
@@ -150,27 +156,28 @@ class LanguageModel:
         """transformers' model, for a decoding of one's own; in one thread, as all else here."""
         return self._model
 
+    @property
+    def cross_states(self) -> int:
+        """States of an image that cross-attention looks at; 0 for models without."""
+        cross = self.image_prompt.cross
+        return 0 if cross is None else cross(np.zeros(0, np.int64), self._image_token_id, (), self._config).shape[1]
+
     def generate(
-        self,
-        ids: NDArray[np.int64],
-        features: NDArray[np.float32],
-        image_token_id: int,
-        *,
-        limit: int,
-        stop: Collection[int],
+        self, prompt: Prompt, images: Sequence[ImageFeatures], *, limit: int, stop: Collection[int]
     ) -> Iterator[int]:
         """The likeliest tokens one after another (greedy), the one that ends the answer included.
 
         Args:
-            ids: the prompt, int64 [n].
-            features: float32 [places, hidden], one for each image token in `ids`.
-            image_token_id: which tokens these are.
+            prompt: with its positions.
+            images: features of its images, in their order.
             limit: at most so many tokens.
             stop: tokens that end an answer.
         """
         import torch
 
-        found = self._read(self._embed(ids, features, image_token_id), len(ids), keep=1)
+        states = [self.to_device(image) for image in images]
+        found = self._read(prompt, states, (), keep=1)
+        cross = self._behind(prompt)
         for step in range(limit):
             token = int(found.logits[0, -1].to(torch.float32).argmax())
             yield token
@@ -178,77 +185,156 @@ class LanguageModel:
                 return
             found = self._forward(
                 input_ids=self._tensor([token])[None],
-                position_ids=self._positions(len(ids) + step, 1),
+                position_ids=self._tensor([[prompt.next_position + step]]),
+                **cross,
                 **{self._cache: getattr(found, self._cache)},
             )
 
-    def logits(
-        self, ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int, answer: Sequence[int]
-    ) -> NDArray[np.float32]:
+    def logits(self, prompt: Prompt, images: Sequence[ImageFeatures], answer: Sequence[int]) -> NDArray[np.float32]:
         """What it expects before each token of an answer that is forced: float32 [answer, vocabulary].
 
         Args:
-            ids, features, image_token_id: as for `generate`.
+            prompt, images: as for `generate`.
             answer: the tokens; at least one.
         """
         import torch
 
-        whole = np.concatenate([ids, np.asarray(answer[:-1], np.int64)])
-        found = self._read(self._embed(whole, features, image_token_id), len(ids), keep=len(answer))
+        states = [self.to_device(image) for image in images]
+        found = self._read(prompt, states, answer[:-1], keep=len(answer))
         logits: NDArray[np.float32] = found.logits[0].to(torch.float32).cpu().numpy()
         return logits
 
-    def to_device(self, features: Any) -> torch.Tensor:
-        """An image's features as the model takes them: [places, hidden], in its embeddings' dtype and on its device.
+    def to_device(self, features: ImageFeatures) -> ImageStates:
+        """An image's features as the model takes them: in its embeddings' dtype and on its device."""
+        from edgeq.runtime.vlm.piece import ImageStates
+
+        cross = features.cross
+        return ImageStates(
+            self._like_embeddings(features.places),
+            tuple(self._like_embeddings(level) for level in features.deepstack),
+            None if cross is None else self._like_embeddings(cross),
+        )
+
+    def piece(
+        self,
+        prompt: Prompt,
+        images: Sequence[ImageStates | None],
+        start: int,
+        end: int,
+        *,
+        continued: Sequence[int] = (),
+    ) -> PromptPiece:
+        """The tokens from `start` to `end` of a prompt, with all that goes with them.
 
         Args:
-            features: float32 [..., hidden]: an array, or what an engine left on the GPU (`DeviceTensor`, or any other
-                object with the CUDA Array Interface). That is copied on the GPU, where the engine writes over it at its
-                next run; it never goes through the host. Not yet run on a GPU.
-        """
-        import torch
-
-        if hasattr(features, "__cuda_array_interface__"):
-            found = torch.as_tensor(features, device=self._model.device).clone()
-        else:
-            found = torch.from_numpy(features)
-        return found.reshape(-1, found.shape[-1]).to(self._model.get_input_embeddings().weight)
-
-    def embed(self, ids: NDArray[np.int64], features: torch.Tensor | None, image_token_id: int) -> torch.Tensor:
-        """Embeddings [1, n, hidden] in the model's own dtype, with the features in the image's places.
-
-        Args:
-            ids: int64 [n].
-            features: from `to_device`, one for each image token in `ids`; None for none.
-            image_token_id: which tokens these are.
+            prompt: with its positions.
+            images: what the model is given of its images; None for one all of whose places are before `start`.
+            start, end: of the prompt's tokens.
+            continued: tokens that follow the prompt and are read with its last piece.
 
         Raises:
-            EngineError: there are more or fewer of them.
+            EngineError: there are more or fewer features than places.
         """
+        from edgeq.runtime.vlm.piece import PromptPiece
+
+        token = self._image_token_id
+        ids = np.concatenate([prompt.ids[start:end], np.asarray(continued, np.int64)])
+        behind = prompt.next_position + np.arange(len(continued), dtype=np.int64)
+        tail = np.broadcast_to(behind, (*prompt.positions.shape[:-1], len(behind)))
+        positions = np.concatenate([prompt.positions[..., start:end], tail], axis=-1)
+        states = self._standing(prompt, images, start, end)
+        places = self._tensor(np.concatenate([prompt.ids[start:end] == token, np.zeros(len(continued), bool)]))
+        return PromptPiece(
+            embeddings=self._embed(ids, [state.places for state in states if len(state.places)]),
+            start=start,
+            positions=self._tensor(positions),
+            last=end == len(prompt.ids),
+            blocks=self._blocks(prompt, end, len(continued)),
+            places=places,
+            deepstack=_levels(states),
+            cross=self._cross(prompt, images, start, end, len(continued)),
+        )
+
+    def _standing(
+        self, prompt: Prompt, images: Sequence[ImageStates | None], start: int, end: int
+    ) -> list[ImageStates]:
+        """What stands in a piece, image by image, cut to the places that are in it."""
+        token, found = self._image_token_id, []
+        first, last = (int((prompt.ids[:index] == token).sum()) for index in (start, end))
+        before = 0
+        for layout, image in zip(prompt.layouts, images, strict=True):
+            low, high = max(first - before, 0), min(last - before, layout.tokens)
+            before += layout.tokens
+            if low >= high:
+                continue
+            if image is None or len(image.places) not in (0, layout.tokens):
+                given = 0 if image is None else len(image.places)
+                raise EngineError(f"{layout.tokens} image tokens and {given} features do not go together")
+            found.append(image.cut(low, high))
+        return found
+
+    def _blocks(self, prompt: Prompt, end: int, continued: int) -> torch.Tensor | None:
+        """Which tokens see each other whatever their order, int64 [end + continued]; None for none."""
+        attention = self.image_prompt.attention
+        if attention == "causal":
+            return None
+        blocks = np.zeros(end + continued, np.int64)
+        if attention == "prompt":
+            blocks[:end] = 1
+        else:
+            places = np.flatnonzero(prompt.ids == self._image_token_id)
+            owners = np.repeat(np.arange(len(prompt.layouts)), [layout.tokens for layout in prompt.layouts]) + 1
+            blocks[places[places < end]] = owners[: int((places < end).sum())]
+        return self._tensor(blocks)
+
+    def _cross(
+        self, prompt: Prompt, images: Sequence[ImageStates | None], start: int, end: int, continued: int
+    ) -> CrossStates | None:
+        """What cross-attention looks at in a piece; None for other models, and for a prompt without an image."""
+        from edgeq.runtime.vlm.piece import CrossStates
+
+        if self.image_prompt.cross is None or not images:
+            return None
+        seen = self.image_prompt.cross(prompt.ids, self._image_token_id, prompt.layouts, self._config)
+        rows = np.concatenate([seen[start:end], np.repeat(seen[-1:], continued, axis=0)])
+        begins = bool(seen[:end].any()) and not bool(seen[:start].any())
+        (image,) = images
+        states = image.cross if begins and image is not None else None
+        return CrossStates(self._tensor(rows), states)
+
+    def _behind(self, prompt: Prompt) -> dict[str, Any]:
+        """What goes with each token behind a prompt whose image is looked at by cross-attention."""
+        from edgeq.runtime.vlm.piece import CrossStates, cross_inputs
+
+        if self.image_prompt.cross is None or not prompt.layouts:
+            return {}
+        seen = self.image_prompt.cross(prompt.ids, self._image_token_id, prompt.layouts, self._config)
+        return cross_inputs(CrossStates(self._tensor(seen[-1:])), self._model.dtype)
+
+    def _embed(self, ids: NDArray[np.int64], features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings [1, n, hidden] in the model's own dtype, with features in the places of images, if there are any."""
         import torch
 
         table = self._model.get_input_embeddings()
-        places, given = ids == image_token_id, 0 if features is None else len(features)
-        if int(places.sum()) != given:
-            raise EngineError(f"{int(places.sum())} image tokens and {given} features do not go together")
+        places = ids == self._image_token_id
         with torch.inference_mode():
-            words: torch.Tensor = table(self._tensor(np.where(places, 0, ids)))  # the image token may be beyond it
-            if features is None:
+            if not features:
+                words: torch.Tensor = table(self._tensor(ids))
                 return words[None]
-            return words.masked_scatter(self._tensor(places)[:, None], features.to(words))[None]
+            words = table(self._tensor(np.where(places, 0, ids)))  # the image token may be beyond it
+            return words.masked_scatter(self._tensor(places)[:, None], torch.cat(list(features)).to(words))[None]
 
-    def _embed(self, ids: NDArray[np.int64], features: NDArray[np.float32], image_token_id: int) -> torch.Tensor:
-        return self.embed(ids, self.to_device(features), image_token_id)
+    def _like_embeddings(self, features: NDArray[np.float32]) -> torch.Tensor:
+        import torch
 
-    def _read(self, embeddings: torch.Tensor, prompt: int, *, keep: int) -> Any:
+        return torch.from_numpy(features).to(self._model.get_input_embeddings().weight)
+
+    def _read(self, prompt: Prompt, states: Sequence[ImageStates], continued: Sequence[int], *, keep: int) -> Any:
         """The first pass, over all tokens at once; logits of the last `keep`."""
-        length = embeddings.shape[1]
-        return self._forward(
-            inputs_embeds=embeddings,
-            attention_mask=self._mask(length, prompt, embeddings.dtype),
-            position_ids=self._positions(0, length),
-            logits_to_keep=keep,
-        )
+        from edgeq.runtime.vlm.piece import model_inputs
+
+        piece = self.piece(prompt, states, 0, len(prompt.ids), continued=continued)
+        return self._forward(**model_inputs(self._model.config, piece), logits_to_keep=keep)
 
     def _forward(self, **inputs: Any) -> Any:
         import torch
@@ -256,25 +342,15 @@ class LanguageModel:
         with torch.inference_mode():
             return self._model(use_cache=True, **inputs)
 
-    def _positions(self, first: int, count: int) -> torch.Tensor | None:
-        """Positions [1, count]; None where they are what the model would count itself."""
-        if self.image_prompt.first_position == 0:
-            return None
-        start = first + self.image_prompt.first_position
-        return self._tensor(np.arange(start, start + count))[None]
-
-    def _mask(self, length: int, prompt: int, dtype: torch.dtype) -> torch.Tensor | None:
-        """What each token must not see, [1, 1, length, length]; None for all that come after it."""
-        import torch
-
-        if self.image_prompt.attention == "causal":
-            return None
-        seen = torch.ones(length, length, dtype=torch.bool).tril()
-        seen[:prompt, :prompt] = True
-        hidden = torch.zeros(length, length, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-        return hidden.to(self._model.device)[None, None]
-
     def _tensor(self, values: Any) -> torch.Tensor:
         import torch
 
         return torch.as_tensor(np.asarray(values), device=self._model.device)
+
+
+def _levels(states: Sequence[ImageStates]) -> tuple[torch.Tensor, ...]:
+    """Deepstack features of several images, one behind the other, for each layer."""
+    import torch
+
+    levels = zip(*(state.deepstack for state in states), strict=True)
+    return tuple(torch.cat(level) for level in levels)

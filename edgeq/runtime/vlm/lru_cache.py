@@ -50,6 +50,10 @@ class LruCache:
         self._values.move_to_end((kind, key))
         return found[0]
 
+    def touch(self, kind: Kind, key: Hashable) -> None:
+        """The value is now the most recently used; nothing is counted."""
+        self._values.move_to_end((kind, key))
+
     def put(self, kind: Kind, key: Hashable, value: Any, size: int) -> None:
         """Keep a value; others give way. One that is larger than the bound is not kept.
 

@@ -17,13 +17,13 @@ from edgeq.bundle.manifest import Manifest, read_manifest
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.engine import Engine
 from edgeq.errors import ArtifactError, InputError
-from edgeq.families.registry import runnable
+from edgeq.families.base import ImageFeatures
 from edgeq.quality.answerer import Answer
 from edgeq.runtime.vlm.language import LanguageModel, open_language_model, require_packages
-from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
-__all__ = ["MAX_NEW_TOKENS", "Reply", "VisionLanguageModel", "check_answers", "load_vlm", "open_vlm"]
+__all__ = ["MAX_NEW_TOKENS", "Reply", "VisionLanguageModel", "check_answers", "load_vlm", "open_vlm", "stacked"]
 
 MAX_NEW_TOKENS = 128
 
@@ -84,19 +84,19 @@ class VisionLanguageModel:
         if max_new_tokens < 1:
             raise InputError(f"an answer of {max_new_tokens} tokens is none", expected="1 or more")
         settings, start = self.prompter.settings, time.perf_counter()
-        ids, features = self._see(image, question)
+        prompt, features = self._see(image, question)
         seen = time.perf_counter()
-        limit = min(max_new_tokens, settings.context - len(ids))
+        limit = min(max_new_tokens, settings.context - len(prompt.ids))
         said, times = [], []
-        for token in self.language.generate(ids, features, settings.image_token_id, limit=limit, stop=settings.stop):
+        for token in self.language.generate(prompt, [features], limit=limit, stop=settings.stop):
             said.append(token)
             times.append(time.perf_counter())
         return Reply(
             text=self.prompter.text(said),
             token_ids=tuple(said),
             ended="stop" if said[-1] in settings.stop else "limit" if limit == max_new_tokens else "context",
-            prompt_tokens=len(ids),
-            image_tokens=len(features),
+            prompt_tokens=len(prompt.ids),
+            image_tokens=prompt.image_tokens,
             vision_seconds=seen - start,
             first_token_seconds=times[0] - seen,
             seconds=times[-1] - start,
@@ -109,18 +109,21 @@ class VisionLanguageModel:
 
     def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
         """As `Answerer.logits`."""
-        ids, features = self._see(image, question)
-        return self.language.logits(ids, features, self.prompter.settings.image_token_id, answer_ids)
+        prompt, features = self._see(image, question)
+        return self.language.logits(prompt, [features], answer_ids)
 
     def features(self, image: Image.Image) -> NDArray[np.float32]:
         """What the language model gets of an image, float32 [tokens, hidden]."""
-        return _rows(self.vision_encoder.encode(self.prompter.pixels(image).values))
+        return stacked(self._join(self.prompter.pixels(image)))
 
-    def _see(self, image: Image.Image, question: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _see(self, image: Image.Image, question: str) -> tuple[Prompt, ImageFeatures]:
         """Prompt and features; a question that is too long is refused before the encoder runs."""
         pixels = self.prompter.pixels(image)
-        ids = self.prompter.ids(question, pixels.layout)
-        return ids, _rows(self.vision_encoder.encode(pixels.values))
+        prompt = self.prompter.prompt(question, [pixels.layout])
+        return prompt, self._join(pixels)
+
+    def _join(self, pixels: ProcessedImage) -> ImageFeatures:
+        return self.prompter.joined(self.vision_encoder.encode(pixels.feeds), pixels.layout)
 
 
 def open_vlm(bundle: Path, *, threads: int | None = None) -> VisionLanguageModel:
@@ -159,13 +162,15 @@ def load_vlm(directory: Path, *, engine: Engine | None = None, threads: int | No
     """
     require_packages()
     settings = VlmSettings.of(directory)
+    prompter = Prompter.open(directory, settings)
     return VisionLanguageModel(
-        Prompter.open(directory, settings),
+        prompter,
         VisionEncoder(engine) if engine else VisionEncoder.open(directory / settings.vision, threads=threads),
-        open_language_model(directory / LANGUAGE, runnable(settings.model_type), threads=threads),
+        open_language_model(directory / LANGUAGE, prompter, threads=threads),
     )
 
 
-def _rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """All pictures' features, one behind the other: [pictures * tokens, hidden]."""
-    return features.reshape(-1, features.shape[-1])
+def stacked(features: ImageFeatures) -> NDArray[np.float32]:
+    """All that the language model is given of an image, one behind the other: [rows, hidden]."""
+    cross = () if features.cross is None else (features.cross,)
+    return np.concatenate((features.places, *features.deepstack, *cross))

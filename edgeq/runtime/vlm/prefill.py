@@ -1,4 +1,4 @@
-"""Read a prompt into a slot: the image through the encoder, the prompt in two pieces, and as little as possible twice.
+"""Read a prompt into a slot: images through the encoder, the prompt in pieces, and as little as possible twice.
 
 Needs torch and transformers.
 """
@@ -6,15 +6,17 @@ Needs torch and transformers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 
-from edgeq.errors import EngineError
 from edgeq.runtime.vlm.decode_step import DecodeStep
 from edgeq.runtime.vlm.feature_cache import FeatureCache
 from edgeq.runtime.vlm.language import LanguageModel
 from edgeq.runtime.vlm.lru_cache import LruCache
-from edgeq.runtime.vlm.prefix_cache import PrefixCache, prefix_length
+from edgeq.runtime.vlm.piece import ImageStates
+from edgeq.runtime.vlm.prefix_cache import PrefixCache, piece_keys
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.tokenize import RequestImage, TokenizedRequest
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
@@ -59,51 +61,47 @@ class Prefill:
         self._prompter, self._vision_encoder, self._language, self._step = prompter, vision_encoder, language, step
         self._features, self._prefixes = FeatureCache(kept), PrefixCache(kept)
         self._token = prompter.settings.image_token_id
+        self._encoded = 0
 
     def read(self, question: TokenizedRequest, slot: int) -> PrefillResult:
         """Read a prompt into a slot.
 
         Raises:
-            EngineError: the vision graph fails on the image, or gives another number of features than it has places.
+            EngineError: the vision graph fails on an image, or gives another number of features than it has places.
         """
-        ids, picture = question.ids, question.picture
-        cut = prefix_length(ids, self._token) if self._language.image_prompt.attention == "causal" else 0
-        known = self._prefixes.get(picture.digest, ids[:cut]) if picture is not None and cut else None
-        rest_sees = bool((ids[cut:] == self._token).any())
-        features, encoder_cache_hit = None, True
-        if picture is not None and (known is None or rest_sees):
-            features, encoder_cache_hit = self._see(picture)
-            _check_features(features, question)
-        if known is not None:
-            self._step.cache.copy_in(slot, known)
-        elif picture is not None and cut:
-            self._piece(question, features, slot, 0, cut)
-            self._prefixes.put(picture.digest, ids[:cut], self._step.cache.copy_out(slot, cut))
-        logits = self._piece(question, features, slot, cut, len(ids))
+        prompt, encoded = question.prompt, self._encoded
+        bounds = (0, *prompt.cuts, len(prompt.ids))
+        keys = piece_keys(prompt, [image.digest for image in question.images], self._token)
+        keeps = self._language.image_prompt.attention != "prompt"
+        known = self._prefixes.known(keys[:-1]) if keeps else []
+        start = bounds[len(known)]
+        images = self._images(question, start)
+        for at, kept in zip(bounds, known, strict=False):
+            self._step.cache.copy_in(slot, at, kept)
+        logits = None
+        for key, (begin, end) in list(zip(keys, pairwise(bounds), strict=True))[len(known) :]:
+            piece = self._language.piece(prompt, images, begin, end)
+            logits = self._step.read(piece, slot)
+            if keeps:
+                crossed = piece.cross is not None and piece.cross.states is not None
+                self._prefixes.put(key, self._step.cache.copy_out(slot, begin, end, cross=crossed))
         assert logits is not None, "the last piece ends in logits"
-        return PrefillResult(logits, cut if known is not None else 0, encoder_cache_hit)
+        return PrefillResult(logits, start, self._encoded == encoded)
 
-    def _piece(
-        self, question: TokenizedRequest, features: torch.Tensor | None, slot: int, start: int, end: int
-    ) -> torch.Tensor | None:
-        """Read the tokens from `start` to `end`, with those of the features that stand there."""
-        ids = question.ids
-        first, last = (int((ids[:index] == self._token).sum()) for index in (start, end))
-        seen = None if features is None or first == last else features[first:last]
-        embeddings = self._language.embed(ids[start:end], seen, self._token)
-        return self._step.read(embeddings, slot, start, last=end == len(ids))
+    def _images(self, question: TokenizedRequest, start: int) -> list[ImageStates | None]:
+        """What the model is given of each image that has a place from `start` on; None for the others."""
+        before = int((question.prompt.ids[:start] == self._token).sum())
+        ends = np.cumsum([image.layout.tokens for image in question.images], dtype=np.int64)
+        return [self._see(image) if end > before else None for image, end in zip(question.images, ends, strict=True)]
 
-    def _see(self, picture: RequestImage) -> tuple[torch.Tensor, bool]:
-        """An image's features, [places, hidden], and whether they were there already."""
-        found = self._features.get(picture.digest)
+    def _see(self, image: RequestImage) -> ImageStates:
+        """One image's, seen now or before."""
+        found = self._features.get(image.digest)
         if found is not None:
-            return found, True
-        pixels = picture.pixels or self._prompter.pixels(picture.opened())
-        features = self._language.to_device(self._vision_encoder.encode(pixels.values))
-        self._features.put(picture.digest, features)
-        return features, False
-
-
-def _check_features(features: torch.Tensor, question: TokenizedRequest) -> None:
-    if len(features) != question.image_tokens:
-        raise EngineError(f"{question.image_tokens} image tokens and {len(features)} features do not go together")
+            return found
+        self._encoded += 1
+        pixels = image.pixels or self._prompter.pixels(image.opened())
+        made = self._vision_encoder.encode(pixels.feeds)
+        states = self._language.to_device(self._prompter.joined(made, pixels.layout))
+        self._features.put(image.digest, states)
+        return states

@@ -16,12 +16,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.bundle.vlm_settings import VlmSettings
-from edgeq.errors import InputError, ModelError, first_line
-from edgeq.families.base import Grid, ImagePrompt
-from edgeq.families.registry import runnable
+from edgeq.errors import EngineError, InputError, ModelError, first_line
+from edgeq.families.base import Arrays, Config, Given, ImageFeatures, ImagePrompt, Layout
+from edgeq.families.registry import exportable, runnable
 from edgeq.model.images.image_processor import load_image_processor
 
-__all__ = ["PROCESSOR_FILES", "ImagePixels", "Layout", "Prompter", "find_image_token", "load_tokenizer", "render"]
+__all__ = [
+    "PROCESSOR_FILES",
+    "ProcessedImage",
+    "Prompt",
+    "Prompter",
+    "find_image_token",
+    "image_marker",
+    "load_config",
+    "load_tokenizer",
+    "render",
+]
 
 PROCESSOR_FILES: Final = (
     *("added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt"),
@@ -32,34 +42,50 @@ PROCESSOR_FILES: Final = (
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a prompt depends on of an image.
-
-    Attributes:
-        pictures: that the encoder gets, [n].
-        grid: rows and columns that it was cut into.
-    """
-
-    pictures: int
-    grid: Grid
-
-
-@dataclass(frozen=True)
-class ImagePixels:
+class ProcessedImage:
     """An image as the encoder gets it.
 
     Attributes:
-        values: float32 [pictures, 3, height, width].
-        grid: rows and columns that it was cut into.
+        feeds: an array for each input of the vision graph.
+        layout: what of it the prompt depends on.
+        given: what the image processor gave.
     """
 
-    values: NDArray[np.float32]
-    grid: Grid
+    feeds: Arrays
+    layout: Layout
+    given: Given
 
     @property
-    def layout(self) -> Layout:
-        """Of the image in a prompt."""
-        return Layout(len(self.values), self.grid)
+    def nbytes(self) -> int:
+        """Of the arrays for the graph."""
+        return sum(array.nbytes for array in self.feeds.values())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the language model reads.
+
+    Attributes:
+        ids: tokens, int64 [n].
+        positions: where each stands, int64 [n] or [axes, n].
+        layouts: of its images, in their order.
+        cuts: where it is cut into pieces that another prompt may begin with, too: counts of tokens, less than n.
+    """
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    layouts: tuple[Layout, ...]
+    cuts: tuple[int, ...] = ()
+
+    @property
+    def image_tokens(self) -> int:
+        """Of its tokens, those of images."""
+        return sum(layout.tokens for layout in self.layouts)
+
+    @property
+    def next_position(self) -> int:
+        """Where the first token of an answer stands."""
+        return int(self.positions.max()) + 1
 
 
 class Prompter:
@@ -69,75 +95,133 @@ class Prompter:
         settings: of the model.
         tokenizer: transformers' tokenizer.
         processor: transformers' image processor.
+        config: of the whole model, with all defaults.
 
     Attributes:
         settings: of the model.
         tokenizer: transformers' tokenizer.
+        config: of the whole model.
+        vision: the family's graph.
+        image_prompt: how images are put before the language model.
+        marker: what a chat template writes for an image.
     """
 
-    def __init__(self, settings: VlmSettings, tokenizer: Any, processor: Any) -> None:
-        """Take transformers' tokenizer and its image processor."""
+    def __init__(self, settings: VlmSettings, tokenizer: Any, processor: Any, config: Config) -> None:
         self.settings = settings
-        self._image_prompt = runnable(settings.model_type)
+        self.image_prompt = runnable(settings.model_type)
+        self.vision = exportable(settings.model_type, config["vision_config"])
         self.tokenizer = tokenizer
+        self.config = config
+        self.marker = image_marker(tokenizer, self.image_prompt, settings.image_token)
         self._processor = processor
 
     @classmethod
     def open(cls, directory: Path, settings: VlmSettings) -> Prompter:
         """Tokenizer and image processor of a directory; raises ModelError where one is missing or not understood."""
-        return cls(settings, load_tokenizer(directory), load_image_processor(directory))
+        return cls(settings, load_tokenizer(directory), load_image_processor(directory), load_config(directory))
 
-    def pixels(self, image: Image.Image) -> ImagePixels:
+    def pixels(self, image: Image.Image) -> ProcessedImage:
         """An image in mode RGB as the encoder gets it."""
-        found = self._processor(images=image, return_tensors="np", **self._image_prompt.processing)
-        values = np.asarray(found["pixel_values"], np.float32)
-        return ImagePixels(values.reshape(-1, *values.shape[-3:]), self._image_prompt.grid(found))
+        given = self._processor(images=image, return_tensors="np", **self.image_prompt.processing)
+        feeds, layout = self.vision.feeds(given, self.config), self.image_prompt.layout(given, self.config)
+        return ProcessedImage(feeds, layout, given)
 
-    def ids(self, question: str, layout: Layout) -> NDArray[np.int64]:
-        """The prompt of one question about an image, int64 [n].
+    def joined(self, made: Arrays, layout: Layout) -> ImageFeatures:
+        """What the language model is given of an image, of what the vision graph gave for it.
+
+        Raises:
+            EngineError: that is not what the layout asks for.
+        """
+        found = self.vision.join(made, layout, self.config)
+        if len(found.places) != layout.tokens and found.cross is None:
+            raise EngineError(f"{layout.tokens} image tokens and {len(found.places)} features do not go together")
+        return found
+
+    def prompt(self, question: str, layouts: Sequence[Layout]) -> Prompt:
+        """The prompt of one question about some images, which stand before it.
 
         Raises:
             InputError: the question is empty, has the image token in it, or leaves no room for an answer.
-            ModelError: the chat template or the tokenizer does not keep the image's places.
+            ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
         settings = self.settings
-        _check_question(question, settings.image_token)
-        ids = self.written(render(self.tokenizer, self._image_prompt, settings.image_token, question), layout)
-        if len(ids) >= settings.context:
+        _check_question(question, self.marker, settings.image_token)
+        made = self.written(render(self.tokenizer, self.image_prompt, self.marker, question, len(layouts)), layouts)
+        if len(made.ids) >= settings.context:
             raise InputError(
-                f"the question is too long: with the image it takes {len(ids):,} tokens, and the context is "
+                f"the question is too long: with the image it takes {len(made.ids):,} tokens, and the context is "
                 f"{settings.context:,}, answer included",
-                expected=f"at most {max(settings.context - settings.tokens * layout.pictures, 0):,} tokens of question "
-                "and answer",
+                expected=f"at most {max(settings.context - made.image_tokens, 0):,} tokens of question and answer",
                 next_step="ask in fewer words",
             )
-        return ids
+        return made
 
-    def written(self, text: str, layout: Layout | None) -> NDArray[np.int64]:
-        """Token ids of a whole prompt, int64 [n].
+    def written(self, text: str, layouts: Sequence[Layout], beginnings: Sequence[str] = ()) -> Prompt:
+        """A whole prompt.
 
         Args:
-            text: as a template gives it, with the image token once where there is an image.
-            layout: of the image.
+            text: as a template gives it, with the marker once for each image.
+            layouts: of the images.
+            beginnings: what earlier prompts of the conversation were, as a template gives it.
 
         Raises:
-            ModelError: the tokenizer does not keep the image's places.
+            ModelError: the tokenizer does not keep the places of the images.
         """
-        settings, places = self.settings, 0
-        if layout is not None:
-            places = settings.tokens * layout.pictures
-            token = settings.image_token
-            text = text.replace(token, self._image_prompt.places(token, settings.tokens, layout.pictures, layout.grid))
-        begun = not self._image_prompt.template or text.startswith(self.tokenizer.bos_token or "\0")
-        ids = np.array(self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"], np.int64)
-        if (found := int((ids == settings.image_token_id).sum())) != places:
-            raise ModelError(f"the tokenizer gives an image {found} places, its features need {places}")
-        return ids
+        ids, token = self._ids(text, layouts), self.settings.image_token_id
+        positions = self.image_prompt.positions(ids, token, layouts)
+        return Prompt(ids, positions, tuple(layouts), self._cuts(ids, layouts, beginnings))
 
     def text(self, ids: Sequence[int]) -> str:
         """What an answer's tokens say, without special tokens and without spaces around it."""
         decoded: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return decoded.strip()
+
+    def _ids(self, text: str, layouts: Sequence[Layout]) -> NDArray[np.int64]:
+        """Token ids, int64 [n]; each image has as many places as its layout says."""
+        settings = self.settings
+        first, *others = text.split(self.marker)
+        places = [self.image_prompt.places(settings.image_token, layout) for layout in layouts]
+        text = first + "".join(place + rest for place, rest in zip(places, others, strict=True))
+        begun = not self.image_prompt.template or text.startswith(self.tokenizer.bos_token or "\0")
+        ids = np.array(self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"], np.int64)
+        found, wanted = int((ids == settings.image_token_id).sum()), sum(layout.tokens for layout in layouts)
+        if found != wanted:
+            raise ModelError(f"the tokenizer gives the images {found} places, their features need {wanted}")
+        return ids
+
+    def _cuts(self, ids: NDArray[np.int64], layouts: Sequence[Layout], beginnings: Sequence[str]) -> tuple[int, ...]:
+        """Behind the images that no text stands between, and where earlier prompts of this conversation ended.
+
+        No cut where a token sees others behind it that are not of its own image.
+        """
+        if self.image_prompt.attention == "prompt":
+            return ()
+        places = ids == self.settings.image_token_id
+        last = np.cumsum([layout.tokens for layout in layouts], dtype=np.int64) - 1
+        found = {int(at) + 1 for at in np.flatnonzero(places)[last]}
+        for text in beginnings:
+            earlier = self._ids(text, layouts[: text.count(self.marker)])
+            if np.array_equal(earlier, ids[: len(earlier)]):
+                found.add(len(earlier))
+        return tuple(sorted(cut for cut in found if cut < len(ids)))
+
+
+def load_config(directory: Path) -> Config:
+    """config.json of a directory, completed by transformers with its defaults.
+
+    Raises:
+        ModelError: transformers does not understand it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        found: Config = config.to_dict()
+    except Exception as error:  # a config can be wrong in as many ways as there are models
+        raise ModelError(
+            f"transformers does not understand {directory / 'config.json'}", causes=(first_line(error),)
+        ) from error
+    return found
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -180,22 +264,46 @@ def find_image_token(tokenizer: Any, token_id: int) -> str:
     return str(token)
 
 
-def render(tokenizer: Any, image_prompt: ImagePrompt, image_token: str, question: str) -> str:
-    """The prompt as text, with the image token once.
+def image_marker(tokenizer: Any, image_prompt: ImagePrompt, image_token: str) -> str:
+    """What a chat template writes for an image, as text.
+
+    Args:
+        tokenizer: transformers'.
+        image_prompt: of the family.
+        image_token: as text, which most templates write.
+
+    Raises:
+        ModelError: the tokenizer does not have the family's marker.
+    """
+    if image_prompt.marker is None:
+        return image_token
+    marker = getattr(tokenizer, image_prompt.marker, None)
+    if not isinstance(marker, str):
+        raise ModelError(
+            f"the tokenizer has no {image_prompt.marker}, which stands for an image in the chat template",
+            causes=("the tokenizer is that of the language model alone",),
+            next_step="take tokenizer.json and tokenizer_config.json from the vision-language model",
+        )
+    return marker
+
+
+def render(tokenizer: Any, image_prompt: ImagePrompt, marker: str, question: str, images: int = 1) -> str:
+    """The prompt as text, with the marker once for each image.
 
     Args:
         tokenizer: transformers', with the chat template where the family needs one.
         image_prompt: of the family.
-        image_token: as text.
+        marker: from `image_marker`.
         question: what is asked.
+        images: that stand before it.
 
     Raises:
-        ModelError: the family needs a chat template and there is none, it fails, or it does not write the image token
-            exactly once.
+        ModelError: the family needs a chat template and there is none, it fails, or it does not write the marker once
+            for each image.
     """
     if not image_prompt.template:
-        return f"{image_token}{tokenizer.bos_token}{question}\n"
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+        return f"{marker * images}{tokenizer.bos_token}{question}\n"
+    content = [*([{"type": "image"}] * images), {"type": "text", "text": question}]
     try:
         text: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -206,20 +314,21 @@ def render(tokenizer: Any, image_prompt: ImagePrompt, image_token: str, question
             expected="chat_template.jinja beside the tokenizer, for content of images and text",
             causes=(first_line(error),),
         ) from error
-    if text.count(image_token) != 1:
+    if text.count(marker) != images:
         raise ModelError(
-            f"the chat template writes {image_token} {text.count(image_token)} times for one image",
-            expected="once",
+            f"the chat template writes {marker} {text.count(marker)} times for {images} images",
+            expected="once for each",
             causes=("it is the template of the language model alone",),
         )
     return text
 
 
-def _check_question(question: str, image_token: str) -> None:
+def _check_question(question: str, *markers: str) -> None:
     if not question.strip():
         raise InputError("the question is empty", expected="a question about the image")
-    if image_token in question:
-        raise InputError(
-            f"the question has {image_token} in it, which stands for an image",
-            next_step="leave it out: the image is put before the question",
-        )
+    for marker in markers:
+        if marker in question:
+            raise InputError(
+                f"the question has {marker} in it, which stands for an image",
+                next_step="leave it out: the image is put before the question",
+            )

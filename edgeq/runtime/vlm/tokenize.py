@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.errors import InputError, ModelError, first_line
-from edgeq.families.registry import runnable
-from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, SamplingParams, Turn
+from edgeq.families.base import Layout
+from edgeq.runtime.scheduler.errors import ContextError
+from edgeq.runtime.vlm.api import IMAGE, EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
-from edgeq.runtime.vlm.prompt import ImagePixels, Layout, Prompter
+from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter, render
 
 __all__ = ["PromptBuilder", "RequestImage", "TokenizedRequest"]
 
@@ -37,13 +37,15 @@ class RequestImage:
 
     Attributes:
         digest: of its pixels.
+        layout: what of it the prompt depends on.
         pixels: as the encoder gets it; None for a small image that was seen before: its features are probably kept.
         image: in mode RGB or a file, where `pixels` is None. A large one is never kept: many may wait, and none is in
             the budget.
     """
 
     digest: bytes
-    pixels: ImagePixels | None = field(repr=False)
+    layout: Layout
+    pixels: ProcessedImage | None = field(repr=False)
     image: Image.Image | EncodedImage | None = field(repr=False, default=None)
 
     def opened(self) -> Image.Image:
@@ -57,18 +59,16 @@ class TokenizedRequest:
     """A request that can be read.
 
     Attributes:
-        ids: the prompt, int64 [n].
-        picture: the image; None without one.
-        image_tokens: how many of `ids` are the image's.
+        prompt: what is read.
+        images: in their order.
         requested_tokens: tokens of the answer at most, by the request.
         limit: the same by the context as well.
         sampling: how they are chosen.
         stop: texts that end the answer.
     """
 
-    ids: NDArray[np.int64] = field(repr=False)
-    picture: RequestImage | None
-    image_tokens: int
+    prompt: Prompt = field(repr=False)
+    images: tuple[RequestImage, ...]
     requested_tokens: int
     limit: int
     sampling: SamplingParams
@@ -78,9 +78,9 @@ class TokenizedRequest:
 class PromptBuilder:
     """Writes prompts; from any thread.
 
-    The layout of an image (in how many pictures it was cut) is remembered by its digest, and the digest by that of the
-    file, so that a small image that was seen before is neither decoded nor goes through the image processor again. So
-    is the prompt of a short conversation, for any image of the same layout.
+    The layout of an image is remembered by its digest, and the digest by that of the file, so that a small image that
+    was seen before is neither decoded nor goes through the image processor again. So is the prompt of a short
+    conversation, for any images of the same layouts.
 
     Args:
         prompter: of the bundle.
@@ -91,33 +91,33 @@ class PromptBuilder:
         self._prompter, self._context = prompter, context
         self._layouts: OrderedDict[bytes, Layout] = OrderedDict()
         self._digests: OrderedDict[bytes, bytes] = OrderedDict()
-        self._prompts: OrderedDict[tuple[tuple[Turn, ...], Layout | None], NDArray[np.int64]] = OrderedDict()
+        self._prompts: OrderedDict[tuple[tuple[Turn, ...], tuple[Layout, ...]], Prompt] = OrderedDict()
         self._lock = threading.Lock()
 
     def question(self, ask: GenerationRequest) -> TokenizedRequest:
         """What the model reads for a request.
 
         Raises:
-            InputError: a message has the image token in it, or the conversation leaves no room for an answer.
-            ModelError: the chat template or the tokenizer does not keep the image's places.
+            InputError: a message has the image token in it, or there are more images than the model takes.
+            ContextError: the conversation leaves no room for an answer (413).
+            ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
-        picture, layout = self._look(ask.image) if ask.image is not None else (None, None)
-        ids = self._ids(ask.turns, layout)
-        room = self._context - len(ids)
-        if room < 1:
+        most = self._prompter.image_prompt.most_images
+        if most is not None and len(ask.images) > most:
             raise InputError(
-                f"the conversation is too long: it takes {len(ids):,} tokens, and the context is {self._context:,}, "
-                "answer included",
-                next_step="ask in fewer words, or leave early messages out",
+                f"{len(ask.images)} images; a {self._prompter.settings.model_type} model takes {most} in a conversation"
             )
-        places = int((ids == self._prompter.settings.image_token_id).sum())
-        requested_tokens = ask.max_new_tokens
+        images = tuple(self._look(image) for image in ask.images)
+        prompt = self._prompt(ask.turns, tuple(image.layout for image in images))
+        room = self._context - len(prompt.ids)
+        if room < 1:
+            raise ContextError(len(prompt.ids), prompt.image_tokens, self._context)
         return TokenizedRequest(
-            ids, picture, places, requested_tokens, min(requested_tokens, room), ask.sampling, ask.stop
+            prompt, images, ask.max_new_tokens, min(ask.max_new_tokens, room), ask.sampling, ask.stop
         )
 
-    def _look(self, image: Image.Image | EncodedImage) -> tuple[RequestImage, Layout]:
-        """The picture, and its layout."""
+    def _look(self, image: Image.Image | EncodedImage) -> RequestImage:
+        """The picture, with its layout."""
         file = hashlib.sha256(image.data).digest() if isinstance(image, EncodedImage) else None
         known = self._known(file, image) if file is not None else None
         if known is not None:
@@ -131,9 +131,9 @@ class PromptBuilder:
             return known
         pixels = self._prompter.pixels(decoded)
         self._remember(self._layouts, digest, pixels.layout)
-        return RequestImage(digest, pixels), pixels.layout
+        return RequestImage(digest, pixels.layout, pixels)
 
-    def _known(self, digest: bytes, image: Image.Image | EncodedImage) -> tuple[RequestImage, Layout] | None:
+    def _known(self, digest: bytes, image: Image.Image | EncodedImage) -> RequestImage | None:
         """The same for a small image that was seen before; `digest` is of its pixels, or of its file."""
         size = len(image.data) if isinstance(image, EncodedImage) else 3 * image.width * image.height
         if size > _SMALL:
@@ -144,19 +144,19 @@ class PromptBuilder:
             if layout is None:
                 return None
             self._layouts.move_to_end(digest)
-        return RequestImage(digest, None, image), layout
+        return RequestImage(digest, layout, None, image)
 
-    def _ids(self, turns: tuple[Turn, ...], layout: Layout | None) -> NDArray[np.int64]:
+    def _prompt(self, turns: tuple[Turn, ...], layouts: tuple[Layout, ...]) -> Prompt:
         with self._lock:  # a tokenizer is not to be used from two threads at once
-            known = self._prompts.get((turns, layout))
+            known = self._prompts.get((turns, layouts))
             if known is not None:
-                self._prompts.move_to_end((turns, layout))
+                self._prompts.move_to_end((turns, layouts))
                 return known
-            ids = _prompt(self._prompter, turns, layout)
-        ids.flags.writeable = False
-        if sum(len(turn.text) for turn in turns) <= _SHORT:
-            self._remember(self._prompts, (turns, layout), ids)
-        return ids
+            prompt = _written(self._prompter, turns, layouts)
+        prompt.ids.flags.writeable = prompt.positions.flags.writeable = False
+        if sum(len(text) for turn in turns for text in turn.texts) <= _SHORT:
+            self._remember(self._prompts, (turns, layouts), prompt)
+        return prompt
 
     def _remember(self, kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
         with self._lock:
@@ -169,33 +169,37 @@ def _decoded(image: Image.Image | EncodedImage) -> Image.Image:
     return image.decoded() if isinstance(image, EncodedImage) else image
 
 
-def _prompt(prompter: Prompter, turns: tuple[Turn, ...], layout: Layout | None) -> NDArray[np.int64]:
-    """Token ids, int64 [n]."""
-    if layout is not None and len(turns) == 1:
-        return prompter.ids(turns[0].text, layout)
-    settings = prompter.settings
-    token = settings.image_token
-    if any(token in turn.text for turn in turns):
-        raise InputError(f"a message has {token} in it, which stands for an image", next_step="leave it out")
-    if not runnable(settings.model_type).template:
-        raise InputError(
-            f"a {settings.model_type} model answers one question about one image",
-            expected="one message, with an image",
-        )
+def _written(prompter: Prompter, turns: tuple[Turn, ...], layouts: tuple[Layout, ...]) -> Prompt:
+    markers = {prompter.marker, prompter.settings.image_token}
+    for marker in markers:
+        if any(marker in text for turn in turns for text in turn.texts):
+            raise InputError(f"a message has {marker} in it, which stands for an image", next_step="leave it out")
+    if not prompter.image_prompt.template:
+        if len(turns) != 1 or turns[0].parts[:-1] != (IMAGE,):
+            raise InputError(
+                f"a {prompter.settings.model_type} model answers one question about one image",
+                expected="one message, with an image before its text",
+            )
+        text = render(prompter.tokenizer, prompter.image_prompt, prompter.marker, turns[0].texts[0])
+        return prompter.written(text, layouts)
     text = _rendered(prompter.tokenizer, turns)
-    if text.count(token) != (layout is not None):
-        raise ModelError(f"the chat template writes {token} {text.count(token)} times", expected="once for each image")
-    return prompter.written(text, layout)
+    if text.count(prompter.marker) != len(layouts):
+        raise ModelError(
+            f"the chat template writes {prompter.marker} {text.count(prompter.marker)} times for {len(layouts)} images",
+            expected="once for each image",
+        )
+    return prompter.written(text, layouts, tuple(_beginnings(prompter.tokenizer, turns, text)))
+
+
+def _beginnings(tokenizer: Any, turns: tuple[Turn, ...], text: str) -> Iterator[str]:
+    """What was asked before, as the prompts that were read for it, where the whole one begins so."""
+    for end, turn in enumerate(turns[:-1], start=1):
+        if turn.role == "user" and text.startswith(earlier := _rendered(tokenizer, turns[:end])):
+            yield earlier
 
 
 def _rendered(tokenizer: Any, turns: tuple[Turn, ...]) -> str:
-    messages = [
-        {
-            "role": turn.role,
-            "content": [*([{"type": "image"}] if turn.image else []), {"type": "text", "text": turn.text}],
-        }
-        for turn in turns
-    ]
+    messages = [{"role": turn.role, "content": _content(turn)} for turn in turns]
     try:
         text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # templates raise for orders of roles that they do not know, or are damaged
@@ -205,3 +209,16 @@ def _rendered(tokenizer: Any, turns: tuple[Turn, ...]) -> str:
             causes=(first_line(error),),
         ) from error
     return text
+
+
+def _content(turn: Turn) -> list[dict[str, str]]:
+    """Parts as chat templates take them; texts that follow each other are one."""
+    found: list[dict[str, str]] = []
+    for part in turn.parts:
+        if isinstance(part, ImagePlace):
+            found.append({"type": "image"})
+        elif found and found[-1]["type"] == "text":
+            found[-1]["text"] += f"\n{part}"
+        else:
+            found.append({"type": "text", "text": part})
+    return found

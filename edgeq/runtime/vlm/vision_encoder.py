@@ -5,31 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeq.engine import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import EngineError
+from edgeq.families.base import Arrays
 
 __all__ = ["VisionEncoder"]
 
 
 class VisionEncoder:
-    """From pixels to what the language model gets of an image.
+    """From what the image processor made to what the language model gets of an image.
 
     Args:
-        engine: a graph with one input (pixels) and one output (features).
-
-    Raises:
-        EngineError: it has others.
+        engine: of the vision graph.
     """
 
     def __init__(self, engine: Engine) -> None:
-        if len(engine.inputs) != 1 or len(engine.outputs) != 1:
-            raise EngineError(
-                f"the vision graph has inputs {list(engine.inputs)} and outputs {list(engine.outputs)}",
-                expected="one of each: pixels and features",
-            )
         self._engine = engine
 
     @classmethod
@@ -37,26 +29,30 @@ class VisionEncoder:
         """An ONNX file in ONNX Runtime; raises EngineError when that refuses it."""
         return cls(OnnxRuntimeEngine(graph, threads=threads))
 
-    def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Features of pictures.
+    def encode(self, feeds: Arrays) -> Arrays:
+        """Features of one image.
 
         Args:
-            pixels: float32 [n, 3, height, width].
+            feeds: an array for each input of the graph; see `VisionGraph.feeds`.
 
         Returns:
-            float32 [n, tokens, hidden].
+            Each output of the graph, float32 [..., hidden].
 
         Raises:
-            EngineError: the engine fails, or gives NaN or infinity.
+            EngineError: the engine fails, takes other inputs, or gives NaN or infinity.
         """
-        found = self._engine.run({self._engine.inputs[0]: pixels})[self._engine.outputs[0]]
-        features: NDArray[np.float32] = found.astype(np.float32, copy=False)
-        if features.ndim != 3 or len(features) != len(pixels):
-            raise EngineError(f"the vision graph gave {list(features.shape)} for {len(pixels)} pictures")
-        if not np.isfinite(features).all():
+        if feeds.keys() != set(self._engine.inputs):
+            raise EngineError(
+                f"the vision graph has the inputs {sorted(self._engine.inputs)}",
+                expected=f"{sorted(feeds)}, as the model's family says",
+                causes=("the bundle was made by another version of edgeq",),
+            )
+        made = self._engine.run(feeds)
+        found = {name: value.astype(np.float32, copy=False) for name, value in made.items()}
+        if not all(np.isfinite(value).all() for value in found.values()):
             raise EngineError(
                 "the vision graph gave NaN or infinity for this image",
                 causes=("a layer overflows in FP16 on it, which it did not on the images of `edgeq prepare`",),
                 next_step="prepare the bundle again with images like this one",
             )
-        return features
+        return found

@@ -11,6 +11,7 @@ import pytest
 from decoders import CONTEXT, Parts, noise, open_parts, shared_parts
 
 from edgeq.errors import EngineError, ModelError
+from edgeq.families.base import ImageFeatures
 from edgeq.runtime.vlm.api import GenerationRequest, SamplingParams, Turn
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder, TokenEvent
 from edgeq.runtime.vlm.tokenize import TokenizedRequest
@@ -48,7 +49,7 @@ def mixed(count: int, seed: int) -> list[GenerationRequest]:
             GenerationRequest.about(image, draw.choice(QUESTIONS), draw.randint(1, 16), sampling=sampling, stop=stop)
         )
         if number % 9 == 0:
-            asks[-1] = GenerationRequest(None, (Turn("user", draw.choice(QUESTIONS)),), 9, sampling, stop)
+            asks[-1] = GenerationRequest((), (Turn.said("user", draw.choice(QUESTIONS)),), 9, sampling, stop)
     return asks
 
 
@@ -112,7 +113,7 @@ def test_tokens_are_the_likeliest_by_the_model_itself(parts: Parts, tmp_path: Pa
         question = mine.question(GenerationRequest.about(image, "is it?", 10))
         first, again = (alone(decoder, question, slot)[0] for slot in (2, 1))
         assert first == again, "read, or taken from what was kept"
-        logits = mine.language.logits(question.ids, mine.features(image), 90, first)
+        logits = mine.language.logits(question.prompt, [ImageFeatures(mine.features(image))], first)
         missing = logits.max(1) - logits[np.arange(len(first)), first]
         assert (missing <= 0.02 * np.ptp(logits, axis=1)).all()
         assert (missing == 0).mean() >= 0.6
@@ -124,7 +125,7 @@ def test_how_answers_end(parts: Parts) -> None:
     question = parts.question(ask)
     ids, text, ended = alone(decoder, question)
     assert (len(ids), ended) == (40, "limit")
-    room = 30 - len(question.ids)
+    room = 30 - len(question.prompt.ids)
     short = parts.decoder(context=30)
     assert alone(short, parts.question(ask, context=30)) == (ids[:room], parts.prompter.text(ids[:room]), "context")
     stopping = GenerationRequest.about(noise(2), "what is it?", 40, stop=("nothing like it", text[7:9]))
@@ -183,7 +184,7 @@ def test_what_is_not_a_number_ends_one_answer_and_leaves_nothing_behind(
 def test_features_that_do_not_fill_the_places(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = parts.decoder()
     question = parts.question(GenerationRequest.about(noise(2), "what is it?", 12))
-    three = {"features": np.zeros((1, 3, 64), np.float32)}
+    three = {"image_features": np.zeros((1, 3, 64), np.float32)}
     monkeypatch.setattr(parts.engine, "run", lambda *_: three)
     with pytest.raises(EngineError, match="4 image tokens and 3 features"):
         decoder.begin(0, question)

@@ -47,7 +47,7 @@ def test_a_second_question_has_the_bits_of_a_fresh_prompt(parts: Parts) -> None:
         cold, fresh_slots = reader(parts)
         fresh = cold.read(question, slot=2)
         assert torch.equal(again.logits, fresh.logits)
-        n = len(question.ids)
+        n = len(question.prompt.ids)
         assert torch.equal(slots.cache.copy_out(slot, n), fresh_slots.cache.copy_out(2, n))
 
 
@@ -62,7 +62,7 @@ def test_a_prompt_is_always_read_in_the_same_two_pieces(parts: Parts, monkeypatc
 
     monkeypatch.setattr(step, "read", watched)
     question = parts.question(GenerationRequest.about(noise(1), "what?", 9))
-    rest = (5, len(question.ids) - 5, True)
+    rest = (5, len(question.prompt.ids) - 5, True)
     for _ in range(2):
         warm.read(question, 0)
     assert pieces == [(0, 5, False), rest, rest]
@@ -72,7 +72,7 @@ def test_another_image_or_another_text_before_it_is_not_the_same(parts: Parts) -
     warm, _ = reader(parts)
 
     def read(image: int, text: str) -> PrefillResult:
-        turns = (Turn("user", text), Turn("assistant", "yes"), Turn("user", "what is it?", image=True))
+        turns = (Turn.said("user", text), Turn.said("assistant", "yes"), Turn.said("user", "what is it?", images=1))
         return warm.read(parts.question(GenerationRequest(noise(image), turns, 9)), slot=0)
 
     cut = 1 + len("so?") + len("yes") + 4
@@ -87,7 +87,7 @@ def test_another_image_or_another_text_before_it_is_not_the_same(parts: Parts) -
 def test_an_image_at_the_end_is_read_as_well(parts: Parts) -> None:
     """Then its last feature belongs to the second piece."""
     question = parts.question(GenerationRequest.about(noise(1), "x", 9))
-    ids = question.ids[:5]
+    ids = question.prompt.ids[:5]
     assert ids[-1] == 90
     cut = replace(question, ids=ids, limit=9)
     warm, slots = reader(parts)

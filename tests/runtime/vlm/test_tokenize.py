@@ -41,32 +41,32 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Prompter:
 def written(mine: Prompter, ask: GenerationRequest, context: int = 128) -> str:
     """The prompt as text, the image's places included."""
     question = PromptBuilder(mine, context).question(ask)
-    text: str = mine.tokenizer.decode(question.ids)
+    text: str = mine.tokenizer.decode(question.prompt.ids)
     return text
 
 
 def test_one_question_is_written_as_for_a_pair(llava: Prompter) -> None:
     image = noise(1)
     question = PromptBuilder(llava, 100).question(GenerationRequest.about(image, "what is it?", 500))
-    assert question.ids.tolist() == llava.ids("what is it?", llava.pixels(image).layout).tolist()
+    assert question.prompt.ids.tolist() == llava.ids("what is it?", llava.pixels(image).layout).tolist()
     assert question.image_tokens == 4
-    assert question.limit == 100 - len(question.ids), "the context ends before 500 tokens"
+    assert question.limit == 100 - len(question.prompt.ids), "the context ends before 500 tokens"
 
 
 def test_a_conversation(llava: Prompter) -> None:
     """The template writes `<s>`, all parts in their order, and a colon."""
     turns = (
-        Turn("system", "be brief."),
-        Turn("user", "what is it?", image=True),
-        Turn("assistant", "a crack"),
-        Turn("user", "where?"),
+        Turn.said("system", "be brief."),
+        Turn.said("user", "what is it?", images=1),
+        Turn.said("assistant", "a crack"),
+        Turn.said("user", "where?"),
     )
     assert (
         written(llava, GenerationRequest(noise(1), turns))
         == "<s>be brief." + "<image>" * 4 + "what is it?a crackwhere?:"
     )
-    assert written(llava, GenerationRequest(None, turns[2:])) == "<s>a crackwhere?:"
-    assert PromptBuilder(llava, 128).question(GenerationRequest(None, turns[3:])).picture is None
+    assert written(llava, GenerationRequest((), turns[2:])) == "<s>a crackwhere?:"
+    assert PromptBuilder(llava, 128).question(GenerationRequest((), turns[3:])).picture is None
 
 
 def test_tiles_of_a_conversation_stand_where_the_processor_puts_them(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_tiles_of_a_conversation_stand_where_the_processor_puts_them(tmp_path: P
     alone = written(mine, GenerationRequest.about(image, "what?"))
     assert alone.count("<image>") == 3 * 4, "two tiles and the whole"
     longer = written(
-        mine, GenerationRequest(image, (Turn("user", "what?", image=True), Turn("assistant", "x"), Turn("user", "y")))
+        mine, GenerationRequest((image,), (Turn.said("user", "what?", images=1), Turn.said("assistant", "x"), Turn.said("user", "y")))
     )
     assert longer == alone.removesuffix(":") + "xy:"
 
@@ -135,7 +135,7 @@ def test_a_long_prompt_is_not_remembered(llava: Prompter, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(llava, "written", watched)
     for _ in range(2):
-        prompt_builder.question(GenerationRequest(None, (Turn("user", "a" * 2000),)))
+        prompt_builder.question(GenerationRequest((), (Turn.said("user", "a" * 2000),)))
     assert lengths == [lengths[0]] * 2
 
 
@@ -194,13 +194,13 @@ def test_a_large_file_does_not_wait_as_it_is(llava: Prompter) -> None:
 @pytest.mark.parametrize(
     ("image", "turns", "reason"),
     [
-        (True, (Turn("user", "what?"),), "0 places for one image"),
-        (False, (Turn("user", "what?", image=True),), "1 places for no image"),
-        (True, (Turn("user", "a", image=True), Turn("user", "b", image=True)), "2 places for one image"),
-        (True, (Turn("system", "a", image=True), Turn("user", "b")), "places for one image"),
-        (False, (Turn("user", "what?"), Turn("assistant", "a crack")), "nothing is asked"),
+        (True, (Turn.said("user", "what?"),), "0 places for one image"),
+        (False, (Turn.said("user", "what?", images=1),), "1 places for no image"),
+        (True, (Turn.said("user", "a", images=1), Turn.said("user", "b", images=1)), "2 places for one image"),
+        (True, (Turn.said("system", "a", images=1), Turn.said("user", "b")), "places for one image"),
+        (False, (Turn.said("user", "what?"), Turn.said("assistant", "a crack")), "nothing is asked"),
         (False, (), "nothing is asked"),
-        (False, (Turn("system", " "), Turn("user", "what?")), "a message of the system is empty"),
+        (False, (Turn.said("system", " "), Turn.said("user", "what?")), "a message of the system is empty"),
     ],
 )
 def test_conversations_that_do_not_fit_together(image: bool, turns: tuple[Turn, ...], reason: str) -> None:
@@ -217,22 +217,22 @@ def test_other_requests_that_cannot_be() -> None:
 
 
 def test_what_the_model_cannot_read(llava: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = (Turn("user", "a", image=True), Turn("assistant", "b"), Turn("user", "<image>"))
+    two = (Turn.said("user", "a", images=1), Turn.said("assistant", "b"), Turn.said("user", "<image>"))
     with pytest.raises(InputError, match="a message has <image> in it"):
         written(llava, GenerationRequest(noise(1), two))
     with pytest.raises(InputError, match="it takes 18 tokens, and the context is 18"):
         written(llava, GenerationRequest.about(noise(1), "what is it?!"), context=18)
     fixed = prompter(chatty_vlm(tmp_path, "paligemma"), "paligemma")
     with pytest.raises(InputError, match="answers one question about one image"):
-        written(fixed, GenerationRequest(None, (Turn("user", "what?"),)))
+        written(fixed, GenerationRequest((), (Turn.said("user", "what?"),)))
     monkeypatch.setattr(llava.tokenizer, "chat_template", "{{ raise_exception('roles must alternate') }}")
     with pytest.raises(InputError) as refused:
-        written(llava, GenerationRequest(None, (Turn("user", "a"),)))
+        written(llava, GenerationRequest((), (Turn.said("user", "a"),)))
     assert refused.value.causes == ("roles must alternate",)
 
 
 def test_a_template_that_forgets_the_image(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llava.tokenizer, "chat_template", "{% for message in messages %}{% endfor %}hello")
-    turns = (Turn("user", "a", image=True), Turn("assistant", "b"), Turn("user", "c"))
+    turns = (Turn.said("user", "a", images=1), Turn.said("assistant", "b"), Turn.said("user", "c"))
     with pytest.raises(ModelError, match="writes <image> 0 times"):
         written(llava, GenerationRequest(noise(1), turns))

@@ -1,0 +1,161 @@
+"""A piece of a prompt as the language model is given it: what of it is read at once, and all that goes with that.
+
+Needs torch and transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["CrossStates", "ImageStates", "PromptPiece", "cross_inputs", "model_inputs", "reading_masks"]
+
+
+@dataclass(frozen=True)
+class ImageStates:
+    """What the language model is given of one image, in its dtype and on its device; see `ImageFeatures`.
+
+    Attributes:
+        places: [tokens, hidden], or [0, hidden].
+        deepstack: one [tokens, hidden] for each layer that is given some.
+        cross: [states, hidden]; None for models without cross-attention.
+    """
+
+    places: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...] = ()
+    cross: torch.Tensor | None = None
+
+    def cut(self, start: int, end: int) -> ImageStates:
+        """What stands in its places from `start` to `end`."""
+        return ImageStates(self.places[start:end], tuple(level[start:end] for level in self.deepstack), self.cross)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of it."""
+        tensors = (self.places, *self.deepstack, *(() if self.cross is None else (self.cross,)))
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class CrossStates:
+    """What cross-attention looks at from one image on.
+
+    Attributes:
+        seen: which states each token of the piece looks at, bool [n, states]; a row of False for a token before it.
+        states: [states, hidden] in the model's dtype, where the image stands in this piece; None where keys and values
+            are in the cache already.
+    """
+
+    seen: torch.Tensor
+    states: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PromptPiece:
+    """Tokens that are read in one pass.
+
+    Attributes:
+        embeddings: [1, n, hidden] in the model's dtype, image features in their places.
+        start: tokens that were read before.
+        positions: int64 [n] or [axes, n].
+        last: the piece is the prompt's last.
+        blocks: of each token from the prompt's first on, int64 [start + n]: tokens of one block see each other, be they
+            before or behind; 0 for those that see what is before them only. None where all are 0.
+        places: which tokens of the piece are an image's, bool [n].
+        deepstack: for those places, [places, hidden] for each layer that is given some; empty for most models.
+        cross: for models with cross-attention; None before an image.
+    """
+
+    embeddings: torch.Tensor
+    start: int
+    positions: torch.Tensor
+    last: bool
+    blocks: torch.Tensor | None
+    places: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...] = ()
+    cross: CrossStates | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of the piece, n."""
+        return self.embeddings.shape[1]
+
+
+def model_inputs(config: Any, piece: PromptPiece) -> dict[str, Any]:
+    """The arguments of transformers' forward pass, without the cache.
+
+    Args:
+        config: of the language model.
+        piece: that is read.
+    """
+    device, dtype = piece.embeddings.device, piece.embeddings.dtype
+    found: dict[str, Any] = {
+        "inputs_embeds": piece.embeddings,
+        "attention_mask": reading_masks(config, piece.start, piece.tokens, piece.blocks, device),
+        "position_ids": piece.positions[None] if piece.positions.ndim == 1 else piece.positions[:, None],
+    }
+    if piece.deepstack and bool(piece.places.any()):
+        found |= {"visual_pos_masks": piece.places[None], "deepstack_visual_embeds": list(piece.deepstack)}
+    if piece.cross is not None:
+        found |= cross_inputs(piece.cross, dtype)
+    return found
+
+
+def cross_inputs(cross: CrossStates, dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments for cross-attention, as MllamaModel prepares them.
+
+    A token that sees no state looks at all of them, and its feed-forward is dropped.
+
+    Args:
+        cross: of the tokens that are read.
+        dtype: that the model computes in.
+    """
+    rows = cross.seen.any(dim=-1, keepdim=True)
+    inputs = {
+        "cross_attention_mask": (cross.seen | ~rows)[None, None],
+        "full_text_row_masked_out_mask": rows.to(dtype)[None, None],
+    }
+    return inputs if cross.states is None else {**inputs, "cross_attention_states": cross.states[None]}
+
+
+def reading_masks(
+    config: Any, start: int, count: int, blocks: torch.Tensor | None, device: torch.device
+) -> torch.Tensor | dict[str, torch.Tensor | None] | None:
+    """What each token of a piece may see: bool [1, 1, n, start + n], True is seen; None for all that is before it.
+
+    Args:
+        config: of the language model. Where its layers are of several kinds, there is a mask for each kind.
+        start: tokens that were read before.
+        count: tokens of the piece, n.
+        blocks: see `PromptPiece`.
+        device: of the masks.
+    """
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if kinds and {"sliding_attention", "full_attention"} <= set(kinds):
+        return {
+            "full_attention": _mask(start, count, blocks, None, device),
+            "sliding_attention": _mask(start, count, blocks, window, device),
+        }
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True) is not False
+    return _mask(start, count, blocks, window if slides else None, device)
+
+
+def _mask(
+    start: int, count: int, blocks: torch.Tensor | None, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """(before OR in the same block) AND within the window."""
+    narrow = window is not None and window < start + count
+    if blocks is None and start == 0 and not narrow:
+        return None
+    query = torch.arange(start, start + count, device=device)[:, None]
+    key = torch.arange(start + count, device=device)[None]
+    seen = key <= query
+    if blocks is not None:
+        own = blocks[start:, None]
+        seen |= (own == blocks[None]) & (own > 0)
+    if window is not None and narrow:
+        seen &= key > query - window
+    return seen[None, None]
