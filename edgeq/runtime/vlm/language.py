@@ -312,7 +312,7 @@ class LanguageModel:
         return cross_inputs(CrossStates(self._tensor(seen[-1:])), self._model.dtype)
 
     def _embed(self, ids: NDArray[np.int64], features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeddings [1, n, hidden] in the model's own dtype, with features in the places of images, if there are any."""
+        """Embeddings [1, n, hidden] in the model's own dtype, features in the places of images, if there are any."""
         import torch
 
         table = self._model.get_input_embeddings()
