@@ -22,16 +22,18 @@ from whole_vlms import WHOLE, odd_photographs, write_whole_vlm
 
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import device_profile
+from edgeq.errors import InputError
 from edgeq.families.modules import read_vlm
 from edgeq.families.registry import image_cost
 from edgeq.pipeline.vlm import VlmOptions, prepare_vlm
 from edgeq.plan.memory import plan_memory
 from edgeq.runtime.scheduler.runtime import RuntimeOptions, start_runtime
-from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.api import IMAGE, GenerationRequest, Turn
 from edgeq.runtime.vlm.language import LanguageModel, _model_class
 from edgeq.runtime.vlm.model import VisionLanguageModel, open_vlm
-from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.prompt import Prompt, Prompter
 from edgeq.runtime.vlm.stream import Done, Stream
+from edgeq.runtime.vlm.tokenize import PromptBuilder
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
 QUESTIONS = ("what is it?", "how many, and where do they stand?")
@@ -96,7 +98,7 @@ def test_run_says_what_the_whole_model_says(case: Case) -> None:
     for photograph in odd_photographs():
         for question in QUESTIONS:
             found = case.vlm.ask(photograph, question, ANSWER).token_ids
-            assert found == whole_answer(case, [photograph], question)
+            assert found == whole_answer(case, photograph, question)
             answers.add(found)
     assert len(answers) > 3, "the photograph and the question make a difference"
 
@@ -110,6 +112,31 @@ def test_served_answers_are_those_of_run(case: Case, together: int) -> None:
             streams = [served.submit(GenerationRequest.about(*ask, ANSWER)) for ask in group]
             for ask, stream in zip(group, streams, strict=True):
                 assert answered(stream).token_ids == case.vlm.ask(*ask, ANSWER).token_ids, ask
+
+
+def test_two_images_of_a_conversation(case: Case) -> None:
+    """Before and after, in two turns of different shapes; or a refusal in words."""
+    images = (odd_photographs()[0], odd_photographs()[3])
+    turns = (
+        Turn("user", (IMAGE, "this was before.")),
+        Turn.said("assistant", "yes"),
+        Turn("user", ("and this is after:", IMAGE, "what changed?")),
+    )
+    ask = GenerationRequest(images, turns, ANSWER)
+    prompter, builder = case.vlm.prompter, PromptBuilder(case.vlm.prompter, 512)
+    if prompter.image_prompt.most_images == 1:
+        with pytest.raises(InputError, match=r"2 images; a .* model takes 1 in a conversation"):
+            builder.question(ask)
+        return
+    prompt = builder.question(ask).prompt
+    assert len(prompt.cuts) == 3, "behind each image, and where the first question ended"
+    expected = generated(case, images, prompt)
+    pixels = [prompter.pixels(image) for image in images]
+    seen = [prompter.joined(case.vlm.vision_encoder.encode(one.feeds), one.layout) for one in pixels]
+    found = case.vlm.language.generate(prompt, seen, limit=ANSWER, stop=prompter.settings.stop)
+    assert tuple(found) == expected
+    with start_runtime(exact(case.bundle), case.bundle, OPTIONS, DEVICE) as served:
+        assert answered(served.submit(ask)).token_ids == expected
 
 
 def test_the_bundle_answers_in_four_bits(case: Case) -> None:
@@ -131,17 +158,22 @@ def answered(stream: Stream) -> Done:
     return last
 
 
-def whole_answer(case: Case, photographs: Sequence[Image.Image], question: str) -> tuple[int, ...]:
-    """What `generate` of the whole model says to the same prompt, with the features of the bundle's engine."""
+def whole_answer(case: Case, photograph: Image.Image, question: str) -> tuple[int, ...]:
+    """What the whole model says to a question about one photograph."""
+    layout = case.vlm.prompter.pixels(photograph).layout
+    return generated(case, [photograph], case.vlm.prompter.prompt(question, [layout]))
+
+
+def generated(case: Case, photographs: Sequence[Image.Image], prompt: Prompt) -> tuple[int, ...]:
+    """What `generate` of the whole model says to a prompt, with the features of the bundle's engine."""
     prompter = case.vlm.prompter
     pixels = [prompter.pixels(photograph) for photograph in photographs]
-    prompt = prompter.prompt(question, [one.layout for one in pixels])
     given = prompter.image_prompt.whole([one.given for one in pixels], prompt.ids, prompter.settings.image_token_id)
-    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in given.items()}
+    tensors: dict[str, Any] = {name: torch.from_numpy(np.asarray(value)) for name, value in given.items()}
     seen = shown(case, photographs)
     if seen is not None:
         tensors = {name: tensors[name] for name in tensors.keys() & MARKS} | {"mm_encoder_outputs": {"image": seen}}
-    ids = torch.from_numpy(prompt.ids)[None]
+    ids = torch.tensor(prompt.ids)[None]
     said = case.whole.generate(
         input_ids=ids,
         **tensors,
