@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeq.errors import ArtifactError
+from edgeq.families.base import AxisRange
 from edgeq.files import atomic_write, sha256_file
 from edgeq.quality.token_parity import TokenParity
 
@@ -18,16 +19,12 @@ __all__ = [
     "GraphFiles",
     "GraphTensor",
     "HalfReport",
-    "LengthRange",
     "VisionReport",
 ]
 
 VISION_FP32: Final = "vision.fp32.onnx"
 VISION_FP16: Final = "vision.fp16.onnx"
 VISION: Final = "vision.json"
-
-LengthRange = tuple[int, int, int]
-"""Least, usual and largest length of an axis."""
 
 
 class GraphFiles(BaseModel):
@@ -111,7 +108,7 @@ class VisionReport(BaseModel):
     inputs: tuple[GraphTensor, ...] = Field(min_length=1)
     outputs: tuple[GraphTensor, ...] = Field(min_length=1)
     image: tuple[int, int, int] | None = None
-    lengths: dict[str, LengthRange] = {}
+    lengths: dict[str, AxisRange] = Field(default_factory=dict)
     image_tokens: int
     hidden: int
     opset: int

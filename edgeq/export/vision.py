@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, GraphFiles, GraphTensor, LengthRange, VisionReport
+from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, GraphFiles, GraphTensor, VisionReport
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError, first_line
 from edgeq.export.late_weights import simplify_with_weights
 from edgeq.export.tracing import OPSET, trace
 from edgeq.export.vision_module import VisionModule, load_vision_module
 from edgeq.export.vision_pixels import ParityRun, read_runs
-from edgeq.families.base import FEATURES, PIXELS, Arrays, VisionGraph, output_rows
+from edgeq.families.base import FEATURES, PIXELS, Arrays, AxisRange, VisionGraph, output_rows
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import name_nodes
 from edgeq.quality.token_parity import FP32_BOUND, Place, prove_tokens
@@ -87,7 +87,7 @@ def export_vision(
         model_type=model_type,
         inputs=tuple(_tensor(one.name, one.dtype, feeds[one.name].shape, one.free) for one in vision_half.inputs),
         outputs=tuple(_tensor(name, "float32", right[name].shape, free) for name, free in outputs.items()),
-        image=feeds[PIXELS].shape[1:] if vision_half.pictures else None,
+        image=feeds[PIXELS].shape[-3:] if vision_half.pictures else None,
         lengths=_lengths(vision_half, runs),
         image_tokens=tokens,
         hidden=reference[0].shape[1],
@@ -146,13 +146,13 @@ def _graph(
 
 
 def _free(vision_half: VisionGraph, rank: int) -> dict[int, str]:
-    """The free axis of an output [..., tokens, hidden]: the pictures, or else the tokens where an input has free axes."""
+    """The free axis of an output [..., tokens, hidden]: the pictures; else the tokens where an input has free axes."""
     if vision_half.pictures:
         return {0: "batch"}
     return {rank - 2: "tokens"} if any(given.free for given in vision_half.inputs) else {}
 
 
-def _lengths(vision_half: VisionGraph, runs: Sequence[ParityRun]) -> dict[str, LengthRange]:
+def _lengths(vision_half: VisionGraph, runs: Sequence[ParityRun]) -> dict[str, AxisRange]:
     """How long the free axes of these runs are, but for the batch of pictures, which is one here.
 
     The least is the greatest common divisor: some axes are a multiple of a number, such as the patches of a token.

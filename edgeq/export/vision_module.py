@@ -96,7 +96,9 @@ def _loose(whole: Any, parts: Parts) -> dict[str, torch.Tensor]:
 
     found: dict[str, torch.Tensor] = {}
     for name, value in list(whole.named_parameters()):
-        if parts.component(name) != "connector" or any(_inside(name, root) for root in (parts.vision, *parts.connector)):
+        if parts.component(name) != "connector" or any(
+            _inside(name, root) for root in (parts.vision, *parts.connector)
+        ):
             continue
         above, _, last = name.rpartition(".")
         setattr(whole.get_submodule(above), last, torch.nn.Parameter(torch.empty(value.shape), requires_grad=False))

@@ -138,9 +138,7 @@ def _reason(node: onnx.NodeProto, reached: Mapping[str, float]) -> str:
     return f"{what} on a photograph, FP16 ends at {LARGEST:.0f}{doubt}"
 
 
-def _prove(
-    directory: Path, half: onnx.ModelProto, runs: Sequence[ParityRun], threads: int | None
-) -> TokenParity:
+def _prove(directory: Path, half: onnx.ModelProto, runs: Sequence[ParityRun], threads: int | None) -> TokenParity:
     """The FP32 graph against the FP16 one with every FP16 tensor rounded; ONNX Runtime must run the file, too."""
     next(graph_features(directory / VISION_FP16, runs[:1], threads=threads))
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from PIL import Image
 from edgeq.bundle.manifest import Manifest, read_manifest
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import ArtifactError, EdgeqError, EngineError
-from edgeq.families.base import Arrays
+from edgeq.families.base import PIXELS, Arrays
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_config import read_preprocess
@@ -33,7 +33,7 @@ class KnownCanary:
     Attributes:
         image: its file name.
         picture: it, mode RGB.
-        feeds: an array for each input of the network.
+        feeds: an array for each input of the network; where that is one alone, its name does not matter.
         reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden] or [1, classes]; see
             `CanarySet.stacked`.
         int8: of a classifier, what the INT8 graph gave there in ONNX Runtime, [1, classes].
@@ -136,7 +136,7 @@ def _of_classifier(bundle: Path, manifest: Manifest) -> CanarySet:
         pixels = _preprocessed(preprocess, picture, folder / canary.image)
         rows = slice(number, number + 1)
         same = canary_digest(pixels) == canary.pixels_sha256
-        known.append(KnownCanary(canary.image, picture, {_PIXELS: pixels[None]}, fp32[rows], int8[rows], same))
+        known.append(KnownCanary(canary.image, picture, {PIXELS: pixels[None]}, fp32[rows], int8[rows], same))
     return CanarySet(manifest, bundle / listed.int8, bundle / listed.fp32, (listed.output,), tuple(known))
 
 
@@ -165,9 +165,7 @@ def _of_vlm(bundle: Path, manifest: Manifest) -> CanarySet:
     return CanarySet(manifest, graph, graph, outputs, tuple(known), Talk(listed, prompter), stacked)
 
 
-def _makes(
-    prompter: Prompter, image: ProcessedImage, features: NDArray[np.float32], outputs: tuple[str, ...]
-) -> bool:
+def _makes(prompter: Prompter, image: ProcessedImage, features: NDArray[np.float32], outputs: tuple[str, ...]) -> bool:
     """Whether the rows of a graph's outputs become what the language model is given in the places of an image."""
     pictures = image.layout.pictures if prompter.vision.pictures else 1
     try:
