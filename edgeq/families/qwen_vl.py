@@ -18,15 +18,16 @@ from edgeq.families.base import (
     ImagePrompt,
     Layout,
     ModuleNames,
-    Unsupported,
+    VisionGraph,
     plain,
 )
+from edgeq.families.qwen_vision import PLAIN_GRAPH, STACKED_GRAPH, WINDOWED_GRAPH, image_grid
 from edgeq.families.tiles import Size, whole_tokens
 
 if TYPE_CHECKING:
     from edgeq.families.modules import VlmDescription
 
-__all__ = ["QWEN3_VL", "QWEN_VL"]
+__all__ = ["QWEN2_5_VL", "QWEN2_VL", "QWEN3_VL"]
 
 
 def _cost(model: VlmDescription, size: Size) -> ImageCost:
@@ -47,7 +48,7 @@ def _pixel_range(preprocessor: Mapping[str, Any]) -> tuple[int, int]:
 
 def _layout(given: Given, config: Config) -> Layout:
     """The grid is that of the merged patches, each of which is a token."""
-    _, rows, columns = (int(side) for side in np.asarray(given["image_grid_thw"]).reshape(-1))
+    rows, columns = image_grid(given)
     merge = int(config["vision_config"]["spatial_merge_size"])
     grid = rows // merge, columns // merge
     return Layout(grid[0] * grid[1], 1, rows * columns, grid)
@@ -91,27 +92,23 @@ def _capped(preprocessor: dict[str, Any], _config: dict[str, Any], most: int) ->
         preprocessor.pop(name, None)
 
 
-_VISION: Final = Unsupported("its encoder takes images of any size, patch by patch")
 _PROMPT: Final = ImagePrompt(plain, layout=_layout, positions=_positions, whole=_whole)
 
-QWEN_VL: Final = Family(
-    name="Qwen-VL",
-    model_types=("qwen2_vl", "qwen2_5_vl"),
-    modules=ModuleNames("model.visual", ("model.visual.merger",), "model.language_model"),
-    image_cost=_cost,
-    vision=_VISION,
-    prompt=_PROMPT,
-    caps={"pixels": _capped},
-)
 
-QWEN3_VL: Final = Family(
-    name="Qwen3-VL",
-    model_types=("qwen3_vl", "qwen3_vl_moe"),
-    modules=ModuleNames(
-        "model.visual", ("model.visual.merger", "model.visual.deepstack_merger_list"), "model.language_model"
-    ),
-    image_cost=_cost,
-    vision=_VISION,
-    prompt=_PROMPT,
-    caps={"pixels": _capped},
-)
+def _family(name: str, model_types: tuple[str, ...], vision: VisionGraph, *more: str) -> Family:
+    """One of them; `more`: what belongs to the connector beside the merger, in the encoder."""
+    connector = tuple(f"model.visual.{part}" for part in ("merger", *more))
+    return Family(
+        name=name,
+        model_types=model_types,
+        modules=ModuleNames("model.visual", connector, "model.language_model"),
+        image_cost=_cost,
+        vision=vision,
+        prompt=_PROMPT,
+        caps={"pixels": _capped},
+    )
+
+
+QWEN2_VL: Final = _family("Qwen2-VL", ("qwen2_vl",), PLAIN_GRAPH)
+QWEN2_5_VL: Final = _family("Qwen2.5-VL", ("qwen2_5_vl",), WINDOWED_GRAPH)
+QWEN3_VL: Final = _family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), STACKED_GRAPH, "deepstack_merger_list")
