@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.errors import InputError
 from edgeq.families.base import (
     PIXELS,
     Arrays,
@@ -29,9 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["QWEN2_5_VL", "QWEN2_VL", "QWEN3_VL"]
 
+_LONGEST_SHAPE: Final = 200
+# Of the image processor, where its config is silent.
+_PATCH: Final = 14
+_MERGE: Final = 2
+
 
 def _cost(model: VlmDescription, size: Size) -> ImageCost:
     """The image in its own size, rounded to whole tokens of merged patches and kept within a number of pixels."""
+    if max(size) > _LONGEST_SHAPE * min(size):
+        raise InputError(
+            f"an image of {size[0]} x {size[1]} pixels is too narrow for {model.name}",
+            expected=f"a longer side of at most {_LONGEST_SHAPE} times the shorter one",
+        )
     patch, merge = int(model.vision["patch_size"]), int(model.vision["spatial_merge_size"])
     height, width = whole_tokens(size, patch * merge, *_pixel_range(model.preprocessor))
     patches = (height // patch) * (width // patch)
@@ -84,10 +95,19 @@ def _whole(given: Sequence[Given], ids: NDArray[np.int64], token: int) -> Arrays
     return joined | {"mm_token_type_ids": (ids == token).astype(np.int64)[None]}
 
 
-def _capped(preprocessor: dict[str, Any], _config: dict[str, Any], most: int) -> None:
-    """In every spelling that image processors read; the least gives way where it is more."""
-    least = min(_pixel_range(preprocessor)[0], most)
-    preprocessor["size"] = {"shortest_edge": least, "longest_edge": most}
+def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> None:
+    """In the spelling that image processors read first.
+
+    The least is a quarter at most: a small image is enlarged to the least and then rounded up to whole tokens.
+    """
+    vision = config.get("vision_config") or {}
+    patch = int(preprocessor.get("patch_size") or vision.get("patch_size") or _PATCH)
+    merge = int(preprocessor.get("merge_size") or vision.get("spatial_merge_size") or _MERGE)
+    if most < (patch * merge) ** 2:
+        raise ValueError(f"one token has {(patch * merge) ** 2}")
+    least, present = _pixel_range(preprocessor)
+    most = min(most, present)
+    preprocessor["size"] = {"shortest_edge": min(least, most // 4), "longest_edge": most}
     for name in ("min_pixels", "max_pixels"):
         preprocessor.pop(name, None)
 
