@@ -7,6 +7,7 @@ to turn some of them around. So the exporter leaves weights out, and every copy 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from edgeq.export.simplify import simplify
 
 __all__ = ["simplify_with_weights"]
 
-Weights = Mapping[str, NDArray[np.float32]]
+Weights = Mapping[str, NDArray[Any]]
 
 
 def simplify_with_weights(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
@@ -72,5 +73,5 @@ def _attach(graph: onnx.GraphProto, weights: Weights) -> None:
     graph.node.extend(kept)
 
 
-def _tensor(values: NDArray[np.float32], name: str) -> onnx.TensorProto:
+def _tensor(values: NDArray[Any], name: str) -> onnx.TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(values), name)
