@@ -253,6 +253,7 @@ class LanguageModel:
             places=places,
             deepstack=_levels(states),
             cross=self._cross(prompt, images, start, end, len(continued)),
+            wide=self.image_prompt.attention == "prompt",
         )
 
     def _standing(
