@@ -101,6 +101,7 @@ QWEN_VL: Final = Family(
     image_cost=_cost,
     vision=_VISION,
     prompt=_PROMPT,
+    language_classes={"qwen2_vl_text": "Qwen2VLTextModel", "qwen2_5_vl_text": "Qwen2_5_VLTextModel"},
     caps={"pixels": _capped},
 )
 
@@ -113,5 +114,6 @@ QWEN3_VL: Final = Family(
     image_cost=_cost,
     vision=_VISION,
     prompt=_PROMPT,
+    language_classes={"qwen3_vl_text": "Qwen3VLTextModel", "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"},
     caps={"pixels": _capped},
 )
