@@ -346,7 +346,7 @@ class Family:
         vision: its vision half as one graph, or why it is not exported.
         prompt: how an image is put before its language model, or why it cannot be run in two halves.
         language_classes: model type of a language half that AutoModelForCausalLM does not know -> its class in
-            transformers.
+            transformers; `causal_class` gives a head to one that has none.
         caps: what the user may bound of an image, `pixels` or `tiles` -> how that is written into the configs.
     """
 

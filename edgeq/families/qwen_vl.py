@@ -115,20 +115,33 @@ def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> 
 _PROMPT: Final = ImagePrompt(plain, layout=_layout, positions=_positions, whole=_whole)
 
 
-def _family(name: str, model_types: tuple[str, ...], vision: VisionGraph, *more: str) -> Family:
-    """One of them; `more`: what belongs to the connector beside the merger, in the encoder."""
+def _family(name: str, vision: VisionGraph, classes: Mapping[str, str], *more: str) -> Family:
+    """One of them.
+
+    Args:
+        name: for people.
+        vision: its graph.
+        classes: model type -> the class of its language model; the config of that is called `TYPE_text`.
+        more: what belongs to the connector beside the merger, in the encoder.
+    """
     connector = tuple(f"model.visual.{part}" for part in ("merger", *more))
     return Family(
         name=name,
-        model_types=model_types,
+        model_types=tuple(classes),
         modules=ModuleNames("model.visual", connector, "model.language_model"),
         image_cost=_cost,
         vision=vision,
         prompt=_PROMPT,
+        language_classes={f"{model_type}_text": kind for model_type, kind in classes.items()},
         caps={"pixels": _capped},
     )
 
 
-QWEN2_VL: Final = _family("Qwen2-VL", ("qwen2_vl",), PLAIN_GRAPH)
-QWEN2_5_VL: Final = _family("Qwen2.5-VL", ("qwen2_5_vl",), WINDOWED_GRAPH)
-QWEN3_VL: Final = _family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), STACKED_GRAPH, "deepstack_merger_list")
+QWEN2_VL: Final = _family("Qwen2-VL", PLAIN_GRAPH, {"qwen2_vl": "Qwen2VLTextModel"})
+QWEN2_5_VL: Final = _family("Qwen2.5-VL", WINDOWED_GRAPH, {"qwen2_5_vl": "Qwen2_5_VLTextModel"})
+QWEN3_VL: Final = _family(
+    "Qwen3-VL",
+    STACKED_GRAPH,
+    {"qwen3_vl": "Qwen3VLTextModel", "qwen3_vl_moe": "Qwen3VLMoeTextModel"},
+    "deepstack_merger_list",
+)
