@@ -163,8 +163,10 @@ class ImageCost:
         tokens: places in the language model's context.
         cross_tokens: places that its cross-attention looks at instead; 0 for models without.
         tiles: pictures that the encoder is given.
-        sequences, sequence: the encoder's patches: `sequences` runs of `sequence`, in which all attend to all.
+        sequences, sequence: the encoder's patches: `sequences` runs of `sequence`, in which all attend to all, in those
+            of its layers where the runs are longest.
         markers: text tokens that the processor writes around the image; not in `tokens`.
+        mask: numbers of what is added to attention scores, for one head; 0 where nothing is.
     """
 
     tokens: int
@@ -173,6 +175,7 @@ class ImageCost:
     sequence: int
     cross_tokens: int = 0
     markers: int = 0
+    mask: int = 0
 
 
 ImageRule = Callable[["VlmDescription", Size], ImageCost]
