@@ -395,11 +395,17 @@ def plain(token: str, layout: Layout) -> str:
     return token * layout.tokens
 
 
-def one_picture(tokens: Callable[[Config], int]) -> ImageRule:
-    """The rule of a family that brings every image to one size; `tokens`: of that picture."""
+def one_picture(tokens: Callable[[Config], int], *, markers: int = 0) -> ImageRule:
+    """The rule of a family that brings every image to one size.
+
+    Args:
+        tokens: of that picture.
+        markers: text tokens around it.
+    """
 
     def cost(model: VlmDescription, _size: Size) -> ImageCost:
-        return ImageCost(tokens=tokens(model.config), tiles=1, sequences=1, sequence=patches_of(model.config))
+        patches = patches_of(model.config)
+        return ImageCost(tokens=tokens(model.config), tiles=1, sequences=1, sequence=patches, markers=markers)
 
     return cost
 

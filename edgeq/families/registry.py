@@ -158,7 +158,7 @@ def lacking(model_type: str, vision: Mapping[str, Any]) -> str | None:
     """
     if family_of(model_type) is None:
         return (
-            f"edgeq does not know the family {model_type}: it counts parameters and bytes, but not the tokens of an image, "
+            f"edgeq does not know the family {model_type}: it counts parameters and bytes, but no tokens of an image, "
             "and neither prepares nor runs it"
         )
     try:
@@ -192,6 +192,8 @@ def cap(model: VlmDescription, caps: Mapping[str, int]) -> VlmDescription:
     Raises:
         InputError: the family has no such bound, or cannot do with so little.
     """
+    if not caps:
+        return model
     preprocessor, config = deepcopy(dict(model.preprocessor)), deepcopy(dict(model.config))
     family = family_of(model.model_type)
     known: dict[str, Cap] = {} if family is None else {str(what): write for what, write in family.caps.items()}

@@ -102,6 +102,11 @@ class MemoryPlan(Artifact):
         return sum(component.parameters for component in self.components)
 
     @property
+    def room(self) -> int:
+        """Tokens of the context that the images leave for text; negative where they exceed it."""
+        return self.request.context - self.request.images * (self.image.tokens + self.image.markers)
+
+    @property
     def tightest(self) -> Phase:
         """The moment that needs most."""
         return max(self.phases, key=lambda phase: phase.bytes)
