@@ -174,7 +174,7 @@ def _print_model(planned: Planned) -> None:
     if planned.photographs is not None:
         print_photographs(planned.photographs)
     if planned.lacking is not None:
-        click.echo(f"{planned.lacking[0].upper()}{planned.lacking[1:]}.")
+        click.echo(f"{planned.lacking}.")
 
 
 def _print_table(planned: Planned) -> None:
