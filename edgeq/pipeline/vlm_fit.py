@@ -8,7 +8,6 @@ from typing import Any, Final
 from edgeq.device import PROFILES, device_profile
 from edgeq.errors import GateError, PlanError
 from edgeq.families.modules import VlmDescription
-from edgeq.families.registry import runnable
 from edgeq.pipeline.vlm_options import VlmOptions
 from edgeq.plan.changes import Change
 from edgeq.plan.memory import MemoryPlan, plan_memory
@@ -97,11 +96,8 @@ def check_fit(
 
 
 def longest_context(model: VlmDescription) -> int:
-    """The positions that a model was made for; of one whose prompt has a mask of its own, those of its window."""
-    contexts = [int(model.text["max_position_embeddings"])]
-    if runnable(model.model_type).attention != "causal" and model.text.get("sliding_window"):
-        contexts.append(int(model.text["sliding_window"]))  # the prompt's own mask knows no window
-    return min(contexts)
+    """The positions that a model was made for."""
+    return int(model.text["max_position_embeddings"])
 
 
 def _misfit(memory: MemoryPlan) -> str:

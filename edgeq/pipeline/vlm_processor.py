@@ -132,7 +132,10 @@ def check_question(
 
 def _context(model: VlmDescription, memory: MemoryPlan | None) -> int:
     """What the model was made for, or what was planned if that is less."""
-    return min(longest_context(model), memory.request.context if memory else longest_context(model))
+    contexts = [longest_context(model)]
+    if memory is not None:
+        contexts.append(memory.request.context)
+    return min(contexts)
 
 
 def bounded_source(source: Path, model: VlmDescription, bounded: VlmDescription, scratch: Path) -> Path:
