@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from PIL import Image
-from running import NAME, SimulatedRuntime, chat, picture, question, running, talking
+from running import (
+    NAME,
+    Running,
+    SimulatedRuntime,
+    chat,
+    image_part,
+    opened,
+    picture,
+    question,
+    running,
+    talking,
+    text_part,
+)
 
 from edgeq.service.http.errors import RequestError
 from edgeq.service.routes.fetch import Fetcher, is_public, resolve
@@ -162,8 +175,61 @@ def test_through_the_service() -> None:
     ):
         url = f"http://{HOST}:{port}/a.png"
         service.openai().chat.completions.create(model=NAME, messages=question(image=url))
-        image = runtime.asks[-1].image
-        assert isinstance(image, Image.Image)
-        assert image.size == (8, 8)
+        (image,) = runtime.asks[-1].images
+        assert opened(image).size == (8, 8)
         refused = service.http.post("/v1/chat/completions", json=chat(image="http://other.example/"))
         assert refused.json()["error"]["code"] == "image_host_not_allowed"
+
+
+def asked(service: Running, *urls: str) -> Any:
+    """The fault of a request about the images behind these addresses."""
+    content = [*(image_part(url) for url in urls), text_part("what?")]
+    body = {"model": NAME, "messages": [{"role": "user", "content": content}]}
+    return service.http.post("/v1/chat/completions", json=body).json().get("error")
+
+
+def test_several_images_are_fetched_one_after_another() -> None:
+    body = picture()
+    told = ok(body, f"Content-Length: {len(body)}".encode())
+    runtime = SimulatedRuntime()
+    with running(talking(runtime), fetcher=fetcher()) as service:
+        with answering(told, told) as (port, seen):
+            assert asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b") is None
+            assert [request.split()[1] for request in seen] == [b"/a", b"/b"]
+        assert len(runtime.asks[-1].images) == 2
+        with answering(told, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n") as (port, _):
+            error = asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b")
+            assert (error["code"], error["param"]) == ("image_not_fetched", "messages.0.content.1")
+
+
+def test_no_image_is_fetched_of_a_request_with_too_many() -> None:
+    with running(talking(SimulatedRuntime()), fetcher=fetcher(), max_images=2) as service:
+        with answering() as (port, seen):
+            assert asked(service, *[f"http://{HOST}:{port}/a"] * 3)["code"] == "too_many_images"
+        assert seen == []
+
+
+def test_all_images_together_have_the_time_of_one() -> None:
+    """The first is there at once, and the second does not come."""
+    body = picture()
+    slow = b"HTTP/1.1 200 OK\r\nX: \0"
+    with (
+        answering(ok(body, f"Content-Length: {len(body)}".encode()), slow) as (port, _),
+        running(talking(SimulatedRuntime()), fetcher=fetcher(seconds=0.5)) as service,
+    ):
+        error = asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b")
+    assert (error["code"], error["param"]) == ("image_not_fetched", "messages.0.content.1")
+    (seconds,) = re.findall(r"within ([0-9.]+) s", error["message"])
+    assert float(seconds) < 0.5
+
+
+def test_the_files_of_all_images_together_are_bounded() -> None:
+    body = picture(side=64)
+    told = ok(body, f"Content-Length: {len(body)}".encode())
+    most = 1.5 * len(body) / 2**20
+    with (
+        answering(told, told) as (port, _),
+        running(talking(SimulatedRuntime()), fetcher=fetcher(), image_mib=most, images_mib=most) as service,
+    ):
+        error = asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b")
+    assert (error["code"], error["param"]) == ("images_too_large", "messages.0.content.1")
