@@ -197,8 +197,8 @@ def test_too_many_images_are_not_even_looked_at(most_images: int | None, max_ima
 
 def test_a_conversation_that_outgrows_the_context(service: Running, runtime: SimulatedRuntime) -> None:
     runtime.refuses("too long?", ContextError(4700, 4608, 4096))
-    with pytest.raises(openai.APIStatusError) as caught:
-        service.openai().chat.completions.create(model=NAME, messages=question("too long?"))
+    with service.openai() as client, pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model=NAME, messages=question("too long?"))
     assert (caught.value.status_code, caught.value.code) == (413, "context_length_exceeded")
     assert caught.value.param == "messages"
     for number in ("4,700", "4,608", "4,096"):
