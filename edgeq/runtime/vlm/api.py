@@ -86,7 +86,13 @@ class Turn:
 
     @classmethod
     def said(cls, role: Role, text: str, *, images: int = 0) -> Turn:
-        """A text, with as many images before it."""
+        """A text, with images before it.
+
+        Args:
+            role: who says it.
+            text: what is said.
+            images: how many stand before it.
+        """
         return cls(role, (*([IMAGE] * images), text))
 
     @property

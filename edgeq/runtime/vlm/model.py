@@ -175,6 +175,6 @@ def load_vlm(directory: Path, *, engine: Engine | None = None, threads: int | No
 
 
 def stacked(features: ImageFeatures) -> NDArray[np.float32]:
-    """All that the language model is given of an image, one behind the other: [rows, hidden]."""
+    """All that the language model is given of an image, one behind the other: float32 [rows, hidden]."""
     cross = () if features.cross is None else (features.cross,)
     return np.concatenate((features.places, *features.deepstack, *cross))
