@@ -200,7 +200,6 @@ def test_a_conversation_that_outgrows_the_context(service: Running, runtime: Sim
     with service.openai() as client, pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(model=NAME, messages=question("too long?"))
     assert (caught.value.status_code, caught.value.code) == (413, "context_length_exceeded")
-    assert caught.value.param == "messages"
     for number in ("4,700", "4,608", "4,096"):
         assert number in caught.value.message
     described = service.http.get("/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]["responses"]["413"]

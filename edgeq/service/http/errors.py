@@ -100,7 +100,7 @@ def as_request_error(error: Exception) -> RequestError:
     if isinstance(error, TooLargeError):
         return RequestError(413, "too_much_memory", _told(error))
     if isinstance(error, ContextError):
-        return RequestError(413, "context_length_exceeded", _told(error), param="messages")
+        return RequestError(413, "context_length_exceeded", _told(error))
     if isinstance(error, BusyError):
         return RequestError(429, "busy", _told(error), retry_after=error.retry_after_s)
     if isinstance(error, DeadlineError):
