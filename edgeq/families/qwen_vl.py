@@ -98,7 +98,8 @@ def _whole(given: Sequence[Given], ids: NDArray[np.int64], token: int) -> Arrays
 def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> None:
     """In the spelling that image processors read first.
 
-    The least is a quarter at most: a small image is enlarged to the least and then rounded up to whole tokens.
+    The least is a quarter at most: a small image is enlarged to the least and then rounded up to whole tokens. An image
+    so narrow that one row of tokens is longer than the bound exceeds it all the same.
     """
     vision = config.get("vision_config") or {}
     patch = int(preprocessor.get("patch_size") or vision.get("patch_size") or _PATCH)

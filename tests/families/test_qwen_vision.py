@@ -32,7 +32,14 @@ _OWN = {
     "qwen3_vl_moe": {"num_position_embeddings": 36, "deepstack_visual_indexes": [1]},
 }
 TYPES = tuple(_OWN)
-_SIZES = {"depth": 4, "num_heads": 2, "patch_size": 4, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 48}
+_SIZES = {
+    "depth": 4,
+    "num_heads": 2,
+    "patch_size": 4,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "out_hidden_size": 48,
+}
 _ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
 
 
@@ -108,7 +115,9 @@ def test_a_graph_may_be_exported_at_one_window_of_one_token(model_type: str) -> 
 def test_a_graph_has_no_attention_beyond_the_windows_and_no_weights_twice(model_type: str) -> None:
     """Layers with windows compare a patch with 36 others: of the four, two have scores of all with all."""
     graph = exported(model_type).graph
-    onto_window = [node for node in graph.node if node.op_type == "Gather" and "windows" in _behind(graph, node.input[1])]
+    onto_window = [
+        node for node in graph.node if node.op_type == "Gather" and "windows" in _behind(graph, node.input[1])
+    ]
     assert len(onto_window) == (2 * 3 if model_type == "qwen2_5_vl" else 0)
     names = [tensor.name for tensor in graph.initializer]
     assert len(names) == len(set(names))
