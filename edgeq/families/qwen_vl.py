@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from edgeq.errors import InputError
 from edgeq.families.base import (
     PIXELS,
     Arrays,
+    Cap,
     Config,
     Family,
     Given,
@@ -19,7 +20,6 @@ from edgeq.families.base import (
     ImagePrompt,
     Layout,
     ModuleNames,
-    VisionGraph,
     plain,
 )
 from edgeq.families.qwen_vision import PLAIN_GRAPH, STACKED_GRAPH, WINDOWED_GRAPH, image_grid
@@ -116,20 +116,38 @@ def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> 
 _PROMPT: Final = ImagePrompt(plain, layout=_layout, positions=_positions, whole=_whole)
 
 
-def _family(name: str, model_types: tuple[str, ...], vision: VisionGraph, *more: str) -> Family:
-    """One of them; `more`: what belongs to the connector beside the merger, in the encoder."""
-    connector = tuple(f"model.visual.{part}" for part in ("merger", *more))
-    return Family(
-        name=name,
-        model_types=model_types,
-        modules=ModuleNames("model.visual", connector, "model.language_model"),
-        image_cost=_cost,
-        vision=vision,
-        prompt=_PROMPT,
-        caps={"pixels": _capped},
-    )
+_CAPS: Final[Mapping[Literal["pixels", "tiles"], Cap]] = {"pixels": _capped}
+_MODULES: Final = ModuleNames("model.visual", ("model.visual.merger",), "model.language_model")
+_STACKED_MODULES: Final = ModuleNames(
+    "model.visual", ("model.visual.merger", "model.visual.deepstack_merger_list"), "model.language_model"
+)
 
+QWEN2_VL: Final = Family(
+    name="Qwen2-VL",
+    model_types=("qwen2_vl",),
+    modules=_MODULES,
+    image_cost=_cost,
+    vision=PLAIN_GRAPH,
+    prompt=_PROMPT,
+    caps=_CAPS,
+)
 
-QWEN2_VL: Final = _family("Qwen2-VL", ("qwen2_vl",), PLAIN_GRAPH)
-QWEN2_5_VL: Final = _family("Qwen2.5-VL", ("qwen2_5_vl",), WINDOWED_GRAPH)
-QWEN3_VL: Final = _family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), STACKED_GRAPH, "deepstack_merger_list")
+QWEN2_5_VL: Final = Family(
+    name="Qwen2.5-VL",
+    model_types=("qwen2_5_vl",),
+    modules=_MODULES,
+    image_cost=_cost,
+    vision=WINDOWED_GRAPH,
+    prompt=_PROMPT,
+    caps=_CAPS,
+)
+
+QWEN3_VL: Final = Family(
+    name="Qwen3-VL",
+    model_types=("qwen3_vl", "qwen3_vl_moe"),
+    modules=_STACKED_MODULES,
+    image_cost=_cost,
+    vision=STACKED_GRAPH,
+    prompt=_PROMPT,
+    caps=_CAPS,
+)

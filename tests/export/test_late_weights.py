@@ -32,7 +32,8 @@ class TwoLinear(torch.nn.Module):
 
 def test_weights_come_in_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    module, seen = TwoLinear().eval(), []
+    module = TwoLinear().eval()
+    seen: list[str] = []
 
     def watched(model: onnx.ModelProto) -> onnx.ModelProto:
         seen.extend(tensor.name for tensor in model.graph.initializer)

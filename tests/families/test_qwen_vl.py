@@ -142,7 +142,8 @@ def tiny(model_type: str) -> Any:
 
 def prompt(parts: Sequence[int | tuple[int, int]]) -> tuple[NDArray[np.int64], list[Given]]:
     """Text of so many tokens, and images of so many rows and columns of patches."""
-    ids, images = [], []
+    ids: list[int] = []
+    images: list[Given] = []
     for part in parts:
         if isinstance(part, int):
             ids += [5] * part
