@@ -13,6 +13,7 @@ from edgeq.files import atomic_write, sha256_file
 from edgeq.quality.token_parity import TokenParity
 
 __all__ = [
+    "TOKENS",
     "VISION",
     "VISION_FP16",
     "VISION_FP32",
@@ -25,6 +26,8 @@ __all__ = [
 VISION_FP32: Final = "vision.fp32.onnx"
 VISION_FP16: Final = "vision.fp16.onnx"
 VISION: Final = "vision.json"
+TOKENS: Final = "tokens"
+"""The free axis of an output with as many rows as the image asks for."""
 
 
 class GraphFiles(BaseModel):

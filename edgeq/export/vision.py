@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, GraphFiles, GraphTensor, VisionReport
+from edgeq.bundle.vision_report import TOKENS, VISION_FP16, VISION_FP32, GraphFiles, GraphTensor, VisionReport
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError, first_line
 from edgeq.export.late_weights import simplify_with_weights
@@ -149,7 +149,7 @@ def _free(vision_half: VisionGraph, rank: int) -> dict[int, str]:
     """The free axis of an output [..., tokens, hidden]: the pictures; else the tokens where an input has free axes."""
     if vision_half.pictures:
         return {0: "batch"}
-    return {rank - 2: "tokens"} if any(given.free for given in vision_half.inputs) else {}
+    return {rank - 2: TOKENS} if any(given.free for given in vision_half.inputs) else {}
 
 
 def _lengths(vision_half: VisionGraph, runs: Sequence[ParityRun]) -> dict[str, AxisRange]:

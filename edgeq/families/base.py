@@ -167,8 +167,10 @@ class ImageCost:
         tokens: places in the language model's context.
         cross_tokens: places that its cross-attention looks at instead; 0 for models without.
         tiles: pictures that the encoder is given.
-        sequences, sequence: the encoder's patches: `sequences` runs of `sequence`, in which all attend to all.
+        sequences, sequence: the encoder's patches: `sequences` runs of `sequence`, in which all attend to all, in those
+            of its layers where the runs are longest.
         markers: text tokens that the processor writes around the image; not in `tokens`.
+        mask: numbers of what is added to attention scores, for one head; 0 where nothing is.
     """
 
     tokens: int
@@ -177,6 +179,7 @@ class ImageCost:
     sequence: int
     cross_tokens: int = 0
     markers: int = 0
+    mask: int = 0
 
 
 ImageRule = Callable[["VlmDescription", Size], ImageCost]
@@ -346,7 +349,7 @@ class Family:
         vision: its vision half as one graph, or why it is not exported.
         prompt: how an image is put before its language model, or why it cannot be run in two halves.
         language_classes: model type of a language half that AutoModelForCausalLM does not know -> its class in
-            transformers.
+            transformers; `causal_class` gives a head to one that has none.
         caps: what the user may bound of an image, `pixels` or `tiles` -> how that is written into the configs.
     """
 
@@ -400,11 +403,17 @@ def plain(token: str, layout: Layout) -> str:
     return token * layout.tokens
 
 
-def one_picture(tokens: Callable[[Config], int]) -> ImageRule:
-    """The rule of a family that brings every image to one size; `tokens`: of that picture."""
+def one_picture(tokens: Callable[[Config], int], *, markers: int = 0) -> ImageRule:
+    """The rule of a family that brings every image to one size.
+
+    Args:
+        tokens: of that picture.
+        markers: text tokens around it.
+    """
 
     def cost(model: VlmDescription, _size: Size) -> ImageCost:
-        return ImageCost(tokens=tokens(model.config), tiles=1, sequences=1, sequence=patches_of(model.config))
+        patches = patches_of(model.config)
+        return ImageCost(tokens=tokens(model.config), tiles=1, sequences=1, sequence=patches, markers=markers)
 
     return cost
 

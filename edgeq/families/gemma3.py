@@ -45,7 +45,7 @@ GEMMA3: Final = Family(
     name="Gemma 3",
     model_types=("gemma3",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
-    image_cost=one_picture(_tokens),
+    image_cost=one_picture(_tokens, markers=4),
     vision=pictures(last_state),
     prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), attention="image", marker="boi_token", whole=_whole),
 )

@@ -44,8 +44,9 @@ _NEVER: Final = -30000.0
 
 def _cost(model: VlmDescription, _size: Size) -> ImageCost:
     """All tiles always, used or not, attended to together; the language model sees them by cross-attention only."""
-    tiles, patches = int(model.vision["max_num_tiles"]), _patches(model.config)
-    return ImageCost(tokens=1, tiles=tiles, sequences=1, sequence=_sequence(model.config), cross_tokens=tiles * patches)
+    tiles, patches, sequence = int(model.vision["max_num_tiles"]), _patches(model.config), _sequence(model.config)
+    cross = tiles * patches
+    return ImageCost(tokens=1, tiles=tiles, sequences=1, sequence=sequence, cross_tokens=cross, mask=sequence**2)
 
 
 def _patches(config: Config) -> int:

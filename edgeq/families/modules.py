@@ -19,6 +19,7 @@ from edgeq.model.checkpoint.compare import compare
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
 from edgeq.model.graph.components import Component
+from edgeq.model.images.image_processor import read_processor_config
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class VlmDescription:
         model_type: from config.json.
         config: the whole config, with every default that transformers fills in.
         text, vision: the configs of the decoder and of the encoder, likewise.
-        preprocessor: `preprocessor_config.json`; empty where there is none.
+        preprocessor: the image processor's config; empty where there is none.
         components: vision, connector, language, cross-attention, head; those that it has.
         parts: the modules that they hang from.
         tied_head: the output head is the embedding: one parameter, counted with the embedding.
@@ -112,14 +113,13 @@ def _describe(
     check_parts(model_type, {"vision": [parts.vision], "connector": parts.connector, "language": [parts.language]})
     quantized = "quantization_config" in raw
     sizes = compare(built, stored, directory) if stored and not quantized else {}
-    preprocessor = directory / "preprocessor_config.json"
     return VlmDescription(
         name=name,
         model_type=model_type,
         config=built.config.to_dict(),
         text=built.get_submodule(parts.language).config.to_dict(),
         vision=built.get_submodule(parts.vision).config.to_dict(),
-        preprocessor=read_json_object(preprocessor) if preprocessor.exists() else {},
+        preprocessor=read_processor_config(directory),
         components=components(built, parts, sizes),
         parts=parts,
         tied_head=_tied(built),

@@ -129,6 +129,7 @@ QWEN2_VL: Final = Family(
     image_cost=_cost,
     vision=PLAIN_GRAPH,
     prompt=_PROMPT,
+    language_classes={"qwen2_vl_text": "Qwen2VLTextModel"},
     caps=_CAPS,
 )
 
@@ -139,6 +140,7 @@ QWEN2_5_VL: Final = Family(
     image_cost=_cost,
     vision=WINDOWED_GRAPH,
     prompt=_PROMPT,
+    language_classes={"qwen2_5_vl_text": "Qwen2_5_VLTextModel"},
     caps=_CAPS,
 )
 
@@ -149,5 +151,6 @@ QWEN3_VL: Final = Family(
     image_cost=_cost,
     vision=STACKED_GRAPH,
     prompt=_PROMPT,
+    language_classes={"qwen3_vl_text": "Qwen3VLTextModel", "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"},
     caps=_CAPS,
 )

@@ -16,7 +16,7 @@ from typing import Final
 import onnx
 from onnx import TensorProto, helper
 
-from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32
+from edgeq.bundle.vision_report import TOKENS, VISION_FP16, VISION_FP32
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.tensorrt_scales import cache_from_scales
 from edgeq.errors import CalibrationError, QuantizeError
@@ -127,7 +127,7 @@ def write_vision_inputs(
     plan, ranges = PrecisionPlan.load(directory / VISION_PLAN), dict(ranges or {})
     layers = tensorrt_precisions(plan, _open(directory / VISION_FP32))
     casts = _as_cast(layers, _open(directory / VISION_FP16))
-    graph = _graph(directory / VISION_FP16, casts, free=frozenset(ranges))
+    graph = _graph(directory / VISION_FP16, casts, free=frozenset((*ranges, TOKENS)))
     inputs = EngineInputs(
         precision="fp16",
         graphs={"implicit": graph, "explicit": graph},
@@ -154,16 +154,20 @@ def axis_ranges(model: VlmDescription, seen: Mapping[str, AxisRange]) -> dict[st
 
 
 def most_pictures(model: VlmDescription) -> int:
-    """The most pictures that the encoder is given of one image, whatever the image's shape.
+    """The most pictures that the vision graph is given of one image, whatever the image's shape.
 
-    A processor that cuts images into tiles is asked for images that fill each grid of up to 12 x 12 tiles.
+    A processor that cuts images into tiles is asked for images that fill each grid of up to 12 x 12 tiles. Tiles that
+    attend to each other are one picture.
 
     Raises:
+        ExportError: the model's vision half is no graph.
         ModelError: the family's rule is not known.
     """
+    if not exportable(model.model_type, model.vision).pictures:
+        return 1
     height, width = native_size(model.vision)
     sides = range(1, _MOST_TILES + 1)
-    return max(image_cost(model, (rows * height, columns * width)).tiles for rows in sides for columns in sides)
+    return max(image_cost(model, (rows * height, columns * width)).sequences for rows in sides for columns in sides)
 
 
 def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> CalibrationCache:

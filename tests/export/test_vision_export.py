@@ -151,7 +151,7 @@ def test_pictures_of_several_sizes(model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "preprocessor_config.json").read_text())
     (model / "preprocessor_config.json").write_text(json.dumps(config | {"do_center_crop": False}))
     wide, tall = photographs()[0], photographs()[1].resize((56, 112))
-    with pytest.raises(ExportError, match="makes pictures of 2 shapes"):
+    with pytest.raises(ExportError, match="makes pixel_values of 2 shapes"):
         export_vision(model, tmp_path, [wide, tall], threads=1)
 
 

@@ -19,7 +19,17 @@ from safetensors.torch import load_file, save_file
 
 from edgeq.model.images.image_set import ImageSet
 
-__all__ = ["MODELS", "TOKENS", "edit_weights", "hf_features", "photographs", "pixels", "write_eyes"]
+__all__ = [
+    "JOINED",
+    "MODELS",
+    "TOKENS",
+    "edit_weights",
+    "hf_features",
+    "hf_joined",
+    "photographs",
+    "pixels",
+    "write_eyes",
+]
 
 SIDE = 56
 _CLIP = transformers.CLIPVisionConfig(**{**vlm.VISION, "image_size": SIDE})
@@ -77,6 +87,31 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "smolvlm": _smolvlm,
 }
 
+_PINPOINTS = [[SIDE * rows, SIDE * columns] for rows, columns in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))]
+
+
+def _llava_next() -> Any:
+    text = transformers.MistralConfig(**vlm.TEXT)
+    fixed = {"image_token_index": vlm.IMAGE_TOKEN, "tie_word_embeddings": False}
+    return transformers.LlavaNextConfig(vision_config=_CLIP, text_config=text, image_grid_pinpoints=_PINPOINTS, **fixed)
+
+
+def _onevision() -> Any:
+    """Of which grids of more than two tiles are shrunk."""
+    text = transformers.Qwen2Config(**vlm.TEXT)
+    fixed = {"image_token_index": vlm.IMAGE_TOKEN, "tie_word_embeddings": False}
+    return transformers.LlavaOnevisionConfig(
+        vision_config=_SIGLIP,
+        text_config=text,
+        image_grid_pinpoints=_PINPOINTS,
+        vision_aspect_ratio="anyres_max_2",
+        **fixed,
+    )
+
+
+JOINED: Mapping[str, Callable[[], Any]] = {"llava_next": _llava_next, "onevision": _onevision}
+"""Models whose tiles are joined again, so that what the language model gets depends on the size of the photograph."""
+
 TOKENS: Mapping[str, int] = {
     **dict.fromkeys(("llava", "llava two layers", "llava siglip", "paligemma"), 16),
     **dict.fromkeys(("gemma3", "internvl", "idefics3", "smolvlm"), 4),
@@ -98,6 +133,17 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
         "size": {"longest_edge": 2 * SIDE},
         "max_image_size": {"longest_edge": SIDE},
     },
+    "llava_next": {
+        "image_processor_type": "LlavaNextImageProcessor",
+        "size": {"shortest_edge": SIDE},
+        "crop_size": _SQUARE,
+        "image_grid_pinpoints": _PINPOINTS,
+    },
+    "onevision": {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "size": _SQUARE,
+        "image_grid_pinpoints": _PINPOINTS,
+    },
     "smolvlm": {
         "image_processor_type": "SmolVLMImageProcessor",
         "size": {"longest_edge": 2 * SIDE},
@@ -107,9 +153,9 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 
 
 def write_eyes(directory: Path, name: str = "llava", **saving: Any) -> Path:
-    """One of MODELS with weights large enough that its features differ between images, and its image processor."""
+    """One of MODELS or JOINED with weights so large that its features differ between images, and its image processor."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForImageTextToText.from_config(MODELS[name]()).float().eval()
+    model = transformers.AutoModelForImageTextToText.from_config({**MODELS, **JOINED}[name]()).float().eval()
     with torch.no_grad():
         for value in model.parameters():
             if value.ndim > 1:
@@ -159,4 +205,15 @@ def hf_features(model: Path, values: NDArray[np.float32]) -> NDArray[np.float32]
         found = whole.get_image_features(given[None] if many_images else given, return_dict=True).pooler_output
     joined = found if isinstance(found, torch.Tensor) else torch.stack(list(found))
     features: NDArray[np.float32] = joined.reshape(len(values), -1, joined.shape[-1]).numpy()
+    return features
+
+
+def hf_joined(model: Path, photograph: Image.Image) -> NDArray[np.float32]:
+    """What transformers' whole model of JOINED puts in the places of a photograph, [tokens, hidden]."""
+    whole = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    given = processor(images=photograph, return_tensors="pt")
+    with torch.inference_mode():
+        found = whole.get_image_features(given["pixel_values"], given["image_sizes"], return_dict=True).pooler_output
+    features: NDArray[np.float32] = found[0].numpy()
     return features
