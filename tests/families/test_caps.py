@@ -18,9 +18,9 @@ from edgeq.model.images.image_processor import load_image_processor
 from edgeq.pipeline.vlm_processor import bounded_source
 
 BOUNDS: Mapping[str, Mapping[str, int]] = {
-    **dict.fromkeys(("idefics3", "smolvlm"), {"tiles": 4}),
-    **dict.fromkeys(("internvl", "llava_next", "llava_onevision"), {"tiles": 2}),
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), {"pixels": 56 * 56}),
+    **{key: {"tiles": 4} for key in ("idefics3", "smolvlm")},
+    **{key: {"tiles": 2} for key in ("internvl", "llava_next", "llava_onevision")},
+    **{key: {"pixels": 56 * 56} for key in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")},
 }
 SIZES = ((300, 225), (210, 210), (400, 90), (97, 311))
 """Widths and heights."""

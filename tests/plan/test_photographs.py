@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     found = counted(model, ImageSet.open(tmp_path / "photographs"))
     assert (found.photographs, found.looked_at, found.processed) == (2, 1, 1)
     (tmp_path / "photographs" / "000.png").unlink()
-    with pytest.raises(ImageError, match="no image of .* can be read, 1 were tried"):
+    with pytest.raises(ImageError, match=r"no image of .* can be read, 1 were tried"):
         counted(model, ImageSet.open(tmp_path / "photographs"))
 
 
