@@ -196,7 +196,9 @@ def shown(case: Case, photographs: Sequence[Image.Image]) -> Any:
         case.whole.model.multi_modal_projector.forward = lambda _hidden: states
         return None
     places = [torch.from_numpy(one.places) for one in seen]
-    levels = [torch.from_numpy(np.concatenate(level)) for level in zip(*(one.deepstack for one in seen), strict=True)]
+    levels = [
+        [torch.from_numpy(level) for level in levels] for levels in zip(*(one.deepstack for one in seen), strict=True)
+    ]
     output = BaseModelOutputWithDeepstackFeatures(pooler_output=places, deepstack_features=levels)
     if case.vlm.prompter.vision.pictures and not case.name.startswith("llava"):
         output.pooler_output = torch.cat(places)
