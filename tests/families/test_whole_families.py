@@ -35,6 +35,7 @@ from edgeq.runtime.vlm.prompt import Prompt, Prompter
 from edgeq.runtime.vlm.stream import Done, Stream
 from edgeq.runtime.vlm.tokenize import PromptBuilder
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
 QUESTIONS = ("what is it?", "how many, and where do they stand?")
 ANSWER = 8
@@ -91,6 +92,18 @@ def test_a_plan_counts_the_tokens_of_each_photograph(case: Case) -> None:
         assert (cost.tokens, cost.tiles if layout.pictures > 1 else 1) == (layout.tokens, layout.pictures), size
         plan = plan_memory(model, DEVICE, context=256, image_size=size)
         assert (plan.image.tokens, plan.fits) == (layout.tokens, True)
+
+
+def test_an_engine_would_take_every_photograph(case: Case) -> None:
+    """Those at full resolution too, which the proof sees smaller."""
+    inputs, vision = EngineInputs.load(case.bundle / ENGINE_INPUTS), case.vlm.prompter.vision
+    for photograph in odd_photographs():
+        pixels = case.vlm.prompter.pixels(photograph)
+        assert not vision.pictures or len(pixels.feeds["pixel_values"]) <= inputs.pictures
+        for name, length in vision.lengths(pixels.feeds).items():
+            least, usual, most = inputs.ranges[name]
+            assert least <= usual <= most
+            assert least <= length <= most
 
 
 def test_run_says_what_the_whole_model_says(case: Case) -> None:

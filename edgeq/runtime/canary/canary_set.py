@@ -167,11 +167,11 @@ def _of_vlm(bundle: Path, manifest: Manifest) -> CanarySet:
 
 def _makes(prompter: Prompter, image: ProcessedImage, features: NDArray[np.float32], outputs: tuple[str, ...]) -> bool:
     """Whether the rows of a graph's outputs become what the language model is given in the places of an image."""
-    pictures = image.layout.pictures if prompter.vision.pictures else 1
     try:
         parts = np.split(features, len(outputs))
-        made = {name: part.reshape(pictures, -1, part.shape[-1]) for name, part in zip(outputs, parts, strict=True)}
-        prompter.joined(made, image.layout)
+        if prompter.vision.pictures:
+            parts = [part.reshape(image.layout.pictures, -1, part.shape[-1]) for part in parts]
+        prompter.joined(dict(zip(outputs, parts, strict=True)), image.layout)
     except (EngineError, ValueError, IndexError):
         return False
     return True
