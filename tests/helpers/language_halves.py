@@ -47,7 +47,7 @@ HALVES: Mapping[str, Callable[[], Any]] = {
     "mllama": lambda: transformers.MllamaForCausalLM(
         transformers.MllamaTextConfig(
             **{**TEXT, "num_hidden_layers": 4},
-            cross_attention_layers=[0, 2],
+            cross_attention_layers=[1, 2],
             rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         )
     ),

@@ -120,7 +120,9 @@ def _model_class(directory: Path) -> Any:
     try:
         return causal_class(str(named[0]))
     except ModelError as error:
-        raise ModelError(f"{directory / 'config.json'} names {named[0]!r}, which is no model of transformers") from error
+        raise ModelError(
+            f"{directory / 'config.json'} names {named[0]!r}, which is no model of transformers"
+        ) from error
 
 
 class LanguageModel:

@@ -75,7 +75,10 @@ def test_tiles_of_a_conversation_stand_where_the_processor_puts_them(tmp_path: P
     alone = written(mine, GenerationRequest.about(image, "what?"))
     assert alone.count("<image>") == 3 * 4, "two tiles and the whole"
     longer = written(
-        mine, GenerationRequest((image,), (Turn.said("user", "what?", images=1), Turn.said("assistant", "x"), Turn.said("user", "y")))
+        mine,
+        GenerationRequest(
+            (image,), (Turn.said("user", "what?", images=1), Turn.said("assistant", "x"), Turn.said("user", "y"))
+        ),
     )
     assert longer == alone.removesuffix(":") + "xy:"
 
