@@ -70,8 +70,6 @@ def vlm_settings(
         tokens: features of one picture.
     """
     contexts = [int(model.text["max_position_embeddings"])]
-    if runnable(model.model_type).attention != "causal" and model.text.get("sliding_window"):
-        contexts.append(int(model.text["sliding_window"]))  # the prompt's own mask knows no window
     if memory is not None:
         contexts.append(memory.request.context)
     return VlmSettings(

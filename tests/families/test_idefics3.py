@@ -6,6 +6,7 @@ import numpy as np
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from vlm_costs import SIZES, golden_vlm
 
+from edgeq.families.base import Layout
 from edgeq.families.registry import image_cost, runnable
 
 
@@ -24,12 +25,14 @@ def test_each_tile_is_written_with_its_place() -> None:
     tile = "<fake_token_around_image>"
     whole = f"{tile}<global-img>**{tile}"
     prompt = runnable("idefics3")
-    assert prompt.places("*", 2, 1, (0, 0)) == whole
-    assert prompt.places("*", 2, 3, (1, 2)) == f"{tile}<row_1_col_1>**{tile}<row_1_col_2>**\n\n{whole}"
+    assert prompt.places("*", Layout(2, 1, 4)) == whole
+    assert prompt.places("*", Layout(6, 3, 4, (1, 2))) == f"{tile}<row_1_col_1>**{tile}<row_1_col_2>**\n\n{whole}"
 
 
 def test_the_grid_is_what_the_image_processor_says() -> None:
-    grid = runnable("smolvlm").grid
-    assert grid({"rows": [[2]], "cols": [[3]]}) == (2, 3)
-    assert grid({"rows": np.array([[2]]), "cols": np.array([[3]])}) == (2, 3)
-    assert grid({"pixel_values": None}) == (0, 0)
+    layout, config = runnable("smolvlm").layout, golden_vlm("smolvlm2-2.2b").config
+    pixels = np.zeros((1, 7, 3, 2, 2))
+    for rows, columns in (([[2]], [[3]]), (np.array([[2]]), np.array([[3]]))):
+        found = layout({"pixel_values": pixels, "rows": rows, "cols": columns}, config)
+        assert (found.grid, found.pictures, found.tokens) == ((2, 3), 7, 7 * 81)
+    assert layout({"pixel_values": pixels[:, :1]}, config).grid == (0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from vlm_costs import SIZES, golden_vlm
 
+from edgeq.families.base import Layout
 from edgeq.families.registry import image_cost, runnable
 
 
@@ -19,4 +20,4 @@ def test_as_its_processor_counts() -> None:
 
 
 def test_all_tiles_are_in_one_frame() -> None:
-    assert runnable("internvl").places("*", 2, 3, (0, 0)) == "<img>******</img>"
+    assert runnable("internvl").places("*", Layout(6, 3, 9)) == "<img>******</img>"

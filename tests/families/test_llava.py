@@ -8,6 +8,7 @@ import pytest
 from vlm_costs import golden_vlm
 
 from edgeq.errors import ModelError
+from edgeq.families.base import Layout
 from edgeq.families.registry import image_cost, runnable
 
 
@@ -28,4 +29,4 @@ def test_a_pixtral_encoder_is_not_counted() -> None:
 
 
 def test_nothing_is_written_around_the_image() -> None:
-    assert runnable("llava").places("*", 2, 1, (0, 0)) == "**"
+    assert runnable("llava").places("*", Layout(2, 1, 5)) == "**"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from vlm_costs import golden_vlm
 
 from edgeq.families.registry import image_cost, runnable
@@ -16,4 +17,5 @@ def test_an_image_has_one_size() -> None:
 
 def test_image_and_question_see_each_other_from_position_one() -> None:
     prompt = runnable("paligemma")
-    assert (prompt.attention, prompt.first_position, prompt.template) == ("prompt", 1, False)
+    assert (prompt.attention, prompt.template) == ("prompt", False)
+    assert prompt.positions(np.zeros(4, np.int64), 1, ()).tolist() == [1, 2, 3, 4]

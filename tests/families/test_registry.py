@@ -32,8 +32,8 @@ def test_an_unknown_family_passes() -> None:
 
 
 def test_the_size_an_encoder_was_made_for() -> None:
-    assert native_size(golden_vlm("llava-1.5-7b")) == (336, 336)
-    assert native_size(golden_vlm("qwen2.5-vl-7b")) == (448, 448)
+    assert native_size(golden_vlm("llava-1.5-7b").vision) == (336, 336)
+    assert native_size(golden_vlm("qwen2.5-vl-7b").vision) == (448, 448)
 
 
 def test_what_cannot_be_counted() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from edgeq.errors import ExportError, ModelError
-from edgeq.families.base import UNCUT, Family, ImagePrompt, Unsupported, VisionGraph
+from edgeq.families.base import FEATURES, Family, ImagePrompt, Layout, Unsupported, VisionGraph
 from edgeq.families.modules import read_vlm
 from edgeq.families.registry import exportable, family_of, image_cost, language_class, runnable
 
@@ -47,6 +48,10 @@ def _check_vision(family: Family, model_type: str) -> None:
     """A graph, or a reason that the error names."""
     if isinstance(family.vision, VisionGraph):
         assert exportable(model_type, {}) is family.vision
+        assert len({one.name for one in family.vision.inputs}) == len(family.vision.inputs) > 0
+        assert all(one.free for one in family.vision.inputs), "each input has an axis that is free"
+        config = CONFIG_MAPPING[model_type]().to_dict()
+        assert family.vision.outputs(config)[0] == FEATURES
         return
     with pytest.raises(ExportError) as caught:
         exportable(model_type, {})
@@ -58,10 +63,12 @@ def _check_prompt(family: Family, model_type: str) -> None:
     if isinstance(family.prompt, ImagePrompt):
         assert runnable(model_type) is family.prompt
         assert isinstance(family.vision, VisionGraph), "what is run has a vision engine"
-        assert family.prompt.places("*", 5, 1, UNCUT).count("*") == 5
-        assert family.prompt.places("*", 5, 7, (2, 3)).count("*") == 5 * 7
-        assert family.prompt.grid({}) == UNCUT
-        assert family.prompt.first_position >= 0
+        assert family.prompt.places("*", Layout(5, 1, 20)).count("*") == 5
+        assert family.prompt.places("*", Layout(5 * 7, 7, 20, (2, 3))).count("*") == 5 * 7
+        positions = family.prompt.positions(np.arange(9), 90, ())
+        assert positions.shape[-1] == 9
+        assert (np.diff(positions) == 1).all(), "text alone counts up"
+        assert positions.min() >= 0
         return
     with pytest.raises(ModelError) as caught:
         runnable(model_type)

@@ -147,7 +147,7 @@ def pieces(model: Any, prompt: LongPrompt) -> list[PromptPiece]:
                 positions=prompt.positions[..., start:end],
                 last=end == count,
                 blocks=None if seen_blocks is None else seen_blocks[:end],
-                wide=prompt.blocks == "prompt",
+                narrow_blocks=prompt.blocks == "image",
                 places=prompt.places[start:end],
                 deepstack=tuple(level[within] for level in prompt.levels),
                 cross=cross,

@@ -18,8 +18,9 @@ SIZES = [(_DRAWN.randint(20, 2500), _DRAWN.randint(20, 2500)) for _ in range(200
 
 
 def golden_vlm(name: str, **changed: Any) -> VlmDescription:
-    """A published model without its weights, some of its fields replaced."""
-    return replace(read_vlm(GOLDEN / name), **changed)
+    """A published model without its weights, some of its fields replaced; an encoder is replaced in the config, too."""
+    found = replace(read_vlm(GOLDEN / name), **changed)
+    return replace(found, config={**found.config, "vision_config": found.vision})
 
 
 class Pinpoints:

@@ -247,17 +247,18 @@ class LanguageModel:
         tail = np.broadcast_to(behind, (*prompt.positions.shape[:-1], len(behind)))
         positions = np.concatenate([prompt.positions[..., start:end], tail], axis=-1)
         states = self._standing(prompt, images, start, end)
-        places = self._tensor(np.concatenate([prompt.ids[start:end] == token, np.zeros(len(continued), bool)]))
+        # A model may say the image token itself: no feature stands there.
+        places = np.concatenate([prompt.ids[start:end] == token, np.zeros(len(continued), bool)])
         return PromptPiece(
-            embeddings=self._embed(ids, [state.places for state in states if len(state.places)]),
+            embeddings=self._embed(ids, places, [state.places for state in states if len(state.places)]),
             start=start,
             positions=self._tensor(positions),
             last=end == len(prompt.ids),
             blocks=self._blocks(prompt, end, len(continued)),
-            places=places,
+            narrow_blocks=self.image_prompt.attention == "image",
+            places=self._tensor(places),
             deepstack=_levels(states),
             cross=self._cross(prompt, images, start, end, len(continued)),
-            wide=self.image_prompt.attention == "prompt",
         )
 
     def _standing(
@@ -316,12 +317,13 @@ class LanguageModel:
         seen = self.image_prompt.cross(prompt.ids, self._image_token_id, prompt.layouts, self._config)
         return cross_inputs(CrossStates(self._tensor(seen[-1:])), self._model.dtype)
 
-    def _embed(self, ids: NDArray[np.int64], features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeddings [1, n, hidden] in the model's own dtype, with features in the places of images, if there are any."""
+    def _embed(
+        self, ids: NDArray[np.int64], places: NDArray[np.bool_], features: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Embeddings [1, n, hidden] in the model's own dtype, features in the places of images, if there are any."""
         import torch
 
         table = self._model.get_input_embeddings()
-        places = ids == self._image_token_id
         with torch.inference_mode():
             if not features:
                 words: torch.Tensor = table(self._tensor(ids))

@@ -79,7 +79,7 @@ def together(
 @pytest.mark.parametrize(("count", "masked"), [(54, False), (24, True)])
 def test_an_answer_does_not_depend_on_the_company(parts: Parts, count: int, masked: bool) -> None:
     """Requests in slots of chance, with caches that are too small for all, against each alone in the first slot."""
-    decoder, fresh = parts.decoder(cache_bytes=60_000), parts.decoder(cache_bytes=0)
+    decoder, fresh = parts.decoder(cache_bytes=90_000), parts.decoder(cache_bytes=0)
     for one in (decoder, fresh):
         one._step._masked = masked  # as on a GPU
     questions = [parts.question(ask) for ask in mixed(count, seed=3)]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from edgeq.runtime.vlm.feature_cache import FeatureCache, image_digest
 from edgeq.runtime.vlm.lru_cache import LruCache
+from edgeq.runtime.vlm.piece import ImageStates
 
 
 def test_a_digest_is_that_of_the_pixels() -> None:
@@ -27,7 +28,7 @@ def test_a_digest_is_that_of_the_pixels() -> None:
 def test_features_are_there_until_others_need_the_room() -> None:
     """Each of 10 x 8 numbers in FP16: 160 bytes."""
     cache = FeatureCache(kept := LruCache(400))
-    values = [torch.full((10, 8), number).half() for number in range(3)]
+    values = [ImageStates(torch.full((10, 8), number).half()) for number in range(3)]
     cache.put(b"0", values[0])
     cache.put(b"1", values[1])
     assert kept.bytes == 320
@@ -38,6 +39,12 @@ def test_features_are_there_until_others_need_the_room() -> None:
     assert cache.get(b"2") is values[2]
     figures = kept.figures("features")
     assert (figures.entries, figures.bytes, figures.hits, figures.misses, figures.evicted) == (2, 320, 3, 1, 1)
+
+
+def test_all_that_the_model_is_given_counts() -> None:
+    """Places, two layers of deepstack, and cross-attention states: 160 + 2 x 160 + 40 bytes."""
+    places = torch.zeros(10, 8).half()
+    assert ImageStates(places, (places, places), torch.zeros(5, 4).half()).nbytes == 520
 
 
 def test_what_is_larger_than_all_room_is_not_kept() -> None:

@@ -11,19 +11,29 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from talk import write_processor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlm import IMAGE_TOKEN, PREFIXES, in_four_bits, tiny_vlm, write_vlm
 
+from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import EngineError, ModelError
+from edgeq.families.base import ImageFeatures, Layout
 from edgeq.families.modules import read_modules
 from edgeq.families.registry import runnable
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.write import write_nf4
 from edgeq.runtime.vlm.language import LanguageModel, open_language_model
+from edgeq.runtime.vlm.prompt import Prompt, Prompter
 
-PROMPT = np.array([1, 17, *[IMAGE_TOKEN] * 4, 23, 45, 8, 60], np.int64)
+IDS = np.array([1, 17, *[IMAGE_TOKEN] * 4, 23, 45, 8, 60], np.int64)
 FAMILIES = ("llava", "idefics3", "paligemma")
 STOP = 2
+
+
+def prompt(family: str = "llava") -> Prompt:
+    """IDS, where the family has them."""
+    layouts = (Layout(4, 1, 5),)
+    return Prompt(IDS, runnable(family).positions(IDS, IMAGE_TOKEN, layouts), layouts)
 
 
 def features(seed: int = 0) -> NDArray[np.float32]:
@@ -44,7 +54,22 @@ def alone(source: Path, family: str) -> LanguageModel:
     """The NF4 checkpoint of a model's language half, loaded without the rest."""
     target = source.with_name(f"{source.name}.nf4")
     write_nf4(source, plan_modules(read_modules(source)), target)
-    return open_language_model(target, runnable(family), threads=1)
+    return open_language_model(target, prompter(source, family), threads=1)
+
+
+def prompter(source: Path, family: str) -> Prompter:
+    """With the tokenizer that a directory is given here."""
+    write_processor(source, family)
+    settings = VlmSettings(
+        model_type=family,
+        vision="none.onnx",
+        image_token="<image>",
+        image_token_id=IMAGE_TOKEN,
+        tokens=4,
+        context=128,
+        stop=(STOP,),
+    )
+    return Prompter.open(source, settings)
 
 
 def seen(family: str, values: NDArray[np.float32]) -> dict[str, Any]:
@@ -53,7 +78,7 @@ def seen(family: str, values: NDArray[np.float32]) -> dict[str, Any]:
     pooled = tensor if family == "paligemma" else list(tensor)
     given: dict[str, Any] = {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}}
     if family == "paligemma":
-        given["token_type_ids"] = torch.zeros(1, len(PROMPT), dtype=torch.long)
+        given["token_type_ids"] = torch.zeros(1, len(IDS), dtype=torch.long)
     return given
 
 
@@ -76,9 +101,10 @@ def test_token_for_token_as_generate_of_the_whole_model(both: Both) -> None:
     answers = set()
     for seed in range(3):
         given = seen(both.family, features(seed))
-        ids = torch.from_numpy(PROMPT)[None]
-        expected = both.theirs.generate(input_ids=ids, max_new_tokens=8, do_sample=False, **given)[0, len(PROMPT) :]
-        found = tuple(both.ours.generate(PROMPT, features(seed), IMAGE_TOKEN, limit=8, stop=(STOP,)))
+        ids = torch.from_numpy(IDS)[None]
+        expected = both.theirs.generate(input_ids=ids, max_new_tokens=8, do_sample=False, **given)[0, len(IDS) :]
+        images = [ImageFeatures(features(seed))]
+        found = tuple(both.ours.generate(prompt(both.family), images, limit=8, stop=(STOP,)))
         assert found == tuple(expected.tolist())
         answers.add(found)
     assert len(answers) > 1, "the image makes a difference"
@@ -86,13 +112,13 @@ def test_token_for_token_as_generate_of_the_whole_model(both: Both) -> None:
 
 def test_forced_logits_are_those_of_the_whole_model(both: Both) -> None:
     answer = [5, 33, 71]
-    ids = torch.from_numpy(np.concatenate([PROMPT, answer]))[None]
+    ids = torch.from_numpy(np.concatenate([IDS, answer]))[None]
     given = seen(both.family, features())
     if both.family == "paligemma":
-        given["token_type_ids"] = torch.tensor([[0] * len(PROMPT) + [1] * len(answer)])
+        given["token_type_ids"] = torch.tensor([[0] * len(IDS) + [1] * len(answer)])
     with torch.inference_mode():
-        expected = both.theirs(input_ids=ids, **given).logits[0, len(PROMPT) - 1 : -1].float().numpy()
-    found = both.ours.logits(PROMPT, features(), IMAGE_TOKEN, answer)
+        expected = both.theirs(input_ids=ids, **given).logits[0, len(IDS) - 1 : -1].float().numpy()
+    found = both.ours.logits(prompt(both.family), [ImageFeatures(features())], answer)
     assert found.shape == (3, 96)
     assert np.abs(found - expected).max() <= 2e-2 * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).all()
@@ -100,28 +126,23 @@ def test_forced_logits_are_those_of_the_whole_model(both: Both) -> None:
 
 def test_it_stops_where_it_is_told_to(tmp_path: Path) -> None:
     model = alone(write_vlm(tmp_path / "whole", "llava"), "llava")
-    said = list(model.generate(PROMPT, features(), IMAGE_TOKEN, limit=12, stop=()))
+    said = list(model.generate(prompt(), [ImageFeatures(features())], limit=12, stop=()))
     assert len(said) == 12
     last = said[5]
     expected = said[: said.index(last) + 1]
-    assert list(model.generate(PROMPT, features(), IMAGE_TOKEN, limit=12, stop=(last,))) == expected
+    assert list(model.generate(prompt(), [ImageFeatures(features())], limit=12, stop=(last,))) == expected
 
 
 def test_features_that_do_not_fill_the_places(tmp_path: Path) -> None:
     model = alone(write_vlm(tmp_path / "whole", "llava"), "llava")
     with pytest.raises(EngineError, match="4 image tokens and 3 features"):
-        list(model.generate(PROMPT, features()[:3], IMAGE_TOKEN, limit=2, stop=()))
+        list(model.generate(prompt(), [ImageFeatures(features()[:3])], limit=2, stop=()))
 
 
 def test_a_class_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["AutoTokenizer"]}))
     with pytest.raises(ModelError, match="which is no model of transformers"):
-        open_language_model(tmp_path, runnable("llava"))
-
-
-def test_a_family_that_cannot_be_taken_apart() -> None:
-    with pytest.raises(ModelError, match="a qwen2_vl model cannot be run as vision engine and language model apart"):
-        runnable("qwen2_vl")
+        open_language_model(tmp_path, prompter(write_vlm(tmp_path / "whole", "llava"), "llava"))
 
 
 def test_the_checkpoint_leaves_the_memory_where_its_weights_were_rearranged(tmp_path: Path) -> None:
@@ -131,4 +152,4 @@ def test_the_checkpoint_leaves_the_memory_where_its_weights_were_rearranged(tmp_
     if not all(getattr(state, "packing_format_for_cpu", False) for state in states):
         pytest.skip("this processor has no AVX512-BF16: bitsandbytes leaves the weights where they are")
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
-    assert len(list(model.generate(PROMPT, features(), IMAGE_TOKEN, limit=2, stop=()))) == 2
+    assert len(list(model.generate(prompt(), [ImageFeatures(features())], limit=2, stop=()))) == 2

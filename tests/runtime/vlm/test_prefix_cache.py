@@ -9,14 +9,25 @@ import numpy as np
 import pytest
 import torch
 from decoders import CONTEXT, Parts, noise, open_parts, shared_parts
+from PIL import Image
 
-from edgeq.families.registry import runnable
-from edgeq.runtime.vlm.api import GenerationRequest, Turn
+from edgeq.families.base import Layout
+from edgeq.runtime.vlm.api import IMAGE, GenerationRequest, Turn
 from edgeq.runtime.vlm.decode_step import DecodeStep
+from edgeq.runtime.vlm.kv_cache import KeptRows
 from edgeq.runtime.vlm.lru_cache import LruCache
+from edgeq.runtime.vlm.piece import PromptPiece
 from edgeq.runtime.vlm.prefill import Prefill, PrefillResult
-from edgeq.runtime.vlm.prefix_cache import PrefixCache, prefix_length
+from edgeq.runtime.vlm.prefix_cache import PrefixCache, piece_keys
+from edgeq.runtime.vlm.prompt import Prompt
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
+
+_TURNS = (
+    "<s>{% for message in messages %}{{ 'Q' if message['role'] == 'user' else 'A' }}"
+    "{% for part in message['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}A{% endif %}"
+)
+"""Marks whose turn it is, as chat templates do: so a prompt is what the next one begins with."""
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +36,28 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 def reader(parts: Parts, kept: int = 1 << 20) -> tuple[Prefill, DecodeStep]:
-    step = DecodeStep(parts.language.model, runnable("llava"), 4, CONTEXT)
+    step = DecodeStep(parts.language.model, 4, CONTEXT)
     return Prefill(parts.prompter, VisionEncoder(parts.engine), parts.language, step, LruCache(kept)), step
 
 
-def test_a_prefix_ends_with_the_image_and_before_the_prompt_does() -> None:
-    assert prefix_length(np.array([1, 9, 9, 4, 9, 5, 6]), 9) == 5
-    assert prefix_length(np.array([1, 9, 9]), 9) == 2, "one token must be left to be read"
-    assert prefix_length(np.array([1, 2, 3]), 9) == 0
+def prompt(ids: list[int], *tokens: int, cuts: tuple[int, ...] = ()) -> Prompt:
+    """With images of so many tokens, whose token is 9."""
+    values = np.array(ids)
+    return Prompt(values, np.arange(len(values)), tuple(Layout(count, 1, count) for count in tokens), cuts)
+
+
+def test_a_piece_has_the_key_of_its_text_its_images_and_all_before_it() -> None:
+    keys = piece_keys(prompt([1, 9, 9, 4, 9, 5], 2, 1, cuts=(3, 5)), (b"a", b"b"), 9)
+    assert len(set(keys)) == 3
+    assert piece_keys(prompt([1, 9, 9, 4, 9, 6], 2, 1, cuts=(3, 5)), (b"a", b"b"), 9)[:2] == keys[:2], "another end"
+    other = piece_keys(prompt([1, 9, 9, 4, 9, 5], 2, 1, cuts=(3, 5)), (b"a", b"c"), 9)
+    assert [one == two for one, two in zip(keys, other, strict=True)] == [True, False, False], "another second image"
+    first = piece_keys(prompt([1, 9, 9, 4, 9, 5], 2, 1, cuts=(3, 5)), (b"c", b"b"), 9)
+    assert not set(first) & set(keys), "another first image"
+    assert piece_keys(prompt([1, 9, 9, 4, 9, 5], 2, 1, cuts=(3,)), (b"a", b"b"), 9)[0] == keys[0]
+    assert piece_keys(prompt([1, 9, 9, 9], 3, cuts=(2,)), (b"a",), 9) != piece_keys(
+        prompt([1, 9, 9, 9], 3, cuts=(2,)), (b"b",), 9
+    ), "a cut within an image"
 
 
 def test_a_second_question_has_the_bits_of_a_fresh_prompt(parts: Parts) -> None:
@@ -48,17 +73,17 @@ def test_a_second_question_has_the_bits_of_a_fresh_prompt(parts: Parts) -> None:
         fresh = cold.read(question, slot=2)
         assert torch.equal(again.logits, fresh.logits)
         n = len(question.prompt.ids)
-        assert torch.equal(slots.cache.copy_out(slot, n), fresh_slots.cache.copy_out(2, n))
+        assert torch.equal(slots.cache.copy_out(slot, 0, n).rows, fresh_slots.cache.copy_out(2, 0, n).rows)
 
 
-def test_a_prompt_is_always_read_in_the_same_two_pieces(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_is_always_read_in_the_same_pieces(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass over more tokens at once may round in another way."""
     warm, step = reader(parts)
     pieces, read = [], step.read
 
-    def watched(embeddings: torch.Tensor, slot: int, start: int, *, last: bool) -> torch.Tensor | None:
-        pieces.append((start, embeddings.shape[1], last))
-        return read(embeddings, slot, start, last=last)
+    def watched(piece: PromptPiece, slot: int) -> torch.Tensor | None:
+        pieces.append((piece.start, piece.tokens, piece.last))
+        return read(piece, slot)
 
     monkeypatch.setattr(step, "read", watched)
     question = parts.question(GenerationRequest.about(noise(1), "what?", 9))
@@ -73,7 +98,7 @@ def test_another_image_or_another_text_before_it_is_not_the_same(parts: Parts) -
 
     def read(image: int, text: str) -> PrefillResult:
         turns = (Turn.said("user", text), Turn.said("assistant", "yes"), Turn.said("user", "what is it?", images=1))
-        return warm.read(parts.question(GenerationRequest(noise(image), turns, 9)), slot=0)
+        return warm.read(parts.question(GenerationRequest((noise(image),), turns, 9)), slot=0)
 
     cut = 1 + len("so?") + len("yes") + 4
     assert read(1, "so?").cached_tokens == 0
@@ -84,17 +109,49 @@ def test_another_image_or_another_text_before_it_is_not_the_same(parts: Parts) -
     assert not torch.equal(read(2, "so?").logits, read(1, "so?").logits)
 
 
-def test_an_image_at_the_end_is_read_as_well(parts: Parts) -> None:
-    """Then its last feature belongs to the second piece."""
-    question = parts.question(GenerationRequest.about(noise(1), "x", 9))
-    ids = question.prompt.ids[:5]
-    assert ids[-1] == 90
-    cut = replace(question, ids=ids, limit=9)
+def test_a_question_more_reads_only_what_is_new(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three images and six questions: of each prompt, all is kept but the answer before it and the question itself."""
+    monkeypatch.setattr(parts.prompter.tokenizer, "chat_template", _TURNS)
     warm, slots = reader(parts)
-    fresh, again = warm.read(cut, slot=0), warm.read(cut, slot=1)
-    assert (again.cached_tokens, again.encoder_cache_hit) == (4, True)
+    images, turns, before = [noise(1), noise(2), noise(3)], [], 0
+    given: list[Image.Image] = []
+    for number, text in enumerate(("a?", "b?", "c?", "d?", "e?", "f?")):
+        if number % 2 == 0:
+            given.append(images[number // 2])
+        turns.append(Turn.said("user", text, images=1 - number % 2))
+        question = parts.question(GenerationRequest(tuple(given), tuple(turns), 3))
+        read = warm.read(question, slot=0)
+        assert read.cached_tokens == before
+        assert read.encoder_cache_hit == bool(number % 2)
+        cold, fresh_slots = reader(parts)
+        fresh, n = cold.read(question, slot=1), len(question.prompt.ids)
+        assert torch.equal(read.logits, fresh.logits)
+        assert torch.equal(slots.cache.copy_out(0, 0, n).rows, fresh_slots.cache.copy_out(1, 0, n).rows)
+        before = n
+        turns.append(Turn.said("assistant", "ok"))
+
+
+def test_swapped_images_are_another_conversation(parts: Parts) -> None:
+    warm, _ = reader(parts)
+    turns = (Turn("user", ("before", IMAGE, "after", IMAGE, "what changed?")),)
+    first, second = noise(1), noise(2)
+    one = warm.read(parts.question(GenerationRequest((first, second), turns, 3)), slot=0)
+    other = warm.read(parts.question(GenerationRequest((second, first), turns, 3)), slot=1)
+    assert (other.cached_tokens, other.encoder_cache_hit) == (0, True)
+    assert not torch.equal(one.logits, other.logits)
+    again = warm.read(parts.question(GenerationRequest((first, second), turns, 3)), slot=2)
+    assert again.cached_tokens == len("<before") + 4 + len("after") + 4, "<s> is one token"
+    assert torch.equal(one.logits, again.logits)
+
+
+def test_an_image_at_the_end_is_read_and_not_kept(parts: Parts) -> None:
+    """No token behind it is left to be read."""
+    question = parts.question(GenerationRequest.about(noise(1), "x", 9))
+    cut = replace(question.prompt, ids=question.prompt.ids[:5], positions=question.prompt.positions[:5], cuts=())
+    warm, _ = reader(parts)
+    fresh, again = (warm.read(replace(question, prompt=cut), slot) for slot in (0, 1))
+    assert (again.cached_tokens, again.encoder_cache_hit) == (0, True)
     assert torch.equal(fresh.logits, again.logits)
-    assert torch.equal(slots.cache.copy_out(0, 5), slots.cache.copy_out(1, 5))
 
 
 def test_nothing_is_kept_where_there_is_no_room(parts: Parts) -> None:
@@ -108,16 +165,22 @@ def test_nothing_is_kept_where_there_is_no_room(parts: Parts) -> None:
 def test_tokens_see_each_other_in_both_directions_where_nothing_can_be_kept(tmp_path: Path) -> None:
     """PaliGemma's image looks at the question: its keys and values are other ones for each question."""
     parts = open_parts(tmp_path, "paligemma")
-    step = DecodeStep(parts.language.model, parts.language.image_prompt, 2, CONTEXT)
+    step = DecodeStep(parts.language.model, 2, CONTEXT)
     both = Prefill(parts.prompter, VisionEncoder(parts.engine), parts.language, step, LruCache(1 << 20))
     reads = [both.read(parts.question(GenerationRequest.about(noise(1), text, 9)), 0) for text in ("what?", "where?")]
     assert [(read.cached_tokens, read.encoder_cache_hit) for read in reads] == [(0, False), (0, True)]
 
 
-def test_the_store_knows_image_and_text() -> None:
-    store, ids = PrefixCache(LruCache(10_000)), np.arange(5)
-    store.put(b"image", ids, torch.ones(3))
-    assert store.get(b"image", ids) is not None
-    assert store.get(b"other", ids) is None
-    assert store.get(b"image", ids[:4]) is None
-    assert store.get(b"image", np.array([0, 1, 2, 4, 3])) is None
+def test_pieces_are_of_use_without_a_gap_and_the_last_goes_first() -> None:
+    def rows(seed: float) -> KeptRows:
+        return KeptRows(torch.full((25,), seed))  # 100 bytes
+
+    store = PrefixCache(kept := LruCache(300))
+    for number, key in enumerate((b"a", b"b", b"c")):
+        store.put(key, rows(float(number)))
+    assert [int(one.rows[0]) for one in store.known((b"a", b"b", b"c"))] == [0, 1, 2]
+    store.put(b"x", rows(9))
+    assert len(store.known((b"a", b"b", b"c"))) == 2, "the last piece gave way"
+    assert store.known((b"c",)) == []
+    assert len(store.known((b"a", b"c", b"b"))) == 1
+    assert kept.figures("prefixes").evicted == 1

@@ -18,7 +18,8 @@ from edgeq.errors import InputError, ModelError
 from edgeq.families.registry import runnable
 from edgeq.runtime.vlm.prompt import Prompter, find_image_token, load_tokenizer, render
 
-TOKENS = 4
+TOKENS = {"llava": 4, "idefics3": 1, "paligemma": 4}
+"""Features of a picture."""
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
@@ -31,7 +32,7 @@ def settings(family: str = "llava", context: int = 128) -> VlmSettings:
         vision="vision.fp16.onnx",
         image_token="<image>",
         image_token_id=IMAGE_TOKEN,
-        tokens=TOKENS,
+        tokens=TOKENS[family],
         context=context,
         stop=(2,),
     )
@@ -54,7 +55,7 @@ def processor(path: Path, family: str) -> Any:
             images, words, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
     if family == "idefics3":
-        return transformers.Idefics3Processor(images, words, image_seq_len=TOKENS)
+        return transformers.Idefics3Processor(images, words, image_seq_len=TOKENS[family])
     return transformers.PaliGemmaProcessor(images, words)
 
 
@@ -75,22 +76,22 @@ def test_ids_and_pixels_are_those_of_the_processor(tmp_path: Path, family: str) 
     prompter = Prompter.open(path, settings(family))
     pixels = prompter.pixels(picture())
     expected = by_processor(path, family, picture())
-    assert prompter.ids(QUESTION, pixels.layout).tolist() == list(expected["input_ids"][0])
+    assert prompter.prompt(QUESTION, [pixels.layout]).ids.tolist() == list(expected["input_ids"][0])
     theirs = np.asarray(expected["pixel_values"], np.float32)
-    assert np.array_equal(pixels.values, theirs.reshape(-1, 3, 28, 28))
+    assert np.array_equal(pixels.feeds["pixel_values"], theirs.reshape(-1, 3, 28, 28))
 
 
 def test_an_image_in_tiles(tmp_path: Path) -> None:
     """56 x 28 pixels are two tiles of 28 x 28 side by side, and the whole comes last: three pictures."""
     prompter = Prompter.open(directory(tmp_path / "m", "idefics3"), settings("idefics3"))
     pixels = prompter.pixels(picture(56, 28))
-    assert (pixels.values.shape, pixels.grid) == ((3, 3, 28, 28), (1, 2))
-    assert (prompter.ids(QUESTION, pixels.layout) == IMAGE_TOKEN).sum() == 3 * TOKENS
+    assert (pixels.feeds["pixel_values"].shape, pixels.layout.grid) == ((3, 3, 28, 28), (1, 2))
+    assert (prompter.prompt(QUESTION, [pixels.layout]).ids == IMAGE_TOKEN).sum() == 3
 
 
 def test_an_answer_is_read_without_special_tokens(tmp_path: Path) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
-    ids = prompter.ids("a crack", prompter.pixels(picture()).layout)
+    ids = prompter.prompt("a crack", [prompter.pixels(picture()).layout]).ids
     assert prompter.text([*ids.tolist(), 2]) == "a crack:"
 
 
@@ -98,24 +99,24 @@ def test_an_answer_is_read_without_special_tokens(tmp_path: Path) -> None:
 def test_an_empty_question(tmp_path: Path, question: str) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
     with pytest.raises(InputError, match="the question is empty"):
-        prompter.ids(question, prompter.pixels(picture()).layout)
+        prompter.prompt(question, [prompter.pixels(picture()).layout])
 
 
 def test_a_question_with_an_image_in_it(tmp_path: Path) -> None:
     prompter = Prompter.open(directory(tmp_path / "m"), settings())
     with pytest.raises(InputError, match="stands for an image"):
-        prompter.ids("what is <image>?", prompter.pixels(picture()).layout)
+        prompter.prompt("what is <image>?", [prompter.pixels(picture()).layout])
 
 
 def test_the_border_of_the_context(tmp_path: Path) -> None:
     """`<s>`, four image tokens, the question and `:` are 6 + n tokens, and one must be left for an answer."""
     prompter = Prompter.open(directory(tmp_path / "m"), settings(context=20))
     pixels = prompter.pixels(picture())
-    assert len(prompter.ids("a" * 13, pixels.layout)) == 19
+    assert len(prompter.prompt("a" * 13, [pixels.layout]).ids) == 19
     with pytest.raises(InputError, match="takes 20 tokens, and the context is 20, answer included"):
-        prompter.ids("a" * 14, pixels.layout)
+        prompter.prompt("a" * 14, [pixels.layout])
     with pytest.raises(InputError, match="takes 100,006 tokens"):
-        prompter.ids("a" * 100_000, pixels.layout)
+        prompter.prompt("a" * 100_000, [pixels.layout])
 
 
 def test_the_image_token_is_found_by_its_number(tmp_path: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from decoders import noise
-from numpy.typing import NDArray
 from PIL import Image
 from talk import chatty_vlm
 from vlm import IMAGE_TOKEN
@@ -16,7 +15,7 @@ from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import InputError, ModelError
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
-from edgeq.runtime.vlm.prompt import ImagePixels, Layout, Prompter
+from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter
 from edgeq.runtime.vlm.tokenize import PromptBuilder
 
 
@@ -48,8 +47,8 @@ def written(mine: Prompter, ask: GenerationRequest, context: int = 128) -> str:
 def test_one_question_is_written_as_for_a_pair(llava: Prompter) -> None:
     image = noise(1)
     question = PromptBuilder(llava, 100).question(GenerationRequest.about(image, "what is it?", 500))
-    assert question.prompt.ids.tolist() == llava.ids("what is it?", llava.pixels(image).layout).tolist()
-    assert question.image_tokens == 4
+    assert question.prompt.ids.tolist() == llava.prompt("what is it?", [llava.pixels(image).layout]).ids.tolist()
+    assert question.prompt.image_tokens == 4
     assert question.limit == 100 - len(question.prompt.ids), "the context ends before 500 tokens"
 
 
@@ -62,18 +61,18 @@ def test_a_conversation(llava: Prompter) -> None:
         Turn.said("user", "where?"),
     )
     assert (
-        written(llava, GenerationRequest(noise(1), turns))
+        written(llava, GenerationRequest((noise(1),), turns))
         == "<s>be brief." + "<image>" * 4 + "what is it?a crackwhere?:"
     )
     assert written(llava, GenerationRequest((), turns[2:])) == "<s>a crackwhere?:"
-    assert PromptBuilder(llava, 128).question(GenerationRequest((), turns[3:])).picture is None
+    assert PromptBuilder(llava, 128).question(GenerationRequest((), turns[3:])).images == ()
 
 
 def test_tiles_of_a_conversation_stand_where_the_processor_puts_them(tmp_path: Path) -> None:
     mine = prompter(chatty_vlm(tmp_path, "idefics3"), "idefics3")
     image = noise(1, width=56, height=28)
     alone = written(mine, GenerationRequest.about(image, "what?"))
-    assert alone.count("<image>") == 3 * 4, "two tiles and the whole"
+    assert alone.count("<image>") == 3, "two tiles and the whole, a place for each"
     longer = written(
         mine,
         GenerationRequest(
@@ -87,19 +86,17 @@ def test_an_image_is_prepared_once(llava: Prompter, monkeypatch: pytest.MonkeyPa
     prompt_builder, prepare = PromptBuilder(llava, 128), llava.pixels
     seen: list[Image.Image] = []
 
-    def watched(image: Image.Image) -> ImagePixels:
+    def watched(image: Image.Image) -> ProcessedImage:
         seen.append(image)
         return prepare(image)
 
     monkeypatch.setattr(llava, "pixels", watched)
     first, again = (prompt_builder.question(GenerationRequest.about(noise(1), text)) for text in ("what?", "where?"))
     assert len(seen) == 1
-    assert first.picture is not None
-    assert again.picture is not None
-    assert first.picture.digest == again.picture.digest
-    assert first.picture.pixels is not None
-    assert again.picture.pixels is None
-    assert again.ids.tolist() == llava.ids("where?", prepare(noise(1)).layout).tolist()
+    assert first.images[0].digest == again.images[0].digest
+    assert first.images[0].pixels is not None
+    assert again.images[0].pixels is None
+    assert again.prompt.ids.tolist() == llava.prompt("where?", [prepare(noise(1)).layout]).ids.tolist()
     prompt_builder.question(GenerationRequest.about(noise(2), "what?"))
     assert len(seen) == 2
 
@@ -109,18 +106,20 @@ def test_a_prompt_is_written_once_for_images_of_one_layout(tmp_path: Path, monke
     prompt_builder, write = PromptBuilder(mine, 128), mine.written
     texts: list[str] = []
 
-    def watched(text: str, layout: Layout | None) -> NDArray[np.int64]:
+    def watched(text: str, *rest: Any) -> Prompt:
         texts.append(text)
-        return write(text, layout)
+        return write(text, *rest)
 
     monkeypatch.setattr(mine, "written", watched)
-    first, again = (prompt_builder.question(GenerationRequest.about(noise(seed), "what?")).ids for seed in (1, 2))
+    first, again = (
+        prompt_builder.question(GenerationRequest.about(noise(seed), "what?")).prompt.ids for seed in (1, 2)
+    )
     assert first.tolist() == again.tolist()
     assert len(texts) == 1
     wide = GenerationRequest.about(noise(1, width=56, height=28), "what?")
     assert (
-        prompt_builder.question(wide).ids.tolist()
-        == PromptBuilder(mine, 128).question(wide).ids.tolist()
+        prompt_builder.question(wide).prompt.ids.tolist()
+        == PromptBuilder(mine, 128).question(wide).prompt.ids.tolist()
         != first.tolist()
     )
     assert len(texts) == 3, "another layout, written by each of the two"
@@ -132,9 +131,9 @@ def test_a_long_prompt_is_not_remembered(llava: Prompter, monkeypatch: pytest.Mo
     prompt_builder, write = PromptBuilder(llava, 4096), llava.written
     lengths: list[int] = []
 
-    def watched(text: str, layout: Layout | None) -> NDArray[np.int64]:
+    def watched(text: str, *rest: Any) -> Prompt:
         lengths.append(len(text))
-        return write(text, layout)
+        return write(text, *rest)
 
     monkeypatch.setattr(llava, "written", watched)
     for _ in range(2):
@@ -151,13 +150,10 @@ def test_a_file_is_decoded_once(llava: Prompter) -> None:
         return noise(data[0])
 
     first, again, other = (
-        prompt_builder.question(GenerationRequest.about(EncodedImage(data, decode), "what?")).picture
+        prompt_builder.question(GenerationRequest.about(EncodedImage(data, decode), "what?")).images[0]
         for data in (b"\1", b"\1", b"\2")
     )
     assert decoded == [b"\1", b"\2"]
-    assert first is not None
-    assert again is not None
-    assert other is not None
     assert first.digest == again.digest != other.digest
     assert first.digest == image_digest(noise(1)), "however it was encoded"
     assert again.pixels is None
@@ -178,8 +174,7 @@ def test_a_large_image_does_not_wait_as_it_is(llava: Prompter) -> None:
     prompt_builder = PromptBuilder(llava, 96)
     large = noise(1).resize((1100, 1000))
     for _ in range(2):
-        picture = prompt_builder.question(GenerationRequest.about(large, "what?")).picture
-        assert picture is not None
+        picture = prompt_builder.question(GenerationRequest.about(large, "what?")).images[0]
         assert picture.image is None
         assert picture.pixels is not None
 
@@ -189,18 +184,21 @@ def test_a_large_file_does_not_wait_as_it_is(llava: Prompter) -> None:
     prompt_builder = PromptBuilder(llava, 96)
     large = EncodedImage(bytes(4 << 20), lambda _: noise(1))
     prompt_builder.question(GenerationRequest.about(large, "what?"))
-    picture = prompt_builder.question(GenerationRequest.about(large, "what?")).picture
-    assert picture is not None
+    picture = prompt_builder.question(GenerationRequest.about(large, "what?")).images[0]
     assert isinstance(picture.image, Image.Image)
 
 
 @pytest.mark.parametrize(
     ("image", "turns", "reason"),
     [
-        (True, (Turn.said("user", "what?"),), "0 places for one image"),
-        (False, (Turn.said("user", "what?", images=1),), "1 places for no image"),
-        (True, (Turn.said("user", "a", images=1), Turn.said("user", "b", images=1)), "2 places for one image"),
-        (True, (Turn.said("system", "a", images=1), Turn.said("user", "b")), "places for one image"),
+        (True, (Turn.said("user", "what?"),), "0 places for 1 images"),
+        (False, (Turn.said("user", "what?", images=1),), "1 places for 0 images"),
+        (True, (Turn.said("user", "a", images=1), Turn.said("user", "b", images=1)), "2 places for 1 images"),
+        (
+            True,
+            (Turn.said("system", "a", images=1), Turn.said("user", "b")),
+            "an image stands in a message of the system",
+        ),
         (False, (Turn.said("user", "what?"), Turn.said("assistant", "a crack")), "nothing is asked"),
         (False, (), "nothing is asked"),
         (False, (Turn.said("system", " "), Turn.said("user", "what?")), "a message of the system is empty"),
@@ -208,7 +206,7 @@ def test_a_large_file_does_not_wait_as_it_is(llava: Prompter) -> None:
 )
 def test_conversations_that_do_not_fit_together(image: bool, turns: tuple[Turn, ...], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        GenerationRequest(noise(1) if image else None, turns)
+        GenerationRequest((noise(1),) if image else (), turns)
 
 
 def test_other_requests_that_cannot_be() -> None:
@@ -222,8 +220,8 @@ def test_other_requests_that_cannot_be() -> None:
 def test_what_the_model_cannot_read(llava: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two = (Turn.said("user", "a", images=1), Turn.said("assistant", "b"), Turn.said("user", "<image>"))
     with pytest.raises(InputError, match="a message has <image> in it"):
-        written(llava, GenerationRequest(noise(1), two))
-    with pytest.raises(InputError, match="it takes 18 tokens, and the context is 18"):
+        written(llava, GenerationRequest((noise(1),), two))
+    with pytest.raises(InputError, match="it takes 18 tokens, 4 of them of images, and the context is 18"):
         written(llava, GenerationRequest.about(noise(1), "what is it?!"), context=18)
     fixed = prompter(chatty_vlm(tmp_path, "paligemma"), "paligemma")
     with pytest.raises(InputError, match="answers one question about one image"):
@@ -238,4 +236,4 @@ def test_a_template_that_forgets_the_image(llava: Prompter, monkeypatch: pytest.
     monkeypatch.setattr(llava.tokenizer, "chat_template", "{% for message in messages %}{% endfor %}hello")
     turns = (Turn.said("user", "a", images=1), Turn.said("assistant", "b"), Turn.said("user", "c"))
     with pytest.raises(ModelError, match="writes <image> 0 times"):
-        written(llava, GenerationRequest(noise(1), turns))
+        written(llava, GenerationRequest((noise(1),), turns))

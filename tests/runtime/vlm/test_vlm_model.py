@@ -127,14 +127,14 @@ def test_the_bundle_of_a_classifier_answers_nothing(tmp_path: Path) -> None:
 
 def graph(*, output: str, scale: float = 1.0) -> VisionEncoder:
     """Pixels times `scale`, as an ONNX graph whose output has the type `output`."""
-    half = helper.make_node("Cast", ["scaled"], ["features"], to=getattr(TensorProto, output))
+    half = helper.make_node("Cast", ["scaled"], ["image_features"], to=getattr(TensorProto, output))
     nodes = [helper.make_node("Mul", ["flat", "scale"], ["scaled"]), half]
-    nodes.insert(0, helper.make_node("Reshape", ["pixels", "shape"], ["flat"]))
+    nodes.insert(0, helper.make_node("Reshape", ["pixel_values", "shape"], ["flat"]))
     made = helper.make_graph(
         nodes,
         "vision_encoder",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 2, 2])],
-        [helper.make_tensor_value_info("features", getattr(TensorProto, output), ["n", 3, 4])],
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n", 3, 2, 2])],
+        [helper.make_tensor_value_info("image_features", getattr(TensorProto, output), ["n", 3, 4])],
         [
             helper.make_tensor("shape", TensorProto.INT64, [3], [-1, 3, 4]),
             helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
@@ -147,11 +147,11 @@ def graph(*, output: str, scale: float = 1.0) -> VisionEncoder:
 
 def test_eyes_give_float32_for_every_picture() -> None:
     pixels = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
-    found = graph(output="FLOAT16").encode(pixels)
+    found = graph(output="FLOAT16").encode({"pixel_values": pixels})["image_features"]
     assert found.dtype == np.float32
     assert np.array_equal(found, pixels.reshape(2, 3, 4))
 
 
 def test_features_that_overflowed_are_an_error() -> None:
     with pytest.raises(EngineError, match="gave NaN or infinity for this image"):
-        graph(output="FLOAT16", scale=1e6).encode(np.ones((1, 3, 2, 2), np.float32))
+        graph(output="FLOAT16", scale=1e6).encode({"pixel_values": np.ones((1, 3, 2, 2), np.float32)})
