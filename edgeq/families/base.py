@@ -50,6 +50,7 @@ __all__ = [
     "PIXELS",
     "UNCUT",
     "Arrays",
+    "AxisRange",
     "Between",
     "Build",
     "Cap",
@@ -108,6 +109,9 @@ Given = Mapping[str, Any]
 
 Arrays = dict[str, NDArray[Any]]
 """Arrays of a graph by name."""
+
+AxisRange = tuple[int, int, int]
+"""Least, usual and largest length of an axis."""
 
 Encode = Callable[["torch.Tensor"], "torch.Tensor"]
 """Pixels [pictures, 3, height, width] to what the connector is given; both float32."""
@@ -252,6 +256,9 @@ class VisionGraph:
         feeds: what the image processor gave for one image -> an array for each input. One image is one run.
         join: outputs of that run, the image's layout -> what the language model is given.
         pictures: the first axis of inputs and outputs are pictures that know nothing of each other.
+        ranges: preprocessor_config.json, config -> how long the free axes may be, for those of which the two say it: an
+            engine of TensorRT takes no other lengths. For the rest the photographs of `edgeq prepare` say it. The batch
+            of pictures is not among them.
         refused: the model's `vision_config` -> why an encoder that the family may have is not exported, or None.
     """
 
@@ -261,6 +268,7 @@ class VisionGraph:
     feeds: Callable[[Given, Config], Arrays] = _pixels
     join: Callable[[Arrays, Layout, Config], ImageFeatures] = _rows
     pictures: bool = True
+    ranges: Callable[[Mapping[str, Any], Config], Mapping[str, AxisRange]] = lambda _preprocessor, _config: {}
     refused: Callable[[Mapping[str, Any]], str | None] = lambda _vision: None
 
 

@@ -14,7 +14,7 @@ from edgeq.families.llava import LLAVA
 from edgeq.families.llava_next import LLAVA_NEXT
 from edgeq.families.mllama import MLLAMA
 from edgeq.families.paligemma import PALIGEMMA
-from edgeq.families.qwen_vl import QWEN3_VL, QWEN_VL
+from edgeq.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from edgeq.families.tiles import Size
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ FAMILIES: tuple[Family, ...] = (
     LLAVA,
     LLAVA_NEXT,
     MLLAMA,
-    QWEN_VL,
+    QWEN2_VL,
+    QWEN2_5_VL,
     QWEN3_VL,
     IDEFICS3,
     INTERNVL,

@@ -28,7 +28,7 @@ from edgeq.quality.tasks.answer_divergence import save_divergences
 from edgeq.quality.tasks.answer_questions import Questions
 from edgeq.quality.tasks.answers import VlmQuality
 from edgeq.quality.tasks.registry import ANSWERS
-from edgeq.quantize.engine_inputs import most_pictures, write_vision_inputs
+from edgeq.quantize.engine_inputs import axis_ranges, most_pictures, write_vision_inputs
 from edgeq.quantize.fp16.vision import quantize_vision
 from edgeq.quantize.nf4.skip_list import FourBitShare
 from edgeq.quantize.nf4.write import write_nf4
@@ -117,7 +117,8 @@ def prepare_vlm(
         photographs, skipped = take_photographs(ImageSet.open(images), options.photographs)
         export_vision(source, work, photographs, threads=options.threads, report=report)
         vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
-        write_vision_inputs(work, pictures=most_pictures(described))
+        lengths = axis_ranges(described, vision.lengths)
+        write_vision_inputs(work, pictures=most_pictures(described), ranges=lengths)
         share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
         plan.save(work / PLAN)
         if memory:
