@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoders import CONTEXT, Parts, noise, open_parts, shared_parts
+from decoders import Parts, noise, open_parts, shared_parts
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures
