@@ -152,6 +152,26 @@ def test_two_images_of_a_conversation(case: Case) -> None:
         assert answered(served.submit(ask)).token_ids == expected
 
 
+def test_an_image_that_comes_in_the_second_question(case: Case) -> None:
+    """What was said before it has been read without it."""
+    image = odd_photographs()[2]
+    prompter, builder = case.vlm.prompter, PromptBuilder(case.vlm.prompter, 512)
+    if not prompter.image_prompt.template:
+        return
+    turns = (
+        Turn.said("user", "are you there?"),
+        Turn.said("assistant", "yes"),
+        Turn.said("user", "what is it?", images=1),
+    )
+    with start_runtime(exact(case.bundle), case.bundle, OPTIONS, DEVICE) as served:
+        answered(served.submit(GenerationRequest((), turns[:1], ANSWER)))
+        found = answered(served.submit(GenerationRequest((image,), turns, ANSWER)))
+    expected = generated(case, [image], builder.question(GenerationRequest((image,), turns, ANSWER)).prompt)
+    assert found.token_ids == expected
+    reads_before_images = prompter.image_prompt.cross is None
+    assert (found.usage.cached_tokens > 0) == reads_before_images
+
+
 def test_the_bundle_answers_in_four_bits(case: Case) -> None:
     """As it is installed: each token is the likeliest by the model itself, up to rounding in bfloat16."""
     photograph, question = odd_photographs()[0], QUESTIONS[0]
