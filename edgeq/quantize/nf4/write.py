@@ -23,7 +23,7 @@ from edgeq.model.checkpoint.safetensors_file import SafetensorsFile, TensorSlot
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quantize.nf4.language import Language, Source, language_plan, open_language
 from edgeq.quantize.nf4.read import FloatType, read_tensors
-from edgeq.quantize.nf4.skip_list import FourBitShare, skip_modules
+from edgeq.quantize.nf4.skip_list import FourBitShare, fused_modules, skip_modules
 from edgeq.quantize.nf4.tensor import nf4_slots, nf4_tensors
 from edgeq.quantize.nf4.verify import verify_nf4
 
@@ -203,12 +203,13 @@ def _write_config(
     """config.json of the language model, with how it is quantized and the full list of what is not."""
     from transformers import BitsAndBytesConfig
 
+    skipped = skip_modules(plan)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=kind,
-        llm_int8_skip_modules=skip_modules(plan),
+        llm_int8_skip_modules=[*skipped, *fused_modules(skipped)],
     )
     content = language.config.to_dict() | {
         "architectures": [type(language.model).__name__],
