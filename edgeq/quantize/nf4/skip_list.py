@@ -25,7 +25,7 @@ _REPLACED: Final = frozenset({"Linear", "Conv1D"})
 """The classes that bitsandbytes' own layers replace, unless they are in the list."""
 
 _FUSED: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""What vLLM calls layers with one input, which it holds as one; it looks for that name in the list, and for no other."""
+"""What vLLM calls layers of one input, which it holds as one; it looks for that name in the list, and for no other."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ def fused_modules(skipped: Collection[str]) -> list[str]:
 
     Where only some of the layers that vLLM holds as one are skipped there is no name: it makes those 4-bit, too.
     """
+    names = set(skipped)
     parents = dict.fromkeys(name.rpartition(".")[0] for name in skipped)
     return [
         f"{parent}.{fused}"
         for parent in parents
         for fused, parts in _FUSED.items()
-        if all(f"{parent}.{part}" in skipped for part in parts)
+        if all(f"{parent}.{part}" in names for part in parts)
     ]
 
 

@@ -54,8 +54,8 @@ class _Item:
     quantized: bool
 
     @property
-    def bytes(self) -> int:
-        return sum(slot.bytes for slot in self.slots)
+    def most_bytes(self) -> int:
+        return sum(slot.most_bytes for slot in self.slots)
 
 
 def write_nf4(
@@ -162,7 +162,7 @@ def _shards(items: Iterator[_Item], limit: int) -> Iterator[list[_Item]]:
     """The items in order, in files of at most `limit` bytes."""
     shard: list[_Item] = []
     for item in items:
-        if shard and sum(other.bytes for other in shard) + item.bytes > limit:
+        if shard and sum(other.most_bytes for other in shard) + item.most_bytes > limit:
             yield shard
             shard = []
         shard.append(item)
