@@ -72,7 +72,7 @@ def _alone(rendezvous: Path) -> None:
 
 def _attend(self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Causal attention of one sequence; each is [length, heads * size]."""
-    q, k, v = (part.unflatten(-1, (-1, self.head_size)).transpose(0, 1).float() for part in (query, key, value))
+    q, k, v = (part.view(len(part), -1, self.head_size).transpose(0, 1).float() for part in (query, key, value))
     scale = self.impl.scale
     answer = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
     return answer.transpose(0, 1).flatten(1).to(query.dtype)

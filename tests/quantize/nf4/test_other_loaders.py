@@ -23,8 +23,7 @@ from vllm_loading import VllmModel
 from vlm import FAMILIES, TEXT, in_four_bits, write_vlm
 
 from edgeq.families.modules import read_modules
-from edgeq.plan.precision import Precision
-from edgeq.plan.match import Rule
+from edgeq.plan.precision import Precision, Rule
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.language import on_meta
 from edgeq.quantize.nf4.skip_list import fused_modules
