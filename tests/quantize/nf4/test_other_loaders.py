@@ -306,7 +306,7 @@ def test_which_architectures_vllm_knows(tmp_path: Path, family: str) -> None:
 
 
 def test_what_vllm_would_answer_wrongly_says_so_in_its_config(tmp_path: Path) -> None:
-    """vLLM attends causally whatever the config says; PaliGemma's prompts attend both ways."""
+    """The Gemma and Gemma 2 of vLLM attend causally whatever the config says; PaliGemma's prompts attend both ways."""
     for family in ("llava", "idefics3", "paligemma"):
         (tmp_path / family).mkdir()
         both_ways = config_of(write_half(tmp_path / family, family)).get("use_bidirectional_attention")
