@@ -259,9 +259,6 @@ class VisionGraph:
         feeds: what the image processor gave for one image -> an array for each input. One image is one run.
         join: outputs of that run, the image's layout -> what the language model is given.
         pictures: the first axis of inputs and outputs are pictures that know nothing of each other.
-        ranges: preprocessor_config.json, config -> how long the free axes may be, for those of which the two say it: an
-            engine of TensorRT takes no other lengths. For the rest the photographs of `edgeq prepare` say it. The batch
-            of pictures is not among them.
         refused: the model's `vision_config` -> why an encoder that the family may have is not exported, or None.
     """
 
@@ -271,8 +268,12 @@ class VisionGraph:
     feeds: Callable[[Given, Config], Arrays] = _pixels
     join: Callable[[Arrays, Layout, Config], ImageFeatures] = _rows
     pictures: bool = True
-    ranges: Callable[[Mapping[str, Any], Config], Mapping[str, AxisRange]] = lambda _preprocessor, _config: {}
     refused: Callable[[Mapping[str, Any]], str | None] = lambda _vision: None
+
+    def lengths(self, feeds: Arrays) -> dict[str, int]:
+        """How long the free axes are in one run, but for the batch of pictures."""
+        free = () if self.pictures else self.inputs
+        return {name: feeds[one.name].shape[axis] for one in free for axis, name in one.free.items()}
 
 
 Places = Callable[[str, Layout], str]

@@ -138,7 +138,7 @@ def prepare_vlm(
         photographs, skipped = take_photographs(pictures, options.photographs)
         export_vision(source, work, photographs, threads=options.threads, report=report)
         vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
-        lengths = axis_ranges(described, vision.lengths)
+        lengths = axis_ranges(vision.lengths, count.lengths)
         write_vision_inputs(work, pictures=most_pictures(described), ranges=lengths)
         share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
         plan.save(work / PLAN)
