@@ -292,12 +292,22 @@ Seen = Callable[[NDArray[np.int64], int, Sequence[Layout], Config], NDArray[np.b
 
 
 def whole_pixels(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
-    """The pixels of all images, as the processor has them, along their first axis."""
+    """The pixels of all images, as the processor has them, along their first axis.
+
+    Args:
+        given: what the image processor gave for each image.
+        _ids, _token: prompt and image token, on which they do not depend.
+    """
     return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given])}
 
 
 def sequential(ids: NDArray[np.int64], _token: int, _layouts: Sequence[Layout]) -> NDArray[np.int64]:
-    """Positions that count up from 0, int64 [n]."""
+    """Positions that count up from 0, int64 [n].
+
+    Args:
+        ids: the prompt, int64 [n].
+        _token, _layouts: image token and layouts, on which they do not depend.
+    """
     return np.arange(len(ids), dtype=np.int64)
 
 
