@@ -292,12 +292,11 @@ Seen = Callable[[NDArray[np.int64], int, Sequence[Layout], Config], NDArray[np.b
 
 
 def whole_pixels(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
-    """The pixels of all images along their first axis: `Whole` of a family whose processor puts them so.
+    """The pixels of all images, as the processor has them, along their first axis.
 
     Args:
         given: what the image processor gave for each image.
-        _ids: the prompt, int64 [n]; not looked at.
-        _token: number of the image token; not looked at.
+        _ids, _token: prompt and image token, on which they do not depend.
     """
     return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given])}
 
@@ -307,8 +306,7 @@ def sequential(ids: NDArray[np.int64], _token: int, _layouts: Sequence[Layout]) 
 
     Args:
         ids: the prompt, int64 [n].
-        _token: number of the image token; not looked at.
-        _layouts: of its images; not looked at.
+        _token, _layouts: image token and layouts, on which they do not depend.
     """
     return np.arange(len(ids), dtype=np.int64)
 
