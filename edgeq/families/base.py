@@ -72,6 +72,7 @@ __all__ = [
     "Unsupported",
     "VisionGraph",
     "Whole",
+    "WholeFeatures",
     "any_size",
     "class_token",
     "equal_pictures",
@@ -286,18 +287,32 @@ Whole = Callable[[Sequence[Given], NDArray[np.int64], int], Arrays]
 """What the image processor gave for each image of a prompt, the prompt [n], number of the image token -> what the whole
 model of transformers is given beside `input_ids`, with a batch axis."""
 
+WholeFeatures = Callable[[Any, Mapping[str, "torch.Tensor"]], "torch.Tensor"]
+"""The whole model of transformers and what `Whole` gave for one image -> what its language model is given of the image,
+all rows behind each other as `stacked` has them, [rows, hidden]."""
+
 Seen = Callable[[NDArray[np.int64], int, Sequence[Layout], Config], NDArray[np.bool_]]
 """Prompt [n], number of the image token, layouts, config -> the cross-attention states that each token looks at,
 [n, states]; a row of False for a token that stands before every image."""
 
 
 def whole_pixels(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
-    """The pixels of all images, as the processor has them, along their first axis."""
+    """The pixels of all images, as the processor has them, along their first axis.
+
+    Args:
+        given: what the image processor gave for each image.
+        _ids, _token: prompt and image token, on which they do not depend.
+    """
     return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given])}
 
 
 def sequential(ids: NDArray[np.int64], _token: int, _layouts: Sequence[Layout]) -> NDArray[np.int64]:
-    """Positions that count up from 0, int64 [n]."""
+    """Positions that count up from 0, int64 [n].
+
+    Args:
+        ids: the prompt, int64 [n].
+        _token, _layouts: image token and layouts, on which they do not depend.
+    """
     return np.arange(len(ids), dtype=np.int64)
 
 
@@ -317,6 +332,7 @@ class ImagePrompt:
         template: the question goes through a chat template; otherwise it stands behind the image, with `<bos>` between
             them and a new line after it.
         whole: what the whole model of transformers takes, for comparison.
+        whole_features: what its language model is given then; by default what `get_image_features` gives.
         cross: of a model that looks at images by cross-attention, which states each token sees.
         most_images: in one conversation; None for as many as the context holds.
     """
@@ -329,6 +345,7 @@ class ImagePrompt:
     marker: str | None = None
     template: bool = True
     whole: Whole = whole_pixels
+    whole_features: WholeFeatures | None = None
     cross: Seen | None = None
     most_images: int | None = None
 

@@ -7,6 +7,7 @@ where two tokens that are nearly as likely may change places.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     photographs.mkdir()
     for number, photograph in enumerate(odd_photographs()):
         photograph.save(photographs / f"{number}.png")
-    options = VlmOptions(threads=1, max_new_tokens=4, canaries=2, reference_answers=False)
-    prepare_vlm(source, photographs, folder / "bundle", options=options)
+    questions = photographs / "questions.jsonl"
+    questions.write_text(json.dumps({"image": "0.png", "question": QUESTIONS[0], "answer": "a crack"}))
+    options = VlmOptions(threads=1, max_new_tokens=4, canaries=2)
+    made = prepare_vlm(source, photographs, folder / "bundle", questions=questions, options=options)
+    assert made.canaries.answered_by == "reference"
+    assert made.quality is not None
+    assert made.quality.features.worst > 0.999, "features in FP16 against the whole model's"
     return Case(request.param, source, folder / "bundle", exact(folder / "bundle"), unpacked(in_four_bits(source)))
 
 
@@ -150,6 +156,26 @@ def test_two_images_of_a_conversation(case: Case) -> None:
     assert tuple(found) == expected
     with start_runtime(exact(case.bundle), case.bundle, OPTIONS, DEVICE) as served:
         assert answered(served.submit(ask)).token_ids == expected
+
+
+def test_an_image_that_comes_in_the_second_question(case: Case) -> None:
+    """What was said before it has been read without it."""
+    image = odd_photographs()[2]
+    prompter, builder = case.vlm.prompter, PromptBuilder(case.vlm.prompter, 512)
+    if not prompter.image_prompt.template:
+        return
+    turns = (
+        Turn.said("user", "are you there?"),
+        Turn.said("assistant", "yes"),
+        Turn.said("user", "what is it?", images=1),
+    )
+    with start_runtime(exact(case.bundle), case.bundle, OPTIONS, DEVICE) as served:
+        answered(served.submit(GenerationRequest((), turns[:1], ANSWER)))
+        found = answered(served.submit(GenerationRequest((image,), turns, ANSWER)))
+    expected = generated(case, [image], builder.question(GenerationRequest((image,), turns, ANSWER)).prompt)
+    assert found.token_ids == expected
+    reads_before_images = prompter.image_prompt.cross is None
+    assert (found.usage.cached_tokens > 0) == reads_before_images
 
 
 def test_the_bundle_answers_in_four_bits(case: Case) -> None:

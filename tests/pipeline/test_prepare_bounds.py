@@ -1,4 +1,4 @@
-"""Photographs at full resolution decide before any work, and a bound on tiles or pixels is in everything that is made."""
+"""Photographs at full resolution decide before any work; a bound on tiles or pixels is in all that is made."""
 
 from __future__ import annotations
 

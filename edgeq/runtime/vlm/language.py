@@ -255,10 +255,10 @@ class LanguageModel:
             positions=self._tensor(positions),
             last=end == len(prompt.ids),
             blocks=self._blocks(prompt, end, len(continued)),
+            narrow_blocks=self.image_prompt.attention == "image",
             places=self._tensor(places),
             deepstack=_levels(states),
             cross=self._cross(prompt, images, start, end, len(continued)),
-            wide=self.image_prompt.attention == "prompt",
         )
 
     def _standing(
