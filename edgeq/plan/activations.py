@@ -12,7 +12,7 @@ engine depend on what runs it:
 - ONNX Runtime on a CPU computes in float32 and keeps the scores before and after the softmax, which has no kernel that
   works in place: of a graph in FP16 it is taken apart, and each of its steps has a result of its own. Blocks of its
   arena are kept for good. A mask is made once, behind the first scores, and lies in what these have left: so the scores
-  of later layers take a third block (`tests/plan/test_activations.py` measures it; ONNX Runtime's log shows the blocks).
+  of later layers take a third block. Its log shows the blocks, and `tests/plan/test_vision_memory.py` measures them.
 """
 
 from __future__ import annotations
