@@ -140,7 +140,7 @@ def _processes(processor: tuple[Any, ImagePrompt], model: VlmDescription, images
 def _asked(process: Any, prompt: ImagePrompt, model: VlmDescription, photograph: Any, name: str) -> Layout:
     """What the prompt depends on of a photograph, as the image processor makes it."""
     try:
-        given: Mapping[str, Any] = process(images=photograph, return_tensors="np", **prompt.processing)
+        given: Mapping[str, Any] = process(images=photograph, return_tensors="np", **prompt.processing(model.config))
         return prompt.layout(given, model.config)
     except Exception as error:  # a processor given an odd shape raises whatever its arithmetic does
         raise ModelError(

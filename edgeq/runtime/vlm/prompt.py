@@ -122,7 +122,7 @@ class Prompter:
 
     def pixels(self, image: Image.Image) -> ProcessedImage:
         """An image in mode RGB as the encoder gets it."""
-        given = self._processor(images=image, return_tensors="np", **self.image_prompt.processing)
+        given = self._processor(images=image, return_tensors="np", **self.image_prompt.processing(self.config))
         feeds, layout = self.vision.feeds(given, self.config), self.image_prompt.layout(given, self.config)
         return ProcessedImage(feeds, layout, given)
 
