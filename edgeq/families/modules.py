@@ -7,6 +7,7 @@ parameters take a second and no memory. Where headers are at hand, names, shapes
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -128,9 +129,11 @@ def _describe(
 
 
 def _tied(built: Any) -> bool:
-    """Whether input and output embeddings are one parameter."""
-    head, embedding = built.get_output_embeddings(), built.get_input_embeddings()
-    return head is not None and embedding is not None and head.weight is embedding.weight
+    """Whether input and output embeddings are one parameter; not so where the model does not say what they are."""
+    with suppress(NotImplementedError):
+        head, embedding = built.get_output_embeddings(), built.get_input_embeddings()
+        return head is not None and embedding is not None and head.weight is embedding.weight
+    return False
 
 
 def _check_raw(raw: Mapping[str, Any], directory: Path) -> None:

@@ -141,7 +141,7 @@ def _turned(states: torch.Tensor, turns: Turns) -> torch.Tensor:
     """Rotary embedding of queries or keys [patches, heads, width] by cosines and sines [patches, 1, width]."""
     import torch
 
-    left, right = states.split(states.shape[-1] // 2, dim=-1)
+    left, right = torch.split(states, states.shape[-1] // 2, dim=-1)
     return states * turns[0] + torch.cat((-right, left), dim=-1) * turns[1]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from edgeq.errors import InputError
 from edgeq.families.base import (
     PIXELS,
     Arrays,
+    Cap,
     Config,
     Family,
     Given,
@@ -19,7 +20,6 @@ from edgeq.families.base import (
     ImagePrompt,
     Layout,
     ModuleNames,
-    VisionGraph,
     plain,
 )
 from edgeq.families.qwen_vision import PLAIN_GRAPH, STACKED_GRAPH, WINDOWED_GRAPH, image_grid
@@ -98,7 +98,8 @@ def _whole(given: Sequence[Given], ids: NDArray[np.int64], token: int) -> Arrays
 def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> None:
     """In the spelling that image processors read first.
 
-    The least is a quarter at most: a small image is enlarged to the least and then rounded up to whole tokens.
+    The least is a quarter at most: a small image is enlarged to the least and then rounded up to whole tokens. An image
+    so narrow that one row of tokens is longer than the bound exceeds it all the same.
     """
     vision = config.get("vision_config") or {}
     patch = int(preprocessor.get("patch_size") or vision.get("patch_size") or _PATCH)
@@ -115,33 +116,41 @@ def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> 
 _PROMPT: Final = ImagePrompt(plain, layout=_layout, positions=_positions, whole=_whole)
 
 
-def _family(name: str, vision: VisionGraph, classes: Mapping[str, str], *more: str) -> Family:
-    """One of them.
+_CAPS: Final[Mapping[Literal["pixels", "tiles"], Cap]] = {"pixels": _capped}
+_MODULES: Final = ModuleNames("model.visual", ("model.visual.merger",), "model.language_model")
+_STACKED_MODULES: Final = ModuleNames(
+    "model.visual", ("model.visual.merger", "model.visual.deepstack_merger_list"), "model.language_model"
+)
 
-    Args:
-        name: for people.
-        vision: its graph.
-        classes: model type -> the class of its language model; the config of that is called `TYPE_text`.
-        more: what belongs to the connector beside the merger, in the encoder.
-    """
-    connector = tuple(f"model.visual.{part}" for part in ("merger", *more))
-    return Family(
-        name=name,
-        model_types=tuple(classes),
-        modules=ModuleNames("model.visual", connector, "model.language_model"),
-        image_cost=_cost,
-        vision=vision,
-        prompt=_PROMPT,
-        language_classes={f"{model_type}_text": kind for model_type, kind in classes.items()},
-        caps={"pixels": _capped},
-    )
+QWEN2_VL: Final = Family(
+    name="Qwen2-VL",
+    model_types=("qwen2_vl",),
+    modules=_MODULES,
+    image_cost=_cost,
+    vision=PLAIN_GRAPH,
+    prompt=_PROMPT,
+    language_classes={"qwen2_vl_text": "Qwen2VLTextModel"},
+    caps=_CAPS,
+)
 
+QWEN2_5_VL: Final = Family(
+    name="Qwen2.5-VL",
+    model_types=("qwen2_5_vl",),
+    modules=_MODULES,
+    image_cost=_cost,
+    vision=WINDOWED_GRAPH,
+    prompt=_PROMPT,
+    language_classes={"qwen2_5_vl_text": "Qwen2_5_VLTextModel"},
+    caps=_CAPS,
+)
 
-QWEN2_VL: Final = _family("Qwen2-VL", PLAIN_GRAPH, {"qwen2_vl": "Qwen2VLTextModel"})
-QWEN2_5_VL: Final = _family("Qwen2.5-VL", WINDOWED_GRAPH, {"qwen2_5_vl": "Qwen2_5_VLTextModel"})
-QWEN3_VL: Final = _family(
-    "Qwen3-VL",
-    STACKED_GRAPH,
-    {"qwen3_vl": "Qwen3VLTextModel", "qwen3_vl_moe": "Qwen3VLMoeTextModel"},
-    "deepstack_merger_list",
+QWEN3_VL: Final = Family(
+    name="Qwen3-VL",
+    model_types=("qwen3_vl", "qwen3_vl_moe"),
+    modules=_STACKED_MODULES,
+    image_cost=_cost,
+    vision=STACKED_GRAPH,
+    prompt=_PROMPT,
+    language_classes={"qwen3_vl_text": "Qwen3VLTextModel", "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"},
+    caps=_CAPS,
 )

@@ -203,7 +203,7 @@ def cap(model: VlmDescription, caps: Mapping[str, int]) -> VlmDescription:
             raise InputError(
                 f"the {what} of an image cannot be bounded in a {model.model_type} model",
                 expected=" or ".join(f"--max-{name}" for name in known) or _one_of(_bounded(what)),
-                causes=() if known else ("its processor brings every image to one size",),
+                causes=() if known else ("an image costs the same there, whatever its size",),
             )
         try:
             known[what](preprocessor, config, most)

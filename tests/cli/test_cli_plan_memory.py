@@ -68,13 +68,16 @@ def test_rules_change_what_is_needed(edgeq: Edgeq, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--device", "toaster"), "toaster is not a known device"),
-        (("--device", "orin-nx-16gb", "--images", "photos"), "expected how many images"),
+        (("--device", "orin-nx-16gb", "--images", "photos"), "photos does not exist"),
         (("--device", "orin-nx-16gb", "--image-size", "big"), "--image-size big"),
         (("--device", "orin-nx-16gb", "--image-size", "0x5"), "has no tokens"),
         (("--device", "orin-nx-16gb", "--check"), "--check and --device"),
         (("--context", "100"), "--context is for --device"),
         (("--waterfall", "a.svg"), "--waterfall is for --device"),
-        (("--images", "1"), "--images and --eval are for --check"),
+        (("--images", "1"), "--images 1: how many are in a sequence is for --device"),
+        (("--eval", "folder"), "--eval is for --check"),
+        (("--max-tiles", "2"), "tiles of an image cannot be bounded in a llava model"),
+        (("--max-pixels", "0"), "--max-pixels"),
     ],
 )
 def test_what_cannot_be_asked(edgeq: Edgeq, arguments: tuple[str, ...], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,14 @@ EXPORTED = (6, 10)
 GRIDS = ((2, 2), (10, 6), (14, 18), (2, 40), (16, 16), (12, 24))
 """Rows and columns of patches. A window has 6 x 6: some grids divide by it, most do not."""
 
-_OWN = {
+_OWN: dict[str, dict[str, Any]] = {
     "qwen2_vl": {"embed_dim": 32, "hidden_size": 48},
     "qwen2_5_vl": {"window_size": 24, "fullatt_block_indexes": [1, 3]},
     "qwen3_vl": {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]},
     "qwen3_vl_moe": {"num_position_embeddings": 36, "deepstack_visual_indexes": [1]},
 }
 TYPES = tuple(_OWN)
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "depth": 4,
     "num_heads": 2,
     "patch_size": 4,
@@ -162,7 +163,7 @@ def test_windows_are_those_of_transformers(grid: tuple[int, int]) -> None:
     made, patches = feeds("qwen2_5_vl", grid), grid[0] * grid[1]
     order, ends = vision_utils.get_vision_window_index(torch.tensor([[1, *grid]]), 2, window_size=24, patch_size=4)
     ordered = (order[:, None] * 4 + torch.arange(4)).flatten()
-    wanted = [set(ordered[low:high].tolist()) for low, high in zip(ends[:-1], ends[1:], strict=True)]
+    wanted = [set(ordered[low:high].tolist()) for low, high in pairwise(ends.tolist())]
     assert [set(window[window < patches].tolist()) for window in made["windows"]] == wanted
     assert made["windows"].shape[1] == 36
     assert made["windows"].max() <= patches

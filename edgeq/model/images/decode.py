@@ -78,8 +78,11 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
 
 
 def _turned(image: Image.Image) -> bool:
-    """Whether the EXIF orientation lays the image on its side; a PNG that has it behind its pixels is not asked."""
-    if image.format == "PNG" and "exif" not in image.info:
+    """Whether the size is that of an image which the EXIF orientation lays on its side.
+
+    Pillow gives a TIFF's size upright. A PNG may have its orientation behind its pixels, and is then not asked.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return False
     return image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
 

@@ -1,4 +1,4 @@
-"""From what a client asks to what the model reads: token ids, and the image with the digest of its pixels."""
+"""From what a client asks to what the model reads: token ids, and images with the digests of their pixels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Final, TypeVar
 
 from PIL import Image
 
-from edgeq.errors import InputError, ModelError, first_line
+from edgeq.errors import ImageError, InputError, ModelError, first_line
 from edgeq.families.base import Layout
-from edgeq.runtime.scheduler.errors import ContextError
-from edgeq.runtime.vlm.api import IMAGE, EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
+from edgeq.runtime.scheduler.errors import ContextError, RefusedImageError
+from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter, render
 
@@ -99,15 +99,12 @@ class PromptBuilder:
 
         Raises:
             InputError: a message has the image token in it, or there are more images than the model takes.
+            RefusedImageError: the model does not take one of the images.
             ContextError: the conversation leaves no room for an answer (413).
             ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
-        most = self._prompter.image_prompt.most_images
-        if most is not None and len(ask.images) > most:
-            raise InputError(
-                f"{len(ask.images)} images; a {self._prompter.settings.model_type} model takes {most} in a conversation"
-            )
-        images = tuple(self._look(image) for image in ask.images)
+        self._prompter.check_images(len(ask.images))
+        images = tuple(self._taken(number, image) for number, image in enumerate(ask.images))
         prompt = self._prompt(ask.turns, tuple(image.layout for image in images))
         room = self._context - len(prompt.ids)
         if room < 1:
@@ -115,6 +112,13 @@ class PromptBuilder:
         return TokenizedRequest(
             prompt, images, ask.max_new_tokens, min(ask.max_new_tokens, room), ask.sampling, ask.stop
         )
+
+    def _taken(self, number: int, image: Image.Image | EncodedImage) -> RequestImage:
+        """The picture, with its layout; raises RefusedImageError."""
+        try:
+            return self._look(image)
+        except ImageError as error:
+            raise RefusedImageError(number, error) from error
 
     def _look(self, image: Image.Image | EncodedImage) -> RequestImage:
         """The picture, with its layout."""
@@ -175,12 +179,13 @@ def _written(prompter: Prompter, turns: tuple[Turn, ...], layouts: tuple[Layout,
         if any(marker in text for turn in turns for text in turn.texts):
             raise InputError(f"a message has {marker} in it, which stands for an image", next_step="leave it out")
     if not prompter.image_prompt.template:
-        if len(turns) != 1 or turns[0].parts[:-1] != (IMAGE,):
+        content = _content(turns[0])
+        if len(turns) != 1 or [part["type"] for part in content] != ["image", "text"]:
             raise InputError(
                 f"a {prompter.settings.model_type} model answers one question about one image",
                 expected="one message, with an image before its text",
             )
-        text = render(prompter.tokenizer, prompter.image_prompt, prompter.marker, turns[0].texts[0])
+        text = render(prompter.tokenizer, prompter.image_prompt, prompter.marker, content[1]["text"])
         return prompter.written(text, layouts)
     text = _rendered(prompter.tokenizer, turns)
     if text.count(prompter.marker) != len(layouts):
