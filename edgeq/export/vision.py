@@ -158,9 +158,9 @@ def _lengths(vision_half: VisionGraph, runs: Sequence[ParityRun]) -> dict[str, A
     The least is the greatest common divisor: some axes are a multiple of a number, such as the patches of a token.
     """
     found: dict[str, list[int]] = {}
-    for given in () if vision_half.pictures else vision_half.inputs:
-        for axis, name in given.free.items():
-            found.setdefault(name, []).extend(run.feeds[given.name].shape[axis] for run in runs)
+    for run in runs:
+        for name, length in vision_half.lengths(run.feeds).items():
+            found.setdefault(name, []).append(length)
     return {name: (math.gcd(*all_), median_low(all_), max(all_)) for name, all_ in found.items()}
 
 

@@ -259,9 +259,6 @@ class VisionGraph:
         feeds: what the image processor gave for one image -> an array for each input. One image is one run.
         join: outputs of that run, the image's layout -> what the language model is given.
         pictures: the first axis of inputs and outputs are pictures that know nothing of each other.
-        ranges: preprocessor_config.json, config -> how long the free axes may be, for those of which the two say it: an
-            engine of TensorRT takes no other lengths. For the rest the photographs of `edgeq prepare` say it. The batch
-            of pictures is not among them.
         refused: the model's `vision_config` -> why an encoder that the family may have is not exported, or None.
     """
 
@@ -271,8 +268,12 @@ class VisionGraph:
     feeds: Callable[[Given, Config], Arrays] = _pixels
     join: Callable[[Arrays, Layout, Config], ImageFeatures] = _rows
     pictures: bool = True
-    ranges: Callable[[Mapping[str, Any], Config], Mapping[str, AxisRange]] = lambda _preprocessor, _config: {}
     refused: Callable[[Mapping[str, Any]], str | None] = lambda _vision: None
+
+    def lengths(self, feeds: Arrays) -> dict[str, int]:
+        """How long the free axes are in one run, but for the batch of pictures."""
+        free = () if self.pictures else self.inputs
+        return {name: feeds[one.name].shape[axis] for one in free for axis, name in one.free.items()}
 
 
 Places = Callable[[str, Layout], str]
@@ -291,12 +292,24 @@ Seen = Callable[[NDArray[np.int64], int, Sequence[Layout], Config], NDArray[np.b
 
 
 def whole_pixels(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
-    """The pixels of all images, as the processor has them, along their first axis."""
+    """The pixels of all images along their first axis: `Whole` of a family whose processor puts them so.
+
+    Args:
+        given: what the image processor gave for each image.
+        _ids: the prompt, int64 [n]; not looked at.
+        _token: number of the image token; not looked at.
+    """
     return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given])}
 
 
 def sequential(ids: NDArray[np.int64], _token: int, _layouts: Sequence[Layout]) -> NDArray[np.int64]:
-    """Positions that count up from 0, int64 [n]."""
+    """Positions that count up from 0, int64 [n].
+
+    Args:
+        ids: the prompt, int64 [n].
+        _token: number of the image token; not looked at.
+        _layouts: of its images; not looked at.
+    """
     return np.arange(len(ids), dtype=np.int64)
 
 

@@ -8,7 +8,7 @@ so that checkpoints have the usual names of tensors: the decoder's own class loa
 from __future__ import annotations
 
 from functools import cache, wraps
-from typing import Any
+from typing import Any, ClassVar
 
 from edgeq.errors import ModelError
 
@@ -43,7 +43,7 @@ def _with_head(decoder: Any) -> Any:
     class Causal(decoder.__base__):  # type: ignore[misc]
         config_class = decoder.config_class
         base_model_prefix = "model"
-        _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+        _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)

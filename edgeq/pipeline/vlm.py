@@ -14,7 +14,7 @@ from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, VisionReport
 from edgeq.bundle.vlm_settings import LANGUAGE, VLM_SETTINGS
 from edgeq.export.vision import export_vision
 from edgeq.families.modules import VlmDescription, read_vlm
-from edgeq.families.registry import cap, runnable
+from edgeq.families.registry import cap, exportable, runnable
 from edgeq.files import new_directory
 from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.stages import Progress, counter
@@ -125,6 +125,7 @@ def prepare_vlm(
         plan = plan_vlm(described, options)
         findings = check(Facts(plan=plan, config=described.config), plan.allowed)
         check_halves(plan)
+        exportable(described.model_type, described.vision)
         runnable(described.model_type)
         pictures = ImageSet.open(images)
         count = count_photographs(config_directory(model), described, pictures)
@@ -137,7 +138,7 @@ def prepare_vlm(
         photographs, skipped = take_photographs(pictures, options.photographs)
         export_vision(source, work, photographs, threads=options.threads, report=report)
         vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
-        lengths = axis_ranges(described, vision.lengths)
+        lengths = axis_ranges(vision.lengths, count.lengths)
         write_vision_inputs(work, pictures=most_pictures(described), ranges=lengths)
         share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
         plan.save(work / PLAN)

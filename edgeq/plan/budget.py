@@ -146,7 +146,7 @@ def _working(
     return (
         MemoryItem(
             name="KV cache",
-            bytes=request.batch * cache.bytes(request.context, cross),
+            bytes=request.batch * cache.slot_bytes(request.context, cross),
             how=f"{request.batch} x {request.context:,} tokens x {cache.bytes_per_token:,} B"
             + (f" + {cross:,} image tokens x {cache.cross_bytes_per_token:,} B" if cross else ""),
         ),

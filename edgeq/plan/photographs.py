@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.errors import ImageError, ModelError, first_line
-from edgeq.families.base import ImageCost, ImagePrompt, Layout
+from edgeq.families.base import ImageCost, ImagePrompt, Layout, VisionGraph
 from edgeq.families.modules import VlmDescription
 from edgeq.families.registry import family_of, image_cost
 from edgeq.families.tiles import Size
@@ -39,6 +39,7 @@ class PhotographCount(BaseModel):
         sizes: different ones among them.
         processed: photographs that went through the image processor, of the sizes that cost most; 0 where the model has
             none, and the family's rule alone was asked.
+        lengths: free axis of the vision graph, but for the batch of pictures -> how long it was at most with these.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +51,7 @@ class PhotographCount(BaseModel):
     looked_at: int
     sizes: int
     processed: int
+    lengths: dict[str, int] = Field(default_factory=dict)
 
 
 def count_photographs(directory: Path, model: VlmDescription, images: ImageSet) -> PhotographCount:
@@ -69,10 +71,11 @@ def count_photographs(directory: Path, model: VlmDescription, images: ImageSet) 
     found, looked_at = _sizes(images)
     costs = {size: image_cost(model, size) for size in found}
     dearest = sorted(found, key=lambda size: _weight(costs[size], size), reverse=True)
-    processed = 0
+    runs: list[dict[str, int]] = []
     if (processor := _processor(directory, model)) is not None:
         for size in dearest[:_PROCESSED]:
-            processed += _processes(processor, model, images, found[size])
+            lengths = _processed(processor, model, images, found[size])
+            runs += [] if lengths is None else [lengths]
     worst = dearest[0]
     return PhotographCount(
         name=found[worst].name,
@@ -81,7 +84,8 @@ def count_photographs(directory: Path, model: VlmDescription, images: ImageSet) 
         photographs=len(images),
         looked_at=looked_at,
         sizes=len(found),
-        processed=processed,
+        processed=len(runs),
+        lengths={name: max(run[name] for run in runs) for name in (runs[0] if runs else ())},
     )
 
 
@@ -113,14 +117,19 @@ def _processor(directory: Path, model: VlmDescription) -> tuple[Any, ImagePrompt
     return load_image_processor(directory, model.preprocessor), family.prompt
 
 
-def _processes(processor: tuple[Any, ImagePrompt], model: VlmDescription, images: ImageSet, item: ImageItem) -> bool:
-    """Whether a photograph can be decoded; it then goes through the processor, which must count as the rule does."""
+def _processed(
+    processor: tuple[Any, ImagePrompt], model: VlmDescription, images: ImageSet, item: ImageItem
+) -> dict[str, int] | None:
+    """Lengths of the graph's free axes with a photograph, where the processor counts as the rule does.
+
+    None for one that cannot be decoded.
+    """
     try:
         photograph = images.read(item)
     except ImageError:
-        return False
+        return None
     process, prompt = processor
-    layout = _asked(process, prompt, model, photograph, item.name)
+    layout, lengths = _asked(process, prompt, model, photograph, item.name)
     size = photograph.height, photograph.width
     cost = image_cost(model, size)
     asked, reckoned = (layout.tokens, layout.pictures * layout.patches), (cost.tokens, cost.sequences * cost.sequence)
@@ -134,14 +143,19 @@ def _processes(processor: tuple[Any, ImagePrompt], model: VlmDescription, images
             ),
             next_step="report it: a memory plan would be wrong",
         )
-    return True
+    return lengths
 
 
-def _asked(process: Any, prompt: ImagePrompt, model: VlmDescription, photograph: Any, name: str) -> Layout:
-    """What the prompt depends on of a photograph, as the image processor makes it."""
+def _asked(
+    process: Any, prompt: ImagePrompt, model: VlmDescription, photograph: Any, name: str
+) -> tuple[Layout, dict[str, int]]:
+    """What the prompt depends on of a photograph, as the image processor makes it, and lengths of free axes."""
+    family = family_of(model.model_type)
+    graph = family.vision if family is not None and isinstance(family.vision, VisionGraph) else None
     try:
         given: Mapping[str, Any] = process(images=photograph, return_tensors="np", **prompt.processing(model.config))
-        return prompt.layout(given, model.config)
+        lengths = {} if graph is None else graph.lengths(graph.feeds(given, model.config))
+        return prompt.layout(given, model.config), lengths
     except Exception as error:  # a processor given an odd shape raises whatever its arithmetic does
         raise ModelError(
             f"the image processor of {model.name} cannot take {name}, {photograph.height} x {photograph.width} pixels",

@@ -139,18 +139,14 @@ def write_vision_inputs(
     return inputs
 
 
-def axis_ranges(model: VlmDescription, seen: Mapping[str, AxisRange]) -> dict[str, AxisRange]:
+def axis_ranges(seen: Mapping[str, AxisRange], largest: Mapping[str, int]) -> dict[str, AxisRange]:
     """Least, usual and largest length of the free axes of a vision graph, but for the batch of pictures.
 
     Args:
-        model: its family says what it knows of them.
-        seen: with photographs, from `VisionReport.lengths`; taken where the family says nothing.
-
-    Raises:
-        ExportError: the model's vision half is no graph.
+        seen: with the photographs of the proof, from `VisionReport.lengths`; they are small ones.
+        largest: with the user's photographs at full resolution, from `PhotographCount.lengths`.
     """
-    known = exportable(model.model_type, model.vision).ranges(model.preprocessor, model.config)
-    return {name: known.get(name, lengths) for name, lengths in seen.items()}
+    return {name: (least, usual, max(most, largest.get(name, most))) for name, (least, usual, most) in seen.items()}
 
 
 def most_pictures(model: VlmDescription) -> int:

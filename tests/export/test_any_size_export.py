@@ -59,7 +59,7 @@ def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_vision(model, directory, odd(), threads=1)
     report = quantize_vision(model, directory, odd(), threads=1)
     described = read_vlm(model)
-    lengths = axis_ranges(described, report.lengths)
+    lengths = axis_ranges(report.lengths, {})
     write_vision_inputs(directory, pictures=most_pictures(described), ranges=lengths)
     return directory
 

@@ -27,7 +27,7 @@ SIZES = ((300, 225), (210, 210), (400, 90), (97, 311))
 
 
 def write_configs(directory: Path, name: str, *, inside: bool = False) -> Path:
-    """A model's directory without its weights; its image processor's config in a file of its own or `inside` another."""
+    """A model's directory without weights; its image processor's config in a file of its own or `inside` another."""
     WHOLE[name].config().save_pretrained(directory)
     (directory / "tokenizer.json").write_text("{}")
     given = dict(WHOLE[name].processor)

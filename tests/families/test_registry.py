@@ -72,4 +72,5 @@ def test_what_cannot_be_run() -> None:
 
 def test_the_class_of_a_language_half() -> None:
     assert language_class("mllama_text_model") == "MllamaForCausalLM"
+    assert language_class("qwen2_5_vl_text") == "Qwen2_5_VLTextModel"
     assert language_class("llama") is None

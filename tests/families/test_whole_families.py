@@ -35,6 +35,7 @@ from edgeq.runtime.vlm.prompt import Prompt, Prompter
 from edgeq.runtime.vlm.stream import Done, Stream
 from edgeq.runtime.vlm.tokenize import PromptBuilder
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
 QUESTIONS = ("what is it?", "how many, and where do they stand?")
 ANSWER = 8
@@ -93,6 +94,18 @@ def test_a_plan_counts_the_tokens_of_each_photograph(case: Case) -> None:
         assert (plan.image.tokens, plan.fits) == (layout.tokens, True)
 
 
+def test_an_engine_would_take_every_photograph(case: Case) -> None:
+    """Those at full resolution too, which the proof sees smaller."""
+    inputs, vision = EngineInputs.load(case.bundle / ENGINE_INPUTS), case.vlm.prompter.vision
+    for photograph in odd_photographs():
+        pixels = case.vlm.prompter.pixels(photograph)
+        assert not vision.pictures or len(pixels.feeds["pixel_values"]) <= inputs.pictures
+        for name, length in vision.lengths(pixels.feeds).items():
+            least, usual, most = inputs.ranges[name]
+            assert least <= usual <= most
+            assert least <= length <= most
+
+
 def test_run_says_what_the_whole_model_says(case: Case) -> None:
     answers = set()
     for photograph in odd_photographs():
@@ -137,6 +150,26 @@ def test_two_images_of_a_conversation(case: Case) -> None:
     assert tuple(found) == expected
     with start_runtime(exact(case.bundle), case.bundle, OPTIONS, DEVICE) as served:
         assert answered(served.submit(ask)).token_ids == expected
+
+
+def test_an_image_that_comes_in_the_second_question(case: Case) -> None:
+    """What was said before it has been read without it."""
+    image = odd_photographs()[2]
+    prompter, builder = case.vlm.prompter, PromptBuilder(case.vlm.prompter, 512)
+    if not prompter.image_prompt.template:
+        return
+    turns = (
+        Turn.said("user", "are you there?"),
+        Turn.said("assistant", "yes"),
+        Turn.said("user", "what is it?", images=1),
+    )
+    with start_runtime(exact(case.bundle), case.bundle, OPTIONS, DEVICE) as served:
+        answered(served.submit(GenerationRequest((), turns[:1], ANSWER)))
+        found = answered(served.submit(GenerationRequest((image,), turns, ANSWER)))
+    expected = generated(case, [image], builder.question(GenerationRequest((image,), turns, ANSWER)).prompt)
+    assert found.token_ids == expected
+    reads_before_images = prompter.image_prompt.cross is None
+    assert (found.usage.cached_tokens > 0) == reads_before_images
 
 
 def test_the_bundle_answers_in_four_bits(case: Case) -> None:

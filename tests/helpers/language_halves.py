@@ -47,7 +47,7 @@ HALVES: Mapping[str, Callable[[], Any]] = {
     "mllama": lambda: transformers.MllamaForCausalLM(
         transformers.MllamaTextConfig(
             **{**TEXT, "num_hidden_layers": 4},
-            cross_attention_layers=[0, 2],
+            cross_attention_layers=[1, 2],
             rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         )
     ),
@@ -147,7 +147,7 @@ def pieces(model: Any, prompt: LongPrompt) -> list[PromptPiece]:
                 positions=prompt.positions[..., start:end],
                 last=end == count,
                 blocks=None if seen_blocks is None else seen_blocks[:end],
-                wide=prompt.blocks == "prompt",
+                narrow_blocks=prompt.blocks == "image",
                 places=prompt.places[start:end],
                 deepstack=tuple(level[within] for level in prompt.levels),
                 cross=cross,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_sizes_from_headers_are_those_of_the_pixels(ending: str, orientation: in
     pixels = np.random.default_rng(0).integers(0, 255, (300, 420, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    saving = {} if ending == "bmp" else {"exif": exif}
+    saving: dict[str, Any] = {} if ending == "bmp" else {"exif": exif}
     Image.fromarray(pixels).save(tmp_path / f"a.{ending}", **saving)
     images = ImageSet.open(tmp_path)
     (item,) = images.items

@@ -157,7 +157,7 @@ def request_memory(
     cross = figures.states * len(layouts)
     rows = cross or figures.outputs * image_tokens
     return RequestMemory(
-        kv=figures.cache.bytes(length, cross),
+        kv=figures.cache.slot_bytes(length, cross),
         features=_HALF * rows * int(figures.text["hidden_size"]),
         prefill=prefill_bytes(figures.text, prompt_tokens, cross),
         vision=max((_encoding(figures, layout) for layout in layouts), default=0),

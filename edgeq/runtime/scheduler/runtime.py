@@ -192,7 +192,7 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     context = min(options.context or bundled.context, bundled.context)
     figures = read_memory_figures(bundle, vlm.prompter.config, widens=device.widens_fp16)
     figures = replace(figures, context=context)
-    shape = read_kv_shape(vlm.language.model)
+    shape = read_kv_shape(vlm.language.model, vlm.language.cross_states)
     budget = serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)

@@ -177,6 +177,6 @@ class DecodeStep:
 
 
 def _decoder(model: Any) -> Any:
-    """A causal language model without its head; `base_model` of Mllama's is the model itself."""
+    """A causal language model without its head; for some, `base_model` is the model itself."""
     found = model.base_model
     return model.model if found is model else found

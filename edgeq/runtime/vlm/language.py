@@ -120,7 +120,9 @@ def _model_class(directory: Path) -> Any:
     try:
         return causal_class(str(named[0]))
     except ModelError as error:
-        raise ModelError(f"{directory / 'config.json'} names {named[0]!r}, which is no model of transformers") from error
+        raise ModelError(
+            f"{directory / 'config.json'} names {named[0]!r}, which is no model of transformers"
+        ) from error
 
 
 class LanguageModel:
@@ -253,10 +255,10 @@ class LanguageModel:
             positions=self._tensor(positions),
             last=end == len(prompt.ids),
             blocks=self._blocks(prompt, end, len(continued)),
+            narrow_blocks=self.image_prompt.attention == "image",
             places=self._tensor(places),
             deepstack=_levels(states),
             cross=self._cross(prompt, images, start, end, len(continued)),
-            wide=self.image_prompt.attention == "prompt",
         )
 
     def _standing(

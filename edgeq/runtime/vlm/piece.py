@@ -68,7 +68,7 @@ class PromptPiece:
         last: the piece is the prompt's last.
         blocks: of each token from the prompt's first on, int64 [start + n]: tokens of one block see each other, be they
             before or behind; 0 for those that see what is before them only. None where all are 0.
-        wide: tokens of one block see each other beyond the window of a layer that slides.
+        narrow_blocks: a layer's sliding window bounds blocks as well; otherwise they are seen whole.
         places: which tokens of the piece are an image's, bool [n].
         deepstack: for those places, [places, hidden] for each layer that is given some; empty for most models.
         cross: for models with cross-attention; None before an image.
@@ -79,10 +79,10 @@ class PromptPiece:
     positions: torch.Tensor
     last: bool
     blocks: torch.Tensor | None
+    narrow_blocks: bool
     places: torch.Tensor
     deepstack: tuple[torch.Tensor, ...] = ()
     cross: CrossStates | None = None
-    wide: bool = False
 
     @property
     def tokens(self) -> int:
@@ -97,10 +97,10 @@ def model_inputs(config: Any, piece: PromptPiece) -> dict[str, Any]:
         config: of the language model.
         piece: that is read.
     """
-    device, dtype = piece.embeddings.device, piece.embeddings.dtype
+    dtype = piece.embeddings.dtype
     found: dict[str, Any] = {
         "inputs_embeds": piece.embeddings,
-        "attention_mask": reading_masks(config, piece.start, piece.tokens, piece.blocks, device, wide=piece.wide),
+        "attention_mask": reading_masks(config, piece),
         "position_ids": piece.positions[None] if piece.positions.ndim == 1 else piece.positions[:, None],
     }
     if piece.deepstack and bool(piece.places.any()):
@@ -127,20 +127,14 @@ def cross_inputs(cross: CrossStates, dtype: torch.dtype) -> dict[str, Any]:
     return inputs if cross.states is None else {**inputs, "cross_attention_states": cross.states[None]}
 
 
-def reading_masks(
-    config: Any, start: int, count: int, blocks: torch.Tensor | None, device: torch.device, *, wide: bool = False
-) -> torch.Tensor | Mapping[str, torch.Tensor | None] | None:
+def reading_masks(config: Any, piece: PromptPiece) -> torch.Tensor | Mapping[str, torch.Tensor | None] | None:
     """What each token of a piece may see: bool [1, 1, n, start + n], True is seen; None for all that is before it.
 
     Args:
         config: of the language model. Where its layers are of several kinds, there is a mask for each kind.
-        start: tokens that were read before.
-        count: tokens of the piece, n.
-        blocks, wide: see `PromptPiece`.
-        device: of the masks.
+        piece: that is read.
     """
-    windows = attention_windows(config)
-    return by_kind({kind: _mask(start, count, blocks, window, device, wide) for kind, window in windows.items()})
+    return by_kind({kind: _mask(piece, window) for kind, window in attention_windows(config).items()})
 
 
 def by_kind(masks: Mapping[str, _Mask]) -> _Mask | Mapping[str, _Mask]:
@@ -148,16 +142,18 @@ def by_kind(masks: Mapping[str, _Mask]) -> _Mask | Mapping[str, _Mask]:
     return next(iter(masks.values())) if len(masks) == 1 else masks
 
 
-def _mask(
-    start: int, count: int, blocks: torch.Tensor | None, window: int | None, device: torch.device, wide: bool
-) -> torch.Tensor | None:
-    """(before OR in the same block) AND within the window; of wide blocks, (before AND within) OR in the same block."""
-    narrow = window is not None and window < start + count
-    if blocks is None and start == 0 and not narrow:
+def _mask(piece: PromptPiece, window: int | None) -> torch.Tensor | None:
+    """Before it, or in the same block; and within the window."""
+    start, end, device = piece.start, piece.start + piece.tokens, piece.embeddings.device
+    narrow = window is not None and window < end
+    if piece.blocks is None and start == 0 and not narrow:
         return None
-    query = torch.arange(start, start + count, device=device)[:, None]
-    key = torch.arange(start + count, device=device)[None]
+    query = torch.arange(start, end, device=device)[:, None]
+    key = torch.arange(end, device=device)[None]
     seen = key <= query
-    block = torch.zeros_like(seen) if blocks is None else (blocks[start:, None] == blocks[None]) & (blocks[None] > 0)
-    near = key > query - window if window is not None else torch.ones_like(seen)
-    return ((seen & near) | block if wide else (seen | block) & near)[None, None]
+    near = key > query - window if window is not None and narrow else torch.ones_like(seen)
+    if piece.blocks is None:
+        return (seen & near)[None, None]
+    own = piece.blocks[start:, None]
+    block = (own == piece.blocks[None]) & (own > 0)
+    return (((seen | block) & near) if piece.narrow_blocks else ((seen & near) | block))[None, None]

@@ -204,7 +204,8 @@ class Prompter:
     def _cuts(self, ids: NDArray[np.int64], layouts: Sequence[Layout], beginnings: Sequence[str]) -> tuple[int, ...]:
         """Behind the images that no text stands between, and where earlier prompts of this conversation ended.
 
-        No cut where a token sees others behind it that are not of its own image.
+        No cut where a token sees others behind it that are not of its own image; nor before an image that is looked at
+        by cross-attention: transformers reads what stands before it in one pass with it, and that is another answer.
         """
         if self.image_prompt.attention == "prompt":
             return ()
@@ -215,7 +216,8 @@ class Prompter:
             earlier = self._ids(text, layouts[: text.count(self.marker)])
             if np.array_equal(earlier, ids[: len(earlier)]):
                 found.add(len(earlier))
-        return tuple(sorted(cut for cut in found if cut < len(ids)))
+        first = int(np.argmax(places)) if layouts and self.image_prompt.cross is not None else 0
+        return tuple(sorted(cut for cut in found if first < cut < len(ids)))
 
 
 def load_config(directory: Path) -> Config:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from PIL import Image
@@ -26,6 +26,9 @@ _SHORT: Final = 1024
 
 _SMALL: Final = 3 << 20
 """Bytes of an image, as a file or as pixels, that may wait as it is."""
+
+_PREPARED: Final = 64 << 20
+"""Bytes of a request's images as the encoder gets them, that may wait; the first image may have more."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -104,7 +107,7 @@ class PromptBuilder:
             ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
         self._prompter.check_images(len(ask.images))
-        images = tuple(self._taken(number, image) for number, image in enumerate(ask.images))
+        images = _bounded([self._taken(number, image) for number, image in enumerate(ask.images)], ask.images)
         prompt = self._prompt(ask.turns, tuple(image.layout for image in images))
         room = self._context - len(prompt.ids)
         if room < 1:
@@ -135,7 +138,7 @@ class PromptBuilder:
             return known
         pixels = self._prompter.pixels(decoded)
         self._remember(self._layouts, digest, pixels.layout)
-        return RequestImage(digest, pixels.layout, pixels)
+        return RequestImage(digest, pixels.layout, replace(pixels, given={}))
 
     def _known(self, digest: bytes, image: Image.Image | EncodedImage) -> RequestImage | None:
         """The same for a small image that was seen before; `digest` is of its pixels, or of its file."""
@@ -167,6 +170,22 @@ class PromptBuilder:
             kept[key] = value
             while len(kept) > _REMEMBERED:
                 kept.popitem(last=False)
+
+
+def _bounded(
+    images: Sequence[RequestImage], given: Sequence[Image.Image | EncodedImage]
+) -> tuple[RequestImage, ...]:
+    """The same, of which the first have their pixels: many requests may wait, and none is in the budget.
+
+    The others are prepared again when their request is read.
+    """
+    found, room = [], _PREPARED
+    for number, (image, source) in enumerate(zip(images, given, strict=True)):
+        size = 0 if image.pixels is None else image.pixels.nbytes
+        kept = number == 0 or size <= room
+        room -= size if kept else 0
+        found.append(image if kept else RequestImage(image.digest, image.layout, None, source))
+    return tuple(found)
 
 
 def _decoded(image: Image.Image | EncodedImage) -> Image.Image:

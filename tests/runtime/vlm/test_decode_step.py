@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from language_halves import WINDOW, LongPrompt, answer_together, expected_logits, tiny_half, words
+from language_halves import HALVES, WINDOW, LongPrompt, answer_together, pieces, tiny_half, words
+
+from edgeq.runtime.vlm.decode_step import DecodeStep
 
 STEPS = 7
 
@@ -51,3 +53,16 @@ def test_logits_are_those_of_transformers(case: str, masked: bool) -> None:
         for left, right in zip(ours, theirs, strict=True):
             assert torch.allclose(left, right, atol=2e-4 * float(right.abs().max()))
             assert left.argmax() == right.argmax()
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_only_the_last_token_of_a_prompt_goes_through_the_head(name: str) -> None:
+    model = tiny_half(name)
+    step = DecodeStep(model, slots=2, context=40)
+    given: list[int] = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda _head, inputs: given.append(inputs[0].shape[1]))
+    first, last = pieces(model, LongPrompt(words(9, 1), 5))
+    assert step.read(first, 1) is None
+    assert given == []
+    step.read(last, 1)
+    assert given == [1]

@@ -13,6 +13,7 @@ from vlm import IMAGE_TOKEN
 
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import InputError, ModelError
+from edgeq.runtime.vlm import tokenize
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter
@@ -177,6 +178,18 @@ def test_a_large_image_does_not_wait_as_it_is(llava: Prompter) -> None:
         picture = prompt_builder.question(GenerationRequest.about(large, "what?")).images[0]
         assert picture.image is None
         assert picture.pixels is not None
+
+
+def test_many_images_do_not_wait_as_the_encoder_gets_them(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is 3 x 28 x 28 numbers of four bytes; there is room for two of them."""
+    monkeypatch.setattr(tokenize, "_PREPARED", 2 * 3 * 28 * 28 * 4)
+    files = [EncodedImage(bytes([seed]), lambda data: noise(data[0])) for seed in range(4)]
+    question = PromptBuilder(llava, 96).question(
+        GenerationRequest(tuple(files), (Turn.said("user", "what?", images=4),))
+    )
+    assert [image.pixels is not None for image in question.images] == [True, True, False, False]
+    assert question.images[3].opened().tobytes() == noise(3).tobytes()
+    assert all(image.pixels is None or not image.pixels.given for image in question.images)
 
 
 def test_a_large_file_does_not_wait_as_it_is(llava: Prompter) -> None:
