@@ -72,6 +72,7 @@ __all__ = [
     "Unsupported",
     "VisionGraph",
     "Whole",
+    "WholeFeatures",
     "any_size",
     "class_token",
     "equal_pictures",
@@ -286,18 +287,21 @@ Whole = Callable[[Sequence[Given], NDArray[np.int64], int], Arrays]
 """What the image processor gave for each image of a prompt, the prompt [n], number of the image token -> what the whole
 model of transformers is given beside `input_ids`, with a batch axis."""
 
+WholeFeatures = Callable[[Any, Mapping[str, "torch.Tensor"]], "torch.Tensor"]
+"""The whole model of transformers and what `Whole` gave for one image -> what its language model is given of the image,
+all rows behind each other as `stacked` has them, [rows, hidden]."""
+
 Seen = Callable[[NDArray[np.int64], int, Sequence[Layout], Config], NDArray[np.bool_]]
 """Prompt [n], number of the image token, layouts, config -> the cross-attention states that each token looks at,
 [n, states]; a row of False for a token that stands before every image."""
 
 
 def whole_pixels(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arrays:
-    """The pixels of all images along their first axis: `Whole` of a family whose processor puts them so.
+    """The pixels of all images, as the processor has them, along their first axis.
 
     Args:
         given: what the image processor gave for each image.
-        _ids: the prompt, int64 [n]; not looked at.
-        _token: number of the image token; not looked at.
+        _ids, _token: prompt and image token, on which they do not depend.
     """
     return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given])}
 
@@ -307,8 +311,7 @@ def sequential(ids: NDArray[np.int64], _token: int, _layouts: Sequence[Layout]) 
 
     Args:
         ids: the prompt, int64 [n].
-        _token: number of the image token; not looked at.
-        _layouts: of its images; not looked at.
+        _token, _layouts: image token and layouts, on which they do not depend.
     """
     return np.arange(len(ids), dtype=np.int64)
 
@@ -329,6 +332,7 @@ class ImagePrompt:
         template: the question goes through a chat template; otherwise it stands behind the image, with `<bos>` between
             them and a new line after it.
         whole: what the whole model of transformers takes, for comparison.
+        whole_features: what its language model is given then; by default what `get_image_features` gives.
         cross: of a model that looks at images by cross-attention, which states each token sees.
         most_images: in one conversation; None for as many as the context holds.
     """
@@ -341,6 +345,7 @@ class ImagePrompt:
     marker: str | None = None
     template: bool = True
     whole: Whole = whole_pixels
+    whole_features: WholeFeatures | None = None
     cross: Seen | None = None
     most_images: int | None = None
 

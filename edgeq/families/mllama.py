@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -171,12 +171,20 @@ def _build(vision: Any, connector: Any, _whole: Any) -> torch.nn.Module:
     return Joined()
 
 
+def _whole_features(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The cross-attention states; the whole model has no `get_image_features`."""
+    names = (PIXELS, "aspect_ratio_ids", "aspect_ratio_mask")
+    states = model.model.vision_model(**{name: inputs[name] for name in names}).last_hidden_state
+    found: torch.Tensor = model.model.multi_modal_projector(states)
+    return found.reshape(-1, found.shape[-1])
+
+
 MLLAMA: Final = Family(
     name="Llama 3.2 Vision",
     model_types=("mllama",),
     modules=ModuleNames("model.vision_model", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
     vision=VisionGraph(_build, (GraphInput(PIXELS, {0: "batch"}), _IDS, _MASK), feeds=_feeds, join=_join),
-    prompt=ImagePrompt(plain, layout=_layout, whole=_whole, cross=_seen, most_images=1),
+    prompt=ImagePrompt(plain, layout=_layout, whole=_whole, whole_features=_whole_features, cross=_seen, most_images=1),
     language_classes={"mllama_text_model": "MllamaForCausalLM"},
 )

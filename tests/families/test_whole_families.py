@@ -7,6 +7,7 @@ where two tokens that are nearly as likely may change places.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     photographs.mkdir()
     for number, photograph in enumerate(odd_photographs()):
         photograph.save(photographs / f"{number}.png")
-    options = VlmOptions(threads=1, max_new_tokens=4, canaries=2, reference_answers=False)
-    prepare_vlm(source, photographs, folder / "bundle", options=options)
+    questions = photographs / "questions.jsonl"
+    questions.write_text(json.dumps({"image": "0.png", "question": QUESTIONS[0], "answer": "a crack"}))
+    options = VlmOptions(threads=1, max_new_tokens=4, canaries=2)
+    made = prepare_vlm(source, photographs, folder / "bundle", questions=questions, options=options)
+    assert made.canaries.answered_by == "reference"
+    assert made.quality is not None
+    assert made.quality.features.worst > 0.999, "features in FP16 against the whole model's"
     return Case(request.param, source, folder / "bundle", exact(folder / "bundle"), unpacked(in_four_bits(source)))
 
 

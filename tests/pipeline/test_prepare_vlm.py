@@ -85,8 +85,8 @@ def test_canaries_have_the_answers_of_the_whole_model(prepared_vlm: PreparedVlm,
         with Image.open(prepared_vlm.bundle / "canaries" / canary.image) as image:
             pixels = prompter.pixels(image)
         assert canary.question == QUESTION
-        ids = torch.from_numpy(prompter.ids(canary.question, pixels.layout))[None]
-        values = torch.from_numpy(pixels.values)
+        ids = torch.from_numpy(prompter.prompt(canary.question, [pixels.layout]).ids)[None]
+        values = torch.from_numpy(pixels.feeds["pixel_values"])
         said = whole.generate(input_ids=ids, pixel_values=values, max_new_tokens=ANSWER_TOKENS, do_sample=False)
         assert list(canary.token_ids) == said[0, ids.shape[1] :].tolist()
         with torch.inference_mode():

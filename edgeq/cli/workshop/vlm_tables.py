@@ -64,6 +64,8 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
         f"An image of {plan.request.image_size[0]} x {plan.request.image_size[1]} takes {image.tokens:,} tokens{seen}; "
         f"a token takes {plan.kv.bytes_per_token:,} bytes of KV cache."
     )
+    if plan.photographs is None and plan.request.images:
+        yield "Your own photographs decide how many tokens an image takes: give them with --images FOLDER."
     if plan.request.images:
         yield f"{max(plan.room, 0):,} of {plan.request.context:,} tokens are left for template, question and answer."
     spare = _gigabytes(abs(plan.spare_bytes))

@@ -172,9 +172,7 @@ class PromptBuilder:
                 kept.popitem(last=False)
 
 
-def _bounded(
-    images: Sequence[RequestImage], given: Sequence[Image.Image | EncodedImage]
-) -> tuple[RequestImage, ...]:
+def _bounded(images: Sequence[RequestImage], given: Sequence[Image.Image | EncodedImage]) -> tuple[RequestImage, ...]:
     """The same, of which the first have their pixels: many requests may wait, and none is in the budget.
 
     The others are prepared again when their request is read.

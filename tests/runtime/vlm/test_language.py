@@ -124,6 +124,15 @@ def test_forced_logits_are_those_of_the_whole_model(both: Both) -> None:
     assert (found.argmax(1) == expected.argmax(1)).all()
 
 
+def test_an_answer_may_have_the_image_token_in_it(both: Both) -> None:
+    """Random models say it, and trained ones may: no feature stands there, and judging goes on."""
+    found = both.ours.logits(prompt(both.family), [ImageFeatures(features())], [5, IMAGE_TOKEN, 33])
+    plain = both.ours.logits(prompt(both.family), [ImageFeatures(features())], [5])
+    assert found.shape == (3, 96)
+    assert np.isfinite(found).all()
+    assert np.abs(found[0] - plain[0]).max() <= 2e-2 * np.abs(plain).max()
+
+
 def test_it_stops_where_it_is_told_to(tmp_path: Path) -> None:
     model = alone(write_vlm(tmp_path / "whole", "llava"), "llava")
     said = list(model.generate(prompt(), [ImageFeatures(features())], limit=12, stop=()))
