@@ -326,7 +326,7 @@ class ImagePrompt:
         attention: `causal`; `image` where the tokens of an image see each other as well; `prompt` where all tokens of
             image and question do.
         positions: where tokens stand. Those that are said stand behind the largest position of the prompt.
-        processing: what the family's processor tells its image processor beside what the config says.
+        processing: config -> what the family's processor tells its image processor beside what that one's config says.
         marker: what a chat template writes for an image, where that is not the image token: the name of the
             tokenizer's attribute that holds it.
         template: the question goes through a chat template; otherwise it stands behind the image, with `<bos>` between
@@ -341,7 +341,7 @@ class ImagePrompt:
     layout: Callable[[Given, Config], Layout]
     attention: Literal["causal", "image", "prompt"] = "causal"
     positions: Positions = sequential
-    processing: Mapping[str, Any] = field(default_factory=dict)
+    processing: Callable[[Config], Mapping[str, Any]] = lambda _config: {}
     marker: str | None = None
     template: bool = True
     whole: Whole = whole_pixels

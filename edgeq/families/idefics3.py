@@ -140,7 +140,10 @@ IDEFICS3: Final = Family(
     image_cost=_cost,
     vision=pictures(_between),
     prompt=ImagePrompt(
-        _places, layout=equal_pictures(_tokens, _grid), processing={"return_row_col_info": True}, whole=_whole
+        _places,
+        layout=equal_pictures(_tokens, _grid),
+        processing=lambda _config: {"return_row_col_info": True},
+        whole=_whole,
     ),
     caps={"tiles": _capped},
 )

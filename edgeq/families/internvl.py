@@ -81,6 +81,6 @@ INTERNVL: Final = Family(
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
     vision=pictures(_between),
-    prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing={"crop_to_patches": True}),
+    prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing=lambda _config: {"crop_to_patches": True}),
     caps={"tiles": _capped},
 )

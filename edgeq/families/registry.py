@@ -14,6 +14,7 @@ from edgeq.families.idefics3 import IDEFICS3
 from edgeq.families.internvl import INTERNVL
 from edgeq.families.llava import LLAVA
 from edgeq.families.llava_next import LLAVA_NEXT
+from edgeq.families.mistral3 import MISTRAL3
 from edgeq.families.mllama import MLLAMA
 from edgeq.families.paligemma import PALIGEMMA
 from edgeq.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
@@ -47,6 +48,7 @@ FAMILIES: tuple[Family, ...] = (
     INTERNVL,
     PALIGEMMA,
     GEMMA3,
+    MISTRAL3,
 )
 
 
