@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ExportError, InputError, ModelError
-from edgeq.families.base import Cap, Config, Family, ImageCost, ImagePrompt, Unsupported, VisionGraph, any_size
+from edgeq.families.base import Cap, Config, Family, ImageCost, ImagePrompt, Unsupported, VisionGraph
 from edgeq.families.gemma3 import GEMMA3
 from edgeq.families.idefics3 import IDEFICS3
 from edgeq.families.internvl import INTERNVL
@@ -17,6 +17,7 @@ from edgeq.families.llava_next import LLAVA_NEXT
 from edgeq.families.mistral3 import MISTRAL3
 from edgeq.families.mllama import MLLAMA
 from edgeq.families.paligemma import PALIGEMMA
+from edgeq.families.pictures import any_size
 from edgeq.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from edgeq.families.tiles import Size
 

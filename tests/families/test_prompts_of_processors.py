@@ -1,6 +1,6 @@
-"""What is written in the place of an image, against the processors of transformers that can be made without torchvision.
+"""What is written in the place of an image, against processors of transformers that need no torchvision.
 
-Those of Qwen-VL, LLaVA-OneVision and InternVL ask for a video processor: theirs are read here, and not made.
+Those of Qwen-VL, LLaVA-OneVision and InternVL ask for a video processor: what is written there is compared in their own tests.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 from vlm_costs import golden_vlm
 
 from edgeq.errors import ExportError, InputError, ModelError
-from edgeq.families.base import native_size
+from edgeq.families.pictures import native_size
 from edgeq.families.registry import FAMILIES, check_parts, exportable, family_of, image_cost, language_class, runnable
 
 FOUND = {
