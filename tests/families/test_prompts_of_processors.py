@@ -1,6 +1,6 @@
 """What is written in the place of an image, against processors of transformers that need no torchvision.
 
-Those of Qwen-VL, LLaVA-OneVision and InternVL ask for a video processor: what is written there is compared in their own tests.
+Those of Qwen-VL, LLaVA-OneVision and InternVL ask for a video processor: their own tests compare what is written.
 """
 
 from __future__ import annotations

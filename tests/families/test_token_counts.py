@@ -80,7 +80,7 @@ def test_as_many_as_the_image_processor_makes(name: str, tmp_path: Path) -> None
     model, processor = golden_vlm(name, preprocessor=PROCESSORS[name]), load_image_processor(tmp_path)
     prompt = runnable(model.model_type)
     for height, width in SIZES:
-        given = processor(images=Image.new("RGB", (width, height)), return_tensors="np", **prompt.processing)
+        given = processor(images=Image.new("RGB", (width, height)), return_tensors="np", **prompt.processing(model.config))
         layout, cost = prompt.layout(given, model.config), image_cost(model, (height, width))
         assert layout.tokens == cost.tokens, (height, width)
         assert layout.pictures * layout.patches == cost.sequences * cost.sequence, (height, width)
