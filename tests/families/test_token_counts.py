@@ -79,8 +79,9 @@ def test_as_many_as_the_image_processor_makes(name: str, tmp_path: Path) -> None
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSORS[name]))
     model, processor = golden_vlm(name, preprocessor=PROCESSORS[name]), load_image_processor(tmp_path)
     prompt = runnable(model.model_type)
+    told = prompt.processing(model.config)
     for height, width in SIZES:
-        given = processor(images=Image.new("RGB", (width, height)), return_tensors="np", **prompt.processing(model.config))
+        given = processor(images=Image.new("RGB", (width, height)), return_tensors="np", **told)
         layout, cost = prompt.layout(given, model.config), image_cost(model, (height, width))
         assert layout.tokens == cost.tokens, (height, width)
         assert layout.pictures * layout.patches == cost.sequences * cost.sequence, (height, width)
