@@ -324,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", type=int, default=60, help=f"digits that judge them, {alike}")
     parser.add_argument("--pairs", type=int, default=20, help=f"pairs of images, {alike}")
     parser.add_argument("--lessons", type=int, default=400, help="steps in which the tower is taught; 0: not at all")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more give other roundings")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)

@@ -106,7 +106,7 @@ def _digit(sign: Sign, side: int, offset: list[int]) -> NDArray[np.float32]:
     corner = (large.width - width) // 2 + offset[0] - middle, (large.height - height) // 2 + offset[1] - middle
     large.paste(glyph.resize((width, height), Image.Resampling.LANCZOS), corner)
     turned = large.rotate(sign.rotation, Image.Resampling.BICUBIC)
-    return np.asarray(turned.reduce(_OVERSAMPLING), np.float32) / 255
+    return np.asarray(turned.reduce(_OVERSAMPLING)).astype(np.float32) / np.float32(255)
 
 
 @cache
