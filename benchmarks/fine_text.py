@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from benchmarks.fine_text_signs import CAPS, DIGITS, Sign, compressed, draw, shifted
-from benchmarks.fine_text_tower import STAGES, Tower, at_digit, demo_tower, show, taught
+from benchmarks.fine_text_tower import STAGES, Tower, at_digit, demo_tower, show
 
 __all__ = ["Change", "Counts", "Reading", "least_height", "main", "measure", "name_digits", "wilson"]
 
 _HEIGHTS: Final = (6, 8, 12, 16, 24, 32, 48)
 _ROTATIONS: Final = (0, 15, 30)
 _CONTRASTS: Final = (1.0, 0.2)
-_READ: Final = 0.8
-"""The share of digits named right from which a text counts as read."""
+_READ: Final = (0.8, 0.5)
+"""Shares of digits named right from which a text counts as read, and as half read."""
 _DECAY: Final = 1e-2
 _CHUNK: Final = 30
 _TEST_SEED: Final = 100_000_000
@@ -53,14 +53,12 @@ class Reading:
     """Digits that a linear probe named, of those drawn alike.
 
     Attributes:
-        tower: `demo`, or `taught`, the same after lessons on digits.
         stage: what the features came out of.
         cap: the most tiles.
         height, rotation, contrast: as in `Cell`.
         right, signs: digits named right, and all.
     """
 
-    tower: str
     stage: str
     cap: int
     height: int
@@ -75,7 +73,7 @@ class Change:
     """What another digit does to the patches it is on, beside what means nothing. Medians of 1 - cosine.
 
     Attributes:
-        tower, cap: as in `Reading`; the tiles alone, behind the connector.
+        cap: the most tiles. Features are those of the tiles alone, behind the connector.
         height, rotation, contrast: as in `Cell`.
         digit: another digit in its place.
         shift: the same image one pixel further to the right.
@@ -84,7 +82,6 @@ class Change:
         pairs: all of them.
     """
 
-    tower: str
     cap: int
     height: int
     rotation: int
@@ -147,44 +144,43 @@ def _cells(height: int) -> list[Cell]:
     return [Cell(height, rotation, contrast) for contrast in _CONTRASTS for rotation in _ROTATIONS]
 
 
-Key = tuple[str, str, int]
-"""Tower, stage, cap."""
+Key = tuple[str, int]
+"""Stage and cap."""
 
 
 @torch.no_grad()
-def _features(towers: Mapping[str, Tower], signs: Sequence[Sign]) -> dict[Key, torch.Tensor]:
-    """What the probe is given of each sign: its patches in the tiles and, where there are several, in the whole."""
+def _features(tower: Tower, signs: Sequence[Sign]) -> dict[Key, torch.Tensor]:
+    """What the probe is given of each sign: the tiles' features over it and, where there are several, the whole's."""
     parts: dict[Key, list[torch.Tensor]] = {}
     for start in range(0, len(signs), _CHUNK):
         drawn = [draw(sign) for sign in signs[start : start + _CHUNK]]
         for cap in CAPS:
             shown = [show(image, box, cap) for image, box in drawn]
-            for name, tower in towers.items():
-                for stage, found in zip(STAGES, at_digit(tower, shown), strict=True):
-                    parts.setdefault((name, stage, cap), []).append(found.flatten(1))
-    joined = {key: torch.cat(found) for key, found in parts.items()}
+            for stage, found in zip(STAGES, at_digit(tower, shown), strict=True):
+                parts.setdefault((stage, cap), []).append(found.flatten(1))
+    tiles = {key: torch.cat(found) for key, found in parts.items()}
     return {
-        (name, stage, cap): found if cap == 1 else torch.cat([found, joined[name, stage, 1]], dim=1)
-        for (name, stage, cap), found in joined.items()
+        (stage, cap): found if cap == 1 else torch.cat([found, tiles[stage, 1]], dim=1)
+        for (stage, cap), found in tiles.items()
     }
 
 
-def _readings(towers: Mapping[str, Tower], height: int, counts: Counts) -> Iterator[Reading]:
-    """One probe for each tower, stage and cap, on digits of one height; a reading for each rotation and contrast."""
+def _readings(tower: Tower, height: int, counts: Counts) -> Iterator[Reading]:
+    """One probe for each stage and cap, on digits of one height; a reading for each rotation and contrast."""
     cells = _cells(height)
     lessons = [sign for cell in cells for sign in _signs(cell, counts.train, 0)]
     asked = [sign for cell in cells for sign in _signs(cell, counts.test, _TEST_SEED)]
-    train, test = _features(towers, lessons), _features(towers, asked)
+    train, test = _features(tower, lessons), _features(tower, asked)
     known, true = (torch.tensor([sign.digit for sign in signs]) for signs in (lessons, asked))
-    for (name, stage, cap), features in train.items():
-        right = name_digits(features, known, test[name, stage, cap]) == true
+    for (stage, cap), features in train.items():
+        right = name_digits(features, known, test[stage, cap]) == true
         for cell, here in zip(cells, right.reshape(len(cells), counts.test), strict=True):
-            yield Reading(name, stage, cap, *cell, int(here.sum()), counts.test)
+            yield Reading(stage, cap, *cell, int(here.sum()), counts.test)
 
 
 @torch.no_grad()
-def _changes(towers: Mapping[str, Tower], cell: Cell, pairs: int) -> Iterator[Change]:
-    """How far the patches under a digit move, for each tower and cap."""
+def _changes(tower: Tower, cell: Cell, pairs: int) -> Iterator[Change]:
+    """How far the features over a digit move, for each cap."""
     signs = _signs(cell, pairs, _PAIR_SEED)
     drawn = [draw(sign) for sign in signs]
     boxes = [box for _, box in drawn]
@@ -196,19 +192,17 @@ def _changes(towers: Mapping[str, Tower], cell: Cell, pairs: int) -> Iterator[Ch
     ]
     for cap in CAPS:
         shown = [[show(image, box, cap) for image, box in zip(images, boxes, strict=True)] for images in versions]
-        for name, tower in towers.items():
-            original, *others = [at_digit(tower, images)[1] for images in shown]
-            digit, shift, jpeg = (_distances(original, other) for other in others)
-            yield Change(
-                name,
-                cap,
-                *cell,
-                digit=float(digit.median()),
-                shift=float(shift.median()),
-                jpeg=float(jpeg.median()),
-                stronger=int((digit > torch.maximum(shift, jpeg)).sum()),
-                pairs=pairs,
-            )
+        original, *others = [at_digit(tower, images)[1] for images in shown]
+        digit, shift, jpeg = (_distances(original, other) for other in others)
+        yield Change(
+            cap,
+            *cell,
+            digit=float(digit.median()),
+            shift=float(shift.median()),
+            jpeg=float(jpeg.median()),
+            stronger=int((digit > torch.maximum(shift, jpeg)).sum()),
+            pairs=pairs,
+        )
 
 
 def _distances(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -216,11 +210,11 @@ def _distances(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return 1 - nn.functional.cosine_similarity(one, other, dim=2).mean(dim=1)
 
 
-def measure(towers: Mapping[str, Tower], heights: Sequence[int], counts: Counts) -> tuple[list[Reading], list[Change]]:
+def measure(tower: Tower, heights: Sequence[int], counts: Counts) -> tuple[list[Reading], list[Change]]:
     """All readings and changes, height after height.
 
     Args:
-        towers: by name.
+        tower: what looks at the images.
         heights: of digits, in pixels.
         counts: of images.
     """
@@ -228,17 +222,17 @@ def measure(towers: Mapping[str, Tower], heights: Sequence[int], counts: Counts)
     changes: list[Change] = []
     for height in heights:
         _tell(f"digits of {height} pixels")
-        readings += _readings(towers, height, counts)
+        readings += _readings(tower, height, counts)
         for cell in _cells(height):
-            changes += _changes(towers, cell, counts.pairs)
+            changes += _changes(tower, cell, counts.pairs)
     return readings, changes
 
 
-def least_height(shares: Mapping[int, float]) -> int | None:
-    """The smallest height that is read, it and every larger one; None where the largest is not."""
+def least_height(shares: Mapping[int, float], asked: float) -> int | None:
+    """The smallest height whose share is as asked, its own and every larger one's; None where the largest's is not."""
     found = None
     for height in sorted(shares, reverse=True):
-        if shares[height] < _READ:
+        if shares[height] < asked:
             break
         found = height
     return found
@@ -259,14 +253,13 @@ def _accuracy_table(readings: Sequence[Reading]) -> list[str]:
 
 
 def _limit_table(readings: Sequence[Reading]) -> list[str]:
-    """The smallest height read, by contrast and rotation, for each cap."""
-    lines = _head("contrast", "rotation", *(f"cap {cap}" for cap in CAPS))
+    """The smallest heights read and half read, by contrast and rotation, for each cap."""
+    lines = _head("contrast", "rotation", *(f"cap {cap}, {asked:.0%}" for asked in _READ for cap in CAPS))
     for contrast in _CONTRASTS:
         for rotation in _ROTATIONS:
             alike = [one for one in readings if (one.contrast, one.rotation) == (contrast, rotation)]
-            limits = (
-                least_height({one.height: one.right / one.signs for one in alike if one.cap == cap}) for cap in CAPS
-            )
+            shares = [{one.height: one.right / one.signs for one in alike if one.cap == cap} for cap in CAPS]
+            limits = [least_height(by_height, asked) for asked in _READ for by_height in shares]
             lines.append(_line(f"{contrast:g}", f"{rotation}°", *("-" if one is None else str(one) for one in limits)))
     return lines
 
@@ -300,15 +293,14 @@ def _line(*cells: str) -> str:
 
 
 def _print(readings: Sequence[Reading], changes: Sequence[Change]) -> None:
-    for tower in dict.fromkeys(one.tower for one in readings):
-        for stage in reversed(STAGES):
-            alike = [one for one in readings if (one.tower, one.stage) == (tower, stage)]
-            print(f"\n{tower} tower, features of the {stage}: digits named right at full contrast")
-            print(*_accuracy_table(alike), sep="\n")
-            print(f"\n{tower} tower, features of the {stage}: smallest height of which {_READ:.0%} are named right")
-            print(*_limit_table(alike), sep="\n")
-        print(f"\n{tower} tower: pairs in which another digit changes the patches more than a pixel's shift or JPEG 90")
-        print(*_change_table([one for one in changes if one.tower == tower]), sep="\n")
+    for stage in reversed(STAGES):
+        alike = [one for one in readings if one.stage == stage]
+        print(f"Features of the {stage}: digits named right at full contrast")
+        print(*_accuracy_table(alike), sep="\n")
+        print(f"\nFeatures of the {stage}: smallest height, px, of which so many are named right")
+        print(*_limit_table(alike), sep="\n", end="\n\n")
+    print("Pairs in which another digit changes the features more than a pixel's shift or JPEG at quality 90")
+    print(*_change_table(changes), sep="\n")
 
 
 def _tell(what: str) -> None:
@@ -323,16 +315,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=200, help=f"digits that train the probes, {alike}")
     parser.add_argument("--test", type=int, default=60, help=f"digits that judge them, {alike}")
     parser.add_argument("--pairs", type=int, default=20, help=f"pairs of images, {alike}")
-    parser.add_argument("--lessons", type=int, default=400, help="steps in which the tower is taught; 0: not at all")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more give other roundings")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    demo = demo_tower()
-    towers: dict[str, Tower] = {"demo": demo}
-    if given.lessons:
-        towers["taught"] = taught(demo, given.lessons, _tell)
-    readings, changes = measure(towers, given.heights, Counts(given.train, given.test, given.pairs))
+    readings, changes = measure(demo_tower(), given.heights, Counts(given.train, given.test, given.pairs))
     if given.json:
         print(json.dumps({"readings": [asdict(one) for one in readings], "changes": [asdict(c) for c in changes]}))
     else:

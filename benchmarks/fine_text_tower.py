@@ -1,4 +1,4 @@
-"""The demo's vision tower for `fine_text.py`: what it gives for a digit's patches, and the same tower taught digits.
+"""The demo's vision tower for `fine_text.py`: how an image is cut for it, and what it gives over a digit.
 
 Images are cut by InternVL's image processor as transformers has it, told the tower's size and the most tiles: tiles in
 rows, and behind them a small picture of the whole.
@@ -6,7 +6,6 @@ rows, and behind them a small picture of the whole.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -18,21 +17,16 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForImageTextToText, GotOcr2ImageProcessorPil
 
-from benchmarks.fine_text_signs import CAPS, DIGITS, SIDE, TILE, Box, Sign, draw
+from benchmarks.fine_text_signs import SIDE, TILE, Box
 from edgeq.demo.vlm.network import patch_features
 from edgeq.demo.vlm.story import VLM_WEIGHTS
 
-__all__ = ["STAGES", "Shown", "Tower", "at_digit", "cut", "demo_tower", "show", "taught"]
+__all__ = ["STAGES", "Shown", "Tower", "at_digit", "cut", "demo_tower", "show"]
 
 STAGES: Final = ("tower", "connector")
 """What features come out of: the tower itself, and the connector behind it, which the language model is given."""
 
 _POINTS: Final = 4
-_BATCH: Final = 48
-_RATE: Final = 5e-4
-_SHORTEST: Final = 5
-"""Pixels of the picture: no digit below is taught."""
-_TEACHING_SEED: Final = 900_000_000
 
 Tower = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """Pictures [n, 3, TILE, TILE] to features of their patches by stage, [n, patches, width] each; all float32."""
@@ -134,52 +128,3 @@ def _sampled(features: torch.Tensor, shown: Shown) -> torch.Tensor:
     # The function counts from -1 to 1.
     found = nn.functional.grid_sample(whole, 2 * points[None] - 1, padding_mode="border", align_corners=False)
     return found[0].flatten(1).T
-
-
-def taught(tower: nn.Module, steps: int, tell: Callable[[str], None]) -> nn.Module:
-    """A copy that was trained to name drawn digits, at every resolution, from the connector's features.
-
-    Args:
-        tower: not changed.
-        steps: of 48 drawings each.
-        tell: is told how it goes.
-    """
-    torch.manual_seed(0)
-    pupil = copy.deepcopy(tower).train()
-    rng = np.random.Generator(np.random.PCG64(_TEACHING_SEED))
-    shown, digits = _lesson(rng)
-    width = at_digit(pupil, shown[:1])[1].numel()
-    head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, DIGITS))
-    optimizer = torch.optim.AdamW([*pupil.parameters(), *head.parameters()], lr=_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        with torch.autocast("cpu", torch.bfloat16):
-            features = at_digit(pupil, shown)[1].flatten(1)
-        loss = nn.functional.cross_entropy(head(features), digits)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        shown, digits = _lesson(rng)
-        if (step + 1) % 50 == 0:
-            tell(f"step {step + 1} of {steps}: loss {loss.item():.3f}")
-    return pupil.eval()
-
-
-def _lesson(rng: np.random.Generator) -> tuple[list[Shown], torch.Tensor]:
-    """Drawings of every size that can be read at the resolution drawn for each, and their digits."""
-    shown, digits = [], []
-    for _ in range(_BATCH):
-        cap = int(rng.choice(CAPS))
-        shortest = _SHORTEST * SIDE / TILE / math.isqrt(cap)
-        sign = Sign(
-            digit=int(rng.integers(DIGITS)),
-            height=round(np.exp(rng.uniform(np.log(shortest), np.log(50)))),
-            rotation=rng.uniform(-30, 30),
-            contrast=np.exp(rng.uniform(np.log(0.15), 0)),
-            seed=_TEACHING_SEED + int(rng.integers(100_000_000)),
-        )
-        shown.append(show(*draw(sign), cap))
-        digits.append(sign.digit)
-    return shown, torch.tensor(digits)
