@@ -116,6 +116,7 @@ def name_digits(train: torch.Tensor, digits: torch.Tensor, test: torch.Tensor) -
     train, test = (train - mean) / deviation, (test - mean) / deviation
     layer = nn.Linear(train.shape[1], DIGITS)
     nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
