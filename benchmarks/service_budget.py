@@ -66,8 +66,9 @@ def _always(bundle: Path, reserve: int) -> int:
 
 def _beside(bundle: Path) -> int:
     """Bytes of two requests beside their keys and values."""
-    figures = read_memory_figures(bundle)
-    most = request_memory(figures, figures.context, min(figures.picture_tokens, figures.context), 0)
+    figures = read_memory_figures(bundle, widens=True)
+    picture = replace(figures.picture, tokens=min(figures.picture.tokens, figures.context))
+    most = request_memory(figures, figures.context, (picture,), 0)
     return replace(most, kv=0, features=2 * most.features).alone
 
 

@@ -300,7 +300,7 @@ def test_an_encoder_gives_vectors(prepared: edgeq.Prepared, tmp_path: Path) -> N
 def test_a_vision_language_model_from_plan_to_answer(
     tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path
 ) -> None:
-    planned = edgeq.plan_model(tiny_vlm_model, device="orin-nx-16gb", context=64)
+    planned = edgeq.plan_model(tiny_vlm_model, device="orin-nx-16gb", context=64, photographs=tiny_photographs)
     assert planned.memory is not None
     assert planned.memory.fits
     made = edgeq.prepare(

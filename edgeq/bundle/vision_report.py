@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeq.errors import ArtifactError
+from edgeq.families.base import AxisRange
 from edgeq.files import atomic_write, sha256_file
 from edgeq.quality.token_parity import TokenParity
 
 __all__ = [
-    "FEATURES",
-    "PIXELS",
+    "TOKENS",
     "VISION",
     "VISION_FP16",
     "VISION_FP32",
     "GraphFiles",
+    "GraphTensor",
     "HalfReport",
     "VisionReport",
 ]
@@ -25,8 +26,8 @@ __all__ = [
 VISION_FP32: Final = "vision.fp32.onnx"
 VISION_FP16: Final = "vision.fp16.onnx"
 VISION: Final = "vision.json"
-PIXELS, FEATURES = "pixel_values", "image_features"
-"""Names of a vision graph's input and output."""
+TOKENS: Final = "tokens"
+"""The free axis of an output with as many rows as the image asks for."""
 
 
 class GraphFiles(BaseModel):
@@ -49,6 +50,22 @@ class GraphFiles(BaseModel):
         return cls(
             sha256={file.name: sha256_file(file) for file in files}, bytes=sum(file.stat().st_size for file in files)
         )
+
+
+class GraphTensor(BaseModel):
+    """An input or output of a graph.
+
+    Attributes:
+        name: the ONNX tensor's.
+        dtype: of its numbers.
+        axes: the length of each axis, or the name of one that is free.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: Literal["float32", "int64"]
+    axes: tuple[int | str, ...]
 
 
 class HalfReport(BaseModel):
@@ -74,10 +91,11 @@ class VisionReport(BaseModel):
 
     Attributes:
         model_type: from config.json.
-        input_name, input_dtype: of the pixels.
-        image: their shape without the batch axis, (3, H, W).
-        output_name, output_dtype: of the features [batch, image_tokens, hidden].
-        image_tokens: features of one picture, which is a tile where the processor cuts photographs into tiles.
+        inputs, outputs: of the graphs. The first output are the features, [batch, image_tokens, hidden] of pictures.
+        image: of a graph that takes pictures, the shape of one, (3, H, W).
+        lengths: free axis, but for the batch of pictures -> how long it was with the photographs.
+        image_tokens: features of one picture, which is a tile where the processor cuts photographs into tiles; of the
+            largest photograph where the graph takes no pictures.
         hidden: width of the language model.
         opset, ir_version: of the graphs.
         parameters: numbers of encoder and connector; layers that no feature depends on are not in the graph.
@@ -88,13 +106,12 @@ class VisionReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal["edgeq.vision/1"] = "edgeq.vision/1"
+    version: Literal["edgeq.vision/2"] = "edgeq.vision/2"
     model_type: str
-    input_name: str = PIXELS
-    input_dtype: Literal["float32"] = "float32"
-    image: tuple[int, int, int]
-    output_name: str = FEATURES
-    output_dtype: Literal["float32"] = "float32"
+    inputs: tuple[GraphTensor, ...] = Field(min_length=1)
+    outputs: tuple[GraphTensor, ...] = Field(min_length=1)
+    image: tuple[int, int, int] | None = None
+    lengths: dict[str, AxisRange] = Field(default_factory=dict)
     image_tokens: int
     hidden: int
     opset: int
@@ -103,6 +120,20 @@ class VisionReport(BaseModel):
     fp32: GraphFiles
     parity: TokenParity
     fp16: HalfReport | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_input(cls, data: Any) -> Any:
+        """Reports of version 1 are of graphs from pictures to features alone."""
+        if not isinstance(data, dict) or data.get("version") != "edgeq.vision/1":
+            return data
+        old = {"input_name", "input_dtype", "output_name", "output_dtype"}
+        axes = {"input": ["batch", *data["image"]], "output": ["batch", data["image_tokens"], data["hidden"]]}
+        tensors = {
+            f"{kind}s": [{"name": data[f"{kind}_name"], "dtype": data[f"{kind}_dtype"], "axes": shape}]
+            for kind, shape in axes.items()
+        }
+        return {key: value for key, value in data.items() if key not in old} | tensors | {"version": "edgeq.vision/2"}
 
     def save(self, directory: Path) -> None:
         """Write `vision.json`, atomically."""
@@ -117,7 +148,7 @@ class VisionReport(BaseModel):
         """
         try:
             report = cls.model_validate_json((directory / VISION).read_bytes())
-        except (OSError, ValidationError) as error:
+        except (OSError, KeyError, TypeError, ValidationError) as error:
             raise ArtifactError(
                 f"{directory} has no vision graph that edgeq made", expected=f"{VISION_FP32} and {VISION}"
             ) from error

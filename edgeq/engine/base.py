@@ -35,10 +35,10 @@ class Engine(Protocol):
     def run(
         self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Compute outputs for one batch.
+        """Compute outputs of one run.
 
         Args:
-            feeds: an array for each of `inputs`, float32 [n, ...].
+            feeds: an array for each of `inputs`, in the dtype that the graph takes; mostly float32 [n, ...].
             outputs: names of those that are wanted; None for all.
 
         Returns:

@@ -48,10 +48,12 @@ class OpenVinoEngine:
     def __init__(
         self, model: Path | bytes, *, threads: int | None = None, batch: int | None = None, together: int = 1
     ) -> None:
-        self._compiled = _compiled(model, threads or default_threads(), batch, together)
+        read = _read(model, batch)
+        # Asked before fusing: a tensor that was fused away leaves its name at the output, too.
+        self.inputs = tuple(port.get_any_name() for port in read.inputs)
+        self.outputs = tuple(port.get_any_name() for port in read.outputs)
+        self._compiled = _compiled(read, threads or default_threads(), together)
         self._requests = threading.local()
-        self.inputs = tuple(port.get_any_name() for port in self._compiled.inputs)
-        self.outputs = tuple(port.get_any_name() for port in self._compiled.outputs)
 
     def run(
         self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
@@ -107,7 +109,7 @@ def executed_layers(model: Path | bytes) -> dict[str, str]:
         EngineError: OpenVINO refuses the graph.
     """
     found: dict[str, str] = {}
-    for node in _compiled(model, 1, None).get_runtime_model().get_ordered_ops():
+    for node in _compiled(_read(model, None), 1).get_runtime_model().get_ordered_ops():
         facts = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
         operands = [str(port.get_element_type().get_type_name()) for port in node.inputs()[:2]]
         if facts["layerType"] in ("Convolution", "GroupConvolution", "FullyConnected", "MatMul"):
@@ -120,10 +122,16 @@ def executed_layers(model: Path | bytes) -> dict[str, str]:
     return found
 
 
-def _compiled(model: Path | bytes, threads: int, batch: int | None, together: int = 1) -> openvino.CompiledModel:
+def _read(model: Path | bytes, batch: int | None) -> openvino.Model:
     core = _core()
-    import openvino
+    with _refused(model):
+        read = core.read_model(BytesIO(model) if isinstance(model, bytes) else str(model))
+        if batch is not None:
+            read.reshape({port.get_any_name(): [batch, *port.get_partial_shape()[1:]] for port in read.inputs})
+        return read
 
+
+def _compiled(read: openvino.Model, threads: int, together: int = 1) -> openvino.CompiledModel:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": together,
@@ -132,13 +140,19 @@ def _compiled(model: Path | bytes, threads: int, batch: int | None, together: in
         # Engines that leave processors free for each other would all pin themselves to the same ones.
         "ENABLE_CPU_PINNING": threads * together >= default_threads(),
     }
+    with _refused(None):
+        return _core().compile_model(read, "CPU", settings)
+
+
+@contextmanager
+def _refused(model: Path | bytes | None) -> Iterator[None]:
+    """OpenVINO's errors about a graph as edgeq's."""
+    import openvino
+
     try:
-        read = core.read_model(BytesIO(model) if isinstance(model, bytes) else str(model))
-        if batch is not None:
-            read.reshape({port.get_any_name(): [batch, *port.get_partial_shape()[1:]] for port in read.inputs})
-        return core.compile_model(read, "CPU", settings)
+        yield
     except Exception as error:
-        name = "the graph" if isinstance(model, bytes) else str(model)
+        name = str(model) if isinstance(model, Path) else "the graph"
         raise EngineError(
             f"OpenVINO {openvino.__version__.split('-')[0]} refuses {name}", causes=(_reason(error),)
         ) from error

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.engine_store.machine import Machine
 from edgeq.tensorrt.loading import QuantizationMode
-from edgeq.tensorrt.precisions import DataType
+from edgeq.tensorrt.precisions import BindingType
 from edgeq.tensorrt.settings import BuildSettings, ShapeRange
 
 __all__ = ["KeyParts", "differences", "engine_key", "key_parts", "unknown_parts"]
@@ -48,7 +48,7 @@ class KeyParts(BaseModel):
     builder_flags: tuple[str, ...]
     cleared_flags: tuple[str, ...]
     layers_sha256: str
-    output_types: dict[str, DataType]
+    output_types: dict[str, BindingType]
     profile: tuple[ShapeRange, ...]
     workspace_bytes: int
     tensorrt: str | None

@@ -118,10 +118,13 @@ class TensorRtMaker:
 
 
 def _usual_shapes(job: Job) -> dict[str, tuple[int, ...]]:
-    """The shape of each input in calibration: OPT where the profile has one, else the graph's own."""
+    """The shape of each input in calibration: OPT where it has a free axis, else the graph's own."""
     chosen = {each.input: each.opt for each in job.settings.profile}
     inputs = EngineInputs.load(job.bundle / ENGINE_INPUTS).graphs[job.settings.quantization].inputs
-    return {each.name: chosen.get(each.name) or tuple(axis or 1 for axis in each.shape) for each in inputs}
+    return {
+        each.name: chosen.get(each.name) or tuple(axis for axis in each.shape if isinstance(axis, int))
+        for each in inputs
+    }
 
 
 def _batches(job: Job) -> Iterator[dict[str, NDArray[np.float32]]]:

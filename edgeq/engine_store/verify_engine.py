@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq import __version__
 from edgeq.artifact import Artifact
 from edgeq.bundle.manifest import MANIFEST
+from edgeq.engine import Engine
 from edgeq.engine.onnxruntime import default_threads
 from edgeq.engine.power import Power, read_power
 from edgeq.engine_store.candidate import Candidate, graph_candidate
@@ -24,7 +25,7 @@ from edgeq.files import sha256_file
 from edgeq.quality.latency import Percentiles, measure_percentiles
 from edgeq.runtime.canary.answers import ask_canaries
 from edgeq.runtime.canary.canary_set import CanarySet
-from edgeq.runtime.canary.check import Seen, compare_canaries, require_talk, run_canaries
+from edgeq.runtime.canary.check import Seen, canary_feeds, compare_canaries, require_talk, run_canaries
 from edgeq.runtime.canary.report import DEFAULT_BOUNDS, CanaryBounds, CanaryReport
 
 __all__ = ["SECONDS", "EngineReport", "Reference", "verify_engine"]
@@ -136,7 +137,7 @@ def verify_engine(
     engine = candidate.open()
     seen = run_canaries(engine, canaries)
     checked = compare_canaries(canaries, seen, bounds)
-    latency = measure_percentiles(engine, canaries.known[0].pixels, seconds=seconds)
+    latency = _timed(engine, canaries, seconds)
     if answers:
         say("answers", 0, 0)
         checked = ask_canaries(bundle, engine, canaries, checked, threads=threads)
@@ -169,8 +170,14 @@ def _reference(canaries: CanarySet, engine: Seen, bounds: CanaryBounds, seconds:
         graph=canaries.reference_graph.name,
         canaries=compare_canaries(canaries, seen, bounds),
         engine=compare_canaries(canaries, engine, bounds, against=seen),
-        latency=measure_percentiles(here, canaries.known[0].pixels, seconds=seconds),
+        latency=_timed(here, canaries, seconds),
     )
+
+
+def _timed(engine: Engine, canaries: CanarySet, seconds: float) -> Percentiles:
+    """On the first canary, all pictures of it."""
+    known = canaries.known[0]
+    return measure_percentiles(engine, canary_feeds(engine, known), batch=len(known.reference), seconds=seconds)
 
 
 def _conclusion(checked: CanaryReport, reference: Reference | None) -> str:

@@ -1,12 +1,13 @@
 """Simplify a large graph without its large weights, which come in at the end.
 
 The weights of linear layers are nearly all of a transformer's bytes, and all that simplification would do with them is
-to turn each around. So the exporter leaves weights out, and every copy that is made on the way is small.
+to turn some of them around. So the exporter leaves weights out, and every copy that is made on the way is small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from edgeq.export.simplify import simplify
 
 __all__ = ["simplify_with_weights"]
 
-Weights = Mapping[str, NDArray[np.float32]]
+Weights = Mapping[str, NDArray[Any]]
 
 
 def simplify_with_weights(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
@@ -43,12 +44,12 @@ def simplify_with_weights(model: onnx.ModelProto, weights: Weights) -> onnx.Mode
 
 
 def _linear(graph: onnx.GraphProto, weights: Weights) -> set[str]:
-    """The weights that are turned around and used in no other way."""
-    readers: dict[str, set[str]] = {}
+    """The weights that are turned around, or multiplied as they are, and used in no other way."""
+    readers: dict[str, set[tuple[str, int]]] = {}
     for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
-    return {name for name in weights if readers.get(name) == {"Transpose"}}
+        for place, name in enumerate(node.input):
+            readers.setdefault(name, set()).add((node.op_type, place))
+    return {name for name in weights if readers.get(name) in ({("Transpose", 0)}, {("Gemm", 1)})}
 
 
 def _drop_inputs(graph: onnx.GraphProto, names: set[str]) -> None:
@@ -58,17 +59,19 @@ def _drop_inputs(graph: onnx.GraphProto, names: set[str]) -> None:
 
 
 def _attach(graph: onnx.GraphProto, weights: Weights) -> None:
-    """Put a turned weight, as a constant, in the place of the node that would turn it."""
-    kept = []
+    """Put in each weight as a constant; a turned one in the place of the node that would turn it."""
+    kept, turned = [], set()
     for node in graph.node:
         if node.op_type != "Transpose" or node.input[0] not in weights:
             kept.append(node)
             continue
         order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
         graph.initializer.append(_tensor(weights[node.input[0]].transpose(order), node.output[0]))
+        turned.add(node.input[0])
+    graph.initializer.extend(_tensor(value, name) for name, value in weights.items() if name not in turned)
     del graph.node[:]
     graph.node.extend(kept)
 
 
-def _tensor(values: NDArray[np.float32], name: str) -> onnx.TensorProto:
+def _tensor(values: NDArray[Any], name: str) -> onnx.TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(values), name)

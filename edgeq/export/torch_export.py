@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ExportError, ModelError, first_line
 from edgeq.export.parity import Network
 from edgeq.export.tracing import OPSET, quiet, trace
+from edgeq.families.base import GraphInput
 from edgeq.model.graph.onnx_file import save_onnx
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
     network = _load(directory)
     shape = (1, channels, *image_size)
     labels = _count_labels(directory, network, shape)
-    model = trace(network, shape[1:], source=directory, inputs=INPUT, outputs=str(network.given))
+    # Two images, so that an axis that happens to be the batch is not taken for a constant one.
+    examples = {INPUT: np.zeros((2, *shape[1:]), np.float32)}
+    outputs = {str(network.given): {0: "batch"}}
+    model = trace(network, examples, source=directory, inputs=(GraphInput(INPUT, {0: "batch"}),), outputs=outputs)
     save_onnx(model, output)
     return TorchExport(output, labels, lambda batch: _run(network, batch))
 

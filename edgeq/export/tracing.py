@@ -1,7 +1,7 @@
 """torch's tracing exporter, asked so that nothing is folded on the way, and what it made compared with what was asked.
 
-Nodes are named after their modules (`/vision/encoder/layers.0/mlp/fc1/MatMul`), the opset is 17, and every size but the
-batch becomes a constant.
+Nodes are named after their modules (`/vision/encoder/layers.0/mlp/fc1/MatMul`), the opset is 17, and every size that is
+not said to be free becomes a constant.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from onnx import TensorProto
 
 from edgeq.errors import ExportError, first_line
+from edgeq.families.base import Arrays, GraphInput
 from edgeq.model.graph.onnx_file import MAX_IR_VERSION, load_onnx
 
 if TYPE_CHECKING:
@@ -24,26 +27,31 @@ if TYPE_CHECKING:
 __all__ = ["OPSET", "quiet", "trace"]
 
 OPSET = 17
-# Two images, so that an axis that happens to be the batch is not taken for a constant one.
-_TRACED_BATCH = 2
+
+Axes = Mapping[int, str]
+"""Axes of a tensor whose length differs from run to run -> their names."""
+
+_TYPES: Final = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 def trace(
     network: torch.nn.Module,
-    image: tuple[int, ...],
+    examples: Arrays,
     *,
     source: Path,
-    inputs: str,
-    outputs: str,
+    inputs: Sequence[GraphInput],
+    outputs: Mapping[str, Axes],
     weights: bool = True,
 ) -> onnx.ModelProto:
-    """A network of one tensor in and one out as an ONNX graph with a dynamic batch axis, as the tracer writes it.
+    """A network as an ONNX graph with free axes, as the tracer writes it.
 
     Args:
-        network: in eval mode, float32, on the CPU.
-        image: what it takes without the batch axis, such as (3, 224, 224).
+        network: in eval mode, float32, on the CPU; takes the inputs in their order.
+        examples: an array for each input. An axis of length 1 is taken for a constant one in some places, so a free
+            axis is longer.
         source: where it came from, for errors.
-        inputs, outputs: names for the two tensors.
+        inputs: of the network.
+        outputs: names for what it gives, and which of their axes are free.
         weights: put them into the graph; otherwise each is one more input, with its name in the network.
 
     Raises:
@@ -51,13 +59,14 @@ def trace(
     """
     import torch
 
+    given = tuple(torch.from_numpy(examples[entry.name]) for entry in inputs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "traced.onnx"
         try:
             with quiet():
                 torch.onnx.export(
                     network,
-                    (torch.zeros(_TRACED_BATCH, *image),),
+                    given,
                     str(path),
                     dynamo=False,
                     opset_version=OPSET,
@@ -65,9 +74,10 @@ def trace(
                     # With eval mode or constant folding here, versions of the exporter fold BatchNorm.
                     training=torch.onnx.TrainingMode.PRESERVE,
                     do_constant_folding=False,
-                    input_names=[inputs],
-                    output_names=[outputs],
-                    dynamic_axes={inputs: {0: "batch"}, outputs: {0: "batch"}},
+                    input_names=[entry.name for entry in inputs],
+                    output_names=list(outputs),
+                    dynamic_axes={entry.name: dict(entry.free) for entry in inputs}
+                    | {name: dict(axes) for name, axes in outputs.items()},
                 )
         except Exception as error:  # the exporter's errors share no base class
             raise ExportError(
@@ -75,28 +85,48 @@ def trace(
             ) from error
         model = load_onnx(path)
     own = set() if weights else set(network.state_dict())
-    _verify(model, [inputs, outputs], image, own)
+    _verify(model, {entry.name: _wanted(entry, examples[entry.name].shape) for entry in inputs}, outputs, own)
     return model
 
 
-def _verify(model: onnx.ModelProto, wanted: list[str], image: tuple[int, ...], weights: set[str]) -> None:
+def _wanted(given: GraphInput, shape: Sequence[int]) -> tuple[int, list[int | str]]:
+    """Element type and axes that an input shall have."""
+    return _TYPES[given.dtype], [given.free.get(axis, size) for axis, size in enumerate(shape)]
+
+
+def _verify(
+    model: onnx.ModelProto,
+    inputs: Mapping[str, tuple[int, list[int | str]]],
+    outputs: Mapping[str, Axes],
+    weights: set[str],
+) -> None:
     """What was asked for is what came: exporters change an opset without a word."""
     opsets = {item.domain: item.version for item in model.opset_import}
-    values = [value for value in (*model.graph.input, *model.graph.output) if value.name not in weights]
-    names, shapes = [value.name for value in values], [_shape(value) for value in values]
     faults = []
     if opsets != {"": OPSET}:
         faults.append(f"opsets {opsets}")
     if model.ir_version > MAX_IR_VERSION:
         faults.append(f"IR {model.ir_version}")
-    if names != wanted or shapes[0] != ["batch", *image] or shapes[1][:1] != ["batch"]:
-        faults.append(f"inputs and outputs {names} of shapes {shapes}")
+    taken = {value.name: _form(value) for value in model.graph.input if value.name not in weights}
+    if list(taken.items()) != list(inputs.items()):
+        faults.append(f"inputs {taken} instead of {dict(inputs)}")
+    made = {value.name: _form(value) for value in model.graph.output}
+    if list(made) != list(outputs) or not all(_is_free(made[name], axes) for name, axes in outputs.items()):
+        faults.append(f"outputs {made} instead of {dict(outputs)}")
     if faults:
         raise ExportError("the exporter made another graph than was asked for", causes=faults)
 
 
-def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+def _is_free(found: tuple[int, list[int | str]], axes: Axes) -> bool:
+    """Whether an output is float32 and its free axes have come out free."""
+    kind, shape = found
+    return kind == TensorProto.FLOAT and all(shape[axis : axis + 1] == [name] for axis, name in axes.items())
+
+
+def _form(value: onnx.ValueInfoProto) -> tuple[int, list[int | str]]:
+    """Element type and axes."""
+    tensor = value.type.tensor_type
+    return tensor.elem_type, [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
 
 
 @contextlib.contextmanager

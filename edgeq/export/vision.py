@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median_low
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.bundle.vision_report import FEATURES, PIXELS, VISION_FP16, VISION_FP32, GraphFiles, VisionReport
+from edgeq.bundle.vision_report import TOKENS, VISION_FP16, VISION_FP32, GraphFiles, GraphTensor, VisionReport
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError, first_line
 from edgeq.export.late_weights import simplify_with_weights
 from edgeq.export.tracing import OPSET, trace
 from edgeq.export.vision_module import VisionModule, load_vision_module
-from edgeq.export.vision_pixels import ParityPicture, read_pictures
+from edgeq.export.vision_pixels import ParityRun, read_runs
+from edgeq.families.base import FEATURES, PIXELS, Arrays, AxisRange, VisionGraph, output_rows
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import name_nodes
 from edgeq.quality.token_parity import FP32_BOUND, Place, prove_tokens
@@ -33,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total); total is 0 for a stage that is not counted."""
 
 Features = NDArray[np.float32]
-"""Of one picture, [tokens, hidden]."""
+"""Of one run: the rows of all outputs, [rows, hidden]."""
 
 
 def export_vision(
@@ -46,8 +49,9 @@ def export_vision(
 ) -> VisionReport:
     """Write `vision.fp32.onnx` and `vision.json` into `directory`.
 
-    The graph takes pixels float32 [n, 3, H, W] and gives features float32 [n, tokens, hidden], as they are put into the
-    language model's input in the places of the image tokens. The language model's weights are not read.
+    What the graph takes and gives is said by the model's family; most take pixels float32 [n, 3, H, W] and give
+    features float32 [n, tokens, hidden], as they are put into the language model's input in the places of the image
+    tokens. The language model's weights are not read.
 
     Args:
         model: a Hugging Face directory of a vision-language model, with its image processor's config.
@@ -58,25 +62,34 @@ def export_vision(
 
     Raises:
         ModelError: the model or its image processor cannot be read.
-        ExportError: its family cannot be exported, or its encoder does not take the pictures that its processor makes.
+        ExportError: its family cannot be exported, or its encoder does not take what its processor makes.
         ParityError: the graph computes something else than transformers does.
     """
     say = report or (lambda _stage, _done, _total: None)
     say("vision: load", 0, 0)
     vision_module = load_vision_module(model)
-    pictures = read_pictures(model, photographs)
-    reference = [_run(model, vision_module, picture) for picture in _counted(pictures, "vision: reference", say)]
+    runs = read_runs(model, vision_module.graph, vision_module.config, photographs)
+    tokens, reference = 0, []
+    for run in _counted(runs, "vision: reference", say):
+        right = _run(model, vision_module, run)
+        tokens = max(tokens, right[FEATURES].size // right[FEATURES].shape[-1])
+        reference.append(output_rows(right))
     say("vision: export", 0, 0)
-    graph = _graph(model, vision_module, pictures[0].pixels.shape)
-    model_type, parameters = vision_module.model_type, vision_module.parameters
+    vision_half, model_type, parameters = vision_module.graph, vision_module.model_type, vision_module.parameters
+    outputs = {name: _free(vision_half, value.ndim) for name, value in right.items()}
+    graph = _graph(model, vision_module, runs, outputs)
     del vision_module  # its weights are in the graph now
     save_onnx(graph, directory / VISION_FP32)
-    found = graph_features(directory / VISION_FP32, _counted(pictures, "vision: proof", say), threads=threads)
-    pairs = ((place, right, made) for right, (place, made) in zip(reference, found, strict=True))
+    found = graph_features(directory / VISION_FP32, _counted(runs, "vision: proof", say), threads=threads)
+    pairs = ((place, wanted, values) for wanted, (place, values) in zip(reference, found, strict=True))
+    feeds = runs[0].feeds
     made = VisionReport(
         model_type=model_type,
-        image=pictures[0].pixels.shape,
-        image_tokens=reference[0].shape[0],
+        inputs=tuple(_tensor(one.name, one.dtype, feeds[one.name].shape, one.free) for one in vision_half.inputs),
+        outputs=tuple(_tensor(name, "float32", right[name].shape, free) for name, free in outputs.items()),
+        image=feeds[PIXELS].shape[-3:] if vision_half.pictures else None,
+        lengths=_lengths(vision_half, runs),
+        image_tokens=tokens,
         hidden=reference[0].shape[1],
         opset=OPSET,
         ir_version=graph.ir_version,
@@ -89,49 +102,109 @@ def export_vision(
 
 
 def graph_features(
-    graph: Path, pictures: Iterator[ParityPicture] | Sequence[ParityPicture], *, threads: int | None = None
+    graph: Path, runs: Iterator[ParityRun] | Sequence[ParityRun], *, threads: int | None = None
 ) -> Iterator[tuple[Place, Features]]:
-    """What a vision graph computes of each picture, one at a time: where that is, and float32 [tokens, hidden].
+    """What a vision graph computes, one run at a time: where that is, and float32 [rows, hidden] of all its outputs.
 
     Args:
         graph: ONNX file.
-        pictures: as the encoder gets them.
-        threads: of one operator; None takes every processor there is.
+        runs: as the graph gets them.
+        threads: of one operator.
 
     Raises:
-        EngineError: ONNX Runtime refuses the graph, or it does not take these pictures.
+        EngineError: ONNX Runtime refuses the graph, or it does not take these runs.
     """
     engine = OnnxRuntimeEngine(graph, threads=threads)
-    for picture in pictures:
-        made = engine.run({PIXELS: picture.pixels[None]})[FEATURES]
-        yield (picture.photograph, picture.tile), made[0]
+    for run in runs:
+        yield (run.photograph, run.tile), output_rows(engine.run(run.feeds))
 
 
-def _graph(model: Path, vision_module: VisionModule, image: tuple[int, ...]) -> onnx.ModelProto:
-    traced = trace(vision_module.module, image, source=model, inputs=PIXELS, outputs=FEATURES, weights=False)
+def _tensor(
+    name: str, dtype: Literal["float32", "int64"], shape: Sequence[int], free: Mapping[int, str]
+) -> GraphTensor:
+    return GraphTensor(name=name, dtype=dtype, axes=tuple(free.get(axis, size) for axis, size in enumerate(shape)))
+
+
+def _graph(
+    model: Path, vision_module: VisionModule, runs: Sequence[ParityRun], outputs: Mapping[str, Mapping[int, str]]
+) -> onnx.ModelProto:
+    """The graph, traced on the smallest run; of pictures on two, so that none of their axes is taken for constant."""
+    vision_half = vision_module.graph
+    feeds = min(runs, key=lambda run: sum(array.size for array in run.feeds.values())).feeds
+    if vision_half.pictures:
+        feeds = {name: np.concatenate((array, array)) for name, array in feeds.items()}
+    traced = trace(
+        vision_module.module,
+        feeds,
+        source=model,
+        inputs=vision_half.inputs,
+        outputs=outputs,
+        weights=False,
+    )
     weights = {name: value.numpy() for name, value in vision_module.module.state_dict().items()}
     return name_nodes(simplify_with_weights(traced, weights))
 
 
-def _run(model: Path, vision_module: VisionModule, picture: ParityPicture) -> Features:
-    """What transformers' own modules compute of one picture."""
+def _free(vision_half: VisionGraph, rank: int) -> dict[int, str]:
+    """The free axis of an output [..., tokens, hidden]: the pictures; else the tokens where an input has free axes."""
+    if vision_half.pictures:
+        return {0: "batch"}
+    return {rank - 2: TOKENS} if any(given.free for given in vision_half.inputs) else {}
+
+
+def _lengths(vision_half: VisionGraph, runs: Sequence[ParityRun]) -> dict[str, AxisRange]:
+    """How long the free axes of these runs are, but for the batch of pictures, which is one here.
+
+    The least is the greatest common divisor: some axes are a multiple of a number, such as the patches of a token.
+    """
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        for name, length in vision_half.lengths(run.feeds).items():
+            found.setdefault(name, []).append(length)
+    return {name: (math.gcd(*all_), median_low(all_), max(all_)) for name, all_ in found.items()}
+
+
+def _run(model: Path, vision_module: VisionModule, run: ParityRun) -> Arrays:
+    """What transformers' own modules compute in one run."""
     import torch
 
+    feeds = [run.feeds[given.name] for given in vision_module.graph.inputs]
     try:
         with torch.inference_mode():
-            features: Features = vision_module.module(torch.from_numpy(picture.pixels[None])).numpy()
+            made = vision_module.module(*map(torch.from_numpy, feeds))
     except Exception as error:  # an encoder refuses a shape in its own words
         raise ExportError(
-            f"the vision encoder in {model} does not take pictures of shape {list(picture.pixels.shape)}",
+            f"the vision encoder in {model} does not take {_shapes(vision_module, feeds)}",
             causes=(first_line(error), "the image processor's config is another model's"),
         ) from error
-    if features.ndim != 3 or len(features) != 1:
-        raise ExportError(f"the vision half of {model} gives {list(features.shape)}", expected="[1, tokens, hidden]")
-    found: Features = features[0]
-    return found
+    found = [value.numpy() for value in (made if isinstance(made, tuple) else (made,))]
+    names = vision_module.graph.outputs(vision_module.config)
+    pictures = vision_module.graph.pictures
+    shapes = [list(value.shape) for value in found]
+    if len(found) != len(names) or not all(_fits(shape, shapes[0][-1:], pictures=pictures) for shape in shapes):
+        raise ExportError(
+            f"the vision half of {model} gives {', '.join(map(str, shapes))}",
+            expected=f"{', '.join(names)}, each {'[1, tokens, hidden]' if pictures else '[..., tokens, hidden]'}",
+        )
+    return dict(zip(names, found, strict=True))
 
 
-def _counted(pictures: Sequence[ParityPicture], stage: str, say: Progress) -> Iterator[ParityPicture]:
-    for done, picture in enumerate(pictures):
-        say(stage, done, len(pictures))
-        yield picture
+def _fits(shape: Sequence[int], hidden: Sequence[int], *, pictures: bool) -> bool:
+    """Whether an output has the form of features."""
+    if len(shape) < 2 or list(shape[-1:]) != list(hidden):
+        return False
+    return not pictures or (len(shape) == 3 and shape[0] == 1)
+
+
+def _shapes(vision_module: VisionModule, feeds: Sequence[NDArray[Any]]) -> str:
+    """What one run was given, in words."""
+    if vision_module.graph.pictures:
+        return f"pictures of shape {list(feeds[0].shape[1:])}"
+    names = [given.name for given in vision_module.graph.inputs]
+    return ", ".join(f"{name} of shape {list(array.shape)}" for name, array in zip(names, feeds, strict=True))
+
+
+def _counted(runs: Sequence[ParityRun], stage: str, say: Progress) -> Iterator[ParityRun]:
+    for done, run in enumerate(runs):
+        say(stage, done, len(runs))
+        yield run

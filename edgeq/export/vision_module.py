@@ -1,11 +1,13 @@
 """Vision encoder and connector of a vision-language model as one torch module; the language model is never loaded.
 
-The whole model is built on the meta device, where it has shapes and no bytes, and asked where its parts are. Encoder
-and connector are then made for real, and filled from the safetensors files tensor by tensor.
+The whole model is built on the meta device, where it has shapes and no bytes, and asked where its parts are. Encoder,
+connector and what lies loose between them are then made for real, and filled from the safetensors files tensor by
+tensor.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
 from edgeq.export.tracing import quiet
+from edgeq.families.base import Config, VisionGraph
 from edgeq.families.modules import read_vlm
 from edgeq.families.registry import exportable
-from edgeq.families.structure import find_parts
+from edgeq.families.structure import Parts, find_parts
 from edgeq.files import read_json_object
 
 if TYPE_CHECKING:
@@ -32,12 +35,16 @@ class VisionModule:
 
     Attributes:
         model_type: from config.json.
-        module: float32 in eval mode; pixels [pictures, 3, H, W] to features [pictures, tokens, hidden]. Its children
-            are called `vision` and `connector`.
+        config: the whole model's, with every default that transformers fills in.
+        graph: what the family says of it.
+        module: float32 in eval mode, from the graph's inputs in their order to its outputs. Its children are called
+            `vision` and `connector`.
         parameters: numbers loaded, those of layers that no feature depends on included.
     """
 
     model_type: str
+    config: Config
+    graph: VisionGraph
     module: torch.nn.Module
     parameters: int
 
@@ -57,14 +64,46 @@ def load_vision_module(model: Path) -> VisionModule:
     graph = exportable(described.model_type, described.vision)
     whole = _on_meta(model)
     parts = find_parts(whole)
-    encoder, connector = whole.get_submodule(parts.vision), whole.get_submodule(parts.connector[0])
+    encoder = whole.get_submodule(parts.vision)
     with quiet():
-        vision, joined = type(encoder)(encoder.config), type(connector)(whole.config)
-    roots = {parts.vision: vision, parts.connector[0]: joined}
+        vision = type(encoder)(encoder.config)
+    roots, joined = {parts.vision: vision}, None
+    if not _inside(parts.connector[0], parts.vision):
+        joined = roots[parts.connector[0]] = _connector(whole, parts.connector[0])
     wanted = {f"{root}.{name}": value for root, part in roots.items() for name, value in part.state_dict().items()}
-    _fill(wanted, model, _stored_names(whole, described.stored))
+    _fill(wanted | _loose(whole, parts), model, _stored_names(whole, described.stored))
     module = graph.build(vision, joined, whole).eval()
-    return VisionModule(described.model_type, module, sum(value.numel() for value in module.parameters()))
+    parameters = sum(value.numel() for value in module.parameters())
+    return VisionModule(described.model_type, described.config, graph, module, parameters)
+
+
+def _inside(name: str, root: str) -> bool:
+    return name == root or name.startswith(f"{root}.")
+
+
+def _connector(whole: Any, name: str) -> Any:
+    """The connector with memory for its weights; one that computes tensors of its own is made anew."""
+    part = whole.get_submodule(name)
+    if {own for own, _ in part.named_buffers()} <= part.state_dict().keys():
+        return copy.deepcopy(part).to_empty(device="cpu")
+    with quiet():
+        return type(part)(whole.config)
+
+
+def _loose(whole: Any, parts: Parts) -> dict[str, torch.Tensor]:
+    """Parameters of the connector that lie in no part, such as `model.image_newline`: from now on they have memory."""
+    import torch
+
+    found: dict[str, torch.Tensor] = {}
+    for name, value in list(whole.named_parameters()):
+        if parts.component(name) != "connector" or any(
+            _inside(name, root) for root in (parts.vision, *parts.connector)
+        ):
+            continue
+        above, _, last = name.rpartition(".")
+        setattr(whole.get_submodule(above), last, torch.nn.Parameter(torch.empty(value.shape), requires_grad=False))
+        found[name] = whole.get_parameter(name).data
+    return found
 
 
 def _on_meta(model: Path) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,12 +22,8 @@ from edgeq.families.base import (
     ImagePrompt,
     Layout,
     ModuleNames,
-    equal_pictures,
-    native_size,
-    patches_a_side,
-    patches_of,
-    pictures,
 )
+from edgeq.families.pictures import equal_pictures, native_size, patches_a_side, patches_of, picture_graph
 from edgeq.families.tiles import Size, tiled
 
 if TYPE_CHECKING:
@@ -43,7 +40,7 @@ def _cost(model: VlmDescription, size: Size) -> ImageCost:
     One token stands for `scale_factor`² patches. Markers: each tile has two, each row ends with a newline, the whole
     has three more.
     """
-    edge, tile = _edges(model)
+    edge, tile = _edges(model.preprocessor, model.vision)
     rows, columns = tiled(size, edge, tile)
     if not model.preprocessor.get("do_image_splitting", True) or rows * columns == 1:
         rows = columns = 0
@@ -61,10 +58,10 @@ def _tokens(config: Config) -> int:
     return patches_a_side(config["vision_config"]) ** 2 // int(config["scale_factor"]) ** 2
 
 
-def _edges(model: VlmDescription) -> Size:
+def _edges(preprocessor: Mapping[str, Any], vision: Mapping[str, Any]) -> Size:
     """The longest edge of the scaled image and the side of a tile; by default four tiles of the encoder's size."""
-    tile = (model.preprocessor.get("max_image_size") or {}).get("longest_edge") or native_size(model.vision)[0]
-    return (model.preprocessor.get("size") or {}).get("longest_edge") or 4 * tile, tile
+    tile = (preprocessor.get("max_image_size") or {}).get("longest_edge") or native_size(vision)[0]
+    return (preprocessor.get("size") or {}).get("longest_edge") or 4 * tile, tile
 
 
 def _between(encoder: Any, _whole: Any) -> Encode:
@@ -126,13 +123,23 @@ def _whole(given: Sequence[Given], _ids: NDArray[np.int64], _token: int) -> Arra
     return {PIXELS: np.concatenate([np.asarray(one[PIXELS], np.float32) for one in given], axis=1)}
 
 
+def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> None:
+    """The longest edge in whole tiles, so that a square image has no more than `most`; the small picture is beside."""
+    edge, tile = _edges(preprocessor, config["vision_config"])
+    preprocessor["size"] = {"longest_edge": min(edge, math.isqrt(most) * tile)}
+
+
 IDEFICS3: Final = Family(
     name="Idefics3",
     model_types=("idefics3", "smolvlm"),
     modules=ModuleNames("model.vision_model", ("model.connector",), "model.text_model"),
     image_cost=_cost,
-    vision=pictures(_between),
+    vision=picture_graph(_between),
     prompt=ImagePrompt(
-        _places, layout=equal_pictures(_tokens, _grid), processing={"return_row_col_info": True}, whole=_whole
+        _places,
+        layout=equal_pictures(_tokens, _grid),
+        processing=lambda _config: {"return_row_col_info": True},
+        whole=_whole,
     ),
+    caps={"tiles": _capped},
 )

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.families.base import (
-    Config,
-    Encode,
-    Family,
-    ImageCost,
-    ImagePrompt,
-    Layout,
-    ModuleNames,
-    equal_pictures,
-    native_size,
-    patches_of,
-    pictures,
-)
+from edgeq.families.base import Config, Encode, Family, ImageCost, ImagePrompt, Layout, ModuleNames
+from edgeq.families.pictures import equal_pictures, native_size, patches_of, picture_graph
 from edgeq.families.tiles import Size, nearest_grid
 
 if TYPE_CHECKING:
@@ -32,8 +22,7 @@ def _cost(model: VlmDescription, size: Size) -> ImageCost:
 
     What the preprocessor's config says of `crop_to_patches` is not asked: InternVLProcessor sets it.
     """
-    least, most = int(model.preprocessor.get("min_patches", 1)), int(model.preprocessor.get("max_patches", 12))
-    columns, rows = nearest_grid(size, native_size(model.vision)[0], least, most)
+    columns, rows = nearest_grid(size, native_size(model.vision)[0], *_tile_range(model.preprocessor))
     tiles = rows * columns + 1 if rows * columns > 1 else 1
     tokens = tiles * _tokens(model.config)
     return ImageCost(tokens=tokens, tiles=tiles, sequences=tiles, sequence=patches_of(model.config), markers=2)
@@ -64,8 +53,15 @@ def _places(token: str, layout: Layout) -> str:
 
 
 def _capped(preprocessor: dict[str, Any], _config: dict[str, Any], most: int) -> None:
-    preprocessor["max_patches"] = most
-    preprocessor["min_patches"] = min(int(preprocessor.get("min_patches", 1)), most)
+    """Tiles of the grid; the small picture of the whole is beside them."""
+    least, present = _tile_range(preprocessor)
+    preprocessor["max_patches"] = min(present, most)
+    preprocessor["min_patches"] = min(least, most)
+
+
+def _tile_range(preprocessor: Mapping[str, Any]) -> tuple[int, int]:
+    """Fewest and most tiles; as transformers has them where the preprocessor's config is silent."""
+    return int(preprocessor.get("min_patches", 1)), int(preprocessor.get("max_patches", 12))
 
 
 INTERNVL: Final = Family(
@@ -73,7 +69,7 @@ INTERNVL: Final = Family(
     model_types=("internvl",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
-    vision=pictures(_between),
-    prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing={"crop_to_patches": True}),
+    vision=picture_graph(_between),
+    prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing=lambda _config: {"crop_to_patches": True}),
     caps={"tiles": _capped},
 )

@@ -7,6 +7,7 @@ parameters take a second and no memory. Where headers are at hand, names, shapes
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from edgeq.model.checkpoint.compare import compare
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
 from edgeq.model.graph.components import Component
+from edgeq.model.images.image_processor import read_processor_config
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +40,7 @@ class VlmDescription:
         model_type: from config.json.
         config: the whole config, with every default that transformers fills in.
         text, vision: the configs of the decoder and of the encoder, likewise.
-        preprocessor: `preprocessor_config.json`; empty where there is none.
+        preprocessor: the image processor's config; empty where there is none.
         components: vision, connector, language, cross-attention, head; those that it has.
         parts: the modules that they hang from.
         tied_head: the output head is the embedding: one parameter, counted with the embedding.
@@ -112,14 +114,13 @@ def _describe(
     check_parts(model_type, {"vision": [parts.vision], "connector": parts.connector, "language": [parts.language]})
     quantized = "quantization_config" in raw
     sizes = compare(built, stored, directory) if stored and not quantized else {}
-    preprocessor = directory / "preprocessor_config.json"
     return VlmDescription(
         name=name,
         model_type=model_type,
         config=built.config.to_dict(),
         text=built.get_submodule(parts.language).config.to_dict(),
         vision=built.get_submodule(parts.vision).config.to_dict(),
-        preprocessor=read_json_object(preprocessor) if preprocessor.exists() else {},
+        preprocessor=read_processor_config(directory),
         components=components(built, parts, sizes),
         parts=parts,
         tied_head=_tied(built),
@@ -128,9 +129,11 @@ def _describe(
 
 
 def _tied(built: Any) -> bool:
-    """Whether input and output embeddings are one parameter."""
-    head, embedding = built.get_output_embeddings(), built.get_input_embeddings()
-    return head is not None and embedding is not None and head.weight is embedding.weight
+    """Whether input and output embeddings are one parameter; not so where the model does not say what they are."""
+    with suppress(NotImplementedError):
+        head, embedding = built.get_output_embeddings(), built.get_input_embeddings()
+        return head is not None and embedding is not None and head.weight is embedding.weight
+    return False
 
 
 def _check_raw(raw: Mapping[str, Any], directory: Path) -> None:

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.families.base import (
-    PIXELS,
-    Arrays,
-    Config,
-    Family,
-    Given,
-    ImageCost,
-    ImagePrompt,
-    Layout,
-    ModuleNames,
-    Unsupported,
-    plain,
-)
+from edgeq.errors import InputError
+from edgeq.families.base import PIXELS, Arrays, Cap, Config, Family, Given, ImageCost, ImagePrompt, Layout, ModuleNames
+from edgeq.families.pictures import plain
+from edgeq.families.qwen_vision import PLAIN_GRAPH, STACKED_GRAPH, WINDOWED_GRAPH, image_grid
 from edgeq.families.tiles import Size, whole_tokens
 
 if TYPE_CHECKING:
     from edgeq.families.modules import VlmDescription
 
-__all__ = ["QWEN3_VL", "QWEN_VL"]
+__all__ = ["QWEN2_5_VL", "QWEN2_VL", "QWEN3_VL"]
+
+_LONGEST_SHAPE: Final = 200
+# Of the image processor, where its config is silent.
+_PATCH: Final = 14
+_MERGE: Final = 2
 
 
 def _cost(model: VlmDescription, size: Size) -> ImageCost:
     """The image in its own size, rounded to whole tokens of merged patches and kept within a number of pixels."""
+    if max(size) > _LONGEST_SHAPE * min(size):
+        raise InputError(
+            f"an image of {size[0]} x {size[1]} pixels is too narrow for {model.name}",
+            expected=f"a longer side of at most {_LONGEST_SHAPE} times the shorter one",
+        )
     patch, merge = int(model.vision["patch_size"]), int(model.vision["spatial_merge_size"])
     height, width = whole_tokens(size, patch * merge, *_pixel_range(model.preprocessor))
     patches = (height // patch) * (width // patch)
@@ -47,7 +48,7 @@ def _pixel_range(preprocessor: Mapping[str, Any]) -> tuple[int, int]:
 
 def _layout(given: Given, config: Config) -> Layout:
     """The grid is that of the merged patches, each of which is a token."""
-    _, rows, columns = (int(side) for side in np.asarray(given["image_grid_thw"]).reshape(-1))
+    rows, columns = image_grid(given)
     merge = int(config["vision_config"]["spatial_merge_size"])
     grid = rows // merge, columns // merge
     return Layout(grid[0] * grid[1], 1, rows * columns, grid)
@@ -83,35 +84,62 @@ def _whole(given: Sequence[Given], ids: NDArray[np.int64], token: int) -> Arrays
     return joined | {"mm_token_type_ids": (ids == token).astype(np.int64)[None]}
 
 
-def _capped(preprocessor: dict[str, Any], _config: dict[str, Any], most: int) -> None:
-    """In every spelling that image processors read; the least gives way where it is more."""
-    least = min(_pixel_range(preprocessor)[0], most)
-    preprocessor["size"] = {"shortest_edge": least, "longest_edge": most}
+def _capped(preprocessor: dict[str, Any], config: dict[str, Any], most: int) -> None:
+    """In the spelling that image processors read first.
+
+    The least is a quarter at most: a small image is enlarged to the least and then rounded up to whole tokens. An image
+    so narrow that one row of tokens is longer than the bound exceeds it all the same.
+    """
+    vision = config.get("vision_config") or {}
+    patch = int(preprocessor.get("patch_size") or vision.get("patch_size") or _PATCH)
+    merge = int(preprocessor.get("merge_size") or vision.get("spatial_merge_size") or _MERGE)
+    if most < (patch * merge) ** 2:
+        raise ValueError(f"one token has {(patch * merge) ** 2}")
+    least, present = _pixel_range(preprocessor)
+    most = min(most, present)
+    preprocessor["size"] = {"shortest_edge": min(least, most // 4), "longest_edge": most}
     for name in ("min_pixels", "max_pixels"):
         preprocessor.pop(name, None)
 
 
-_VISION: Final = Unsupported("its encoder takes images of any size, patch by patch")
 _PROMPT: Final = ImagePrompt(plain, layout=_layout, positions=_positions, whole=_whole)
 
-QWEN_VL: Final = Family(
-    name="Qwen-VL",
-    model_types=("qwen2_vl", "qwen2_5_vl"),
-    modules=ModuleNames("model.visual", ("model.visual.merger",), "model.language_model"),
+
+_CAPS: Final[Mapping[Literal["pixels", "tiles"], Cap]] = {"pixels": _capped}
+_MODULES: Final = ModuleNames("model.visual", ("model.visual.merger",), "model.language_model")
+_STACKED_MODULES: Final = ModuleNames(
+    "model.visual", ("model.visual.merger", "model.visual.deepstack_merger_list"), "model.language_model"
+)
+
+QWEN2_VL: Final = Family(
+    name="Qwen2-VL",
+    model_types=("qwen2_vl",),
+    modules=_MODULES,
     image_cost=_cost,
-    vision=_VISION,
+    vision=PLAIN_GRAPH,
     prompt=_PROMPT,
-    caps={"pixels": _capped},
+    language_classes={"qwen2_vl_text": "Qwen2VLTextModel"},
+    caps=_CAPS,
+)
+
+QWEN2_5_VL: Final = Family(
+    name="Qwen2.5-VL",
+    model_types=("qwen2_5_vl",),
+    modules=_MODULES,
+    image_cost=_cost,
+    vision=WINDOWED_GRAPH,
+    prompt=_PROMPT,
+    language_classes={"qwen2_5_vl_text": "Qwen2_5_VLTextModel"},
+    caps=_CAPS,
 )
 
 QWEN3_VL: Final = Family(
     name="Qwen3-VL",
     model_types=("qwen3_vl", "qwen3_vl_moe"),
-    modules=ModuleNames(
-        "model.visual", ("model.visual.merger", "model.visual.deepstack_merger_list"), "model.language_model"
-    ),
+    modules=_STACKED_MODULES,
     image_cost=_cost,
-    vision=_VISION,
+    vision=STACKED_GRAPH,
     prompt=_PROMPT,
-    caps={"pixels": _capped},
+    language_classes={"qwen3_vl_text": "Qwen3VLTextModel", "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"},
+    caps=_CAPS,
 )

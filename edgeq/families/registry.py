@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ExportError, InputError, ModelError
-from edgeq.families.base import Family, ImageCost, ImagePrompt, Unsupported, VisionGraph, any_size
+from edgeq.families.base import Cap, Config, Family, ImageCost, ImagePrompt, Unsupported, VisionGraph
 from edgeq.families.gemma3 import GEMMA3
 from edgeq.families.idefics3 import IDEFICS3
 from edgeq.families.internvl import INTERNVL
 from edgeq.families.llava import LLAVA
 from edgeq.families.llava_next import LLAVA_NEXT
+from edgeq.families.mistral3 import MISTRAL3
 from edgeq.families.mllama import MLLAMA
 from edgeq.families.paligemma import PALIGEMMA
-from edgeq.families.qwen_vl import QWEN3_VL, QWEN_VL
+from edgeq.families.pictures import any_size
+from edgeq.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from edgeq.families.tiles import Size
 
 if TYPE_CHECKING:
     from edgeq.families.modules import VlmDescription
 
-__all__ = ["FAMILIES", "check_parts", "exportable", "family_of", "image_cost", "language_class", "runnable"]
+__all__ = [
+    "FAMILIES",
+    "cap",
+    "caps_of",
+    "check_parts",
+    "exportable",
+    "family_of",
+    "feature_outputs",
+    "image_cost",
+    "lacking",
+    "language_class",
+    "runnable",
+]
 
 FAMILIES: tuple[Family, ...] = (
     LLAVA,
     LLAVA_NEXT,
     MLLAMA,
-    QWEN_VL,
+    QWEN2_VL,
+    QWEN2_5_VL,
     QWEN3_VL,
     IDEFICS3,
     INTERNVL,
     PALIGEMMA,
     GEMMA3,
+    MISTRAL3,
 )
 
 
@@ -135,9 +153,78 @@ def runnable(model_type: str) -> ImagePrompt:
     )
 
 
+def lacking(model_type: str, vision: Mapping[str, Any]) -> str | None:
+    """What edgeq does not do with a model, as a sentence without its full stop; None where it goes the whole way.
+
+    Args:
+        model_type: from config.json.
+        vision: its `vision_config`.
+    """
+    if family_of(model_type) is None:
+        return (
+            f"edgeq does not know the family {model_type}: it counts parameters and bytes, but no tokens of an image, "
+            "and neither prepares nor runs it"
+        )
+    try:
+        exportable(model_type, vision)
+        runnable(model_type)
+    except (ExportError, ModelError) as error:
+        because = error.causes[0] if error.causes else error.what
+        return f"edgeq plans its memory, and neither prepares nor runs it: {because}"
+    return None
+
+
+def feature_outputs(model_type: str, config: Config) -> int:
+    """How many outputs the vision graph of a model has: what of an image is put into, or added to, its places."""
+    family = family_of(model_type)
+    return 1 if family is None or isinstance(family.vision, Unsupported) else len(family.vision.outputs(config))
+
+
+def caps_of(model_type: str) -> tuple[str, ...]:
+    """What may be bounded of an image of a `model_type`: `pixels`, `tiles`, or nothing."""
+    family = family_of(model_type)
+    return () if family is None else tuple(family.caps)
+
+
+def cap(model: VlmDescription, caps: Mapping[str, int]) -> VlmDescription:
+    """A model whose images are bounded: what its image processor and its config say then.
+
+    Args:
+        model: described.
+        caps: `pixels` or `tiles` -> the most of an image.
+
+    Raises:
+        InputError: the family has no such bound, or cannot do with so little.
+    """
+    if not caps:
+        return model
+    preprocessor, config = deepcopy(dict(model.preprocessor)), deepcopy(dict(model.config))
+    family = family_of(model.model_type)
+    known: dict[str, Cap] = {} if family is None else {str(what): write for what, write in family.caps.items()}
+    for what, most in caps.items():
+        if what not in known:
+            raise InputError(
+                f"the {what} of an image cannot be bounded in a {model.model_type} model",
+                expected=" or ".join(f"--max-{name}" for name in known) or _one_of(_bounded(what)),
+                causes=() if known else ("an image costs the same there, whatever its size",),
+            )
+        try:
+            known[what](preprocessor, config, most)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"an image of at most {most:,} {what}: {error}", next_step=f"give a larger --max-{what}"
+            ) from error
+    return replace(model, preprocessor=preprocessor, config=config)
+
+
 def language_class(model_type: str) -> str | None:
     """The class in transformers of a language half that AutoModelForCausalLM does not know; None for those it knows."""
     return next((found for family in FAMILIES if (found := family.language_classes.get(model_type))), None)
+
+
+def _bounded(what: str) -> Iterator[Family]:
+    """The families that can bound this of an image."""
+    return (family for family in FAMILIES if what in family.caps)
 
 
 def _one_of(families: Iterable[Family]) -> str:

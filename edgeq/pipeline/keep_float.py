@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.export.stage import FP32
-from edgeq.export.vision_pixels import ParityPicture
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import plan_float
@@ -66,8 +65,8 @@ def keep_float(
 def _plan(model: onnx.ModelProto, images: NDArray[np.float32], because: str, threads: int | None) -> PrecisionPlan:
     """FP16, and before that a rule for each layer that it would break."""
     half = {glob.escape(layer) for layer in plan_float(model, because=because).layers(Precision.FP16)}
-    pictures = [ParityPicture(number, 0, image) for number, image in enumerate(images)]
-    found = overflow_rules(model, pictures, threads=threads)
+    (name,) = (value.name for value in model.graph.input)
+    found = overflow_rules(model, [{name: image} for image in np.split(images, len(images))], threads=threads)
     return plan_float(model, because=because, rules=tuple(rule for rule in found if rule.layer in half))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,22 +14,33 @@ from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, VisionReport
 from edgeq.bundle.vlm_settings import LANGUAGE, VLM_SETTINGS
 from edgeq.export.vision import export_vision
 from edgeq.families.modules import VlmDescription, read_vlm
+from edgeq.families.registry import cap, exportable, runnable
 from edgeq.files import new_directory
 from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.stages import Progress, counter
 from edgeq.pipeline.vlm_fit import check_fit, check_halves, plan_vlm
 from edgeq.pipeline.vlm_options import VlmOptions
-from edgeq.pipeline.vlm_processor import copy_processor, image_token, model_directory, take_photographs, vlm_settings
+from edgeq.pipeline.vlm_processor import (
+    bounded_source,
+    check_question,
+    config_directory,
+    copy_processor,
+    image_token,
+    model_directory,
+    take_photographs,
+    vlm_settings,
+)
 from edgeq.pipeline.vlm_reference import load_reference, make_canaries
 from edgeq.plan.facts import Facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.memory import MemoryPlan
+from edgeq.plan.photographs import PhotographCount, count_photographs
 from edgeq.quality.answerer import Answerer
 from edgeq.quality.tasks.answer_divergence import save_divergences
 from edgeq.quality.tasks.answer_questions import Questions
 from edgeq.quality.tasks.answers import VlmQuality
 from edgeq.quality.tasks.registry import ANSWERS
-from edgeq.quantize.engine_inputs import most_pictures, write_vision_inputs
+from edgeq.quantize.engine_inputs import axis_ranges, most_pictures, write_vision_inputs
 from edgeq.quantize.fp16.vision import quantize_vision
 from edgeq.quantize.nf4.skip_list import FourBitShare
 from edgeq.quantize.nf4.write import write_nf4
@@ -52,6 +64,7 @@ class PreparedVlm(BaseModel):
         vision_bytes, language_bytes: files of the FP16 graph and of the language model.
         vision: the graphs, and what was proved of them.
         memory: for the device named; None where none was.
+        dearest: of all photographs, at full resolution, the one that takes most tokens.
         canaries: and who answered them.
         quality: against the whole model; None without questions, or where the whole model was not loaded.
         photographs: images that went through the encoder.
@@ -71,6 +84,7 @@ class PreparedVlm(BaseModel):
     language_bytes: int
     vision: VisionReport
     memory: MemoryPlan | None
+    dearest: PhotographCount
     canaries: Canaries
     quality: VlmQuality | None
     photographs: int
@@ -104,20 +118,28 @@ def prepare_vlm(
     """
     options = options or VlmOptions()
     report = progress or (lambda _stage, _done, _total: None)
-    with new_directory(output) as work:
+    with new_directory(output) as work, TemporaryDirectory() as scratch:
         report("open", 0, 0)
-        described = read_vlm(model)
+        given = read_vlm(model)
+        described = cap(given, options.caps)
         plan = plan_vlm(described, options)
         findings = check(Facts(plan=plan, config=described.config), plan.allowed)
         check_halves(plan)
-        memory = check_fit(described, plan, options)
-        source = model_directory(model)
+        exportable(described.model_type, described.vision)
+        runnable(described.model_type)
+        pictures = ImageSet.open(images)
+        count = count_photographs(config_directory(model), described, pictures)
+        memory = check_fit(described, plan, options, count)
+        source = bounded_source(model_directory(model), given, described, Path(scratch))
         token = image_token(source, described)
         asked = ANSWERS.open(questions) if questions else None
-        photographs, skipped = take_photographs(ImageSet.open(images), options.photographs)
+        longest = max((entry.question for entry in asked.entries), key=len) if asked else options.question
+        check_question(source, described, memory, token, count=count, question=longest)
+        photographs, skipped = take_photographs(pictures, options.photographs)
         export_vision(source, work, photographs, threads=options.threads, report=report)
         vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
-        write_vision_inputs(work, pictures=most_pictures(described))
+        lengths = axis_ranges(vision.lengths, count.lengths)
+        write_vision_inputs(work, pictures=most_pictures(described), ranges=lengths)
         share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
         plan.save(work / PLAN)
         if memory:
@@ -141,6 +163,7 @@ def prepare_vlm(
         share,
         vision,
         memory,
+        count,
         canaries,
         quality,
         len(photographs),
@@ -188,6 +211,7 @@ def _summary(
     share: FourBitShare,
     vision: VisionReport,
     memory: MemoryPlan | None,
+    count: PhotographCount,
     canaries: Canaries,
     quality: VlmQuality | None,
     photographs: int,
@@ -206,6 +230,7 @@ def _summary(
         language_bytes=_bytes(manifest, f"{LANGUAGE}/"),
         vision=vision,
         memory=memory,
+        dearest=count,
         canaries=canaries,
         quality=quality,
         photographs=photographs,

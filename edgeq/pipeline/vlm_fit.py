@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from edgeq.device import device_profile
+from edgeq.device import PROFILES, device_profile
 from edgeq.errors import GateError, PlanError
 from edgeq.families.modules import VlmDescription
 from edgeq.pipeline.vlm_options import VlmOptions
+from edgeq.plan.changes import Change
 from edgeq.plan.memory import MemoryPlan, plan_memory
+from edgeq.plan.photographs import PhotographCount
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import MODULE_RULES, plan_modules
 
-__all__ = ["check_fit", "check_halves", "is_vision_language", "plan_vlm"]
+__all__ = ["check_fit", "check_halves", "is_vision_language", "longest_context", "plan_vlm"]
 
 _SHOWN: Final = 5
+
+_ROOMY: Final = next(iter(PROFILES.values())).model_copy(update={"title": "any device", "total_bytes": 1 << 60})
+"""A device that every model fits, where none is named."""
 
 
 def is_vision_language(config: Mapping[str, Any]) -> bool:
@@ -56,33 +61,59 @@ def check_halves(plan: PrecisionPlan) -> None:
             )
 
 
-def check_fit(model: VlmDescription, plan: PrecisionPlan, options: VlmOptions) -> MemoryPlan | None:
-    """The memory plan for the options' device; None where none is named.
+def check_fit(
+    model: VlmDescription, plan: PrecisionPlan, options: VlmOptions, photographs: PhotographCount
+) -> MemoryPlan | None:
+    """The memory plan for the options' device; None where none is named, and only the context is looked at.
 
     Args:
-        model: described, not loaded.
+        model: described, not loaded, with its images bounded as the options say.
         plan: the precision of each of its layers.
         options: for device, context and double quantization.
+        photographs: the user's own; the dearest of them is planned for.
 
     Raises:
         GateError: the model does not fit; it says by how much, and which single changes would make it fit.
         InputError: the device is not known.
     """
-    if options.device is None:
-        return None
     memory = plan_memory(
         model,
-        device_profile(options.device),
-        context=options.context,
+        device_profile(options.device) if options.device else _ROOMY,
+        context=options.context if options.device else longest_context(model),
+        photographs=photographs,
+        caps=options.caps,
         precision={decision.layer: decision.precision for decision in plan.decisions},
         double_quant=options.double_quant,
     )
     if not memory.fits:
         raise GateError(
-            f"{model.name} does not fit {memory.device.title} with a context of {options.context:,} tokens: "
-            f"{-memory.spare_bytes / 1e9:.2f} GB are missing",
+            _misfit(memory),
             causes=(memory.reason,),
-            next_step="; or ".join(f"{change.what} {change.value}" for change in memory.changes)
+            next_step="; or ".join(_flag(change) for change in memory.changes)
             or "a smaller model or a larger device: no single change is enough",
         )
-    return memory
+    return memory if options.device else None
+
+
+def longest_context(model: VlmDescription) -> int:
+    """The positions that a model was made for."""
+    return int(model.text["max_position_embeddings"])
+
+
+def _misfit(memory: MemoryPlan) -> str:
+    """What does not fit, and by how much."""
+    context = f"a context of {memory.request.context:,} tokens"
+    if memory.spare_bytes < 0:
+        missing = f"{-memory.spare_bytes / 1e9:.2f} GB are missing"
+        return f"{memory.model} does not fit {memory.device.title} with {context}: {missing}"
+    dearest = memory.photographs
+    assert dearest is not None, "photographs were counted"
+    size = f"{dearest.size[0]} x {dearest.size[1]} pixels"
+    return f"{dearest.name}, {size}, takes {dearest.tokens:,} tokens of {memory.model}, which has {context}"
+
+
+def _flag(change: Change) -> str:
+    """A change as `edgeq prepare` takes it."""
+    if change.what == "image size":
+        return f"photographs of {change.value}"
+    return change.flag or f"{change.what} {change.value}"

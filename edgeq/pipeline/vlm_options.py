@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgeq.errors import InputError
 from edgeq.plan.precision import PrecisionPlan, Rule
 from edgeq.quality.tasks.answers import MAX_NEW_TOKENS
 
-__all__ = ["VlmOptions"]
+__all__ = ["VlmOptions", "image_caps"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class VlmOptions:
         double_quant: NF4 with double quantization.
         device: plan its memory, and stop where the model does not fit; None plans none.
         context: tokens of image, question and answer that memory is planned for.
+        max_pixels: bound on an image's pixels, for families whose images keep their size; None leaves the model's own.
+        max_tiles: likewise on the tiles that an image is cut into.
         photographs: at most so many of the images go through the encoder, to find overflow and prove parity.
         canaries: so many of them go into the bundle with what is to be seen on them.
         question: asked about canaries, where there are no questions.
@@ -37,6 +40,8 @@ class VlmOptions:
     double_quant: bool = True
     device: str | None = None
     context: int = 2048
+    max_pixels: int | None = None
+    max_tiles: int | None = None
     photographs: int = 16
     canaries: int = 3
     question: str = "What is in the image?"
@@ -44,3 +49,21 @@ class VlmOptions:
     reference_answers: bool = True
     keep_fp32: bool = False
     threads: int | None = None
+
+    @property
+    def caps(self) -> dict[str, int]:
+        """The bounds on an image, `pixels` or `tiles` -> the most."""
+        return image_caps(self.max_pixels, self.max_tiles)
+
+
+def image_caps(max_pixels: int | None, max_tiles: int | None) -> dict[str, int]:
+    """Bounds on an image as `edgeq.families.registry.cap` takes them.
+
+    Raises:
+        InputError: one is less than 1.
+    """
+    caps = {what: most for what, most in (("pixels", max_pixels), ("tiles", max_tiles)) if most is not None}
+    for what, most in caps.items():
+        if most < 1:
+            raise InputError(f"an image of at most {most} {what} is none", expected="1 or more")
+    return caps

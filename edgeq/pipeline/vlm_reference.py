@@ -62,7 +62,7 @@ def load_reference(source: Path, model: VlmDescription, prompter: Prompter, *, w
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
         reason = first_line(error)
         raise ModelError(f"transformers cannot load {source}", causes=(reason,)) from error
-    return HfAnswerer(whole, prompter.tokenizer, reference_prompt(prompter))
+    return HfAnswerer(whole, prompter.tokenizer, reference_prompt(prompter), prompter.image_prompt.whole_features)
 
 
 def make_canaries(

@@ -1,8 +1,16 @@
 """What is alive for a moment while the model computes. Estimates from above, in FP16 unless said otherwise.
 
 They count the tensors that eager transformers holds at the fullest point of one layer, from its source; a compiled or
-fused step holds less. Attention scores of the language model are never whole (fused attention); those of the vision
-engine are counted in full, once before and once after the softmax, because a backend without a fused kernel keeps them.
+fused step holds less. Attention scores of the language model are never whole (fused attention). Those of the vision
+engine depend on what runs it:
+
+- TensorRT has one kernel for attention in FP16 whose heads are 16 to 256 numbers wide, a multiple of 8, with a mask or
+  without, from compute capability 7.5 on: "MHA fusion" in its documentation. That release 10.3 takes it on an Orin, in
+  FP16, is reported in NVIDIA/TensorRT, issue 4167. The documentation leaves TensorRT the freedom not to fuse, and edgeq
+  has built no engine on a device: the engine inspector says what was done there.
+- TensorRT without that kernel keeps the scores, once before and once after the softmax.
+- ONNX Runtime on a CPU computes in float32 and keeps the scores once: its softmax works in place
+  (`tests/plan/test_activations.py` measures it).
 """
 
 from __future__ import annotations
@@ -13,10 +21,13 @@ from typing import Any, Final
 from edgeq.errors import ModelError
 from edgeq.families.base import ImageCost
 
-__all__ = ["prefill_bytes", "vision_bytes"]
+__all__ = ["fused_attention", "prefill_bytes", "vision_bytes"]
 
 _HALF: Final = 2
+_SINGLE: Final = 4
 _PIXEL: Final = 3 * 4
+_FUSED_HEADS: Final = (16, 256)
+_FUSED_STEP: Final = 8
 
 
 def prefill_bytes(text: Mapping[str, Any], tokens: int, cross_tokens: int) -> int:
@@ -53,25 +64,48 @@ def _experts(text: Mapping[str, Any]) -> int:
     return int(text.get("moe_intermediate_size") or 0) * int(text.get("num_experts_per_tok") or 0)
 
 
-def vision_bytes(vision: Mapping[str, Any], cost: ImageCost) -> int:
-    """The most that encoding one image holds beside the engine's weights.
-
-    Of each patch: the larger of 3h + 3i and 7h, and its pixels in float32; and two tensors of scores, heads x patches x
-    patches for each run of patches that attend to each other.
+def fused_attention(vision: Mapping[str, Any]) -> bool:
+    """Whether TensorRT has one kernel for the attention of an encoder in FP16; see the top of this file.
 
     Raises:
         ModelError: the config lacks a number.
     """
+    hidden, _, heads, _ = _widths(vision)
+    width = hidden // heads
+    return _FUSED_HEADS[0] <= width <= _FUSED_HEADS[1] and width % _FUSED_STEP == 0
+
+
+def vision_bytes(vision: Mapping[str, Any], cost: ImageCost, *, widens: bool = False) -> int:
+    """The most that encoding one image holds beside the engine's weights; all its tiles are one batch.
+
+    Of each patch: the larger of 3h + 3i and 7h, and its pixels in float32. To that the mask in float32, and the scores
+    where attention is not fused: heads x patches x patches for each run of patches that attend to each other.
+
+    Args:
+        vision: the encoder's config.
+        cost: of the image.
+        widens: a CPU's backend computes, in float32.
+
+    Raises:
+        ModelError: the config lacks a number.
+    """
+    hidden, inner, heads, side = _widths(vision)
+    number = _SINGLE if widens else _HALF
+    patches = cost.sequences * cost.sequence
+    pixels = patches * side**2 * _PIXEL * int(vision.get("temporal_patch_size") or 1)
+    copies = 1 if widens else 2 * (not fused_attention(vision))
+    scores = copies * heads * cost.sequences * cost.sequence**2
+    return number * (patches * max(3 * hidden + 3 * inner, 7 * hidden) + scores) + _SINGLE * cost.mask + pixels
+
+
+def _widths(vision: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Hidden size, feed-forward size, heads, and the side of a patch in pixels."""
     try:
         hidden = int(vision.get("embed_dim") or vision["hidden_size"])
         inner = int(vision.get("intermediate_size") or hidden * vision["mlp_ratio"])
         names = ("num_attention_heads", "num_heads", "attention_heads")
         heads = next(int(vision[name]) for name in names if vision.get(name))
         patch = vision["patch_size"]
-        side = int(patch[0] if isinstance(patch, list | tuple) else patch)
+        return hidden, inner, heads, int(patch[0] if isinstance(patch, list | tuple) else patch)
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise ModelError(f"the vision config does not say how wide its layers are: {error}") from error
-    patches = cost.sequences * cost.sequence
-    pixels = patches * side**2 * _PIXEL * int(vision.get("temporal_patch_size") or 1)
-    scores = 2 * _HALF * heads * cost.sequences * cost.sequence**2
-    return _HALF * patches * max(3 * hidden + 3 * inner, 7 * hidden) + pixels + scores

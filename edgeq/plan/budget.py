@@ -12,20 +12,23 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.device import DeviceProfile
 from edgeq.families.base import ImageCost
 from edgeq.families.modules import VlmDescription
-from edgeq.families.registry import image_cost
+from edgeq.families.registry import feature_outputs, image_cost
 from edgeq.families.tiles import Size
-from edgeq.plan.activations import prefill_bytes, vision_bytes
+from edgeq.plan.activations import fused_attention, prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import PartWeights, Weights
 
-__all__ = ["BUILD_FACTOR", "MemoryItem", "Phase", "Workload", "phases"]
+__all__ = ["BUILD_FACTOR", "TEXT_TOKENS", "MemoryItem", "Phase", "Workload", "phases", "text_room"]
 
 WORKSPACE_BYTES: Final = 256 << 20
 """The limit that a TensorRT builder's workspace pool is given; its default is all of the device's memory."""
 
 SHARD_BYTES: Final = 2_000_000_000
 """The largest shard that edgeq writes. While it is read its pages are in the same memory, until they are dropped."""
+
+TEXT_TOKENS: Final = 32
+"""The least that must be left beside the images: a chat template alone takes 10 to 30, then question and answer."""
 
 _IN_THE_ENGINE: Final = ("vision", "connector")
 BUILD_FACTOR: Final = 4
@@ -49,6 +52,11 @@ class Workload(BaseModel):
     images: int
     batch: int
     image_size: Size
+
+
+def text_room(request: Workload, image: ImageCost) -> int:
+    """Tokens of the context that are left for chat template, question and answer; negative where images exceed it."""
+    return request.context - request.images * (image.tokens + image.markers)
 
 
 class MemoryItem(BaseModel):
@@ -90,7 +98,9 @@ def phases(model: VlmDescription, device: DeviceProfile, request: Workload, weig
     engine = [MemoryItem(name="engine workspace", bytes=WORKSPACE_BYTES, how="limit of the builder's workspace pool")]
     building = Phase(name="building the engine", items=(runtime, _build(weights)))
     loading = Phase(name="loading", items=(runtime, *stored, _staging(weights)))
-    working = _working(model, request, weights, kv_cache(model.text), image_cost(model, request.image_size))
+    image = image_cost(model, request.image_size)
+    seen = _vision(model, request, image, widens=device.widens_fp16)
+    working = (*_working(model, request, weights, kv_cache(model.text), image), seen)
     answering = Phase(name="answering", items=(runtime, *stored, *(engine if unified else []), *working))
     return (building, loading, answering) if unified else (loading, answering)
 
@@ -129,13 +139,14 @@ def _staging(weights: Weights) -> MemoryItem:
 def _working(
     model: VlmDescription, request: Workload, weights: Weights, cache: KvCache, image: ImageCost
 ) -> tuple[MemoryItem, ...]:
-    """What answering needs beside the weights."""
+    """What the language model needs beside the weights."""
     cross = image.cross_tokens * request.images
-    features = (image.tokens if not cross else image.cross_tokens) * request.images * int(model.text["hidden_size"])
+    rows = image.cross_tokens or image.tokens * feature_outputs(model.model_type, model.config)
+    features = rows * request.images * int(model.text["hidden_size"])
     return (
         MemoryItem(
             name="KV cache",
-            bytes=request.batch * cache.bytes(request.context, cross),
+            bytes=request.batch * cache.slot_bytes(request.context, cross),
             how=f"{request.batch} x {request.context:,} tokens x {cache.bytes_per_token:,} B"
             + (f" + {cross:,} image tokens x {cache.cross_bytes_per_token:,} B" if cross else ""),
         ),
@@ -152,9 +163,20 @@ def _working(
         MemoryItem(
             name="unpacked weights", bytes=weights.unpacked, how="the largest NF4 layer in FP16, for a long prompt"
         ),
-        MemoryItem(
-            name="vision activations",
-            bytes=vision_bytes(model.vision, image) if request.images else 0,
-            how=f"estimate from above: {image.tiles} tiles, {image.sequences} x {image.sequence:,} patches, one image",
-        ),
+    )
+
+
+def _vision(model: VlmDescription, request: Workload, image: ImageCost, *, widens: bool) -> MemoryItem:
+    """What encoding an image needs: one after the other, and each for a moment."""
+    if widens:
+        scores = "scores kept, as ONNX Runtime does"
+    elif fused_attention(model.vision):
+        scores = "attention fused, as TensorRT's documentation has it"
+    else:
+        scores = "scores kept: TensorRT has no kernel for these heads"
+    return MemoryItem(
+        name="vision activations",
+        bytes=vision_bytes(model.vision, image, widens=widens) if request.images else 0,
+        how=f"estimate from above: one image, {image.tiles} tiles, {image.sequences} x {image.sequence:,} patches; "
+        f"{scores}",
     )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.device import DeviceProfile
+from edgeq.errors import InputError
 from edgeq.families.modules import VlmDescription
-from edgeq.families.registry import image_cost
+from edgeq.families.registry import cap, caps_of, image_cost
 from edgeq.model.graph.components import Component, Layer
-from edgeq.plan.budget import Workload, phases
+from edgeq.plan.budget import TEXT_TOKENS, Workload, phases, text_room
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import LINEAR_KINDS, Choice, Weights, asymmetric, weigh
 
 __all__ = ["Change", "changes"]
 
 _STEP: Final = 64
+_PIXELS: Final = 1024
 _SIZES: Final = ((1080, 1920), (720, 1280), (672, 672), (480, 640), (448, 448), (336, 336), (224, 224))
 
 
@@ -29,7 +32,7 @@ class Change(BaseModel):
     """One change that is enough by itself.
 
     Attributes:
-        what: context, image size, images, batch or precision.
+        what: context, max pixels, max tiles, image size, images, batch or precision.
         value: what it becomes, for a person.
         needed_bytes: what the model needs then.
     """
@@ -39,6 +42,14 @@ class Change(BaseModel):
     what: str
     value: str
     needed_bytes: int
+
+    @property
+    def flag(self) -> str:
+        """The option of `edgeq plan` that makes it, with its value; empty for precision, which rules change."""
+        if self.what == "precision":
+            return ""
+        value = self.value.replace(",", "").replace(" x ", "x")
+        return f"--{self.what.replace(' ', '-')} {value}"
 
 
 def changes(
@@ -55,14 +66,22 @@ def changes(
     """
     weights = weigh(model, choice, double_quant=double_quant)
 
-    def attempt(what: str, value: str, asked: Workload, stored: Weights = weights) -> Change | None:
-        needed = max(phase.bytes for phase in phases(model, device, asked, stored))
-        enough = needed <= device.budget_bytes
-        holds = image_cost(model, asked.image_size).tokens * asked.images <= asked.context
-        return Change(what=what, value=value, needed_bytes=needed) if enough and holds else None
+    def attempt(
+        what: str, value: str, asked: Workload, stored: Weights = weights, described: VlmDescription = model
+    ) -> Change | None:
+        needed = max(phase.bytes for phase in phases(described, device, asked, stored))
+        room = text_room(asked, image_cost(described, asked.image_size))
+        holds = needed <= device.budget_bytes and (room >= TEXT_TOKENS or not asked.images)
+        return Change(what=what, value=value, needed_bytes=needed) if holds else None
+
+    def bounded(what: str, most: int) -> Change | None:
+        with suppress(InputError):  # a bound below what the family can do
+            return attempt(f"max {what}", f"{most:,}", request, weights, cap(model, {what: most}))
+        return None
 
     found = [
         _context(model, request, attempt),
+        *(_bound(what, model, request, bounded) for what in caps_of(model.model_type) if request.images),
         _size(request, attempt),
         _fewer(request, "images", attempt),
         _fewer(request, "batch", attempt),
@@ -72,12 +91,27 @@ def changes(
 
 
 def _context(model: VlmDescription, request: Workload, attempt: Attempt) -> Change | None:
-    """The longest context that fits, in steps of 64; the shortest that holds the images, where they are too long."""
-    least = image_cost(model, request.image_size).tokens * request.images // _STEP + 1
-    most = max(least, request.context // _STEP)
+    """The longest context that fits, in steps of 64; the shortest that holds the images, where they are too long.
+
+    None beyond the positions that the model was made for.
+    """
+    wanted = request.context - text_room(request, image_cost(model, request.image_size)) + TEXT_TOKENS
+    least = -(-wanted // _STEP)
+    most = min(max(least, request.context // _STEP), int(model.text.get("max_position_embeddings") or wanted) // _STEP)
     return _most(
         least, most, lambda step: attempt("context", f"{step * _STEP:,}", _with(request, context=step * _STEP))
     )
+
+
+def _bound(
+    what: str, model: VlmDescription, request: Workload, bounded: Callable[[str, int], Change | None]
+) -> Change | None:
+    """The largest bound on an image's tiles or pixels (in steps of 1,024) that fits."""
+    if what == "pixels":
+        steps = request.image_size[0] * request.image_size[1] // _PIXELS
+        return _most(1, steps, lambda step: bounded(what, step * _PIXELS))
+    tiles = range(image_cost(model, request.image_size).tiles - 1, 0, -1)
+    return next((change for most in tiles if (change := bounded(what, most)) is not None), None)
 
 
 def _fewer(request: Workload, field: str, attempt: Attempt) -> Change | None:
@@ -98,9 +132,10 @@ def _most(low: int, high: int, attempt: Callable[[int], Change | None]) -> Chang
 
 
 def _size(request: Workload, attempt: Attempt) -> Change | None:
-    """The largest of the usual smaller image sizes that fits."""
-    pixels = request.image_size[0] * request.image_size[1]
-    smaller = [size for size in _SIZES if size[0] * size[1] < pixels]
+    """The largest of the usual smaller image sizes that fits, upright where the image is."""
+    height, width = request.image_size
+    sizes = [(size[1], size[0]) if height > width else size for size in _SIZES]
+    smaller = [size for size in sizes if size[0] * size[1] < height * width]
     found = (attempt("image size", f"{size[0]} x {size[1]}", _with(request, image_size=size)) for size in smaller)
     return next((change for change in found if change is not None), None)
 

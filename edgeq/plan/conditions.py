@@ -47,6 +47,11 @@ _UNDERSTOOD: Final = OPERATORS | {
 }
 """Operators that the rules speak of, by their kind or as plain arithmetic on each number."""
 
+_OF_ANGLES: Final = frozenset({"Cos", "Sin"})
+
+_TO_ANGLES: Final = CARRIERS | {"Cast", "Mul"}
+"""What is between positions and their angles."""
+
 _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
 """Of which an operator's name says what it computes."""
 
@@ -142,6 +147,14 @@ def _embeds_patches(node: onnx.NodeProto, graph: Surroundings) -> bool:
     return strides == graph.shapes[node.input[1]][2:] and min(strides) > 1
 
 
+def _makes_angles(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    """A sine or cosine, or a layer whose numbers all go into some: FP16 has large ones 0.06 apart from 64 on."""
+    if node.op_type in _OF_ANGLES:
+        return True
+    users = [user for output in node.output for user in graph.consumers.get(output, [])]
+    return node.op_type in _TO_ANGLES and bool(users) and all(_makes_angles(user, graph) for user in users)
+
+
 def _done_by_int8_layer(node: onnx.NodeProto, graph: Surroundings) -> bool:
     if node.op_type not in FUSED_ACTIVATIONS or not graph.is_int8(node.input[0]):
         return False
@@ -186,5 +199,6 @@ CONDITIONS: Final = {
     **INT8_CONDITIONS,
     "unknown-operator": _unknown_operator,
     "embeds-patches": _embeds_patches,
+    "makes-angles": _makes_angles,
 }
 """All of them."""

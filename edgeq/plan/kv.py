@@ -37,6 +37,14 @@ class KvCache(BaseModel):
     layer_bytes_per_token: int
     layers: tuple[tuple[int | None, int], ...]
 
+    def slot_bytes(self, context: int, cross_tokens: int) -> int:
+        """Bytes of one sequence as `edgeq serve` keeps it: every layer has room for the whole context.
+
+        A layer with a window looks at less of it; its slot is as long as the others', so that a step has one shape.
+        """
+        layers = sum(count for _, count in self.layers)
+        return context * layers * self.layer_bytes_per_token + cross_tokens * self.cross_bytes_per_token
+
     def bytes(self, context: int, cross_tokens: int) -> int:
         """Bytes for one sequence of `context` tokens and `cross_tokens` image tokens looked at by cross-attention."""
         kept = sum(count * (context if window is None else min(context, window)) for window, count in self.layers)

@@ -11,18 +11,20 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.artifact import Artifact
 from edgeq.device import DeviceProfile
 from edgeq.errors import InputError
-from edgeq.families.base import ImageCost, native_size
+from edgeq.families.base import ImageCost
 from edgeq.families.modules import VlmDescription
+from edgeq.families.pictures import native_size
 from edgeq.families.registry import image_cost
 from edgeq.families.tiles import Size
-from edgeq.plan.budget import Phase, Workload, phases
+from edgeq.plan.budget import TEXT_TOKENS, Phase, Workload, phases, text_room
 from edgeq.plan.changes import Change, changes
 from edgeq.plan.kv import KvCache, kv_cache
+from edgeq.plan.photographs import PhotographCount
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import Choice, PartWeights, Weights, asymmetric, by_name, weigh
 
@@ -42,6 +44,7 @@ class ImageMemory(BaseModel):
     tiles: int
     sequences: int
     sequence: int
+    mask: int = 0
     kv_bytes: int
 
 
@@ -58,9 +61,11 @@ class MemoryPlan(Artifact):
         components: the weights by part.
         kv: what a token costs.
         image: what an image costs.
+        photographs: the user's own, the dearest of which is what the request's images are; None where none were given.
+        caps: the most `pixels` or `tiles` of an image, where the user bounded them.
         phases: the moments that decide; the largest is the need.
         needed_bytes: at the largest of them, without the system's reserve.
-        fits: the need is within the device's budget, and the images are within the context.
+        fits: the need is within the device's budget, and the images leave room for text in the context.
         spare_bytes: what is left of the budget; what is missing, where it is negative.
         reason: why, in a sentence or two for a person.
         changes: single changes that would make it fit; empty where it fits or none would.
@@ -78,6 +83,8 @@ class MemoryPlan(Artifact):
     components: tuple[PartWeights, ...]
     kv: KvCache
     image: ImageMemory
+    photographs: PhotographCount | None = None
+    caps: dict[str, int] = Field(default_factory=dict)
     phases: tuple[Phase, ...]
     needed_bytes: int
     fits: bool
@@ -96,6 +103,11 @@ class MemoryPlan(Artifact):
         return sum(component.parameters for component in self.components)
 
     @property
+    def room(self) -> int:
+        """Tokens of the context that the images leave for text; negative where they exceed it."""
+        return self.request.context - self.request.images * (self.image.tokens + self.image.markers)
+
+    @property
     def tightest(self) -> Phase:
         """The moment that needs most."""
         return max(self.phases, key=lambda phase: phase.bytes)
@@ -109,18 +121,22 @@ def plan_memory(
     images: int = 1,
     batch: int = 1,
     image_size: Size | None = None,
+    photographs: PhotographCount | None = None,
+    caps: Mapping[str, int] | None = None,
     precision: Choice | Mapping[str, Precision] = asymmetric,
     double_quant: bool = True,
 ) -> MemoryPlan:
     """Plan a model's memory on a device.
 
     Args:
-        model: from `read_vlm`.
+        model: from `read_vlm`, with its images bounded by `caps`.
         device: from `device_profile`.
         context: tokens of a sequence in all: images, question and answer.
         images: in each sequence.
         batch: sequences at once.
-        image_size: height and width in pixels; by default what the encoder was made for.
+        image_size: height and width in pixels; by default the dearest photograph's, or what the encoder was made for.
+        photographs: the user's own, counted.
+        caps: the bounds on an image's `pixels` or `tiles` that `model` has.
         precision: what each layer is stored in, as a function of component and layer or by the layer's full name.
         double_quant: NF4 with double quantization.
 
@@ -131,13 +147,14 @@ def plan_memory(
     """
     if context < 1 or batch < 1 or images < 0:
         raise InputError(f"a context of {context}, {images} images and a batch of {batch} make no request")
-    request = Workload(context=context, images=images, batch=batch, image_size=image_size or native_size(model.vision))
+    size = image_size or (photographs.size if photographs else native_size(model.vision))
+    request = Workload(context=context, images=images, batch=batch, image_size=size)
     choice = by_name(precision) if isinstance(precision, Mapping) else precision
     weights = weigh(model, choice, double_quant=double_quant)
     image = image_cost(model, request.image_size)
     moments = phases(model, device, request, weights)
     needed = max(phase.bytes for phase in moments)
-    short = image.tokens * images > context
+    short = images > 0 and text_room(request, image) < TEXT_TOKENS
     fits = needed <= device.budget_bytes and not short
     return MemoryPlan(
         model=model.name,
@@ -149,11 +166,13 @@ def plan_memory(
         components=weights.parts,
         kv=kv_cache(model.text),
         image=_image(image, kv_cache(model.text)),
+        photographs=photographs,
+        caps=dict(caps or {}),
         phases=moments,
         needed_bytes=needed,
         fits=fits,
         spare_bytes=device.budget_bytes - needed,
-        reason=_reason(device, moments, weights, image.tokens * images, context),
+        reason=_short(request, image) if short else _reason(device, moments, weights),
         changes=() if fits else changes(model, device, request, choice, double_quant=double_quant),
     )
 
@@ -164,12 +183,19 @@ def _image(cost: ImageCost, cache: KvCache) -> ImageMemory:
     return ImageMemory(**asdict(cost), kv_bytes=kept)
 
 
-def _reason(
-    device: DeviceProfile, moments: tuple[Phase, ...], weights: Weights, image_tokens: int, context: int
-) -> str:
+def _short(request: Workload, image: ImageCost) -> str:
+    """Why the context is too short, for a person."""
+    taken, room = request.context - text_room(request, image), text_room(request, image)
+    if room < 0:
+        return f"the images alone take {taken:,} tokens, more than the context of {request.context:,}"
+    return (
+        f"the images take {taken:,} of the context's {request.context:,} tokens, and {room} are too few for chat "
+        "template, question and answer"
+    )
+
+
+def _reason(device: DeviceProfile, moments: tuple[Phase, ...], weights: Weights) -> str:
     """Why it fits or does not, for a person."""
-    if image_tokens > context:
-        return f"the images alone take {image_tokens:,} tokens, more than the context of {context:,}"
     worst = max(moments, key=lambda phase: phase.bytes)
     room = f"{_gigabytes(device.budget_bytes)} that {device.title} leaves for it"
     if worst.bytes <= device.budget_bytes:

@@ -58,6 +58,7 @@ Condition = Literal[
     "pools-int8",
     "unknown-operator",
     "embeds-patches",
+    "makes-angles",
 ]
 """A question about a layer and its surroundings in a graph; `edgeq.plan.conditions` answers it."""
 

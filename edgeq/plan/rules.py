@@ -129,6 +129,9 @@ MODULE_RULES: Final = (
 """For a vision-language model's modules."""
 
 VISION_RULES: Final = (
+    _rule(
+        "fp32-angles", _FP32, "positions times frequencies: rounded, they turn by another angle", when="makes-angles"
+    ),
     _rule("fp16-connector", _FP16, "small, and every image token goes through it", component="connector"),
     _rule("fp16-vision", _FP16, "half the bytes of FP32, and rounding that features survive", component="vision"),
 )

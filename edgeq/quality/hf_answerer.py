@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.errors import ModelError
+from edgeq.families.base import WholeFeatures
 from edgeq.quality.answerer import Answer
 
 if TYPE_CHECKING:
@@ -55,17 +56,19 @@ class HfAnswerer:
     Forced answers go through `generate`, too: it knows what each family needs at each step.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, prompt: Prompt) -> None:
+    def __init__(self, model: Any, tokenizer: Any, prompt: Prompt, features: WholeFeatures | None = None) -> None:
         """Take a model as it is.
 
         Args:
             model: loaded, in any precision, on any device.
             tokenizer: turns token ids into text.
             prompt: from `chat_prompt`, or one that both models of a comparison share.
+            features: of an image, from its inputs; None asks `get_image_features`.
         """
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._prompt = prompt
+        self._features = features or _image_features
 
     def answer(self, image: Image.Image, question: str, max_new_tokens: int) -> Answer:
         """As `Answerer.answer`."""
@@ -97,13 +100,9 @@ class HfAnswerer:
         """
         import torch
 
-        if not hasattr(self._model, "get_image_features"):
-            raise ModelError(f"{type(self._model).__name__} does not say what its image features are")
         inputs = {key: value for key, value in self._inputs(image, "?").items() if key not in _TEXT_INPUTS}
         with torch.inference_mode():
-            found = self._model.get_image_features(**inputs, return_dict=True).pooler_output
-        parts = found if isinstance(found, list | tuple) else [found]
-        return _numpy(torch.cat([part.reshape(-1, part.shape[-1]) for part in parts]))
+            return _numpy(self._features(self._model, inputs))
 
     def _inputs(self, image: Image.Image, question: str) -> dict[str, torch.Tensor]:
         device, dtype = self._model.device, self._model.dtype
@@ -115,6 +114,18 @@ class HfAnswerer:
 
         with torch.inference_mode():
             return self._model.generate(**inputs, **_GREEDY, **options, return_dict_in_generate=True)
+
+
+def _image_features(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Features in the places of the image, and behind them those that further layers are given, [rows, hidden]."""
+    import torch
+
+    if not hasattr(model, "get_image_features"):
+        raise ModelError(f"{type(model).__name__} does not say what its image features are")
+    found = model.get_image_features(**inputs, return_dict=True)
+    levels = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
+    parts = [part for level in levels for part in (level if isinstance(level, list | tuple) else [level])]
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 def _numpy(values: torch.Tensor) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,17 +126,19 @@ def measure_latency(
     )
 
 
-def measure_percentiles(engine: Engine, pixels: NDArray[np.float32], *, seconds: float) -> Percentiles:
+def measure_percentiles(
+    engine: Engine, feeds: Mapping[str, NDArray[Any]], *, batch: int, seconds: float
+) -> Percentiles:
     """Time one graph, which should be the only one that is at work.
 
     Args:
-        engine: with one input.
-        pixels: one batch, float32 [n, 3, H, W].
+        engine: of the graph.
+        feeds: an array for each of its inputs.
+        batch: images, or pictures, in them.
         seconds: how long it runs; a quarter of that more to warm up.
     """
-    feeds = {engine.inputs[0]: pixels}
     _timed(engine, feeds, seconds / 4)
-    return percentiles_of(_timed(engine, feeds, seconds), len(pixels))
+    return percentiles_of(_timed(engine, feeds, seconds), batch)
 
 
 def percentiles_of(times: list[float], batch: int) -> Percentiles:
@@ -157,7 +159,7 @@ def _block(engine: Engine, pixels: NDArray[np.float32], seconds: float) -> float
     return statistics.median(_timed(engine, feeds, seconds))
 
 
-def _timed(engine: Engine, feeds: dict[str, NDArray[np.float32]], seconds: float) -> list[float]:
+def _timed(engine: Engine, feeds: Mapping[str, NDArray[Any]], seconds: float) -> list[float]:
     """Seconds of each batch, as many as fit; one at least."""
     times: list[float] = []
     until = time.perf_counter() + seconds

@@ -16,14 +16,15 @@ from typing import Final
 import onnx
 from onnx import TensorProto, helper
 
-from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32
+from edgeq.bundle.vision_report import TOKENS, VISION_FP16, VISION_FP32
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.tensorrt_scales import cache_from_scales
 from edgeq.errors import CalibrationError, QuantizeError
 from edgeq.export.stage import FP32
-from edgeq.families.base import native_size
+from edgeq.families.base import AxisRange
 from edgeq.families.modules import VlmDescription
-from edgeq.families.registry import image_cost
+from edgeq.families.pictures import native_size
+from edgeq.families.registry import exportable, image_cost
 from edgeq.files import sha256_file
 from edgeq.model.graph.element_types import element_types
 from edgeq.model.graph.external_data import all_tensors
@@ -39,15 +40,23 @@ from edgeq.quantize.tensorrt_precisions import tensorrt_precisions
 from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE, WRITTEN_FOR
 from edgeq.tensorrt.calibration_cache import CalibrationCache
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
-from edgeq.tensorrt.precisions import DataType, LayerPrecision
+from edgeq.tensorrt.precisions import BindingType, DataType, LayerPrecision
 
-__all__ = ["calibration_cache", "most_pictures", "write_classifier_inputs", "write_float_inputs", "write_vision_inputs"]
+__all__ = [
+    "axis_ranges",
+    "calibration_cache",
+    "most_pictures",
+    "write_classifier_inputs",
+    "write_float_inputs",
+    "write_vision_inputs",
+]
 
 _DATA_TYPES: Final[dict[int, DataType]] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.INT8: "int8",
 }
+_BINDING_TYPES: Final[dict[int, BindingType]] = {**_DATA_TYPES, TensorProto.INT64: "int64"}
 _MOST_TILES: Final = 12
 _SHOWN: Final = 8
 
@@ -103,40 +112,59 @@ def write_float_inputs(directory: Path, plan: PrecisionPlan) -> EngineInputs:
     return inputs
 
 
-def write_vision_inputs(directory: Path, *, pictures: int) -> EngineInputs:
+def write_vision_inputs(
+    directory: Path, *, pictures: int, ranges: Mapping[str, AxisRange] | None = None
+) -> EngineInputs:
     """Write `engine.json` of a vision encoder, which is the same graph on both modes.
 
     Args:
         directory: with both graphs and the plan, as `edgeq.quantize.fp16.vision.quantize_vision` left it.
         pictures: most that one image becomes.
+        ranges: of the free axes but the batch of pictures, from `axis_ranges`.
 
     Raises:
         QuantizeError: the plan asks for what TensorRT does not have.
     """
-    plan = PrecisionPlan.load(directory / VISION_PLAN)
+    plan, ranges = PrecisionPlan.load(directory / VISION_PLAN), dict(ranges or {})
     layers = tensorrt_precisions(plan, _open(directory / VISION_FP32))
-    graph = _graph(directory / VISION_FP16, _as_cast(layers, _open(directory / VISION_FP16)))
+    casts = _as_cast(layers, _open(directory / VISION_FP16))
+    graph = _graph(directory / VISION_FP16, casts, free=frozenset((*ranges, TOKENS)))
     inputs = EngineInputs(
         precision="fp16",
         graphs={"implicit": graph, "explicit": graph},
         pictures=pictures,
+        ranges=ranges,
         plan_sha256=sha256_file(directory / VISION_PLAN),
     )
     inputs.save(directory / ENGINE_INPUTS)
     return inputs
 
 
-def most_pictures(model: VlmDescription) -> int:
-    """The most pictures that the encoder is given of one image, whatever the image's shape.
+def axis_ranges(seen: Mapping[str, AxisRange], largest: Mapping[str, int]) -> dict[str, AxisRange]:
+    """Least, usual and largest length of the free axes of a vision graph, but for the batch of pictures.
 
-    A processor that cuts images into tiles is asked for images that fill each grid of up to 12 x 12 tiles.
+    Args:
+        seen: with the photographs of the proof, from `VisionReport.lengths`; they are small ones.
+        largest: with the user's photographs at full resolution, from `PhotographCount.lengths`.
+    """
+    return {name: (least, usual, max(most, largest.get(name, most))) for name, (least, usual, most) in seen.items()}
+
+
+def most_pictures(model: VlmDescription) -> int:
+    """The most pictures that the vision graph is given of one image, whatever the image's shape.
+
+    A processor that cuts images into tiles is asked for images that fill each grid of up to 12 x 12 tiles. Tiles that
+    attend to each other are one picture.
 
     Raises:
+        ExportError: the model's vision half is no graph.
         ModelError: the family's rule is not known.
     """
+    if not exportable(model.model_type, model.vision).pictures:
+        return 1
     height, width = native_size(model.vision)
     sides = range(1, _MOST_TILES + 1)
-    return max(image_cost(model, (rows * height, columns * width)).tiles for rows in sides for columns in sides)
+    return max(image_cost(model, (rows * height, columns * width)).sequences for rows in sides for columns in sides)
 
 
 def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> CalibrationCache:
@@ -197,15 +225,16 @@ def _open(path: Path) -> onnx.ModelProto:
     return onnx.load(path, load_external_data=False)
 
 
-def _graph(path: Path, layers: tuple[LayerPrecision, ...]) -> EngineGraph:
+def _graph(path: Path, layers: tuple[LayerPrecision, ...], free: frozenset[str] = frozenset()) -> EngineGraph:
+    """A graph as a device must know it; `free` are names of axes, and others that are free have none."""
     model = _open(path)
     constants = constant_tensors(model.graph)
     return EngineGraph(
         file=path.name,
         sha256=sha256_file(path),
         weight_bytes=sum(_bytes(tensor) for tensor in all_tensors(model.graph)),
-        inputs=tuple(_binding(value) for value in model.graph.input if value.name not in constants),
-        outputs=tuple(_binding(value) for value in model.graph.output),
+        inputs=tuple(_binding(value, free) for value in model.graph.input if value.name not in constants),
+        outputs=tuple(_binding(value, free) for value in model.graph.output),
         layers=layers,
         casts=tuple(node.name for node in model.graph.node if node.op_type == "Cast"),
     )
@@ -216,15 +245,16 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     return int(math.prod(tensor.dims) * size)
 
 
-def _binding(value: onnx.ValueInfoProto) -> Binding:
+def _binding(value: onnx.ValueInfoProto, free: frozenset[str]) -> Binding:
     tensor = value.type.tensor_type
-    if tensor.elem_type not in _DATA_TYPES:
+    if tensor.elem_type not in _BINDING_TYPES:
         raise QuantizeError(
             f"{value.name} holds {TensorProto.DataType.Name(tensor.elem_type)}, which an engine is not given here",
-            expected=f"one of {', '.join(_DATA_TYPES.values())}",
+            expected=f"one of {', '.join(_BINDING_TYPES.values())}",
         )
-    shape = tuple(axis.dim_value or None for axis in tensor.shape.dim)
-    return Binding(name=value.name, dtype=_DATA_TYPES[tensor.elem_type], shape=shape)
+    named = (axis.dim_param if axis.dim_param in free else None for axis in tensor.shape.dim)
+    shape = tuple(axis.dim_value or name for axis, name in zip(tensor.shape.dim, named, strict=True))
+    return Binding(name=value.name, dtype=_BINDING_TYPES[tensor.elem_type], shape=shape)
 
 
 def _in_qdq(layer: LayerPrecision) -> LayerPrecision:

@@ -61,11 +61,13 @@ def make_service(
     """
     traffic = InFlight()
     metrics = Metrics(served, traffic)
-    limits = ImageLimits(settings.image_bytes, settings.image_pixels)
+    limits = ImageLimits(settings.image_bytes, settings.image_pixels, settings.images_bytes, settings.images_pixels)
     fetcher = fetcher or Fetcher(settings.image_hosts, settings.image_bytes, settings.body_seconds)
     pictures = ImageInputs(limits, fetcher)
-    intake = RequestBodies(body_limit(settings.image_bytes), settings.body_seconds)
-    handlers = _open_paths(served, metrics, traffic) | _model_paths(served, settings, pictures, intake, metrics)
+    intake = RequestBodies(body_limit(settings.images_bytes), settings.body_seconds)
+    handlers = _open_paths(served, settings, metrics, traffic) | _model_paths(
+        served, settings, pictures, intake, metrics
+    )
     description = describe(served, token is not None)
     handlers["GET", "/openapi.json"] = partial(_text, lambda: description, "application/json")
     routes = [Route(path, _Endpoint(handler), methods=[method]) for (method, path), handler in handlers.items()]
@@ -89,14 +91,28 @@ def _model_paths(
         return found | {("POST", "/v1/chat/completions"): refuse, ("POST", "/v1/inspect"): refuse}
     asking = Submitter(served.talk, pictures, metrics, settings.request_seconds)
     return found | {
-        ("POST", "/v1/chat/completions"): Chat(served, asking, intake, settings.body_seconds),
+        ("POST", "/v1/chat/completions"): Chat(
+            served, asking, intake, timeout=settings.body_seconds, max_images=_max_images(served, settings)
+        ),
         ("POST", "/v1/inspect"): InspectRoute(served, asking, intake),
     }
 
 
-def _open_paths(served: ServedModel, metrics: Metrics, traffic: InFlight) -> Handlers:
+def _max_images(served: ServedModel, settings: ServiceSettings) -> int:
+    """Images of one request: what the settings allow, or what the model takes if that is less."""
+    return min(settings.max_images, served.most_images or settings.max_images)
+
+
+def _open_paths(served: ServedModel, settings: ServiceSettings, metrics: Metrics, traffic: InFlight) -> Handlers:
     """Paths that tell of the service itself."""
-    model = Model(id=served.name, created=served.created, kind=served.manifest.kind, digest=served.digest)
+    model = Model(
+        id=served.name,
+        created=served.created,
+        kind=served.manifest.kind,
+        digest=served.digest,
+        max_model_len=served.context,
+        max_images=None if served.talk is None else _max_images(served, settings),
+    )
     return {
         ("GET", "/v1/models"): partial(_text, ModelList(data=(model,)).model_dump_json, "application/json"),
         ("GET", "/v1/models/{model:path}"): partial(_one_model, served, model),

@@ -13,6 +13,7 @@ from edgeq.bundle.verify import Trust, examine
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
 from edgeq.errors import ArtifactError, InputError
+from edgeq.families.registry import runnable
 from edgeq.install.candidate_here import require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
@@ -87,6 +88,7 @@ def open_served(
     engine = candidate.open()
     canaries = open_canaries(bundle, verified.manifest) if settings.canaries else None
     report = _checked(engine, canaries, tell) if canaries is not None else None
+    talk = _runtime(bundle, engine, memory, settings, canaries, tell) if memory else None
     return ServedModel(
         name=settings.name or _name(place, bundle, verified.manifest),
         manifest=verified.manifest,
@@ -94,8 +96,10 @@ def open_served(
         created=int((bundle / MANIFEST).stat().st_mtime),
         backend=candidate.backend,
         canaries=report,
-        talk=_runtime(bundle, engine, memory, settings, canaries, tell) if memory else None,
-        seeing=None if memory else VisionWorker(VisionModel.of_bundle(bundle, engine), queue=settings.queue),
+        talk=talk,
+        seeing=None if talk else VisionWorker(VisionModel.of_bundle(bundle, engine), queue=settings.queue),
+        context=talk.settings.context if talk else None,
+        most_images=runnable(talk.settings.model_type).most_images if talk else None,
         phrases=phrases,
         reader=reader_of(phrases),
     )

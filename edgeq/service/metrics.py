@@ -139,10 +139,15 @@ def _talk(now: Snapshot) -> Iterator[Metric]:
     yield _count("edgeq_requests_submitted", "Requests that came to the model.", now.submitted)
     yield _labelled("edgeq_requests_ended", "Requests by how they ended.", _by("reason", now.ended), counts=True)
     yield _count("edgeq_prompt_tokens", "Prompt tokens, read or reused.", now.prompt_tokens)
+    yield _count("edgeq_prompt_tokens_cached", "Of these, reused: an earlier request had read them.", now.cached_tokens)
     yield _count("edgeq_answer_tokens", "Tokens said.", now.answer_tokens)
     yield _count("edgeq_decode_steps", "Decode steps.", now.steps)
     kv = {"allocated": now.kv_bytes, "used": now.kv_used_bytes, "reserved": now.kv_reserved_bytes}
     yield _labelled("edgeq_kv_bytes", "Bytes of keys and values.", _by("state", kv))
+    yield _gauge("edgeq_context_tokens", "Tokens of a request at most, answer included.", now.context)
+    yield _gauge(
+        "edgeq_context_used_ratio", "Of these, what the longest running request has.", now.longest / now.context
+    )
     yield _gauge("edgeq_reserved_bytes", "Features and activations reserved for running requests.", now.reserved_bytes)
     yield _gauge("edgeq_limit_bytes", "What requests and caches may take together, now.", now.limit_bytes)
     yield from _caches({"features": now.features, "prefixes": now.prefixes})

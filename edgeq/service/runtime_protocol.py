@@ -22,10 +22,10 @@ class RuntimeProtocol(Protocol):
         ...
 
     def submit(self, ask: GenerationRequest, deadline_s: float | None = None) -> Stream:
-        """Ask; may take as long as it takes to prepare the image.
+        """Ask; may take as long as it takes to prepare the images.
 
         Raises:
-            InputError: the question cannot be asked; TooLargeError among them.
+            InputError: the question cannot be asked; TooLargeError and ContextError among them.
             BusyError: as many wait as may.
             ClosedError: no requests are taken any more.
         """

@@ -28,6 +28,8 @@ class ServedModel:
         canaries: what the check of the engine found; None where it was left out.
         talk: of a vision-language bundle.
         seeing: of a classifier's or an encoder's.
+        context: tokens of a request at most, answer included; None for a bundle that does not talk.
+        most_images: that the model takes in a conversation; None for as many as the context holds.
         phrases: of reports.
         reader: made of the phrases.
     """
@@ -40,6 +42,8 @@ class ServedModel:
     canaries: CanaryReport | None
     talk: RuntimeProtocol | None
     seeing: VisionWorker | None
+    context: int | None
+    most_images: int | None
     phrases: ReportPhrases
     reader: Reader
 

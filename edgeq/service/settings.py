@@ -47,12 +47,14 @@ class ServiceSettings(BaseModel):
         host, port: where it listens; port 0 takes a free one.
         token_file: its first line is the bearer token.
         image_hosts: from which images are fetched.
+        max_images: in one request, over all of its messages.
         image_mib, image_megapixels: the largest image, encoded in MiB and in millions of pixels.
+        images_mib, images_megapixels: the same of all images of a request together; at least what one may have.
         body_seconds: in which a request's header, and then its body, must have come.
         request_seconds: after which a request is given up.
         drain_seconds: that requests under way have to end after SIGTERM.
         memory_gb: for the whole process, in 10^9 bytes; None takes what the device has.
-        context: longest sum of image, question and answer, in tokens; None takes the bundle's.
+        context: longest sum of images, conversation and answer, in tokens; None takes the bundle's.
         sequences: requests answered at once.
         queue: requests that may wait.
         reserve_mib: memory that is left to everything else.
@@ -75,8 +77,11 @@ class ServiceSettings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     token_file: Path | None = None
     image_hosts: tuple[_HostName, ...] = ()
+    max_images: int = Field(default=8, ge=1, le=64)
     image_mib: float = Field(default=20, gt=0, le=128)
     image_megapixels: float = Field(default=50, gt=0, le=64)
+    images_mib: float = Field(default=20, gt=0, le=512)
+    images_megapixels: float = Field(default=100, gt=0, le=512)
     body_seconds: float = Field(default=30, gt=0, le=_LONGEST_S)
     request_seconds: float = Field(default=120, gt=0, le=_LONGEST_S)
     drain_seconds: float = Field(default=45, ge=0, le=_LONGEST_S)
@@ -98,6 +103,16 @@ class ServiceSettings(BaseModel):
     def image_pixels(self) -> int:
         """Pixels of the largest image."""
         return int(self.image_megapixels * 1e6)
+
+    @property
+    def images_bytes(self) -> int:
+        """Bytes of all encoded images of a request together."""
+        return max(int(self.images_mib * _MIB), self.image_bytes)
+
+    @property
+    def images_pixels(self) -> int:
+        """Pixels of all images of a request together."""
+        return max(int(self.images_megapixels * 1e6), self.image_pixels)
 
 
 def load_settings(path: Path) -> ServiceSettings:

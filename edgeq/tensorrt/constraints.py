@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeq.errors import EngineError
-from edgeq.tensorrt.precisions import VANISHING, DataType, LayerPrecision
+from edgeq.tensorrt.precisions import VANISHING, BindingType, LayerPrecision
 from edgeq.tensorrt.settings import BuildSettings
 
 __all__ = ["check_bindings", "constrain"]
@@ -62,7 +62,7 @@ def check_bindings(trt: ModuleType, network: Any, settings: BuildSettings) -> No
         EngineError: one is missing, or of another type.
     """
     for name, output in _outputs(network, settings.output_types).items():
-        wanted: DataType = settings.output_types[name]
+        wanted: BindingType = settings.output_types[name]
         if output.dtype != getattr(trt, wanted):
             raise EngineError(
                 f"the graph gives {name} in {output.dtype}",
@@ -109,7 +109,7 @@ def _writes_float(trt: ModuleType, layer: Any) -> bool:
     return all(layer.get_output(index).dtype == trt.float32 for index in range(layer.num_outputs))
 
 
-def _outputs(network: Any, wanted: Mapping[str, DataType]) -> dict[str, Any]:
+def _outputs(network: Any, wanted: Mapping[str, BindingType]) -> dict[str, Any]:
     """The network's outputs by name."""
     found = [network.get_output(index) for index in range(network.num_outputs)]
     outputs = {output.name: output for output in found}

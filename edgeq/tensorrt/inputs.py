@@ -14,16 +14,21 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from edgeq.artifact import Artifact
-from edgeq.tensorrt.precisions import DataType, LayerPrecision
+from edgeq.families.base import AxisRange
+from edgeq.tensorrt.precisions import BindingType, LayerPrecision
 
-__all__ = ["ENGINE_INPUTS", "Binding", "EngineGraph", "EngineInputs"]
+__all__ = ["BATCH", "ENGINE_INPUTS", "Binding", "EngineGraph", "EngineInputs"]
 
 ENGINE_INPUTS: Final = "engine.json"
 """The file's name in a bundle."""
+
+BATCH: Final = "batch"
+"""The free axis of images of a classifier, and of pictures (an image, or a tile where the processor cuts images into
+tiles) of a vision encoder."""
 
 
 class Binding(BaseModel):
@@ -32,15 +37,20 @@ class Binding(BaseModel):
     Attributes:
         name: the ONNX tensor's.
         dtype: of its numbers.
-        shape: axes in order; None where the graph leaves one free. The first one is the batch: images of a classifier,
-            pictures (an image, or a tile where the processor cuts images into tiles) of a vision encoder.
+        shape: axes in order; the name of one that the graph leaves free, None where it has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    dtype: DataType
-    shape: tuple[int | None, ...]
+    dtype: BindingType
+    shape: tuple[int | str | None, ...]
+
+    @field_validator("shape")
+    @classmethod
+    def _batch_first(cls, shape: tuple[int | str | None, ...]) -> tuple[int | str | None, ...]:
+        """A first axis without a name is the batch: it has none in files of the first release."""
+        return (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
 
 
 class EngineGraph(BaseModel):
@@ -76,6 +86,7 @@ class EngineInputs(Artifact):
             that was kept in floating point; neither is calibrated.
         graphs: quantization -> graph. The two modes of quantization may share a file; either may be missing.
         pictures: most pictures that the image processor makes of one image: 1, or its tiles with the overview.
+        ranges: of the inputs' free axes but the batch, by name.
         plan_sha256: of the plan's file in the bundle, in hexadecimal; it is part of the engine's key.
     """
 
@@ -86,6 +97,7 @@ class EngineInputs(Artifact):
     precision: Literal["int8", "fp16"]
     graphs: dict[Literal["implicit", "explicit"], EngineGraph]
     pictures: int = Field(default=1, ge=1)
+    ranges: dict[str, AxisRange] = Field(default_factory=dict)
     plan_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
     @model_validator(mode="after")

@@ -12,12 +12,15 @@ from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
 from edgeq.plan.rules import CARRIERS
 
-__all__ = ["VANISHING", "DataType", "LayerPrecision", "load_precisions", "save_precisions"]
+__all__ = ["VANISHING", "BindingType", "DataType", "LayerPrecision", "load_precisions", "save_precisions"]
 
 VERSION: Final = "edgeq.trt-precisions/1"
 
 DataType = Literal["float32", "float16", "int8"]
 """Names as TensorRT's Python module has them."""
+
+BindingType = Literal[DataType, "int64"]
+"""What an engine is given and gives; no layer computes in int64."""
 
 VANISHING: Final = CARRIERS | {"Dropout", "Identity"}
 """Operators that compute nothing; TensorRT merges them into others without a word."""

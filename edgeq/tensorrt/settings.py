@@ -15,7 +15,7 @@ with 10 bits of mantissa.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,10 +24,11 @@ from typing_extensions import Self
 from edgeq.artifact import Artifact
 from edgeq.device import PROFILES, probe
 from edgeq.errors import ArtifactError, EngineError, GateError
+from edgeq.families.base import AxisRange
 from edgeq.plan.budget import BUILD_FACTOR, WORKSPACE_BYTES
-from edgeq.tensorrt.inputs import Binding, EngineGraph, EngineInputs
+from edgeq.tensorrt.inputs import BATCH, Binding, EngineGraph, EngineInputs
 from edgeq.tensorrt.loading import QuantizationMode
-from edgeq.tensorrt.precisions import DataType, LayerPrecision
+from edgeq.tensorrt.precisions import BindingType, LayerPrecision
 
 __all__ = ["Batch", "BuildSettings", "Calibration", "ShapeRange", "build_settings", "check_memory", "usual_batch"]
 
@@ -50,7 +51,7 @@ class ShapeRange(BaseModel):
 
     Attributes:
         input: its name.
-        min, opt, max: every axis, the batch first.
+        min, opt, max: every axis in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,7 +105,7 @@ class BuildSettings(Artifact):
     cleared_flags: tuple[str, ...] = ("TF32",)
     layers: tuple[LayerPrecision, ...]
     casts: tuple[str, ...] = ()
-    output_types: dict[str, DataType]
+    output_types: dict[str, BindingType]
     profile: tuple[ShapeRange, ...]
     workspace_bytes: int = Field(ge=1)
     calibration: Calibration
@@ -147,13 +148,14 @@ def build_settings(
         quantization: with `because`, as `edgeq.tensorrt.loading.choose_quantization` gives them.
         because: a sentence for a person.
         tensorrt: release that will build, if it is known.
-        batch: pictures in one run; `usual_batch` where it is None. A calibrator's batches have the usual one.
+        batch: pictures in one run; `usual_batch` where it is None. A calibrator's batches have the usual one. The
+            lengths of other free axes are the bundle's.
         calibration: where the ranges of an INT8 engine come from with implicit quantization.
         workspace_bytes: limit of the builder's workspace; on a device with one memory it comes out of the same memory.
         runtime_bytes: what the process takes beside the build: CUDA's context, TensorRT, Python.
 
     Raises:
-        ArtifactError: the bundle has no graph for this quantization, or one whose free axes are not the batch alone.
+        ArtifactError: the bundle has no graph for this quantization, or one with a free axis whose lengths are unknown.
         EngineError: `batch` is not in order, or not what a graph with a fixed batch takes.
     """
     graph = _graph(inputs, quantization)
@@ -171,7 +173,7 @@ def build_settings(
         layers=_without_half(graph) if quantization == "explicit" and inputs.precision == "int8" else graph.layers,
         casts=graph.casts,
         output_types={output.name: output.dtype for output in graph.outputs},
-        profile=_profile(graph.inputs, batch or usual_batch(inputs)),
+        profile=_profile(graph.inputs, {**inputs.ranges, BATCH: batch or usual_batch(inputs)}),
         workspace_bytes=workspace_bytes,
         calibration=calibration if weak and inputs.precision == "int8" else "none",
         peak_bytes=BUILD_FACTOR * graph.weight_bytes + workspace_bytes + runtime_bytes,
@@ -229,22 +231,33 @@ def _check_batch(batch: Batch, inputs: Sequence[Binding]) -> None:
     if not 1 <= least <= usual <= most:
         raise EngineError(f"{least}, {usual} and {most} pictures in one run", expected="1 <= min <= opt <= max")
     for given in inputs:
-        fixed = given.shape[0] if given.shape else None
-        if fixed is not None and {least, usual, most} != {fixed}:
+        first = given.shape[0] if given.shape else BATCH
+        if first != BATCH and {least, usual, most} != {first}:
             raise EngineError(
-                f"{given.name} takes {fixed} pictures at once, and {least} to {most} were asked for",
-                next_step="export the graph with a dynamic batch axis",
+                f"{given.name} takes {first} pictures at once, and {least} to {most} were asked for"
+                if isinstance(first, int)
+                else f"{given.name} takes one image at once, of any number of {first}",
+                next_step="export the graph with a dynamic batch axis"
+                if isinstance(first, int)
+                else "leave the batch out: the bundle says how large an image may be",
             )
 
 
-def _profile(inputs: Sequence[Binding], batch: Batch) -> tuple[ShapeRange, ...]:
-    """A range for each input whose batch axis is free."""
-    for given in inputs:
-        if None in given.shape[1:]:
-            raise ArtifactError(f"{given.name} has a free axis beside its batch: {list(given.shape)}")
-    return tuple(_range(given, batch) for given in inputs if given.shape and given.shape[0] is None)
+def _profile(inputs: Sequence[Binding], ranges: Mapping[str, AxisRange]) -> tuple[ShapeRange, ...]:
+    """A range for each input with a free axis."""
+    return tuple(_range(given, ranges) for given in inputs if not all(isinstance(axis, int) for axis in given.shape))
 
 
-def _range(given: Binding, batch: Batch) -> ShapeRange:
-    least, usual, most = ((count, *(axis or 0 for axis in given.shape[1:])) for count in batch)
+def _range(given: Binding, ranges: Mapping[str, AxisRange]) -> ShapeRange:
+    axes: list[AxisRange] = []
+    for axis in given.shape:
+        if isinstance(axis, int):
+            axes.append((axis, axis, axis))
+        elif axis is not None and axis in ranges:
+            axes.append(ranges[axis])
+        else:
+            raise ArtifactError(
+                f"{given.name} has a free axis beside its batch, of which no lengths are known: {list(given.shape)}"
+            )
+    least, usual, most = zip(*axes, strict=True)
     return ShapeRange(input=given.name, min=least, opt=usual, max=most)

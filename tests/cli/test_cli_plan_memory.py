@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from command import Edgeq, assert_refused
+from PIL import Image
 
 from edgeq.api.workshop.describe import Planned
 
@@ -34,6 +37,57 @@ def test_what_does_not_fit_ends_with_1_and_says_what_would(edgeq: Edgeq, monkeyp
     none = edgeq("plan", GOLDEN / "llama-3.2-90b-vision", "--device", "orin-nx-16gb")
     assert none.status == 1
     assert "No single change would make it fit." in none.out
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number, size in enumerate([(640, 480), (4032, 3024)]):
+        Image.new("RGB", size, (number, 9, 200)).save(folder / f"{number}.jpg")
+    return folder
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> Path:
+    """Qwen2.5-VL-7B as it is published: an image keeps its size up to 12.8 megapixels."""
+    model = Path(shutil.copytree(GOLDEN / "qwen2.5-vl-7b", tmp_path / "qwen"))
+    limits = {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 12_845_056}
+    (model / "preprocessor_config.json").write_text(json.dumps(limits))
+    return model
+
+
+def test_photographs_are_counted_by_the_models_own_processor(
+    edgeq: Edgeq, qwen: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 megapixels are 108 x 144 tokens of 28 x 28 pixels."""
+    monkeypatch.setenv("COLUMNS", "200")
+    given = ("plan", qwen, "--device", "orin-nx-16gb", "--images", photographs)
+    done = edgeq(*given)
+    assert (done.status, done.err) == (1, "")
+    assert "Of 2 photographs in 2 sizes, 1.jpg (3024 x 4032) takes most, 15,554 tokens; 2 of them through" in done.out
+    assert "the images alone take 15,554 tokens, more than the context of 2,048" in done.out
+    flag = done.out.partition("(--max-pixels ")[2].partition(")")[0]
+    bounded = edgeq(*given, "--max-pixels", flag)
+    assert (bounded.status, bounded.err) == (0, "")
+    assert f"Bounded to {int(flag):,} pixels an image." in bounded.out
+    assert edgeq(*given, "--max-pixels", str(int(flag) + 1024)).status == 1
+
+
+def test_photographs_without_a_device(edgeq: Edgeq, qwen: Path, photographs: Path) -> None:
+    done = edgeq("plan", qwen, "--images", photographs, "--max-pixels", "1000000", "--json")
+    planned = Planned.model_validate_json(done.out)
+    assert (planned.memory, planned.parameters) == (None, EXPECTED["qwen2.5-vl-7b"]["total"])
+    assert planned.photographs is not None
+    assert planned.photographs.tokens < 1_000_000 / 28**2
+    assert "8,292,166,656 parameters, 6.90 GB of weights." in edgeq("plan", qwen).out
+
+
+def test_what_is_not_done_with_a_family_is_said(edgeq: Edgeq, tmp_path: Path) -> None:
+    transformers.Mistral3Config().save_pretrained(tmp_path)
+    done = edgeq("plan", tmp_path)
+    assert done.status == 0
+    assert "edgeq does not know the family mistral3: it counts parameters and bytes, but no tokens of an" in done.out
 
 
 def test_in_json_with_a_chart(edgeq: Edgeq, tmp_path: Path) -> None:
@@ -68,13 +122,16 @@ def test_rules_change_what_is_needed(edgeq: Edgeq, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--device", "toaster"), "toaster is not a known device"),
-        (("--device", "orin-nx-16gb", "--images", "photos"), "expected how many images"),
+        (("--device", "orin-nx-16gb", "--images", "photos"), "photos does not exist"),
         (("--device", "orin-nx-16gb", "--image-size", "big"), "--image-size big"),
         (("--device", "orin-nx-16gb", "--image-size", "0x5"), "has no tokens"),
         (("--device", "orin-nx-16gb", "--check"), "--check and --device"),
         (("--context", "100"), "--context is for --device"),
         (("--waterfall", "a.svg"), "--waterfall is for --device"),
-        (("--images", "1"), "--images and --eval are for --check"),
+        (("--images", "1"), "--images 1: how many are in a sequence is for --device"),
+        (("--eval", "folder"), "--eval is for --check"),
+        (("--max-tiles", "2"), "tiles of an image cannot be bounded in a llava model"),
+        (("--max-pixels", "0"), "--max-pixels"),
     ],
 )
 def test_what_cannot_be_asked(edgeq: Edgeq, arguments: tuple[str, ...], words: str) -> None:

@@ -36,8 +36,15 @@ def test_one_that_does_not_fit_ends_with_1(
     done = edgeq(*given, "--device", "orin-nano-8gb", "--context", "100000000")
     assert done.status == 1
     assert "does not fit Jetson Orin Nano 8 GB" in done.err
-    assert "next: context " in done.err
+    assert "next: --context 128" in done.err, "what the model was made for"
     assert not (tmp_path / "b").exists()
+
+
+def test_a_bound_that_the_family_does_not_have(
+    edgeq: Edgeq, tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path
+) -> None:
+    given = ("prepare", tiny_vlm_model, "--images", tiny_photographs, "-o", tmp_path / "b")
+    assert_refused(edgeq(*given, "--max-tiles", "2"), "the tiles of an image cannot be bounded in a llava model")
 
 
 def test_a_device_that_is_not_known(edgeq: Edgeq, tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path) -> None:
@@ -53,7 +60,9 @@ def test_flags_of_a_classifier(
     assert_refused(edgeq(*given, *flags), "is a vision-language model")
 
 
-@pytest.mark.parametrize("flags", [("--device", "orin-nx-16gb"), ("--no-reference-answers",), ("--keep-fp32",)])
+@pytest.mark.parametrize(
+    "flags", [("--device", "orin-nx-16gb"), ("--no-reference-answers",), ("--keep-fp32",), ("--max-tiles", "2")]
+)
 def test_flags_of_a_vision_language_model(
     edgeq: Edgeq, tiny_model: Path, tiny_pictures: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:

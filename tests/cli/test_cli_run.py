@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from command import Edgeq, assert_refused
 
+from edgeq.api.device.images import open_image
 from edgeq.bundle.manifest import write_manifest
-from edgeq.runtime.vlm.model import Reply
+from edgeq.runtime.vlm.model import Reply, open_vlm
 
 if TYPE_CHECKING:
     from edgeq.pipeline.vlm import PreparedVlm
@@ -36,6 +37,22 @@ def test_it_answers(edgeq: Edgeq, bundle: Path, image: Path) -> None:
     assert 1 <= len(reply.token_ids) <= 3
     for_people = edgeq("run", bundle, image, "what is it?", *ASK)
     assert (for_people.status, for_people.out, for_people.err) == (0, f"{reply.text}\n", "")
+
+
+def test_it_answers_about_several_images(edgeq: Edgeq, bundle: Path, image: Path, tiny_photographs: Path) -> None:
+    """In the order in which they are given: the answer is that of the model asked so."""
+    other = tiny_photographs / "blue" / "blue-000.jpg"
+    vlm, said = open_vlm(bundle, threads=1), set()
+    for paths in ((image, other), (other, image)):
+        reply = Reply.model_validate_json(edgeq("run", bundle, *paths, "which?", *ASK, "--json").out)
+        assert reply.token_ids == vlm.ask([open_image(path) for path in paths], "which?", 3).token_ids
+        assert (reply.image_tokens, reply.prompt_tokens) == (8, len(["<s>", *"which?:"]) + 8)
+        said.add(reply.token_ids)
+    assert len(said) == 2
+
+
+def test_no_image(edgeq: Edgeq, bundle: Path) -> None:
+    assert_refused(edgeq("run", bundle, "what?"), "Missing argument 'IMAGE...'")
 
 
 def test_no_bundle(edgeq: Edgeq, image: Path, tmp_path: Path) -> None:

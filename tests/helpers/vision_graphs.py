@@ -19,7 +19,19 @@ from safetensors.torch import load_file, save_file
 
 from edgeq.model.images.image_set import ImageSet
 
-__all__ = ["MODELS", "TOKENS", "edit_weights", "hf_features", "photographs", "pixels", "write_eyes"]
+__all__ = [
+    "ANY_SIZE",
+    "JOINED",
+    "MODELS",
+    "TOKENS",
+    "edit_weights",
+    "hf_features",
+    "hf_joined",
+    "hf_native",
+    "photographs",
+    "pixels",
+    "write_eyes",
+]
 
 SIDE = 56
 _CLIP = transformers.CLIPVisionConfig(**{**vlm.VISION, "image_size": SIDE})
@@ -77,12 +89,68 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "smolvlm": _smolvlm,
 }
 
+_PINPOINTS = [[SIDE * rows, SIDE * columns] for rows, columns in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))]
+
+
+def _llava_next() -> Any:
+    text = transformers.MistralConfig(**vlm.TEXT)
+    fixed = {"image_token_index": vlm.IMAGE_TOKEN, "tie_word_embeddings": False}
+    return transformers.LlavaNextConfig(vision_config=_CLIP, text_config=text, image_grid_pinpoints=_PINPOINTS, **fixed)
+
+
+def _onevision() -> Any:
+    """Of which grids of more than two tiles are shrunk."""
+    text = transformers.Qwen2Config(**vlm.TEXT)
+    fixed = {"image_token_index": vlm.IMAGE_TOKEN, "tie_word_embeddings": False}
+    return transformers.LlavaOnevisionConfig(
+        vision_config=_SIGLIP,
+        text_config=text,
+        image_grid_pinpoints=_PINPOINTS,
+        vision_aspect_ratio="anyres_max_2",
+        **fixed,
+    )
+
+
+JOINED: Mapping[str, Callable[[], Any]] = {"llava_next": _llava_next, "onevision": _onevision}
+"""Models whose tiles are joined again, so that what the language model gets depends on the size of the photograph."""
+
+_QWEN = {"image_token_id": vlm.IMAGE_TOKEN, "tie_word_embeddings": False}
+_EYES = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64, "patch_size": 14}
+
+
+def _qwen2_5_vl() -> Any:
+    """Windows of 2 x 2 merged patches in the first layer, all patches in the second."""
+    vision = {**_EYES, "depth": 2, "window_size": SIDE, "fullatt_block_indexes": [1]}
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+    return transformers.Qwen2_5_VLConfig(
+        vision_config=vision, text_config={**vlm.TEXT, "rope_parameters": rope}, **_QWEN
+    )
+
+
+def _qwen3_vl() -> Any:
+    """With features of the first two layers besides."""
+    vision = {**_EYES, "depth": 3, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4, "mrope_interleaved": True}
+    text = {**vlm.TEXT, "head_dim": 16, "rope_parameters": rope}
+    return transformers.Qwen3VLConfig(vision_config=vision, text_config=text, **_QWEN)
+
+
+ANY_SIZE: Mapping[str, Callable[[], Any]] = {"qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+"""Models that take a photograph in its own size, as one run of several inputs."""
+
 TOKENS: Mapping[str, int] = {
     **dict.fromkeys(("llava", "llava two layers", "llava siglip", "paligemma"), 16),
     **dict.fromkeys(("gemma3", "internvl", "idefics3", "smolvlm"), 4),
 }
 """Features of a picture: 4 x 4 patches of 14 x 14 pixels, of which the families below make one of each four."""
 
+_NATIVE = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "patch_size": 14,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "size": {"shortest_edge": SIDE * SIDE, "longest_edge": 16 * SIDE * SIDE},
+}
 _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "llava": {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": SIDE}, "crop_size": _SQUARE},
     "paligemma": {"image_processor_type": "SiglipImageProcessor", "size": _SQUARE},
@@ -98,6 +166,18 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
         "size": {"longest_edge": 2 * SIDE},
         "max_image_size": {"longest_edge": SIDE},
     },
+    **dict.fromkeys(ANY_SIZE, _NATIVE),
+    "llava_next": {
+        "image_processor_type": "LlavaNextImageProcessor",
+        "size": {"shortest_edge": SIDE},
+        "crop_size": _SQUARE,
+        "image_grid_pinpoints": _PINPOINTS,
+    },
+    "onevision": {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "size": _SQUARE,
+        "image_grid_pinpoints": _PINPOINTS,
+    },
     "smolvlm": {
         "image_processor_type": "SmolVLMImageProcessor",
         "size": {"longest_edge": 2 * SIDE},
@@ -107,9 +187,11 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 
 
 def write_eyes(directory: Path, name: str = "llava", **saving: Any) -> Path:
-    """One of MODELS with weights large enough that its features differ between images, and its image processor."""
+    """One of the models with weights so large that its features differ between images, and its image processor."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForImageTextToText.from_config(MODELS[name]()).float().eval()
+    model = (
+        transformers.AutoModelForImageTextToText.from_config({**MODELS, **JOINED, **ANY_SIZE}[name]()).float().eval()
+    )
     with torch.no_grad():
         for value in model.parameters():
             if value.ndim > 1:
@@ -160,3 +242,24 @@ def hf_features(model: Path, values: NDArray[np.float32]) -> NDArray[np.float32]
     joined = found if isinstance(found, torch.Tensor) else torch.stack(list(found))
     features: NDArray[np.float32] = joined.reshape(len(values), -1, joined.shape[-1]).numpy()
     return features
+
+
+def hf_joined(model: Path, photograph: Image.Image) -> NDArray[np.float32]:
+    """What transformers' whole model of JOINED puts in the places of a photograph, [tokens, hidden]."""
+    whole = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    given = processor(images=photograph, return_tensors="pt")
+    with torch.inference_mode():
+        found = whole.get_image_features(given["pixel_values"], given["image_sizes"], return_dict=True).pooler_output
+    features: NDArray[np.float32] = found[0].numpy()
+    return features
+
+
+def hf_native(model: Path, photograph: Image.Image) -> list[NDArray[np.float32]]:
+    """What transformers' whole model of ANY_SIZE makes of a photograph: features and those for further layers."""
+    whole = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    given = processor(images=photograph, return_tensors="pt")
+    with torch.inference_mode():
+        found = whole.get_image_features(given["pixel_values"], given["image_grid_thw"], return_dict=True)
+    return [level[0].numpy() for level in (found.pooler_output, *(found.get("deepstack_features") or ()))]

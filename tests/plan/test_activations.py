@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import weakref
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgeq.errors import ModelError
+from edgeq.export.tracing import quiet
 from edgeq.families.base import ImageCost
-from edgeq.plan.activations import prefill_bytes, vision_bytes
+from edgeq.plan.activations import fused_attention, prefill_bytes, vision_bytes
 from edgeq.plan.kv import kv_cache
 
 TOKENS = 512
@@ -62,22 +67,81 @@ def test_a_prompt_in_one_piece(inner: int, kv_heads: int) -> None:
     assert held <= planned <= 2 * held
 
 
-def test_an_image_in_the_reference_encoder() -> None:
-    """In float32, where eager attention keeps the scores twice and converts nothing; half of that is FP16."""
-    config = transformers.CLIPVisionConfig(
+def encoder(heads: int, attention: str) -> Any:
+    return transformers.CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,
         num_hidden_layers=3,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         image_size=224,
         patch_size=14,
-        attn_implementation="eager",
+        attn_implementation=attention,
     )
+
+
+COST = ImageCost(tokens=256, tiles=1, sequences=1, sequence=257)
+
+
+@pytest.mark.parametrize(("heads", "attention"), [(4, "sdpa"), (16, "eager")])
+def test_an_image_in_the_reference_encoder(heads: int, attention: str) -> None:
+    """In float32, of which half is FP16; heads of 32 numbers are fused, those of 8 are not, and keep the scores twice.
+
+    The scores of 16 heads are two thirds of all that is held.
+    """
+    config = encoder(heads, attention)
+    assert fused_attention(config.to_dict()) == (attention == "sdpa")
     model = transformers.CLIPVisionModel(config).eval()
     with torch.no_grad(), Watch() as watch:
         model(torch.zeros(1, 3, 224, 224))
-    cost = ImageCost(tokens=256, tiles=1, sequences=1, sequence=257)
-    assert watch.peak / 2 <= vision_bytes(config.to_dict(), cost) <= watch.peak
+    assert watch.peak / 2 <= vision_bytes(config.to_dict(), COST) <= watch.peak
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "fused"),
+    [(1024, 16, True), (1152, 16, True), (1280, 16, True), (1152, 4, False), (120, 10, False)],
+)
+def test_which_heads_tensorrt_fuses(hidden: int, heads: int, fused: bool) -> None:
+    """Those of CLIP, SigLIP and Qwen-VL: 64, 72 and 80 numbers; not 288, which is too wide, nor 12."""
+    vision = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 8, "patch_size": 14}
+    assert fused_attention(vision) == fused
+    kept = vision_bytes(vision, COST) - vision_bytes({**vision, "num_attention_heads": hidden // 64}, COST)
+    assert kept == (0 if fused else 2 * 2 * heads * 257**2)
+
+
+def test_a_mask_counts_in_float32() -> None:
+    vision = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 8, "patch_size": 14}
+    assert vision_bytes(vision, replace(COST, mask=257**2)) - vision_bytes(vision, COST) == 4 * 257**2
+
+
+def test_onnx_runtime_keeps_the_scores_once(tmp_path: Path) -> None:
+    """Ten pictures more in a process of its own: what its memory grows by, however much the runtime itself takes."""
+    config = encoder(8, "eager")
+    model = transformers.CLIPVisionModel(config).eval()
+    pixels, free = torch.zeros(2, 3, 224, 224), ({0: torch.export.Dim("batch")},)
+    with quiet():
+        program = torch.onnx.export(model, (pixels,), dynamic_shapes=free, dynamo=True, opset_version=18, verbose=False)
+    assert program is not None
+    program.save(tmp_path / "encoder.onnx")
+    few, many = (grown(tmp_path / "encoder.onnx", pictures) for pictures in (8, 40))
+    cost = ImageCost(tokens=256, tiles=32, sequences=32, sequence=257)
+    assert (many - few) / 1.3 <= vision_bytes(config.to_dict(), cost, widens=True) <= 1.3 * (many - few)
+
+
+def grown(graph: Path, pictures: int) -> int:
+    """Bytes that running a graph in ONNX Runtime takes at most, in a process of its own."""
+    code = (
+        "import sys, numpy, onnxruntime\n"
+        "def memory(name):\n"
+        "    lines = dict(line.split(':') for line in open('/proc/self/status').read().splitlines())\n"
+        "    return int(lines[name].split()[0]) * 1024\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "pixels = numpy.ones((int(sys.argv[2]), 3, 224, 224), numpy.float32)\n"
+        "before = memory('VmRSS') - pixels.nbytes\n"
+        "session.run(None, {session.get_inputs()[0].name: pixels})\n"
+        "print(memory('VmHWM') - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(graph), str(pictures)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def test_a_config_that_does_not_say() -> None:

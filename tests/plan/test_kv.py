@@ -14,6 +14,7 @@ from edgeq.errors import ModelError
 from edgeq.families.modules import read_vlm
 from edgeq.plan.kv import kv_cache
 from edgeq.runtime.vlm.cache_name import cache_name
+from edgeq.runtime.vlm.kv_cache import read_kv_shape
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "expected.json").read_text())
@@ -63,6 +64,20 @@ def test_sliding_windows_as_transformers_keeps_them(tokens: int) -> None:
     cache = kv_cache(config.to_dict())
     newest = 2 * cache.layer_bytes_per_token if tokens >= 16 else 0
     assert cache.bytes(tokens, 0) - newest == held(config, tokens)
+
+
+def test_a_slot_has_room_for_the_whole_context_in_every_layer() -> None:
+    """As the slots of a real model: one token more than the context, in blocks of 64."""
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = transformers.Gemma3TextConfig(
+        **TEXT, head_dim=16, num_hidden_layers=3, vocab_size=50, sliding_window=16, layer_types=kinds
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    shape = read_kv_shape(model)
+    rows = shape.rows(127)
+    assert rows == 128
+    halves = shape.dtype.itemsize // 2
+    assert kv_cache(config.to_dict()).slot_bytes(rows, 0) * halves == shape.slot_bytes(127)
 
 
 def test_mistrals_way_to_say_window() -> None:

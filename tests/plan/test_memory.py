@@ -13,7 +13,10 @@ from vlm import FAMILIES, write_vlm
 from edgeq.device import DeviceProfile, device_profile
 from edgeq.errors import ArtifactError, InputError, PlanError
 from edgeq.families.modules import VlmDescription, read_vlm
+from edgeq.families.registry import cap
 from edgeq.model.graph.components import Component, Layer
+from edgeq.plan.activations import fused_attention
+from edgeq.plan.budget import Phase
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import LINEAR_KINDS, asymmetric, uniform
@@ -30,6 +33,11 @@ def model(name: str) -> VlmDescription:
 def with_budget(size: int) -> DeviceProfile:
     """An Orin NX that has `size` bytes for the model."""
     return NX.model_copy(update={"total_bytes": size + NX.reserve_bytes})
+
+
+def stored(phase: Phase) -> int:
+    """What is in memory beside the encoder's activations."""
+    return sum(item.bytes for item in phase.items if item.name != "vision activations")
 
 
 def language_nf4(component: Component, layer: Layer) -> Precision:
@@ -115,6 +123,7 @@ def test_without_an_image_the_engine_rests() -> None:
 @pytest.mark.parametrize(("what", "step"), [("context", 64), ("batch", 1)])
 def test_a_change_is_enough_and_the_next_larger_is_not(what: str, step: int) -> None:
     read = model("llava-1.5-7b")
+    read = replace(read, text={**read.text, "max_position_embeddings": 8192})
     asked: dict[str, Any] = {"context": 8192, "images": 2, "batch": 4}
     plan = plan_memory(read, NX, **asked)
     assert {change.what for change in plan.changes} == {"context", "batch"}, "the images are in the context anyway"
@@ -126,27 +135,73 @@ def test_a_change_is_enough_and_the_next_larger_is_not(what: str, step: int) -> 
     assert not plan_memory(read, NX, **(asked | {what: value + step})).fits
 
 
-def test_a_smaller_image_helps_where_the_encoder_is_the_trouble() -> None:
-    read = model("qwen2.5-vl-7b")
+def test_no_context_beyond_the_models_positions() -> None:
+    read = model("llava-1.5-7b")
+    assert read.text["max_position_embeddings"] == 2048
+    changes = {change.what: change.value for change in plan_memory(read, NX, context=8192, images=2, batch=4).changes}
+    assert changes["context"] == "2,048", "more would fit the memory"
+
+
+def test_fewer_pixels_help_where_the_image_is_the_trouble() -> None:
+    """12 megapixels: 15,552 tokens. The largest bound is enough, and 1,024 pixels more are not."""
     limits = {"min_pixels": 3136, "max_pixels": 12_845_056}
-    plan = plan_memory(replace(read, preprocessor=limits), NX, context=8192, image_size=(1080, 1920))
+    read = replace(model("qwen2.5-vl-7b"), preprocessor=limits)
+    asked: dict[str, Any] = {"context": 2048, "image_size": (3024, 4032)}
+    plan = plan_memory(read, NX, **asked)
     found = {change.what: change.value for change in plan.changes}
-    assert "vision activations" in plan.reason
-    assert found == {"image size": "720 x 1280"}
+    assert found.keys() == {"context", "max pixels", "image size"}
+    most = int(found["max pixels"].replace(",", ""))
+    assert plan_memory(cap(read, {"pixels": most}), NX, **asked).fits
+    assert not plan_memory(cap(read, {"pixels": most + 1024}), NX, **asked).fits
+    assert [change.flag for change in plan.changes] == [
+        f"--context {found['context'].replace(',', '')}",
+        f"--max-pixels {most}",
+        f"--image-size {found['image size'].replace(' ', '')}",
+    ]
+    upright = plan_memory(read, NX, context=2048, image_size=(4032, 3024))
+    sizes = {change.what: change.value.split(" x ") for change in upright.changes}["image size"]
+    assert int(sizes[0]) > int(sizes[1]), "upright as the photograph is"
 
 
 def test_images_that_do_not_fit_the_context() -> None:
-    plan = plan_memory(model("llava-1.6-mistral-7b"), NX, context=2048, image_size=(480, 640))
+    """2,340 tokens and 32 for text are 2,372; the next multiple of 64 is 2,432."""
+    read = model("llava-1.6-mistral-7b")
+    plan = plan_memory(read, NX, context=2048, image_size=(480, 640))
     assert not plan.fits
     assert plan.spare_bytes > 0
+    assert plan.room == 2048 - 2340
     assert plan.reason == "the images alone take 2,340 tokens, more than the context of 2,048"
     values = {change.what: change.value for change in plan.changes}
-    assert values == {"context": "2,368", "image size": "336 x 336"}
+    assert values.keys() == {"context", "max tiles", "image size"}
+    assert (values["context"], values["image size"]) == ("2,432", "336 x 336")
+    most = int(values["max tiles"])
+    assert plan_memory(cap(read, {"tiles": most}), NX, image_size=(480, 640)).fits
+    assert not plan_memory(cap(read, {"tiles": most + 1}), NX, image_size=(480, 640)).fits
+
+
+@pytest.mark.parametrize(("left", "fits"), [(32, True), (31, False), (0, False)])
+def test_text_needs_room_too(left: int, fits: bool) -> None:
+    plan = plan_memory(model("llava-1.5-7b"), NX, context=576 + left)
+    assert (plan.fits, plan.room) == (fits, left)
+    assert fits or f"{left} are too few for chat template, question and answer" in plan.reason
+
+
+def test_llama_11b_fits_with_fused_attention() -> None:
+    """Its scores would be 2.65 GB; its mask of 6,432 x 6,432 numbers stays."""
+    plan = plan_memory(model("llama-3.2-11b-vision"), NX)
+    vision = next(item for item in plan.phases[-1].items if item.name == "vision activations")
+    assert plan.fits
+    assert 4 * 6432**2 < vision.bytes < 10**9
+    assert "attention fused" in vision.how
+    unfused = replace(
+        model("llama-3.2-11b-vision"), vision={**model("llama-3.2-11b-vision").vision, "attention_heads": 4}
+    )
+    assert not fused_attention(unfused.vision), "heads of 320 numbers"
 
 
 def test_changes_to_the_weights_leave_the_eyes_alone() -> None:
     read = model("llama-3.2-11b-vision")
-    plan = plan_memory(read, with_budget(15_000_000_000), precision=uniform(Precision.FP16))
+    plan = plan_memory(read, with_budget(12_600_000_000), precision=uniform(Precision.FP16))
     assert [change.value for change in plan.changes] == ["asymmetric, and cross-attention NF4"]
 
 
@@ -164,7 +219,8 @@ def test_a_cpu_holds_the_eyes_in_fp32() -> None:
     )
     vision_encoder = sum(part.bytes for part in narrow.components if part.name in ("vision", "connector"))
     for before, after in zip(narrow.phases, wide.phases, strict=True):
-        assert after.bytes - before.bytes == vision_encoder
+        assert stored(after) - stored(before) == vision_encoder
+    assert wide.phases[-1].items[-1].bytes > narrow.phases[-1].items[-1].bytes, "and computes in FP32"
     assert wide.components == narrow.components
 
 

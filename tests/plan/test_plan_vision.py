@@ -48,3 +48,26 @@ def test_a_rule_before_decides_and_the_others_are_noted() -> None:
 def test_a_rule_that_matches_nothing_or_has_a_name_that_is_taken(name: str) -> None:
     with pytest.raises(PlanError):
         plan_vision(graph(), rules=[Rule(name=name, precision=Precision.FP32, reason="r", layer="/none/*")])
+
+
+def test_angles_are_fp32_and_what_also_goes_elsewhere_is_not() -> None:
+    """A position of 300 at frequency 0.7: FP16 would turn by 0.1 too far."""
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["a"], name="/vision/Mul"),
+        helper.make_node("Unsqueeze", ["a", "axis"], ["b"], name="/vision/Unsqueeze"),
+        helper.make_node("Cos", ["b"], ["c"], name="/vision/Cos"),
+        helper.make_node("Sin", ["b"], ["d"], name="/vision/Sin"),
+        helper.make_node("Mul", ["c", "d"], ["e"], name="/vision/Mul_1"),
+        helper.make_node("Mul", ["e", "w"], ["f"], name="/vision/Mul_2"),
+        helper.make_node("Cos", ["f"], ["g"], name="/vision/Cos_1"),
+        helper.make_node("Add", ["f", "g"], ["y"], name="/vision/Add"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    constants = [
+        numpy_helper.from_array(np.ones(2, np.float32), "w"),
+        numpy_helper.from_array(np.array([1], np.int64), "axis"),
+    ]
+    made = helper.make_graph(nodes, "test", [x], [y], constants)
+    plan = plan_vision(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10))
+    assert plan.layers(Precision.FP32) == {f"/vision/{name}" for name in ("Mul", "Unsqueeze", "Cos", "Sin", "Cos_1")}

@@ -79,6 +79,6 @@ def test_a_99th_percentile_takes_a_hundred_runs(runs: int, known: bool) -> None:
 
 def test_one_engine_alone_warms_up_and_is_timed() -> None:
     log: list[str] = []
-    found = measure_percentiles(Recorder("INT8", log), np.zeros((3, 3, 2, 2), np.float32), seconds=0.0)
+    found = measure_percentiles(Recorder("INT8", log), {"x": np.zeros((3, 3, 2, 2), np.float32)}, batch=3, seconds=0.0)
     assert log[1:] == ["INT8 on 3"] * 2  # once to warm up, once timed
     assert (found.runs, found.batch, found.p99_ms) == (1, 3, None)

@@ -40,6 +40,7 @@ from edgeq.service.settings import ServiceSettings
 NAME = "inspector"
 PIECES = ("There is ", "a minor wide crack ", "at the top left. ", "Seal it within a month.")
 ANSWER = "".join(PIECES)
+CONTEXT = 64
 HOLD = "say something and then nothing"
 USAGE = Usage(
     prompt_tokens=11,
@@ -83,9 +84,9 @@ class SimulatedRuntime:
 
     def submit(self, ask: GenerationRequest, deadline_s: float | None = None) -> Stream:
         assert deadline_s is not None
-        if isinstance(ask.image, EncodedImage):  # as the real one does with a file that it sees for the first time
-            ask = replace(ask, image=ask.image.decoded())
-        question = ask.turns[-1].text
+        # as the real one does with files that it sees for the first time
+        ask = replace(ask, images=tuple(opened(image) for image in ask.images))
+        question = "\n".join(ask.turns[-1].texts)
         if question in self._refusals:
             raise self._refusals[question]
         with self._lock:
@@ -107,7 +108,7 @@ class SimulatedRuntime:
     def snapshot(self) -> Snapshot:
         with self._lock:
             active = len(self._open)
-        return replace(EMPTY, active=active, submitted=len(self.asks), kv_bytes=1000, kv_used_bytes=30)
+        return replace(EMPTY, active=active, submitted=len(self.asks), kv_bytes=1000, kv_used_bytes=30, longest=16)
 
     def close(self, drain: bool = True) -> None:
         with self._lock:
@@ -128,6 +129,11 @@ class SimulatedRuntime:
         return stream is not None
 
 
+def opened(image: Image.Image | EncodedImage) -> Image.Image:
+    """An image of a request in mode RGB."""
+    return image.decoded() if isinstance(image, EncodedImage) else image
+
+
 def said(text: str, reason: Any = "stop", usage: Usage = USAGE) -> Done:
     """The end of an answer."""
     return Done(reason, usage, text, (7, 2))
@@ -142,6 +148,7 @@ EMPTY = Snapshot(
     submitted=0,
     ended={"stop": 2, "busy": 1},
     prompt_tokens=0,
+    cached_tokens=0,
     answer_tokens=0,
     steps=0,
     first_tokens=0,
@@ -151,6 +158,8 @@ EMPTY = Snapshot(
     kv_bytes=0,
     kv_used_bytes=0,
     kv_reserved_bytes=0,
+    context=CONTEXT,
+    longest=0,
     reserved_bytes=0,
     limit_bytes=0,
     features=_CACHE,
@@ -169,9 +178,9 @@ class BrightnessEngine:
         return {"logits": feeds["pixels"].mean(axis=(2, 3))}
 
 
-def talking(runtime: SimulatedRuntime) -> ServedModel:
+def talking(runtime: SimulatedRuntime, most_images: int | None = None) -> ServedModel:
     """A vision-language bundle that was opened."""
-    return _served("vision-language", (), talk=runtime)
+    return _served("vision-language", (), talk=runtime, context=CONTEXT, most_images=most_images)
 
 
 def classifying(labels: tuple[str, ...] = ("red", "green", "blue"), engine: Engine | None = None) -> ServedModel:
@@ -183,7 +192,7 @@ def classifying(labels: tuple[str, ...] = ("red", "green", "blue"), engine: Engi
 
 def _served(kind: Any, labels: tuple[str, ...], **halves: Any) -> ServedModel:
     return ServedModel(
-        **{"talk": None, "seeing": None, **halves},
+        **{"talk": None, "seeing": None, "context": None, "most_images": None, **halves},
         name=NAME,
         manifest=Manifest(kind=kind, made_by="a test", labels=labels, files=()),
         digest="ab" * 32,
@@ -266,12 +275,19 @@ def data_uri(data: bytes | None = None, media: str = "image/png") -> str:
     return f"data:{media};base64,{base64.b64encode(picture() if data is None else data).decode()}"
 
 
+def text_part(text: str) -> dict[str, Any]:
+    """A text in a message."""
+    return {"type": "text", "text": text}
+
+
+def image_part(url: str) -> dict[str, Any]:
+    """An image in a message."""
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 def question(text: str = "what is it?", image: str | None = None) -> list[Any]:
     """The messages of a question about a picture."""
-    url = data_uri() if image is None else image
-    return [
-        {"role": "user", "content": [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]}
-    ]
+    return [{"role": "user", "content": [image_part(data_uri() if image is None else image), text_part(text)]}]
 
 
 def chat(text: str = "what is it?", image: str | None = None, **more: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import anyio
 import openai
 import pytest
-from PIL import Image
 from running import (
     ANSWER,
     HOLD,
@@ -22,6 +21,8 @@ from running import (
     chat,
     data_uri,
     eventually,
+    image_part,
+    opened,
     picture,
     post_bytes,
     question,
@@ -29,16 +30,24 @@ from running import (
     running,
     said,
     talking,
+    text_part,
 )
 from starlette.requests import ClientDisconnect
 
-from edgeq.errors import EngineError, InputError
-from edgeq.runtime.scheduler.errors import BusyError, DeadlineError, TooLargeError
-from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.errors import EngineError, ImageError, InputError
+from edgeq.runtime.scheduler.errors import BusyError, ContextError, DeadlineError, RefusedImageError, TooLargeError
+from edgeq.runtime.vlm.api import IMAGE, GenerationRequest, Turn
 from edgeq.runtime.vlm.stream import Stream
 from edgeq.service.http.connection import EventStream
 
 pytest_plugins = ["one_service"]
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def colours(ask: GenerationRequest) -> list[Any]:
+    """Of the first pixel of each image."""
+    return [opened(image).getpixel((0, 0)) for image in ask.images]
 
 
 def test_an_answer_about_an_image(service: Running, runtime: SimulatedRuntime) -> None:
@@ -52,10 +61,10 @@ def test_an_answer_about_an_image(service: Running, runtime: SimulatedRuntime) -
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (11, 4, 15)
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == 5
+    assert answer.usage.prompt_tokens_details.image_tokens == 4
     ask = runtime.asks[-1]
-    assert isinstance(ask.image, Image.Image)
-    assert ask.image.getpixel((0, 0)) == (200, 10, 10)
-    assert [(turn.role, turn.text, turn.image) for turn in ask.turns] == [("user", "what is it?", True)]
+    assert colours(ask) == [(200, 10, 10)]
+    assert ask.turns == (Turn("user", (IMAGE, "what is it?")),)
     assert (ask.max_new_tokens, ask.stop) == (9, ("\n",))
     assert (ask.sampling.temperature, ask.sampling.top_p, ask.sampling.seed) == (0.5, 0.9, 3)
 
@@ -98,18 +107,104 @@ def test_a_conversation(service: Running, runtime: SimulatedRuntime) -> None:
         {"role": "user", "content": [{"type": "text", "text": "where"}, {"type": "text", "text": "is it?"}]},
     ]
     service.openai().chat.completions.create(model=NAME, messages=messages)
-    turns = [(turn.role, turn.text, turn.image) for turn in runtime.asks[-1].turns]
-    assert turns == [
-        ("system", "Be brief.", False),
-        ("user", "what?", True),
-        ("assistant", "A crack.", False),
-        ("user", "where\nis it?", False),
+    assert runtime.asks[-1].turns == (
+        Turn("system", ("Be brief.",)),
+        Turn("user", (IMAGE, "what?")),
+        Turn("assistant", ("A crack.",)),
+        Turn("user", ("where", "is it?")),
+    )
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_image_at_all(service: Running, runtime: SimulatedRuntime, streamed: bool) -> None:
+    body = {"model": NAME, "messages": [{"role": "user", "content": "hello"}], "stream": streamed}
+    assert service.http.post("/v1/chat/completions", json=body).status_code == 200
+    assert (runtime.asks[-1].images, runtime.asks[-1].turns) == ((), (Turn("user", ("hello",)),))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_several_images_keep_their_places(service: Running, runtime: SimulatedRuntime, streamed: bool) -> None:
+    """Among the texts of a message, and over the messages."""
+    red, green, blue = (image_part(data_uri(picture(colour))) for colour in (RED, GREEN, BLUE))
+    messages = [
+        {"role": "user", "content": [text_part("from"), red, text_part("to"), green, text_part("what changed?")]},
+        {"role": "assistant", "content": "The colour."},
+        {"role": "user", "content": [blue, red, text_part("and here?")]},
     ]
+    body = {"model": NAME, "messages": messages, "stream": streamed}
+    assert service.http.post("/v1/chat/completions", json=body).status_code == 200
+    ask = runtime.asks[-1]
+    assert colours(ask) == [RED, GREEN, BLUE, RED]
+    assert ask.turns == (
+        Turn("user", ("from", IMAGE, "to", IMAGE, "what changed?")),
+        Turn("assistant", ("The colour.",)),
+        Turn("user", (IMAGE, IMAGE, "and here?")),
+    )
 
 
-def test_no_image_at_all(service: Running, runtime: SimulatedRuntime) -> None:
-    service.openai().chat.completions.create(model=NAME, messages=[{"role": "user", "content": "hello"}])
-    assert runtime.asks[-1].image is None
+def test_the_image_at_fault_is_named(service: Running, runtime: SimulatedRuntime) -> None:
+    """By message and part; images before it are well."""
+    before = len(runtime.asks)
+    good = image_part(data_uri())
+    half = image_part(data_uri(picture(side=64)[:-40]))
+    for bad, status in ((image_part("data:,"), 400), (image_part(data_uri(b"GIF89a" + bytes(99))), 415), (half, 422)):
+        messages = [
+            {"role": "user", "content": [good, text_part("what?")]},
+            {"role": "assistant", "content": "A crack."},
+            {"role": "user", "content": [text_part("and"), good, bad, text_part("?")]},
+        ]
+        answer = service.http.post("/v1/chat/completions", json={"model": NAME, "messages": messages})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (status, "messages.2.content.2")
+    assert len(runtime.asks) == before
+
+
+def test_an_image_that_the_model_does_not_take_is_named(service: Running, runtime: SimulatedRuntime) -> None:
+    runtime.refuses("too narrow?", RefusedImageError(1, ImageError("the model takes no image of 300 x 1 pixels")))
+    content = [image_part(data_uri()), text_part("too narrow?"), image_part(data_uri())]
+    body = {"model": NAME, "messages": [{"role": "user", "content": content}]}
+    error = service.http.post("/v1/chat/completions", json=body)
+    assert (error.status_code, error.json()["error"]["code"]) == (422, "image_unreadable")
+    assert error.json()["error"]["param"] == "messages.0.content.2"
+
+
+def about(images: int, **settings: Any) -> dict[str, Any]:
+    """A request about so many images, one in each message of the user."""
+    said_before = [message for _ in range(images) for message in (*question(), {"role": "assistant", "content": "a"})]
+    return {"model": NAME, "messages": said_before[:-1], **settings}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_too_many_images(service: Running, runtime: SimulatedRuntime, streamed: bool) -> None:
+    path, before = "/v1/chat/completions", len(runtime.asks)
+    assert service.http.post(path, json=about(8, stream=streamed)).status_code == 200
+    answer = service.http.post(path, json=about(9, stream=streamed))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "too_many_images")
+    assert answer.json()["error"]["message"] == "9 images; at most 8 can be asked about"
+    assert len(runtime.asks) == before + 1
+
+
+@pytest.mark.parametrize(("most_images", "max_images", "bound"), [(1, 8, 1), (5, 2, 2), (None, 2, 2)])
+def test_too_many_images_are_not_even_looked_at(most_images: int | None, max_images: int, bound: int) -> None:
+    """By the model or by the settings; what is told of both is what is done."""
+    with running(talking(SimulatedRuntime(), most_images), max_images=max_images) as service:
+        path = "/v1/chat/completions"
+        assert service.http.get("/v1/models").json()["data"][0]["max_images"] == bound
+        assert service.http.post(path, json=about(bound)).status_code == 200
+        none = [image_part("data:,")] * (bound + 1)
+        body = {"model": NAME, "messages": [{"role": "user", "content": [*none, text_part("what?")]}]}
+        assert service.http.post(path, json=body).json()["error"]["code"] == "too_many_images"
+
+
+def test_a_conversation_that_outgrows_the_context(service: Running, runtime: SimulatedRuntime) -> None:
+    runtime.refuses("too long?", ContextError(4700, 4608, 4096))
+    with service.openai() as client, pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model=NAME, messages=question("too long?"))
+    assert (caught.value.status_code, caught.value.code) == (413, "context_length_exceeded")
+    for number in ("4,700", "4,608", "4,096"):
+        assert number in caught.value.message
+    described = service.http.get("/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]["responses"]["413"]
+    example = described["content"]["application/json"]["example"]["error"]
+    assert example["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +214,14 @@ def test_why_it_ended(service: Running, runtime: SimulatedRuntime, reason: str, 
     runtime.answers(reason, said("One piece", reason))
     answer = service.http.post("/v1/chat/completions", json=chat(reason)).json()
     assert answer["choices"][0]["finish_reason"] == finish
+
+
+FIRST = "messages.0.content.0"
+
+
+def by(role: str) -> list[Any]:
+    """A question about a picture in a message of somebody else."""
+    return [{**question()[0], "role": role}]
 
 
 REFUSED: list[tuple[str, dict[str, Any], int, str, str | None]] = [
@@ -134,17 +237,19 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("a role", chat() | {"messages": [{"role": "tool", "content": "a"}]}, 400, "bad_request", "messages.0.role"),
     ("an empty question", chat(" "), 422, "not_answerable", None),
     ("an empty stop", chat(stop=""), 422, "not_answerable", None),
-    ("two images", chat() | {"messages": question() + question()}, 422, "several_images", "messages"),
+    ("an empty message", chat(" ", "http://a.example/b"), 422, "not_answerable", None),
+    ("the system's image", chat() | {"messages": by("system") + question()}, 422, "image_not_by_user", FIRST),
+    ("the assistant's image", chat() | {"messages": by("assistant") + question()}, 422, "image_not_by_user", FIRST),
     ("nobody asks", chat() | {"messages": [{"role": "assistant", "content": "a"}]}, 422, "not_answerable", None),
-    ("no address", chat(image="cat.jpg"), 400, "bad_image_url", "image_url"),
-    ("a file", chat(image="file:///etc/passwd"), 400, "bad_image_url", "image_url"),
-    ("a host", chat(image="http://example.com/a.jpg"), 400, "image_host_not_allowed", "image_url"),
-    ("not in base64", chat(image="data:image/png,abc"), 400, "bad_image_url", "image_url"),
-    ("bad base64", chat(image="data:image/png;base64,ab*="), 400, "bad_base64", "image_url"),
-    ("a PDF", chat(image=data_uri(media="application/pdf")), 415, "image_type", "image_url"),
-    ("a lie", chat(image=data_uri(b"GIF89a" + bytes(99))), 415, "image_type", "image_url"),
-    ("nothing in it", chat(image=data_uri(b"")), 415, "image_type", "image_url"),
-    ("half an image", chat(image=data_uri(picture(side=64)[:-40])), 422, "image_unreadable", "image_url"),
+    ("no address", chat(image="cat.jpg"), 400, "bad_image_url", FIRST),
+    ("a file", chat(image="file:///etc/passwd"), 400, "bad_image_url", FIRST),
+    ("a host", chat(image="http://example.com/a.jpg"), 400, "image_host_not_allowed", FIRST),
+    ("not in base64", chat(image="data:image/png,abc"), 400, "bad_image_url", FIRST),
+    ("bad base64", chat(image="data:image/png;base64,ab*="), 400, "bad_base64", FIRST),
+    ("a PDF", chat(image=data_uri(media="application/pdf")), 415, "image_type", FIRST),
+    ("a lie", chat(image=data_uri(b"GIF89a" + bytes(99))), 415, "image_type", FIRST),
+    ("nothing in it", chat(image=data_uri(b"")), 415, "image_type", FIRST),
+    ("half an image", chat(image=data_uri(picture(side=64)[:-40])), 422, "image_unreadable", FIRST),
 ]  # fmt: skip
 
 
@@ -185,6 +290,7 @@ def test_a_body_that_is_none(service: Running, content: bytes, media: str, statu
 
 FAILURES = [
     (TooLargeError(5_000, 4_000), 413, "too_much_memory", "invalid_request_error"),
+    (ContextError(70, 8, 64), 413, "context_length_exceeded", "invalid_request_error"),
     (BusyError(7), 429, "busy", "rate_limit_error"),
     (DeadlineError(3), 408, "deadline", "timeout_error"),
     (EngineError("it broke"), 500, "engine_failed", "server_error"),
@@ -247,7 +353,7 @@ def test_a_client_that_hangs_up_is_not_answered_any_more(
         if streamed:
             assert b"One piece" in received(bare, b"One piece")
         else:
-            eventually(lambda: runtime.asks[-1].turns[-1].text == text)
+            eventually(lambda: runtime.asks[-1].turns[-1].texts == (text,))
     assert runtime.cancelled.get(timeout=WAIT_S) == f"r{len(runtime.asks)}"
     eventually(lambda: service.service.traffic.active == 0)
 

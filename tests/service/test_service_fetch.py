@@ -7,10 +7,24 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
-from PIL import Image
-from running import NAME, SimulatedRuntime, chat, picture, question, running, talking
+from running import (
+    NAME,
+    Running,
+    SimulatedRuntime,
+    chat,
+    image_part,
+    opened,
+    picture,
+    question,
+    running,
+    talking,
+    text_part,
+)
 
 from edgeq.service.http.errors import RequestError
 from edgeq.service.routes.fetch import Fetcher, is_public, resolve
@@ -162,8 +176,73 @@ def test_through_the_service() -> None:
     ):
         url = f"http://{HOST}:{port}/a.png"
         service.openai().chat.completions.create(model=NAME, messages=question(image=url))
-        image = runtime.asks[-1].image
-        assert isinstance(image, Image.Image)
-        assert image.size == (8, 8)
+        (image,) = runtime.asks[-1].images
+        assert opened(image).size == (8, 8)
         refused = service.http.post("/v1/chat/completions", json=chat(image="http://other.example/"))
         assert refused.json()["error"]["code"] == "image_host_not_allowed"
+
+
+def asked(service: Running, *urls: str) -> Any:
+    """The fault of a request about the images behind these addresses."""
+    content = [*(image_part(url) for url in urls), text_part("what?")]
+    body = {"model": NAME, "messages": [{"role": "user", "content": content}]}
+    return service.http.post("/v1/chat/completions", json=body).json().get("error")
+
+
+def test_several_images_are_fetched_one_after_another() -> None:
+    body = picture()
+    told = ok(body, f"Content-Length: {len(body)}".encode())
+    runtime = SimulatedRuntime()
+    with running(talking(runtime), fetcher=fetcher()) as service:
+        with answering(told, told) as (port, seen):
+            assert asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b") is None
+            assert [request.split()[1] for request in seen] == [b"/a", b"/b"]
+        assert len(runtime.asks[-1].images) == 2
+        with answering(told, b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n") as (port, _):
+            error = asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b")
+            assert (error["code"], error["param"]) == ("image_not_fetched", "messages.0.content.1")
+
+
+def test_no_image_is_fetched_of_a_request_with_too_many() -> None:
+    with running(talking(SimulatedRuntime()), fetcher=fetcher(), max_images=2) as service:
+        with answering() as (port, seen):
+            assert asked(service, *[f"http://{HOST}:{port}/a"] * 3)["code"] == "too_many_images"
+        assert seen == []
+
+
+class WatchedFetcher(Fetcher):
+    """Writes down how long each image may take."""
+
+    def __init__(self, hosts: list[str], most_bytes: int, seconds: float) -> None:
+        super().__init__(hosts, most_bytes, seconds, resolve=here, allowed=lambda _address: True)
+        self.given: list[float] = []
+
+    async def fetch(self, url: str, seconds: float | None = None) -> bytes:
+        assert seconds is not None
+        self.given.append(seconds)
+        before = anyio.current_time()
+        body = await super().fetch(url, seconds)
+        while anyio.current_time() == before:  # the loop's clock counts milliseconds
+            await anyio.lowlevel.checkpoint()
+        return body
+
+
+def test_all_images_together_have_the_time_of_one() -> None:
+    body, watched = picture(), WatchedFetcher([HOST], MOST, 20)
+    told = ok(body, f"Content-Length: {len(body)}".encode())
+    with answering(told, told) as (port, _), running(talking(SimulatedRuntime()), fetcher=watched) as service:
+        assert asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b") is None
+    first, second = watched.given
+    assert 20 >= first > second
+
+
+def test_the_files_of_all_images_together_are_bounded() -> None:
+    body = picture(side=64)
+    told = ok(body, f"Content-Length: {len(body)}".encode())
+    most = 1.5 * len(body) / 2**20
+    with (
+        answering(told, told) as (port, _),
+        running(talking(SimulatedRuntime()), fetcher=fetcher(), image_mib=most, images_mib=most) as service,
+    ):
+        error = asked(service, f"http://{HOST}:{port}/a", f"http://{HOST}:{port}/b")
+    assert (error["code"], error["param"]) == ("images_too_large", "messages.0.content.1")

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -19,6 +20,7 @@ from running import (
     chat,
     data_uri,
     eventually,
+    image_part,
     noise,
     picture,
     post_bytes,
@@ -26,6 +28,7 @@ from running import (
     received,
     running,
     talking,
+    text_part,
 )
 
 from edgeq.errors import InputError
@@ -40,12 +43,18 @@ TOKEN = "0123456789abcdef-secret"
 CHAT = "/v1/chat/completions"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SMALL_MIB = 0.01
+SMALL: dict[str, Any] = {
+    "image_mib": SMALL_MIB,
+    "images_mib": SMALL_MIB,
+    "image_megapixels": 0.01,
+    "images_megapixels": 0.02,
+}
 
 
 @pytest.fixture(scope="module")
 def service(runtime: SimulatedRuntime) -> Iterator[Running]:
-    """Images of 10 KiB and 0.01 million pixels at most, and a second for a header or a body."""
-    with running(talking(runtime), image_mib=SMALL_MIB, image_megapixels=0.01, body_seconds=1) as service:
+    """Images of 10 KiB and 0.01 million pixels at most, all together twice as many pixels; a second to come in."""
+    with running(talking(runtime), **SMALL, body_seconds=1) as service:
         yield service
 
 
@@ -197,6 +206,20 @@ def test_an_image_of_too_many_bytes_or_pixels(service: Running) -> None:
     assert service.http.post(CHAT, json=chat(image=data_uri(picture(side=100)))).status_code == 200
 
 
+def test_images_of_too_many_bytes_or_pixels_together(service: Running, runtime: SimulatedRuntime) -> None:
+    """Each alone is small enough."""
+    before = len(runtime.asks)
+    for data, kind in ((noise(45), "bytes"), (picture(side=100), "pixels")):
+        assert service.http.post(CHAT, json=chat() | {"messages": question(image=data_uri(data))}).status_code == 200
+        content = [*[image_part(data_uri(data))] * 3, text_part("what?")]
+        answer = service.http.post(CHAT, json=chat() | {"messages": [{"role": "user", "content": content}]})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (413, "images_too_large")
+        assert kind in error["message"]
+        assert error["param"] == ("messages.0.content.1" if kind == "bytes" else "messages.0.content.2")
+    assert len(runtime.asks) == before + 2
+
+
 # ---- slow and broken clients
 
 
@@ -292,7 +315,7 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body(service: Running, run
 
 def test_too_many_large_bodies_at_once() -> None:
     """Four of the largest may come in at once; the fifth is told to come again, and nothing is kept of any of them."""
-    with running(talking(SimulatedRuntime()), image_mib=SMALL_MIB) as service:
+    with running(talking(SimulatedRuntime()), **SMALL) as service:
         most = body_limit(int(SMALL_MIB * 2**20))
         head = post_bytes(CHAT, b"", headers={"Content-Length": str(most)})
         slow = [service.connect() for _ in range(4)]

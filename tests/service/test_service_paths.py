@@ -164,7 +164,7 @@ def test_a_report(service: Running, runtime: SimulatedRuntime) -> None:
         "text": ANSWER,
         "complete": True,
     }
-    assert runtime.asks[-1].turns[0].text == "Describe the damage and say what to do."
+    assert runtime.asks[-1].turns[0].texts[0] == "Describe the damage and say what to do."
     assert runtime.asks[-1].sampling.temperature == 0
 
 
@@ -182,6 +182,8 @@ def test_whatever_it_says_the_form_is_the_same(service: Running, runtime: Simula
 def test_models(service: Running) -> None:
     (model,) = service.openai().models.list().data
     assert (model.id, model.object, model.owned_by, model.created) == (NAME, "model", "edgeq", 1_700_000_000)
+    assert model.model_extra is not None
+    assert (model.model_extra["max_model_len"], model.model_extra["max_images"]) == (64, 8)
     assert service.openai().models.retrieve(NAME).id == NAME
     assert service.http.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
 
@@ -215,6 +217,10 @@ def test_metrics_of_a_language_model() -> None:
         assert found["edgeq_time_per_token_seconds_sum",] == pytest.approx((4.5 - 1.5) / 3)
         assert found["edgeq_queue_seconds_count",] == 1
         assert found["edgeq_kv_bytes", "used"] == 30
+        assert found["edgeq_kv_bytes", "allocated"] == 1000
+        assert found["edgeq_context_tokens",] == 64
+        assert found["edgeq_context_used_ratio",] == 16 / 64
+        assert found["edgeq_prompt_tokens_cached_total",] == 0
         assert found["edgeq_requests_ended_total", "stop"] == 2
         assert found["edgeq_cache_hits_total", "features"] == 3
         assert found["edgeq_requests_queued",] == 0
@@ -240,6 +246,11 @@ def test_metrics_of_a_jetson_and_of_its_canaries() -> None:
     power = read_power(root)
     assert power is not None
     assert found["edgeq_power_mode_info", str(power.mode), power.name or ""] == 1
+
+
+def test_a_classifier_has_no_context(classifier: Running) -> None:
+    (model,) = classifier.http.get("/v1/models").json()["data"]
+    assert (model["max_model_len"], model["max_images"]) == (None, None)
 
 
 def test_metrics_of_a_classifier(classifier: Running) -> None:

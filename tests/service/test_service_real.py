@@ -88,8 +88,8 @@ def test_what_the_runtime_refuses(service: Running) -> None:
     """Each character is a token, and the context is 64."""
     name = service.service.served.name
     answer = service.http.post("/v1/chat/completions", json=chat("a" * 100) | {"model": name})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_answerable")
-    assert "too long" in answer.json()["error"]["message"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "context_length_exceeded")
+    assert "106 tokens, 4 of them of images, and the context is 64" in answer.json()["error"]["message"]
 
 
 def test_no_memory_for_one_request(prepared_vlm: PreparedVlm) -> None:

@@ -24,6 +24,12 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
     assert (settings.port, settings.queue, settings.host, settings.canaries) == (0, 3, "127.0.0.1", False)
     assert settings.image_bytes == 2 << 20
     assert settings.image_pixels == 50_000_000
+    assert (settings.max_images, settings.images_bytes, settings.images_pixels) == (8, 20 << 20, 100_000_000)
+
+
+def test_one_image_may_always_be_as_large_as_one_may_be() -> None:
+    settings = ServiceSettings(image_mib=30, image_megapixels=60, images_megapixels=10)
+    assert (settings.images_bytes, settings.images_pixels) == (30 << 20, 60_000_000)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,7 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("version: edgeq.service/2", "version"),
         ("version: edgeq.service/1\nports: 1", "ports"),
         ("version: edgeq.service/1\nport: 70000", "port"),
+        ("version: edgeq.service/1\nmax_images: 0", "max_images"),
         ("version: edgeq.service/1\nimage_hosts: ['http://a']", "image_hosts"),
         ("version: edgeq.service/1\nimage_megapixels: 65", "image_megapixels"),
         ("- a", "version"),

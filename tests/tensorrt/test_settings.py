@@ -151,6 +151,64 @@ def test_settings_that_contradict_themselves_are_refused(change: dict[str, Any],
         BuildSettings.model_validate(right | change)
 
 
+def any_size(**ranges: tuple[int, int, int]) -> EngineInputs:
+    """A graph of one image in its own size: patches, their positions, and windows of patches."""
+    native = graph(
+        "vision.fp16.onnx",
+        Binding(name="pixel_values", dtype="float32", shape=("patches", 1176)),
+        Binding(name="positions", dtype="int64", shape=("patches", 2)),
+        Binding(name="windows", dtype="int64", shape=("windows", 64)),
+        Binding(name="scale", dtype="float32", shape=(1,)),
+    )
+    return classifier(precision="fp16", graphs={"explicit": native}, ranges=ranges)
+
+
+def test_every_free_axis_has_its_own_range() -> None:
+    made = build_settings(any_size(patches=(4, 1024, 8160), windows=(1, 16, 140)), "explicit", "")
+    assert made.profile == (
+        ShapeRange(input="pixel_values", min=(4, 1176), opt=(1024, 1176), max=(8160, 1176)),
+        ShapeRange(input="positions", min=(4, 2), opt=(1024, 2), max=(8160, 2)),
+        ShapeRange(input="windows", min=(1, 64), opt=(16, 64), max=(140, 64)),
+    )
+
+
+def test_an_axis_of_unknown_length_is_refused() -> None:
+    with pytest.raises(ArtifactError, match=r"windows has a free axis .*of which no lengths are known"):
+        build_settings(any_size(patches=(4, 1024, 8160)), "explicit", "")
+
+
+def test_images_of_any_size_have_no_batch() -> None:
+    inputs = any_size(patches=(4, 1024, 8160), windows=(1, 16, 140))
+    with pytest.raises(EngineError, match="pixel_values takes one image at once, of any number of patches"):
+        build_settings(inputs, "explicit", "", batch=(1, 2, 4))
+
+
+def test_a_batch_of_several_inputs_is_one() -> None:
+    """Tiles, how they lie and which are used: all have as many rows as there are images."""
+    three = graph(
+        "vision.fp16.onnx",
+        Binding(name="pixel_values", dtype="float32", shape=("batch", 4, 3, 28, 28)),
+        Binding(name="aspect_ratio_ids", dtype="int64", shape=("batch",)),
+    )
+    made = build_settings(classifier(graphs={"explicit": three}), "explicit", "", batch=(1, 2, 3))
+    assert [(entry.min, entry.opt, entry.max) for entry in made.profile] == [
+        ((1, 4, 3, 28, 28), (2, 4, 3, 28, 28), (3, 4, 3, 28, 28)),
+        ((1,), (2,), (3,)),
+    ]
+
+
+def test_files_of_the_first_release_are_read(tmp_path: Path) -> None:
+    """There the batch has no name, and no other axis may be free."""
+    old = EngineInputs.load(Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0" / "vlm" / ENGINE_INPUTS)
+    (given,) = old.graphs["explicit"].inputs
+    assert given.shape == ("batch", 3, 28, 28)
+    assert old.ranges == {}
+    assert [entry.opt for entry in build_settings(old, "explicit", "").profile] == [(old.pictures, 3, 28, 28)]
+    inputs = any_size(patches=(4, 8, 16), windows=(1, 1, 2))
+    inputs.save(tmp_path / ENGINE_INPUTS)
+    assert EngineInputs.load(tmp_path / ENGINE_INPUTS) == inputs
+
+
 def test_json_and_back(tmp_path: Path) -> None:
     made, inputs = build_settings(classifier(), "implicit", "because"), encoder(pictures=3)
     made.save(tmp_path / "build.json")

@@ -59,11 +59,17 @@ class Bundle:
         """Let go of the model and its memory; a second time does nothing."""
         self._model = None
 
-    def ask(self, image: ImageLike, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
-        """What the vision-language model answers to a question about an image, greedily.
+    def ask(
+        self,
+        images: ImageLike | list[_Image] | tuple[_Image, ...],
+        question: str,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Reply:
+        """What the vision-language model answers to a question about one image or several, greedily.
 
         Args:
-            image: a path, a file's bytes, a Pillow image, or RGB pixels as uint8 [H, W, 3].
+            images: one, or a list or tuple in the order in which they stand before the question; each a path, a file's
+                bytes, a Pillow image, or RGB pixels as uint8 [H, W, 3].
             question: in plain text; the model's chat template is put around it.
             max_new_tokens: the longest answer, in tokens.
 
@@ -72,14 +78,16 @@ class Bundle:
 
         Raises:
             ArtifactError: it is the bundle of a classifier.
-            ImageError: the image cannot be read.
-            InputError: the question is empty or too long, no token may be said, or the bundle was closed.
-            EngineError: the vision graph fails on this image.
+            ImageError: an image cannot be read, or the model does not take it.
+            InputError: the question is empty or too long, no token may be said, there are more images than the model
+                takes, or the bundle was closed.
+            EngineError: the vision graph fails on an image.
         """
         check_answers(self.path, self.manifest)
         model = self._opened()
         assert isinstance(model, VisionLanguageModel)
-        return model.ask(open_image(image), question, max_new_tokens)
+        given = images if isinstance(images, list | tuple) else (images,)
+        return model.ask([open_image(image) for image in given], question, max_new_tokens)
 
     @overload
     def classify(self, images: ImageLike, top: int = ...) -> tuple[ClassScore, ...]: ...

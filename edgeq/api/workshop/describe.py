@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,16 +12,22 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.calibrate.stage import CALIBRATION_IMAGES
 from edgeq.device import device_profile
 from edgeq.errors import InputError
+from edgeq.families.modules import VlmDescription, read_vlm
+from edgeq.families.registry import cap, lacking
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.inspect import Inspection, inspect_model, read_config
 from edgeq.pipeline.inspect import plan_model as plan_of
 from edgeq.pipeline.stages import Options
 from edgeq.pipeline.vlm_fit import is_vision_language
+from edgeq.pipeline.vlm_options import image_caps
+from edgeq.pipeline.vlm_processor import config_directory
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.memory import MemoryPlan, plan_memory
+from edgeq.plan.photographs import PhotographCount, count_photographs
 from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.weights import by_name, weigh
 
 __all__ = ["Planned", "inspect", "plan_model"]
 
@@ -31,6 +38,9 @@ class Planned(BaseModel):
     Attributes:
         guards: those that were tripped and allowed; None where they were not asked.
         changes: from another plan to this one, as `edgeq plan --diff` shows them; None where there is no other.
+        parameters, weights_bytes: of a vision-language model, as the plan stores them.
+        lacking: what edgeq does not do with a vision-language model; None where it goes the whole way.
+        photographs: of the user, the dearest for a vision-language model; None where none were given.
         memory: of a vision-language model on a device; None where none is named.
     """
 
@@ -41,6 +51,10 @@ class Planned(BaseModel):
     plan: PrecisionPlan
     guards: tuple[GuardFinding, ...] | None = None
     changes: tuple[str, ...] | None = None
+    parameters: int | None = None
+    weights_bytes: int | None = None
+    lacking: str | None = None
+    photographs: PhotographCount | None = None
     memory: MemoryPlan | None = None
 
 
@@ -67,6 +81,9 @@ def plan_model(
     images: int = 1,
     batch: int = 1,
     image_size: tuple[int, int] | None = None,
+    photographs: str | Path | None = None,
+    max_pixels: int | None = None,
+    max_tiles: int | None = None,
     check_guards: bool = False,
     calibration: str | Path | None = None,
     evaluation: str | Path | None = None,
@@ -82,7 +99,10 @@ def plan_model(
         context: tokens of images, question and answer that memory is planned for.
         images: in a sequence.
         batch: sequences at once.
-        image_size: height and width in pixels; None takes the encoder's own.
+        image_size: height and width in pixels; None takes the dearest photograph's, or else the encoder's own.
+        photographs: a folder or zip of photographs like those that a vision-language model will see; its own image
+            processor says what they cost.
+        max_pixels, max_tiles: bounds on an image, for families that have them.
         check_guards: ask the guards, before any long work.
         calibration: a folder or zip of images that the guards look at.
         evaluation: likewise, of labelled images.
@@ -96,19 +116,50 @@ def plan_model(
         ModelError: the model cannot be read.
         ExportError: it cannot be exported.
         PlanError: a rule does not fit the model.
-        InputError: the device is not known, or memory is asked for and this is no vision-language model.
+        InputError: the device is not known; the family has no such bound; or memory, photographs or a bound are given
+            and this is no vision-language model.
         GuardError: a guard said no.
     """
     settled, name = (options or Options()).settled(), str(model)
+    config, caps = read_config(name), image_caps(max_pixels, max_tiles)
+    if (device or photographs or caps) and not is_vision_language(config):
+        raise InputError(
+            f"{model} is not a vision-language model",
+            expected="one, for a memory plan, photographs or bounds on images",
+        )
     facts = _facts(name, calibration, evaluation) if check_guards else Facts()
     guards = check(facts, settled.allow)
     with tempfile.TemporaryDirectory() as scratch:
-        plan = plan_of(name, read_config(name), Path(scratch), preprocess=preprocess, options=settled)
-    return Planned(
+        plan = plan_of(name, config, Path(scratch), preprocess=preprocess, options=settled)
+    planned = Planned(
         model=name,
         plan=plan,
         guards=(*guards, *check(Facts(plan=plan), settled.allow)) if check_guards else None,
-        memory=_memory(name, plan, device, context, images, batch, image_size) if device else None,
+    )
+    if not is_vision_language(config):
+        return planned
+    described, precision = _described(name, caps), {decision.layer: decision.precision for decision in plan.decisions}
+    counted = _counted(name, described, photographs) if photographs else None
+    if device is not None:
+        memory = plan_memory(
+            described,
+            device_profile(device),
+            context=context,
+            images=images,
+            batch=batch,
+            image_size=image_size,
+            photographs=counted,
+            caps=caps,
+            precision=precision,
+        )
+        planned = planned.model_copy(update={"memory": memory})
+    return planned.model_copy(
+        update={
+            "parameters": described.parameters,
+            "weights_bytes": weigh(described, by_name(precision)).bytes(),
+            "lacking": lacking(described.model_type, described.vision),
+            "photographs": counted,
+        }
     )
 
 
@@ -117,26 +168,10 @@ def _facts(model: str, calibration: str | Path | None, evaluation: str | Path | 
     return image_facts(counted, ImageSet.open(Path(evaluation)) if evaluation else None, read_config(model))
 
 
-def _memory(
-    model: str,
-    plan: PrecisionPlan,
-    device: str,
-    context: int,
-    images: int,
-    batch: int,
-    image_size: tuple[int, int] | None,
-) -> MemoryPlan:
-    """Does a vision-language model fit, in the precisions of its plan?"""
-    from edgeq.families.modules import read_vlm
+def _described(model: str, caps: Mapping[str, int]) -> VlmDescription:
+    """A vision-language model with its images bounded."""
+    return cap(read_vlm(model), caps)
 
-    if not is_vision_language(read_config(model)):
-        raise InputError(f"{model} is not a vision-language model", expected="one, for a memory plan (--device)")
-    return plan_memory(
-        read_vlm(model),
-        device_profile(device),
-        context=context,
-        images=images,
-        batch=batch,
-        image_size=image_size,
-        precision={decision.layer: decision.precision for decision in plan.decisions},
-    )
+
+def _counted(model: str, described: VlmDescription, photographs: str | Path) -> PhotographCount:
+    return count_photographs(config_directory(model), described, ImageSet.open(Path(photographs)))

@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 @click.command("run")
 @click.argument("bundle", type=PATH)
-@click.argument("image", type=PATH)
+@click.argument("images", metavar="IMAGE...", type=PATH, nargs=-1, required=True)
 @click.argument("question")
 @click.option(
     "--max-new-tokens",
@@ -29,15 +29,17 @@ __all__ = ["command"]
 )
 @threads_option
 @json_option
-def command(bundle: Path, image: Path, question: str, max_new_tokens: int, threads: int | None, as_json: bool) -> None:
-    """Ask QUESTION about IMAGE, and print what the vision-language model in BUNDLE answers.
+def command(
+    bundle: Path, images: tuple[Path, ...], question: str, max_new_tokens: int, threads: int | None, as_json: bool
+) -> None:
+    """Ask QUESTION about one IMAGE or several, and print what the vision-language model in BUNDLE answers.
 
-    Every file of the bundle is checked first. The image's features come from the vision engine, the language model is
-    loaded alone.
+    The images stand before the question, in their order. Every file of the bundle is checked first. The images'
+    features come from the vision engine, the language model is loaded alone.
     """
-    picture = open_image(image)
+    pictures = [open_image(image) for image in images]
     with open_bundle(bundle, kind="vision-language", backend=DEFAULT.name, threads=threads) as opened:
-        reply = opened.ask(picture, question, max_new_tokens)
+        reply = opened.ask(pictures, question, max_new_tokens)
     if as_json:
         console.print_json(reply)
     else:

@@ -71,6 +71,7 @@ class _Serving(BaseModel):
 @click.option("--token-file", type=PATH, help="Its first line is the bearer token.  [default: variable EDGEQ_TOKEN]")
 @click.option("--slots", "sequences", type=click.IntRange(1), help="Requests answered at once.  [default: 4]")
 @click.option("--queue", type=click.IntRange(0), help="Requests that may wait.  [default: 16]")
+@click.option("--max-images", type=click.IntRange(1, 64), help="Images in one request.  [default: 8]")
 @click.option("--name", help="The model's name in requests.  [default: the bundle's]")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.  [default: info]"

@@ -28,6 +28,7 @@ __all__ = [
     "allowances",
     "backend_option",
     "calibration_options",
+    "cap_options",
     "eval_option",
     "fold_options",
     "gate_options",
@@ -88,6 +89,19 @@ preprocess_options = _chain(
     click.option("--mean", help="Where preprocessor_config.json is missing: R,G,B mean of pixels in 0..1."),
     click.option("--std", help="Likewise: R,G,B standard deviation."),
     click.option("--size", help="Likewise: SIDE or HEIGHTxWIDTH in pixels."),
+)
+
+cap_options = _chain(
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(1),
+        help="Vision-language: bound an image's pixels, where the family keeps an image's own size.",
+    ),
+    click.option(
+        "--max-tiles",
+        type=click.IntRange(1),
+        help="Vision-language: bound the tiles that an image is cut into, where the family does that.",
+    ),
 )
 
 calibration_options = _chain(

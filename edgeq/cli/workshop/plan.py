@@ -12,6 +12,7 @@ from edgeq.api.workshop.describe import Planned, plan_model
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option
 from edgeq.cli.workshop.options import (
+    cap_options,
     eval_option,
     fold_options,
     guard_options,
@@ -21,7 +22,7 @@ from edgeq.cli.workshop.options import (
     preprocess_flags,
     preprocess_options,
 )
-from edgeq.cli.workshop.vlm_tables import print_memory
+from edgeq.cli.workshop.vlm_tables import print_memory, print_photographs
 from edgeq.files import require_new
 from edgeq.plan.guards import GUARDS
 from edgeq.plan.precision import Decision, PrecisionPlan
@@ -36,7 +37,11 @@ __all__ = ["command"]
     "--check", "checked", is_flag=True, help="Ask the guards, and nothing else; exit status 1 if one says no."
 )
 @click.option("--diff", "other", type=PATH, help="Show what is different from this plan.")
-@click.option("--images", help="With --check: calibration images. With --device: how many in a sequence.  [default: 1]")
+@click.option(
+    "--images",
+    help="With --check: calibration images. Vision-language: a folder or zip of photographs, of which the dearest is "
+    "planned for; or, with --device, how many images are in a sequence.  [default: 1]",
+)
 @eval_option(required=False)
 @click.option("--device", help="Vision-language: plan its memory on this device; exit status 1 if it does not fit.")
 @click.option(
@@ -47,7 +52,12 @@ __all__ = ["command"]
     help="With --device: tokens of images, question and answer.",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="With --device: sequences at once.")
-@click.option("--image-size", metavar="HxW", help="With --device: of an image.  [default: the encoder's own]")
+@click.option(
+    "--image-size",
+    metavar="HxW",
+    help="With --device: of an image.  [default: the dearest photograph's, else the encoder's own]",
+)
+@cap_options
 @click.option("--waterfall", type=PATH, help="With --device: a chart to make (SVG).")
 @plan_options
 @fold_options
@@ -66,6 +76,8 @@ def command(
     batch: int,
     image_size: str | None,
     waterfall: Path | None,
+    max_pixels: int | None,
+    max_tiles: int | None,
     mean: str | None,
     std: str | None,
     size: str | None,
@@ -81,14 +93,18 @@ def command(
         require_new(output)
     _check_usage(checked, images, labelled, device)
     options = plan_choices(**choices)
+    count, folder = (1, None) if checked else _count_or_folder(images)
     before = PrecisionPlan.load(other) if other else None
     planned = plan_model(
         model,
         device=device,
         context=context,
-        images=_count(images) if device else 1,
+        images=count,
         batch=batch,
         image_size=parse_size("--image-size", image_size) if image_size else None,
+        photographs=folder,
+        max_pixels=max_pixels,
+        max_tiles=max_tiles,
         check_guards=checked,
         calibration=images if checked else None,
         evaluation=labelled,
@@ -119,18 +135,21 @@ def _check_usage(checked: bool, images: str | None, labelled: Path | None, devic
     """Raise click.UsageError for flags that have no meaning without another one."""
     if checked and device:
         raise click.UsageError("--check and --device: ask the one, then the other")
-    if not checked and (labelled or (images and not device)):
-        raise click.UsageError("--images and --eval are for --check")
+    if not checked and labelled:
+        raise click.UsageError("--eval is for --check")
+    if not checked and not device and images is not None and images.isdecimal():
+        raise click.UsageError(f"--images {images}: how many are in a sequence is for --device")
     context = click.get_current_context()
     given = [name for name in _MEMORY_FLAGS if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if given and not device:
         raise click.UsageError(f"--{given[0].replace('_', '-')} is for --device")
 
 
-def _count(images: str | None) -> int:
-    if images is not None and not images.isdecimal():
-        raise click.UsageError(f"--images {images}: with --device, expected how many images are in a sequence")
-    return int(images) if images else 1
+def _count_or_folder(images: str | None) -> tuple[int, str | None]:
+    """How many images are in a sequence, and where photographs lie."""
+    if images is None:
+        return 1, None
+    return (int(images), None) if images.isdecimal() else (1, images)
 
 
 def _print(planned: Planned) -> None:
@@ -145,6 +164,17 @@ def _print(planned: Planned) -> None:
         print_memory(planned.memory)
     else:
         _print_table(planned)
+        _print_model(planned)
+
+
+def _print_model(planned: Planned) -> None:
+    """Of a vision-language model: its size, what the user's photographs cost, and what edgeq does not do with it."""
+    if planned.parameters is not None and planned.weights_bytes is not None:
+        click.echo(f"{planned.parameters:,} parameters, {planned.weights_bytes / 1e9:.2f} GB of weights.")
+    if planned.photographs is not None:
+        print_photographs(planned.photographs)
+    if planned.lacking is not None:
+        click.echo(f"{planned.lacking}.")
 
 
 def _print_table(planned: Planned) -> None:

@@ -24,6 +24,7 @@ from edgeq.cli.workshop.options import (
     allowances,
     backend_option,
     calibration_options,
+    cap_options,
     fold_options,
     gate_options,
     guard_options,
@@ -65,7 +66,9 @@ CLASSIFIER_FLAGS: Final = (
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
 )
-VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", "keep_fp32")
+VLM_FLAGS: Final = (
+    *("device", "context", "max_pixels", "max_tiles", "max_new_tokens", "reference_answers", "keep_fp32"),
+)
 
 
 @click.command("prepare")
@@ -92,6 +95,7 @@ VLM_FLAGS: Final = ("device", "context", "max_new_tokens", "reference_answers", 
 @click.option(
     "--context", type=click.IntRange(1), default=2048, show_default=True, help="Tokens of image, question and answer."
 )
+@cap_options
 @click.option(
     "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer when judging."
 )

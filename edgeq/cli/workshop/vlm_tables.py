@@ -9,9 +9,10 @@ import click
 from edgeq.cli import console
 from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.plan.memory import MemoryPlan
+from edgeq.plan.photographs import PhotographCount
 from edgeq.quality.tasks.answers import VlmQuality
 
-__all__ = ["print_answers", "print_memory", "print_prepared_vlm"]
+__all__ = ["print_answers", "print_memory", "print_photographs", "print_prepared_vlm"]
 
 
 def print_memory(plan: MemoryPlan) -> None:
@@ -32,8 +33,24 @@ def print_memory(plan: MemoryPlan) -> None:
         [(item.name, f"{item.bytes / 1e9:.3f}", item.how) for item in plan.tightest.items],
         numbers=("GB",),
     )
+    if plan.photographs is not None:
+        print_photographs(plan.photographs)
     for line in _lines(plan):
         click.echo(line)
+
+
+def print_photographs(count: PhotographCount) -> None:
+    """Which photograph costs most, and how that is known, on stdout."""
+    looked = f"{count.photographs:,} photographs"
+    if count.looked_at != count.photographs:
+        looked = f"{count.looked_at:,} of {looked}"
+    how = f"{count.processed} of them through the model's image processor, which counts as edgeq does"
+    if not count.processed:
+        how = "by the family's rule alone: the model has no image processor's config, or none of them could be decoded"
+    click.echo(
+        f"Of {looked} in {count.sizes:,} sizes, {count.name} ({count.size[0]} x {count.size[1]}) takes most, "
+        f"{count.tokens:,} tokens; {how}."
+    )
 
 
 def _lines(plan: MemoryPlan) -> Iterator[str]:
@@ -41,10 +58,16 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
     yield "Less is needed while " + ", ".join(f"{phase.name} ({_gigabytes(phase.bytes)})" for phase in others) + "."
     image, cross = plan.image, plan.image.cross_tokens
     seen = f" and {cross:,} that cross-attention looks at" if cross else ""
+    if plan.caps:
+        yield "Bounded to " + " and ".join(f"{most:,} {what} an image" for what, most in plan.caps.items()) + "."
     yield (
         f"An image of {plan.request.image_size[0]} x {plan.request.image_size[1]} takes {image.tokens:,} tokens{seen}; "
         f"a token takes {plan.kv.bytes_per_token:,} bytes of KV cache."
     )
+    if plan.photographs is None and plan.request.images:
+        yield "Your own photographs decide how many tokens an image takes: give them with --images FOLDER."
+    if plan.request.images:
+        yield f"{max(plan.room, 0):,} of {plan.request.context:,} tokens are left for template, question and answer."
     spare = _gigabytes(abs(plan.spare_bytes))
     if plan.fits:
         yield f"It fits {plan.device.title} with {spare} to spare: {plan.reason}."
@@ -52,7 +75,8 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
     missing = f" by {spare}" if plan.spare_bytes < 0 else ""
     yield f"It does not fit {plan.device.title}{missing}: {plan.reason}."
     for change in plan.changes:
-        yield f"It would fit with {change.what} {change.value}: {_gigabytes(change.needed_bytes)}."
+        flag = f" ({change.flag})" if change.flag else ""
+        yield f"It would fit with {change.what} {change.value}{flag}: {_gigabytes(change.needed_bytes)}."
     if not plan.changes:
         yield "No single change would make it fit."
 
@@ -81,6 +105,7 @@ def print_prepared_vlm(prepared: PreparedVlm) -> None:
         click.echo(f"Skipped {len(prepared.skipped)} images that cannot be read: {', '.join(prepared.skipped[:5])}")
     if prepared.quality is not None:
         print_answers(prepared.quality)
+    print_photographs(prepared.dearest)
     if prepared.memory is not None:
         click.echo(f"On {prepared.memory.device.title} {prepared.memory.reason}.")
     click.echo(f"The bundle lies in {prepared.bundle}")

@@ -24,7 +24,7 @@ def is_hub_id(model: str | Path) -> bool:
 
 
 def fetch_description(model: str) -> tuple[Path, dict[str, StoredTensor]]:
-    """Fetch config.json, preprocessor_config.json if there is one, and the safetensors headers.
+    """Fetch config.json, the image processor's config if there is one, and the safetensors headers.
 
     Args:
         model: `org/name`.
@@ -45,8 +45,9 @@ def fetch_description(model: str) -> tuple[Path, dict[str, StoredTensor]]:
         ) from error
     try:
         config = Path(hf_hub_download(model, "config.json"))
-        with suppress(EntryNotFoundError):  # not every model has one; the defaults of transformers hold then
-            hf_hub_download(model, "preprocessor_config.json")
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            with suppress(EntryNotFoundError):  # not every model has one; the defaults of transformers hold then
+                hf_hub_download(model, name)
         metadata = get_safetensors_metadata(model)
     except Exception as error:  # hub, HTTP client and file system each have their own family of errors
         raise _unreachable(model, error) from error

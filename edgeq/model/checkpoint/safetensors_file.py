@@ -28,6 +28,12 @@ _METADATA: Final = {"format": "pt"}
 _LONGEST: Final = 10**12
 """An offset longer than any real one, for the room that the header will need."""
 
+_ENTRY: Final = 192
+"""No entry of the header is longer beside its name, for two dimensions and such offsets."""
+
+_TEXT: Final = 512
+"""No quantization state is longer."""
+
 
 @dataclass(frozen=True)
 class TensorSlot:
@@ -47,6 +53,11 @@ class TensorSlot:
     def bytes(self) -> int:
         """Its size; 0 where that is not known."""
         return 0 if self.shape is None else math.prod(self.shape) * _BYTES[self.dtype]
+
+    @property
+    def most_bytes(self) -> int:
+        """What it takes of a file at most, with its entry in the header."""
+        return (_TEXT if self.shape is None else self.bytes) + len(self.name) + _ENTRY
 
 
 class SafetensorsFile:

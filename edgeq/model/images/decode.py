@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from edgeq.errors import ImageError
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "decode_image"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "decode_image", "image_size"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """File name endings taken for images, in lower case."""
@@ -20,6 +20,7 @@ MAX_PIXELS = 64_000_000
 MAX_ENCODED_BYTES = 128 * 2**20
 """The largest encoded image read, in bytes."""
 
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # the JPEG reader takes MPO (several pictures in one) as well
 
 
@@ -53,6 +54,37 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             causes=("the file is damaged or cut short", "it is not what its name says"),
             next_step="remove it or replace it",
         ) from error
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width of an image as `decode_image` would give it, from its header; no pixel is decoded.
+
+    Args:
+        data: the encoded file, or as much of it as holds the header.
+        name: what to call it in an error.
+
+    Raises:
+        ImageError: the header is damaged or cut short, of an unknown format, or names more than MAX_PIXELS pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image.size, name)
+            turned = _turned(image)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except ImageError:
+        raise
+    except Exception as error:  # as in `decode_image`
+        raise ImageError(f"the header of {name} cannot be read: {error}") from error
+
+
+def _turned(image: Image.Image) -> bool:
+    """Whether the size is that of an image which the EXIF orientation lays on its side.
+
+    Pillow gives a TIFF's size upright. A PNG may have its orientation behind its pixels, and is then not asked.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return False
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from edgeq.errors import ImageError
-from edgeq.model.images.decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, MAX_PIXELS, decode_image
+from edgeq.model.images.decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, MAX_PIXELS, decode_image, image_size
 from edgeq.model.images.store import ImageStore, open_store
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "ImageItem", "ImageSet"]
+
+_HEAD_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, order=True)
@@ -77,6 +80,16 @@ class ImageSet:
             ImageError: it is damaged, cut short, too large, or gone.
         """
         return decode_image(self._store.read(item.name), item.name)
+
+    def size(self, item: ImageItem) -> tuple[int, int]:
+        """Height and width of one image, upright; from its header, where that is enough.
+
+        Raises:
+            ImageError: it is damaged, too large, or gone.
+        """
+        with suppress(ImageError):  # a header may be long, or lie at the end of the file
+            return image_size(self._store.head(item.name, _HEAD_BYTES), item.name)
+        return image_size(self._store.read(item.name), item.name)
 
     def digest(self, item: ImageItem) -> str:
         """The SHA-256 of one image's encoded bytes, in hexadecimal; raises ImageError when it cannot be read."""

@@ -37,6 +37,10 @@ class ImageStore(Protocol):
         """The bytes of one file, at most MAX_ENCODED_BYTES; raises ImageError."""
         ...
 
+    def head(self, name: str, count: int) -> bytes:
+        """Its first bytes, at most `count`; raises ImageError."""
+        ...
+
 
 def open_store(path: Path) -> ImageStore:
     """The folder or zip at `path`.
@@ -64,11 +68,16 @@ def read_file(path: Path, name: str) -> bytes:
     Raises:
         ImageError: it is no regular file, cannot be read, or has more than MAX_ENCODED_BYTES.
     """
+    return _limited(_start(path, name, MAX_ENCODED_BYTES + 1), name)
+
+
+def _start(path: Path, name: str, count: int) -> bytes:
+    """The first bytes of one file, at most `count`."""
     try:
         if path.exists() and not path.is_file():  # reading a pipe or a device could wait for ever
             raise ImageError(f"{name} is not a file", expected="an image")
         with path.open("rb") as file:
-            return _limited(file.read(MAX_ENCODED_BYTES + 1), name)
+            return file.read(count)
     except OSError as error:
         raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
 
@@ -89,6 +98,10 @@ class Folder:
         """The bytes of one file; raises ImageError."""
         return read_file(self._root / name, name)
 
+    def head(self, name: str, count: int) -> bytes:
+        """Its first bytes, at most `count`; raises ImageError."""
+        return _start(self._root / name, name, count)
+
 
 class Zip:
     """The members of a zip archive, read through one handle under a lock; it is closed with the object."""
@@ -105,6 +118,17 @@ class Zip:
 
     def read(self, name: str) -> bytes:
         """The bytes of one member; raises ImageError. What it declares about its length is not believed."""
+        data, size = self._start(name, MAX_ENCODED_BYTES + 1)
+        if len(data) != size:
+            raise ImageError(f"{name} has {len(data)} bytes, the zip says {size}")
+        return _limited(data, name)
+
+    def head(self, name: str, count: int) -> bytes:
+        """Its first bytes, at most `count`; raises ImageError."""
+        return self._start(name, count)[0]
+
+    def _start(self, name: str, count: int) -> tuple[bytes, int]:
+        """The first bytes of one member, at most `count`, and how many the zip says it has."""
         member = self._members.get(name)
         if member is None:
             raise ImageError(f"{name} is not in the zip")
@@ -112,12 +136,9 @@ class Zip:
             raise _too_long(name)
         try:
             with self._lock, self._archive.open(member) as file:
-                data = file.read(MAX_ENCODED_BYTES + 1)
+                return file.read(count), member.file_size
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
             raise ImageError(f"{name} cannot be read from the zip: {error}") from error
-        if len(data) != member.file_size:
-            raise ImageError(f"{name} has {len(data)} bytes, the zip says {member.file_size}")
-        return _limited(data, name)
 
 
 def _walk(root: Path) -> list[str]:

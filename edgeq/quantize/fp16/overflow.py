@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -22,7 +22,10 @@ from edgeq.model.graph.element_types import LARGEST, SHAPE_READERS, element_type
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import constant_tensors
 
-__all__ = ["find_overflow", "peaks"]
+__all__ = ["Feeds", "find_overflow", "peaks"]
+
+Feeds = Mapping[str, NDArray[Any]]
+"""An array for each input of a graph."""
 
 _SQUARE_INPUT: Final = frozenset(
     {
@@ -37,28 +40,24 @@ _SQUARE_OUTPUT: Final = frozenset({"ReduceL2"})
 
 
 def find_overflow(
-    model: onnx.ModelProto,
-    images: Iterable[NDArray[np.float32]],
-    *,
-    limit: float = LARGEST,
-    threads: int | None = None,
+    model: onnx.ModelProto, runs: Iterable[Feeds], *, limit: float = LARGEST, threads: int | None = None
 ) -> tuple[str, ...]:
-    """The layers that read, write or square a number beyond FP16 on these images, in the graph's order.
+    """The layers that read, write or square a number beyond FP16 in these runs, in the graph's order.
 
     A layer that reads such a number is named as well as the one that writes it: with only the writer in FP32 the Cast
     between the two would overflow. Infinities that the network makes on purpose (masks) do not count; FP16 has them.
     NaN, which no precision mends, is not looked for. Sums are taken to be accumulated in FP32.
 
     Args:
-        model: float32 graph with one input and named nodes; it is not changed.
-        images: float32 batches [n, ...] as the graph wants them; run one image at a time.
+        model: float32 graph with named nodes; it is not changed.
+        runs: what the graph is given, one image at a time.
         limit: where FP16 ends; smaller for a margin.
         threads: of one operator.
 
     Raises:
-        EngineError: the graph does not run on these images.
+        EngineError: the graph does not take these runs.
     """
-    found = peaks(model, images, threads=threads)
+    found = peaks(model, runs, threads=threads)
     version = opset(model)
     return tuple(node.name for node in model.graph.node if _largest(node, found, version) > limit)
 
@@ -75,18 +74,16 @@ def _largest(node: onnx.NodeProto, found: Mapping[str, float], version: int) -> 
     return max([0.0, *reads, *writes, *squares])
 
 
-def peaks(
-    model: onnx.ModelProto, images: Iterable[NDArray[np.float32]], *, threads: int | None = None
-) -> dict[str, float]:
+def peaks(model: onnx.ModelProto, runs: Iterable[Feeds], *, threads: int | None = None) -> dict[str, float]:
     """The largest finite magnitude of each float32 tensor that could be FP16.
 
     Args:
-        model: float32 graph with one input.
-        images: float32 batches [n, ...] as the graph wants them; run one image at a time.
+        model: float32 graph.
+        runs: what the graph is given, one image at a time.
         threads: of one operator.
 
     Raises:
-        EngineError: the graph does not run on these images.
+        EngineError: the graph does not take these runs.
     """
     constants = {
         name: _peak(numpy_helper.to_array(tensor))
@@ -96,10 +93,9 @@ def peaks(
     names = [name for name in _computed(model) if name not in constants]
     engine = _probe(model, names, threads)
     found = dict.fromkeys(names, 0.0)
-    for batch in images:
-        for position in range(len(batch)):
-            values = engine.run({engine.inputs[0]: batch[position : position + 1]}, [f"{name}.peak" for name in names])
-            found = {name: max(found[name], float(values[f"{name}.peak"])) for name in names}
+    for feeds in runs:
+        values = engine.run(feeds, [f"{name}.peak" for name in names])
+        found = {name: max(found[name], float(values[f"{name}.peak"])) for name in names}
     return constants | found
 
 

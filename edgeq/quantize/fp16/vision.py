@@ -16,7 +16,9 @@ from PIL import Image
 from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, GraphFiles, HalfReport, VisionReport
 from edgeq.errors import QuantizeError
 from edgeq.export.vision import Progress, graph_features
-from edgeq.export.vision_pixels import ParityPicture, read_pictures
+from edgeq.export.vision_pixels import ParityRun, read_runs
+from edgeq.families.modules import read_vlm
+from edgeq.families.registry import exportable
 from edgeq.model.graph.element_types import LARGEST, unfit_layers
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
 from edgeq.plan.precision import QUANTIZED, Precision, PrecisionPlan, Rule
@@ -24,7 +26,7 @@ from edgeq.plan.rules import plan_vision
 from edgeq.quality.token_parity import FP16_BOUND, Place, TokenParity, prove_tokens
 from edgeq.quantize.fp16.convert import to_fp16
 from edgeq.quantize.fp16.fp16_simulation import simulate_fp16
-from edgeq.quantize.fp16.overflow import find_overflow, peaks
+from edgeq.quantize.fp16.overflow import Feeds, find_overflow, peaks
 
 __all__ = ["MARGIN", "VISION_PLAN", "overflow_rules", "quantize_vision"]
 
@@ -64,17 +66,19 @@ def quantize_vision(
     """
     say = report or (lambda _stage, _done, _total: None)
     exported = VisionReport.load(directory)
-    pictures = read_pictures(model, photographs)
+    described = read_vlm(model)
+    vision_half = exportable(described.model_type, described.vision)
+    runs = read_runs(model, vision_half, described.config, photographs)
     graph = load_onnx(directory / VISION_FP32)
     say("vision: overflow", 0, 0)
-    plan = _plan(graph, pictures, rules, threads)
+    plan = _plan(graph, runs, rules, threads)
     say("vision: fp16", 0, 0)
     half = to_fp16(graph, plan)
     del graph
     save_onnx(half, directory / VISION_FP16)
     plan.save(directory / VISION_PLAN)
     say("vision: fp16 proof", 0, 0)
-    parity = _prove(directory, half, pictures, threads)
+    parity = _prove(directory, half, runs, threads)
     made = HalfReport(
         files=GraphFiles.of(directory / VISION_FP16),
         parity=parity,
@@ -87,7 +91,7 @@ def quantize_vision(
 
 
 def _plan(
-    graph: onnx.ModelProto, pictures: Sequence[ParityPicture], rules: Sequence[Rule], threads: int | None
+    graph: onnx.ModelProto, runs: Sequence[ParityRun], rules: Sequence[Rule], threads: int | None
 ) -> PrecisionPlan:
     """The plan under `rules`, and before them a rule for each layer that it would have in FP16 and that cannot be."""
     plan = plan_vision(graph, rules=rules)
@@ -97,28 +101,25 @@ def _plan(
             f"{len(asked)} layers of the vision graph are planned INT8, the first is {asked[0]}",
             expected="fp16 or fp32: INT8 needs calibrated scales",
         )
-    found = overflow_rules(graph, pictures, threads=threads)
+    found = overflow_rules(graph, [run.feeds for run in runs], threads=threads)
     half = {glob.escape(layer) for layer in plan.layers(Precision.FP16)}
     return plan_vision(graph, rules=(*(rule for rule in found if rule.layer in half), *rules))
 
 
-def overflow_rules(
-    graph: onnx.ModelProto, pictures: Sequence[ParityPicture], *, threads: int | None = None
-) -> tuple[Rule, ...]:
-    """A rule for each layer that FP16 would break, with its reason: what it holds, or what it reaches on a picture.
+def overflow_rules(graph: onnx.ModelProto, runs: Sequence[Feeds], *, threads: int | None = None) -> tuple[Rule, ...]:
+    """A rule for each layer that FP16 would break, with its reason: what it holds, or what it reaches on an image.
 
     Args:
         graph: float32, nodes uniquely named.
-        pictures: run one at a time.
+        runs: what the graph is given, one image at a time.
         threads: of one operator.
 
     Raises:
-        EngineError: the graph does not run on these pictures.
+        EngineError: the graph does not take these runs.
     """
     unfit = unfit_layers(graph)
-    batches = [picture.pixels[np.newaxis] for picture in pictures]
-    beyond = find_overflow(graph, batches, limit=LARGEST / MARGIN, threads=threads)
-    reached = peaks(graph, batches, threads=threads) if beyond else {}
+    beyond = find_overflow(graph, runs, limit=LARGEST / MARGIN, threads=threads)
+    reached = peaks(graph, runs, threads=threads) if beyond else {}
     nodes = {node.name: node for node in graph.graph.node}
     reasons = unfit | {name: _reason(nodes[name], reached) for name in beyond if name not in unfit}
     return tuple(
@@ -137,21 +138,19 @@ def _reason(node: onnx.NodeProto, reached: Mapping[str, float]) -> str:
     return f"{what} on a photograph, FP16 ends at {LARGEST:.0f}{doubt}"
 
 
-def _prove(
-    directory: Path, half: onnx.ModelProto, pictures: Sequence[ParityPicture], threads: int | None
-) -> TokenParity:
+def _prove(directory: Path, half: onnx.ModelProto, runs: Sequence[ParityRun], threads: int | None) -> TokenParity:
     """The FP32 graph against the FP16 one with every FP16 tensor rounded; ONNX Runtime must run the file, too."""
-    next(graph_features(directory / VISION_FP16, pictures[:1], threads=threads))
+    next(graph_features(directory / VISION_FP16, runs[:1], threads=threads))
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder) / "rounded.onnx"
         save_onnx(simulate_fp16(half), exact)
-        return prove_tokens(_pairs(directory / VISION_FP32, exact, pictures, threads), bound=FP16_BOUND, made="FP16")
+        return prove_tokens(_pairs(directory / VISION_FP32, exact, runs, threads), bound=FP16_BOUND, made="FP16")
 
 
 def _pairs(
-    reference: Path, candidate: Path, pictures: Sequence[ParityPicture], threads: int | None
+    reference: Path, candidate: Path, runs: Sequence[ParityRun], threads: int | None
 ) -> Iterator[tuple[Place, NDArray[np.float32], NDArray[np.float32]]]:
-    right = graph_features(reference, pictures, threads=threads)
-    made = graph_features(candidate, pictures, threads=threads)
+    right = graph_features(reference, runs, threads=threads)
+    made = graph_features(candidate, runs, threads=threads)
     for (place, wanted), (_, found) in zip(right, made, strict=True):
         yield place, wanted, found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
+from edgeq.families.causal import causal_class
 from edgeq.families.modules import read_vlm
 from edgeq.families.registry import language_class
 from edgeq.files import read_json_object
@@ -108,7 +109,7 @@ def on_meta(config: Any) -> torch.nn.Module:
     try:
         with torch.device("meta"):
             if (unlisted := language_class(config.model_type)) is not None:
-                model = getattr(transformers, unlisted)._from_config(config)
+                model = causal_class(unlisted)._from_config(config)
             else:
                 model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # a config can be wrong in as many ways as there are models

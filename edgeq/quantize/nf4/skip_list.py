@@ -9,7 +9,7 @@ in the list under its full name, and the result is looked at module by module.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,10 +19,13 @@ from edgeq.plan.precision import Decision, Precision, PrecisionPlan
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FourBitShare", "skip_modules", "verify_modules"]
+__all__ = ["FourBitShare", "fused_modules", "skip_modules", "verify_modules"]
 
 _REPLACED: Final = frozenset({"Linear", "Conv1D"})
 """The classes that bitsandbytes' own layers replace, unless they are in the list."""
+
+_FUSED: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""What vLLM calls layers of one input, which it holds as one; it looks for that name in the list, and for no other."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,21 @@ def skip_modules(plan: PrecisionPlan) -> list[str]:
     skipped = [decision.layer for decision in linear if decision.precision is not Precision.NF4]
     _check_list(linear, skipped)
     return skipped
+
+
+def fused_modules(skipped: Collection[str]) -> list[str]:
+    """The names that a skip list needs besides for vLLM, which quantizes a layer that it does not find in the list.
+
+    Where only some of the layers that vLLM holds as one are skipped there is no name: it makes those 4-bit, too.
+    """
+    names = set(skipped)
+    parents = dict.fromkeys(name.rpartition(".")[0] for name in skipped)
+    return [
+        f"{parent}.{fused}"
+        for parent in parents
+        for fused, parts in _FUSED.items()
+        if all(f"{parent}.{part}" in names for part in parts)
+    ]
 
 
 def _check_list(linear: list[Decision], skipped: list[str]) -> None:

@@ -23,7 +23,7 @@ from edgeq.model.checkpoint.safetensors_file import SafetensorsFile, TensorSlot
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quantize.nf4.language import Language, Source, language_plan, open_language
 from edgeq.quantize.nf4.read import FloatType, read_tensors
-from edgeq.quantize.nf4.skip_list import FourBitShare, skip_modules
+from edgeq.quantize.nf4.skip_list import FourBitShare, fused_modules, skip_modules
 from edgeq.quantize.nf4.tensor import nf4_slots, nf4_tensors
 from edgeq.quantize.nf4.verify import verify_nf4
 
@@ -54,8 +54,8 @@ class _Item:
     quantized: bool
 
     @property
-    def bytes(self) -> int:
-        return sum(slot.bytes for slot in self.slots)
+    def most_bytes(self) -> int:
+        return sum(slot.most_bytes for slot in self.slots)
 
 
 def write_nf4(
@@ -162,7 +162,7 @@ def _shards(items: Iterator[_Item], limit: int) -> Iterator[list[_Item]]:
     """The items in order, in files of at most `limit` bytes."""
     shard: list[_Item] = []
     for item in items:
-        if shard and sum(other.bytes for other in shard) + item.bytes > limit:
+        if shard and sum(other.most_bytes for other in shard) + item.most_bytes > limit:
             yield shard
             shard = []
         shard.append(item)
@@ -203,12 +203,13 @@ def _write_config(
     """config.json of the language model, with how it is quantized and the full list of what is not."""
     from transformers import BitsAndBytesConfig
 
+    skipped = skip_modules(plan)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=kind,
-        llm_int8_skip_modules=skip_modules(plan),
+        llm_int8_skip_modules=[*skipped, *fused_modules(skipped)],
     )
     content = language.config.to_dict() | {
         "architectures": [type(language.model).__name__],

@@ -1,4 +1,4 @@
-"""A bundle's canaries as they go through its network: pixels, and what the workshop saw."""
+"""A bundle's canaries as they go through its network: what it is given, and what the workshop saw."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from PIL import Image
 
 from edgeq.bundle.manifest import Manifest, read_manifest
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
-from edgeq.errors import ArtifactError, EdgeqError
+from edgeq.errors import ArtifactError, EdgeqError, EngineError
+from edgeq.families.base import PIXELS, Arrays
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries, ClassCanaries
 from edgeq.runtime.canary.files import read_array, read_picture
-from edgeq.runtime.vlm.prompt import Prompter
+from edgeq.runtime.vlm.prompt import ProcessedImage, Prompter
 
 __all__ = ["CanarySet", "KnownCanary", "Talk", "canary_digest", "canary_graph", "open_canaries"]
 
@@ -32,15 +33,16 @@ class KnownCanary:
     Attributes:
         image: its file name.
         picture: it, mode RGB.
-        pixels: the network's input, float32 [pictures, 3, H, W].
-        reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden] or [1, classes].
+        feeds: an array for each input of the network; where that is one alone, its name does not matter.
+        reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden] or [1, classes]; see
+            `CanarySet.stacked`.
         int8: of a classifier, what the INT8 graph gave there in ONNX Runtime, [1, classes].
         same_pixels: whether the workshop had the same pixels; None where that is not known.
     """
 
     image: str
     picture: Image.Image
-    pixels: NDArray[np.float32]
+    feeds: Arrays
     reference: NDArray[np.float32]
     int8: NDArray[np.float32] | None = None
     same_pixels: bool | None = None
@@ -68,17 +70,19 @@ class CanarySet:
         graph: the ONNX file that the bundle runs in ONNX Runtime.
         reference_graph: the ONNX file that is nearest to what the reference was: FP32 for a classifier, and the vision
             graph itself otherwise, whose FP32 form did not leave the workshop.
-        output: of the graph, that is compared; None for its only one.
+        outputs: of the graph, that are compared.
         known: the canaries; at least one.
         talk: None for a classifier.
+        stacked: the rows of all outputs are compared as those of one picture; otherwise the only output as it is.
     """
 
     manifest: Manifest
     graph: Path
     reference_graph: Path
-    output: str | None
+    outputs: tuple[str, ...]
     known: tuple[KnownCanary, ...]
     talk: Talk | None = None
+    stacked: bool = False
 
 
 def open_canaries(bundle: Path, manifest: Manifest | None = None) -> CanarySet:
@@ -132,8 +136,8 @@ def _of_classifier(bundle: Path, manifest: Manifest) -> CanarySet:
         pixels = _preprocessed(preprocess, picture, folder / canary.image)
         rows = slice(number, number + 1)
         same = canary_digest(pixels) == canary.pixels_sha256
-        known.append(KnownCanary(canary.image, picture, pixels[None], fp32[rows], int8[rows], same))
-    return CanarySet(manifest, bundle / listed.int8, bundle / listed.fp32, listed.output, tuple(known))
+        known.append(KnownCanary(canary.image, picture, {PIXELS: pixels[None]}, fp32[rows], int8[rows], same))
+    return CanarySet(manifest, bundle / listed.int8, bundle / listed.fp32, (listed.output,), tuple(known))
 
 
 def _of_vlm(bundle: Path, manifest: Manifest) -> CanarySet:
@@ -142,17 +146,35 @@ def _of_vlm(bundle: Path, manifest: Manifest) -> CanarySet:
         raise ArtifactError(f"{bundle} has no canaries", expected=f"one at least in {CANARY_LIST}")
     settings = VlmSettings.of(bundle)
     prompter, folder = Prompter.open(bundle, settings), bundle / CANARIES
+    outputs = prompter.vision.outputs(prompter.config)
+    stacked = not prompter.vision.pictures or len(outputs) > 1
     known: list[KnownCanary] = []
     for canary in listed.canaries:
         picture = read_picture(folder / canary.image)
-        pixels = prompter.pixels(picture).values
+        image = prompter.pixels(picture)
         features = read_array(folder / canary.features)
-        hidden = known[0].reference.shape[2] if known else features.shape[1]
-        _expect(folder / canary.features, features.shape, (len(pixels) * settings.tokens, hidden))
-        reference = features.reshape(len(pixels), settings.tokens, hidden)
-        known.append(KnownCanary(canary.image, picture, pixels, reference))
+        hidden = known[0].reference.shape[-1] if known else features.shape[1]
+        pictures = 1 if stacked else image.layout.pictures
+        if features.shape[1] != hidden or not _makes(prompter, image, features, outputs):
+            raise ArtifactError(
+                f"the canary {folder / canary.features} has the shape {list(features.shape)}",
+                expected=f"features of {image.layout.tokens} image tokens, each of {hidden} numbers",
+            )
+        known.append(KnownCanary(canary.image, picture, image.feeds, features.reshape(pictures, -1, hidden)))
     graph = bundle / settings.vision
-    return CanarySet(manifest, graph, graph, None, tuple(known), Talk(listed, prompter))
+    return CanarySet(manifest, graph, graph, outputs, tuple(known), Talk(listed, prompter), stacked)
+
+
+def _makes(prompter: Prompter, image: ProcessedImage, features: NDArray[np.float32], outputs: tuple[str, ...]) -> bool:
+    """Whether the rows of a graph's outputs become what the language model is given in the places of an image."""
+    try:
+        parts = np.split(features, len(outputs))
+        if prompter.vision.pictures:
+            parts = [part.reshape(image.layout.pictures, -1, part.shape[-1]) for part in parts]
+        prompter.joined(dict(zip(outputs, parts, strict=True)), image.layout)
+    except (EngineError, ValueError, IndexError):
+        return False
+    return True
 
 
 def _preprocessed(preprocess: Preprocess, picture: Image.Image, path: Path) -> NDArray[np.float32]:

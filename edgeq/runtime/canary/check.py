@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from edgeq.engine import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import EngineError, InputError, ParityError
+from edgeq.families.base import Arrays, output_rows
 from edgeq.quality.token_parity import TokenParity, measure_tokens
 from edgeq.runtime.canary.answers import ask_canaries
 from edgeq.runtime.canary.canary_set import CanarySet, KnownCanary, open_canaries
 from edgeq.runtime.canary.report import DEFAULT_BOUNDS, CanaryBounds, CanaryCheck, CanaryReport, ClassCheck
 
-__all__ = ["Seen", "check_canaries", "compare_canaries", "require_talk", "run_canaries"]
+__all__ = ["Seen", "canary_feeds", "check_canaries", "compare_canaries", "require_talk", "run_canaries"]
 
 Seen = tuple[NDArray[np.float32], ...]
-"""What an engine gave for each canary."""
+"""What an engine gave for each canary, in the form of its reference."""
 
 _WORKSHOP: Final = "the FP32 graph in the workshop"
 
@@ -74,17 +75,38 @@ def run_canaries(engine: Engine, canaries: CanarySet) -> Seen:
     """What an engine gives for each canary, float32, NaN and infinity included.
 
     Raises:
-        EngineError: it does not run, has several inputs, or not the output that is compared.
+        EngineError: it does not run, has other inputs, or not the outputs that are compared.
     """
-    outputs = (canaries.output,) if canaries.output else engine.outputs
-    if len(engine.inputs) != 1 or len(outputs) != 1 or outputs[0] not in engine.outputs:
-        raise EngineError(
-            f"the engine has inputs {list(engine.inputs)} and outputs {list(engine.outputs)}",
-            expected=f"one input, and the output {canaries.output}" if canaries.output else "one of each",
-            causes=("it was made from another graph",),
-        )
-    found = (engine.run({engine.inputs[0]: one.pixels}, outputs)[outputs[0]] for one in canaries.known)
-    return tuple(values.astype(np.float32) for values in found)
+    if not set(canaries.outputs) <= set(engine.outputs):
+        raise _other_graph(engine, canaries.known[0], canaries.outputs)
+    made = (engine.run(canary_feeds(engine, one), canaries.outputs) for one in canaries.known)
+    return tuple(output_rows(found)[None] if canaries.stacked else _only(found) for found in made)
+
+
+def canary_feeds(engine: Engine, known: KnownCanary) -> Arrays:
+    """What an engine is given of a canary.
+
+    Raises:
+        EngineError: it has other inputs.
+    """
+    if len(known.feeds) == len(engine.inputs) == 1:
+        return dict(zip(engine.inputs, known.feeds.values(), strict=True))
+    if known.feeds.keys() != set(engine.inputs):
+        raise _other_graph(engine, known, ())
+    return known.feeds
+
+
+def _only(made: Arrays) -> NDArray[np.float32]:
+    (values,) = made.values()
+    return values.astype(np.float32)
+
+
+def _other_graph(engine: Engine, known: KnownCanary, outputs: Sequence[str]) -> EngineError:
+    return EngineError(
+        f"the engine has inputs {list(engine.inputs)} and outputs {list(engine.outputs)}",
+        expected=f"inputs such as {list(known.feeds)}" + (f", and outputs {list(outputs)}" if outputs else ""),
+        causes=("it was made from another graph",),
+    )
 
 
 def compare_canaries(

@@ -52,7 +52,9 @@ def find_capacity(figures: MemoryFigures, shape: KvShape, budget: int, *, slots:
         InputError: it is too little for one slot, and one picture with a prompt as long as the context.
     """
     slot = shape.slot_bytes(figures.context)
-    most = request_memory(figures, figures.context, min(figures.picture_tokens, figures.context), 0)
+    usual = figures.picture
+    picture = replace(usual, tokens=min(usual.tokens, figures.context))
+    most = request_memory(figures, figures.context, (picture,), 0)
     beside = replace(most, kv=0).alone
     count = min(slots, (budget - beside) // slot)
     if count < 1:
@@ -61,13 +63,12 @@ def find_capacity(figures: MemoryFigures, shape: KvShape, budget: int, *, slots:
             f"bytes, all else {beside:,}, and there are {budget:,}",
             next_step="serve with a shorter context, or give a larger budget",
         )
-    picture = figures.picture_tokens * shape.token_bytes + most.features
+    cross = slot - shape.rows(figures.context) * shape.token_bytes  # keys and values of an image, in each slot
+    kept = usual.tokens * shape.token_bytes + cross + most.features
     kv = count * slot
-    return Capacity(count, kv, budget - kv, _PICTURES * picture if caches is None else caches)
+    return Capacity(count, kv, budget - kv, _PICTURES * kept if caches is None else caches)
 
 
 def memory_beside_kv(figures: MemoryFigures, question: TokenizedRequest) -> RequestMemory:
     """What a request needs beside its slot."""
-    return replace(
-        request_memory(figures, len(question.prompt.ids), question.prompt.image_tokens, question.limit), kv=0
-    )
+    return replace(request_memory(figures, len(question.prompt.ids), question.prompt.layouts, question.limit), kv=0)

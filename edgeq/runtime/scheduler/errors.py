@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgeq.errors import EdgeqError, InputError
+from edgeq.errors import EdgeqError, ImageError, InputError
 
-__all__ = ["BusyError", "ClosedError", "ContextError", "DeadlineError", "TooLargeError"]
+__all__ = ["BusyError", "ClosedError", "ContextError", "DeadlineError", "RefusedImageError", "TooLargeError"]
 
 
 class TooLargeError(InputError):
@@ -40,6 +40,19 @@ class ContextError(InputError):
             next_step="ask in fewer words, or leave early messages or images out",
         )
         self.tokens, self.image_tokens, self.context = tokens, image_tokens, context
+
+
+class RefusedImageError(ImageError):
+    """The model does not take an image of a conversation (HTTP 422).
+
+    Args:
+        number: which of the conversation's images, from 0 on.
+        error: why.
+    """
+
+    def __init__(self, number: int, error: ImageError) -> None:
+        super().__init__(error.what, expected=error.expected, causes=error.causes, next_step=error.next_step)
+        self.number = number
 
 
 class BusyError(EdgeqError):

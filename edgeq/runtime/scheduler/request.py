@@ -23,6 +23,7 @@ class Counts:
         submitted: requests that came.
         ended: how they ended -> how many.
         prompt_tokens: read or reused, of all requests that started.
+        cached_tokens: of these, reused.
         answer_tokens: of the answers.
         first_tokens: answers that had a first token.
         first_token_seconds: from submission to the first token, added up.
@@ -33,6 +34,7 @@ class Counts:
     submitted: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     answer_tokens: int = 0
     first_tokens: int = 0
     first_token_seconds: float = 0.0
@@ -95,6 +97,7 @@ class ActiveRequest:
         counts.first_tokens += 1
         counts.first_token_seconds += now - self.submitted
         counts.prompt_tokens += len(self.question.prompt.ids)
+        counts.cached_tokens += begun.cached_tokens
         self._add(begun.said, counts)
 
     def go_on(self, said: TokenEvent, now: float, counts: Counts) -> None:

@@ -7,19 +7,26 @@ time: of all that run together, only the largest counts. The memory plan adds th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edgeq.bundle.vision_report import VISION
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
-from edgeq.errors import InputError, ModelError, first_line
-from edgeq.families.base import ImageCost
+from edgeq.errors import InputError, ModelError
+from edgeq.families.base import Config, ImageCost, Layout
+from edgeq.families.modules import VlmDescription
+from edgeq.families.pictures import native_size
+from edgeq.families.registry import feature_outputs, image_cost
+from edgeq.families.structure import Parts
+from edgeq.families.tiles import Size
 from edgeq.files import read_json_object
+from edgeq.model.images.image_processor import read_processor_config
 from edgeq.plan.activations import prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache
+from edgeq.plan.memory import MemoryPlan
+from edgeq.runtime.scheduler.budget import MEMORY
+from edgeq.runtime.vlm.prompt import load_config
 
 __all__ = ["MemoryFigures", "RequestMemory", "read_memory_figures", "request_memory", "reserved_together"]
 
@@ -31,8 +38,9 @@ class RequestMemory:
     """Bytes of one request.
 
     Attributes:
-        kv: keys and values of its tokens, those still to be said included.
-        features: what the language model gets of its images.
+        kv: keys and values of its tokens, those still to be said included, and of what cross-attention looks at.
+        features: what the language model gets of its images: for their places, behind its first layers, by
+            cross-attention.
         prefill: activations while its prompt is read.
         vision: activations while its images are encoded.
     """
@@ -70,25 +78,35 @@ class MemoryFigures:
 
     Attributes:
         text: the language model's config, with all defaults.
-        vision: the encoder's config.
+        vision: the encoder's config, likewise.
         cache: what a token costs.
         context: most tokens of a request.
-        picture_tokens: features of one picture.
-        picture_patches: patches of one picture, with a class token in any case.
+        picture: a usual image: the dearest that memory was planned for, or else one of the encoder's own size.
+        outputs: of the vision graph, each with as many rows as an image has places.
+        states: of an image, that cross-attention looks at; 0 for models without.
+        mask: numbers of what is added to the encoder's attention scores.
+        widens: a CPU encodes, in float32.
     """
 
     text: Mapping[str, Any]
     vision: Mapping[str, Any]
     cache: KvCache
     context: int
-    picture_tokens: int
-    picture_patches: int
+    picture: Layout
+    outputs: int = 1
+    states: int = 0
+    mask: int = 0
+    widens: bool = False
 
 
-def read_memory_figures(bundle: Path) -> MemoryFigures:
+def read_memory_figures(bundle: Path, config: Config | None = None, *, widens: bool = False) -> MemoryFigures:
     """The figures of a vision-language bundle, from its JSON files alone.
 
-    A config of the hub may leave out what transformers has a default for; then transformers is asked.
+    Args:
+        bundle: its directory.
+        config: of the whole model, with all defaults; None reads the bundle's, and asks transformers where that leaves
+            out what transformers has a default for.
+        widens: a CPU's backend encodes, in float32.
 
     Raises:
         ArtifactError: the bundle does not say how its halves are joined.
@@ -96,85 +114,92 @@ def read_memory_figures(bundle: Path) -> MemoryFigures:
     """
     settings = VlmSettings.of(bundle)
     text = read_json_object(bundle / LANGUAGE / "config.json")
-    vision = _vision(bundle)
+    model = _described(bundle, settings.model_type, text, config)
+    image = image_cost(model, _size(bundle, model))
     figures = MemoryFigures(
         text=text,
-        vision=vision,
+        vision=model.vision,
         cache=kv_cache(text),
         context=settings.context,
-        picture_tokens=settings.tokens,
-        picture_patches=_patches(vision, bundle),
+        picture=Layout(image.tokens, image.sequences, image.sequence),
+        outputs=feature_outputs(settings.model_type, model.config),
+        states=image.cross_tokens,
+        mask=image.mask,
+        widens=widens,
     )
-    request_memory(figures, settings.tokens, settings.tokens, 1)  # what is missing is said now, not to the first user
+    request_memory(figures, image.tokens, (figures.picture,), 1)  # what is missing is said now, not to the first user
     return figures
 
 
-def request_memory(figures: MemoryFigures, prompt_tokens: int, image_tokens: int, max_new_tokens: int) -> RequestMemory:
+def request_memory(
+    figures: MemoryFigures, prompt_tokens: int, layouts: Sequence[Layout], max_new_tokens: int
+) -> RequestMemory:
     """Bytes of a request; an upper bound where a part of it is in a cache.
+
+    Its images are encoded one after the other, so that of their activations the largest count, and of what the language
+    model is given all.
 
     Args:
         figures: of the bundle.
         prompt_tokens: images and question.
-        image_tokens: of these, the images'.
+        layouts: of its images.
         max_new_tokens: of the answer, which ends at the latest where the context does.
 
     Raises:
         InputError: a number is negative, or there are more image tokens than tokens.
         ModelError: a config lacks a number.
     """
+    image_tokens = sum(layout.tokens for layout in layouts)
     if not 0 <= image_tokens <= prompt_tokens or max_new_tokens < 0:
         raise InputError(
             f"{prompt_tokens} tokens, {image_tokens} of them of images, and {max_new_tokens} more make no request"
         )
     length = min(prompt_tokens + max_new_tokens, max(figures.context, prompt_tokens))
+    cross = figures.states * len(layouts)
+    rows = cross or figures.outputs * image_tokens
     return RequestMemory(
-        kv=figures.cache.bytes(length, 0),
-        features=_HALF * image_tokens * int(figures.text["hidden_size"]),
-        prefill=prefill_bytes(figures.text, prompt_tokens, 0),
-        vision=_encoding(figures, image_tokens),
+        kv=figures.cache.slot_bytes(length, cross),
+        features=_HALF * rows * int(figures.text["hidden_size"]),
+        prefill=prefill_bytes(figures.text, prompt_tokens, cross),
+        vision=max((_encoding(figures, layout) for layout in layouts), default=0),
     )
 
 
-def _encoding(figures: MemoryFigures, image_tokens: int) -> int:
-    """Activations of the encoder, for all pictures of a request in one pass."""
-    pictures = math.ceil(image_tokens / figures.picture_tokens)
-    if not pictures:
-        return 0
-    patches = figures.picture_patches
-    return vision_bytes(figures.vision, ImageCost(image_tokens, pictures, sequences=pictures, sequence=patches))
+def _encoding(figures: MemoryFigures, layout: Layout) -> int:
+    """Activations of the encoder, for all pictures of an image in one pass."""
+    cost = ImageCost(
+        layout.tokens, layout.pictures, sequences=layout.pictures, sequence=layout.patches, mask=figures.mask
+    )
+    return vision_bytes(figures.vision, cost, widens=figures.widens)
 
 
-def _vision(bundle: Path) -> Mapping[str, Any]:
-    """The encoder's config, completed by transformers where it lacks a number."""
-    raw = read_json_object(bundle / "config.json").get("vision_config")
-    if not isinstance(raw, dict):
+def _described(bundle: Path, model_type: str, text: Mapping[str, Any], config: Config | None) -> VlmDescription:
+    """The bundle's model, as far as the cost of an image depends on it."""
+    found = read_json_object(bundle / "config.json") if config is None else config
+    if not isinstance(found.get("vision_config"), Mapping):
         raise ModelError(f"{bundle / 'config.json'} has no vision part", expected="vision_config, an object")
+    model = VlmDescription(
+        name=str(bundle),
+        model_type=model_type,
+        config=found,
+        text=text,
+        vision=found["vision_config"],
+        preprocessor=read_processor_config(bundle),
+        components=(),
+        parts=Parts("", (), "", None),
+        tied_head=False,
+        stored={},
+    )
     try:
-        vision_bytes(raw, ImageCost(tokens=1, tiles=1, sequences=1, sequence=1))
+        vision_bytes(model.vision, image_cost(model, native_size(model.vision)))
     except ModelError:
-        return _completed(bundle)
-    return raw
+        if config is not None:
+            raise
+        return _described(bundle, model_type, text, load_config(bundle))
+    return model
 
 
-def _completed(bundle: Path) -> Mapping[str, Any]:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(bundle, local_files_only=True, trust_remote_code=False)
-        found: dict[str, Any] = config.vision_config.to_dict()
-    except Exception as error:  # a config can be wrong in as many ways as there are models
-        raise ModelError(
-            f"transformers does not understand {bundle / 'config.json'}", causes=(first_line(error),)
-        ) from error
-    return found
-
-
-def _patches(vision: Mapping[str, Any], bundle: Path) -> int:
-    """Patches of one picture of the size that the graph takes, and a class token, which some encoders have."""
-    try:
-        _, height, width = read_json_object(bundle / VISION)["image"]
-        patch = vision["patch_size"]
-        side = int(patch[0] if isinstance(patch, list | tuple) else patch)
-        return (int(height) // side) * (int(width) // side) + 1
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"{bundle / VISION} does not say how large a picture is: {error}") from error
+def _size(bundle: Path, model: VlmDescription) -> Size:
+    """Height and width of the usual image."""
+    planned = bundle / MEMORY
+    return MemoryPlan.load(planned).request.image_size if planned.is_file() else native_size(model.vision)

@@ -190,8 +190,9 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
 
     bundled = vlm.prompter.settings
     context = min(options.context or bundled.context, bundled.context)
-    figures = replace(read_memory_figures(bundle), context=context)
-    shape = read_kv_shape(vlm.language.model)
+    figures = read_memory_figures(bundle, vlm.prompter.config, widens=device.widens_fp16)
+    figures = replace(figures, context=context)
+    shape = read_kv_shape(vlm.language.model, vlm.language.cross_states)
     budget = serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)

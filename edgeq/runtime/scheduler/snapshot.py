@@ -39,6 +39,7 @@ class Snapshot:
         ended: how requests ended -> how many: `stop`, `stop_string`, `limit`, `context`, `cancelled`, `deadline`,
             `failed`, `too_large`, `busy`.
         prompt_tokens: read or reused, of all requests that started.
+        cached_tokens: of these, reused: an earlier request had read them.
         answer_tokens: said.
         steps: decode steps, each of at most one token for every slot.
         first_tokens: requests that got a first token.
@@ -48,10 +49,12 @@ class Snapshot:
         kv_bytes: allocated for keys and values, once, when the runtime was opened.
         kv_used_bytes: of these, with tokens in them that a running request has read or said.
         kv_reserved_bytes: of these, what the running requests may come to.
+        context: tokens of a request at most, answer included.
+        longest: tokens of the running request that has come furthest.
         reserved_bytes: features and activations reserved for the running requests, beside the KV cache.
         limit_bytes: for these and the caches together, now.
         features: images' features that are kept.
-        prefixes: keys and values of images that are kept.
+        prefixes: keys and values of what prompts begin with that are kept, in pieces.
         memory_free_bytes: of the machine, at the last look.
     """
 
@@ -62,6 +65,7 @@ class Snapshot:
     submitted: int
     ended: dict[str, int]
     prompt_tokens: int
+    cached_tokens: int
     answer_tokens: int
     steps: int
     first_tokens: int
@@ -71,6 +75,8 @@ class Snapshot:
     kv_bytes: int
     kv_used_bytes: int
     kv_reserved_bytes: int
+    context: int
+    longest: int
     reserved_bytes: int
     limit_bytes: int
     features: CacheFigures

@@ -1,4 +1,4 @@
-"""What a client asks: an image, what was said about it so far, and how the answer is to be chosen and to end."""
+"""What a client asks: images, what was said about them so far, and how the answer is to be chosen and to end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from PIL import Image
 from edgeq.errors import InputError
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 
-__all__ = ["GREEDY", "IMAGE", "EncodedImage", "GenerationRequest", "ImagePlace", "Role", "SamplingParams", "Turn"]
+__all__ = [
+    "GREEDY",
+    "IMAGE",
+    "EncodedImage",
+    "GenerationRequest",
+    "ImagePlace",
+    "Role",
+    "SamplingParams",
+    "Turn",
+    "check_turns",
+]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -76,7 +86,13 @@ class Turn:
 
     @classmethod
     def said(cls, role: Role, text: str, *, images: int = 0) -> Turn:
-        """A text, with as many images before it."""
+        """A text, with images before it.
+
+        Args:
+            role: who says it.
+            text: what is said.
+            images: how many stand before it.
+        """
         return cls(role, (*([IMAGE] * images), text))
 
     @property
@@ -119,7 +135,7 @@ class GenerationRequest:
         stop: texts that end it; they are not part of it.
 
     Raises:
-        InputError: the turns do not fit together or to the image, or a number is out of range.
+        InputError: the turns do not fit together or to the images, or a number is out of range.
     """
 
     images: tuple[Image.Image | EncodedImage, ...] = field(repr=False)
@@ -132,7 +148,7 @@ class GenerationRequest:
         """Check turns and numbers."""
         if self.max_new_tokens < 1:
             raise InputError(f"an answer of {self.max_new_tokens} tokens is none", expected="1 or more")
-        _check_turns(self.turns, len(self.images))
+        check_turns(self.turns, len(self.images))
         if len(self.stop) > _STOPS or not all(0 < len(text) <= _LONGEST_STOP for text in self.stop):
             raise InputError(
                 "these stop strings cannot be used",
@@ -161,7 +177,8 @@ class GenerationRequest:
         return cls((image,), (Turn.said("user", question, images=1),), max_new_tokens, sampling, stop)
 
 
-def _check_turns(turns: tuple[Turn, ...], images: int) -> None:
+def check_turns(turns: tuple[Turn, ...], images: int) -> None:
+    """Raise InputError where turns do not fit together, or have another number of places than there are images."""
     if not turns or turns[-1].role != "user":
         raise InputError("nothing is asked", expected="a conversation whose last message is the user's")
     for turn in turns:

@@ -11,7 +11,7 @@ Needs torch and transformers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -19,10 +19,29 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-__all__ = ["ATTENTION", "attend"]
+__all__ = ["ATTENTION", "attend", "attention_windows"]
 
 ATTENTION: Final = "edgeq_slots"
 """Its name among the attention functions of transformers."""
+
+_FULL: Final = "full_attention"
+_SLIDING: Final = "sliding_attention"
+_ROWS: Final = 256
+"""Tokens whose capped scores are in memory at once."""
+
+
+def attention_windows(config: Any) -> Mapping[str, int | None]:
+    """How far back each kind of layer sees: name of the kind -> tokens, itself included; None for all.
+
+    Args:
+        config: of a language model.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        slides = window is not None and getattr(config, "use_sliding_window", True)
+        kinds = (_SLIDING if slides else _FULL,)
+    return {kind: window if kind == _SLIDING else None for kind in sorted(set(kinds))}
 
 
 def attend(
@@ -32,6 +51,8 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
     slot_tokens: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -45,43 +66,114 @@ def attend(
         attention_mask: [batch or 1, 1, n, m], added to the scores in the type of `key`, or of bool (True is seen); None
             for n tokens that each see those before it, or one that sees all.
         scaling: of the scores.
+        softcap: what scores come near to and never reach; None where they are not capped.
+        sliding_window: tokens that the layer sees, itself included; a mask says it already.
         slot_tokens: of a step, how many tokens each slot has, so that no mask is needed; None where the mask says it.
         kwargs: what else transformers passes on.
 
     Returns:
         [batch, n, heads, width] in the dtype of `query`, and no weights.
     """
-    batch, heads, count, width = query.shape
-    # A CPU needs no copy of keys and values for each head that shares them;
-    # a GPU has no quick kernel for that with a mask.
-    if count > 1 and key.device.type == "cpu":
-        found = scaled_dot_product_attention(
-            query.to(key.dtype),
-            key,
-            value,
-            attn_mask=attention_mask,
-            is_causal=attention_mask is None,
-            scale=scaling,
-            enable_gqa=True,
-        )
-        return found.transpose(1, 2).to(query.dtype), None
-    if count > 1:
-        read, _ = sdpa_attention_forward(
-            module, query.to(key.dtype), key, value, attention_mask, scaling=scaling, **kwargs
-        )
-        return read.to(query.dtype), None
-    groups = query.reshape(batch, key.shape[1], -1, width).to(key.dtype)
-    if slot_tokens is None:
-        found = scaled_dot_product_attention(groups, key, value, attn_mask=attention_mask, scale=scaling)
+    given = query.to(key.dtype)
+    if query.shape[2] > 1:
+        found = _read(module, given, key, value, attention_mask, scaling, softcap, kwargs)
+    elif slot_tokens is None or attention_mask is not None:
+        found = _look(given, key, value, attention_mask, scaling, softcap)
     else:
-        slots = [(slice(slot, slot + 1), tokens) for slot, tokens in enumerate(slot_tokens)]
         found = torch.cat(
             [
-                scaled_dot_product_attention(groups[at], key[at, :, :tokens], value[at, :, :tokens], scale=scaling)
-                for at, tokens in slots
+                _look(given[at], key[at, :, seen], value[at, :, seen], None, scaling, softcap)
+                for at, seen in _slots(slot_tokens, sliding_window)
             ]
         )
-    return found.reshape(batch, 1, heads, -1).to(query.dtype), None
+    return found.to(query.dtype), None
+
+
+def _slots(slot_tokens: Sequence[int], window: int | None) -> list[tuple[slice, slice]]:
+    """Each slot, and its tokens that are seen."""
+    return [
+        (slice(slot, slot + 1), slice(0 if window is None else max(0, tokens - window), tokens))
+        for slot, tokens in enumerate(slot_tokens)
+    ]
+
+
+def _read(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    kwargs: Mapping[str, Any],
+) -> torch.Tensor:
+    """Attention of several tokens, [batch, n, heads, width] in the dtype of `key`."""
+    if softcap is not None:
+        return _read_capped(query, key, value, mask, scaling, softcap)
+    # A CPU needs no copy of keys and values for each head that shares them;
+    # a GPU has no quick kernel for that with a mask.
+    if key.device.type == "cpu":
+        found = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+        )
+        return found.transpose(1, 2)
+    read: torch.Tensor = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)[0]
+    return read
+
+
+def _read_capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """Some tokens after the others: no kernel caps scores, so that all of them are in memory."""
+    count, known = query.shape[2], key.shape[2]
+    if mask is None:
+        mask = torch.ones(1, 1, count, known, dtype=torch.bool, device=key.device).tril(known - count)
+    parts = [slice(start, start + _ROWS) for start in range(0, count, _ROWS)]
+    found = [_capped(query[:, :, part], key, value, mask[:, :, part], scaling, softcap) for part in parts]
+    return torch.cat(found, dim=2).transpose(1, 2)
+
+
+def _look(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Attention of one token in each of a batch, [batch, 1, heads, width] in the dtype of `key`."""
+    batch, heads = query.shape[:2]
+    if softcap is not None:
+        found = _capped(query, key, value, mask, scaling, softcap)
+    else:
+        groups = query.reshape(batch, key.shape[1], -1, query.shape[3])
+        found = scaled_dot_product_attention(groups, key, value, attn_mask=mask, scale=scaling)
+    return found.reshape(batch, 1, heads, -1)
+
+
+def _capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """Attention whose scores are capped before the mask (Gemma 2, arXiv 2408.00118), [batch, heads, n, width]."""
+    batch, heads, count, width = query.shape
+    rows = query.reshape(batch, key.shape[1], -1, width) * (width**-0.5 if scaling is None else scaling)
+    scores = torch.tanh(rows @ key.mT / softcap) * softcap
+    scores = scores.reshape(batch, heads, count, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype is torch.bool else scores + mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    found = weights.reshape(batch, key.shape[1], heads // key.shape[1] * count, -1) @ value
+    return found.reshape(batch, heads, count, -1)
 
 
 AttentionInterface.register(ATTENTION, attend)

@@ -85,6 +85,7 @@ class BatchDecoder:
     Attributes:
         kept: features and prefixes of earlier requests.
         slots: answers at once.
+        context: tokens of each at most.
         steps: done so far.
 
     Raises:
@@ -101,7 +102,7 @@ class BatchDecoder:
         context: int,
         cache_bytes: int,
     ) -> None:
-        self.slots, self.steps = slots, 0
+        self.slots, self.context, self.steps = slots, context, 0
         self.kept = LruCache(cache_bytes)
         self._step = DecodeStep(language.model, slots, context, language.cross_states)
         self._reader = Prefill(prompter, vision_encoder, language, self._step, self.kept)

@@ -7,15 +7,15 @@ torch and transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from edgeq.runtime.vlm.attention import ATTENTION
+from edgeq.runtime.vlm.attention import ATTENTION, attention_windows
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.kv_cache import SlotCache, check_served, read_kv_shape
-from edgeq.runtime.vlm.piece import PromptPiece, model_inputs
+from edgeq.runtime.vlm.piece import CrossStates, PromptPiece, by_kind, cross_inputs, model_inputs
 
 __all__ = ["DecodeStep"]
 
@@ -38,10 +38,10 @@ class DecodeStep:
     """
 
     def __init__(self, model: Any, slots: int, context: int, cross_states: int = 0) -> None:
-        check_served(model, context)
-        self.shape = read_kv_shape(model)
+        check_served(model)
+        self.shape = read_kv_shape(model, cross_states)
         model.set_attn_implementation(ATTENTION)
-        self._model, self._cross_states = model, cross_states
+        self._model, self._decoder = model, _decoder(model)
         self.cache = SlotCache(self.shape, slots, context)
         self._kept = {cache_name(model): self.cache}
         self._hidden = float("-inf")
@@ -51,7 +51,11 @@ class DecodeStep:
         self._tokens = torch.zeros(slots, 1, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, 1, dtype=torch.int64, device=device)
         self._moving = torch.zeros(slots, 1, dtype=torch.int64, device=device)
-        self._mask = torch.full((slots, 1, 1, self.cache.rows), self._hidden, dtype=self.shape.dtype, device=device)
+        self._index = torch.arange(self.cache.rows, device=device)
+        self._windows = attention_windows(model.config)
+        size = (slots, 1, 1, self.cache.rows)
+        self._masks = {kind: torch.empty(size, dtype=self.shape.dtype, device=device) for kind in self._windows}
+        self._states_seen = torch.zeros(slots, cross_states, dtype=torch.bool, device=device)
         for slot in range(slots):
             self.vacate(slot)
         self._forward = self._captured(self._eager)
@@ -62,8 +66,9 @@ class DecodeStep:
         Returns:
             Of the last piece, the logits of its last token, [1, vocabulary] in the model's dtype; else None.
         """
-        self.cache.aim_at(slot, piece.start)
-        model = self._model if piece.last else self._model.model
+        cross = piece.cross
+        self.cache.aim_at(slot, piece.start, image=cross is not None and cross.states is not None)
+        model = self._model if piece.last else self._decoder
         with torch.inference_mode():
             found = model(
                 **model_inputs(self._model.config, piece),
@@ -71,6 +76,7 @@ class DecodeStep:
                 use_cache=True,
                 **({"logits_to_keep": 1} if piece.last else {}),
             )
+            self._states_seen[slot] = cross.seen[-1] if cross is not None and self.cache.crossed[slot] else False
         return found.logits[:, -1] if piece.last else None
 
     def occupy(self, slot: int, token: int, length: int, position: int) -> None:
@@ -101,17 +107,17 @@ class DecodeStep:
             self._tokens *= self._moving
             self._positions += self._moving
             self.cache.at += self._moving[:, 0]
-            self._mask[:, 0, 0].scatter_(1, self._row(), 0.0)
+            self._mask()
         self._seen = [seen + moves for seen, moves in zip(self._seen, self._moves, strict=True)]
 
     def _eager(self) -> torch.Tensor:
         found = self._model(
             input_ids=self._tokens,
-            attention_mask=self._mask,
             position_ids=self._positions,
+            **({"attention_mask": by_kind(self._masks)} if self._masked else {"slot_tokens": self._seen}),
+            **self._cross_inputs(),
             **self._kept,
             use_cache=True,
-            slot_tokens=None if self._masked else self._seen,
         )
         logits: torch.Tensor = found.logits[:, -1]
         return logits
@@ -149,9 +155,28 @@ class DecodeStep:
             self._positions[slot] = position
             self._moving[slot] = moving
             self.cache.at[slot] = slot * self.cache.rows + length
-            self._mask[slot].fill_(self._hidden)
-            self._mask[slot, ..., : length + 1] = 0.0
+            if not moving:
+                self._states_seen[slot] = False
+            self._mask()
 
-    def _row(self) -> torch.Tensor:
-        """Of each slot's next token within its slot, int64 [slots, 1]."""
-        return (self.cache.at % self.cache.rows)[:, None]
+    def _mask(self) -> None:
+        """Show each slot its own tokens, as far back as each kind of layer sees; without a decision on the host."""
+        row = (self.cache.at % self.cache.rows)[:, None]
+        for kind, window in self._windows.items():
+            hidden = self._index > row
+            if window is not None:
+                hidden |= self._index <= row - window
+            self._masks[kind].zero_().masked_fill_(hidden[:, None, None], self._hidden)
+
+    def _cross_inputs(self) -> Mapping[str, torch.Tensor]:
+        """What each slot's token looks at by cross-attention; a slot without an image looks at zeros."""
+        if not self.shape.cross:
+            return {}
+        inputs = cross_inputs(CrossStates(self._states_seen), self._model.dtype)
+        return {name: rows.transpose(0, 2) for name, rows in inputs.items()}
+
+
+def _decoder(model: Any) -> Any:
+    """A causal language model without its head; for some, `base_model` is the model itself."""
+    found = model.base_model
+    return model.model if found is model else found

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError, first_line
 from edgeq.families.base import Config, ImageFeatures, ImagePrompt
+from edgeq.families.causal import causal_class
 from edgeq.files import read_json_object
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.prompt import Prompt, Prompter
@@ -115,13 +116,13 @@ def _quiet() -> Iterator[None]:
 
 def _model_class(directory: Path) -> Any:
     """The class that config.json names: AutoModelForCausalLM does not know all of them."""
-    import transformers
-
     named = read_json_object(directory / "config.json").get("architectures") or [""]
-    found = getattr(transformers, str(named[0]), None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        raise ModelError(f"{directory / 'config.json'} names {named[0]!r}, which is no model of transformers")
-    return found
+    try:
+        return causal_class(str(named[0]))
+    except ModelError as error:
+        raise ModelError(
+            f"{directory / 'config.json'} names {named[0]!r}, which is no model of transformers"
+        ) from error
 
 
 class LanguageModel:
@@ -142,12 +143,15 @@ class LanguageModel:
     """
 
     def __init__(self, model: Any, image_prompt: ImagePrompt, image_token_id: int, config: Config) -> None:
+        from edgeq.runtime.vlm.attention import ATTENTION
         from edgeq.runtime.vlm.linear import use_fast_kernels
 
         self._model = model
         self.image_prompt = image_prompt
         self._image_token_id, self._config = image_token_id, config
         self._cache = cache_name(model)
+        if model.config._attn_implementation == "eager":  # it takes no mask of bool, and sees all where there is none
+            model.set_attn_implementation(ATTENTION)
         self._forward(input_ids=self._tensor([0])[None])
         use_fast_kernels(model)
 

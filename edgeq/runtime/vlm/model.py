@@ -36,9 +36,9 @@ class Reply(BaseModel):
         token_ids: as they were chosen, the one that ends the answer included.
         ended: `stop` at a token that ends an answer, `limit` at the number of tokens asked for, `context` where the
             context is full.
-        prompt_tokens: image and question.
-        image_tokens: of these, the image's.
-        vision_seconds: from the image to its features.
+        prompt_tokens: images and question.
+        image_tokens: of these, the images'.
+        vision_seconds: from the images to their features.
         first_token_seconds: from there to the first token.
         seconds: all of it.
     """
@@ -69,26 +69,29 @@ class VisionLanguageModel:
     vision_encoder: VisionEncoder
     language: LanguageModel
 
-    def ask(self, image: Image.Image, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
-        """Answer a question about an image, greedily.
+    def ask(
+        self, images: Image.Image | Sequence[Image.Image], question: str, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Reply:
+        """Answer a question about one image or several, greedily.
 
         Args:
-            image: mode RGB.
+            images: mode RGB; they stand before the question, in this order.
             question: without any prompt around it.
             max_new_tokens: after which an answer is cut that has not ended.
 
         Raises:
-            InputError: the question is empty or too long, or no token may be said.
-            EngineError: the vision graph fails on this image.
+            ImageError: the model does not take one of the images.
+            InputError: the question is empty or too long, no token may be said, or there are too many images.
+            EngineError: the vision graph fails on an image.
         """
         if max_new_tokens < 1:
             raise InputError(f"an answer of {max_new_tokens} tokens is none", expected="1 or more")
         settings, start = self.prompter.settings, time.perf_counter()
-        prompt, features = self._see(image, question)
+        prompt, features = self._see([images] if isinstance(images, Image.Image) else images, question)
         seen = time.perf_counter()
         limit = min(max_new_tokens, settings.context - len(prompt.ids))
         said, times = [], []
-        for token in self.language.generate(prompt, [features], limit=limit, stop=settings.stop):
+        for token in self.language.generate(prompt, features, limit=limit, stop=settings.stop):
             said.append(token)
             times.append(time.perf_counter())
         return Reply(
@@ -109,18 +112,19 @@ class VisionLanguageModel:
 
     def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
         """As `Answerer.logits`."""
-        prompt, features = self._see(image, question)
-        return self.language.logits(prompt, [features], answer_ids)
+        prompt, features = self._see([image], question)
+        return self.language.logits(prompt, features, answer_ids)
 
     def features(self, image: Image.Image) -> NDArray[np.float32]:
         """What the language model gets of an image, float32 [tokens, hidden]."""
         return stacked(self._join(self.prompter.pixels(image)))
 
-    def _see(self, image: Image.Image, question: str) -> tuple[Prompt, ImageFeatures]:
+    def _see(self, images: Sequence[Image.Image], question: str) -> tuple[Prompt, list[ImageFeatures]]:
         """Prompt and features; a question that is too long is refused before the encoder runs."""
-        pixels = self.prompter.pixels(image)
-        prompt = self.prompter.prompt(question, [pixels.layout])
-        return prompt, self._join(pixels)
+        self.prompter.check_images(len(images))
+        pixels = [self.prompter.pixels(image) for image in images]
+        prompt = self.prompter.prompt(question, [one.layout for one in pixels])
+        return prompt, [self._join(one) for one in pixels]
 
     def _join(self, pixels: ProcessedImage) -> ImageFeatures:
         return self.prompter.joined(self.vision_encoder.encode(pixels.feeds), pixels.layout)
@@ -171,6 +175,6 @@ def load_vlm(directory: Path, *, engine: Engine | None = None, threads: int | No
 
 
 def stacked(features: ImageFeatures) -> NDArray[np.float32]:
-    """All that the language model is given of an image, one behind the other: [rows, hidden]."""
+    """All that the language model is given of an image, one behind the other: float32 [rows, hidden]."""
     cross = () if features.cross is None else (features.cross,)
     return np.concatenate((features.places, *features.deepstack, *cross))

@@ -5,12 +5,17 @@ Needs torch and transformers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["CrossStates", "ImageStates", "PromptPiece", "cross_inputs", "model_inputs", "reading_masks"]
+from edgeq.runtime.vlm.attention import attention_windows
+
+__all__ = ["CrossStates", "ImageStates", "PromptPiece", "by_kind", "cross_inputs", "model_inputs", "reading_masks"]
+
+_Mask = TypeVar("_Mask")
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,7 @@ class PromptPiece:
         last: the piece is the prompt's last.
         blocks: of each token from the prompt's first on, int64 [start + n]: tokens of one block see each other, be they
             before or behind; 0 for those that see what is before them only. None where all are 0.
-        narrow_blocks: a layer's sliding window bounds blocks as well (Gemma 3); otherwise they are seen whole (PaliGemma
-            2).
+        narrow_blocks: a layer's sliding window bounds blocks as well; otherwise they are seen whole.
         places: which tokens of the piece are an image's, bool [n].
         deepstack: for those places, [places, hidden] for each layer that is given some; empty for most models.
         cross: for models with cross-attention; None before an image.
@@ -93,7 +97,7 @@ def model_inputs(config: Any, piece: PromptPiece) -> dict[str, Any]:
         config: of the language model.
         piece: that is read.
     """
-    device, dtype = piece.embeddings.device, piece.embeddings.dtype
+    dtype = piece.embeddings.dtype
     found: dict[str, Any] = {
         "inputs_embeds": piece.embeddings,
         "attention_mask": reading_masks(config, piece),
@@ -123,19 +127,19 @@ def cross_inputs(cross: CrossStates, dtype: torch.dtype) -> dict[str, Any]:
     return inputs if cross.states is None else {**inputs, "cross_attention_states": cross.states[None]}
 
 
-def reading_masks(config: Any, piece: PromptPiece) -> torch.Tensor | dict[str, torch.Tensor | None] | None:
+def reading_masks(config: Any, piece: PromptPiece) -> torch.Tensor | Mapping[str, torch.Tensor | None] | None:
     """What each token of a piece may see: bool [1, 1, n, start + n], True is seen; None for all that is before it.
 
     Args:
         config: of the language model. Where its layers are of several kinds, there is a mask for each kind.
         piece: that is read.
     """
-    kinds = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    if kinds and {"sliding_attention", "full_attention"} <= set(kinds):
-        return {"full_attention": _mask(piece, None), "sliding_attention": _mask(piece, window)}
-    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True) is not False
-    return _mask(piece, window if slides else None)
+    return by_kind({kind: _mask(piece, window) for kind, window in attention_windows(config).items()})
+
+
+def by_kind(masks: Mapping[str, _Mask]) -> _Mask | Mapping[str, _Mask]:
+    """Masks as transformers takes them: one alone where all layers are of one kind."""
+    return next(iter(masks.values())) if len(masks) == 1 else masks
 
 
 def _mask(piece: PromptPiece, window: int | None) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""From an image and a question to pixels and token ids, as the model's own processor makes them.
+"""From images and a question to pixels and token ids, as the model's own processor makes them.
 
 Image processor and tokenizer are loaded apart: the whole processors of some families ask for a video processor, and
 that for torchvision, which the device does not have.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.bundle.vlm_settings import VlmSettings
-from edgeq.errors import EngineError, InputError, ModelError, first_line
+from edgeq.errors import EngineError, ImageError, InputError, ModelError, first_line
 from edgeq.families.base import Arrays, Config, Given, ImageFeatures, ImagePrompt, Layout
 from edgeq.families.registry import exportable, runnable
 from edgeq.model.images.image_processor import load_image_processor
@@ -121,8 +121,14 @@ class Prompter:
         return cls(settings, load_tokenizer(directory), load_image_processor(directory), load_config(directory))
 
     def pixels(self, image: Image.Image) -> ProcessedImage:
-        """An image in mode RGB as the encoder gets it."""
-        given = self._processor(images=image, return_tensors="np", **self.image_prompt.processing)
+        """An image in mode RGB as the encoder gets it; raises ImageError for one that the image processor refuses."""
+        options = self.image_prompt.processing(self.config)
+        try:
+            given = self._processor(images=image, return_tensors="np", **options)
+        except ValueError as error:  # Qwen's refuse a strip whose sides differ by more than 200 times
+            raise ImageError(
+                f"the model takes no image of {image.width} x {image.height} pixels", causes=(first_line(error),)
+            ) from error
         feeds, layout = self.vision.feeds(given, self.config), self.image_prompt.layout(given, self.config)
         return ProcessedImage(feeds, layout, given)
 
@@ -137,6 +143,12 @@ class Prompter:
             raise EngineError(f"{layout.tokens} image tokens and {len(found.places)} features do not go together")
         return found
 
+    def check_images(self, count: int) -> None:
+        """Raise InputError where the model does not take so many images in a conversation."""
+        most = self.image_prompt.most_images
+        if most is not None and count > most:
+            raise InputError(f"{count} images; a {self.settings.model_type} model takes {most} in a conversation")
+
     def prompt(self, question: str, layouts: Sequence[Layout]) -> Prompt:
         """The prompt of one question about some images, which stand before it.
 
@@ -149,8 +161,8 @@ class Prompter:
         made = self.written(render(self.tokenizer, self.image_prompt, self.marker, question, len(layouts)), layouts)
         if len(made.ids) >= settings.context:
             raise InputError(
-                f"the question is too long: with the image it takes {len(made.ids):,} tokens, and the context is "
-                f"{settings.context:,}, answer included",
+                f"the question is too long: with {_counted(len(layouts))} it takes {len(made.ids):,} tokens, "
+                f"and the context is {settings.context:,}, answer included",
                 expected=f"at most {max(settings.context - made.image_tokens, 0):,} tokens of question and answer",
                 next_step="ask in fewer words",
             )
@@ -192,7 +204,8 @@ class Prompter:
     def _cuts(self, ids: NDArray[np.int64], layouts: Sequence[Layout], beginnings: Sequence[str]) -> tuple[int, ...]:
         """Behind the images that no text stands between, and where earlier prompts of this conversation ended.
 
-        No cut where a token sees others behind it that are not of its own image.
+        No cut where a token sees others behind it that are not of its own image; nor before an image that is looked at
+        by cross-attention: transformers reads what stands before it in one pass with it, and that is another answer.
         """
         if self.image_prompt.attention == "prompt":
             return ()
@@ -203,7 +216,8 @@ class Prompter:
             earlier = self._ids(text, layouts[: text.count(self.marker)])
             if np.array_equal(earlier, ids[: len(earlier)]):
                 found.add(len(earlier))
-        return tuple(sorted(cut for cut in found if cut < len(ids)))
+        first = int(np.argmax(places)) if layouts and self.image_prompt.cross is not None else 0
+        return tuple(sorted(cut for cut in found if first < cut < len(ids)))
 
 
 def load_config(directory: Path) -> Config:
@@ -321,6 +335,10 @@ def render(tokenizer: Any, image_prompt: ImagePrompt, marker: str, question: str
             causes=("it is the template of the language model alone",),
         )
     return text
+
+
+def _counted(images: int) -> str:
+    return "the image" if images == 1 else f"{images} images"
 
 
 def _check_question(question: str, *markers: str) -> None:

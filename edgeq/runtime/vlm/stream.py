@@ -31,11 +31,11 @@ class Usage:
     """What a request took.
 
     Attributes:
-        prompt_tokens: image and text.
-        image_tokens: of these, the image's.
+        prompt_tokens: images and text.
+        image_tokens: of these, the images'.
         cached_tokens: of the prompt's, those that an earlier request had read already.
         answer_tokens: said, the one that ended the answer included.
-        encoder_cache_hit: the image's features were there already, or not needed.
+        encoder_cache_hit: the features of all images were there already, or not needed.
         queue_seconds: from submission to start.
         first_token_seconds: from submission to the first token; of an answer without one, as `seconds`.
         seconds: from submission to the end.

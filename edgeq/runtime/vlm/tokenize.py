@@ -1,20 +1,20 @@
-"""From what a client asks to what the model reads: token ids, and the image with the digest of its pixels."""
+"""From what a client asks to what the model reads: token ids, and images with the digests of their pixels."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from PIL import Image
 
-from edgeq.errors import InputError, ModelError, first_line
+from edgeq.errors import ImageError, InputError, ModelError, first_line
 from edgeq.families.base import Layout
-from edgeq.runtime.scheduler.errors import ContextError
-from edgeq.runtime.vlm.api import IMAGE, EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
+from edgeq.runtime.scheduler.errors import ContextError, RefusedImageError
+from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter, render
 
@@ -26,6 +26,9 @@ _SHORT: Final = 1024
 
 _SMALL: Final = 3 << 20
 """Bytes of an image, as a file or as pixels, that may wait as it is."""
+
+_PREPARED: Final = 64 << 20
+"""Bytes of a request's images as the encoder gets them, that may wait; the first image may have more."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -99,15 +102,12 @@ class PromptBuilder:
 
         Raises:
             InputError: a message has the image token in it, or there are more images than the model takes.
+            RefusedImageError: the model does not take one of the images.
             ContextError: the conversation leaves no room for an answer (413).
             ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
-        most = self._prompter.image_prompt.most_images
-        if most is not None and len(ask.images) > most:
-            raise InputError(
-                f"{len(ask.images)} images; a {self._prompter.settings.model_type} model takes {most} in a conversation"
-            )
-        images = tuple(self._look(image) for image in ask.images)
+        self._prompter.check_images(len(ask.images))
+        images = _bounded([self._taken(number, image) for number, image in enumerate(ask.images)], ask.images)
         prompt = self._prompt(ask.turns, tuple(image.layout for image in images))
         room = self._context - len(prompt.ids)
         if room < 1:
@@ -115,6 +115,13 @@ class PromptBuilder:
         return TokenizedRequest(
             prompt, images, ask.max_new_tokens, min(ask.max_new_tokens, room), ask.sampling, ask.stop
         )
+
+    def _taken(self, number: int, image: Image.Image | EncodedImage) -> RequestImage:
+        """The picture, with its layout; raises RefusedImageError."""
+        try:
+            return self._look(image)
+        except ImageError as error:
+            raise RefusedImageError(number, error) from error
 
     def _look(self, image: Image.Image | EncodedImage) -> RequestImage:
         """The picture, with its layout."""
@@ -131,7 +138,7 @@ class PromptBuilder:
             return known
         pixels = self._prompter.pixels(decoded)
         self._remember(self._layouts, digest, pixels.layout)
-        return RequestImage(digest, pixels.layout, pixels)
+        return RequestImage(digest, pixels.layout, replace(pixels, given={}))
 
     def _known(self, digest: bytes, image: Image.Image | EncodedImage) -> RequestImage | None:
         """The same for a small image that was seen before; `digest` is of its pixels, or of its file."""
@@ -165,6 +172,20 @@ class PromptBuilder:
                 kept.popitem(last=False)
 
 
+def _bounded(images: Sequence[RequestImage], given: Sequence[Image.Image | EncodedImage]) -> tuple[RequestImage, ...]:
+    """The same, of which the first have their pixels: many requests may wait, and none is in the budget.
+
+    The others are prepared again when their request is read.
+    """
+    found, room = [], _PREPARED
+    for number, (image, source) in enumerate(zip(images, given, strict=True)):
+        size = 0 if image.pixels is None else image.pixels.nbytes
+        kept = number == 0 or size <= room
+        room -= size if kept else 0
+        found.append(image if kept else RequestImage(image.digest, image.layout, None, source))
+    return tuple(found)
+
+
 def _decoded(image: Image.Image | EncodedImage) -> Image.Image:
     return image.decoded() if isinstance(image, EncodedImage) else image
 
@@ -175,12 +196,13 @@ def _written(prompter: Prompter, turns: tuple[Turn, ...], layouts: tuple[Layout,
         if any(marker in text for turn in turns for text in turn.texts):
             raise InputError(f"a message has {marker} in it, which stands for an image", next_step="leave it out")
     if not prompter.image_prompt.template:
-        if len(turns) != 1 or turns[0].parts[:-1] != (IMAGE,):
+        content = _content(turns[0])
+        if len(turns) != 1 or [part["type"] for part in content] != ["image", "text"]:
             raise InputError(
                 f"a {prompter.settings.model_type} model answers one question about one image",
                 expected="one message, with an image before its text",
             )
-        text = render(prompter.tokenizer, prompter.image_prompt, prompter.marker, turns[0].texts[0])
+        text = render(prompter.tokenizer, prompter.image_prompt, prompter.marker, content[1]["text"])
         return prompter.written(text, layouts)
     text = _rendered(prompter.tokenizer, turns)
     if text.count(prompter.marker) != len(layouts):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from edgeq.errors import EdgeqError, ImageError, InputError
-from edgeq.runtime.scheduler.errors import BusyError, ClosedError, DeadlineError, TooLargeError
+from edgeq.runtime.scheduler.errors import BusyError, ClosedError, ContextError, DeadlineError, TooLargeError
 
 __all__ = ["ErrorBody", "ErrorObject", "RequestError", "as_request_error", "refusal"]
 
@@ -81,6 +81,11 @@ class RequestError(EdgeqError):
         self.allow = allow
         self.close = close
 
+    def at(self, place: str) -> RequestError:
+        """The same, with the field at fault."""
+        self.param = place
+        return self
+
     @property
     def body(self) -> ErrorBody:
         """The answer's body."""
@@ -94,6 +99,8 @@ def as_request_error(error: Exception) -> RequestError:
         return error
     if isinstance(error, TooLargeError):
         return RequestError(413, "too_much_memory", _told(error))
+    if isinstance(error, ContextError):
+        return RequestError(413, "context_length_exceeded", _told(error))
     if isinstance(error, BusyError):
         return RequestError(429, "busy", _told(error), retry_after=error.retry_after_s)
     if isinstance(error, DeadlineError):

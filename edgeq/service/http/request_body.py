@@ -27,9 +27,9 @@ _SMALL: Final = 64 << 10
 """Bytes that are read faster than a thread is woken for it."""
 
 
-def body_limit(image_bytes: int) -> int:
-    """The longest body, for the longest image: that in base64, and 1 MiB of words."""
-    return image_bytes // 3 * 4 + _WORDS_BYTES
+def body_limit(images_bytes: int) -> int:
+    """The longest body, for so many bytes of images: these in base64, and 1 MiB of words."""
+    return images_bytes // 3 * 4 + _WORDS_BYTES
 
 
 class RequestBodies:
@@ -49,7 +49,7 @@ class RequestBodies:
 
     @contextmanager
     def room(self, request: Request) -> Iterator[None]:
-        """Keep room for a request's body while it is read and its image decoded.
+        """Keep room for a request's body while it is read and its images decoded.
 
         Raises:
             RequestError: 413 the body says that it is too long, 429 others have the room.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgeq.runtime.vlm.api import Role, SamplingParams, Turn
+from edgeq.runtime.vlm.api import IMAGE, Role, SamplingParams, Turn
 from edgeq.runtime.vlm.stream import Done, Stream, Token
 from edgeq.runtime.vlm.stream import Usage as Took
 from edgeq.service.http.connection import EventStream
@@ -31,6 +31,7 @@ from edgeq.service.routes.chat_schema import (
     PromptDetails,
     TokenUsage,
 )
+from edgeq.service.routes.image_input import ImageSource
 from edgeq.service.routes.submit import Query, Submitter
 from edgeq.service.served_model import ServedModel
 
@@ -82,20 +83,24 @@ class Chat:
         asking: asks the runtime.
         intake: reads bodies.
         timeout: seconds that a client may take to read a piece of its answer.
+        max_images: in one request.
     """
 
-    def __init__(self, served: ServedModel, asking: Submitter, intake: RequestBodies, timeout: float) -> None:
+    def __init__(
+        self, served: ServedModel, asking: Submitter, intake: RequestBodies, *, timeout: float, max_images: int
+    ) -> None:
         self._served = served
         self._asking = asking
         self._intake = intake
         self._timeout = timeout
+        self._max_images = max_images
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request, whole or in pieces."""
         with self._intake.room(request):
             asked = await self._intake.parse(request, ChatRequest)
             self._served.check_name(asked.model)
-            stream = await self._asking.submit(request, query_of(asked))
+            stream = await self._asking.submit(request, query_of(asked, self._max_images))
         fingerprint = self._served.digest[:12]
         heading = _Heading(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._served.name, fingerprint)
         if not asked.stream:
@@ -139,33 +144,40 @@ class Chat:
         yield _LAST
 
 
-def query_of(asked: ChatRequest) -> Query:
-    """The conversation, its one image apart.
+def query_of(asked: ChatRequest, max_images: int) -> Query:
+    """The conversation, its images apart.
 
     Raises:
-        RequestError: 422 there is more than one image, or the messages do not fit together.
+        RequestError: 422 there are more images than that, or one is not in a message of the user.
+        InputError: the messages do not fit together.
     """
-    images = [
-        part.image_url.url for message in asked.messages for part in _parts(message) if isinstance(part, ImagePart)
-    ]
-    if len(images) > 1:
-        raise RequestError(422, "several_images", f"{len(images)} images; one can be asked about", param="messages")
+    images = tuple(_images(asked.messages))
+    if len(images) > max_images:
+        raise RequestError(
+            422, "too_many_images", f"{len(images)} images; at most {max_images} can be asked about", param="messages"
+        )
     sampling = SamplingParams(asked.temperature or 0.0, 1.0 if asked.top_p is None else asked.top_p, asked.seed)
     turns = tuple(_turn(message) for message in asked.messages)
-    return Query(turns, images[0] if images else None, asked.max_new_tokens, sampling, asked.stops)
+    return Query(turns, images, asked.max_new_tokens, sampling, asked.stops)
 
 
-def _parts(message: Message) -> tuple[object, ...]:
-    return () if isinstance(message.content, str) else message.content
+def _images(messages: Sequence[Message]) -> Iterator[ImageSource]:
+    """In their order; raises RequestError for one that the user did not send."""
+    for number, message in enumerate(messages):
+        for at, part in enumerate(message.parts):
+            if not isinstance(part, ImagePart):
+                continue
+            place = f"messages.{number}.content.{at}"
+            if message.role != "user":
+                told = f"an image in a message of the {message.role}; only the user's may have some"
+                raise RequestError(422, "image_not_by_user", told, param=place)
+            yield ImageSource(part.image_url.url, place)
 
 
 def _turn(message: Message) -> Turn:
-    """Texts of one message belong together; the image stands before them."""
-    if isinstance(message.content, str):
-        return Turn(_ROLES[message.role], message.content)
-    texts = [part.text for part in message.content if not isinstance(part, ImagePart)]
-    image = any(isinstance(part, ImagePart) for part in message.content)
-    return Turn(_ROLES[message.role], "\n".join(texts), image)
+    """A message with all of its parts in their order."""
+    parts = (IMAGE if isinstance(part, ImagePart) else part.text for part in message.parts)
+    return Turn(_ROLES[message.role], tuple(parts))
 
 
 def _choice(event: Token | Done) -> ChunkChoice:
@@ -179,5 +191,5 @@ def _tokens(took: Took) -> TokenUsage:
         prompt_tokens=took.prompt_tokens,
         completion_tokens=took.answer_tokens,
         total_tokens=took.prompt_tokens + took.answer_tokens,
-        prompt_tokens_details=PromptDetails(cached_tokens=took.cached_tokens),
+        prompt_tokens_details=PromptDetails(cached_tokens=took.cached_tokens, image_tokens=took.image_tokens),
     )

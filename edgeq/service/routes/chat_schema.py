@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _MOST_CHARACTERS = 100_000
-_MOST_PARTS = 16
+_MOST_PARTS = 128
 _MOST_MESSAGES = 64
 _MOST_TOKENS = 1_000_000
 
@@ -65,7 +65,7 @@ class ImageUrl(_Form):
     """
 
     url: str = Field(min_length=1, json_schema_extra={"format": IMAGE_URI})
-    detail: Literal["auto", "low", "high"] = "auto"
+    detail: Literal["auto", "low", "high", "original"] = "auto"
 
 
 class ImagePart(_Form):
@@ -79,11 +79,16 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class Message(_Form):
-    """One message; an image may be in one of the user's."""
+    """One message: a text, or texts and images in any order; images in the user's only."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[tuple[Part, ...], Field(min_length=1, max_length=_MOST_PARTS)]
     name: Text | None = None
+
+    @property
+    def parts(self) -> tuple[TextPart | ImagePart, ...]:
+        """What it consists of, in order."""
+        return (TextPart(type="text", text=self.content),) if isinstance(self.content, str) else self.content
 
 
 class StreamOptions(_Form):
@@ -94,11 +99,11 @@ class StreamOptions(_Form):
 
 
 class ChatRequest(_Form):
-    """A question, mostly about an image.
+    """A question, mostly about images.
 
     Attributes:
         model: as `/v1/models` names it.
-        messages: the conversation, the last by the user. One image in all.
+        messages: the conversation, the last by the user. In all of them at most so many images as `/v1/models` says.
         max_tokens, max_completion_tokens: of the answer, at most; the second is the newer name and goes first.
         temperature: 0 takes the likeliest token, and is the default here.
         top_p: only the likeliest tokens are drawn from, as few as have this probability together.
@@ -144,9 +149,10 @@ class _Answer(BaseModel):
 
 
 class PromptDetails(_Answer):
-    """Of the prompt's tokens, those that an earlier request had read already."""
+    """Of the prompt's tokens, those that an earlier request had read already, and those of images."""
 
     cached_tokens: int
+    image_tokens: int
 
 
 class TokenUsage(_Answer):

@@ -66,6 +66,9 @@ class Fetcher:
         seconds: for all of it, redirects included.
         resolve: finds a host's addresses.
         allowed: which of them may be connected to.
+
+    Attributes:
+        seconds: the same.
     """
 
     def __init__(
@@ -79,22 +82,27 @@ class Fetcher:
     ) -> None:
         self._hosts = frozenset(hosts)
         self._most = most_bytes
-        self._seconds = seconds
+        self.seconds = seconds
         self._resolve = resolve
         self._allowed = allowed
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, seconds: float | None = None) -> bytes:
         """The body behind an address.
+
+        Args:
+            url: the address.
+            seconds: that it may take; None for as many as the fetcher gives.
 
         Raises:
             RequestError: 400 the host was not named, 413 the body is too long, 422 it cannot be had.
         """
         first = self._target(url)
+        seconds = self.seconds if seconds is None else seconds
         try:
-            with anyio.fail_after(self._seconds):
+            with anyio.fail_after(seconds):
                 return await self._follow(first)
         except TimeoutError as error:
-            raise _failed(f"{first.hostname} did not send the image within {self._seconds:g} s") from error
+            raise _failed(f"{first.hostname} did not send the image within {seconds:.3g} s") from error
         except (OSError, ssl.SSLError, h11.RemoteProtocolError) as error:
             raise _failed(f"the image cannot be had from {first.hostname}: {type(error).__name__}") from error
 
@@ -104,18 +112,15 @@ class Fetcher:
             parts = urlsplit(url)
             host, _ = parts.hostname or "", parts.port
         except ValueError as error:
-            raise RequestError(400, "bad_image_url", "the image's address is none", param="image_url") from error
+            raise RequestError(400, "bad_image_url", "the image's address is none") from error
         if host not in self._hosts or parts.scheme not in _PORTS:
             raise RequestError(
                 400,
                 "image_host_not_allowed",
                 "images are not fetched from this host: put the image into the request as a data URI",
-                param="image_url",
             )
         if parts.username is not None or parts.password is not None or not url.isascii() or not url.isprintable():
-            raise RequestError(
-                400, "bad_image_url", "the image's address has characters that it must not", param="image_url"
-            )
+            raise RequestError(400, "bad_image_url", "the image's address has characters that it must not")
         return parts
 
     async def _follow(self, target: SplitResult) -> bytes:
@@ -170,9 +175,7 @@ class Fetcher:
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > self._most:
-                    raise RequestError(
-                        413, "image_too_large", f"the image has more than {self._most:,} bytes", param="image_url"
-                    )
+                    raise RequestError(413, "image_too_large", f"the image has more than {self._most:,} bytes")
             elif isinstance(event, h11.EndOfMessage):
                 return _Answer(status, location, bytes(body))
             elif isinstance(event, h11.ConnectionClosed):
@@ -180,4 +183,4 @@ class Fetcher:
 
 
 def _failed(reason: str) -> RequestError:
-    return RequestError(422, "image_not_fetched", reason, param="image_url")
+    return RequestError(422, "image_not_fetched", reason)

@@ -1,6 +1,7 @@
-"""The image of a request: what may be looked at is settled before anything is decoded.
+"""The images of a request: what may be looked at is settled before anything is decoded.
 
-Length first, then the kind of file and the number of pixels from its header, and only then the pixels.
+Lengths first, then the kind of each file and the number of pixels from its header, and only then the pixels. A fault
+names the image by its place in the request.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
+import anyio
 from anyio import CapacityLimiter, to_thread
 from PIL import Image, UnidentifiedImageError
 
@@ -22,7 +26,7 @@ from edgeq.runtime.vlm.api import EncodedImage
 from edgeq.service.http.errors import RequestError
 from edgeq.service.routes.fetch import Fetcher
 
-__all__ = ["FORMATS", "ImageInputs", "ImageLimits", "data_uri_bytes"]
+__all__ = ["FORMATS", "ImageInputs", "ImageLimits", "ImageSource", "data_uri_bytes"]
 
 FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/bmp": "BMP"}
 """Media types of a data URI, and Pillow's name of each. What the bytes are is looked at all the same."""
@@ -33,22 +37,44 @@ _NAME: Final = "the image"
 _DATA: Final = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100}){0,4}),", re.IGNORECASE)
 _REMOTE: Final = ("http://", "https://")
 _AT_ONCE: Final = 2
-"""Images decoded at once: each may take three bytes for each of its pixels."""
+"""Requests whose images are decoded at once, one after another: each may take three bytes for each of its pixels."""
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """The largest image: bytes encoded, and pixels."""
+    """How large images may be.
+
+    Attributes:
+        encoded_bytes: of one.
+        pixels: of one.
+        all_bytes: encoded, of all images of a request together.
+        all_pixels: of all images of a request together.
+    """
 
     encoded_bytes: int
     pixels: int
+    all_bytes: int
+    all_pixels: int
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An image as a request has it.
+
+    Attributes:
+        url: a data URI, or an address.
+        place: in the request, such as `messages.0.content.1`.
+    """
+
+    url: str = field(repr=False)
+    place: str
 
 
 class ImageInputs:
     """Opens the images of requests.
 
     Args:
-        limits: of one image.
+        limits: of the images of a request.
         fetcher: gets those that are given by their address.
     """
 
@@ -57,32 +83,79 @@ class ImageInputs:
         self._fetcher = fetcher
         self._turns = CapacityLimiter(_AT_ONCE)
 
-    async def use(self, url: str, then: Callable[[EncodedImage], _Made]) -> _Made:
-        """Take an image's file, hand it on, and let it go.
+    async def use(self, sources: Sequence[ImageSource], then: Callable[[tuple[EncodedImage, ...]], _Made]) -> _Made:
+        """Take the files of a request's images, hand them on, and let them go.
 
         Args:
-            url: a data URI, or an address.
-            then: called in a worker thread with the file, which it decodes to mode RGB, upright, where it needs that;
+            sources: the images.
+            then: called in a worker thread with the files, which it decodes to mode RGB, upright, where it needs that;
                 its result is returned.
 
         Raises:
-            RequestError: 400 it is neither, 413 too large, 415 no kind of image that is read, 422 it cannot be
-                decoded or fetched; or whatever `then` raises.
+            RequestError: 400 an image is neither a data URI nor an address, 413 one is too large, or all together are,
+                415 no kind of image that is read, 422 it cannot be decoded or fetched; or whatever `then` raises.
         """
-        remote = url[:8].lower().startswith(_REMOTE)
-        data = await self._fetcher.fetch(url) if remote else url
-        return await to_thread.run_sync(self._open, data, then, limiter=self._turns)
+        files = await self._files(sources)
+        return await to_thread.run_sync(self._open, sources, files, then, limiter=self._turns)
 
-    def _open(self, data: str | bytes, then: Callable[[EncodedImage], _Made]) -> _Made:
-        encoded = data_uri_bytes(data, self._limits.encoded_bytes) if isinstance(data, str) else data
-        return then(EncodedImage(encoded, self._decode))
+    async def _files(self, sources: Sequence[ImageSource]) -> list[str | bytes]:
+        """Data URIs as they are, and what is behind addresses: one after another, in the time that one may take."""
+        end = anyio.current_time() + self._fetcher.seconds
+        found: list[str | bytes] = []
+        fetched = 0
+        for source in sources:
+            if not source.url[:8].lower().startswith(_REMOTE):
+                found.append(source.url)
+                continue
+            with _naming(source):
+                data = await self._fetcher.fetch(source.url, max(end - anyio.current_time(), 0))
+                fetched += len(data)
+                _check_all(fetched, self._limits.all_bytes, "bytes")
+            found.append(data)
+        return found
 
-    def _decode(self, data: bytes) -> Image.Image:
-        _check_header(data, self._limits.pixels)
-        try:
-            return decode_image(data, _NAME)
-        except ImageError as error:
-            raise RequestError(422, "image_unreadable", error.what, param="image_url") from error
+    def _open(
+        self,
+        sources: Sequence[ImageSource],
+        files: Sequence[str | bytes],
+        then: Callable[[tuple[EncodedImage, ...]], _Made],
+    ) -> _Made:
+        limits, images = self._limits, []
+        encoded = pixels = 0
+        for source, file in zip(sources, files, strict=True):
+            with _naming(source):
+                data = data_uri_bytes(file, limits.encoded_bytes) if isinstance(file, str) else file
+                encoded += len(data)
+                _check_all(encoded, limits.all_bytes, "bytes")
+                pixels += _pixels_of(data, limits.pixels)
+                _check_all(pixels, limits.all_pixels, "pixels")
+            images.append(EncodedImage(data, partial(_decode, source.place)))
+        return then(tuple(images))
+
+
+@contextmanager
+def _naming(source: ImageSource) -> Iterator[None]:
+    """Say of a fault which image is at fault."""
+    try:
+        yield
+    except RequestError as error:
+        error.at(source.place)
+        raise
+
+
+def _decode(place: str, data: bytes) -> Image.Image:
+    try:
+        return decode_image(data, _NAME)
+    except ImageError as error:
+        raise RequestError(422, "image_unreadable", error.what, param=place) from error
+
+
+def _check_all(count: int, most: int, what: str) -> None:
+    """Raise RequestError 413 where the images of a request have too many bytes or pixels, this one the last of them."""
+    if count > most:
+        raise RequestError(
+            413, "images_too_large", f"the request's images have {count:,} {what} or more, at most {most:,} are taken"
+        )
 
 
 def data_uri_bytes(url: str, most: int) -> bytes:
@@ -97,18 +170,18 @@ def data_uri_bytes(url: str, most: int) -> bytes:
     """
     found = _DATA.match(url)
     if found is None:
-        raise RequestError(400, "bad_image_url", "the image is no data URI and no address of a host", param="image_url")
+        raise RequestError(400, "bad_image_url", "the image is no data URI and no address of a host")
     if found[2].lower().split(";")[-1] != "base64":
-        raise RequestError(400, "bad_image_url", "the image's data URI is not in base64", param="image_url")
+        raise RequestError(400, "bad_image_url", "the image's data URI is not in base64")
     if found[1].lower() not in FORMATS:
-        raise RequestError(415, "image_type", f"a data URI of {found[1][:40]!r}; {_readable()}", param="image_url")
+        raise RequestError(415, "image_type", f"a data URI of {found[1][:40]!r}; {_readable()}")
     length = len(url) - found.end()
     if length // 4 * 3 > most + 2:
         raise too_many_bytes(length // 4 * 3, most)
     try:
         data = base64.b64decode(url[found.end() :], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError(400, "bad_base64", f"the image's base64 is damaged: {error}", param="image_url") from error
+        raise RequestError(400, "bad_base64", f"the image's base64 is damaged: {error}") from error
     if len(data) > most:
         raise too_many_bytes(len(data), most)
     return data
@@ -116,33 +189,25 @@ def data_uri_bytes(url: str, most: int) -> bytes:
 
 def too_many_bytes(count: int, most: int) -> RequestError:
     """The fault for an encoded image that is too long."""
-    return RequestError(
-        413, "image_too_large", f"the image has about {count:,} bytes, at most {most:,} are taken", param="image_url"
-    )
+    return RequestError(413, "image_too_large", f"the image has about {count:,} bytes, at most {most:,} are taken")
 
 
-def _check_header(data: bytes, most: int) -> None:
-    """Kind and size by the header alone."""
+def _pixels_of(data: bytes, most: int) -> int:
+    """How many an image has, by its header alone; raises RequestError where they are too many, or it is no image."""
     try:
         with Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as image:
             width, height = image.size
     except UnidentifiedImageError as error:
-        raise RequestError(
-            415, "image_type", f"the image is no file of a known kind; {_readable()}", param="image_url"
-        ) from error
+        raise RequestError(415, "image_type", f"the image is no file of a known kind; {_readable()}") from error
     except Image.DecompressionBombError as error:
-        raise RequestError(413, "image_too_large", f"the image is too large: {error}", param="image_url") from error
+        raise RequestError(413, "image_too_large", f"the image is too large: {error}") from error
     except Exception as error:  # a header made by somebody hostile raises nearly anything
-        raise RequestError(
-            422, "image_unreadable", f"the image cannot be decoded: {error}", param="image_url"
-        ) from error
+        raise RequestError(422, "image_unreadable", f"the image cannot be decoded: {error}") from error
     if width * height > most:
         raise RequestError(
-            413,
-            "image_too_large",
-            f"the image has {width} x {height} pixels, at most {most:,} are taken",
-            param="image_url",
+            413, "image_too_large", f"the image has {width} x {height} pixels, at most {most:,} are taken"
         )
+    return width * height
 
 
 def _readable() -> str:

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from edgeq.runtime.vlm.api import Turn
 from edgeq.service.http.request_body import RequestBodies
+from edgeq.service.routes.image_input import ImageSource
 from edgeq.service.routes.schemas import InspectRequest
 from edgeq.service.routes.submit import Query, Submitter
 from edgeq.service.served_model import ServedModel
@@ -33,8 +34,9 @@ class InspectRoute:
         with self._intake.room(request):
             asked = await self._intake.parse(request, InspectRequest)
             self._served.check_name(asked.model)
-            turn = Turn("user", asked.question or self._served.phrases.question, image=True)
-            stream = await self._asking.submit(request, Query((turn,), asked.image, asked.max_tokens))
+            turn = Turn.said("user", asked.question or self._served.phrases.question, images=1)
+            image = ImageSource(asked.image, "image")
+            stream = await self._asking.submit(request, Query((turn,), (image,), asked.max_tokens))
         try:
             done = await self._asking.whole(request, stream)
         finally:

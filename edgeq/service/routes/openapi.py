@@ -9,7 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from PIL import Image
@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from edgeq import __version__
-from edgeq.service.http.errors import ErrorBody
+from edgeq.runtime.scheduler.errors import ContextError
+from edgeq.service.http.errors import ErrorBody, as_request_error
 from edgeq.service.report import Report
 from edgeq.service.routes.chat_schema import ChatRequest, Completion, CompletionChunk
 from edgeq.service.routes.schemas import (
@@ -41,15 +42,17 @@ _STATUSES: Final = {
     401: "The bearer token is missing, or another one.",
     404: "There is no such model here.",
     408: "The body came too slowly, or the answer took too long.",
-    413: "The body, the image, or the memory that an answer would take is too large.",
+    413: "The body, an image, all images together, the conversation, or the memory for an answer is too large.",
     415: "The body is not JSON, or the image is of a kind that is not read.",
-    422: "The image cannot be decoded, or the question cannot be asked.",
+    422: "An image cannot be decoded, there are too many, or the question cannot be asked.",
     429: "Too much is under way: come again after the seconds in Retry-After.",
     500: "The service failed on this request.",
     503: "The service is stopping.",
 }
 _POSTED: Final = (400, 404, 408, 413, 415, 422, 429, 500, 503)
 _ASKED: Final = (400, 429, 500, 503)
+_TOO_LONG: Final = as_request_error(ContextError(4_700, 4_608, 4_096)).body
+"""What a client is told whose conversation has outgrown the context."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class _Way:
         example: of the body, without the model's name.
         pieces: model of a server-sent event, where the answer can be streamed.
         statuses: of errors.
+        faults: examples of errors, by their status.
         parameter: in the path.
     """
 
@@ -75,6 +79,7 @@ class _Way:
     example: Mapping[str, Any] | None = None
     pieces: type[BaseModel] | None = None
     statuses: Sequence[int] = _ASKED
+    faults: Mapping[int, ErrorBody] = field(default_factory=dict)
     parameter: str = ""
 
 
@@ -124,12 +129,13 @@ def _ways(served: ServedModel) -> tuple[_Way, ...]:
         chat = {"messages": [{"role": "user", "content": asked}], "max_tokens": 2}
         told += [
             _Way(
-                *("post", "/v1/chat/completions", "Ask about an image."),
+                *("post", "/v1/chat/completions", "Ask about images, or without any."),
                 answer=Completion,
                 takes=ChatRequest,
                 example=chat,
                 pieces=CompletionChunk,
                 statuses=_POSTED,
+                faults={413: _TOO_LONG},
             ),
             _posted("/v1/inspect", "Report on an image.", InspectRequest, Report, {"image": image, "max_tokens": 2}),
         ]
@@ -174,7 +180,7 @@ def _operation(
     health = way.path.startswith("/health/")
     found: dict[str, Any] = {"summary": way.told, "responses": {"200": _answered(way, schemas)}}
     for status in (*way.statuses, *((401,) if token and not health else ())):
-        found["responses"][str(status)] = _failed(status, schemas[ErrorBody])
+        found["responses"][str(status)] = _failed(status, schemas[ErrorBody], way.faults.get(status))
     if health:
         found["responses"]["503"] = {**_answered(way, schemas), "description": "It does not, and says why."}
     if token and not health:
@@ -202,11 +208,12 @@ def _answered(way: _Way, schemas: Mapping[type[BaseModel], Mapping[str, Any]]) -
 _HEADERS: Final = {"X-Request-Id": {"description": "Stands in the log too.", "schema": {"type": "string"}}}
 
 
-def _failed(status: int, schema: Mapping[str, Any]) -> dict[str, Any]:
+def _failed(status: int, schema: Mapping[str, Any], example: ErrorBody | None) -> dict[str, Any]:
     found: dict[str, Any] = {"description": _STATUSES[status], "headers": dict(_HEADERS)}
     if status in (429, 503):
         found["headers"]["Retry-After"] = {"description": "In seconds.", "schema": {"type": "string"}}
-    return {**found, "content": {"application/json": {"schema": schema}}}
+    media = {"schema": schema} if example is None else {"schema": schema, "example": example.model_dump()}
+    return {**found, "content": {"application/json": media}}
 
 
 def _small_image() -> str:

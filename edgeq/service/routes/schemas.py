@@ -116,7 +116,13 @@ class Embeddings(_Answer):
 
 
 class Model(_Answer):
-    """A model; `created` in seconds since 1970."""
+    """A model.
+
+    Attributes:
+        created: in seconds since 1970.
+        max_model_len: tokens of a request at most, answer included; null for a classifier.
+        max_images: in one request; null for a classifier, which takes one.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -124,6 +130,8 @@ class Model(_Answer):
     owned_by: Literal["edgeq"] = "edgeq"
     kind: Literal["classifier", "vision-language"]
     digest: str
+    max_model_len: int | None
+    max_images: int | None
 
 
 class ModelList(_Answer):

@@ -11,12 +11,13 @@ import anyio
 from anyio import to_thread
 from starlette.requests import Request
 
-from edgeq.runtime.vlm.api import GREEDY, EncodedImage, GenerationRequest, SamplingParams, Turn
+from edgeq.runtime.scheduler.errors import RefusedImageError
+from edgeq.runtime.vlm.api import GREEDY, EncodedImage, GenerationRequest, SamplingParams, Turn, check_turns
 from edgeq.runtime.vlm.stream import Done, Failed, Stream, Token
 from edgeq.service.http.connection import while_connected
-from edgeq.service.http.errors import RequestError
+from edgeq.service.http.errors import RequestError, as_request_error
 from edgeq.service.metrics import Metrics
-from edgeq.service.routes.image_input import ImageInputs
+from edgeq.service.routes.image_input import ImageInputs, ImageSource
 from edgeq.service.runtime_protocol import RuntimeProtocol
 
 __all__ = ["Query", "Submitter"]
@@ -28,33 +29,40 @@ _Result = TypeVar("_Result")
 
 
 class Query:
-    """What is asked, but for the image itself.
+    """What is asked, but for the images themselves.
 
     Args:
         turns: the conversation.
-        image: the image's data URI or address; None where there is none.
+        images: in the order of their places in it.
         max_tokens: tokens of the answer.
         sampling: how they are chosen.
         stop: texts that end it.
+
+    Attributes:
+        images: the same.
+
+    Raises:
+        InputError: the turns do not fit together.
     """
 
     def __init__(
         self,
         turns: tuple[Turn, ...],
-        image: str | None,
+        images: tuple[ImageSource, ...],
         max_tokens: int,
         sampling: SamplingParams = GREEDY,
         stop: tuple[str, ...] = (),
     ) -> None:
-        self.image = image
+        check_turns(turns, len(images))
+        self.images = images
         self._turns = turns
         self._max_tokens = max_tokens
         self._sampling = sampling
         self._stop = stop
 
-    def with_image(self, image: EncodedImage | None) -> GenerationRequest:
-        """As the runtime takes it; raises InputError where the parts do not fit together."""
-        return GenerationRequest(image, self._turns, self._max_tokens, self._sampling, self._stop)
+    def with_images(self, images: tuple[EncodedImage, ...]) -> GenerationRequest:
+        """As the runtime takes it; raises InputError where it cannot be asked."""
+        return GenerationRequest(images, self._turns, self._max_tokens, self._sampling, self._stop)
 
 
 class Submitter:
@@ -74,27 +82,30 @@ class Submitter:
         self._seconds = seconds
 
     async def submit(self, request: Request, query: Query) -> Stream:
-        """Open the image and ask.
+        """Open the images and ask.
 
         The caller must cancel the stream at the end.
 
         Raises:
-            RequestError: of the image.
+            RequestError: of an image.
             EdgeqError: the runtime refuses.
         """
 
         async def ask() -> Stream:
-            if query.image is None:
-                return await to_thread.run_sync(self._ask, request, query, None)
-            return await self._pictures.use(query.image, partial(self._ask, request, query))
+            if not query.images:
+                return await to_thread.run_sync(self._ask, request, query, ())
+            return await self._pictures.use(query.images, partial(self._ask, request, query))
 
         return await while_connected(request.receive, ask)
 
-    def _ask(self, request: Request, query: Query, image: EncodedImage | None) -> Stream:
+    def _ask(self, request: Request, query: Query, images: tuple[EncodedImage, ...]) -> Stream:
         left = self._left(request)
         if left <= 0:
             raise RequestError(408, "deadline", "the request took too long to come in")
-        return self._talk.submit(query.with_image(image), left)
+        try:
+            return self._talk.submit(query.with_images(images), left)
+        except RefusedImageError as error:
+            raise as_request_error(error).at(query.images[error.number].place) from error
 
     def _left(self, request: Request) -> float:
         start: float = request.scope["edgeq.start"]
@@ -144,6 +155,7 @@ class Submitter:
         request.scope["edgeq.fields"].update(
             ended=done.reason,
             prompt_tokens=usage.prompt_tokens,
+            image_tokens=usage.image_tokens,
             cached_tokens=usage.cached_tokens,
             answer_tokens=usage.answer_tokens,
             queue_seconds=round(usage.queue_seconds, 4),

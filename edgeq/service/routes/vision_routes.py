@@ -18,7 +18,7 @@ from edgeq.runtime.vlm.api import EncodedImage
 from edgeq.service.http.connection import while_connected
 from edgeq.service.http.errors import RequestError
 from edgeq.service.http.request_body import RequestBodies
-from edgeq.service.routes.image_input import ImageInputs
+from edgeq.service.routes.image_input import ImageInputs, ImageSource
 from edgeq.service.routes.schemas import Class, ClassifyRequest, ClassifyResponse, Embedding, Embeddings, EmbedRequest
 from edgeq.service.routes.vision_worker import VisionWorker
 from edgeq.service.served_model import ServedModel
@@ -67,7 +67,7 @@ class VisionRoutes:
         with self._intake.room(request):
             asked = await self._intake.parse(request, form)
             self._served.check_name(asked.model)
-            use = partial(self._pictures.use, asked.image, partial(_submit, seeing))
+            use = partial(self._pictures.use, (ImageSource(asked.image, "image"),), partial(_submit, seeing))
             future = await while_connected(request.receive, use)
         return asked, await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
 
@@ -94,7 +94,8 @@ def classes_of(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> 
     return tuple(Class(index=one.index, label=one.label, score=one.score) for one in rank_classes(logits, labels, top))
 
 
-def _submit(seeing: VisionWorker, image: EncodedImage) -> Future[NDArray[np.float32]]:
+def _submit(seeing: VisionWorker, images: tuple[EncodedImage, ...]) -> Future[NDArray[np.float32]]:
+    (image,) = images
     return seeing.submit(image.decoded())
 
 

@@ -100,6 +100,9 @@ class Counted:
     def names(self) -> tuple[str, ...]:
         return tuple(item.name for item in self.images.items)
 
+    def head(self, name: str, count: int) -> bytes:
+        return self.read(name)[:count]
+
     def read(self, name: str) -> bytes:
         self.asked += 1
         return (self.images.path / name).read_bytes()

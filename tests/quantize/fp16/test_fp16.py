@@ -262,7 +262,8 @@ def test_a_trained_network_keeps_its_answers(shared_data: Path) -> None:
     preprocess = open_model(shared_data / "cifar10-resnet20").preprocess
     images = ImageSet.open(shared_data / "cifar10" / "test.zip")
     photos = np.stack([preprocess(images.read(item)) for item in images.sample(20).items])
-    assert find_overflow(model, [photos]) == ()
+    name = model.graph.input[0].name
+    assert find_overflow(model, [{name: photo[None]} for photo in photos]) == ()
     made = to_fp16(model, plan(model, fp16_but(model.graph.node[-1].name)))
     logits = [
         OnnxRuntimeEngine(graph.SerializeToString()).run({graph.graph.input[0].name: photos})["logits"]

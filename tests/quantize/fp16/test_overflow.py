@@ -14,8 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeq.quantize.fp16.overflow import find_overflow, peaks
 
 # One row of four numbers; the mean is 0, so a decomposed LayerNorm squares them as they are.
-ROW = np.array([[1.0, -1.0, 3.0, -3.0]], np.float32)
-HALF_ROW: NDArray[np.float32] = ROW * np.float32(0.5)
+NUMBERS = np.array([[1.0, -1.0, 3.0, -3.0]], np.float32)
+
+
+def run(factor: float = 1.0) -> dict[str, NDArray[np.float32]]:
+    """The numbers, times a factor, as a graph is given them."""
+    return {"x": NUMBERS * np.float32(factor)}
 
 
 def graph(nodes: Sequence[tuple[str, Sequence[str], str]], weights: dict[str, Any]) -> onnx.ModelProto:
@@ -44,21 +48,19 @@ def decomposed() -> onnx.ModelProto:
 
 def test_who_writes_and_who_reads_too_large_a_number_is_named() -> None:
     # 300 squared is 90,000: beyond 65,504. Their mean, (1 + 1 + 9 + 9) / 4 * 10,000 = 50,000, is not.
-    assert find_overflow(decomposed(), [ROW]) == ("squares", "variance")
-    found = peaks(decomposed(), [ROW])
+    assert find_overflow(decomposed(), [run()]) == ("squares", "variance")
+    found = peaks(decomposed(), [run()])
     assert (found["x"], found["scaled"], found["squares"], found["variance"]) == (3.0, 300.0, 90_000.0, 50_000.0)
 
 
 def test_one_image_among_many_is_enough() -> None:
-    images = np.concatenate([HALF_ROW, ROW, HALF_ROW])
-    assert find_overflow(decomposed(), [images[:1], images[2:]]) == ()
-    assert find_overflow(decomposed(), [images]) == ("squares", "variance")
-    assert find_overflow(decomposed(), [images[:1], images[1:]]) == ("squares", "variance")
+    assert find_overflow(decomposed(), [run(0.5), run(0.5)]) == ()
+    assert find_overflow(decomposed(), [run(0.5), run(), run(0.5)]) == ("squares", "variance")
 
 
 def test_a_margin_names_more() -> None:
-    assert find_overflow(decomposed(), [HALF_ROW]) == ()
-    assert find_overflow(decomposed(), [HALF_ROW], limit=20_000) == ("squares", "variance")  # 150 squared is 22,500
+    assert find_overflow(decomposed(), [run(0.5)]) == ()
+    assert find_overflow(decomposed(), [run(0.5)], limit=20_000) == ("squares", "variance")  # 150 squared is 22,500
 
 
 @pytest.mark.parametrize(("size", "named"), [(80.0, ()), (90.0, ("norm",))])
@@ -66,26 +68,26 @@ def test_the_squares_inside_a_layernorm_count(size: float, named: tuple[str, ...
     # 3 * 80 squared is 57,600; 3 * 90 squared is 72,900.
     nodes = [("LayerNormalization", ["x", "gamma"], "norm"), ("Relu", ["norm"], "out")]
     model = graph(nodes, {"gamma": np.ones(4, np.float32)})
-    assert find_overflow(model, [ROW * np.float32(size)]) == named
+    assert find_overflow(model, [run(size)]) == named
 
 
 @pytest.mark.parametrize(("size", "named"), [(50.0, ()), (60.0, ("length",))])
 def test_the_squares_under_a_root_count(size: float, named: tuple[str, ...]) -> None:
     # The length of (1, -1, 3, -3) squared is 20: times 50 squared is 50,000, times 60 squared 72,000.
     model = graph([("ReduceL2", ["x"], "length")], {})
-    assert find_overflow(model, [ROW * np.float32(size)]) == named
+    assert find_overflow(model, [run(size)]) == named
 
 
 def test_infinities_made_on_purpose_do_not_count() -> None:
     mask: NDArray[np.float32] = np.array([0, 0, -np.inf, -np.inf], np.float32)
     nodes = [("Add", ["x", "mask"], "masked"), ("Softmax", ["masked"], "out")]
-    assert find_overflow(graph(nodes, {"mask": mask}), [ROW]) == ()
+    assert find_overflow(graph(nodes, {"mask": mask}), [run()]) == ()
 
 
 def test_a_finite_mask_beyond_fp16_counts() -> None:
     mask: NDArray[np.float32] = np.array([0, 0, -3e38, -3e38], np.float32)
     nodes = [("Add", ["x", "mask"], "masked"), ("Softmax", ["masked"], "out")]
-    assert find_overflow(graph(nodes, {"mask": mask}), [ROW]) == ("masked", "out")
+    assert find_overflow(graph(nodes, {"mask": mask}), [run()]) == ("masked", "out")
 
 
 def test_integers_and_shapes_do_not_count() -> None:
@@ -96,4 +98,13 @@ def test_integers_and_shapes_do_not_count() -> None:
         ("Expand", ["x", "shape"], "out"),
     ]
     model = graph(nodes, {"large": np.float32(1e6), "million": np.int64(1_000_000)})
-    assert find_overflow(model, [ROW]) == ("far",)
+    assert find_overflow(model, [run()]) == ("far",)
+
+
+def test_several_inputs_of_several_types() -> None:
+    """Rows of a table are taken by number; the numbers themselves are no FP16, however large."""
+    model = graph([("Gather", ["x", "rows"], "taken"), ("Mul", ["taken", "large"], "far")], {"large": np.float32(3e4)})
+    model.graph.input.append(helper.make_tensor_value_info("rows", TensorProto.INT64, ["picked"]))
+    rows = np.array([0, 0, 0], np.int64)
+    assert find_overflow(model, [run() | {"rows": rows}]) == ("far",)
+    assert set(peaks(model, [run() | {"rows": rows}])) == {"x", "taken", "far", "large"}

@@ -9,12 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from vision_graphs import edit_weights, photographs, write_eyes
+from vision_graphs import edit_weights, photographs, pixels, write_eyes
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, PlanError, QuantizeError
 from edgeq.export.vision import VISION_FP16, VISION_FP32, VisionReport, export_vision
-from edgeq.export.vision_pixels import read_pictures
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import plan_vision
@@ -38,7 +37,7 @@ def in_plain_fp16(model: Path, directory: Path) -> bool:
     """Whether the features are finite when every layer is FP16."""
     graph = load_onnx(directory / VISION_FP32)
     half = simulate_fp16(to_fp16(graph, plan_vision(graph)))
-    given = np.stack([picture.pixels for picture in read_pictures(model, photographs())])
+    given = np.concatenate([pixels(model, photograph) for photograph in photographs()])
     features = OnnxRuntimeEngine(half.SerializeToString(), threads=1).run({"pixel_values": given})["image_features"]
     return bool(np.isfinite(features).all())
 

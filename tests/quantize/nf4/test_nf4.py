@@ -270,8 +270,11 @@ def test_bad_sources_are_model_errors(tmp_path: Path, spoil: Callable[[Path], No
 
 
 def test_a_language_model_that_cannot_stand_alone_is_named(tmp_path: Path) -> None:
-    source = write_vlm(tmp_path / "whole", "qwen2_vl")
-    with pytest.raises(ModelError, match="cannot load the language model qwen2_vl_text alone"):
+    vision = {"depth": 1, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 64}
+    config = transformers.Glm4vConfig(vision_config={**vision, "image_size": 28, "patch_size": 14}, text_config=TEXT)
+    source = tmp_path / "whole"
+    transformers.AutoModelForImageTextToText.from_config(config).half().save_pretrained(source)
+    with pytest.raises(ModelError, match="cannot load the language model glm4v_text alone"):
         write_nf4(source, planned(source), tmp_path / "ours")
 
 

@@ -171,14 +171,14 @@ def canaries(*logits: Sequence[float], int8: Sequence[Sequence[float]] | None = 
         KnownCanary(
             f"{number}.png",
             Image.new("RGB", (1, 1)),
-            np.zeros((1, 3, 1, 1), np.float32),
+            {"pixel_values": np.zeros((1, 3, 1, 1), np.float32)},
             np.array([fp32], np.float32),
             np.array([(int8 or logits)[number]], np.float32),
         )
         for number, fp32 in enumerate(logits)
     )
     manifest = Manifest(kind="classifier", made_by="a test", labels=(), files=())
-    return CanarySet(manifest, Path("int8"), Path("fp32"), "logits", known)
+    return CanarySet(manifest, Path("int8"), Path("fp32"), ("logits",), known)
 
 
 def seen(*logits: Sequence[float]) -> tuple[Array, ...]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from vlm import TEXT, VISION
 
 from edgeq.errors import InputError
+from edgeq.families.base import Layout
 from edgeq.plan.kv import kv_cache
-from edgeq.runtime.scheduler.capacity import find_capacity
+from edgeq.runtime.scheduler.capacity import find_capacity, memory_beside_kv
 from edgeq.runtime.scheduler.request_memory import MemoryFigures, request_memory
+from edgeq.runtime.vlm.api import GREEDY
 from edgeq.runtime.vlm.kv_cache import KvShape
+from edgeq.runtime.vlm.prompt import Prompt
+from edgeq.runtime.vlm.tokenize import TokenizedRequest
 
-FIGURES = MemoryFigures(TEXT, VISION, kv_cache(TEXT), context=60, picture_tokens=4, picture_patches=5)
+PICTURE = Layout(tokens=4, pictures=1, patches=5)
+FIGURES = MemoryFigures(TEXT, VISION, kv_cache(TEXT), context=60, picture=PICTURE)
 SHAPE = KvShape(layers=2, heads=2, width=16, dtype=torch.float32, device=torch.device("cpu"))
 SLOT = 64 * (2 * 2 * 2 * 16 * 4)
 
@@ -20,7 +28,7 @@ SLOT = 64 * (2 * 2 * 2 * 16 * 4)
 @pytest.fixture
 def beside() -> int:
     """All but keys and values that a request of 60 tokens with an image needs."""
-    needs = request_memory(FIGURES, 60, 4, 0)
+    needs = request_memory(FIGURES, 60, (PICTURE,), 0)
     assert needs.features == 4 * 64 * 2
     return needs.features + needs.prefill + needs.vision
 
@@ -43,3 +51,23 @@ def test_caches_have_room_for_16_pictures_or_for_what_is_said() -> None:
     """A picture's 4 tokens: 2 layers x 2 x 2 heads x 16 x 4 bytes each, and 64 features in FP16."""
     assert find_capacity(FIGURES, SHAPE, 10**9, slots=4, caches=None).caches == 16 * 4 * (512 + 128)
     assert find_capacity(FIGURES, SHAPE, 10**9, slots=4, caches=7).caches == 7
+
+
+def test_what_cross_attention_looks_at_is_in_every_slot_and_every_prefix() -> None:
+    """Two layers of 7 states, 2 x 2 heads x 16 numbers of 4 bytes, beside the tokens; features are the states' then."""
+    shape = replace(SHAPE, cross=(1, 3), states=7)
+    figures = replace(FIGURES, states=7)
+    crossing = 2 * 7 * 2 * 2 * 16 * 4
+    room = find_capacity(figures, shape, 10**9, slots=4, caches=None)
+    assert room.kv == 4 * (SLOT + crossing)
+    assert room.caches == 16 * (4 * 512 + crossing + 7 * 64 * 2)
+
+
+def test_a_request_is_reckoned_by_its_images() -> None:
+    """Not by the usual one: two images of other sizes, one of three pictures."""
+    layouts = (Layout(4, 1, 5), Layout(12, 3, 5))
+    ids = np.zeros(30, np.int64)
+    question = TokenizedRequest(Prompt(ids, ids, layouts), (), 8, 8, GREEDY, ())
+    expected = request_memory(FIGURES, 30, layouts, 8)
+    assert memory_beside_kv(FIGURES, question) == replace(expected, kv=0)
+    assert expected.features == 16 * 64 * 2

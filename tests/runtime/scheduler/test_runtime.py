@@ -15,7 +15,7 @@ from decoders import CONTEXT, Parts, noise, shared_parts
 from edgeq.errors import EngineError, InputError
 from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.runtime.scheduler.admission import Admission, Rules
-from edgeq.runtime.scheduler.errors import BusyError, ClosedError, DeadlineError
+from edgeq.runtime.scheduler.errors import BusyError, ClosedError, ContextError, DeadlineError
 from edgeq.runtime.scheduler.memory_watch import MemorySeen
 from edgeq.runtime.scheduler.request_memory import RequestMemory
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, open_runtime
@@ -110,8 +110,10 @@ def test_deadline_and_refusals(parts: Parts) -> None:
         *_, last = runtime.submit(asks()[0], deadline_s=0)
         assert isinstance(last, Failed)
         assert isinstance(last.error, DeadlineError)
-        with pytest.raises(InputError, match="the question is too long"):
+        with pytest.raises(ContextError, match="the conversation is too long") as long_one:
             runtime.submit(GenerationRequest.about(noise(1), "what is it? " * 20))
+        told = long_one.value
+        assert (told.tokens, told.image_tokens, told.context) == (1 + 4 + 12 * 20 + 1, 4, CONTEXT)
         long = [runtime.submit(GenerationRequest.about(noise(1), "what is it?", 80)) for _ in range(2)]
         with pytest.raises(BusyError):
             runtime.submit(asks()[0])

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from decoders import CONTEXT, Parts, noise, shared_parts
+from numpy.typing import NDArray
 
 from edgeq.errors import EdgeqError, EngineError
+from edgeq.families.base import PIXELS
 from edgeq.runtime.scheduler.admission import Admission, Rules
 from edgeq.runtime.scheduler.errors import BusyError, ClosedError, DeadlineError, TooLargeError
 from edgeq.runtime.scheduler.memory_watch import MemorySeen
@@ -16,7 +19,7 @@ from edgeq.runtime.scheduler.request import ActiveRequest
 from edgeq.runtime.scheduler.request_memory import RequestMemory
 from edgeq.runtime.scheduler.snapshot import Snapshot
 from edgeq.runtime.scheduler.worker import Worker
-from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.api import GenerationRequest, Turn
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder
 from edgeq.runtime.vlm.stream import Done, Event, Failed, Stream, Token
 from edgeq.runtime.vlm.tokenize import PromptBuilder
@@ -94,6 +97,12 @@ def ask(number: int = 0, tokens: int = 6, **more: tuple[str, ...]) -> Generation
     return GenerationRequest.about(noise(number), "what is it?", tokens, **more)  # type: ignore[arg-type]
 
 
+def pixels(parts: Parts, number: int) -> NDArray[np.float32]:
+    """An image as the vision graph is given it."""
+    found: NDArray[np.float32] = parts.prompter.pixels(noise(number)).feeds[PIXELS]
+    return found
+
+
 def end(stream: Stream) -> Done:
     """The end of an answer, whose pieces make its text."""
     *pieces, last = stream
@@ -112,7 +121,7 @@ def settled(bench: Bench) -> None:
     """Nothing is left of any request."""
     figures = bench.figures
     assert (figures.active, figures.queued, figures.reserved_bytes) == (0, 0, 0)
-    assert (figures.kv_used_bytes, figures.kv_reserved_bytes) == (0, 0)
+    assert (figures.kv_used_bytes, figures.kv_reserved_bytes, figures.longest) == (0, 0, 0)
     assert not bench.decoder.busy
     assert sum(figures.ended.values()) == figures.submitted
 
@@ -126,10 +135,11 @@ def test_requests_join_one_by_one_and_their_answers_end_them(make: Make, parts: 
     figures = bench.figures
     assert figures.first_tokens == 3
     assert figures.answer_tokens == (1 + 3) + (1 + 2) + (1 + 1), "a first token at the start, and one at each step"
-    prompt = len(parts.question(ask()).ids)
+    prompt = len(parts.question(ask()).prompt.ids)
     assert figures.kv_used_bytes == (3 * prompt + 3 + 2 + 1) * bench.decoder.token_bytes
     assert figures.kv_reserved_bytes == 3 * (prompt + 6) * bench.decoder.token_bytes
     assert figures.reserved_bytes == 3 * 100 + 10 + 20
+    assert (figures.longest, figures.context) == (prompt + 3, CONTEXT), "the first has come furthest"
     bench.finish()
     assert [end(stream).reason for stream in streams] == ["limit"] * 3
     settled(bench)
@@ -143,14 +153,33 @@ def test_usage(make: Make, parts: Parts) -> None:
         bench.now += 1
         bench.turns(1)
     usage = end(second).usage
-    prompt = len(parts.question(ask()).ids)
+    prompt = len(parts.question(ask()).prompt.ids)
     assert (usage.prompt_tokens, usage.image_tokens, usage.cached_tokens) == (prompt, 4, 5)
     assert (usage.answer_tokens, usage.encoder_cache_hit) == (3, True)
     assert (usage.queue_seconds, usage.first_token_seconds, usage.seconds) == (3, 3, 4)
     figures = bench.figures
     assert (figures.first_token_seconds, figures.decode_tokens, figures.decode_seconds) == (1 + 3, 4, 2)
-    assert figures.prompt_tokens == 2 * prompt
+    assert (figures.prompt_tokens, figures.cached_tokens) == (2 * prompt, 5)
     assert (figures.prefixes.hits, figures.prefixes.misses) == (1, 1)
+
+
+def test_a_conversation_grows_in_what_is_kept_of_it(make: Make) -> None:
+    """A second image in a later turn: all up to the first image is not read again, and the encoder sees the second."""
+    bench = make(slots=1)
+    first = Turn.said("user", "what?", images=1)
+    turns = (first, Turn.said("assistant", "a crack"), Turn.said("user", "and here?", images=1))
+    bench.submit(GenerationRequest((noise(0),), (first,), 3))
+    bench.finish()
+    before = bench.figures
+    grown = bench.submit(GenerationRequest((noise(0), noise(1)), turns, 3))
+    again = bench.submit(GenerationRequest((noise(0), noise(1)), turns, 3))
+    bench.finish()
+    done, known = end(grown), end(again)
+    usage, repeated = done.usage, known.usage
+    assert (usage.image_tokens, usage.cached_tokens, usage.encoder_cache_hit) == (8, 5, False)
+    assert (repeated.cached_tokens, repeated.encoder_cache_hit) == (5 + len("what?a crack") + 4, True)
+    assert bench.figures.cached_tokens - before.cached_tokens == usage.cached_tokens + repeated.cached_tokens
+    assert known.token_ids == done.token_ids
 
 
 def test_a_request_that_is_not_wanted_any_more_ends_at_the_next_turn(make: Make) -> None:
@@ -234,7 +263,7 @@ def test_an_image_on_which_the_vision_graph_fails_takes_nobody_with_it(
     make: Make, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The processor gives the first image's first pixel a lower value than the others'."""
-    firsts = {number: float(parts.prompter.pixels(noise(number)).values[0, 0, 0, 0]) for number in range(4)}
+    firsts = {number: float(pixels(parts, number)[0, 0, 0, 0]) for number in range(4)}
     dark = min(firsts, key=lambda number: firsts[number])
     monkeypatch.setattr(parts.engine, "blind", firsts[dark] + 1e-6)
     bench = make(slots=2)
@@ -286,7 +315,7 @@ def test_too_little_free_memory_empties_the_caches_and_holds_new_work(make: Make
     bench = make(reserve=1000, margin=500)
     bench.submit(ask(0))
     bench.finish()
-    assert bench.figures.prefixes.entries == 1
+    assert bench.figures.prefixes.entries == 2, "up to the image, and the whole prompt"
     bench.free, bench.now = 10, bench.now + 2
     bench.turns(1)
     assert (bench.decoder.kept.bytes, bench.given_back) == (0, 1)

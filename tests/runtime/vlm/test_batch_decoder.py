@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoders import CONTEXT, Parts, noise, open_parts, shared_parts
+from decoders import Parts, noise, open_parts, shared_parts
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures
@@ -191,8 +191,8 @@ def test_features_that_do_not_fill_the_places(parts: Parts, monkeypatch: pytest.
     assert not decoder.busy
 
 
-def test_a_model_that_forgets_is_refused(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_whose_tokens_depend_on_the_batch_is_refused(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parts.language.model.config
-    monkeypatch.setattr(config, "sliding_window", CONTEXT - 1, raising=False)
+    monkeypatch.setattr(config, "num_local_experts", 4, raising=False)
     with pytest.raises(ModelError, match="cannot be served with several requests at once"):
         parts.decoder()

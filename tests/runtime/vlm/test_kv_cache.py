@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from vlm import TEXT
 
 from edgeq.errors import ModelError
-from edgeq.families.registry import runnable
-from edgeq.runtime.vlm.attention import attend
-from edgeq.runtime.vlm.decode_step import DecodeStep
 from edgeq.runtime.vlm.kv_cache import KvShape, SlotCache, check_served, read_kv_shape
 
 SHAPE = KvShape(layers=2, heads=2, width=3, dtype=torch.float32, device=torch.device("cpu"))
@@ -82,71 +78,31 @@ def test_what_is_copied_out_of_a_slot_can_be_put_into_another() -> None:
     cache.aim_at(0, 0)
     for layer in range(2):
         cache.update(numbered(1, 5, 10 * layer), numbered(1, 5, 90 * layer), layer_idx=layer)
-    kept = cache.copy_out(0, 3)
-    assert kept.nbytes == 3 * SHAPE.token_bytes
+    first, second = cache.copy_out(0, 0, 2), cache.copy_out(0, 2, 3)
+    assert (first.nbytes, second.nbytes) == (2 * SHAPE.token_bytes, SHAPE.token_bytes)
     cache.clear(0)
-    assert not cache.copy_out(0, 5).any()
-    cache.copy_in(1, kept)
+    assert not cache.copy_out(0, 0, 5).rows.any()
+    cache.copy_in(1, 0, first)
+    cache.copy_in(1, 2, second)
     cache.aim_at(1, 3)
     keys, values = cache.update(numbered(1, 1, 7), numbered(1, 1, 8), layer_idx=1)
     assert torch.equal(keys[:, :, :3], numbered(1, 5, 10)[:, :, :3])
     assert torch.equal(values[:, :, :3], numbered(1, 5, 90)[:, :, :3])
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_attention_by_the_formula(count: int) -> None:
-    """Softmax of scaled scores in float64, with query head h looking at key head h // 2."""
-    draw = torch.Generator().manual_seed(0)
-    query = torch.randn(3, 4, count, 8, generator=draw)
-    key, value = (torch.randn(3, 2, 7, 8, generator=draw) for _ in range(2))
-    seen = torch.ones(count, 7, dtype=torch.bool).tril(2)
-    mask = torch.zeros(1, 1, count, 7).masked_fill(~seen, float("-inf"))
-    module = torch.nn.Module()
-    module.num_key_value_groups = 2  # type: ignore[assignment]
-    found, _ = attend(module, query.half(), key, value, mask, scaling=0.3)
-    expected = np.zeros((3, count, 4, 8))
-    for batch, row, head in np.ndindex(3, count, 4):
-        scores = key[batch, head // 2].double() @ query[batch, head, row].half().double() * 0.3
-        weights = torch.where(seen[row], scores, -torch.inf).exp().numpy()
-        expected[batch, row, head] = weights / weights.sum() @ value[batch, head // 2].double().numpy()
-    assert found.dtype == torch.float16
-    if count == 1:
-        shorter, _ = attend(module, query.half(), key, value, None, scaling=0.3, slot_tokens=(3, 3, 3))
-        assert np.abs(shorter.double().numpy() - expected).max() < 2e-3, "the same tokens, without a mask"
-    assert np.abs(found.double().numpy() - expected).max() < 2e-3
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_steps_of_slots_give_the_logits_of_one_pass_over_the_whole(masked: bool) -> None:
-    """In float32: two sequences of different lengths, one read in two pieces, against transformers with no cache."""
-    model = llama().float()
-    sequences = [torch.randint(3, 90, (n,), generator=torch.Generator().manual_seed(n)) for n in (7, 12)]
-    with torch.inference_mode():
-        expected = [model(input_ids=ids[None], use_cache=False).logits[0] for ids in sequences]
-        words = [model.get_input_embeddings()(ids)[None] for ids in sequences]
-    step = DecodeStep(model, runnable("llava"), slots=3, context=40)
-    step._masked = masked  # as on a GPU
-    assert step.read(words[0][:, :2], slot=2, start=0, last=False) is None
-    logits = step.read(words[0][:, 2:4], slot=2, start=2, last=True)
-    assert logits is not None
-    assert torch.allclose(logits[0], expected[0][3], atol=1e-5)
-    step.read(words[1][:, :9], slot=0, start=0, last=True)
-    step.occupy(2, int(sequences[0][4]), 4)
-    step.occupy(0, int(sequences[1][9]), 9)
-    for index in (0, 1):
-        logits = step.forward()
-        assert torch.allclose(logits[2], expected[0][4 + index], atol=1e-5)
-        assert torch.allclose(logits[0], expected[1][9 + index], atol=1e-5)
-        step.advance(torch.stack([sequences[1][10 + index], torch.tensor(-1), sequences[0][5 + index]]))
-    step.vacate(0)
-    assert torch.allclose(step.forward()[2], expected[0][6], atol=1e-5)
-
-
 REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
-    "a window": ({"sliding_window": 20, "layer_types": ["full_attention", "sliding_attention"]}, "its window of 20"),
-    "capped scores": ({"attn_logit_softcapping": 50.0}, "caps attention scores"),
+    "chunks": ({"layer_types": ["full_attention", "chunked_attention"]}, "layers of chunked_attention"),
     "angles by length": (
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+        "depend on the longest sequence",
+    ),
+    "angles by length in layers of one kind": (
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "longrope"},
+                "sliding_attention": {"rope_type": "default"},
+            }
+        },
         "depend on the longest sequence",
     ),
     "experts": ({"num_local_experts": 4}, "depends on the rest of the batch"),
@@ -157,20 +113,12 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
 def test_models_that_cannot_be_served_in_slots(name: str) -> None:
     changed, reason = REFUSED[name]
     model = llama()
-    check_served(model, context=21)
+    check_served(model)
     for key, value in changed.items():
         setattr(model.config, key, value)
     with pytest.raises(ModelError, match="cannot be served with several requests at once") as refused:
-        check_served(model, context=21)
+        check_served(model)
     assert reason in refused.value.causes[0]
-
-
-def test_a_window_as_long_as_the_context_changes_nothing() -> None:
-    config = transformers.MistralConfig(**TEXT, sliding_window=32)
-    model = transformers.MistralForCausalLM(config)
-    check_served(model, context=32)
-    with pytest.raises(ModelError):
-        check_served(model, context=33)
 
 
 def test_a_model_that_keeps_something_else() -> None:

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from talk import write_processor
+from talk import tiny_settings, write_processor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlm import IMAGE_TOKEN, PREFIXES, in_four_bits, tiny_vlm, write_vlm
 
-from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures, Layout
 from edgeq.families.modules import read_modules
@@ -60,15 +59,7 @@ def alone(source: Path, family: str) -> LanguageModel:
 def prompter(source: Path, family: str) -> Prompter:
     """With the tokenizer that a directory is given here."""
     write_processor(source, family)
-    settings = VlmSettings(
-        model_type=family,
-        vision="none.onnx",
-        image_token="<image>",
-        image_token_id=IMAGE_TOKEN,
-        tokens=4,
-        context=128,
-        stop=(STOP,),
-    )
+    settings = tiny_settings(family)
     return Prompter.open(source, settings)
 
 
@@ -122,6 +113,15 @@ def test_forced_logits_are_those_of_the_whole_model(both: Both) -> None:
     assert found.shape == (3, 96)
     assert np.abs(found - expected).max() <= 2e-2 * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+def test_an_answer_may_have_the_image_token_in_it(both: Both) -> None:
+    """Random models say it, and trained ones may: no feature stands there, and judging goes on."""
+    found = both.ours.logits(prompt(both.family), [ImageFeatures(features())], [5, IMAGE_TOKEN, 33])
+    plain = both.ours.logits(prompt(both.family), [ImageFeatures(features())], [5])
+    assert found.shape == (3, 96)
+    assert np.isfinite(found).all()
+    assert np.abs(found[0] - plain[0]).max() <= 2e-2 * np.abs(plain).max()
 
 
 def test_it_stops_where_it_is_told_to(tmp_path: Path) -> None:

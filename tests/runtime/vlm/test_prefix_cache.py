@@ -179,7 +179,7 @@ def test_pieces_are_of_use_without_a_gap_and_the_last_goes_first() -> None:
     for number, key in enumerate((b"a", b"b", b"c")):
         store.put(key, rows(float(number)))
     assert [int(one.rows[0]) for one in store.known((b"a", b"b", b"c"))] == [0, 1, 2]
-    store.put(b"x", rows(9))
+    store.put(b"x", rows(9.0))
     assert len(store.known((b"a", b"b", b"c"))) == 2, "the last piece gave way"
     assert store.known((b"c",)) == []
     assert len(store.known((b"a", b"c", b"b"))) == 1

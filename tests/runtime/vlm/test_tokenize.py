@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from decoders import noise
 from PIL import Image
-from talk import chatty_vlm
-from vlm import IMAGE_TOKEN
+from talk import chatty_vlm, tiny_settings
 
-from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import InputError, ModelError
+from edgeq.runtime.vlm import tokenize
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter
@@ -20,15 +19,7 @@ from edgeq.runtime.vlm.tokenize import PromptBuilder
 
 
 def prompter(directory: Path, family: str = "llava") -> Prompter:
-    settings = VlmSettings(
-        model_type=family,
-        vision="none.onnx",
-        image_token="<image>",
-        image_token_id=IMAGE_TOKEN,
-        tokens=4,
-        context=128,
-        stop=(2,),
-    )
+    settings = tiny_settings(family)
     return Prompter.open(directory, settings)
 
 
@@ -177,6 +168,18 @@ def test_a_large_image_does_not_wait_as_it_is(llava: Prompter) -> None:
         picture = prompt_builder.question(GenerationRequest.about(large, "what?")).images[0]
         assert picture.image is None
         assert picture.pixels is not None
+
+
+def test_many_images_do_not_wait_as_the_encoder_gets_them(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is 3 x 28 x 28 numbers of four bytes; there is room for two of them."""
+    monkeypatch.setattr(tokenize, "_PREPARED", 2 * 3 * 28 * 28 * 4)
+    files = [EncodedImage(bytes([seed]), lambda data: noise(data[0])) for seed in range(4)]
+    question = PromptBuilder(llava, 96).question(
+        GenerationRequest(tuple(files), (Turn.said("user", "what?", images=4),))
+    )
+    assert [image.pixels is not None for image in question.images] == [True, True, False, False]
+    assert question.images[3].opened().tobytes() == noise(3).tobytes()
+    assert all(image.pixels is None or not image.pixels.given for image in question.images)
 
 
 def test_a_large_file_does_not_wait_as_it_is(llava: Prompter) -> None:
