@@ -94,7 +94,8 @@ class SimulatedTensorRt:
 
     def _profile(self, name: str, index: int) -> list[Any]:
         assert index == 0
-        return [self.trt.Dims(shape) for shape in {"image": PROFILE, "order": ORDER}[name]]
+        shapes: list[tuple[int, ...]] = list(PROFILE) if name == "image" else list(ORDER)
+        return [self.trt.Dims(shape) for shape in shapes]
 
     def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name in self._inputs
