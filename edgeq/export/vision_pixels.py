@@ -89,7 +89,7 @@ def _processing(config: Config) -> dict[str, Any]:
     """What the family's processor tells its image processor."""
     family = family_of(config["model_type"])
     prompt = None if family is None else family.prompt
-    return dict(prompt.processing) if isinstance(prompt, ImagePrompt) else {}
+    return dict(prompt.processing(config)) if isinstance(prompt, ImagePrompt) else {}
 
 
 def _check(model: Path, given: GraphInput, arrays: Sequence[NDArray[Any]]) -> None:

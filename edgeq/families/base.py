@@ -9,8 +9,8 @@ with a default, so that the other files stay as they are. In the order in which 
 2. `image_cost`: tokens of an image, from configs and its size alone. Now `edgeq plan` shows the memory.
 3. `vision`: encoder and connector as torch traces them into one ONNX graph, what of the image processor's result goes
    into it, and how what comes out becomes the features of an image. Now the vision half is exported, compared with
-   transformers and put into FP16. Most families take `pictures`, which makes all of it of what is between the encoder
-   and the connector.
+   transformers and put into FP16. Most families take `edgeq.families.pictures.picture_graph`, which makes all of it of
+   what is between the encoder and the connector.
 4. `prompt`: how many places an image takes, what is written there, which tokens see which, where they stand. Now
    `prepare` makes bundles, and `run` and `serve` answer.
 5. `language_classes`: only where AutoModelForCausalLM does not know the language half.
@@ -29,7 +29,6 @@ and `test_language.py`, which take a tiny model of each. `docs/extending/family.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -73,22 +72,11 @@ __all__ = [
     "VisionGraph",
     "Whole",
     "WholeFeatures",
-    "any_size",
-    "class_token",
-    "equal_pictures",
-    "last_state",
-    "native_size",
-    "one_picture",
     "output_rows",
-    "patches_a_side",
-    "patches_of",
-    "pictures",
-    "plain",
     "sequential",
     "whole_pixels",
 ]
 
-_DEFAULT_NATIVE: Final = (448, 448)
 
 Grid = tuple[int, int]
 """Rows and columns that an image was cut into, or of its places in the prompt, as the family has it."""
@@ -326,7 +314,7 @@ class ImagePrompt:
         attention: `causal`; `image` where the tokens of an image see each other as well; `prompt` where all tokens of
             image and question do.
         positions: where tokens stand. Those that are said stand behind the largest position of the prompt.
-        processing: what the family's processor tells its image processor beside what the config says.
+        processing: config -> what the family's processor tells its image processor beside what that one's config says.
         marker: what a chat template writes for an image, where that is not the image token: the name of the
             tokenizer's attribute that holds it.
         template: the question goes through a chat template; otherwise it stands behind the image, with `<bos>` between
@@ -341,7 +329,7 @@ class ImagePrompt:
     layout: Callable[[Given, Config], Layout]
     attention: Literal["causal", "image", "prompt"] = "causal"
     positions: Positions = sequential
-    processing: Mapping[str, Any] = field(default_factory=dict)
+    processing: Callable[[Config], Mapping[str, Any]] = lambda _config: {}
     marker: str | None = None
     template: bool = True
     whole: Whole = whole_pixels
@@ -381,114 +369,6 @@ class Family:
     caps: Mapping[Literal["pixels", "tiles"], Cap] = field(default_factory=dict)
 
 
-def native_size(vision: Mapping[str, Any]) -> Size:
-    """The size that an encoder with this `vision_config` was made for, or 448 x 448 for one that takes any."""
-    size = vision.get("image_size")
-    if isinstance(size, int) and size > 0:
-        return size, size
-    return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else _DEFAULT_NATIVE
-
-
-def patches_a_side(vision: Mapping[str, Any]) -> int:
-    """Patches along one side of a picture of the encoder's own size."""
-    patch = vision["patch_size"]
-    return native_size(vision)[0] // int(patch[0] if isinstance(patch, list | tuple) else patch)
-
-
-def class_token(vision: Mapping[str, Any]) -> int:
-    """1 where an encoder with this `vision_config` has a class token before its patches."""
-    return int(vision["model_type"] in ("clip_vision_model", "internvl_vision"))
-
-
-def patches_of(config: Config) -> int:
-    """Patches of a picture of the encoder's own size, which attend to each other, its class token included."""
-    vision = config["vision_config"]
-    return patches_a_side(vision) ** 2 + class_token(vision)
-
-
-def any_size(vision: Mapping[str, Any]) -> str | None:
-    """Why an encoder that several families may have is not exported, from its `vision_config`; None for others."""
-    return "its Pixtral encoder takes images of any size" if vision.get("model_type") == "pixtral" else None
-
-
 def output_rows(made: Arrays) -> NDArray[np.float32]:
     """All outputs of a vision graph, one behind the other, float32 [rows, hidden]: for comparison."""
     return np.concatenate([np.asarray(value, np.float32).reshape(-1, value.shape[-1]) for value in made.values()])
-
-
-def plain(token: str, layout: Layout) -> str:
-    """Places of a family that writes the image's tokens, and nothing around them."""
-    return token * layout.tokens
-
-
-def one_picture(tokens: Callable[[Config], int], *, markers: int = 0) -> ImageRule:
-    """The rule of a family that brings every image to one size.
-
-    Args:
-        tokens: of that picture.
-        markers: text tokens around it.
-    """
-
-    def cost(model: VlmDescription, _size: Size) -> ImageCost:
-        patches = patches_of(model.config)
-        return ImageCost(tokens=tokens(model.config), tiles=1, sequences=1, sequence=patches, markers=markers)
-
-    return cost
-
-
-def equal_pictures(
-    tokens: Callable[[Config], int], grid: Callable[[Given], Grid] = lambda _given: UNCUT
-) -> Callable[[Given, Config], Layout]:
-    """The layout of a family whose pictures all become as many tokens, one behind the other.
-
-    Args:
-        tokens: of one picture.
-        grid: rows and columns that the image processor cut the image into.
-    """
-
-    def layout(given: Given, config: Config) -> Layout:
-        pictures = math.prod(np.shape(given[PIXELS])[:-3])
-        return Layout(pictures * tokens(config), pictures, patches_of(config), grid(given))
-
-    return layout
-
-
-def last_state(encoder: Any, _whole: Any) -> Encode:
-    """Between pixels and connector of a family that takes what the encoder gives in the end."""
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = encoder(pixels, return_dict=True).last_hidden_state
-        return states
-
-    return encode
-
-
-def pictures(between: Between, **fields: Any) -> VisionGraph:
-    """The graph of a family whose pictures go through encoder and connector each by itself.
-
-    Args:
-        between: what is before the connector: which hidden state of the encoder is taken, whether the class token is
-            dropped, whether patches are merged. As `get_image_features` of transformers does it.
-        fields: of the `VisionGraph`.
-    """
-
-    def build(vision: Any, connector: Any, whole: Any) -> torch.nn.Module:
-        import torch
-
-        encode = between(vision, whole)
-
-        class Joined(torch.nn.Module):
-            """Pixels to what the language model is given in the places of the image."""
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.vision, self.connector = vision, connector
-
-            def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-                """[pictures, 3, H, W] to [pictures, tokens, hidden]."""
-                features: torch.Tensor = self.connector(encode(pixel_values))
-                return features
-
-        return Joined()
-
-    return VisionGraph(build, **fields)

@@ -8,21 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.families.base import (
-    Arrays,
-    Config,
-    Family,
-    Given,
-    ImagePrompt,
-    Layout,
-    ModuleNames,
-    equal_pictures,
-    last_state,
-    one_picture,
-    patches_of,
-    pictures,
-    whole_pixels,
-)
+from edgeq.families.base import Arrays, Config, Family, Given, ImagePrompt, Layout, ModuleNames, whole_pixels
+from edgeq.families.pictures import equal_pictures, last_state, one_picture, patches_of, picture_graph
 
 __all__ = ["GEMMA3"]
 
@@ -46,6 +33,6 @@ GEMMA3: Final = Family(
     model_types=("gemma3",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=one_picture(_tokens, markers=4),
-    vision=pictures(last_state),
+    vision=picture_graph(last_state),
     prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), attention="image", marker="boi_token", whole=_whole),
 )

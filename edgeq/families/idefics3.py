@@ -22,12 +22,8 @@ from edgeq.families.base import (
     ImagePrompt,
     Layout,
     ModuleNames,
-    equal_pictures,
-    native_size,
-    patches_a_side,
-    patches_of,
-    pictures,
 )
+from edgeq.families.pictures import equal_pictures, native_size, patches_a_side, patches_of, picture_graph
 from edgeq.families.tiles import Size, tiled
 
 if TYPE_CHECKING:
@@ -138,9 +134,12 @@ IDEFICS3: Final = Family(
     model_types=("idefics3", "smolvlm"),
     modules=ModuleNames("model.vision_model", ("model.connector",), "model.text_model"),
     image_cost=_cost,
-    vision=pictures(_between),
+    vision=picture_graph(_between),
     prompt=ImagePrompt(
-        _places, layout=equal_pictures(_tokens, _grid), processing={"return_row_col_info": True}, whole=_whole
+        _places,
+        layout=equal_pictures(_tokens, _grid),
+        processing=lambda _config: {"return_row_col_info": True},
+        whole=_whole,
     ),
     caps={"tiles": _capped},
 )

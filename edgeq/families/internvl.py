@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.families.base import (
-    Config,
-    Encode,
-    Family,
-    ImageCost,
-    ImagePrompt,
-    Layout,
-    ModuleNames,
-    equal_pictures,
-    native_size,
-    patches_of,
-    pictures,
-)
+from edgeq.families.base import Config, Encode, Family, ImageCost, ImagePrompt, Layout, ModuleNames
+from edgeq.families.pictures import equal_pictures, native_size, patches_of, picture_graph
 from edgeq.families.tiles import Size, nearest_grid
 
 if TYPE_CHECKING:
@@ -80,7 +69,7 @@ INTERNVL: Final = Family(
     model_types=("internvl",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
-    vision=pictures(_between),
-    prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing={"crop_to_patches": True}),
+    vision=picture_graph(_between),
+    prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing=lambda _config: {"crop_to_patches": True}),
     caps={"tiles": _capped},
 )

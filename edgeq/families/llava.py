@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from edgeq.families.base import (
-    Config,
-    Encode,
-    Family,
-    ImageCost,
-    ImagePrompt,
-    ModuleNames,
+from edgeq.families.base import Config, Family, ImageCost, ImagePrompt, ModuleNames
+from edgeq.families.pictures import (
     any_size,
     class_token,
     equal_pictures,
+    named_states,
     patches_of,
-    pictures,
+    picture_graph,
     plain,
 )
 from edgeq.families.tiles import Size
 
 if TYPE_CHECKING:
-    import torch
-
     from edgeq.families.modules import VlmDescription
 
 __all__ = ["LLAVA"]
@@ -40,26 +34,11 @@ def _tokens(config: Config) -> int:
     return patches_of(config) - dropped
 
 
-def _between(encoder: Any, whole: Any) -> Encode:
-    """The hidden state that the config names, or several side by side; the default strategy drops the class token."""
-    import torch
-
-    layer, strategy = whole.config.vision_feature_layer, whole.config.vision_feature_select_strategy
-    layers, first = [layer] if isinstance(layer, int) else list(layer), int(strategy == "default")
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        states = encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
-        chosen = [states[index][:, first:] if first else states[index] for index in layers]
-        return chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
-
-    return encode
-
-
 LLAVA: Final = Family(
     name="LLaVA",
     model_types=("llava",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=_cost,
-    vision=pictures(_between, refused=any_size),
+    vision=picture_graph(named_states, refused=any_size),
     prompt=ImagePrompt(plain, layout=equal_pictures(_tokens)),
 )

@@ -13,7 +13,6 @@ from edgeq.families.base import (
     PIXELS,
     Arrays,
     Config,
-    Encode,
     Family,
     Given,
     ImageCost,
@@ -22,13 +21,8 @@ from edgeq.families.base import (
     Layout,
     ModuleNames,
     VisionGraph,
-    any_size,
-    class_token,
-    native_size,
-    patches_a_side,
-    patches_of,
-    plain,
 )
+from edgeq.families.pictures import any_size, class_token, named_states, native_size, patches_a_side, patches_of, plain
 from edgeq.families.tiles import Size, best_resolution, shrunk, without_padding
 
 if TYPE_CHECKING:
@@ -83,7 +77,7 @@ def _build(vision: Any, connector: Any, whole: Any) -> torch.nn.Module:
     """Behind the features of each picture stands `image_newline`, so that the graph holds it, too."""
     import torch
 
-    encode = _between(vision, whole)
+    encode = named_states(vision, whole)
 
     class Joined(torch.nn.Module):
         """Pixels to features, and one row more."""
@@ -100,21 +94,6 @@ def _build(vision: Any, connector: Any, whole: Any) -> torch.nn.Module:
             return torch.cat((features, newline), dim=1)
 
     return Joined()
-
-
-def _between(encoder: Any, whole: Any) -> Encode:
-    """The hidden state that the config names, or several side by side; the default strategy drops the class token."""
-    import torch
-
-    layer, strategy = whole.config.vision_feature_layer, whole.config.vision_feature_select_strategy
-    layers, first = [layer] if isinstance(layer, int) else list(layer), int(strategy == "default")
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        states = encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
-        chosen = [states[index][:, first:] for index in layers]
-        return chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
-
-    return encode
 
 
 def _join(made: Arrays, layout: Layout, config: Config) -> ImageFeatures:

@@ -23,9 +23,8 @@ from edgeq.families.base import (
     Layout,
     ModuleNames,
     VisionGraph,
-    patches_a_side,
-    plain,
 )
+from edgeq.families.pictures import patches_a_side, plain
 from edgeq.families.tiles import Size
 
 if TYPE_CHECKING:

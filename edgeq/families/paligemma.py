@@ -8,22 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.families.base import (
-    Arrays,
-    Config,
-    Family,
-    Given,
-    ImagePrompt,
-    Layout,
-    ModuleNames,
-    equal_pictures,
-    last_state,
-    one_picture,
-    patches_of,
-    pictures,
-    plain,
-    whole_pixels,
-)
+from edgeq.families.base import Arrays, Config, Family, Given, ImagePrompt, Layout, ModuleNames, whole_pixels
+from edgeq.families.pictures import equal_pictures, last_state, one_picture, patches_of, picture_graph, plain
 
 __all__ = ["PALIGEMMA"]
 
@@ -47,7 +33,7 @@ PALIGEMMA: Final = Family(
     model_types=("paligemma",),
     modules=ModuleNames("model.vision_tower", ("model.multi_modal_projector",), "model.language_model"),
     image_cost=one_picture(_tokens),
-    vision=pictures(last_state),
+    vision=picture_graph(last_state),
     prompt=ImagePrompt(
         plain,
         layout=equal_pictures(_tokens),

@@ -9,19 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import InputError
-from edgeq.families.base import (
-    PIXELS,
-    Arrays,
-    Cap,
-    Config,
-    Family,
-    Given,
-    ImageCost,
-    ImagePrompt,
-    Layout,
-    ModuleNames,
-    plain,
-)
+from edgeq.families.base import PIXELS, Arrays, Cap, Config, Family, Given, ImageCost, ImagePrompt, Layout, ModuleNames
+from edgeq.families.pictures import plain
 from edgeq.families.qwen_vision import PLAIN_GRAPH, STACKED_GRAPH, WINDOWED_GRAPH, image_grid
 from edgeq.families.tiles import Size, whole_tokens
 

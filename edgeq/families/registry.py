@@ -8,14 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ExportError, InputError, ModelError
-from edgeq.families.base import Cap, Config, Family, ImageCost, ImagePrompt, Unsupported, VisionGraph, any_size
+from edgeq.families.base import Cap, Config, Family, ImageCost, ImagePrompt, Unsupported, VisionGraph
 from edgeq.families.gemma3 import GEMMA3
 from edgeq.families.idefics3 import IDEFICS3
 from edgeq.families.internvl import INTERNVL
 from edgeq.families.llava import LLAVA
 from edgeq.families.llava_next import LLAVA_NEXT
+from edgeq.families.mistral3 import MISTRAL3
 from edgeq.families.mllama import MLLAMA
 from edgeq.families.paligemma import PALIGEMMA
+from edgeq.families.pictures import any_size
 from edgeq.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from edgeq.families.tiles import Size
 
@@ -47,6 +49,7 @@ FAMILIES: tuple[Family, ...] = (
     INTERNVL,
     PALIGEMMA,
     GEMMA3,
+    MISTRAL3,
 )
 
 

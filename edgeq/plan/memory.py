@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from edgeq.artifact import Artifact
 from edgeq.device import DeviceProfile
 from edgeq.errors import InputError
-from edgeq.families.base import ImageCost, native_size
+from edgeq.families.base import ImageCost
 from edgeq.families.modules import VlmDescription
+from edgeq.families.pictures import native_size
 from edgeq.families.registry import image_cost
 from edgeq.families.tiles import Size
 from edgeq.plan.budget import TEXT_TOKENS, Phase, Workload, phases, text_room

@@ -153,7 +153,7 @@ def _asked(
     family = family_of(model.model_type)
     graph = family.vision if family is not None and isinstance(family.vision, VisionGraph) else None
     try:
-        given: Mapping[str, Any] = process(images=photograph, return_tensors="np", **prompt.processing)
+        given: Mapping[str, Any] = process(images=photograph, return_tensors="np", **prompt.processing(model.config))
         lengths = {} if graph is None else graph.lengths(graph.feeds(given, model.config))
         return prompt.layout(given, model.config), lengths
     except Exception as error:  # a processor given an odd shape raises whatever its arithmetic does

@@ -21,8 +21,9 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.tensorrt_scales import cache_from_scales
 from edgeq.errors import CalibrationError, QuantizeError
 from edgeq.export.stage import FP32
-from edgeq.families.base import AxisRange, native_size
+from edgeq.families.base import AxisRange
 from edgeq.families.modules import VlmDescription
+from edgeq.families.pictures import native_size
 from edgeq.families.registry import exportable, image_cost
 from edgeq.files import sha256_file
 from edgeq.model.graph.element_types import element_types

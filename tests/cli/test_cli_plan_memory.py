@@ -84,10 +84,10 @@ def test_photographs_without_a_device(edgeq: Edgeq, qwen: Path, photographs: Pat
 
 
 def test_what_is_not_done_with_a_family_is_said(edgeq: Edgeq, tmp_path: Path) -> None:
-    transformers.Mistral3Config().save_pretrained(tmp_path)
+    transformers.Qwen3_5Config().save_pretrained(tmp_path)
     done = edgeq("plan", tmp_path)
     assert done.status == 0
-    assert "edgeq does not know the family mistral3: it counts parameters and bytes, but no tokens of an" in done.out
+    assert "edgeq does not know the family qwen3_5: it counts parameters and bytes, but no tokens of an" in done.out
 
 
 def test_in_json_with_a_chart(edgeq: Edgeq, tmp_path: Path) -> None:

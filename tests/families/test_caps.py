@@ -43,7 +43,7 @@ def layouts(directory: Path) -> list[Layout]:
     prompt, processor = runnable(model.model_type), load_image_processor(directory)
     found = []
     for size in SIZES:
-        given = processor(images=Image.new("RGB", size), return_tensors="np", **prompt.processing)
+        given = processor(images=Image.new("RGB", size), return_tensors="np", **prompt.processing(model.config))
         found.append(prompt.layout(given, model.config))
     return found
 

@@ -25,7 +25,7 @@ from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import device_profile
 from edgeq.errors import InputError
 from edgeq.families.modules import read_vlm
-from edgeq.families.registry import image_cost
+from edgeq.families.registry import FAMILIES, image_cost
 from edgeq.pipeline.vlm import VlmOptions, prepare_vlm
 from edgeq.plan.memory import plan_memory
 from edgeq.runtime.scheduler.runtime import RuntimeOptions, start_runtime
@@ -38,6 +38,7 @@ from edgeq.runtime.vlm.tokenize import PromptBuilder
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 QUESTIONS = ("what is it?", "how many, and where do they stand?")
 ANSWER = 8
 MARKS = {"token_type_ids", "mm_token_type_ids", "image_grid_thw"}
@@ -55,6 +56,18 @@ class Case:
     bundle: Path
     vlm: VisionLanguageModel
     whole: Any
+
+
+_EXPERTS = "qwen3_vl_moe"
+"""Not served: what an expert computes for a token depends on the rest of the batch."""
+
+
+def test_every_family_is_here_and_in_the_table_of_the_readme() -> None:
+    known = {model_type for family in FAMILIES for model_type in family.model_types}
+    assert {kind.config().model_type for kind in WHOLE.values()} == known - {_EXPERTS}
+    rows = [line.split("|")[1:-1] for line in README.read_text().splitlines() if line.startswith("|")]
+    served = " ".join(row[0] for row in rows if [cell.strip() for cell in row[1:6]] == ["yes"] * 5)
+    assert all(family.name in served for family in FAMILIES)
 
 
 @pytest.fixture(scope="module", params=WHOLE)

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from talk import write_processor
-from vlm import IMAGE_TOKEN, PREFIXES, tiny_vlm
+from talk import tiny_settings, write_processor
+from vlm import PREFIXES, tiny_vlm
 
-from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.families.base import output_rows
 from edgeq.families.modules import read_modules
 from edgeq.plan.rules import plan_modules
@@ -97,15 +96,7 @@ def open_parts(directory: Path, family: str = "llava") -> Parts:
     model.save_pretrained(directory / "whole")
     write_processor(directory / "whole", family)
     write_nf4(directory / "whole", plan_modules(read_modules(directory / "whole")), directory / "nf4")
-    settings = VlmSettings(
-        model_type=family,
-        vision="none.onnx",
-        image_token="<image>",
-        image_token_id=IMAGE_TOKEN,
-        tokens=4,
-        context=CONTEXT,
-        stop=(2,),
-    )
+    settings = tiny_settings(family, context=CONTEXT)
     prompter = Prompter.open(directory / "whole", settings)
     return Parts(prompter, open_language_model(directory / "nf4", prompter, threads=1), Glance(_TOKENS.get(family, 4)))
 

@@ -12,7 +12,9 @@ import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from vlm import IMAGE_TOKEN, write_vlm
 
-__all__ = ["QUESTION", "chatty_vlm", "write_processor"]
+from edgeq.bundle.vlm_settings import VlmSettings
+
+__all__ = ["QUESTION", "chatty_vlm", "tiny_settings", "write_processor"]
 
 QUESTION = "what is it?"
 
@@ -50,6 +52,19 @@ _PROCESSORS: dict[str, dict[str, Any]] = {
         "size": {"height": 28, "width": 28},
     },
 }
+
+
+def tiny_settings(family: str = "llava", *, tokens: int = 4, context: int = 128) -> VlmSettings:
+    """Of a model that `write_processor` gave a tokenizer; the bundle has no vision graph."""
+    return VlmSettings(
+        model_type=family,
+        vision="none.onnx",
+        image_token="<image>",
+        image_token_id=IMAGE_TOKEN,
+        tokens=tokens,
+        context=context,
+        stop=(2,),
+    )
 
 
 def chatty_vlm(directory: Path, family: str = "llava", dtype: torch.dtype = torch.float16) -> Path:

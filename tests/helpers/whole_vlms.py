@@ -25,6 +25,7 @@ _SPECIAL = (
     *("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<img>", "</img>", "<IMG_CONTEXT>"),
     *("<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+    *("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
 )
 _NUMBERS = {token: number for number, token in enumerate((*_SPECIAL, *_LETTERS))}
 VOCABULARY = 160
@@ -228,6 +229,23 @@ def _gemma3() -> Any:
     )
 
 
+def _mistral3(text: Any = None, layer: int = -1) -> Any:
+    return transformers.Mistral3Config(
+        vision_config=transformers.PixtralVisionConfig(**{**_VISION, "image_size": 4 * SIDE}),
+        text_config=text or transformers.MistralConfig(**TEXT, sliding_window=None),
+        image_token_index=_NUMBERS["[IMG]"],
+        vision_feature_layer=layer,
+        tie_word_embeddings=False,
+    )
+
+
+def _ministral3() -> Any:
+    """Ministral 3, whose queries grow every 32 positions, with features of the last layer but one."""
+    scales = {"factor": 64.0, "original_max_position_embeddings": 32, "llama_4_scaling_beta": 0.5}
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "beta_fast": 32.0, "beta_slow": 1.0, **scales}
+    return _mistral3(transformers.Ministral3Config(**TEXT, head_dim=16, rope_parameters=rope), -2)
+
+
 _QWEN_PROCESSOR = {
     "image_processor_type": "Qwen2VLImageProcessor",
     "size": {"shortest_edge": 56 * 56, "longest_edge": 56 * 112},
@@ -237,6 +255,11 @@ _QWEN_PROCESSOR = {
 }
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 _TILES = {"size": {"longest_edge": 3 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
+_PIXTRAL_PROCESSOR = {
+    "image_processor_type": "PixtralImageProcessor",
+    "size": {"longest_edge": 100},
+    "patch_size": {"height": PATCH, "width": PATCH},
+}
 _PALIGEMMA_PROCESSOR = {"image_processor_type": "SiglipImageProcessor", "size": _SQUARE, "image_seq_length": 4}
 
 WHOLE: Mapping[str, WholeVlm] = {
@@ -292,6 +315,8 @@ WHOLE: Mapping[str, WholeVlm] = {
         "<start_of_image>",
         {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
     ),
+    "mistral3": WholeVlm(_mistral3, _PIXTRAL_PROCESSOR, "[IMG]"),
+    "ministral3": WholeVlm(_ministral3, _PIXTRAL_PROCESSOR, "[IMG]"),
 }
 """Name -> the kind. The published InternVL says `crop_to_patches: false`, which its processor overrides."""
 

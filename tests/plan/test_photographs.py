@@ -47,7 +47,7 @@ def test_the_dearest_photograph_is_that_of_the_image_processor(name: str, tmp_pa
     prompt, described, processor = runnable(read_vlm(model).model_type), read_vlm(model), load_image_processor(model)
     tokens = {}
     for item in images.items:
-        given = processor(images=images.read(item), return_tensors="np", **prompt.processing)
+        given = processor(images=images.read(item), return_tensors="np", **prompt.processing(described.config))
         tokens[item.name] = prompt.layout(given, described.config).tokens
     found = counted(model, images)
     assert (found.photographs, found.looked_at, found.sizes, found.processed) == (5, 5, 5, 5)

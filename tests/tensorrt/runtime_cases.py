@@ -48,6 +48,21 @@ def refusal(call: Callable[[], Any]) -> str:
 
 
 @case
+def several_inputs() -> dict[str, Any]:
+    simulated = SimulatedTensorRt(trt, order=True)
+    engine = made(simulated)
+    order = np.array([2, 0, 1])
+    values = engine.run({"image": images(3), "order": order})
+    return {
+        "inputs": engine.inputs,
+        "first": values["half"][:, 0, 0, 0].tolist(),
+        "narrow": refusal(lambda: engine.run({"image": images(3), "order": order.astype(np.int32)})),
+        "missing": refusal(lambda: engine.run({"image": images(3)})),
+        "long": refusal(lambda: engine.run({"image": images(3), "order": np.zeros(9, np.int64)})),
+    }
+
+
+@case
 def run() -> dict[str, Any]:
     simulated, memory = SimulatedTensorRt(trt), HostMemory()
     engine: Engine = made(simulated, memory)

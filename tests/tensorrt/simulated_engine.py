@@ -1,7 +1,8 @@
 """A TensorRT engine, simulated: autospecs of the bindings' real classes, so that a name they lack is an error.
 
 The network in it gives `doubled` = 2 x `image` and `half` = `image` in FP16. It computes when execute_async_v3 is
-called, from and to the addresses that were set.
+called, from and to the addresses that were set. With `order`, int64 [n], it has a second input, and `half` has the
+images in that order.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from host_memory import STREAM, read
 __all__ = ["PROFILE", "SimulatedTensorRt"]
 
 PROFILE = [(1, 3, 2, 2), (4, 3, 2, 2), (8, 3, 2, 2)]
+ORDER = [(1,), (4,), (8,)]
 
 
 class SimulatedTensorRt:
     """Everything but Runtime is the real module.
+
+    Args:
+        trt: the bindings.
+        order: the engine has the second input.
 
     Attributes:
         module: to be given in the place of TensorRT.
@@ -30,8 +36,10 @@ class SimulatedTensorRt:
         given: the bytes it was given.
     """
 
-    def __init__(self, trt: Any) -> None:
+    def __init__(self, trt: Any, *, order: bool = False) -> None:
         self.trt = trt
+        self._inputs = ("image", "order") if order else ("image",)
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self.said: list[str] = []
         self.given: Any = None
         self.context = self._context()
@@ -41,7 +49,6 @@ class SimulatedTensorRt:
         self._runtime = runtime.return_value
         self._runtime.deserialize_cuda_engine.side_effect = self._deserialize
         self.module: Any = SimpleNamespace(**{**vars(trt), "Runtime": runtime})
-        self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
 
     def calls(self) -> list[str]:
@@ -50,14 +57,15 @@ class SimulatedTensorRt:
 
     def _engine(self) -> Any:
         trt = self.trt
-        names = ["image", "doubled", "half"]
+        names = [*self._inputs, "doubled", "half"]
         engine = mock.create_autospec(trt.ICudaEngine, instance=True, spec_set=True)
         engine.num_io_tensors = len(names)
         engine.get_tensor_name.side_effect = names.__getitem__
         engine.get_tensor_mode.side_effect = lambda name: (
-            trt.TensorIOMode.INPUT if name == "image" else trt.TensorIOMode.OUTPUT
+            trt.TensorIOMode.INPUT if name in self._inputs else trt.TensorIOMode.OUTPUT
         )
-        engine.get_tensor_dtype.side_effect = {"image": trt.float32, "doubled": trt.float32, "half": trt.float16}.get
+        types = {"image": trt.float32, "order": trt.int64, "doubled": trt.float32, "half": trt.float16}
+        engine.get_tensor_dtype.side_effect = types.get
         engine.get_tensor_location.return_value = trt.TensorLocation.DEVICE
         engine.get_tensor_profile_shape.side_effect = self._profile
         engine.create_execution_context.return_value = self.context
@@ -67,7 +75,7 @@ class SimulatedTensorRt:
         context = mock.create_autospec(self.trt.IExecutionContext, instance=True, spec_set=True)
         context.set_input_shape.side_effect = self._set_input_shape
         context.infer_shapes.return_value = []
-        context.get_tensor_shape.side_effect = lambda _: self.trt.Dims(self._shape)
+        context.get_tensor_shape.side_effect = lambda _: self.trt.Dims(self._shapes["image"])
         context.set_tensor_address.side_effect = self._set_tensor_address
         context.execute_async_v3.side_effect = self._execute
         return context
@@ -85,12 +93,13 @@ class SimulatedTensorRt:
         return self.engine
 
     def _profile(self, name: str, index: int) -> list[Any]:
-        assert (name, index) == ("image", 0)
-        return [self.trt.Dims(shape) for shape in PROFILE]
+        assert index == 0
+        shapes: list[tuple[int, ...]] = list(PROFILE) if name == "image" else list(ORDER)
+        return [self.trt.Dims(shape) for shape in shapes]
 
     def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert name == "image"
-        self._shape = tuple(self.trt.Dims(shape))
+        assert name in self._inputs
+        self._shapes[name] = tuple(self.trt.Dims(shape))
         return True
 
     def _set_tensor_address(self, name: str, address: int) -> bool:
@@ -101,10 +110,14 @@ class SimulatedTensorRt:
 
     def _execute(self, stream: int) -> bool:
         assert stream == STREAM
-        size = int(np.prod(self._shape))
-        image = np.frombuffer(read(self._addresses["image"], size * 4), np.float32)
+        shape = self._shapes["image"]
+        image = np.frombuffer(read(self._addresses["image"], int(np.prod(shape)) * 4), np.float32).reshape(shape)
+        half = image.astype(np.float16)
+        if "order" in self._inputs:
+            assert self._shapes["order"] == shape[:1]
+            half = half[np.frombuffer(read(self._addresses["order"], shape[0] * 8), np.int64)]
         _write(self._addresses["doubled"], image * 2)
-        _write(self._addresses["half"], image.astype(np.float16))
+        _write(self._addresses["half"], half)
         return True
 
 

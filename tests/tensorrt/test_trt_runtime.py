@@ -35,6 +35,15 @@ def test_arrays_go_in_and_come_out(cases: Any) -> None:
     assert found["given"] == "an engine"
 
 
+def test_a_second_input_of_integers_goes_in(cases: Any) -> None:
+    found = cases["several_inputs"]
+    assert found["inputs"] == ["image", "order"]
+    assert found["first"] == [24.0, 0.0, 12.0]
+    assert "int64" in found["narrow"]
+    assert "exactly its inputs: image, order" in found["missing"]
+    assert "order" in found["long"]
+
+
 def test_the_context_is_told_shapes_then_addresses_then_to_run(cases: Any) -> None:
     assert cases["run"]["calls"] == [
         *("set_input_shape", "infer_shapes", "get_tensor_shape", "get_tensor_shape"),

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import InputError, ModelError
-from edgeq.families.base import Config, ImageCost, Layout, native_size
+from edgeq.families.base import Config, ImageCost, Layout
 from edgeq.families.modules import VlmDescription
+from edgeq.families.pictures import native_size
 from edgeq.families.registry import feature_outputs, image_cost
 from edgeq.families.structure import Parts
 from edgeq.families.tiles import Size

@@ -122,8 +122,9 @@ class Prompter:
 
     def pixels(self, image: Image.Image) -> ProcessedImage:
         """An image in mode RGB as the encoder gets it; raises ImageError for one that the image processor refuses."""
+        options = self.image_prompt.processing(self.config)
         try:
-            given = self._processor(images=image, return_tensors="np", **self.image_prompt.processing)
+            given = self._processor(images=image, return_tensors="np", **options)
         except ValueError as error:  # Qwen's refuse a strip whose sides differ by more than 200 times
             raise ImageError(
                 f"the model takes no image of {image.width} x {image.height} pixels", causes=(first_line(error),)

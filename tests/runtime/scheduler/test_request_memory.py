@@ -14,8 +14,9 @@ import pytest
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.device import device_profile
 from edgeq.errors import ArtifactError, InputError, ModelError
-from edgeq.families.base import Layout, native_size
+from edgeq.families.base import Layout
 from edgeq.families.modules import VlmDescription, read_vlm
+from edgeq.families.pictures import native_size
 from edgeq.families.registry import image_cost
 from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.plan.memory import MemoryPlan, plan_memory

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 from decoders import noise
-from talk import chatty_vlm
-from vlm import IMAGE_TOKEN
+from talk import chatty_vlm, tiny_settings
 
-from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import ImageError, InputError
 from edgeq.model.images.image_processor import load_image_processor
 from edgeq.runtime.scheduler.errors import RefusedImageError
@@ -22,15 +20,7 @@ STRIP = noise(3, width=300, height=1)
 
 
 def opened(directory: Path, family: str) -> Prompter:
-    settings = VlmSettings(
-        model_type=family,
-        vision="none.onnx",
-        image_token="<image>",
-        image_token_id=IMAGE_TOKEN,
-        tokens=4,
-        context=128,
-        stop=(2,),
-    )
+    settings = tiny_settings(family)
     return Prompter.open(chatty_vlm(directory, family), settings)
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from talk import write_processor
+from talk import tiny_settings, write_processor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlm import IMAGE_TOKEN, PREFIXES, in_four_bits, tiny_vlm, write_vlm
 from whole_vlms import write_whole_vlm
 
-from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures, Layout
 from edgeq.families.modules import read_modules
@@ -61,15 +60,7 @@ def alone(source: Path, family: str) -> LanguageModel:
 def prompter(source: Path, family: str) -> Prompter:
     """With the tokenizer that a directory is given here."""
     write_processor(source, family)
-    settings = VlmSettings(
-        model_type=family,
-        vision="none.onnx",
-        image_token="<image>",
-        image_token_id=IMAGE_TOKEN,
-        tokens=4,
-        context=128,
-        stop=(STOP,),
-    )
+    settings = tiny_settings(family)
     return Prompter.open(source, settings)
 
 

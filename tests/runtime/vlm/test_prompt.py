@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 from PIL import Image
-from talk import QUESTION, write_processor
+from talk import QUESTION, tiny_settings, write_processor
 from vlm import FAMILIES, IMAGE_TOKEN
 
 from edgeq.bundle.vlm_settings import VlmSettings
@@ -27,15 +27,7 @@ def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
 
 
 def settings(family: str = "llava", context: int = 128) -> VlmSettings:
-    return VlmSettings(
-        model_type=family,
-        vision="vision.fp16.onnx",
-        image_token="<image>",
-        image_token_id=IMAGE_TOKEN,
-        tokens=TOKENS[family],
-        context=context,
-        stop=(2,),
-    )
+    return tiny_settings(family, tokens=TOKENS[family], context=context)
 
 
 def directory(path: Path, family: str = "llava") -> Path:

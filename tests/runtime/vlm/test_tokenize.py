@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from decoders import noise
 from PIL import Image
-from talk import chatty_vlm
-from vlm import IMAGE_TOKEN
+from talk import chatty_vlm, tiny_settings
 
-from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import InputError, ModelError
 from edgeq.runtime.vlm import tokenize
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, Turn
@@ -21,15 +19,7 @@ from edgeq.runtime.vlm.tokenize import PromptBuilder
 
 
 def prompter(directory: Path, family: str = "llava") -> Prompter:
-    settings = VlmSettings(
-        model_type=family,
-        vision="none.onnx",
-        image_token="<image>",
-        image_token_id=IMAGE_TOKEN,
-        tokens=4,
-        context=128,
-        stop=(2,),
-    )
+    settings = tiny_settings(family)
     return Prompter.open(directory, settings)
 
 
