@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from edgeq.runtime.scheduler.runtime import Runtime
     from edgeq.runtime.vlm.api import Turn
+    from edgeq.runtime.vlm.stream import Done
 
-__all__ = ["SUBJECTS", "Subject", "main", "sixth_question"]
+__all__ = ["STEPS", "SUBJECTS", "Subject", "main", "sixth_question", "table"]
 
 _DEMO: Final = ROOT / "edgeq" / "demo" / "weights-vlm"
 _QUESTION: Final = "What do you see?"
@@ -81,11 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.step:
         (name,) = given.models
-        print(json.dumps(_STEPS[given.step](given.folder, name)))
+        print(json.dumps(STEPS[given.step](given.folder, name)))
         return 0
     for name in given.models:
         with tempfile.TemporaryDirectory(prefix="edgeq-vlm-memory-") as folder:
-            print(_table(name, _measure(name, Path(folder))), flush=True)
+            print(table(name, _measure(name, Path(folder))), flush=True)
     return 0
 
 
@@ -153,7 +154,7 @@ def _plan(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _ask(folder: Path, _name: str) -> dict[str, Any]:
-    """Resident memory before the bundle is opened, when it waits for its first question, and after an answer."""
+    """Resident memory when it waits for its first question and after an answer, and its peaks till then and since."""
     from PIL import Image
 
     from edgeq.runtime.vlm.model import open_vlm
@@ -182,7 +183,8 @@ def _twice(folder: Path, name: str) -> dict[str, Any]:
         for seed in range(_PHOTOGRAPHS, _PHOTOGRAPHS + 1 + _PAIRS):
             scene = SUBJECTS[name].draw(seed)
             for question in (_QUESTION, _OTHER):
-                times.append(_first_token(runtime, [scene], [Turn.said("user", question, images=1)], 1)[0])
+                end = _ask_runtime(runtime, [scene], [Turn.said("user", question, images=1)], 1)
+                times.append(end.usage.first_token_seconds)
     return {"first": median(times[2::2]), "second": median(times[3::2])}  # the first pair warms up
 
 
@@ -198,15 +200,21 @@ def _conversation(folder: Path, name: str) -> dict[str, Any]:
     with open_runtime(folder / "bundle") as runtime:
         talks = [sixth_question(runtime, shown) for shown in scenes]
     with open_runtime(folder / "bundle", RuntimeOptions(cache_bytes=0)) as runtime:
-        anew = [_first_token(runtime, shown, turns, 1)[0] for shown, (_, turns) in zip(scenes, talks, strict=True)]
-    return {"kept": median(seconds for seconds, _ in talks[1:]), "anew": median(anew[1:])}  # the first warms up
+        anew = [_ask_runtime(runtime, shown, turns, 1) for shown, (_, turns) in zip(scenes, talks, strict=True)]
+    last = {"kept": [end for end, _ in talks], "anew": anew}
+    # the first conversation warms up
+    return {how: median(end.usage.first_token_seconds for end in ends[1:]) for how, ends in last.items()}
 
 
-def sixth_question(runtime: Runtime, scenes: Sequence[Image.Image]) -> tuple[float, list[Turn]]:
+def sixth_question(runtime: Runtime, scenes: Sequence[Image.Image]) -> tuple[Done, list[Turn]]:
     """Have a conversation of six questions, of which every second one comes with a picture.
 
+    Args:
+        runtime: that is asked.
+        scenes: the three pictures.
+
     Returns:
-        Seconds to the first token of the last answer, and all that was said before it.
+        The end of the last answer, and all that was said before it.
     """
     from edgeq.demo.vlm.report import QUESTIONS
     from edgeq.runtime.vlm.api import Turn
@@ -215,22 +223,20 @@ def sixth_question(runtime: Runtime, scenes: Sequence[Image.Image]) -> tuple[flo
     for number, question in enumerate(QUESTIONS):
         shown = 1 - number % 2
         turns.append(Turn.said("user", question, images=shown))
-        seconds, said = _first_token(runtime, scenes[: number // 2 + 1], turns, _SAID)
+        end = _ask_runtime(runtime, scenes[: number // 2 + 1], turns, _SAID)
         if number + 1 < len(QUESTIONS):
-            turns.append(Turn.said("assistant", said))
-    return seconds, turns
+            turns.append(Turn.said("assistant", end.text or "."))  # a random model may say nothing but spaces
+    return end, turns
 
 
-def _first_token(
-    runtime: Runtime, scenes: Sequence[Image.Image], turns: Sequence[Turn], tokens: int
-) -> tuple[float, str]:
-    """Seconds to the first token of an answer, and the answer."""
+def _ask_runtime(runtime: Runtime, scenes: Sequence[Image.Image], turns: Sequence[Turn], tokens: int) -> Done:
+    """The end of an answer."""
     from edgeq.runtime.vlm.api import GenerationRequest
     from edgeq.runtime.vlm.stream import Done
 
     *_, end = runtime.submit(GenerationRequest(tuple(scenes), tuple(turns), tokens))
     assert isinstance(end, Done), end
-    return end.usage.first_token_seconds, end.text or "."  # a random model may say nothing but spaces
+    return end
 
 
 def _memory(field: str) -> int:
@@ -239,7 +245,7 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-_STEPS: Final[Mapping[str, Callable[[Path, str], dict[str, Any]]]] = {
+STEPS: Final[Mapping[str, Callable[[Path, str], dict[str, Any]]]] = {
     "make": _make,
     "nf4": _nf4,
     "prepare": _prepare,
@@ -248,15 +254,21 @@ _STEPS: Final[Mapping[str, Callable[[Path, str], dict[str, Any]]]] = {
     "twice": _twice,
     "conversation": _conversation,
 }
+"""Name -> what is done in a process of its own, in a folder, with a model: figures in bytes and seconds."""
 
 
-def _table(name: str, found: dict[str, Any]) -> str:
-    """Planned beside measured, in MB."""
+def table(name: str, found: Mapping[str, Any]) -> str:
+    """Planned beside measured, in MB, and what was saved.
+
+    Args:
+        name: of the model.
+        found: step -> its figures.
+    """
     plan, ask, nf4 = found["plan"], found["ask"], found["nf4"]
     bound = nf4["largest_shard"] + nf4["result"] + _NF4_ROOM
     rows = [
         ("while loading, at most", plan["phases"]["loading"], ask["load_peak"]),
-        ("while answering", plan["phases"]["answering"], ask["answered"]),
+        ("while answering", plan["phases"]["answering"], ask["peak"]),
     ]
     if nf4["source"] > _NF4_ROOM:  # of a smaller one it is Python and torch that is measured
         rows.append(("making NF4, at most", bound, nf4["peak"]))
@@ -269,7 +281,7 @@ def _table(name: str, found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_times(found), ""])
 
 
-def _times(found: dict[str, Any]) -> Iterator[str]:
+def _times(found: Mapping[str, Any]) -> Iterator[str]:
     """What is kept of earlier questions saves a later one."""
     first, second = found["twice"]["first"], found["twice"]["second"]
     times = f"first token after {1e3 * first:.1f} ms, of a second question about an image after {1e3 * second:.1f} ms"

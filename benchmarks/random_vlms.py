@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["RANDOM_VLMS", "RandomVlm", "write_random_vlm"]
+__all__ = ["RANDOM_VLMS", "RandomVlm", "build_tokenizer", "write_random_vlm"]
 
 _SHARDS: Final = "1GB"
 _IMAGE: Final = "<image>"
@@ -137,8 +137,18 @@ RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
 """Name -> the kind."""
 
 
+def build_tokenizer(kind: RandomVlm) -> PreTrainedTokenizerFast:
+    """The demo's, with the tokens and the chat template of a kind."""
+    from edgeq.demo.vlm.tokens import CHAT_TEMPLATE, build_processor
+
+    tokenizer: PreTrainedTokenizerFast = build_processor().tokenizer
+    tokenizer.add_tokens(list(kind.added), special_tokens=True)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(_IMAGE, kind.image)
+    return tokenizer
+
+
 def write_random_vlm(directory: Path, kind: RandomVlm) -> int:
-    """A model directory with weights in files of at most 1 GB, and the demo's tokenizer and chat template.
+    """A model directory with weights in files of at most 1 GB.
 
     Returns:
         Its parameters.
@@ -147,11 +157,8 @@ def write_random_vlm(directory: Path, kind: RandomVlm) -> int:
     import transformers
 
     from edgeq.demo.export import IMAGE_MEAN, IMAGE_STD
-    from edgeq.demo.vlm.tokens import CHAT_TEMPLATE, build_processor
 
-    tokenizer: PreTrainedTokenizerFast = build_processor().tokenizer
-    tokenizer.add_tokens(list(kind.added), special_tokens=True)
-    tokenizer.chat_template = CHAT_TEMPLATE.replace(_IMAGE, kind.image)
+    tokenizer = build_tokenizer(kind)
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(kind.config(tokenizer), dtype=torch.float16)
     with torch.no_grad():  # what the tokenizer has no text for is never said: a conversation goes on with the answers

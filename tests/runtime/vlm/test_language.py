@@ -161,15 +161,8 @@ def test_layers_of_cross_attention_are_packed_with_the_others(tmp_path: Path) ->
     source, target = write_whole_vlm(tmp_path / "whole", "mllama"), tmp_path / "nf4"
     write_nf4(source, plan_modules(read_modules(source)), target)
     token = json.loads((source / "config.json").read_text())["image_token_index"]
-    settings = VlmSettings(
-        model_type="mllama",
-        vision="none.onnx",
-        image_token="<|image|>",
-        image_token_id=token,
-        tokens=1,
-        context=128,
-        stop=(STOP,),
-    )
+    places = {"image_token": "<|image|>", "image_token_id": token}
+    settings = tiny_settings("mllama", tokens=1).model_copy(update=places)
     model = open_language_model(target, Prompter.open(source, settings), threads=1).model
     states = {name: weight.quant_state for name, weight in model.named_parameters() if hasattr(weight, "quant_state")}
     crossing = [f".layers.{number}.mlp." for number in model.config.cross_attention_layers]
