@@ -192,18 +192,30 @@ def _conversation(folder: Path, name: str) -> dict[str, Any]:
     """Median seconds to the first token of a conversation's sixth question, by the runtime's clock: in the runtime that
     answered the five before, and in one that keeps nothing.
     """
-    from edgeq.runtime.scheduler.runtime import RuntimeOptions, open_runtime
-
     subject = SUBJECTS[name]
     seeds = range(_PHOTOGRAPHS, _PHOTOGRAPHS + subject.pictures * (1 + _CONVERSATIONS), subject.pictures)
     scenes = [[subject.draw(first + number) for number in range(subject.pictures)] for first in seeds]
-    with open_runtime(folder / "bundle") as runtime:
-        talks = [sixth_question(runtime, shown) for shown in scenes]
-    with open_runtime(folder / "bundle", RuntimeOptions(cache_bytes=0)) as runtime:
-        anew = [_ask_runtime(runtime, shown, turns, 1) for shown, (_, turns) in zip(scenes, talks, strict=True)]
+    talks = _talk(folder / "bundle", scenes)
+    anew = _read_anew(folder / "bundle", scenes, [turns for _, turns in talks])
     last = {"kept": [end for end, _ in talks], "anew": anew}
     # the first conversation warms up
     return {how: median(end.usage.first_token_seconds for end in ends[1:]) for how, ends in last.items()}
+
+
+def _talk(bundle: Path, scenes: Sequence[Sequence[Image.Image]]) -> list[tuple[Done, list[Turn]]]:
+    """Conversations in one runtime."""
+    from edgeq.runtime.scheduler.runtime import open_runtime
+
+    with open_runtime(bundle) as runtime:
+        return [sixth_question(runtime, shown) for shown in scenes]
+
+
+def _read_anew(bundle: Path, scenes: Sequence[Sequence[Image.Image]], talks: Sequence[Sequence[Turn]]) -> list[Done]:
+    """Their last questions in a runtime that keeps nothing."""
+    from edgeq.runtime.scheduler.runtime import RuntimeOptions, open_runtime
+
+    with open_runtime(bundle, RuntimeOptions(cache_bytes=0)) as runtime:
+        return [_ask_runtime(runtime, shown, turns, 1) for shown, turns in zip(scenes, talks, strict=True)]
 
 
 def sixth_question(runtime: Runtime, scenes: Sequence[Image.Image]) -> tuple[Done, list[Turn]]:
