@@ -63,7 +63,7 @@ def trace(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "traced.onnx"
         try:
-            with quiet():
+            with quiet(), torch.no_grad():  # else every layer's attention scores are kept for a backward pass
                 torch.onnx.export(
                     network,
                     given,
