@@ -9,8 +9,10 @@ engine depend on what runs it:
   FP16, is reported in NVIDIA/TensorRT, issue 4167. The documentation leaves TensorRT the freedom not to fuse, and edgeq
   has built no engine on a device: the engine inspector says what was done there.
 - TensorRT without that kernel keeps the scores, once before and once after the softmax.
-- ONNX Runtime on a CPU computes in float32 and keeps the scores once: its softmax works in place
-  (`tests/plan/test_activations.py` measures it).
+- ONNX Runtime on a CPU computes in float32 and keeps the scores before and after the softmax, which has no kernel that
+  works in place: of a graph in FP16 it is taken apart, and each of its steps has a result of its own. Blocks of its
+  arena are kept for good. A mask is made once, behind the first scores, and lies in what these have left: so the scores
+  of later layers take a third block. Its log shows the blocks, and `tests/plan/test_vision_memory.py` measures them.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ def vision_bytes(vision: Mapping[str, Any], cost: ImageCost, *, widens: bool = F
     number = _SINGLE if widens else _HALF
     patches = cost.sequences * cost.sequence
     pixels = patches * side**2 * _PIXEL * int(vision.get("temporal_patch_size") or 1)
-    copies = 1 if widens else 2 * (not fused_attention(vision))
+    copies = (3 if cost.mask else 2) if widens else 2 * (not fused_attention(vision))
     scores = copies * heads * cost.sequences * cost.sequence**2
     return number * (patches * max(3 * hidden + 3 * inner, 7 * hidden) + scores) + _SINGLE * cost.mask + pixels
 

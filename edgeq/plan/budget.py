@@ -169,7 +169,7 @@ def _working(
 def _vision(model: VlmDescription, request: Workload, image: ImageCost, *, widens: bool) -> MemoryItem:
     """What encoding an image needs: one after the other, and each for a moment."""
     if widens:
-        scores = "scores kept, as ONNX Runtime does"
+        scores = "scores kept before and after the softmax, as ONNX Runtime does"
     elif fused_attention(model.vision):
         scores = "attention fused, as TensorRT's documentation has it"
     else:

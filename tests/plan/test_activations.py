@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import weakref
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgeq.errors import ModelError
-from edgeq.export.tracing import quiet
 from edgeq.families.base import ImageCost
 from edgeq.plan.activations import fused_attention, prefill_bytes, vision_bytes
 from edgeq.plan.kv import kv_cache
@@ -111,37 +107,6 @@ def test_which_heads_tensorrt_fuses(hidden: int, heads: int, fused: bool) -> Non
 def test_a_mask_counts_in_float32() -> None:
     vision = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 8, "patch_size": 14}
     assert vision_bytes(vision, replace(COST, mask=257**2)) - vision_bytes(vision, COST) == 4 * 257**2
-
-
-def test_onnx_runtime_keeps_the_scores_once(tmp_path: Path) -> None:
-    """Ten pictures more in a process of its own: what its memory grows by, however much the runtime itself takes."""
-    config = encoder(8, "eager")
-    model = transformers.CLIPVisionModel(config).eval()
-    pixels, free = torch.zeros(2, 3, 224, 224), ({0: torch.export.Dim("batch")},)
-    with quiet():
-        program = torch.onnx.export(model, (pixels,), dynamic_shapes=free, dynamo=True, opset_version=18, verbose=False)
-    assert program is not None
-    program.save(tmp_path / "encoder.onnx")
-    few, many = (grown(tmp_path / "encoder.onnx", pictures) for pictures in (8, 40))
-    cost = ImageCost(tokens=256, tiles=32, sequences=32, sequence=257)
-    assert (many - few) / 1.3 <= vision_bytes(config.to_dict(), cost, widens=True) <= 1.3 * (many - few)
-
-
-def grown(graph: Path, pictures: int) -> int:
-    """Bytes that running a graph in ONNX Runtime takes at most, in a process of its own."""
-    code = (
-        "import sys, numpy, onnxruntime\n"
-        "def memory(name):\n"
-        "    lines = dict(line.split(':') for line in open('/proc/self/status').read().splitlines())\n"
-        "    return int(lines[name].split()[0]) * 1024\n"
-        "session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
-        "pixels = numpy.ones((int(sys.argv[2]), 3, 224, 224), numpy.float32)\n"
-        "before = memory('VmRSS') - pixels.nbytes\n"
-        "session.run(None, {session.get_inputs()[0].name: pixels})\n"
-        "print(memory('VmHWM') - before)\n"
-    )
-    command = [sys.executable, "-c", code, str(graph), str(pictures)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def test_a_config_that_does_not_say() -> None:

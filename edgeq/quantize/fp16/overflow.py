@@ -114,11 +114,15 @@ def _computed(model: onnx.ModelProto) -> list[str]:
 
 
 def _probe(model: onnx.ModelProto, names: list[str], threads: int | None) -> OnnxRuntimeEngine:
-    """The graph that gives the peaks; its weights go into a file of their own, which ONNX Runtime maps."""
+    """The graph that gives the peaks; its weights go into a file of their own, which ONNX Runtime maps.
+
+    ONNX Runtime goes backwards from the graph's ends, the last of them first: so the last is the peak that is known
+    first. The other way about it would compute the whole graph, and only then the peaks of all tensors, all held.
+    """
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "peak.zero"))
-    for name in names:
+    for name in reversed(names):
         probe.graph.node.extend(_reduce(name))
         probe.graph.output.append(helper.make_tensor_value_info(f"{name}.peak", TensorProto.FLOAT, None))
     with tempfile.TemporaryDirectory() as directory:

@@ -152,7 +152,7 @@ class LanguageModel:
         self._cache = cache_name(model)
         if model.config._attn_implementation == "eager":  # it takes no mask of bool, and sees all where there is none
             model.set_attn_implementation(ATTENTION)
-        self._forward(input_ids=self._tensor([0])[None])
+        self._forward(input_ids=self._tensor([0])[None], **self._one_state())
         use_fast_kernels(model)
 
     @property
@@ -316,6 +316,18 @@ class LanguageModel:
             return {}
         seen = self.image_prompt.cross(prompt.ids, self._image_token_id, prompt.layouts, self._config)
         return cross_inputs(CrossStates(self._tensor(seen[-1:])), self._model.dtype)
+
+    def _one_state(self) -> dict[str, Any]:
+        """Something for cross-attention to look at: without it a model leaves out those layers."""
+        import torch
+
+        from edgeq.runtime.vlm.piece import CrossStates, cross_inputs
+
+        if self.image_prompt.cross is None:
+            return {}
+        model = self._model
+        states = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=model.device)
+        return cross_inputs(CrossStates(self._tensor([[True]]), states), model.dtype)
 
     def _embed(
         self, ids: NDArray[np.int64], places: NDArray[np.bool_], features: Sequence[torch.Tensor]

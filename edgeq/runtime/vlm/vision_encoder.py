@@ -26,8 +26,12 @@ class VisionEncoder:
 
     @classmethod
     def open(cls, graph: Path, *, threads: int | None = None) -> VisionEncoder:
-        """An ONNX file in ONNX Runtime; raises EngineError when that refuses it."""
-        return cls(OnnxRuntimeEngine(graph, threads=threads))
+        """An ONNX file in ONNX Runtime; raises EngineError when that refuses it.
+
+        It takes its memory tensor by tensor: in one block it would keep one for the first image, and from the second of
+        the same size on another for all such.
+        """
+        return cls(OnnxRuntimeEngine(graph, threads=threads, memory_pattern=False))
 
     def encode(self, feeds: Arrays) -> Arrays:
         """Features of one image.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,3 +112,24 @@ def test_several_inputs_of_several_types() -> None:
     rows = np.array([0, 0, 0], np.int64)
     assert find_overflow(model, [run() | {"rows": rows}]) == ("far",)
     assert set(peaks(model, [run() | {"rows": rows}])) == {"x", "taken", "far", "large"}
+
+
+def test_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> None:
+    """A chain of 40 layers, whose tensors of 8 MB would take 320 MB together; a quarter of that is 10 of them."""
+    names = ["x", *(f"wider{index}" for index in range(40))]
+    nodes = [("Mul", [last, "factor"], name) for last, name in pairwise(names)]
+    onnx.save(graph(nodes, {"factor": np.float32(1.01)}), tmp_path / "chain.onnx")
+    code = (
+        "import sys, numpy, onnx\n"
+        "from edgeq.quantize.fp16.overflow import peaks\n"
+        "def memory(name):\n"
+        "    lines = dict(line.split(':') for line in open('/proc/self/status').read().splitlines())\n"
+        "    return int(lines[name].split()[0]) * 1024\n"
+        "model, ones = onnx.load(sys.argv[1]), numpy.ones((500_000, 4), numpy.float32)\n"
+        "peaks(model, [{'x': ones[:1]}], threads=1)\n"
+        "before = memory('VmRSS')\n"
+        "peaks(model, [{'x': ones}], threads=1)\n"
+        "print(memory('VmHWM') - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "chain.onnx")]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 40 * 8_000_000 / 4

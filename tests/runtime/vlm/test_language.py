@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from talk import tiny_settings, write_processor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlm import IMAGE_TOKEN, PREFIXES, in_four_bits, tiny_vlm, write_vlm
+from whole_vlms import write_whole_vlm
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures, Layout
@@ -153,3 +154,17 @@ def test_the_checkpoint_leaves_the_memory_where_its_weights_were_rearranged(tmp_
         pytest.skip("this processor has no AVX512-BF16: bitsandbytes leaves the weights where they are")
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
     assert len(list(model.generate(prompt(), [ImageFeatures(features())], limit=2, stop=()))) == 2
+
+
+def test_layers_of_cross_attention_are_packed_with_the_others(tmp_path: Path) -> None:
+    """Else they would keep the file in memory, and be rearranged within the first answer about an image."""
+    source, target = write_whole_vlm(tmp_path / "whole", "mllama"), tmp_path / "nf4"
+    write_nf4(source, plan_modules(read_modules(source)), target)
+    token = json.loads((source / "config.json").read_text())["image_token_index"]
+    places = {"image_token": "<|image|>", "image_token_id": token}
+    settings = tiny_settings("mllama", tokens=1).model_copy(update=places)
+    model = open_language_model(target, Prompter.open(source, settings), threads=1).model
+    states = {name: weight.quant_state for name, weight in model.named_parameters() if hasattr(weight, "quant_state")}
+    crossing = [f".layers.{number}.mlp." for number in model.config.cross_attention_layers]
+    assert all(any(layer in name for name in states) for layer in crossing)
+    assert len({getattr(state, "packing_format_for_cpu", False) for state in states.values()}) == 1

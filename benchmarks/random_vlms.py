@@ -1,0 +1,170 @@
+"""Vision-language models of about a billion random parameters, built as the families' own are, in FP16."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["RANDOM_VLMS", "RandomVlm", "build_tokenizer", "write_random_vlm"]
+
+_SHARDS: Final = "1GB"
+_IMAGE: Final = "<image>"
+_TILE: Final = "<|image|>"
+_QWEN: Final = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+_TEXT: Final[Mapping[str, Any]] = {
+    "vocab_size": 32_000,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 20,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+_VISION: Final[Mapping[str, Any]] = {"hidden_size": 768, "intermediate_size": 3072}
+_CLIP: Final = {"height": 224, "width": 224}
+_TILES: Final = {"height": 336, "width": 336}
+
+
+@dataclass(frozen=True)
+class RandomVlm:
+    """One kind of model.
+
+    Attributes:
+        config: made with a tokenizer, which has the special tokens.
+        processor: preprocessor_config.json, beside mean and standard deviation.
+        image: what the chat template writes for an image.
+        added: special tokens that the demo's tokenizer lacks.
+    """
+
+    config: Callable[[PreTrainedTokenizerFast], Any]
+    processor: Mapping[str, Any]
+    image: str = _IMAGE
+    added: tuple[str, ...] = ()
+
+
+def _text(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The language model's config; the four that begin, end and fill a text are the tokenizer's."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {**_TEXT, **{name: getattr(tokenizer, name) for name in names}}
+
+
+def _llava(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """256 tokens an image."""
+    import transformers
+
+    vision = transformers.CLIPVisionConfig(
+        **_VISION, num_hidden_layers=12, num_attention_heads=12, image_size=_CLIP["height"], patch_size=14
+    )
+    return transformers.LlavaConfig(
+        vision_config=vision,
+        text_config=transformers.LlamaConfig(**_text(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids(_IMAGE),
+        image_seq_length=256,
+        tie_word_embeddings=False,
+    )
+
+
+def _mllama(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """4 tiles of 577 patches, seen by four cross-attention layers of twenty."""
+    import transformers
+
+    vision = {
+        **_VISION,
+        **{"attention_heads": 12, "num_hidden_layers": 12, "num_global_layers": 2, "image_size": _TILES["height"]},
+        **{
+            "patch_size": 14,
+            "max_num_tiles": 4,
+            "intermediate_layers_indices": [3, 6, 9],
+            "vision_output_dim": 4 * 768,
+        },
+        "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
+    }
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    text = {**_text(tokenizer), "cross_attention_layers": [3, 8, 13, 18], "rope_parameters": rope}
+    token = tokenizer.convert_tokens_to_ids(_TILE)
+    return transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=token)
+
+
+def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A token for 32 x 32 pixels, with features behind three layers."""
+    import transformers
+
+    vision = {
+        **_VISION,
+        **{"depth": 12, "num_heads": 12, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        **{"out_hidden_size": 2048, "num_position_embeddings": 48**2, "deepstack_visual_indexes": [3, 6, 9]},
+    }
+    rope = {"rope_type": "default", "mrope_section": [24, 20, 20], "rope_theta": 5e6, "mrope_interleaved": True}
+    heads = {"num_attention_heads": 16, "head_dim": 128, "num_hidden_layers": 18, "max_position_embeddings": 4096}
+    start, image, end = (tokenizer.convert_tokens_to_ids(token) for token in _QWEN)
+    return transformers.Qwen3VLConfig(
+        vision_config=vision,
+        text_config={**_text(tokenizer), **heads, "rope_parameters": rope},
+        image_token_id=image,
+        video_token_id=_TEXT["vocab_size"] - 1,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        tie_word_embeddings=False,
+    )
+
+
+RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
+    "1.1b": RandomVlm(_llava, {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}),
+    "mllama-1b": RandomVlm(
+        _mllama,
+        {"image_processor_type": "MllamaImageProcessor", "size": _TILES, "max_image_tiles": 4},
+        _TILE,
+        (_TILE,),
+    ),
+    "qwen3-vl-1b": RandomVlm(
+        _qwen3_vl,
+        {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "size": {"shortest_edge": 256**2, "longest_edge": 4096**2},
+            **{"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2},
+        },
+        "".join(_QWEN),
+        _QWEN,
+    ),
+}
+"""Name -> the kind."""
+
+
+def build_tokenizer(kind: RandomVlm) -> PreTrainedTokenizerFast:
+    """The demo's, with the tokens and the chat template of a kind."""
+    from edgeq.demo.vlm.tokens import CHAT_TEMPLATE, build_processor
+
+    tokenizer: PreTrainedTokenizerFast = build_processor().tokenizer
+    tokenizer.add_tokens(list(kind.added), special_tokens=True)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(_IMAGE, kind.image)
+    return tokenizer
+
+
+def write_random_vlm(directory: Path, kind: RandomVlm) -> int:
+    """A model directory with weights in files of at most 1 GB.
+
+    Returns:
+        Its parameters.
+    """
+    import torch
+    import transformers
+
+    from edgeq.demo.export import IMAGE_MEAN, IMAGE_STD
+
+    tokenizer = build_tokenizer(kind)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(kind.config(tokenizer), dtype=torch.float16)
+    with torch.no_grad():  # what the tokenizer has no text for is never said: a conversation goes on with the answers
+        model.get_output_embeddings().weight[len(tokenizer) :] = 0
+    model.save_pretrained(directory, max_shard_size=_SHARDS)
+    tokenizer.save_pretrained(directory)
+    described = {**kind.processor, "image_mean": list(IMAGE_MEAN), "image_std": list(IMAGE_STD)}
+    (directory / "preprocessor_config.json").write_text(json.dumps(described), encoding="utf-8")
+    return sum(weight.numel() for weight in model.parameters())
