@@ -80,12 +80,7 @@ def attend(
     elif slot_tokens is None or attention_mask is not None:
         found = _look(given, key, value, attention_mask, scaling, softcap)
     else:
-        found = torch.cat(
-            [
-                _look(given[at], key[at, :, seen], value[at, :, seen], None, scaling, softcap)
-                for at, seen in _slots(slot_tokens, sliding_window)
-            ]
-        )
+        found = _look_apart(given, key, value, _slots(slot_tokens, sliding_window), scaling, softcap)
     return found.to(query.dtype), None
 
 
@@ -136,6 +131,30 @@ def _read_capped(
     parts = [slice(start, start + _ROWS) for start in range(0, count, _ROWS)]
     found = [_capped(query[:, :, part], key, value, mask[:, :, part], scaling, softcap) for part in parts]
     return torch.cat(found, dim=2).transpose(1, 2)
+
+
+def _look_apart(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    slots: Sequence[tuple[slice, slice]],
+    scaling: float | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """As `_look`, each slot at its own tokens.
+
+    A step of a small model is hundreds of short operators: what can be done for all slots is not done for each.
+    """
+    if softcap is not None:
+        return torch.cat(
+            [_look(query[at], key[at, :, seen], value[at, :, seen], None, scaling, softcap) for at, seen in slots]
+        )
+    groups = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
+    found = [
+        scaled_dot_product_attention(groups[at], key[at, :, seen], value[at, :, seen], scale=scaling)
+        for at, seen in slots
+    ]
+    return torch.cat(found).reshape(query.shape[0], 1, query.shape[1], -1)
 
 
 def _look(

@@ -161,6 +161,8 @@ class DecodeStep:
 
     def _mask(self) -> None:
         """Show each slot its own tokens, as far back as each kind of layer sees; without a decision on the host."""
+        if not self._masked:
+            return
         row = (self.cache.at % self.cache.rows)[:, None]
         for kind, window in self._windows.items():
             hidden = self._index > row

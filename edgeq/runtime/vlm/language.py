@@ -146,7 +146,7 @@ class LanguageModel:
         from edgeq.runtime.vlm.attention import ATTENTION
         from edgeq.runtime.vlm.linear import use_fast_kernels
 
-        self._model = model
+        self._model, self._device = model, model.device
         self.image_prompt = image_prompt
         self._image_token_id, self._config = image_token_id, config
         self._cache = cache_name(model)
@@ -326,7 +326,7 @@ class LanguageModel:
         if self.image_prompt.cross is None:
             return {}
         model = self._model
-        states = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=model.device)
+        states = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=self._device)
         return cross_inputs(CrossStates(self._tensor([[True]]), states), model.dtype)
 
     def _embed(
@@ -364,7 +364,7 @@ class LanguageModel:
     def _tensor(self, values: Any) -> torch.Tensor:
         import torch
 
-        return torch.as_tensor(np.asarray(values), device=self._model.device)
+        return torch.as_tensor(np.asarray(values), device=self._device)
 
 
 def _levels(states: Sequence[ImageStates]) -> tuple[torch.Tensor, ...]:
