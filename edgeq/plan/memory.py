@@ -63,6 +63,7 @@ class MemoryPlan(Artifact):
         image: what an image costs.
         photographs: the user's own, the dearest of which is what the request's images are; None where none were given.
         caps: the most `pixels` or `tiles` of an image, where the user bounded them.
+        processor_known: the image processor's config was there; otherwise tokens are counted with its defaults.
         phases: the moments that decide; the largest is the need.
         needed_bytes: at the largest of them, without the system's reserve.
         fits: the need is within the device's budget, and the images leave room for text in the context.
@@ -85,6 +86,7 @@ class MemoryPlan(Artifact):
     image: ImageMemory
     photographs: PhotographCount | None = None
     caps: dict[str, int] = Field(default_factory=dict)
+    processor_known: bool = True
     phases: tuple[Phase, ...]
     needed_bytes: int
     fits: bool
@@ -168,6 +170,7 @@ def plan_memory(
         image=_image(image, kv_cache(model.text)),
         photographs=photographs,
         caps=dict(caps or {}),
+        processor_known=bool(model.preprocessor),
         phases=moments,
         needed_bytes=needed,
         fits=fits,

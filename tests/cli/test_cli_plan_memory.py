@@ -83,6 +83,19 @@ def test_photographs_without_a_device(edgeq: Edgeq, qwen: Path, photographs: Pat
     assert "8,292,166,656 parameters, 6.90 GB of weights." in edgeq("plan", qwen).out
 
 
+def test_an_image_processor_that_is_not_there_is_said(edgeq: Edgeq, tmp_path: Path) -> None:
+    """Qwen3-VL's published config allows thirteen times the pixels of the default."""
+    shutil.copytree(GOLDEN / "qwen3-vl-8b", tmp_path / "model")
+    asked = ("plan", tmp_path / "model", "--device", "orin-nx-16gb", "--image-size", "1080x1920")
+    assert "There is no image processor's config beside the model" in edgeq(*asked).out
+    published = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16, "merge_size": 2}
+    size = {"shortest_edge": 65536, "longest_edge": 16777216}
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps({**published, "size": size}))
+    done = edgeq(*asked)
+    assert "no image processor's config" not in done.out
+    assert "An image of 1080 x 1920 takes 2,040 tokens" in done.out
+
+
 def test_what_is_not_done_with_a_family_is_said(edgeq: Edgeq, tmp_path: Path) -> None:
     transformers.Qwen3_5Config().save_pretrained(tmp_path)
     done = edgeq("plan", tmp_path)

@@ -64,6 +64,8 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
         f"An image of {plan.request.image_size[0]} x {plan.request.image_size[1]} takes {image.tokens:,} tokens{seen}; "
         f"a token takes {plan.kv.bytes_per_token:,} bytes of KV cache."
     )
+    if not plan.processor_known and plan.request.images:
+        yield "There is no image processor's config beside the model: its class's defaults count, which may be others."
     if plan.photographs is None and plan.request.images:
         yield "Your own photographs decide how many tokens an image takes: give them with --images FOLDER."
     if plan.request.images:
