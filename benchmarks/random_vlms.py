@@ -1,9 +1,15 @@
-"""Vision-language models of about a billion random parameters, built as the families' own are, in FP16."""
+"""Vision-language models of random parameters, built as the families' own are, in FP16.
+
+    python -m benchmarks.random_vlms onevision-7m DIRECTORY
+
+writes one, for `edgeq prepare`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["RANDOM_VLMS", "RandomVlm", "build_tokenizer", "write_random_vlm"]
+__all__ = ["RANDOM_VLMS", "RandomVlm", "build_tokenizer", "main", "write_random_vlm"]
 
 _SHARDS: Final = "1GB"
 _IMAGE: Final = "<image>"
@@ -30,6 +36,8 @@ _TEXT: Final[Mapping[str, Any]] = {
 _VISION: Final[Mapping[str, Any]] = {"hidden_size": 768, "intermediate_size": 3072}
 _CLIP: Final = {"height": 224, "width": 224}
 _TILES: Final = {"height": 336, "width": 336}
+_SMALL: Final = {"height": 112, "width": 112}
+_PINPOINTS: Final = [[112 * rows, 112 * columns] for rows, columns in ((1, 1), (1, 2), (2, 1), (2, 2))]
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,32 @@ def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
+def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Of the size of the demo's model; 136 tokens for a square image: it in 64, and once more in rows."""
+    import transformers
+
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        image_size=_SMALL["height"],
+        patch_size=14,
+    )
+    narrow = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+    return transformers.LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=transformers.Qwen2Config(**{**_text(tokenizer), **narrow, **heads}),
+        image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE),
+        image_grid_pinpoints=_PINPOINTS,
+        vision_aspect_ratio="anyres_max_9",
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+
+
 RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
     "1.1b": RandomVlm(_llava, {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}),
     "mllama-1b": RandomVlm(
@@ -132,6 +166,14 @@ RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
         },
         "".join(_QWEN),
         _QWEN,
+    ),
+    "onevision-7m": RandomVlm(
+        _onevision,
+        {
+            "image_processor_type": "LlavaOnevisionImageProcessor",
+            "size": _SMALL,
+            "image_grid_pinpoints": _PINPOINTS,
+        },
     ),
 }
 """Name -> the kind."""
@@ -168,3 +210,17 @@ def write_random_vlm(directory: Path, kind: RandomVlm) -> int:
     described = {**kind.processor, "image_mean": list(IMAGE_MEAN), "image_std": list(IMAGE_STD)}
     (directory / "preprocessor_config.json").write_text(json.dumps(described), encoding="utf-8")
     return sum(weight.numel() for weight in model.parameters())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a model."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.random_vlms")
+    parser.add_argument("name", choices=list(RANDOM_VLMS))
+    parser.add_argument("directory", type=Path)
+    given = parser.parse_args(arguments)
+    print(f"{write_random_vlm(given.directory, RANDOM_VLMS[given.name]):,} parameters in {given.directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

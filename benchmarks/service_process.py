@@ -112,7 +112,9 @@ def script(bundle: Path, threads: int) -> Iterator[Script]:
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process,
     ):
         assert process.stdout is not None
-        assert process.stdout.readline(), "the script did not start"
+        told = json.loads(process.stdout.readline() or "{}")
+        if not told.get("ready"):
+            raise SystemExit(told.get("because", "the script did not start"))
         yield Script(process, Path(scratch))
         assert process.stdin is not None
         process.stdin.close()

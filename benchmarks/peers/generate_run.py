@@ -33,7 +33,10 @@ def main() -> None:
     """Answer until stdin ends."""
     bundle, threads = Path(sys.argv[1]), int(sys.argv[2])
     vlm = open_vlm(bundle, threads=threads)
-    check_family(vlm.prompter.settings.model_type, vlm.prompter.image_prompt)
+    because = refusal(vlm.prompter.settings.model_type, vlm.prompter.image_prompt)
+    if because is not None:
+        print(json.dumps({"ready": False, "because": because}))
+        return
     for layer in vlm.language.model.modules():
         vars(layer).pop("forward", None)  # bitsandbytes' own again, not edgeq.runtime.vlm.linear's
     print(json.dumps({"ready": True}), flush=True)
@@ -41,13 +44,14 @@ def main() -> None:
         print(json.dumps(_answer(vlm, json.loads(line))), flush=True)
 
 
-def check_family(model_type: str, prompt: ImagePrompt) -> None:
-    """Raise SystemExit for a family whose prompt is more than embeddings: it would be answered, and wrongly."""
-    if prompt.attention != "causal" or prompt.positions is not sequential or prompt.cross is not None:
-        raise SystemExit(
-            f"{model_type}: `generate` is given embeddings alone here, in which positions count up and each token sees "
-            "those before it; compare with LLaVA, LLaVA-NeXT, LLaVA-OneVision, Idefics3 or InternVL"
-        )
+def refusal(model_type: str, prompt: ImagePrompt) -> str | None:
+    """Why a family cannot be compared: its prompt is more than embeddings, and it would be answered wrongly."""
+    if prompt.attention == "causal" and prompt.positions is sequential and prompt.cross is None:
+        return None
+    return (
+        f"{model_type}: `generate` is given embeddings alone here, with positions that count up, and each token sees "
+        "those before it; compare with LLaVA, LLaVA-NeXT, LLaVA-OneVision, Idefics3 or InternVL"
+    )
 
 
 def _answer(vlm: VisionLanguageModel, asked: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.peers.generate_run import refusal
 from benchmarks.service import SCRIPT, Report, cases, summarize
 from benchmarks.service_clients import Heard
+from edgeq.families.registry import runnable
 from edgeq.model.images.decode import decode_image
 
 
@@ -43,3 +45,16 @@ def test_cases_are_scenes_that_nobody_was_asked_about() -> None:
     assert first.image != second.image
     assert decode_image(first.image, "it").mode == "RGB"
     assert (first.tokens, first.question != second.question) == (9, True)
+
+
+@pytest.mark.parametrize("model_type", ["llava", "llava_onevision"])
+def test_families_whose_prompts_are_embeddings_can_be_compared(model_type: str) -> None:
+    assert refusal(model_type, runnable(model_type)) is None
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_vl", "mllama", "gemma3", "paligemma"])
+def test_others_are_refused(model_type: str) -> None:
+    """Their positions, masks or cross-attention are not in the embeddings."""
+    told = refusal(model_type, runnable(model_type))
+    assert told is not None
+    assert told.startswith(f"{model_type}: ")

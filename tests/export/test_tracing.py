@@ -61,6 +61,15 @@ def test_other_lengths_than_those_of_the_example(inside: bool) -> None:
             np.testing.assert_allclose(found[name], value.numpy(), rtol=0, atol=1e-6)
 
 
+def test_nothing_is_kept_for_a_backward_pass() -> None:
+    """Else memory holds the attention scores of all layers at once."""
+    network, kept = Picking().eval(), []
+    network.linear.register_forward_hook(lambda _layer, _given, made: kept.append(made.requires_grad))
+    trace(network, feeds(4, 3), source=Path("m"), inputs=(ROWS, PICKED), outputs=OUTPUTS)
+    assert kept
+    assert not any(kept)
+
+
 def test_axes_that_are_not_free_are_fixed() -> None:
     fixed = GraphInput("picked", {}, "int64")
     made = trace(
