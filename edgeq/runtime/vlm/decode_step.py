@@ -71,12 +71,13 @@ class DecodeStep:
         model = self._model if piece.last else self._decoder
         with torch.inference_mode():
             found = model(
-                **model_inputs(self._model.config, piece),
+                **model_inputs(self._windows, piece),
                 **self._kept,
                 use_cache=True,
                 **({"logits_to_keep": 1} if piece.last else {}),
             )
-            self._states_seen[slot] = cross.seen[-1] if cross is not None and self.cache.crossed[slot] else False
+            if self.shape.cross:
+                self._states_seen[slot] = cross.seen[-1] if cross is not None and self.cache.crossed[slot] else False
         return found.logits[:, -1] if piece.last else None
 
     def occupy(self, slot: int, token: int, length: int, position: int) -> None:
@@ -155,7 +156,7 @@ class DecodeStep:
             self._positions[slot] = position
             self._moving[slot] = moving
             self.cache.at[slot] = slot * self.cache.rows + length
-            if not moving:
+            if self.shape.cross and not moving:
                 self._states_seen[slot] = False
             self._mask()
 

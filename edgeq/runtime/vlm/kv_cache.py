@@ -328,7 +328,8 @@ class SlotCache(Cache):  # type: ignore[misc]
 
         A softmax adds up to 1 over whatever it sees, so that the values must be zeros.
         """
-        self._cross[:, :, slot] = 0
+        if self._cross_layers:
+            self._cross[:, :, slot] = 0
         self.crossed[slot] = False
 
     def _show(self, slots: slice) -> None:

@@ -143,13 +143,13 @@ class LanguageModel:
     """
 
     def __init__(self, model: Any, image_prompt: ImagePrompt, image_token_id: int, config: Config) -> None:
-        from edgeq.runtime.vlm.attention import ATTENTION
+        from edgeq.runtime.vlm.attention import ATTENTION, attention_windows
         from edgeq.runtime.vlm.linear import use_fast_kernels
 
         self._model, self._device = model, model.device
         self.image_prompt = image_prompt
         self._image_token_id, self._config = image_token_id, config
-        self._cache = cache_name(model)
+        self._cache, self._windows = cache_name(model), attention_windows(model.config)
         if model.config._attn_implementation == "eager":  # it takes no mask of bool, and sees all where there is none
             model.set_attn_implementation(ATTENTION)
         self._forward(input_ids=self._tensor([0])[None], **self._one_state())
@@ -353,7 +353,7 @@ class LanguageModel:
         from edgeq.runtime.vlm.piece import model_inputs
 
         piece = self.piece(prompt, states, 0, len(prompt.ids), continued=continued)
-        return self._forward(**model_inputs(self._model.config, piece), logits_to_keep=keep)
+        return self._forward(**model_inputs(self._windows, piece), logits_to_keep=keep)
 
     def _forward(self, **inputs: Any) -> Any:
         import torch

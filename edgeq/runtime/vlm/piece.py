@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from edgeq.runtime.vlm.attention import attention_windows
-
 __all__ = ["CrossStates", "ImageStates", "PromptPiece", "by_kind", "cross_inputs", "model_inputs", "reading_masks"]
 
 _Mask = TypeVar("_Mask")
@@ -90,17 +88,17 @@ class PromptPiece:
         return self.embeddings.shape[1]
 
 
-def model_inputs(config: Any, piece: PromptPiece) -> dict[str, Any]:
+def model_inputs(windows: Mapping[str, int | None], piece: PromptPiece) -> dict[str, Any]:
     """The arguments of transformers' forward pass, without the cache.
 
     Args:
-        config: of the language model.
+        windows: of the language model, from `edgeq.runtime.vlm.attention.attention_windows`.
         piece: that is read.
     """
     dtype = piece.embeddings.dtype
     found: dict[str, Any] = {
         "inputs_embeds": piece.embeddings,
-        "attention_mask": reading_masks(config, piece),
+        "attention_mask": reading_masks(windows, piece),
         "position_ids": piece.positions[None] if piece.positions.ndim == 1 else piece.positions[:, None],
     }
     if piece.deepstack and bool(piece.places.any()):
@@ -127,14 +125,16 @@ def cross_inputs(cross: CrossStates, dtype: torch.dtype) -> dict[str, Any]:
     return inputs if cross.states is None else {**inputs, "cross_attention_states": cross.states[None]}
 
 
-def reading_masks(config: Any, piece: PromptPiece) -> torch.Tensor | Mapping[str, torch.Tensor | None] | None:
+def reading_masks(
+    windows: Mapping[str, int | None], piece: PromptPiece
+) -> torch.Tensor | Mapping[str, torch.Tensor | None] | None:
     """What each token of a piece may see: bool [1, 1, n, start + n], True is seen; None for all that is before it.
 
     Args:
-        config: of the language model. Where its layers are of several kinds, there is a mask for each kind.
+        windows: as for `model_inputs`. Where layers are of several kinds, there is a mask for each kind.
         piece: that is read.
     """
-    return by_kind({kind: _mask(piece, window) for kind, window in attention_windows(config).items()})
+    return by_kind({kind: _mask(piece, window) for kind, window in windows.items()})
 
 
 def by_kind(masks: Mapping[str, _Mask]) -> _Mask | Mapping[str, _Mask]:
@@ -150,10 +150,11 @@ def _mask(piece: PromptPiece, window: int | None) -> torch.Tensor | None:
         return None
     query = torch.arange(start, end, device=device)[:, None]
     key = torch.arange(end, device=device)[None]
-    seen = key <= query
-    near = key > query - window if window is not None and narrow else torch.ones_like(seen)
+    seen, near = key <= query, key > query - window if window is not None and narrow else None
     if piece.blocks is None:
-        return (seen & near)[None, None]
+        return (seen if near is None else seen & near)[None, None]
     own = piece.blocks[start:, None]
     block = (own == piece.blocks[None]) & (own > 0)
+    if near is None:
+        return (seen | block)[None, None]
     return (((seen | block) & near) if piece.narrow_blocks else ((seen & near) | block))[None, None]
