@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.models.gemma3.modeling_gemma3 import create_masks_for_vision_m
 from vlm import TEXT
 
 from edgeq.families.causal import causal_class
+from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.decode_step import DecodeStep
 from edgeq.runtime.vlm.piece import CrossStates, PromptPiece
 
@@ -53,6 +55,12 @@ HALVES: Mapping[str, Callable[[], Any]] = {
     ),
 }
 """A name -> its model: with layers that slide and layers that do not, wherever the family has both."""
+
+
+_MASKS_CACHE = next(
+    name for name in ("cache", "past_key_values") if name in signature(masking_utils.create_causal_mask).parameters
+)
+"""What transformers' makers of masks call keys and values."""
 
 
 def tiny_half(name: str) -> Any:
@@ -162,6 +170,7 @@ def expected_logits(model: Any, prompt: LongPrompt, steps: int) -> tuple[list[to
     Returns:
         Logits [vocabulary] of each step, the first after the prompt; the tokens that are likeliest by them.
     """
+    cache = cache_name(model)
     axes = prompt.positions if prompt.mrope else prompt.positions[None]
     with torch.inference_mode():
         words_alone = model.get_input_embeddings()(prompt.ids)[None]
@@ -178,7 +187,7 @@ def expected_logits(model: Any, prompt: LongPrompt, steps: int) -> tuple[list[to
             found = model(
                 input_ids=torch.tensor([tokens[-1:]]),
                 position_ids=torch.tensor([[prompt.behind + step]]),
-                past_key_values=found.past_key_values,
+                **{cache: getattr(found, cache)},
                 use_cache=True,
                 **_looks(prompt.looks[-1:] if prompt.states is not None else None),
             )
@@ -216,7 +225,7 @@ def _masks(config: Any, prompt: LongPrompt, embeddings: torch.Tensor) -> Any:
         "config": config,
         "inputs_embeds": embeddings,
         "attention_mask": None,
-        "past_key_values": None,
+        _MASKS_CACHE: None,
         "position_ids": None,
     }
     if prompt.blocks == "image":

@@ -27,7 +27,7 @@ REFUSED = {
         *("chameleon", "evolla", "mistral4", "pi0", "t5gemma2", "udop", "vision-encoder-decoder"),
     },
     "has no vision part": {"emu3", "fuyu", "gemma4", "gemma4_unified"},
-    "no vision encoder and language model were found": {"git", "pix2struct"},
+    "no vision encoder and language model were found": {"apertus1p5", "git", "pix2struct"},
     "cannot build a model": {
         *("aya_vision", "cohere_compass", "deepseek_ocr2", "diffusion_gemma", "granite4_vision", "hunyuan_vl"),
         *(() if find_spec("timm") else ("fast_vlm", "gemma3n", "perception_lm")),

@@ -94,15 +94,14 @@ def test_logits_are_those_of_the_whole_model_in_four_bits(tmp_path: Path, name: 
     source = written(tmp_path / "whole", name)
     model, whole = loaded(quantized(source)), in_four_bits(source).eval()
     verify_modules(model, language_plan(plan_modules(read_modules(source)), open_language(source)))
-    ids = torch.from_numpy(np.random.default_rng(0).integers(3, IMAGE_TOKEN, (1, 11)))
+    ids, cache = torch.from_numpy(np.random.default_rng(0).integers(3, IMAGE_TOKEN, (1, 11))), cache_name(model)
     with torch.inference_mode():
         found = model(input_ids=ids, use_cache=True)
         assert torch.equal(found.logits, whole(input_ids=ids).logits)
         assert torch.equal(model(input_ids=ids, logits_to_keep=1).logits, found.logits[:, -1:])
-        behind = model(input_ids=ids[:, :1], past_key_values=found.past_key_values)
+        behind = model(input_ids=ids[:, :1], **{cache: getattr(found, cache)})
     assert behind.logits.shape == (1, 1, 96)
-    assert found.past_key_values.get_seq_length() == 12
-    assert cache_name(model) == "past_key_values"
+    assert getattr(found, cache).get_seq_length() == 12
     assert model.lm_head.weight.dtype == torch.float16
     assert (model.lm_head.weight is model.model.embed_tokens.weight) is name.endswith("tied")
 

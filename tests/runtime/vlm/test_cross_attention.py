@@ -9,6 +9,7 @@ import torch
 from language_halves import LongPrompt, answer_together, expected_logits, pieces, tiny_half, words
 from vlm import TEXT
 
+from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.decode_step import DecodeStep
 from edgeq.runtime.vlm.kv_cache import SlotCache, read_kv_shape
 from edgeq.runtime.vlm.piece import CrossStates, cross_inputs
@@ -77,9 +78,9 @@ def test_an_image_in_a_later_piece_than_words_of_their_own() -> None:
     prompt = replace(about_image(4), cut=2)
     before, behind = (model.get_input_embeddings()(part)[None] for part in (prompt.ids[:2], prompt.ids[2:]))
     with torch.inference_mode():
-        read = model(inputs_embeds=before, use_cache=True)
+        read, cache = model(inputs_embeds=before, use_cache=True), cache_name(model)
         given = cross_inputs(CrossStates(prompt.looks[2:], prompt.states), torch.float32)
-        expected = model(inputs_embeds=behind, past_key_values=read.past_key_values, **given).logits[0, -1]
+        expected = model(inputs_embeds=behind, **{cache: getattr(read, cache)}, **given).logits[0, -1]
     step = DecodeStep(model, slots=2, context=40, cross_states=STATES)
     words_alone, rest_of_it = pieces(model, prompt)
     step.read(words_alone, 1)
