@@ -196,8 +196,8 @@ def _conversation(folder: Path, name: str) -> dict[str, Any]:
     seeds = range(_PHOTOGRAPHS, _PHOTOGRAPHS + subject.pictures * (1 + _CONVERSATIONS), subject.pictures)
     scenes = [[subject.draw(first + number) for number in range(subject.pictures)] for first in seeds]
     talks = _talk(folder / "bundle", scenes)
-    anew = _read_anew(folder / "bundle", scenes, [turns for _, turns in talks])
-    last = {"kept": [end for end, _ in talks], "anew": anew}
+    reread = _reread(folder / "bundle", scenes, [turns for _, turns in talks])
+    last = {"kept": [end for end, _ in talks], "reread": reread}
     # the first conversation warms up
     return {how: median(end.usage.first_token_seconds for end in ends[1:]) for how, ends in last.items()}
 
@@ -210,7 +210,7 @@ def _talk(bundle: Path, scenes: Sequence[Sequence[Image.Image]]) -> list[tuple[D
         return [sixth_question(runtime, shown) for shown in scenes]
 
 
-def _read_anew(bundle: Path, scenes: Sequence[Sequence[Image.Image]], talks: Sequence[Sequence[Turn]]) -> list[Done]:
+def _reread(bundle: Path, scenes: Sequence[Sequence[Image.Image]], talks: Sequence[Sequence[Turn]]) -> list[Done]:
     """Their last questions in a runtime that keeps nothing."""
     from edgeq.runtime.scheduler.runtime import RuntimeOptions, open_runtime
 
@@ -299,11 +299,9 @@ def _times(found: Mapping[str, Any]) -> Iterator[str]:
     times = f"first token after {1e3 * first:.1f} ms, of a second question about an image after {1e3 * second:.1f} ms"
     yield f"{times}: {first / second:.1f} times sooner"
     if "conversation" in found:
-        kept, anew = found["conversation"]["kept"], found["conversation"]["anew"]
-        times = (
-            f"sixth question of a conversation, first token after {1e3 * kept:.1f} ms, {1e3 * anew:.1f} ms read anew"
-        )
-        yield f"{times}: {anew / kept:.1f} times sooner"
+        kept, reread = found["conversation"]["kept"], found["conversation"]["reread"]
+        times = f"sixth question of a conversation, first token after {1e3 * kept:.1f} ms, {1e3 * reread:.1f} ms reread"
+        yield f"{times}: {reread / kept:.1f} times sooner"
 
 
 if __name__ == "__main__":

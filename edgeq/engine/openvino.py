@@ -88,12 +88,12 @@ class OpenVinoEngine:
                 expected=f"inputs {', '.join(self.inputs)}; outputs of {', '.join(self.outputs)}",
                 causes=(f"given {', '.join(feeds) or 'nothing'}; asked for {', '.join(names)}",),
             )
-        for port in self._compiled.inputs:
-            given = feeds[port.get_any_name()].dtype
+        for name, port in zip(self.inputs, self._compiled.inputs, strict=True):
+            given = feeds[name].dtype
             if given != port.get_element_type().to_dtype():
                 raise EngineError(
                     "OpenVINO failed while running the graph",
-                    expected=f"{port.get_any_name()} of {port.get_element_type().to_dtype()}",
+                    expected=f"{name} of {port.get_element_type().to_dtype()}",
                     causes=(f"it is {given}",),
                 )
 

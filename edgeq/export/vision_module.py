@@ -82,7 +82,7 @@ def _inside(name: str, root: str) -> bool:
 
 
 def _connector(whole: Any, name: str) -> Any:
-    """The connector with memory for its weights; one that computes tensors of its own is made anew."""
+    """The connector with memory for its weights; one that computes tensors of its own is built again."""
     part = whole.get_submodule(name)
     if {own for own, _ in part.named_buffers()} <= part.state_dict().keys():
         return copy.deepcopy(part).to_empty(device="cpu")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEATURES",
+    "MASKED_SCORE",
     "PICTURES",
     "PIXELS",
     "UNCUT",
@@ -89,6 +90,9 @@ PIXELS: Final = "pixel_values"
 
 FEATURES: Final = "image_features"
 """The first output of every vision graph."""
+
+MASKED_SCORE: Final = -30000.0
+"""Added to an attention score that shall not count: FP16 holds it, and e to its power is 0."""
 
 Config = Mapping[str, Any]
 """The whole model's config with every default that transformers fills in; `vision_config` and `text_config` in it."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeq.families.base import (
     FEATURES,
+    MASKED_SCORE,
     PIXELS,
     Arrays,
     Config,
@@ -37,8 +38,7 @@ __all__ = ["MLLAMA"]
 _TILE_ALIGNMENT: Final = 8
 _IDS: Final = GraphInput("aspect_ratio_ids", {0: "batch"}, "int64")
 _MASK: Final = GraphInput("aspect_ratio_mask", {0: "batch"}, "int64")
-# FP16 holds it, and e to its power is 0.
-_NEVER: Final = -30000.0
+_INPUTS: Final = (PIXELS, _IDS.name, _MASK.name)
 
 
 def _cost(model: VlmDescription, _size: Size) -> ImageCost:
@@ -79,8 +79,7 @@ def _whole(given: Sequence[Given], ids: NDArray[np.int64], token: int) -> Arrays
     (one,) = given
     used = np.asarray(one[_MASK.name]).reshape(1, 1, 1, -1)
     behind = (np.cumsum(ids == token) > 0)[None, :, None, None]
-    names = (PIXELS, _IDS.name, _MASK.name)
-    return {name: np.asarray(one[name]) for name in names} | {
+    return {name: np.asarray(one[name]) for name in _INPUTS} | {
         "cross_attention_mask": (behind & (used > 0)).astype(np.int64)
     }
 
@@ -110,7 +109,7 @@ def _never(mask: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         real: 1 for the patches of a tile, 0 for what fills it up, [patches].
     """
     filling = (1 - mask.float()[..., None] * real).flatten(1)
-    return filling[:, None, :, None] * filling[:, None, None, :] * _NEVER
+    return filling[:, None, :, None] * filling[:, None, None, :] * MASKED_SCORE
 
 
 def _encoder(vision: Any) -> torch.nn.Module:
@@ -172,8 +171,7 @@ def _build(vision: Any, connector: Any, _whole: Any) -> torch.nn.Module:
 
 def _whole_features(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The cross-attention states; the whole model has no `get_image_features`."""
-    names = (PIXELS, "aspect_ratio_ids", "aspect_ratio_mask")
-    states = model.model.vision_model(**{name: inputs[name] for name in names}).last_hidden_state
+    states = model.model.vision_model(**{name: inputs[name] for name in _INPUTS}).last_hidden_state
     found: torch.Tensor = model.model.multi_modal_projector(states)
     return found.reshape(-1, found.shape[-1])
 

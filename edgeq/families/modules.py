@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
+from edgeq.families.base import Config
 from edgeq.families.registry import check_parts
 from edgeq.families.structure import Parts, components, find_parts
 from edgeq.files import read_json_object
@@ -25,7 +26,7 @@ from edgeq.model.images.image_processor import read_processor_config
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["VlmDescription", "read_modules", "read_vlm"]
+__all__ = ["VlmDescription", "load_config", "read_modules", "read_vlm"]
 
 _MAX_DEPTH: Final = 1000
 _DEPTHS: Final = ("num_hidden_layers", "num_layers", "depth", "num_global_layers", "depths", "n_layer")
@@ -80,6 +81,24 @@ def read_modules(directory: str | Path) -> tuple[Component, ...]:
         ModelError: as `read_vlm`.
     """
     return read_vlm(directory).components
+
+
+def load_config(directory: Path) -> Config:
+    """config.json of a directory, completed by transformers with its defaults.
+
+    Raises:
+        ModelError: transformers does not understand it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        found: Config = config.to_dict()
+    except Exception as error:  # a config can be wrong in as many ways as there are models
+        raise ModelError(
+            f"transformers does not understand {directory / 'config.json'}", causes=(first_line(error),)
+        ) from error
+    return found
 
 
 def read_vlm(model: str | Path) -> VlmDescription:

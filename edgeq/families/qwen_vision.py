@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.families.base import (
     FEATURES,
+    MASKED_SCORE,
     PIXELS,
     Arrays,
     Config,
@@ -39,8 +40,6 @@ _PLACE: Final = GraphInput("place", {0: "patches"}, "int64")
 _TAPS: Final = GraphInput("taps", {0: "patches"}, "int64")
 _WEIGHTS: Final = GraphInput("weights", {0: "patches"})
 _PIXELS: Final = GraphInput(PIXELS, {0: "patches"})
-# Added to the scores of a window's empty places; FP16 holds it, and e to its power is 0.
-_NEVER: Final = -30000.0
 
 
 def image_grid(given: Given) -> Size:
@@ -238,7 +237,7 @@ def _windows_in(given: Mapping[str, torch.Tensor]) -> Windows | None:
         return None
     held = given[_WINDOWS.name]
     empty = held == given[PIXELS].shape[0]
-    return held.masked_fill(empty, 0), empty[:, None, None].float() * _NEVER, given[_PLACE.name]
+    return held.masked_fill(empty, 0), empty[:, None, None].float() * MASKED_SCORE, given[_PLACE.name]
 
 
 def _graph(*more: GraphInput, feeds: Callable[[Given, Config], Arrays]) -> VisionGraph:

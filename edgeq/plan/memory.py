@@ -188,7 +188,8 @@ def _image(cost: ImageCost, cache: KvCache) -> ImageMemory:
 
 def _short(request: Workload, image: ImageCost) -> str:
     """Why the context is too short, for a person."""
-    taken, room = request.context - text_room(request, image), text_room(request, image)
+    room = text_room(request, image)
+    taken = request.context - room
     if room < 0:
         return f"the images alone take {taken:,} tokens, more than the context of {request.context:,}"
     return (

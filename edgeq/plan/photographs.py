@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,20 @@ class PhotographCount(BaseModel):
     sizes: int
     processed: int
     lengths: dict[str, int] = Field(default_factory=dict)
+
+
+class _Processor(NamedTuple):
+    """An image processor with the bounds of its model.
+
+    Attributes:
+        process: transformers' image processor.
+        prompt: of the family.
+        graph: the family's, where a photograph decides how long its axes are.
+    """
+
+    process: Any
+    prompt: ImagePrompt
+    graph: VisionGraph | None
 
 
 def count_photographs(directory: Path, model: VlmDescription, images: ImageSet) -> PhotographCount:
@@ -109,16 +123,17 @@ def _weight(cost: ImageCost, size: Size) -> tuple[int, int, int]:
     return cost.tokens + cost.markers, cost.sequences * cost.sequence**2, size[0] * size[1]
 
 
-def _processor(directory: Path, model: VlmDescription) -> tuple[Any, ImagePrompt] | None:
-    """The image processor with the bounds of `model`, and the family's prompt; None where one is missing."""
+def _processor(directory: Path, model: VlmDescription) -> _Processor | None:
+    """What the image processor of `model` is asked with; None where the model or edgeq's family lacks it."""
     family = family_of(model.model_type)
     if family is None or not isinstance(family.prompt, ImagePrompt) or not read_processor_config(directory):
         return None
-    return load_image_processor(directory, model.preprocessor), family.prompt
+    graph = family.vision if isinstance(family.vision, VisionGraph) and not family.vision.pictures else None
+    return _Processor(load_image_processor(directory, model.preprocessor), family.prompt, graph)
 
 
 def _processed(
-    processor: tuple[Any, ImagePrompt], model: VlmDescription, images: ImageSet, item: ImageItem
+    processor: _Processor, model: VlmDescription, images: ImageSet, item: ImageItem
 ) -> dict[str, int] | None:
     """Lengths of the graph's free axes with a photograph, where the processor counts as the rule does.
 
@@ -128,8 +143,7 @@ def _processed(
         photograph = images.read(item)
     except ImageError:
         return None
-    process, prompt = processor
-    layout, lengths = _asked(process, prompt, model, photograph, item.name)
+    layout, lengths = _asked(processor, model, photograph, item.name)
     size = photograph.height, photograph.width
     cost = image_cost(model, size)
     asked, reckoned = (layout.tokens, layout.pictures * layout.patches), (cost.tokens, cost.sequences * cost.sequence)
@@ -146,14 +160,12 @@ def _processed(
     return lengths
 
 
-def _asked(
-    process: Any, prompt: ImagePrompt, model: VlmDescription, photograph: Any, name: str
-) -> tuple[Layout, dict[str, int]]:
+def _asked(processor: _Processor, model: VlmDescription, photograph: Any, name: str) -> tuple[Layout, dict[str, int]]:
     """What the prompt depends on of a photograph, as the image processor makes it, and lengths of free axes."""
-    family = family_of(model.model_type)
-    graph = family.vision if family is not None and isinstance(family.vision, VisionGraph) else None
+    prompt, graph = processor.prompt, processor.graph
     try:
-        given: Mapping[str, Any] = process(images=photograph, return_tensors="np", **prompt.processing(model.config))
+        options = prompt.processing(model.config)
+        given: Mapping[str, Any] = processor.process(images=photograph, return_tensors="np", **options)
         lengths = {} if graph is None else graph.lengths(graph.feeds(given, model.config))
         return prompt.layout(given, model.config), lengths
     except Exception as error:  # a processor given an odd shape raises whatever its arithmetic does

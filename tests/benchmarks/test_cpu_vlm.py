@@ -95,14 +95,14 @@ def test_the_table_tells_planned_from_measured() -> None:
         "ask": {"load_peak": 1_900_000_000, "peak": 1_680_000_000},
         "nf4": {"source": 2_200_000_000, "largest_shard": 10**9, "result": 7 * 10**8, "peak": 1_500_000_000},
         "twice": {"first": 1.2, "second": 0.06},
-        "conversation": {"kept": 0.1, "anew": 4.0},
+        "conversation": {"kept": 0.1, "reread": 4.0},
     }
     text = table("1.1b", found)
     assert "| while loading, at most | 2,000 | 1,900 | 0.950 |" in text
     assert "| while answering | 1,600 | 1,680 | 1.050 |" in text
     assert "| making NF4, at most | 2,000 | 1,500 | 0.750 |" in text
     assert "first token after 1200.0 ms, of a second question about an image after 60.0 ms: 20.0 times sooner" in text
-    assert "first token after 100.0 ms, 4000.0 ms read anew: 40.0 times sooner" in text
+    assert "first token after 100.0 ms, 4000.0 ms reread: 40.0 times sooner" in text
     assert "sixth question" not in table("mllama-1b", {step: found[step] for step in ("plan", "ask", "nf4", "twice")})
 
 

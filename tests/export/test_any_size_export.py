@@ -22,7 +22,7 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError
 from edgeq.export.vision import export_vision
 from edgeq.families.base import Arrays, output_rows
-from edgeq.families.modules import read_vlm
+from edgeq.families.modules import load_config, read_vlm
 from edgeq.families.registry import exportable
 from edgeq.model.images.image_processor import load_image_processor
 from edgeq.pipeline.vlm_processor import copy_processor
@@ -31,7 +31,7 @@ from edgeq.quantize.fp16.vision import quantize_vision
 from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries, Canary
 from edgeq.runtime.canary.canary_set import open_canaries
 from edgeq.runtime.canary.check import check_canaries
-from edgeq.runtime.vlm.prompt import Prompter, load_config
+from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.tensorrt.inputs import EngineInputs
 from edgeq.tensorrt.settings import build_settings
 

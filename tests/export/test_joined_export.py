@@ -14,10 +14,10 @@ from edgeq.errors import ModelError
 from edgeq.export.vision import VISION_FP32, VisionReport, export_vision
 from edgeq.export.vision_module import load_vision_module
 from edgeq.families.base import FEATURES, ImagePrompt
+from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable, runnable
 from edgeq.model.images.image_processor import load_image_processor
 from edgeq.quantize.fp16.vision import quantize_vision
-from edgeq.runtime.vlm.prompt import load_config
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -17,7 +17,7 @@ from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, GraphFiles, Hal
 from edgeq.errors import QuantizeError
 from edgeq.export.vision import Progress, graph_features
 from edgeq.export.vision_pixels import ParityRun, read_runs
-from edgeq.families.modules import read_vlm
+from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable
 from edgeq.model.graph.element_types import LARGEST, unfit_layers
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
@@ -66,9 +66,9 @@ def quantize_vision(
     """
     say = report or (lambda _stage, _done, _total: None)
     exported = VisionReport.load(directory)
-    described = read_vlm(model)
-    vision_half = exportable(described.model_type, described.vision)
-    runs = read_runs(model, vision_half, described.config, photographs)
+    config = load_config(model)
+    vision_half = exportable(config["model_type"], config["vision_config"])
+    runs = read_runs(model, vision_half, config, photographs)
     graph = load_onnx(directory / VISION_FP32)
     say("vision: overflow", 0, 0)
     plan = _plan(graph, runs, rules, threads)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import InputError, ModelError
 from edgeq.families.base import Config, ImageCost, Layout
-from edgeq.families.modules import VlmDescription
+from edgeq.families.modules import VlmDescription, load_config
 from edgeq.families.pictures import native_size
 from edgeq.families.registry import feature_outputs, image_cost
 from edgeq.families.structure import Parts
@@ -26,7 +26,6 @@ from edgeq.plan.activations import prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import MEMORY
-from edgeq.runtime.vlm.prompt import load_config
 
 __all__ = ["MemoryFigures", "RequestMemory", "read_memory_figures", "request_memory", "reserved_together"]
 

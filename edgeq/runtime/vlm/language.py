@@ -181,7 +181,7 @@ class LanguageModel:
 
         states = [self.to_device(image) for image in images]
         found = self._read(prompt, states, (), keep=1)
-        cross = self._behind(prompt)
+        cross = self._behind(prompt, states)
         for step in range(limit):
             token = int(found.logits[0, -1].to(torch.float32).argmax())
             yield token
@@ -308,14 +308,13 @@ class LanguageModel:
         states = image.cross if begins and image is not None else None
         return CrossStates(self._tensor(rows), states)
 
-    def _behind(self, prompt: Prompt) -> dict[str, Any]:
+    def _behind(self, prompt: Prompt, images: Sequence[ImageStates]) -> dict[str, Any]:
         """What goes with each token behind a prompt whose image is looked at by cross-attention."""
-        from edgeq.runtime.vlm.piece import CrossStates, cross_inputs
+        from edgeq.runtime.vlm.piece import cross_inputs
 
-        if self.image_prompt.cross is None or not prompt.layouts:
-            return {}
-        seen = self.image_prompt.cross(prompt.ids, self._image_token_id, prompt.layouts, self._config)
-        return cross_inputs(CrossStates(self._tensor(seen[-1:])), self._model.dtype)
+        end = len(prompt.ids)
+        cross = self._cross(prompt, images, end, end, 1)
+        return {} if cross is None else cross_inputs(cross, self._model.dtype)
 
     def _one_state(self) -> dict[str, Any]:
         """Something for cross-attention to look at: without it a model leaves out those layers."""

@@ -18,6 +18,7 @@ from PIL import Image
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import EngineError, ImageError, InputError, ModelError, first_line
 from edgeq.families.base import Arrays, Config, Given, ImageFeatures, ImagePrompt, Layout
+from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable, runnable
 from edgeq.model.images.image_processor import load_image_processor
 
@@ -28,7 +29,6 @@ __all__ = [
     "Prompter",
     "find_image_token",
     "image_marker",
-    "load_config",
     "load_tokenizer",
     "render",
 ]
@@ -218,24 +218,6 @@ class Prompter:
                 found.add(len(earlier))
         first = int(np.argmax(places)) if layouts and self.image_prompt.cross is not None else 0
         return tuple(sorted(cut for cut in found if first < cut < len(ids)))
-
-
-def load_config(directory: Path) -> Config:
-    """config.json of a directory, completed by transformers with its defaults.
-
-    Raises:
-        ModelError: transformers does not understand it.
-    """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        found: Config = config.to_dict()
-    except Exception as error:  # a config can be wrong in as many ways as there are models
-        raise ModelError(
-            f"transformers does not understand {directory / 'config.json'}", causes=(first_line(error),)
-        ) from error
-    return found
 
 
 def load_tokenizer(directory: Path) -> Any:
