@@ -13,6 +13,10 @@ engine depend on what runs it:
   works in place: of a graph in FP16 it is taken apart, and each of its steps has a result of its own. Blocks of its
   arena are kept for good. A mask is made once, behind the first scores, and lies in what these have left: so the scores
   of later layers take a third block. Its log shows the blocks, and `tests/plan/test_vision_memory.py` measures them.
+
+Arrays that pass between image processor, engine and language model lie in the process; TensorRT has a buffer of its own
+for each. What was freed of them is not all given back: glibc keeps arrays of up to 32 MiB for the next of their kind
+(M_MMAP_THRESHOLD in mallopt(3)).
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from typing import Any, Final
 
 from edgeq.errors import ModelError
 from edgeq.families.base import ImageCost
+from edgeq.families.tiles import Size
 
-__all__ = ["fused_attention", "prefill_bytes", "vision_bytes"]
+__all__ = ["fused_attention", "photograph_bytes", "pixel_bytes", "prefill_bytes", "vision_bytes"]
 
 _HALF: Final = 2
 _SINGLE: Final = 4
-_PIXEL: Final = 3 * 4
+_COLOURS: Final = 3
+_KEPT_FREE: Final = 32 << 20
+_PHOTOGRAPH: Final = 4 + 3 + 4
 _FUSED_HEADS: Final = (16, 256)
 _FUSED_STEP: Final = 8
 
@@ -77,27 +84,59 @@ def fused_attention(vision: Mapping[str, Any]) -> bool:
     return _FUSED_HEADS[0] <= width <= _FUSED_HEADS[1] and width % _FUSED_STEP == 0
 
 
-def vision_bytes(vision: Mapping[str, Any], cost: ImageCost, *, widens: bool = False) -> int:
-    """The most that encoding one image holds beside the engine's weights; all its tiles are one batch.
+def photograph_bytes(size: Size) -> int:
+    """A photograph on its way to the image processor: twice as Pillow has it, 4 bytes a pixel, and once as an array."""
+    return _PHOTOGRAPH * size[0] * size[1]
 
-    Of each patch: the larger of 3h + 3i and 7h, and its pixels in float32. To that the mask in float32, and the scores
-    where attention is not fused: heads x patches x patches for each run of patches that attend to each other.
+
+def pixel_bytes(vision: Mapping[str, Any], cost: ImageCost, *, widens: bool = False) -> int:
+    """The pixels of one image as the vision graph takes them, in float32, and what making them leaves.
+
+    That is, up to 32 MiB of each: their parts before they are put together, and the frame they are cut from, in bytes
+    and in float32.
 
     Args:
         vision: the encoder's config.
         cost: of the image.
+        widens: a CPU's backend takes them, and not TensorRT.
+
+    Raises:
+        ModelError: the config lacks a number.
+    """
+    *_, side = _widths(vision)
+    frame = cost.sequences * cost.sequence * side**2 * _COLOURS
+    taken = frame * int(vision.get("temporal_patch_size") or 1) * _SINGLE
+    return taken * _copies(widens=widens) + sum(min(left, _KEPT_FREE) for left in (taken, frame * _SINGLE, frame))
+
+
+def vision_bytes(vision: Mapping[str, Any], cost: ImageCost, *, features: int, widens: bool = False) -> int:
+    """The most that encoding one image holds beside the engine's weights and its pixels; all its tiles are one batch.
+
+    Of each patch: its embedding h, and the larger of 3h + 3i and 7h. To that the mask in float32, and the scores where
+    attention is not fused: heads x patches x patches for each run of patches that attend to each other. And what it
+    gives, in float32.
+
+    Args:
+        vision: the encoder's config.
+        cost: of the image.
+        features: numbers in all outputs of the vision graph.
         widens: a CPU's backend computes, in float32.
 
     Raises:
         ModelError: the config lacks a number.
     """
-    hidden, inner, heads, side = _widths(vision)
+    hidden, inner, heads, _ = _widths(vision)
     number = _SINGLE if widens else _HALF
     patches = cost.sequences * cost.sequence
-    pixels = patches * side**2 * _PIXEL * int(vision.get("temporal_patch_size") or 1)
-    copies = (3 if cost.mask else 2) if widens else 2 * (not fused_attention(vision))
-    scores = copies * heads * cost.sequences * cost.sequence**2
-    return number * (patches * max(3 * hidden + 3 * inner, 7 * hidden) + scores) + _SINGLE * cost.mask + pixels
+    kept = (3 if cost.mask else 2) if widens else 2 * (not fused_attention(vision))
+    scores = kept * heads * cost.sequences * cost.sequence**2
+    layer = number * (patches * (hidden + max(3 * hidden + 3 * inner, 7 * hidden)) + scores)
+    return layer + _SINGLE * (cost.mask + features * _copies(widens=widens))
+
+
+def _copies(*, widens: bool) -> int:
+    """Of what goes into an engine or comes out of it."""
+    return 1 if widens else 2
 
 
 def _widths(vision: Mapping[str, Any]) -> tuple[int, int, int, int]:

@@ -14,7 +14,7 @@ from edgeq.families.base import ImageCost
 from edgeq.families.modules import VlmDescription
 from edgeq.families.registry import feature_outputs, image_cost
 from edgeq.families.tiles import Size
-from edgeq.plan.activations import fused_attention, prefill_bytes, vision_bytes
+from edgeq.plan.activations import fused_attention, photograph_bytes, pixel_bytes, prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import PartWeights, Weights
@@ -99,8 +99,9 @@ def phases(model: VlmDescription, device: DeviceProfile, request: Workload, weig
     building = Phase(name="building the engine", items=(runtime, _build(weights)))
     loading = Phase(name="loading", items=(runtime, *stored, _staging(weights)))
     image = image_cost(model, request.image_size)
-    seen = _vision(model, request, image, widens=device.widens_fp16)
-    working = (*_working(model, request, weights, kv_cache(model.text), image), seen)
+    language = _working(model, request, weights, kv_cache(model.text), image)
+    seeing = _seeing(model, request, image, widens=device.widens_fp16) if request.images else ()
+    working = (*language, *seeing)
     answering = Phase(name="answering", items=(runtime, *stored, *(engine if unified else []), *working))
     return (building, loading, answering) if unified else (loading, answering)
 
@@ -141,8 +142,6 @@ def _working(
 ) -> tuple[MemoryItem, ...]:
     """What the language model needs beside the weights."""
     cross = image.cross_tokens * request.images
-    rows = image.cross_tokens or image.tokens * feature_outputs(model.model_type, model.config)
-    features = rows * request.images * int(model.text["hidden_size"])
     return (
         MemoryItem(
             name="KV cache",
@@ -152,7 +151,7 @@ def _working(
         ),
         MemoryItem(
             name="image features",
-            bytes=_HALF * request.batch * features,
+            bytes=_HALF * request.batch * request.images * _features(model, image),
             how=f"{request.batch * request.images} images, FP16, kept until the prompt is read",
         ),
         MemoryItem(
@@ -166,17 +165,35 @@ def _working(
     )
 
 
-def _vision(model: VlmDescription, request: Workload, image: ImageCost, *, widens: bool) -> MemoryItem:
-    """What encoding an image needs: one after the other, and each for a moment."""
+def _features(model: VlmDescription, image: ImageCost) -> int:
+    """Numbers that the vision graph gives for an image."""
+    rows = image.cross_tokens or image.tokens * feature_outputs(model.model_type, model.config)
+    return rows * int(model.text["hidden_size"])
+
+
+def _seeing(model: VlmDescription, request: Workload, image: ImageCost, *, widens: bool) -> tuple[MemoryItem, ...]:
+    """What an image needs until its features are there: one after the other, and each for a moment."""
     if widens:
         scores = "scores kept before and after the softmax, as ONNX Runtime does"
     elif fused_attention(model.vision):
         scores = "attention fused, as TensorRT's documentation has it"
     else:
         scores = "scores kept: TensorRT has no kernel for these heads"
-    return MemoryItem(
-        name="vision activations",
-        bytes=vision_bytes(model.vision, image, widens=widens) if request.images else 0,
-        how=f"estimate from above: one image, {image.tiles} tiles, {image.sequences} x {image.sequence:,} patches; "
-        f"{scores}",
+    return (
+        MemoryItem(
+            name="photograph",
+            bytes=photograph_bytes(request.image_size),
+            how=f"one, {request.image_size[0]:,} x {request.image_size[1]:,} pixels, as it is decoded and resized",
+        ),
+        MemoryItem(
+            name="image pixels",
+            bytes=pixel_bytes(model.vision, image, widens=widens),
+            how="of one image in float32, as the vision graph takes them, and what making them leaves",
+        ),
+        MemoryItem(
+            name="vision activations",
+            bytes=vision_bytes(model.vision, image, features=_features(model, image), widens=widens),
+            how=f"estimate from above: one image, {image.tiles} tiles, {image.sequences} x {image.sequence:,} patches, "
+            f"and its features in float32; {scores}",
+        ),
     )

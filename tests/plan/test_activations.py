@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from edgeq.errors import ModelError
 from edgeq.families.base import ImageCost
-from edgeq.plan.activations import fused_attention, prefill_bytes, vision_bytes
+from edgeq.plan.activations import fused_attention, photograph_bytes, pixel_bytes, prefill_bytes, vision_bytes
 from edgeq.plan.kv import kv_cache
 
 TOKENS = 512
@@ -87,9 +87,10 @@ def test_an_image_in_the_reference_encoder(heads: int, attention: str) -> None:
     config = encoder(heads, attention)
     assert fused_attention(config.to_dict()) == (attention == "sdpa")
     model = transformers.CLIPVisionModel(config).eval()
+    pixels = torch.zeros(1, 3, 224, 224)
     with torch.no_grad(), Watch() as watch:
-        model(torch.zeros(1, 3, 224, 224))
-    assert watch.peak / 2 <= vision_bytes(config.to_dict(), COST) <= watch.peak
+        model(pixels)
+    assert watch.peak / 2 <= vision_bytes(config.to_dict(), COST, features=0) <= watch.peak
 
 
 @pytest.mark.parametrize(
@@ -100,17 +101,45 @@ def test_which_heads_tensorrt_fuses(hidden: int, heads: int, fused: bool) -> Non
     """Those of CLIP, SigLIP and Qwen-VL: 64, 72 and 80 numbers; not 288, which is too wide, nor 12."""
     vision = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 8, "patch_size": 14}
     assert fused_attention(vision) == fused
-    kept = vision_bytes(vision, COST) - vision_bytes({**vision, "num_attention_heads": hidden // 64}, COST)
+    fused_too = {**vision, "num_attention_heads": hidden // 64}
+    kept = vision_bytes(vision, COST, features=0) - vision_bytes(fused_too, COST, features=0)
     assert kept == (0 if fused else 2 * 2 * heads * 257**2)
 
 
+SMALL = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 8, "patch_size": 14}
+
+
 def test_a_mask_counts_in_float32() -> None:
-    vision = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 8, "patch_size": 14}
-    assert vision_bytes(vision, replace(COST, mask=257**2)) - vision_bytes(vision, COST) == 4 * 257**2
+    masked = vision_bytes(SMALL, replace(COST, mask=257**2), features=0)
+    assert masked - vision_bytes(SMALL, COST, features=0) == 4 * 257**2
+
+
+@pytest.mark.parametrize(("widens", "copies"), [(True, 1), (False, 2)])
+def test_tensorrt_has_buffers_of_its_own_for_pixels_and_features(widens: bool, copies: int) -> None:
+    """257 patches of 14 x 14 pixels, of three colours in float32; two frames in time are the same one twice."""
+    bare, given = (vision_bytes(SMALL, COST, features=count, widens=widens) for count in (0, 1000))
+    assert given - bare == copies * 4 * 1000
+    frame = 257 * 14 * 14 * 3
+    assert pixel_bytes(SMALL, COST, widens=widens) == copies * 4 * frame + (4 + 4 + 1) * frame
+    twice = {**SMALL, "temporal_patch_size": 2}
+    assert pixel_bytes(twice, COST, widens=widens) == copies * 8 * frame + (8 + 4 + 1) * frame
+
+
+def test_of_large_arrays_little_is_left() -> None:
+    """Nine tiles of 3,000 patches: 63 MB in float32, 16 MB in bytes."""
+    frame = 9 * 3000 * 14 * 14 * 3
+    cost = ImageCost(tokens=1, tiles=9, sequences=9, sequence=3000)
+    assert pixel_bytes(SMALL, cost, widens=True) == 4 * frame + 2 * 2**25 + frame
+
+
+def test_a_photograph_of_12_megapixels() -> None:
+    assert photograph_bytes((3000, 4000)) == 12_000_000 * (4 + 3 + 4)
 
 
 def test_a_config_that_does_not_say() -> None:
     with pytest.raises(ModelError, match="the text config does not say how wide"):
         prefill_bytes({"hidden_size": 4}, 1, 0)
     with pytest.raises(ModelError, match="the vision config does not say how wide"):
-        vision_bytes({"hidden_size": 4, "intermediate_size": 8}, ImageCost(1, 1, 1, 1))
+        vision_bytes({"hidden_size": 4, "intermediate_size": 8}, ImageCost(1, 1, 1, 1), features=0)
+    with pytest.raises(ModelError, match="the vision config does not say how wide"):
+        pixel_bytes({"hidden_size": 4, "intermediate_size": 8}, ImageCost(1, 1, 1, 1))

@@ -22,7 +22,7 @@ from edgeq.families.structure import Parts
 from edgeq.families.tiles import Size
 from edgeq.files import read_json_object
 from edgeq.model.images.image_processor import read_processor_config
-from edgeq.plan.activations import prefill_bytes, vision_bytes
+from edgeq.plan.activations import pixel_bytes, prefill_bytes, vision_bytes
 from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import MEMORY
@@ -41,7 +41,7 @@ class RequestMemory:
         features: what the language model gets of its images: for their places, behind its first layers, by
             cross-attention.
         prefill: activations while its prompt is read.
-        vision: activations while its images are encoded.
+        vision: pixels and activations while its images are encoded.
     """
 
     kv: int = 0
@@ -155,21 +155,26 @@ def request_memory(
         )
     length = min(prompt_tokens + max_new_tokens, max(figures.context, prompt_tokens))
     cross = figures.states * len(layouts)
-    rows = cross or figures.outputs * image_tokens
     return RequestMemory(
         kv=figures.cache.slot_bytes(length, cross),
-        features=_HALF * rows * int(figures.text["hidden_size"]),
+        features=_HALF * sum(_features(figures, layout.tokens) for layout in layouts),
         prefill=prefill_bytes(figures.text, prompt_tokens, cross),
         vision=max((_encoding(figures, layout) for layout in layouts), default=0),
     )
 
 
+def _features(figures: MemoryFigures, tokens: int) -> int:
+    """Numbers that the vision graph gives for an image of so many tokens."""
+    return (figures.states or figures.outputs * tokens) * int(figures.text["hidden_size"])
+
+
 def _encoding(figures: MemoryFigures, layout: Layout) -> int:
-    """Activations of the encoder, for all pictures of an image in one pass."""
+    """Pixels and activations of the encoder, for all pictures of an image in one pass."""
     cost = ImageCost(
         layout.tokens, layout.pictures, sequences=layout.pictures, sequence=layout.patches, mask=figures.mask
     )
-    return vision_bytes(figures.vision, cost, widens=figures.widens)
+    given = pixel_bytes(figures.vision, cost, widens=figures.widens)
+    return given + vision_bytes(figures.vision, cost, features=_features(figures, layout.tokens), widens=figures.widens)
 
 
 def _described(bundle: Path, model_type: str, text: Mapping[str, Any], config: Config | None) -> VlmDescription:
@@ -190,7 +195,7 @@ def _described(bundle: Path, model_type: str, text: Mapping[str, Any], config: C
         stored={},
     )
     try:
-        vision_bytes(model.vision, image_cost(model, native_size(model.vision)))
+        vision_bytes(model.vision, image_cost(model, native_size(model.vision)), features=0)
     except ModelError:
         if config is not None:
             raise

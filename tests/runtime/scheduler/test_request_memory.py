@@ -35,9 +35,10 @@ PARTS = {
     "KV cache": "kv",
     "image features": "features",
     "prefill activations": "prefill",
+    "image pixels": "vision",
     "vision activations": "vision",
 }
-"""The memory plan's lines, and where `RequestMemory` has them."""
+"""The memory plan's lines, and where `RequestMemory` has them; a photograph is decoded before it is a request."""
 
 
 def bundle_of(directory: Path, model: VlmDescription, config: dict[str, Any], *, context: int) -> Path:
@@ -64,7 +65,11 @@ def golden(tmp_path: Path, name: str, context: int = 2048) -> Path:
 
 
 def planned(plan: MemoryPlan) -> dict[str, int]:
-    return {PARTS[item.name]: item.bytes for item in plan.phases[-1].items if item.name in PARTS}
+    found = dict.fromkeys(PARTS.values(), 0)
+    for item in plan.phases[-1].items:
+        if item.name in PARTS:
+            found[PARTS[item.name]] += item.bytes
+    return found
 
 
 def asked(figures: MemoryFigures, prompt_tokens: int, new: int, *layouts: Layout) -> RequestMemory:
