@@ -31,6 +31,16 @@ class RuntimeProtocol(Protocol):
         """
         ...
 
+    def submit_known(self, ask: GenerationRequest, deadline_s: float | None = None) -> Stream | None:
+        """The same for what was asked before about files that were seen before, in microseconds; else None.
+
+        Raises:
+            InputError: as `submit`.
+            BusyError: as `submit`.
+            ClosedError: as `submit`.
+        """
+        ...
+
     def snapshot(self) -> Snapshot:
         """All figures now."""
         ...

@@ -114,7 +114,18 @@ class Runtime:
             ClosedError: the runtime is being closed (503).
         """
         came = self._clock()
-        question = self._prompt_builder.question(ask)
+        return self._ask(self._prompt_builder.question(ask), came, deadline_s)
+
+    def submit_known(self, ask: GenerationRequest, deadline_s: float | None = None) -> Stream | None:
+        """The same for what was asked before, with files that were seen before; None for anything else.
+
+        It takes microseconds, so that an event loop may call it; raises as `submit`.
+        """
+        came = self._clock()
+        question = self._prompt_builder.known_question(ask)
+        return None if question is None else self._ask(question, came, deadline_s)
+
+    def _ask(self, question: TokenizedRequest, came: float, deadline_s: float | None) -> Stream:
         name = f"r{next(self._numbers)}"
         stream = Stream(name, self._worker.cancel)
         deadline = None if deadline_s is None else came + deadline_s

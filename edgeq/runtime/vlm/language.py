@@ -241,14 +241,16 @@ class LanguageModel:
         """
         from edgeq.runtime.vlm.piece import PromptPiece
 
-        token = self._image_token_id
-        ids = np.concatenate([prompt.ids[start:end], np.asarray(continued, np.int64)])
-        behind = prompt.next_position + np.arange(len(continued), dtype=np.int64)
-        tail = np.broadcast_to(behind, (*prompt.positions.shape[:-1], len(behind)))
-        positions = np.concatenate([prompt.positions[..., start:end], tail], axis=-1)
-        states = self._standing(prompt, images, start, end)
-        # A model may say the image token itself: no feature stands there.
-        places = np.concatenate([prompt.ids[start:end] == token, np.zeros(len(continued), bool)])
+        ids, positions = prompt.ids[start:end], prompt.positions[..., start:end]
+        places = ids == self._image_token_id
+        states = self._standing(prompt, images, start, end) if places.any() else []
+        if continued:
+            behind = prompt.next_position + np.arange(len(continued), dtype=np.int64)
+            tail = np.broadcast_to(behind, (*positions.shape[:-1], len(behind)))
+            ids = np.concatenate([ids, np.asarray(continued, np.int64)])
+            positions = np.concatenate([positions, tail], axis=-1)
+            # A model may say the image token itself: no feature stands there.
+            places = np.concatenate([places, np.zeros(len(continued), bool)])
         return PromptPiece(
             embeddings=self._embed(ids, places, [state.places for state in states if len(state.places)]),
             start=start,
@@ -363,7 +365,7 @@ class LanguageModel:
     def _tensor(self, values: Any) -> torch.Tensor:
         import torch
 
-        return torch.as_tensor(np.asarray(values), device=self._device)
+        return torch.tensor(np.asarray(values), device=self._device)  # a copy: a remembered prompt is not to be written
 
 
 def _levels(states: Sequence[ImageStates]) -> tuple[torch.Tensor, ...]:

@@ -95,7 +95,8 @@ class PromptBuilder:
         self._layouts: OrderedDict[bytes, Layout] = OrderedDict()
         self._digests: OrderedDict[bytes, bytes] = OrderedDict()
         self._prompts: OrderedDict[tuple[tuple[Turn, ...], tuple[Layout, ...]], Prompt] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is remembered; held for microseconds
+        self._tokenizing = threading.Lock()  # a tokenizer is not to be used from two threads at once
 
     def question(self, ask: GenerationRequest) -> TokenizedRequest:
         """What the model reads for a request.
@@ -108,7 +109,28 @@ class PromptBuilder:
         """
         self._prompter.check_images(len(ask.images))
         images = _bounded([self._taken(number, image) for number, image in enumerate(ask.images)], ask.images)
-        prompt = self._prompt(ask.turns, tuple(image.layout for image in images))
+        layouts = tuple(image.layout for image in images)
+        return self._request(ask, images, self._remembered(ask.turns, layouts) or self._written(ask.turns, layouts))
+
+    def known_question(self, ask: GenerationRequest) -> TokenizedRequest | None:
+        """The same where all of it was seen before, so that nothing is decoded and nothing tokenized; else None.
+
+        It waits for no other thread.
+
+        Raises:
+            ContextError: as `question`.
+        """
+        images: list[RequestImage] = []
+        for image in ask.images:
+            known = self._known(_file_digest(image), image) if isinstance(image, EncodedImage) else None
+            if known is None:
+                return None
+            images.append(known)
+        prompt = self._remembered(ask.turns, tuple(image.layout for image in images))
+        return None if prompt is None else self._request(ask, tuple(images), prompt)
+
+    def _request(self, ask: GenerationRequest, images: tuple[RequestImage, ...], prompt: Prompt) -> TokenizedRequest:
+        """All of it; raises ContextError."""
         room = self._context - len(prompt.ids)
         if room < 1:
             raise ContextError(len(prompt.ids), prompt.image_tokens, self._context)
@@ -125,7 +147,7 @@ class PromptBuilder:
 
     def _look(self, image: Image.Image | EncodedImage) -> RequestImage:
         """The picture, with its layout."""
-        file = hashlib.sha256(image.data).digest() if isinstance(image, EncodedImage) else None
+        file = _file_digest(image) if isinstance(image, EncodedImage) else None
         known = self._known(file, image) if file is not None else None
         if known is not None:
             return known
@@ -153,12 +175,15 @@ class PromptBuilder:
             self._layouts.move_to_end(digest)
         return RequestImage(digest, layout, None, image)
 
-    def _prompt(self, turns: tuple[Turn, ...], layouts: tuple[Layout, ...]) -> Prompt:
-        with self._lock:  # a tokenizer is not to be used from two threads at once
+    def _remembered(self, turns: tuple[Turn, ...], layouts: tuple[Layout, ...]) -> Prompt | None:
+        with self._lock:
             known = self._prompts.get((turns, layouts))
             if known is not None:
                 self._prompts.move_to_end((turns, layouts))
-                return known
+            return known
+
+    def _written(self, turns: tuple[Turn, ...], layouts: tuple[Layout, ...]) -> Prompt:
+        with self._tokenizing:
             prompt = _written(self._prompter, turns, layouts)
         prompt.ids.flags.writeable = prompt.positions.flags.writeable = False
         if sum(len(text) for turn in turns for text in turn.texts) <= _SHORT:
@@ -184,6 +209,10 @@ def _bounded(images: Sequence[RequestImage], given: Sequence[Image.Image | Encod
         room -= size if kept else 0
         found.append(image if kept else RequestImage(image.digest, image.layout, None, source))
     return tuple(found)
+
+
+def _file_digest(image: EncodedImage) -> bytes:
+    return hashlib.sha256(image.data).digest()
 
 
 def _decoded(image: Image.Image | EncodedImage) -> Image.Image:

@@ -36,6 +36,9 @@ _Made = TypeVar("_Made")
 _NAME: Final = "the image"
 _DATA: Final = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100}){0,4}),", re.IGNORECASE)
 _REMOTE: Final = ("http://", "https://")
+_SMALL: Final = 64 << 10
+"""Characters of data URIs that are read faster than a thread is woken for them."""
+
 _AT_ONCE: Final = 2
 """Requests whose images are decoded at once, one after another: each may take three bytes for each of its pixels."""
 
@@ -98,13 +101,24 @@ class ImageInputs:
         files = await self._files(sources)
         return await to_thread.run_sync(self._open, sources, files, then, limiter=self._turns)
 
+    def small(self, sources: Sequence[ImageSource]) -> tuple[EncodedImage, ...] | None:
+        """The files of a request's images, read at once; None where they are not small, or not in the request.
+
+        Raises:
+            RequestError: as `use`.
+        """
+        urls = [source.url for source in sources]
+        if any(map(_is_remote, urls)) or sum(map(len, urls)) > _SMALL:
+            return None
+        return self._read(sources, urls)
+
     async def _files(self, sources: Sequence[ImageSource]) -> list[str | bytes]:
         """Data URIs as they are, and what is behind addresses: one after another, in the time that one may take."""
         end = anyio.current_time() + self._fetcher.seconds
         found: list[str | bytes] = []
         fetched = 0
         for source in sources:
-            if not source.url[:8].lower().startswith(_REMOTE):
+            if not _is_remote(source.url):
                 found.append(source.url)
                 continue
             with _naming(source):
@@ -120,6 +134,10 @@ class ImageInputs:
         files: Sequence[str | bytes],
         then: Callable[[tuple[EncodedImage, ...]], _Made],
     ) -> _Made:
+        return then(self._read(sources, files))
+
+    def _read(self, sources: Sequence[ImageSource], files: Sequence[str | bytes]) -> tuple[EncodedImage, ...]:
+        """Files that are within the limits, not yet decoded."""
         limits, images = self._limits, []
         encoded = pixels = 0
         for source, file in zip(sources, files, strict=True):
@@ -130,7 +148,11 @@ class ImageInputs:
                 pixels += _pixels_of(data, limits.pixels)
                 _check_all(pixels, limits.all_pixels, "pixels")
             images.append(EncodedImage(data, partial(_decode, source.place)))
-        return then(tuple(images))
+        return tuple(images)
+
+
+def _is_remote(url: str) -> bool:
+    return url[:8].lower().startswith(_REMOTE)
 
 
 @contextmanager

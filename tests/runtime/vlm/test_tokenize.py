@@ -11,6 +11,7 @@ from PIL import Image
 from talk import chatty_vlm, tiny_settings
 
 from edgeq.errors import InputError, ModelError
+from edgeq.runtime.scheduler.errors import ContextError
 from edgeq.runtime.vlm import tokenize
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
@@ -116,6 +117,39 @@ def test_a_prompt_is_written_once_for_images_of_one_layout(tmp_path: Path, monke
     assert len(texts) == 3, "another layout, written by each of the two"
     prompt_builder.question(GenerationRequest.about(noise(1), "where?"))
     assert len(texts) == 4
+
+
+def test_what_was_asked_before_is_known_whatever_other_threads_do(
+    llava: Prompter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer may be busy with a long conversation, or a decoder with a large image."""
+    prompt_builder = PromptBuilder(llava, 128)
+    file = EncodedImage(b"\1", lambda data: noise(data[0]))
+    ask = GenerationRequest.about(file, "what?")
+    assert prompt_builder.known_question(ask) is None
+    asked = prompt_builder.question(ask)
+
+    for name in ("written", "pixels"):
+        monkeypatch.setattr(llava, name, None)
+    prompt_builder._tokenizing.acquire()
+    known = prompt_builder.known_question(ask)
+    assert known is not None
+    assert known.prompt is asked.prompt
+    assert [image.digest for image in known.images] == [image.digest for image in asked.images]
+    assert known.images[0].pixels is None
+    other = EncodedImage(b"\2", lambda data: noise(data[0]))
+    for not_known in ((file, "where?"), (other, "what?"), (noise(1), "what?")):
+        assert prompt_builder.known_question(GenerationRequest.about(*not_known)) is None
+
+
+def test_what_is_known_may_still_be_too_long(llava: Prompter) -> None:
+    ask = GenerationRequest((), (Turn.said("user", "what?"),))
+    length = len(PromptBuilder(llava, 128).question(ask).prompt.ids)
+    prompt_builder = PromptBuilder(llava, length + 1)
+    prompt_builder.question(ask)
+    prompt_builder._context = length
+    with pytest.raises(ContextError):
+        prompt_builder.known_question(ask)
 
 
 def test_a_long_prompt_is_not_remembered(llava: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
