@@ -1,0 +1,57 @@
+"""`retrieval.json`: what the device must know to embed texts and images with a bundle's two encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field
+
+from edgeq.artifact import Artifact
+from edgeq.families.two_tower import Padding, Pooling
+
+__all__ = ["RETRIEVAL_SETTINGS", "TEXT_FP16", "TEXT_FP32", "RetrievalSettings"]
+
+RETRIEVAL_SETTINGS: Final = "retrieval.json"
+TEXT_FP32: Final = "text.fp32.onnx"
+TEXT_FP16: Final = "text.fp16.onnx"
+
+_VERSION: Final = "edgeq.retrieval/1"
+
+
+class RetrievalSettings(Artifact):
+    """How a model embeds.
+
+    Attributes:
+        model_type: of the whole model.
+        dimension: of an embedding.
+        vision: file name of the vision graph: pixels float32 [n, 3, H, W] to embeddings float32 [n, dimension].
+        text: file name of the text graph: token ids int64 [n, length] to embeddings float32 [n, dimension].
+        context: tokens of a text, at most; its special tokens included.
+        padding: `trim`: a text is as long as it is. `fixed`: it is padded to the whole context.
+        pooling: whose place stands for a text: the largest token id's, the first end of text, or the last place.
+        eos_id: the end of a text; None where nothing is looked for.
+        pad_id: fills a text up.
+        logit_scale: what cosines are multiplied with (not its logarithm).
+        logit_bias: what is added then; None for models without.
+    """
+
+    otherwise = "does not say how texts and images are embedded"
+
+    version: Literal["edgeq.retrieval/1"] = _VERSION
+    model_type: str
+    dimension: int = Field(ge=1)
+    vision: str
+    text: str
+    context: int = Field(ge=1)
+    padding: Padding
+    pooling: Pooling
+    eos_id: int | None
+    pad_id: int
+    logit_scale: float = Field(gt=0)
+    logit_bias: float | None = None
+
+    @classmethod
+    def of(cls, bundle: Path) -> RetrievalSettings:
+        """Those of a bundle; raises ArtifactError as `load`."""
+        return cls.load(bundle / RETRIEVAL_SETTINGS)
