@@ -8,6 +8,7 @@ the other one gives 18. Tracing turns every size but the batch into a constant: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,7 @@ from edgeq.model.graph.onnx_file import save_onnx
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "TorchExport", "export_classifier"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "TorchExport", "export_classifier", "refuse_gaps"]
 
 INPUT, OUTPUT = "pixel_values", "logits"
 
@@ -116,7 +117,7 @@ def _load(directory: Path) -> torch.nn.Module:
             "transformers, and its safetensors",
             causes=(first_line(error),),
         ) from error
-    _refuse_gaps(directory, loading)
+    refuse_gaps(directory, loading)
     # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
     return Answering(inner).eval()
 
@@ -134,8 +135,15 @@ def _class_of(directory: Path) -> Any:
     return transformers.AutoModelForImageClassification
 
 
-def _refuse_gaps(directory: Path, loading: dict[str, Any]) -> None:
-    """transformers fills what is missing with random weights and goes on; a compiler must not."""
+def refuse_gaps(directory: Path, loading: Mapping[str, Any]) -> None:
+    """Raise ModelError for weights that are missing, or not used, or of another shape.
+
+    transformers fills what is missing with random weights and goes on; a compiler must not.
+
+    Args:
+        directory: of the model.
+        loading: what `from_pretrained` says with `output_loading_info`.
+    """
     kinds = (("missing_keys", "missing"), ("unexpected_keys", "not used"), ("mismatched_keys", "of another shape"))
     faults = [f"{kind}: {', '.join(sorted(map(str, loading[key]))[:5])}" for key, kind in kinds if loading.get(key)]
     if faults:

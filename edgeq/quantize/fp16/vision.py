@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,21 +18,17 @@ from edgeq.export.vision import Progress, graph_features
 from edgeq.export.vision_pixels import ParityRun, read_runs
 from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable
-from edgeq.model.graph.element_types import LARGEST, unfit_layers
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
 from edgeq.plan.precision import QUANTIZED, Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import plan_vision
 from edgeq.quality.token_parity import FP16_BOUND, Place, TokenParity, prove_tokens
 from edgeq.quantize.fp16.convert import to_fp16
 from edgeq.quantize.fp16.fp16_simulation import simulate_fp16
-from edgeq.quantize.fp16.overflow import Feeds, find_overflow, peaks
+from edgeq.quantize.fp16.overflow_rules import overflow_rules
 
-__all__ = ["MARGIN", "VISION_PLAN", "overflow_rules", "quantize_vision"]
+__all__ = ["VISION_PLAN", "quantize_vision"]
 
 VISION_PLAN: Final = "vision.plan.yaml"
-
-MARGIN: Final = 2.0
-"""A photograph that was not looked at may go so many times as far as those that were."""
 
 
 def quantize_vision(
@@ -101,41 +96,8 @@ def _plan(
             f"{len(asked)} layers of the vision graph are planned INT8, the first is {asked[0]}",
             expected="fp16 or fp32: INT8 needs calibrated scales",
         )
-    found = overflow_rules(graph, [run.feeds for run in runs], threads=threads)
-    half = {glob.escape(layer) for layer in plan.layers(Precision.FP16)}
-    return plan_vision(graph, rules=(*(rule for rule in found if rule.layer in half), *rules))
-
-
-def overflow_rules(graph: onnx.ModelProto, runs: Sequence[Feeds], *, threads: int | None = None) -> tuple[Rule, ...]:
-    """A rule for each layer that FP16 would break, with its reason: what it holds, or what it reaches on an image.
-
-    Args:
-        graph: float32, nodes uniquely named.
-        runs: what the graph is given, one image at a time.
-        threads: of one operator.
-
-    Raises:
-        EngineError: the graph does not take these runs.
-    """
-    unfit = unfit_layers(graph)
-    beyond = find_overflow(graph, runs, limit=LARGEST / MARGIN, threads=threads)
-    reached = peaks(graph, runs, threads=threads) if beyond else {}
-    nodes = {node.name: node for node in graph.graph.node}
-    reasons = unfit | {name: _reason(nodes[name], reached) for name in beyond if name not in unfit}
-    return tuple(
-        Rule(name=f"fp32-range:{name}", precision=Precision.FP32, reason=reason, layer=glob.escape(name))
-        for name, reason in reasons.items()
-    )
-
-
-def _reason(node: onnx.NodeProto, reached: Mapping[str, float]) -> str:
-    """Why a layer that was found is kept in FP32."""
-    peak = max(reached.get(name, 0.0) for name in (*node.input, *node.output))
-    squares = peak <= LARGEST / MARGIN
-    what = f"it squares values that reach {peak:.3g}" if squares else f"its values reach {peak:.3g}"
-    near = peak * peak if squares else peak
-    doubt = "" if near > LARGEST else f", and another photograph may go {MARGIN:g} times as far"
-    return f"{what} on a photograph, FP16 ends at {LARGEST:.0f}{doubt}"
+    found = overflow_rules(graph, [run.feeds for run in runs], plan, threads=threads)
+    return plan_vision(graph, rules=(*found, *rules))
 
 
 def _prove(directory: Path, half: onnx.ModelProto, runs: Sequence[ParityRun], threads: int | None) -> TokenParity:

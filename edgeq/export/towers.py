@@ -1,0 +1,210 @@
+"""The text encoder and the vision encoder of a two-tower model as FP32 graphs, exported from one model and proved.
+
+A tower loaded alone would lose what it shares with the other: the config of CLIP's text part does not have the
+projection's size of the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.bundle.retrieval_settings import TEXT_FP32
+from edgeq.bundle.vision_report import VISION_FP32
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.errors import ModelError, first_line
+from edgeq.export.late_weights import simplify_with_weights
+from edgeq.export.parity import Network, Parity, prove_parity
+from edgeq.export.torch_export import refuse_gaps
+from edgeq.export.tracing import quiet, trace
+from edgeq.families.base import GraphInput
+from edgeq.families.two_tower import TwoTower, describe_two_tower
+from edgeq.model.graph.onnx_file import save_onnx
+from edgeq.model.graph.tensors import name_nodes
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["IDS", "IMAGE_EMBEDS", "PIXELS", "TEXT_EMBEDS", "Towers", "export_text", "export_vision", "load_towers"]
+
+IDS: Final = "input_ids"
+PIXELS: Final = "pixel_values"
+TEXT_EMBEDS: Final = "text_embeds"
+IMAGE_EMBEDS: Final = "image_embeds"
+
+
+@dataclass(frozen=True)
+class Towers:
+    """A two-tower model in float32, in eval mode, on the CPU.
+
+    Attributes:
+        described: what its config says.
+        text: token ids int64 [n, length] to embeddings float32 [n, dimension], not normalized.
+        vision: pixels float32 [n, 3, height, width] to the same.
+        logit_scale: what cosines are multiplied with.
+        logit_bias: what is added then; None for models without.
+        parameters: numbers in the text encoder and in the vision encoder, projections included.
+    """
+
+    described: TwoTower
+    text: torch.nn.Module
+    vision: torch.nn.Module
+    logit_scale: float
+    logit_bias: float | None
+    parameters: tuple[int, int]
+
+
+def load_towers(model: Path) -> Towers:
+    """Load a model; no code from its directory is run.
+
+    Args:
+        model: a Hugging Face directory with config.json and safetensors.
+
+    Raises:
+        ModelError: it is no two-tower model that edgeq knows, or its weights are missing, damaged or not the config's.
+    """
+    import torch
+    import transformers
+
+    class Tower(torch.nn.Module):
+        """One of the two, without transformers' output object."""
+
+        def __init__(self, inner: Any, features: str, given: str) -> None:
+            super().__init__()
+            self.inner = inner
+            self._features, self._given = features, given
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            """[n, ...] to [n, dimension]."""
+            made = getattr(self.inner, self._features)(**{self._given: values})
+            found: torch.Tensor = made if isinstance(made, torch.Tensor) else made.pooler_output
+            return found
+
+    try:
+        with quiet():
+            inner, loading = transformers.AutoModel.from_pretrained(
+                str(model),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                attn_implementation="eager",  # plain MatMul and Softmax: a smaller graph
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
+        raise ModelError(
+            f"{model} cannot be loaded as a model of a text and a vision encoder",
+            expected="config.json and safetensors, as transformers saves them",
+            causes=(first_line(error),),
+        ) from error
+    described = describe_two_tower(inner.config.to_dict())
+    refuse_gaps(model, loading)
+    bias = getattr(inner, "logit_bias", None)
+    return Towers(
+        described=described,
+        text=Tower(inner, "get_text_features", IDS).eval(),
+        vision=Tower(inner, "get_image_features", PIXELS).eval(),
+        logit_scale=float(inner.logit_scale.detach().exp()),
+        logit_bias=None if bias is None else float(bias.detach()),
+        parameters=(_count(inner, "text"), _count(inner, "vi")),
+    )
+
+
+def _count(inner: Any, beginning: str) -> int:
+    """Numbers in the parameters of one tower: `text_model`, `text_projection`; `vision_model`, `visual_projection`."""
+    return sum(int(value.numel()) for name, value in inner.named_parameters() if name.startswith(beginning))
+
+
+def export_text(
+    towers: Towers, source: Path, directory: Path, texts: Sequence[NDArray[np.int64]], *, threads: int | None = None
+) -> Parity:
+    """Write `text.fp32.onnx`: `input_ids` int64 [batch, length] to `text_embeds` float32 [batch, dimension].
+
+    The length is free where texts are trimmed, and the whole context where they are padded to it.
+
+    Args:
+        towers: the model.
+        source: its directory, for errors.
+        directory: an existing one.
+        texts: for the proof, as the model takes them, each int64 [length].
+        threads: of one operator.
+
+    Raises:
+        ExportError: it cannot be exported.
+        ParityError: the graph computes something else than the model.
+    """
+    free = {0: "batch", 1: "length"} if towers.described.padding == "trim" else {0: "batch"}
+    longest = max(texts, key=len)
+    return _export(
+        towers.text,
+        {IDS: np.stack((longest, longest))},
+        source,
+        directory / TEXT_FP32,
+        given=GraphInput(IDS, free, "int64"),
+        output=TEXT_EMBEDS,
+        proof=[text[None] for text in texts],
+        threads=threads,
+    )
+
+
+def export_vision(
+    towers: Towers, source: Path, directory: Path, pixels: NDArray[np.float32], *, threads: int | None = None
+) -> Parity:
+    """Write `vision.fp32.onnx`: `pixel_values` float32 [batch, 3, H, W] to `image_embeds` float32 [batch, dimension].
+
+    Args:
+        towers: the model.
+        source: its directory, for errors.
+        directory: an existing one.
+        pixels: real images for the proof, float32 [n, 3, H, W].
+        threads: of one operator.
+
+    Raises:
+        ExportError: it cannot be exported.
+        ParityError: the graph computes something else than the model.
+    """
+    return _export(
+        towers.vision,
+        {PIXELS: np.concatenate((pixels[:1], pixels[:1]))},
+        source,
+        directory / VISION_FP32,
+        given=GraphInput(PIXELS, {0: "batch"}),
+        output=IMAGE_EMBEDS,
+        proof=np.split(pixels, len(pixels)),
+        threads=threads,
+    )
+
+
+def _export(
+    tower: torch.nn.Module,
+    examples: dict[str, NDArray[Any]],
+    source: Path,
+    graph: Path,
+    *,
+    given: GraphInput,
+    output: str,
+    proof: Sequence[NDArray[Any]],
+    threads: int | None,
+) -> Parity:
+    """Trace one tower, write its graph and hold it against the tower, one image or text at a time."""
+    traced = trace(tower, examples, source=source, inputs=(given,), outputs={output: {0: "batch"}}, weights=False)
+    weights = {name: value.numpy() for name, value in tower.state_dict().items()}
+    save_onnx(name_nodes(simplify_with_weights(traced, weights)), graph)
+    engine = OnnxRuntimeEngine(graph, threads=threads)
+    return prove_parity(
+        lambda batch: _run(tower, batch), cast("Network", lambda batch: engine.run({given.name: batch})[output]), proof
+    )
+
+
+def _run(tower: torch.nn.Module, batch: NDArray[Any]) -> NDArray[np.float32]:
+    """What the model itself computes."""
+    import torch
+
+    with torch.inference_mode():
+        found: NDArray[np.float32] = tower(torch.from_numpy(batch)).numpy()
+        return found

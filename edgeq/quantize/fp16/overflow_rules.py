@@ -1,0 +1,54 @@
+"""Rules that keep in FP32 what would overflow in FP16."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import onnx
+
+from edgeq.model.graph.element_types import LARGEST, unfit_layers
+from edgeq.plan.precision import Precision, PrecisionPlan, Rule
+from edgeq.quantize.fp16.overflow import Feeds, find_overflow, peaks
+
+__all__ = ["MARGIN", "overflow_rules"]
+
+MARGIN: Final = 2.0
+"""A photograph that was not looked at may go so many times as far as those that were."""
+
+
+def overflow_rules(
+    graph: onnx.ModelProto, runs: Sequence[Feeds], plan: PrecisionPlan, *, threads: int | None = None
+) -> tuple[Rule, ...]:
+    """A rule for each layer planned FP16 that FP16 would break: what it holds, or what it reaches in a run.
+
+    Args:
+        graph: float32, nodes uniquely named.
+        runs: what the graph is given, one image or text at a time.
+        plan: for that graph, before these rules.
+        threads: of one operator.
+
+    Raises:
+        EngineError: the graph does not take these runs.
+    """
+    half, unfit = plan.layers(Precision.FP16), unfit_layers(graph)
+    beyond = find_overflow(graph, runs, limit=LARGEST / MARGIN, threads=threads)
+    reached = peaks(graph, runs, threads=threads) if beyond else {}
+    nodes = {node.name: node for node in graph.graph.node}
+    reasons = unfit | {name: _reason(nodes[name], reached) for name in beyond if name not in unfit}
+    return tuple(
+        Rule(name=f"fp32-range:{name}", precision=Precision.FP32, reason=reason, layer=glob.escape(name))
+        for name, reason in reasons.items()
+        if name in half
+    )
+
+
+def _reason(node: onnx.NodeProto, reached: Mapping[str, float]) -> str:
+    """Why a layer that was found is kept in FP32."""
+    peak = max(reached.get(name, 0.0) for name in (*node.input, *node.output))
+    squares = peak <= LARGEST / MARGIN
+    what = f"it squares values that reach {peak:.3g}" if squares else f"its values reach {peak:.3g}"
+    near = peak * peak if squares else peak
+    doubt = "" if near > LARGEST else f", and another photograph may go {MARGIN:g} times as far"
+    return f"{what} on a photograph, FP16 ends at {LARGEST:.0f}{doubt}"
