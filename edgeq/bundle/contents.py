@@ -22,7 +22,7 @@ _MAX_PART_BYTES: Final = 255
 
 _SHOWN: Final = 200
 
-Kind = Literal["classifier", "vision-language"]
+Kind = Literal["classifier", "vision-language", "retrieval"]
 
 
 class BundledFile(BaseModel):

@@ -10,11 +10,11 @@ from pydantic import Field
 from edgeq.artifact import Artifact
 from edgeq.families.two_tower import Padding, Pooling
 
-__all__ = ["RETRIEVAL_SETTINGS", "TEXT_FP16", "TEXT_FP32", "RetrievalSettings"]
+__all__ = ["RETRIEVAL_SETTINGS", "TEXT", "RetrievalSettings"]
 
 RETRIEVAL_SETTINGS: Final = "retrieval.json"
-TEXT_FP32: Final = "text.fp32.onnx"
-TEXT_FP16: Final = "text.fp16.onnx"
+TEXT: Final = "text"
+"""The directory of the text encoder's graphs in a bundle."""
 
 _VERSION: Final = "edgeq.retrieval/1"
 
@@ -26,7 +26,7 @@ class RetrievalSettings(Artifact):
         model_type: of the whole model.
         dimension: of an embedding.
         vision: file name of the vision graph: pixels float32 [n, 3, H, W] to embeddings float32 [n, dimension].
-        text: file name of the text graph: token ids int64 [n, length] to embeddings float32 [n, dimension].
+        text: name of the text graph below the bundle: token ids int64 [n, length] to embeddings float32 [n, dimension].
         context: tokens of a text, at most; its special tokens included.
         padding: `trim`: a text is as long as it is. `fixed`: it is padded to the whole context.
         pooling: whose place stands for a text: the largest token id's, the first end of text, or the last place.

@@ -43,6 +43,7 @@ __all__ = [
     "fold_graph",
     "open_graph",
     "replace_graph",
+    "save_report",
 ]
 
 FP32 = "model.fp32.onnx"
@@ -135,8 +136,23 @@ def export_model(
     _write(model, source, directory)
     parity = prove_parity(reference, _network(directory / FP32, threads), _single(images))
     _prove_batch(directory / FP32, images, threads)
+    return save_report(directory, model, source.kind, folded, parity)
+
+
+def save_report(
+    directory: Path, model: onnx.ModelProto, source: Literal["onnx", "hf"], folded: FoldReport, parity: Parity
+) -> ExportReport:
+    """Write the report of a graph that was exported.
+
+    Args:
+        directory: with `model.fp32.onnx`.
+        model: that graph.
+        source: what it was exported from.
+        folded: what became of its BatchNorms.
+        parity: the source against the file.
+    """
     report = ExportReport(
-        source=source.kind,
+        source=source,
         graph_sha256=sha256_file(directory / FP32),
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         ir_version=model.ir_version,

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.bundle.retrieval_settings import TEXT_FP32
 from edgeq.bundle.vision_report import VISION_FP32
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ModelError, first_line
+from edgeq.export.fold import FoldReport
 from edgeq.export.late_weights import simplify_with_weights
 from edgeq.export.parity import Network, Parity, prove_parity
+from edgeq.export.stage import FP32, ExportReport, save_report
 from edgeq.export.torch_export import refuse_gaps
 from edgeq.export.tracing import quiet, trace
 from edgeq.families.base import GraphInput
@@ -28,6 +29,7 @@ from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import name_nodes
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 __all__ = ["IDS", "IMAGE_EMBEDS", "PIXELS", "TEXT_EMBEDS", "Towers", "export_text", "export_vision", "load_towers"]
@@ -122,15 +124,15 @@ def _count(inner: Any, beginning: str) -> int:
 
 def export_text(
     towers: Towers, source: Path, directory: Path, texts: Sequence[NDArray[np.int64]], *, threads: int | None = None
-) -> Parity:
-    """Write `text.fp32.onnx`: `input_ids` int64 [batch, length] to `text_embeds` float32 [batch, dimension].
+) -> ExportReport:
+    """Write `model.fp32.onnx` and its report: `input_ids` int64 [batch, length] to `text_embeds` [batch, dimension].
 
     The length is free where texts are trimmed, and the whole context where they are padded to it.
 
     Args:
         towers: the model.
         source: its directory, for errors.
-        directory: an existing one.
+        directory: an existing one, of the text encoder alone.
         texts: for the proof, as the model takes them, each int64 [length].
         threads: of one operator.
 
@@ -140,16 +142,11 @@ def export_text(
     """
     free = {0: "batch", 1: "length"} if towers.described.padding == "trim" else {0: "batch"}
     longest = max(texts, key=len)
-    return _export(
-        towers.text,
-        {IDS: np.stack((longest, longest))},
-        source,
-        directory / TEXT_FP32,
-        given=GraphInput(IDS, free, "int64"),
-        output=TEXT_EMBEDS,
-        proof=[text[None] for text in texts],
-        threads=threads,
-    )
+    given, example = GraphInput(IDS, free, "int64"), np.stack((longest, longest))
+    model = _traced(towers.text, example, source, given, TEXT_EMBEDS)
+    save_onnx(model, directory / FP32)
+    parity = _prove(towers.text, directory / FP32, given.name, [text[None] for text in texts], threads)
+    return save_report(directory, model, "hf", FoldReport(0, 0, (), ()), parity)
 
 
 def export_vision(
@@ -168,37 +165,34 @@ def export_vision(
         ExportError: it cannot be exported.
         ParityError: the graph computes something else than the model.
     """
-    return _export(
-        towers.vision,
-        {PIXELS: np.concatenate((pixels[:1], pixels[:1]))},
-        source,
-        directory / VISION_FP32,
-        given=GraphInput(PIXELS, {0: "batch"}),
-        output=IMAGE_EMBEDS,
-        proof=np.split(pixels, len(pixels)),
-        threads=threads,
+    given, example = GraphInput(PIXELS, {0: "batch"}), np.concatenate((pixels[:1], pixels[:1]))
+    save_onnx(_traced(towers.vision, example, source, given, IMAGE_EMBEDS), directory / VISION_FP32)
+    return _prove(towers.vision, directory / VISION_FP32, given.name, np.split(pixels, len(pixels)), threads)
+
+
+def _traced(
+    tower: torch.nn.Module, example: NDArray[Any], source: Path, given: GraphInput, output: str
+) -> onnx.ModelProto:
+    """One tower as a graph, simplified, every node named."""
+    traced = trace(
+        tower,
+        {given.name: example},
+        source=source,
+        inputs=(given,),
+        outputs={output: {0: "batch"}},
+        weights=False,
     )
-
-
-def _export(
-    tower: torch.nn.Module,
-    examples: dict[str, NDArray[Any]],
-    source: Path,
-    graph: Path,
-    *,
-    given: GraphInput,
-    output: str,
-    proof: Sequence[NDArray[Any]],
-    threads: int | None,
-) -> Parity:
-    """Trace one tower, write its graph and hold it against the tower, one image or text at a time."""
-    traced = trace(tower, examples, source=source, inputs=(given,), outputs={output: {0: "batch"}}, weights=False)
     weights = {name: value.numpy() for name, value in tower.state_dict().items()}
-    save_onnx(name_nodes(simplify_with_weights(traced, weights)), graph)
+    return name_nodes(simplify_with_weights(traced, weights))
+
+
+def _prove(
+    tower: torch.nn.Module, graph: Path, given: str, proof: Sequence[NDArray[Any]], threads: int | None
+) -> Parity:
+    """A tower against its graph, one image or text at a time."""
     engine = OnnxRuntimeEngine(graph, threads=threads)
-    return prove_parity(
-        lambda batch: _run(tower, batch), cast("Network", lambda batch: engine.run({given.name: batch})[output]), proof
-    )
+    made = cast("Network", lambda batch: engine.run({given: batch})[engine.outputs[0]])
+    return prove_parity(lambda batch: _run(tower, batch), made, proof)
 
 
 def _run(tower: torch.nn.Module, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeq.bundle.manifest import Manifest, read_manifest
+from edgeq.bundle.manifest import Kind, Manifest, read_manifest
+from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import ArtifactError, EdgeqError, EngineError
 from edgeq.families.base import PIXELS, Arrays
@@ -21,7 +22,7 @@ from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries, Class
 from edgeq.runtime.canary.files import read_array, read_picture
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompter
 
-__all__ = ["CanarySet", "KnownCanary", "Talk", "canary_digest", "canary_graph", "open_canaries"]
+__all__ = ["CanarySet", "KnownCanary", "Talk", "canary_digest", "canary_graph", "open_canaries", "refuse_retrieval"]
 
 _PREPROCESS = "preprocessor_config.json"
 
@@ -97,6 +98,7 @@ def open_canaries(bundle: Path, manifest: Manifest | None = None) -> CanarySet:
         ModelError: the bundle's preprocessing or tokenizer cannot be used.
     """
     manifest = manifest or read_manifest(bundle)
+    refuse_retrieval(bundle, manifest.kind)
     if not (bundle / CANARY_LIST).exists():
         raise ArtifactError(
             f"{bundle} has no canaries",
@@ -113,9 +115,26 @@ def canary_graph(bundle: Path) -> Path:
     Raises:
         ArtifactError: it does not say.
     """
+    refuse_retrieval(bundle, "retrieval" if (bundle / RETRIEVAL_SETTINGS).is_file() else "classifier")
     if (bundle / LANGUAGE).is_dir():
         return bundle / VlmSettings.of(bundle).vision
     return bundle / ClassCanaries.load(bundle / CANARY_LIST).int8
+
+
+def refuse_retrieval(bundle: Path, kind: Kind) -> None:
+    """Raise ArtifactError for the bundle of a two-tower model, which has two graphs and canaries of its own kind.
+
+    Args:
+        bundle: for the message.
+        kind: of it.
+    """
+    if kind == "retrieval":
+        raise ArtifactError(
+            f"{bundle} embeds texts and images for retrieval: TensorRT engines are not built of it, and it is not "
+            "served yet",
+            expected="the bundle of a classifier, an image encoder or a vision-language model",
+            next_step=f'edgeq.open_bundle("{bundle}"), embed() and embed_texts() in Python',
+        )
 
 
 def canary_digest(pixels: NDArray[np.float32]) -> str:
