@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers.task import Task, peak_memory, report
 from edgeq import __version__
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.stage import SCALES
 from edgeq.model.graph.outline import load_outline
 from edgeq.pipeline.classifier import Options
@@ -21,8 +22,9 @@ def main() -> None:
     graph = load_outline(task.graph)
     plan, preprocess = plan_classifier(graph), task.preprocess
     tensors = calibrated_tensors(graph, plan)
+    samples = ImageSamples(task.image_set, preprocess)
     options = Options(method=task.setting, threads=task.threads)
-    scales, _ = calibrate_graph(task.graph, plan, tensors, task.image_set, preprocess, options, lambda *_: None)
+    scales, _ = calibrate_graph(task.graph, plan, tensors, samples, options, lambda *_: None)
     scales.save(task.output / SCALES)
     calibrated, peak = task.elapsed(), peak_memory()
     quantize(task.graph, resolve(plan, scales), scales, preprocess, task.output)

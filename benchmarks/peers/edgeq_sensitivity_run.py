@@ -7,6 +7,7 @@ import onnx
 from benchmarks.peers.calibrated import calibration_of
 from benchmarks.peers.task import Task, report
 from edgeq import __version__
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.stage import calibrate
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.int8.qdq import calibrated_tensors
@@ -21,10 +22,8 @@ def main() -> None:
     task = Task.read()
     graph, preprocess = onnx.load(task.graph), task.preprocess
     plan = plan_classifier(graph, shared_add=False)
-    calibration = calibration_of(task).image_set
-    scales, _ = calibrate(
-        task.graph, calibrated_tensors(graph, plan), calibration, preprocess, method="minmax", threads=task.threads
-    )
+    samples = ImageSamples(calibration_of(task).image_set, preprocess)
+    scales, _ = calibrate(task.graph, calibrated_tensors(graph, plan), samples, method="minmax", threads=task.threads)
     calibrated = task.elapsed()
     table, _ = measure_sensitivity(graph, plan, scales, task.image_set, preprocess, threads=task.threads)
     table.save(task.output)

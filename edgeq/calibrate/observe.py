@@ -1,4 +1,4 @@
-"""Run the FP32 graph over images and count the values of every tensor that needs a scale."""
+"""Run the FP32 graph over samples and count the values of every tensor that needs a scale."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeq.calibrate.histogram import Histogram
+from edgeq.calibrate.samples import Array
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
 from edgeq.errors import CalibrationError
 from edgeq.model.graph.external_data import gather
@@ -22,8 +23,8 @@ from edgeq.model.graph.outline import load_outline
 
 __all__ = ["Arrival", "Observer", "add_outputs", "open_observed", "with_outputs"]
 
-Arrival = tuple[str, NDArray[np.float32], bool]
-"""An image's name, its pixels [1, ...], and whether it counts in `late`."""
+Arrival = tuple[str, Array, bool]
+"""A sample's name, its array [1, ...], and whether it counts in `late`."""
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -118,7 +119,7 @@ class Observer:
             histogram.merge(self.late[name])
         return whole
 
-    def _add_one(self, name: str, image: NDArray[np.float32], into: Mapping[str, Histogram]) -> str:
+    def _add_one(self, name: str, image: Array, into: Mapping[str, Histogram]) -> str:
         """Count one image's tensors; they die with this frame, before the next image makes its own."""
         values = {self._source: image, **self._engine.run({self._source: image}, self._inner)}
         for tensor, histogram in into.items():
@@ -127,12 +128,12 @@ class Observer:
                     histogram.add(values[tensor])
             except CalibrationError as error:
                 raise CalibrationError(
-                    f"tensor {tensor} is NaN or infinite on image {name}",
+                    f"tensor {tensor} is NaN or infinite on {name}",
                     causes=(
-                        "the network overflows on this image: wrong --mean/--std, or pixels not scaled to 0..1",
+                        "the network overflows on it: wrong --mean/--std, or pixels not scaled to 0..1",
                         "the weights hold NaN",
                     ),
-                    next_step="check preprocessor_config.json, or take the image out of the set",
+                    next_step="check preprocessor_config.json, or take it out of the set",
                 ) from error
         return name
 

@@ -1,4 +1,4 @@
-"""The calibration stage: an exported graph, a plan and images to `scales.json`."""
+"""The calibration stage: an exported graph, a plan and samples to `scales.json`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from edgeq.calibrate.diagnose import drift
 from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Arrival, Observer
+from edgeq.calibrate.samples import Array, Samples
 from edgeq.calibrate.scales import Scales, TensorScale
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.errors import ArtifactError, CalibrationError
 from edgeq.files import sha256_file
-from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.preprocess import Preprocess
-from edgeq.model.images.stream import ImageStream
 
 __all__ = ["AUTO", "CALIBRATION_IMAGES", "SCALES", "SEARCH", "WITHOUT_TRIALS", "calibrate", "hold_back"]
 
@@ -30,38 +29,34 @@ WITHOUT_TRIALS = "mse"
 CALIBRATION_IMAGES = 512
 """How many images of a larger set are taken."""
 
-_HELD_BACK = 64
+AnySamples = TypeVar("AnySamples", bound=Samples)
+
 _FEWEST_HELD_BACK = 8
-_SMALL_IMAGE = 96 * 96  # up to this size 64 images are held back; fewer of larger ones, 12 at the least
-_HELD_BACK_LARGE = 12
 _WORKERS = 2
 _CHECKPOINT_IMAGES = 64
 
 
-def hold_back(images: ImageSet, preprocess: Preprocess, method: str) -> tuple[ImageSet, ImageSet | None]:
+def hold_back(samples: AnySamples, method: str) -> tuple[AnySamples, AnySamples | None]:
     """Part a calibration set into what is counted and what `auto` judges by.
 
-    A quarter is held back, at most 64 images of up to 96 x 96 pixels or 12 of 224 x 224, which take `auto` as long;
-    nothing where that would be fewer than eight, or for another method.
+    A quarter is held back, as far as the samples can be afforded (`Samples.most_held_back`); nothing where that would
+    be fewer than eight, or for another method.
 
     Args:
-        images: the calibration set.
-        preprocess: its height and width say how large an image is.
+        samples: the calibration set.
         method: of calibration; nothing is held back unless it is `auto`.
     """
-    affordable = _HELD_BACK * _SMALL_IMAGE // (preprocess.height * preprocess.width)
-    count = min(_HELD_BACK, max(_HELD_BACK_LARGE, affordable), len(images) // 4)
+    count = min(samples.most_held_back, len(samples) // 4)
     if method != AUTO or count < _FEWEST_HELD_BACK:
-        return images, None
-    held = images.sample(count, seed=1)
-    return images.without(held.items), held
+        return samples, None
+    held = samples.sample(count, seed=1)
+    return samples.without(held.names), held
 
 
 def calibrate(
     graph: Path,
     tensors: Sequence[str],
-    images: ImageSet,
-    preprocess: Preprocess,
+    samples: Samples,
     *,
     method: str = WITHOUT_TRIALS,
     threads: int | None = None,
@@ -69,18 +64,17 @@ def calibrate(
     total: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> tuple[Scales, tuple[str, ...]]:
-    """The scales, and the names of the images that could not be read.
+    """The scales, and the names of the samples that could not be read.
 
     Args:
         graph: the FP32 file.
         tensors: those that need a scale.
-        images: the calibration images, all of which are used.
-        preprocess: as the network was trained with.
+        samples: the calibration images or captions, all of which are used.
         method: whose range is used; every method's is stored. `auto` counts as the one it falls back to.
         threads: of one operator.
         checkpoint: a file to go on from where it exists, and to save to on the way.
-        total: size of the set that `images` is a part of; the share of unusable images is that of the whole.
-        advance: called with the number of images just seen.
+        total: size of the set that `samples` are a part of; the share of unusable ones is that of the whole.
+        advance: called with the number of samples just seen.
 
     Raises:
         ImageError: too many images cannot be read.
@@ -91,19 +85,19 @@ def calibrate(
         observer = Observer(graph, tensors, threads=threads)
         started = Scales(
             graph_sha256=hashed.result(),
-            preprocess_sha256=preprocess.digest,
+            preprocess_sha256=samples.preprocess_sha256,
             images=0,
             method=WITHOUT_TRIALS if method == AUTO else method,
             tensors={},
         )
     seen, resumed = _go_on(checkpoint, started, tensors)
     observer.histograms.update(resumed or {})
-    left = images.without(_already(images, seen))
-    if advance and len(left) < len(images):
-        advance(len(images) - len(left))
-    stream = ImageStream(left, preprocess, batch_size=1, total=total or len(images))
+    left = samples.without(_already(samples, seen))
+    if advance and len(left) < len(samples):
+        advance(len(samples) - len(left))
+    skipped: list[str] = []
     digests: dict[str, str] = {}
-    arrivals = _arrivals(images, stream, digests)
+    arrivals = _arrivals(samples, left.arrays(skipped, total or len(samples)), digests)
     portion = _CHECKPOINT_IMAGES if checkpoint else None
     while counted := _count(observer, islice(arrivals, portion), advance):
         seen += (digests.pop(name) for name in counted)
@@ -118,18 +112,18 @@ def calibrate(
     scales = _scales(started, observer, seen)
     if resumed is None and any(map(_in_last_tenth, seen)):
         scales = scales.model_copy(update={"drift": drift(observer.histograms, observer.late)})
-    return scales, tuple(image.name for image in stream.skipped)
+    return scales, tuple(skipped)
 
 
-def _arrivals(images: ImageSet, stream: ImageStream, digests: dict[str, str]) -> Iterator[Arrival]:
-    """The images of the stream; notes the digest of each under its name."""
-    for item, pixels in stream.singles():
-        digests[item.name] = _digest(images, item)
-        yield item.name, pixels, _in_last_tenth(digests[item.name])
+def _arrivals(samples: Samples, arrays: Iterable[tuple[str, Array]], digests: dict[str, str]) -> Iterator[Arrival]:
+    """The samples as they come; notes the digest of each under its name."""
+    for name, array in arrays:
+        digests[name] = _digest(samples, name)
+        yield name, array, _in_last_tenth(digests[name])
 
 
 def _count(observer: Observer, arrivals: Iterable[Arrival], advance: Callable[[int], None] | None) -> list[str]:
-    """Count images; gives their names."""
+    """Count samples; gives their names."""
     counted = []
     for name in observer.count(arrivals):
         counted.append(name)
@@ -139,7 +133,7 @@ def _count(observer: Observer, arrivals: Iterable[Arrival], advance: Callable[[i
 
 
 def _in_last_tenth(digest: str) -> bool:
-    """Whether an image is of the tenth that is compared with the rest: by its digest, so that no order matters."""
+    """Whether a sample is of the tenth that is compared with the rest: by its digest, so that no order matters."""
     return int(digest[:8], 16) % 10 == 0
 
 
@@ -151,20 +145,20 @@ def _scales(started: Scales, observer: Observer, seen: Sequence[str], methods: I
     return started.model_copy(update={"images": len(seen), "image_digests": tuple(sorted(seen)), "tensors": tensors})
 
 
-def _digest(images: ImageSet, item: ImageItem) -> str:
-    return images.digest(item)[:32]
+def _digest(samples: Samples, name: str) -> str:
+    return samples.digest(name)[:32]
 
 
-def _already(images: ImageSet, seen: Iterable[str]) -> list[ImageItem]:
-    """The images that an interrupted run has counted."""
+def _already(samples: Samples, seen: Iterable[str]) -> list[str]:
+    """The names of the samples that an interrupted run has counted."""
     digests = set(seen)
-    return [item for item in images.items if _digest(images, item) in digests] if digests else []
+    return [name for name in samples.names if _digest(samples, name) in digests] if digests else []
 
 
 def _go_on(
     checkpoint: Path | None, started: Scales, tensors: Sequence[str]
 ) -> tuple[list[str], dict[str, Histogram] | None]:
-    """What an interrupted run has counted: the images' digests and the histograms."""
+    """What an interrupted run has counted: the samples' digests and the histograms."""
     if checkpoint is None or not checkpoint.exists():
         return [], None
     found = Scales.load(checkpoint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,8 @@ from edgeq.errors import ParityError
 
 __all__ = ["BOUND", "Network", "Parity", "measure_parity", "prove_parity"]
 
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A batch [images, ...] to its outputs [images, ...]."""
+Network = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""A batch [images, ...] to its outputs [images, ...]; of captions it is int64."""
 
 BOUND = 1e-4
 
@@ -47,7 +48,7 @@ class Parity:
 
 
 def measure_parity(
-    reference: Network, candidate: Network, batches: Iterable[NDArray[np.float32]], *, bound: float = BOUND
+    reference: Network, candidate: Network, batches: Iterable[NDArray[Any]], *, bound: float = BOUND
 ) -> Parity:
     """Run both networks on each batch and compare; one batch is held at a time.
 
@@ -78,7 +79,7 @@ def measure_parity(
 
 
 def prove_parity(
-    reference: Network, candidate: Network, batches: Iterable[NDArray[np.float32]], *, bound: float = BOUND
+    reference: Network, candidate: Network, batches: Iterable[NDArray[Any]], *, bound: float = BOUND
 ) -> Parity:
     """As `measure_parity`, and insist on the bound.
 
@@ -97,7 +98,7 @@ def prove_parity(
     return parity
 
 
-def _outputs(role: str, network: Network, batch: NDArray[np.float32]) -> NDArray[np.float64]:
+def _outputs(role: str, network: Network, batch: NDArray[Any]) -> NDArray[np.float64]:
     outputs = np.asarray(network(batch), dtype=np.float64)
     if not np.isfinite(outputs).all():
         kind = "NaN" if np.isnan(outputs).any() else "infinity"

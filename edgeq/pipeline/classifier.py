@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.manifest import Manifest, write_manifest
 from edgeq.calibrate.diagnose import Diagnosis, diagnose
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.stage import SCALES
 from edgeq.engine.registry import DEFAULT, backend, require
@@ -139,6 +140,7 @@ def prepare(
         task = choose_task(options.task, source.config)
         source = replace(source, config=recorded(task, source.config))
         images = ImageSet.open(calibration).sample(options.calibration_images)
+        samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
         proof = parity_images(images, source)
         findings = check(image_facts(images, _images(examples), source.config), options.allow)
@@ -158,16 +160,13 @@ def prepare(
             work,
             exported,
             plan,
-            images,
-            source.preprocess,
-            proof,
+            samples,
+            np.split(proof, len(proof)),
             options.channel_equalization,
             threads=options.threads,
             begin=partial(counter, report, "fold"),
         )
-        scales, skipped = calibrate_graph(
-            graph, plan, planned_tensors(graph, plan), images, source.preprocess, options, report
-        )
+        scales, skipped = calibrate_graph(graph, plan, planned_tensors(graph, plan), samples, options, report)
         plan = resolve(plan, scales)
         scales.save(work / SCALES)
         found, examples = _search(work, plan, scales, source, images, task, examples, options, report)

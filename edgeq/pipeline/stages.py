@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer
+from edgeq.calibrate.samples import Samples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
 from edgeq.calibrate.tensorrt_scales import activation_tensors
@@ -23,7 +24,6 @@ from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity
 from edgeq.plan.rules import plan_classifier, replan
@@ -31,7 +31,7 @@ from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
 from edgeq.quality.judge import Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
 from edgeq.quality.tasks.base import Examples, ImageTask
-from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import calibrated_tensors
 from edgeq.quantize.int8.select import resolve, select, trials
 from edgeq.quantize.int8.stage import made_graph
@@ -55,7 +55,7 @@ __all__ = [
 
 PARITY_IMAGES = 32
 _OBSERVED_EVALUATION_IMAGES = 64
-_SEARCHED_IMAGES = 64
+_SEARCHED_SAMPLES = 64
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total); total is 0 for a stage that is not counted."""
@@ -159,8 +159,7 @@ def calibrate_graph(
     graph: Path,
     plan: PrecisionPlan,
     tensors: tuple[str, ...],
-    images: ImageSet,
-    preprocess: Preprocess,
+    samples: Samples,
     options: Options,
     report: Progress,
     *,
@@ -172,57 +171,55 @@ def calibrate_graph(
         graph: FP32 ONNX file.
         plan: for that graph.
         tensors: names of those that need a scale.
-        images: the calibration set.
-        preprocess: from an image to the graph's input.
+        samples: the calibration set: images, or a text encoder's captions.
         options: for method, threads and shared scales.
         report: told of each stage.
         checkpoint: file of counts to go on from and to write; None for none.
 
     Returns:
-        The scales, and the names of the images that could not be read.
+        The scales, and the names of the samples that could not be read.
     """
     method = AUTO if options.method == SEARCH else options.method
-    counted, held_back = hold_back(images, preprocess, method)
+    counted, held_back = hold_back(samples, method)
     scales, skipped = calibrate(
         graph,
         tensors,
         counted,
-        preprocess,
         method=method,
         threads=options.threads,
         checkpoint=checkpoint,
-        total=len(images),
+        total=len(samples),
         advance=counter(report, "calibrate", len(counted)),
     )
     if held_back is None:
         return scales, skipped
-    stream = ImageStream(held_back, preprocess, batch_size=len(held_back), total=len(images))
-    pixels = next((batch for _, batch in stream), None)
-    if pixels is None:  # every image held back is damaged, which the whole set may still afford
-        return scales, (*skipped, *(image.name for image in stream.skipped))
+    unusable: list[str] = []
+    judged = [array for _, array in held_back.arrays(unusable, len(samples))]
+    if not judged:  # every sample held back is damaged, which the whole set may still afford
+        return scales, (*skipped, *unusable)
     scales = select(
         graph,
         plan,
         scales,
-        preprocess,
-        pixels,
+        samples.preprocess,
+        judged,
         shared_add=options.shared_add,
         threads=options.threads,
         advance=counter(report, "try", trials(options.shared_add)),
     )
     if options.method == SEARCH:
-        some = counted.sample(min(_SEARCHED_IMAGES, 2 * len(pixels), len(counted)))
+        some = counted.sample(min(_SEARCHED_SAMPLES, 2 * len(judged), len(counted)))
         scales = search_ranges(
             onnx.load(graph),
             resolve(plan, scales),
             scales,
-            np.concatenate([batch for _, batch in ImageStream(some, preprocess, batch_size=16, total=len(images))]),
-            pixels,
-            pixels=PixelInput.of(preprocess),
+            [array for _, array in some.arrays([], len(samples))],
+            judged,
+            pixels=pixel_input(samples.preprocess),
             threads=options.threads,
             advance=counter(report, "search ranges", 0),
         )
-    return scales, (*skipped, *(image.name for image in stream.skipped))
+    return scales, (*skipped, *unusable)
 
 
 def observe_some(

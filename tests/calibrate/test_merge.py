@@ -9,6 +9,7 @@ import pictures
 import pytest
 
 from edgeq.calibrate.merge import merge_scales
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import PackedHistogram, Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.errors import ArtifactError, CalibrationError
@@ -29,7 +30,7 @@ def model(tmp_path: Path, images: ImageSet) -> tuple[Path, ModelSource]:
 
 def run(model: tuple[Path, ModelSource], images: ImageSet, checkpoint: Path | None = None) -> Scales:
     graph, source = model
-    return calibrate(graph, planned_tensors(graph), images, source.preprocess, checkpoint=checkpoint)[0]
+    return calibrate(graph, planned_tensors(graph), ImageSamples(images, source.preprocess), checkpoint=checkpoint)[0]
 
 
 def without_drift(scales: Scales) -> Scales:
@@ -94,11 +95,13 @@ def test_a_stopped_run_goes_on_where_it_was(model: tuple[Path, ModelSource], ima
 
     tensors = planned_tensors(graph)
     with pytest.raises(StoppedError):
-        calibrate(graph, tensors, images, source.preprocess, checkpoint=checkpoint, advance=stop)
+        calibrate(graph, tensors, ImageSamples(images, source.preprocess), checkpoint=checkpoint, advance=stop)
     saved = Scales.load(checkpoint)
     assert saved.images == 64
     told: list[int] = []
-    scales, _ = calibrate(graph, tensors, images, source.preprocess, checkpoint=checkpoint, advance=told.append)
+    scales, _ = calibrate(
+        graph, tensors, ImageSamples(images, source.preprocess), checkpoint=checkpoint, advance=told.append
+    )
     assert told[0] == 64
     assert sum(told) == len(images)
     assert scales == without_drift(run(model, images))

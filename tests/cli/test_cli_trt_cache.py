@@ -9,6 +9,7 @@ import onnx
 import pytest
 from command import Edgeq
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.calibrate.tensorrt_scales import activation_tensors, cache_from_scales
@@ -42,7 +43,9 @@ def scales(exported: Path, tiny_pictures: Path) -> Scales:
     """Scales of every activation."""
     tensors = observed_tensors(exported / FP32)
     images = ImageSet.open(tiny_pictures)
-    return calibrate(exported / FP32, tensors, images, open_model(exported).preprocess, method="minmax", threads=1)[0]
+    return calibrate(
+        exported / FP32, tensors, ImageSamples(images, open_model(exported).preprocess), method="minmax", threads=1
+    )[0]
 
 
 def parse(*arguments: str) -> dict[str, object]:

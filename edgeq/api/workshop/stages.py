@@ -6,7 +6,10 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from edgeq.bundle.manifest import MANIFEST, read_manifest
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SCALES
 from edgeq.engine.registry import backend, backend_of_graph, require
@@ -130,9 +133,10 @@ def export_model(
     with new_directory(Path(output)) as work:
         report = export_graph(source, work, proof, fold=fold, keep_batchnorm=keep_batchnorm, threads=threads)
         plan = plan_graph(work / FP32, report, Options())
-        some = found.sample(CALIBRATION_IMAGES)
+        some = ImageSamples(found.sample(CALIBRATION_IMAGES), source.preprocess)
+        singles = np.split(proof, len(proof))
         report, _, channels = equalize_channels(
-            work, report, plan, some, source.preprocess, proof, channel_equalization, threads=threads
+            work, report, plan, some, singles, channel_equalization, threads=threads
         )
     return Exported(Path(output), report, channels)
 
@@ -181,8 +185,7 @@ def calibrate_model(
         graph,
         plan,
         observed_tensors(graph) if every_activation else planned_tensors(graph, plan),
-        ImageSet.open(Path(images)).sample(calibration_images),
-        source.preprocess,
+        ImageSamples(ImageSet.open(Path(images)).sample(calibration_images), source.preprocess),
         Options(calibration_images=calibration_images, method=method, threads=threads),
         progress or (lambda _stage, _done, _total: None),
         checkpoint=partial if resume else None,

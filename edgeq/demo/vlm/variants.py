@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.bundle.vision_report import VISION_FP32
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.stage import calibrate
 from edgeq.export.tracing import quiet
 from edgeq.families.modules import read_vlm
@@ -167,7 +168,7 @@ def _int8_vision(model: Path, bundle: Path, photographs: Path, threads: int | No
     plan = plan_classifier(loaded, rules=(_CONNECTOR,))
     preprocess = read_preprocess(read_json_object(model / "preprocessor_config.json"))
     tensors = calibrated_tensors(loaded, plan)
-    scales, _ = calibrate(graph, tensors, ImageSet.open(photographs), preprocess, threads=threads)
+    scales, _ = calibrate(graph, tensors, ImageSamples(ImageSet.open(photographs), preprocess), threads=threads)
     made: onnx.ModelProto = lower(loaded, plan, scales, USUAL, pixels=PixelInput.of(preprocess))
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / _VISION_INT8

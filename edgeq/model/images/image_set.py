@@ -14,7 +14,7 @@ from edgeq.errors import ImageError
 from edgeq.model.images.decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, MAX_PIXELS, decode_image, image_size
 from edgeq.model.images.store import ImageStore, open_store
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "ImageItem", "ImageSet"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "ImageItem", "ImageSet", "rank"]
 
 _HEAD_BYTES = 256 * 1024
 
@@ -106,7 +106,7 @@ class ImageSet:
         if count >= len(self):
             return self
         strata: dict[str | None, list[ImageItem]] = {}
-        for item in sorted(self.items, key=lambda item: _rank(item.name, seed)):
+        for item in sorted(self.items, key=lambda item: rank(item.name, seed)):
             strata.setdefault(item.label, []).append(item)
         shares = _shares([len(stratum) for stratum in strata.values()], count)
         chosen = [item for stratum, share in zip(strata.values(), shares, strict=True) for item in stratum[:share]]
@@ -143,7 +143,7 @@ def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _rank(name: str, seed: int) -> bytes:
+def rank(name: str, seed: int) -> bytes:
     """A pseudorandom order which does not depend on platform, version or the other images."""
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 

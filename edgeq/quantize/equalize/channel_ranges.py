@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeq.calibrate.observe import with_outputs
+from edgeq.calibrate.samples import Array
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import CalibrationError
 from edgeq.quantize.equalize.points import EqualizationPoint
@@ -33,7 +34,7 @@ class Range:
 def channel_ranges(
     model: onnx.ModelProto,
     points: Sequence[EqualizationPoint],
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Array],
     *,
     threads: int | None = None,
 ) -> dict[str, Range]:
@@ -44,7 +45,7 @@ def channel_ranges(
     Args:
         model: FP32; it is not changed.
         points: of that graph.
-        batches: of images, float32 [n, 3, H, W].
+        batches: of images, float32 [n, 3, H, W], or of captions of one length, int64 [n, length].
         threads: of one operator; None takes every processor there is.
 
     Raises:
@@ -66,7 +67,7 @@ def channel_ranges(
 def _check(ends: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]], tensors: Sequence[str]) -> None:
     for tensor in tensors:
         if tensor not in ends:
-            raise CalibrationError("no image was seen", expected="some calibration images")
+            raise CalibrationError("no sample was seen", expected="some calibration images")
         if not all(np.isfinite(end).all() for end in ends[tensor]):
             raise CalibrationError(f"tensor {tensor} is NaN or infinite", expected="finite values on real images")
 

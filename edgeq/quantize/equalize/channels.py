@@ -77,20 +77,20 @@ class Fixed:
 
     Args:
         model: FP32, every node named; it is not changed.
-        image: height and width in pixels.
+        sizes: of the last axes of its input: height and width of images, the length of captions.
 
     Attributes:
         wiring: of the copy; nodes that stay have the names that they have in `model`.
         nested: whether there are graphs inside nodes, which are not followed.
     """
 
-    def __init__(self, model: onnx.ModelProto, image: tuple[int, int]) -> None:
+    def __init__(self, model: onnx.ModelProto, sizes: tuple[int, ...]) -> None:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         axes = copy.graph.input[0].type.tensor_type.shape.dim
-        for axis, size in zip(axes, (_BATCH, None, *image), strict=False):
-            if size is not None:
-                axis.dim_value = size
+        axes[0].dim_value = _BATCH
+        for axis, size in zip(reversed(axes), reversed(sizes), strict=False):
+            axis.dim_value = size
         settled = onnx.shape_inference.infer_shapes(simplify(copy), data_prop=True)
         self.wiring = Wiring(settled)
         self.nested = any(True for node in settled.graph.node for _ in subgraphs(node))

@@ -3,20 +3,20 @@
 A per-tensor grid has one step for all channels, and behind a LayerNorm some are tens of times as wide as others. The
 ways are SmoothQuant's (`edgeq.quantize.equalize.smoothquant`), RepQ-ViT's (`edgeq.quantize.equalize.repq`), and
 RepQ-ViT's first and then SmoothQuant's. `auto` tries them, and none, by the error of the INT8 network's output on
-images held back.
+samples held back.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from edgeq.calibrate.samples import Array
 from edgeq.calibrate.stage import calibrate
 from edgeq.errors import ParityError
 from edgeq.export.parity import BOUND, Parity, measure_parity
@@ -27,7 +27,7 @@ from edgeq.quantize.equalize.record import EqualizationRecord, EqualizationTrial
 from edgeq.quantize.equalize.rescale import Rescale
 from edgeq.quantize.equalize.smoothquant import STRENGTHS
 from edgeq.quantize.equalize.trial import UNTRIED, TrialSetup
-from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
 from edgeq.quantize.int8.registry import USUAL
 
@@ -47,7 +47,7 @@ def count_trials(setup: TrialSetup, fold: ChannelEqualization) -> int:
 def choose_equalization(
     setup: TrialSetup,
     fold: ChannelEqualization,
-    proof: NDArray[np.float32],
+    proof: Iterable[Array],
     *,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[onnx.ModelProto, EqualizationRecord]:
@@ -56,7 +56,7 @@ def choose_equalization(
     Args:
         setup: what to work on.
         fold: what was asked: `auto`, a way, or a way without a strength, for which the strength is tried.
-        proof: real images, float32 [n, 3, H, W].
+        proof: real samples to compare on, in batches [n, ...].
         advance: called with 1 after each trial.
 
     Raises:
@@ -73,7 +73,7 @@ def choose_equalization(
     if best == "none":
         return setup.model, record
     model, changes = setup.folded(best)
-    parity = measure_parity(setup.network(setup.model), setup.network(model), np.split(proof, len(proof)))
+    parity = measure_parity(setup.network(setup.model), setup.network(model), proof)
     if not parity.holds:
         return setup.model, _refused(record, fold, parity)
     return model, record.model_copy(update={"points": _told(changes), "parity": parity})
@@ -126,8 +126,8 @@ def _attempt(setup: TrialSetup, fold: ChannelEqualization) -> EqualizationTrial:
         graph = Path(directory) / "folded.onnx"
         save_onnx(model, graph)
         tensors = calibrated_tensors(model, setup.plan)
-        scales, _ = calibrate(graph, tensors, setup.some, setup.preprocess, threads=setup.threads)
-    pixels = PixelInput.of(setup.preprocess)
+        scales, _ = calibrate(graph, tensors, setup.some, threads=setup.threads)
+    pixels = pixel_input(setup.samples.preprocess)
     figures = _figures(setup, lower(model, setup.plan, scales, USUAL, pixels=pixels))
     return EqualizationTrial(
         fold=fold, images=figures.images, logit_error=figures.logit_error, agreement=figures.agreement

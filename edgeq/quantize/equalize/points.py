@@ -97,19 +97,19 @@ class PointLeft:
 
 
 def find_points(
-    model: onnx.ModelProto, image: tuple[int, int], layers: frozenset[str]
+    model: onnx.ModelProto, sizes: tuple[int, ...], layers: frozenset[str]
 ) -> tuple[tuple[EqualizationPoint, ...], tuple[PointLeft, ...]]:
     """The points in front of some linear layers, in the graph's order, and the layers that could not be one.
 
     Args:
         model: FP32, every node named; it is not changed.
-        image: height and width in pixels.
+        sizes: of the last axes of its input: height and width of images, the length of captions.
         layers: names of the linear layers that a point is worth having for.
 
     Raises:
         ExportError: the graph is not well formed, or its weights were not loaded.
     """
-    graph, own = Fixed(model, image), Wiring(model)
+    graph, own = Fixed(model, sizes), Wiring(model)
     nodes = {label(node): node for node in own.nodes}
     points: list[EqualizationPoint] = []
     left: list[PointLeft] = []

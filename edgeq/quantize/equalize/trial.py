@@ -1,4 +1,4 @@
-"""What channel equalization are tried on: a graph, its plan, the places to fold at, and images."""
+"""What channel equalization is tried on: a graph, its plan, the places to fold at, and samples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.calibrate.samples import Array, Samples
 from edgeq.calibrate.stage import AUTO, hold_back
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.export.parity import Network
-from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.preprocess import Preprocess
-from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import ChannelEqualization, Precision, PrecisionPlan
 from edgeq.quantize.equalize.channel_ranges import Range, channel_ranges
 from edgeq.quantize.equalize.points import EqualizationPoint, PointLeft, find_points
@@ -26,8 +24,8 @@ from edgeq.quantize.equalize.smoothquant import smooth
 
 __all__ = ["UNTRIED", "TrialSetup", "int8_linears", "trial_setup"]
 
-_IMAGES: Final = 32
-"""So many calibration images the channels are measured on, as in RepQ-ViT and PTQ4ViT."""
+_SAMPLES: Final = 32
+"""So many calibration samples the channels are measured on, as in RepQ-ViT and PTQ4ViT."""
 
 UNTRIED: Final = 0.5
 """SmoothQuant's strength where there is nothing to try it on: what the paper takes."""
@@ -40,28 +38,26 @@ def int8_linears(plan: PrecisionPlan) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """A graph, its plan, and images to try on.
+    """A graph, its plan, and samples to try on.
 
     Attributes:
         model: FP32, every node named.
         plan: for that graph; what it has in INT8 is what is tried.
-        images: calibration images.
-        held_back: float32 [n, 3, H, W], others than those; None where there are too few to try anything.
-        preprocess: from an image to the graph's input.
+        samples: calibration images or captions.
+        held_back: others than those, each [1, ...]; None where there are too few to try anything.
         threads: of one operator.
     """
 
     model: onnx.ModelProto
     plan: PrecisionPlan
-    images: ImageSet
-    held_back: NDArray[np.float32] | None
-    preprocess: Preprocess
+    samples: Samples
+    held_back: tuple[Array, ...] | None
     threads: int | None = None
 
     @cached_property
     def places(self) -> tuple[tuple[EqualizationPoint, ...], tuple[PointLeft, ...]]:
         """The points before INT8 linear layers, and the layers that are none."""
-        return find_points(self.model, (self.preprocess.height, self.preprocess.width), self.layers)
+        return find_points(self.model, self.samples.sizes, self.layers)
 
     @cached_property
     def layers(self) -> frozenset[str]:
@@ -74,31 +70,31 @@ class TrialSetup:
         return any(point.kind == "normalization" for point in self.places[0])
 
     @cached_property
-    def some(self) -> ImageSet:
-        """The calibration images that channels are measured on."""
-        return self.images.sample(min(_IMAGES, len(self.images)))
+    def some(self) -> Samples:
+        """The calibration samples that channels are measured on."""
+        return self.samples.sample(min(_SAMPLES, len(self.samples)))
 
     def run(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        """Logits of a graph on the images held back, each run by itself: float32 [n, classes]."""
+        """Logits of a graph on the samples held back, each run by itself: float32 [n, classes]."""
         assert self.held_back is not None
         network = self.network(model)
-        return np.concatenate([network(image) for image in np.split(self.held_back, len(self.held_back))])
+        return np.concatenate([network(sample) for sample in self.held_back])
 
     def network(self, model: onnx.ModelProto) -> Network:
         """A graph as a function of a batch."""
         engine = OnnxRuntimeEngine(model.SerializeToString(), threads=self.threads, memory_pattern=False)
-        return lambda pixels: engine.run({engine.inputs[0]: pixels})[engine.outputs[0]]
+        return lambda batch: engine.run({engine.inputs[0]: batch})[engine.outputs[0]]
 
     @cached_property
     def reference(self) -> NDArray[np.float32]:
-        """FP32's logits on the images held back."""
+        """FP32's logits on the samples held back."""
         return self.run(self.model)
 
     @cached_property
     def ranges(self) -> dict[str, Range]:
         """The ranges of the channels of each point."""
-        stream = ImageStream(self.some, self.preprocess, batch_size=8, total=len(self.images))
-        return channel_ranges(self.model, self.places[0], (batch for _, batch in stream), threads=self.threads)
+        arrays = self.some.arrays([], len(self.samples))
+        return channel_ranges(self.model, self.places[0], (array for _, array in arrays), threads=self.threads)
 
     def folded(self, fold: ChannelEqualization) -> tuple[onnx.ModelProto, tuple[Rescale, ...]]:
         """The graph after a way was taken, and what that did at each point, a point once for each step of the way."""
@@ -119,17 +115,16 @@ class TrialSetup:
 
 
 def trial_setup(
-    model: onnx.ModelProto, plan: PrecisionPlan, images: ImageSet, preprocess: Preprocess, *, threads: int | None
+    model: onnx.ModelProto, plan: PrecisionPlan, samples: Samples, *, threads: int | None = None
 ) -> TrialSetup:
-    """A setup that holds back what `auto` of the calibration does: ways are tried on the images that methods are.
+    """A setup that holds back what `auto` of the calibration does: ways are tried on the samples that methods are.
 
     Args:
         model: FP32, every node named.
         plan: for that graph.
-        images: the calibration set.
-        preprocess: from an image to the graph's input.
+        samples: the calibration set.
         threads: of one operator; None takes every processor there is.
     """
-    counted, held = hold_back(images, preprocess, AUTO)
-    batches = [batch for _, batch in ImageStream(held, preprocess, batch_size=16)] if held else []
-    return TrialSetup(model, plan, counted, np.concatenate(batches) if batches else None, preprocess, threads)
+    counted, held = hold_back(samples, AUTO)
+    arrays = tuple(array for _, array in held.arrays([])) if held is not None else ()
+    return TrialSetup(model, plan, counted, arrays or None, threads)

@@ -19,7 +19,7 @@ from PIL import Image
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.quantize.int8.grid import Grid
 
-__all__ = ["PIXEL_GRID", "PixelInput", "take_pixels"]
+__all__ = ["PIXEL_GRID", "PixelInput", "pixel_input", "take_pixels"]
 
 PIXEL_GRID: Final = Grid(1.0, 0, "uint8")
 """The grid of the pixels themselves."""
@@ -54,6 +54,11 @@ class PixelInput:
     def stored(self) -> bool:
         """Whether a zero pixel offset fits eight bits, so that zero padding has an integer to be."""
         return bool(np.all((self.offset >= 0.0) & (self.offset <= 255.0)))
+
+
+def pixel_input(preprocess: Preprocess | None) -> PixelInput | None:
+    """Where a graph's input comes from; None where it is no image."""
+    return None if preprocess is None else PixelInput.of(preprocess)
 
 
 def take_pixels(graph: gs.Graph, pixels: PixelInput, int8: frozenset[str]) -> bool:

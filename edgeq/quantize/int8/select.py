@@ -6,7 +6,7 @@ A challenger that does not lead on the first quarter of those images is not run 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeq.calibrate.observe import open_observed
+from edgeq.calibrate.samples import Array
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.engine import Engine
@@ -26,7 +27,7 @@ from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.pixels import PixelInput, pixel_input
 from edgeq.quantize.int8.qdq import StoredWeights, lower, many_lowerings, placement_of, scales_to_give, take_scales
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
@@ -48,8 +49,8 @@ def select(
     graph: Path,
     plan: PrecisionPlan,
     scales: Scales,
-    preprocess: Preprocess,
-    held_back: NDArray[np.float32],
+    preprocess: Preprocess | None,
+    held_back: Sequence[Array],
     *,
     shared_add: bool | None = None,
     threads: int | None = None,
@@ -63,8 +64,8 @@ def select(
         graph: the FP32 file.
         plan: for that graph.
         scales: with every method's ranges.
-        preprocess: from an image to the graph's input.
-        held_back: float32 [n, 3, H, W], images that `scales` has not seen.
+        preprocess: from an image to the graph's input; None where that is no image.
+        held_back: samples [1, ...] that `scales` has not seen: float32 pixels, or int64 token ids.
         shared_add: None tries both, with the method that won.
         threads: of one operator.
         advance: called with 1 after each trial.
@@ -78,9 +79,7 @@ def select(
         reference = answering.result()  # its session goes before graphs are made
         trials = _Trials(held_back, reference, threads, advance, running)
         tryable = _Tryable(model, plan, scales, threads)
-        unsigned = trials.best_method(
-            _Unsigned(tryable, PixelInput.of(preprocess)), bool(shared_add), shared_add is None
-        )
+        unsigned = trials.best_method(_Unsigned(tryable, pixel_input(preprocess)), bool(shared_add), shared_add is None)
         lowering = _Signed(tryable, bool(shared_add))
         del model, tryable  # TensorRT's graph in floating point needs their room
         # There one side of an addition is never stored: there is nothing to share.
@@ -100,16 +99,16 @@ class _Network:
     """A graph that is ready to run.
 
     Attributes:
-        given: what it is given beside the image.
+        given: what it is given beside the sample.
     """
 
     engine: Engine
     given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits of one image."""
+    def __call__(self, sample: Array) -> NDArray[np.float32]:
+        """The logits of one sample."""
         engine = self.engine
-        logits: NDArray[np.float32] = engine.run({engine.inputs[0]: image, **self.given})[engine.outputs[0]]
+        logits: NDArray[np.float32] = engine.run({engine.inputs[0]: sample, **self.given})[engine.outputs[0]]
         return logits
 
 
@@ -133,7 +132,7 @@ class _Unsigned:
 
     lowering = USUAL
 
-    def __init__(self, tried: _Tryable, pixels: PixelInput) -> None:
+    def __init__(self, tried: _Tryable, pixels: PixelInput | None) -> None:
         self._tried, self._pixels = tried, pixels
 
     def made(self, choice: _Choice) -> _Made:
@@ -175,7 +174,7 @@ class _Trials:
         running: has one worker, so that one graph runs at a time, while the next is made.
     """
 
-    images: NDArray[np.float32]
+    samples: Sequence[Array]
     reference: NDArray[np.float64]
     threads: int | None
     advance: Callable[[int], None] | None
@@ -213,11 +212,11 @@ class _Trials:
 
     def _run(self, made: _Made, choice: _Choice, leader: _Tried | None) -> _Tried:
         """Run a choice over the first quarter of the images, and over the rest if it leads or has nobody to beat."""
-        network, quarter = made(), -(-len(self.images) // 4)
-        logits = _logits(network, self.images[:quarter], self.threads)
+        network, quarter = made(), -(-len(self.samples) // 4)
+        logits = _logits(network, self.samples[:quarter], self.threads)
         squares = _squares(logits, self.reference[:quarter])
         if leader is None or _error(squares) < _error(leader.squares[:quarter]):
-            logits = np.concatenate([logits, _logits(network, self.images[quarter:], self.threads)])
+            logits = np.concatenate([logits, _logits(network, self.samples[quarter:], self.threads)])
             squares = _squares(logits, self.reference)
         return _Tried(choice, logits, squares)
 
@@ -285,8 +284,8 @@ def _open(model: bytes, threads: int | None, *, integers: bool = True) -> OnnxRu
     return OnnxRuntimeEngine(model, threads=each, integers=integers, memory_pattern=False)
 
 
-def _logits(network: _Network, images: NDArray[np.float32], threads: int | None) -> NDArray[np.float64]:
-    """Each image by itself, two at once: memory stays that of two, whatever their size."""
+def _logits(network: _Network, samples: Sequence[Array], threads: int | None) -> NDArray[np.float64]:
+    """Each sample by itself, two at once: memory stays that of two, whatever their size."""
     together, _ = side_by_side(threads)
     with ThreadPoolExecutor(together) as pool:
-        return np.concatenate(list(pool.map(network, np.split(images, len(images))))).astype(np.float64)
+        return np.concatenate(list(pool.map(network, samples))).astype(np.float64)

@@ -14,7 +14,7 @@ from edgeq.files import sha256_file
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import LOWERINGS, USUAL, lowerings
 
@@ -29,7 +29,7 @@ def quantize(
     graph: Path,
     plan: PrecisionPlan,
     scales: Scales,
-    preprocess: Preprocess,
+    preprocess: Preprocess | None,
     directory: Path,
     *,
     backend: str = DEFAULT.name,
@@ -40,7 +40,7 @@ def quantize(
         graph: the FP32 file that `scales` was made from.
         plan: for that graph.
         scales: from the calibration stage.
-        preprocess: from an image to the graph's input.
+        preprocess: from an image to the graph's input; None where that is no image.
         directory: an existing one.
         backend: whose graph is made beside those that always are.
 
@@ -50,7 +50,7 @@ def quantize(
     """
     check_scales(graph, scales)
     model = onnx.load(graph)
-    pixels = PixelInput.of(preprocess)
+    pixels = pixel_input(preprocess)
     made = lowerings(backend)
     for lowering in made:
         save_onnx(lower(model, plan, scales, lowering, pixels=pixels), directory / lowering.file)

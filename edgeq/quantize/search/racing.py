@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.quality.logits import Answers, judge_answers, root_ratio
-from edgeq.quantize.search.sweep import Runner, Track
+from edgeq.quantize.search.sweep import Runner, Track, in_batches
 from edgeq.quantize.search.variants import Workbench
 
 __all__ = ["WORST", "Race", "RaceBounds", "RunningEstimate", "images_needed"]
@@ -158,10 +158,11 @@ class Race:
             truth: class indices [n]; None without labels.
             advance: called with the number of images that a variant has seen.
         """
-        reference, alone = self._tracks[0].sweep(pixels, self._missing[0], advance)
+        batches = in_batches(pixels)
+        reference, alone = self._tracks[0].sweep(batches, self._missing[0], advance)
         self._add(self.alone, self._missing[0], alone, reference, truth)
         if self._int8_open:
-            int8, released = self._tracks[1].sweep(pixels, self._missing[1], advance)
+            int8, released = self._tracks[1].sweep(batches, self._missing[1], advance)
             self.int8 = _joined(self.int8, judge_answers(reference, int8, truth))
             self._note_places(released)
             self._add(self.released, self._missing[1], released, reference, truth)

@@ -9,7 +9,7 @@ of several tensors act together. So the whole INT8 network is asked at the end, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.calibrate.samples import Array
 from edgeq.calibrate.scales import Scales, TensorRange, Trial
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
 from edgeq.engine.registry import DEFAULT
@@ -26,7 +27,7 @@ from edgeq.quality.logits import Answers, judge_answers
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower, many_lowerings, placement_of
 from edgeq.quantize.int8.registry import USUAL
-from edgeq.quantize.search.sweep import Runner, Track
+from edgeq.quantize.search.sweep import Runner, Track, together
 from edgeq.quantize.search.variants import Variant, Workbench
 
 __all__ = ["PARTS", "SEARCHED", "clipped", "search_ranges"]
@@ -76,8 +77,8 @@ def search_ranges(
     model: onnx.ModelProto,
     plan: PrecisionPlan,
     scales: Scales,
-    images: NDArray[np.float32],
-    unseen: NDArray[np.float32],
+    samples: Sequence[Array],
+    unseen: Sequence[Array],
     *,
     pixels: PixelInput | None = None,
     threads: int | None = None,
@@ -91,14 +92,14 @@ def search_ranges(
     Args:
         model: FP32, folded, with the node names of `plan`.
         plan, scales: for that graph.
-        images: float32 [n, 3, H, W], n of 2 and more: those that are searched on.
-        unseen: float32 [m, 3, H, W], others, that `scales` has not seen either.
+        samples: those that are searched on, each [1, ...], 2 and more.
+        unseen: others, that `scales` has not seen either.
         pixels: as in `lower`.
         threads: processors.
-        advance: called with the number of images that a candidate has seen.
+        advance: called with the number of samples that a candidate has seen.
     """
     with many_lowerings():
-        found = _search(model, plan, scales, images, pixels, threads or default_threads(), advance)
+        found = _search(model, plan, scales, samples, pixels, threads or default_threads(), advance)
         return _accept(model, plan, scales, found, unseen, pixels, threads)
 
 
@@ -106,7 +107,7 @@ def _search(
     model: onnx.ModelProto,
     plan: PrecisionPlan,
     scales: Scales,
-    images: NDArray[np.float32],
+    samples: Sequence[Array],
     pixels: PixelInput | None,
     threads: int,
     advance: Callable[[int], None],
@@ -121,7 +122,7 @@ def _search(
     variants = tuple(question.variant for question in questions.values())
     with Runner(threads) as runner:
         track = Track(bench.whole, bench.cuts, variants, make, runner)
-        reference, logits = track.sweep(images, dict.fromkeys(questions, len(images)), advance)
+        reference, logits = track.sweep(together(samples), dict.fromkeys(questions, len(samples)), advance)
     errors = {key: judge_answers(reference, made, None).error for key, made in logits.items()}
     return _with_best(scales, questions, errors)
 
@@ -171,7 +172,7 @@ def _with_best(scales: Scales, questions: Mapping[str, _Question], errors: Mappi
 
 
 def _is_better(candidate: Errors, present: Errors) -> bool:
-    """Whether a candidate's squared errors, float64 [n], are smaller by more than chance, image by image."""
+    """Whether a candidate's squared errors, float64 [n], are smaller by more than chance, sample by sample."""
     gains = present - candidate
     return bool(gains.mean() > _SIGMAS * gains.std(ddof=1) / np.sqrt(len(gains)))
 
@@ -181,14 +182,14 @@ def _accept(
     plan: PrecisionPlan,
     scales: Scales,
     found: Scales,
-    images: NDArray[np.float32],
+    samples: Sequence[Array],
     pixels: PixelInput | None,
     threads: int | None,
 ) -> Scales:
     """The scales whose whole INT8 network is nearer to FP32, with both compared among the trials."""
-    reference = _logits(model, images, threads)
+    reference = _logits(model, samples, threads)
     tried = [
-        judge_answers(reference, _logits(lower(model, plan, each, USUAL, pixels=pixels), images, threads), None)
+        judge_answers(reference, _logits(lower(model, plan, each, USUAL, pixels=pixels), samples, threads), None)
         for each in (scales, found)
     ]
     before, after = (answers.error.sum() for answers in tried)
@@ -209,8 +210,8 @@ def _trial(scales: Scales, plan: PrecisionPlan, answers: Answers) -> Trial:
     )
 
 
-def _logits(model: onnx.ModelProto, images: NDArray[np.float32], threads: int | None) -> NDArray[np.float32]:
-    """Logits of each image, run by itself."""
+def _logits(model: onnx.ModelProto, samples: Sequence[Array], threads: int | None) -> NDArray[np.float32]:
+    """Logits of each sample, run by itself."""
     engine = OnnxRuntimeEngine(model.SerializeToString(), threads=threads, memory_pattern=False)
     source, output = engine.inputs[0], engine.outputs[0]
-    return np.concatenate([engine.run({source: image})[output] for image in np.split(images, len(images))])
+    return np.concatenate([engine.run({source: sample})[output] for sample in samples])

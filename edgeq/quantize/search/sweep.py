@@ -6,31 +6,44 @@ that tensor, and what comes behind its own pieces is the unchanged graph again.
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from edgeq.calibrate.observe import with_outputs
+from edgeq.calibrate.samples import Array
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.quantize.search.pieces import Cut, Cutter
 from edgeq.quantize.search.variants import Variant
 
-__all__ = ["Runner", "Track", "bytes_at_cuts"]
+__all__ = ["Runner", "Track", "bytes_at_cuts", "in_batches", "together"]
 
 Logits = NDArray[np.float32]
-Network = Future[Callable[[NDArray[np.float32]], NDArray[np.float32]]]
-Batches = Sequence[Future[NDArray[np.float32]]]
+Network = Future[Callable[[Array], NDArray[np.float32]]]
+Batches = Sequence[Future[Array]]
 
 _BATCH = 16
 """Always the same, because a kernel may round differently at another batch size."""
 _AHEAD = 2
 """So many variants are opened while those before them still run."""
+
+
+def in_batches(values: Array) -> list[Array]:
+    """The batches of [n, ...]."""
+    return [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
+
+
+def together(samples: Iterable[Array]) -> list[Array]:
+    """Samples [1, ...] in batches, those of one shape side by side; where all have one they stay in order."""
+    groups = groupby(sorted(samples, key=np.shape), key=np.shape)
+    return [batch for _, alike in groups for batch in in_batches(np.concatenate(list(alike)))]
 
 
 class Runner:
@@ -50,12 +63,12 @@ class Runner:
         """Start no further job, and wait for those that run."""
         self._pool.shutdown(cancel_futures=True)
 
-    def begin(self, values: NDArray[np.float32]) -> Batches:
-        """The batches of [n, ...]."""
-        batches = [Future[NDArray[np.float32]]() for _ in range(0, len(values), _BATCH)]
-        for index, batch in enumerate(batches):
-            batch.set_result(values[index * _BATCH : (index + 1) * _BATCH])
-        return batches
+    def begin(self, batches: Sequence[Array]) -> Batches:
+        """Batches that are there already."""
+        given = [Future[Array]() for _ in batches]
+        for future, batch in zip(given, batches, strict=True):
+            future.set_result(batch)
+        return given
 
     def open(self, model: onnx.ModelProto) -> Network:
         """A graph with one input and one output, soon."""
@@ -67,13 +80,13 @@ class Runner:
         Jobs start in the order in which they were given, so one that is waited for is always running already.
         """
 
-        def job(batch: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
+        def job(batch: Future[Array]) -> Array:
             return network.result()(batch.result())
 
         return [self._pool.submit(job, batch) for batch in batches]
 
 
-def _open(model: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _open(model: bytes) -> Callable[[Array], NDArray[np.float32]]:
     """The graph as a function of a batch."""
     engine = OnnxRuntimeEngine(model, threads=1)
     source, target = engine.inputs[0], engine.outputs[0]
@@ -99,16 +112,17 @@ class Track:
     runner: Runner
 
     def sweep(
-        self, pixels: NDArray[np.float32], wanted: Mapping[str, int], advance: Callable[[int], None]
+        self, samples: Sequence[Array], wanted: Mapping[str, int], advance: Callable[[int], None]
     ) -> tuple[Logits, dict[str, Logits]]:
         """Logits, float32 [n, classes], of the unchanged graph, and of the variants by layer.
 
         Args:
-            pixels: float32 [n, 3, H, W].
-            wanted: of which layers, and on how many of these images from the first on; all of them where it is more.
-            advance: called with the number of images after each variant.
+            samples: what the graph is given, in batches [n, ...] as `in_batches` or `together` makes them.
+            wanted: of which layers, and on how many of these samples from the first on; all of them where it is more.
+            advance: called with the number of samples after each variant.
         """
-        here, values, behind = self.cuts[0].tensor, self.runner.begin(pixels), _Behind(self)
+        here, values, behind = self.cuts[0].tensor, self.runner.begin(samples), _Behind(self)
+        ends = list(accumulate(map(len, samples)))
         logits: dict[str, Logits] = {}
         running: deque[tuple[str, Batches]] = deque()
 
@@ -120,7 +134,7 @@ class Track:
 
         for variant in [variant for variant in self.variants if wanted.get(variant.layer, 0) > 0]:
             values, here = self._walk(here, variant.source, values), variant.source
-            few = values[: math.ceil(wanted[variant.layer] / _BATCH)]
+            few = values[: bisect_left(ends, wanted[variant.layer]) + 1]
             reached = self.runner.run(self.runner.open(self.make(variant)), few)
             running.append((variant.layer, behind.run(variant.target, reached)))
             finish(_AHEAD)

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.errors import ParityError, PlanError
 from edgeq.export.stage import FP32, ExportReport, export_model
 from edgeq.files import sha256_file
@@ -57,7 +58,14 @@ def folded(
         return done.append
 
     after, plan, record = equalize_channels(
-        made, before, plan, images, source.preprocess, proof, asked, threads=1, begin=begin
+        made,
+        before,
+        plan,
+        ImageSamples(images, source.preprocess),
+        np.split(proof, len(proof)),
+        asked,
+        threads=1,
+        begin=begin,
     )
     return made, before, after, plan, record
 
@@ -114,11 +122,13 @@ def test_a_way_that_was_asked_for_must_have_a_place(tmp_path: Path, images: Imag
 def setup(images: ImageSet, few: int | None = None) -> TrialSetup:
     model = blocks.transformer(layers=1)
     preprocess = Preprocess.from_flags((0.5,) * 3, (0.25,) * 3, (blocks.SIDE, blocks.SIDE))
-    return trial_setup(model, plan_classifier(model), images.sample(few) if few else images, preprocess, threads=1)
+    samples = ImageSamples(images, preprocess)
+    return trial_setup(model, plan_classifier(model), samples.sample(few) if few else samples, threads=1)
 
 
-def proof() -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal((2, 3, blocks.SIDE, blocks.SIDE)).astype(np.float32)
+def proof() -> list[NDArray[np.float32]]:
+    drawn = np.random.default_rng(0).standard_normal((2, 3, blocks.SIDE, blocks.SIDE)).astype(np.float32)
+    return [drawn]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from networks import export_tiny
 from pictures import draw_pictures
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
@@ -26,7 +27,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto,
     directory = tmp_path_factory.mktemp("hold")
     images = ImageSet.open(draw_pictures(directory / "pictures"))
     graph, source = export_tiny(directory, images)
-    return onnx.load(graph), calibrate(graph, planned_tensors(graph), images, source.preprocess)[0]
+    return onnx.load(graph), calibrate(graph, planned_tensors(graph), ImageSamples(images, source.preprocess))[0]
 
 
 def lowered(exported: tuple[onnx.ModelProto, Scales], *layers: str) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ import onnx
 import pictures
 import pytest
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales, TensorRange
 from edgeq.calibrate.stage import calibrate, hold_back
 from edgeq.calibrate.thresholds import METHODS
@@ -33,7 +34,7 @@ def exported(tmp_path: Path, images: ImageSet) -> tuple[Path, ModelSource]:
 
 
 def calibrated(graph: Path, source: ModelSource, images: ImageSet) -> tuple[PrecisionPlan, Scales]:
-    scales, _ = calibrate(graph, planned_tensors(graph), images, source.preprocess)
+    scales, _ = calibrate(graph, planned_tensors(graph), ImageSamples(images, source.preprocess))
     return plan_classifier(onnx.load(graph)), scales
 
 
@@ -43,31 +44,31 @@ PREPROCESS = Preprocess.from_flags((0.5,) * 3, (0.5,) * 3, (16, 16))
 def test_fewer_large_images_are_held_back(tmp_path: Path) -> None:
     many = ImageSet.open(pictures.draw_pictures(tmp_path / "many", each=100))
     for side, expected in ((16, 64), (96, 64), (128, 36), (224, 12), (512, 12)):
-        _, held = hold_back(many, Preprocess.from_flags((0.5,) * 3, (0.5,) * 3, (side, side)), "auto")
+        _, held = hold_back(ImageSamples(many, Preprocess.from_flags((0.5,) * 3, (0.5,) * 3, (side, side))), "auto")
         assert held is not None
         assert len(held) == expected, side
 
 
 def test_a_quarter_is_held_back_and_not_counted(images: ImageSet) -> None:
-    counted, held = hold_back(images, PREPROCESS, "auto")
+    counted, held = hold_back(ImageSamples(images, PREPROCESS), "auto")
     assert held is not None
     assert len(held) == len(images) // 4
-    assert not {item.name for item in counted.items} & {item.name for item in held.items}
+    assert not {*counted.names} & {*held.names}
     assert len(counted) + len(held) == len(images)
 
 
 def test_other_methods_and_small_sets_hold_nothing_back(images: ImageSet) -> None:
-    assert hold_back(images, PREPROCESS, "mse") == (images, None)
-    few = images.sample(31)
-    assert hold_back(few, PREPROCESS, "auto") == (few, None)
+    assert hold_back(ImageSamples(images, PREPROCESS), "mse") == (ImageSamples(images, PREPROCESS), None)
+    few = ImageSamples(images.sample(31), PREPROCESS)
+    assert hold_back(few, "auto") == (few, None)
 
 
 def test_the_choice_is_the_least_disturbing_trial(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
     graph, source = exported
-    counted, held = hold_back(images, PREPROCESS, "auto")
+    counted, held = hold_back(ImageSamples(images, PREPROCESS), "auto")
     assert held is not None
-    plan, scales = calibrated(graph, source, counted)
-    pixels = np.stack([source.preprocess(held.read(item)) for item in held.items])
+    plan, scales = calibrated(graph, source, counted.images)
+    pixels = [source.preprocess(held.images.read(item))[np.newaxis] for item in held.images.items]
     told: list[int] = []
     chosen = select(graph, plan, scales, source.preprocess, pixels, advance=told.append)
     assert len(chosen.trials) == len(told) == trials(None) == 2 * len(METHODS) + 1
@@ -90,7 +91,7 @@ def test_a_method_that_does_not_lead_on_a_quarter_leaves(exported: tuple[Path, M
         name: tensor.model_copy(update={"ranges": {**tensor.ranges, "entropy": narrowed(tensor.ranges["entropy"])}})
         for name, tensor in scales.tensors.items()
     }
-    pixels = np.stack([source.preprocess(images.read(item)) for item in images.items[:8]])
+    pixels = [source.preprocess(images.read(item))[np.newaxis] for item in images.items[:8]]
     chosen = select(graph, plan, scales.model_copy(update={"tensors": hopeless}), source.preprocess, pixels)
     left = [trial for trial in chosen.trials if trial.method == "entropy"]
     assert [trial.images for trial in left] == [2, 2]
@@ -105,7 +106,7 @@ def narrowed(kept: TensorRange) -> TensorRange:
 def test_what_is_settled_is_not_tried(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
     graph, source = exported
     plan, scales = calibrated(graph, source, images)
-    pixels = np.stack([source.preprocess(images.read(item)) for item in images.items[:4]])
+    pixels = [source.preprocess(images.read(item))[np.newaxis] for item in images.items[:4]]
     chosen = select(graph, plan, scales, source.preprocess, pixels, shared_add=False)
     assert {trial.shared_add for trial in chosen.trials} == {False}
     assert chosen.shared_add is False

@@ -11,6 +11,7 @@ import onnx
 import pictures
 import pytest
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.errors import ArtifactError
@@ -43,7 +44,7 @@ def exported(tmp_path: Path) -> tuple[onnx.ModelProto, PrecisionPlan, Scales, Mo
     images = ImageSet.open(pictures.draw_pictures(tmp_path / "pictures"), labelled=True)
     graph, source = networks.export_tiny(tmp_path, images)
     model = onnx.load(graph)
-    scales, _ = calibrate(graph, planned_tensors(graph), images, source.preprocess)
+    scales, _ = calibrate(graph, planned_tensors(graph), ImageSamples(images, source.preprocess))
     return model, plan_classifier(model), scales, source, images
 
 

@@ -11,6 +11,7 @@ import pictures
 import pytest
 from numpy.typing import NDArray
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.model.images.image_set import ImageSet
@@ -33,17 +34,19 @@ def test_a_part_of_the_largest_magnitude_clips_both_sides() -> None:
     assert clipped(1.0, 2.0, 1.0).low == 0.0  # zero is always in the range
 
 
-def calibrated(directory: Path, model: onnx.ModelProto) -> tuple[PrecisionPlan, Scales, NDArray[np.float32]]:
+def calibrated(directory: Path, model: onnx.ModelProto) -> tuple[PrecisionPlan, Scales, list[NDArray[np.float32]]]:
     """Plan, min-max scales, and 48 images, of which the first 16 were counted."""
     graph = directory / "graph.onnx"
     onnx.save(model, graph)
     images = ImageSet.open(pictures.draw_pictures(directory / "pictures", each=16))
     counted = images.sample(16)
     plan = plan_classifier(model)
-    scales, _ = calibrate(graph, calibrated_tensors(model, plan), counted, PREPROCESS, method="minmax", threads=1)
+    scales, _ = calibrate(
+        graph, calibrated_tensors(model, plan), ImageSamples(counted, PREPROCESS), method="minmax", threads=1
+    )
     others = images.without(counted.items)
-    pixels = [PREPROCESS(each.read(item)) for each in (counted, others) for item in each.items]
-    return plan, scales, np.stack(pixels)
+    pixels = [PREPROCESS(each.read(item))[np.newaxis] for each in (counted, others) for item in each.items]
+    return plan, scales, pixels
 
 
 def widened(scales: Scales, by: float) -> Scales:
@@ -74,8 +77,8 @@ def test_ranges_that_are_too_wide_are_brought_back(tmp_path: Path, model: onnx.M
     assert found.chosen["onnxruntime"] == SEARCHED
     before, after = found.trials[-2:]
     assert (before.method, after.method, after.images) == ("minmax", SEARCHED, 24)
-    assert before.logit_error == pytest.approx(error(model, plan, wide, images[24:]), rel=1e-3)
-    assert after.logit_error == pytest.approx(error(model, plan, found, images[24:]), rel=1e-3)
+    assert before.logit_error == pytest.approx(error(model, plan, wide, np.concatenate(images[24:])), rel=1e-3)
+    assert after.logit_error == pytest.approx(error(model, plan, found, np.concatenate(images[24:])), rel=1e-3)
     assert after.logit_error < 0.5 * before.logit_error
     changed = {name for name, scale in found.tensors.items() if scale.ranges[SEARCHED] != scale.ranges["minmax"]}
     assert changed
@@ -101,7 +104,7 @@ def test_what_does_not_help_the_whole_network_is_not_in_force(
 
 def test_less_than_chance_is_no_reason(tmp_path: Path, model: onnx.ModelProto) -> None:
     plan, scales, images = calibrated(tmp_path, model)
-    found = search_ranges(model, plan, scales, np.repeat(images[:1], 2, axis=0), images[8:16], threads=1)
+    found = search_ranges(model, plan, scales, images[:1] * 2, images[8:16], threads=1)
     # Two images alike differ by nothing, so their gains are sure: this is what makes the two tests differ.
     one_sided = search_ranges(model, plan, scales, images[:2], images[8:16], threads=1)
 

@@ -15,6 +15,7 @@ from networks import export_tiny
 from numpy.typing import NDArray
 from pictures import draw_pictures
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
@@ -71,7 +72,7 @@ class Case:
 def case(graph: Path, images: ImageSet) -> Case:
     model = onnx.load(graph)
     plan = plan_classifier(model, shared_add=False)
-    scales, _ = calibrate(graph, calibrated_tensors(model, plan), images, PREPROCESS, method="minmax")
+    scales, _ = calibrate(graph, calibrated_tensors(model, plan), ImageSamples(images, PREPROCESS), method="minmax")
     return Case(model, plan, scales, images)
 
 
