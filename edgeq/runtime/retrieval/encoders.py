@@ -141,7 +141,8 @@ def _normalized(rows: NDArray[Any], name: str) -> NDArray[np.float32]:
             causes=("a layer overflows in FP16 on it, which it did not on the examples of `edgeq prepare`",),
             next_step="prepare the bundle again with examples like this one",
         )
-    return (exact / lengths).astype(np.float32)
+    unit: NDArray[np.float32] = (exact / lengths).astype(np.float32)
+    return unit
 
 
 def _same_length(lengths: Sequence[int], most: int) -> list[list[int]]:

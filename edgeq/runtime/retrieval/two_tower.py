@@ -72,7 +72,7 @@ def open_two_tower(bundle: Path, threads: int | None = None) -> TwoTowerModel:
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:
     """A graph of the bundle; its memory is taken tensor by tensor, as batches and lengths differ from run to run."""
-    if Path(name).name != name:
+    if Path(name).name != name or name in ("", ".."):
         raise ArtifactError(
             f"{bundle / RETRIEVAL_SETTINGS} names the graph {name!r}", expected="the name of a file in the bundle"
         )
