@@ -1,10 +1,10 @@
 """A two-tower model's tokenizer in one file, and the proof that it does what transformers does.
 
 `tokenizer.json` as it came with a model is not the whole of it. For CLIP and Gemma, transformers takes vocabulary and
-merges from it and makes normalizer and pre-tokenizer anew; for SigLIP 2 it adds small letters; tokens of
-`tokenizer_config.json` are added, and its `add_bos_token` and `add_eos_token` change what stands around a text. All
-that is in the tokenizer that transformers then holds, which is what is saved. SigLIP's own class reads `spiece.model`
-and takes out punctuation in Python: for it `tokenizer.json` is copied, and has to give the same.
+merges from it and makes normalizer and pre-tokenizer anew; for SigLIP 2 it adds small letters; and tokens of
+`tokenizer_config.json` are added. All that is in the tokenizer that transformers then holds, which is what is saved.
+SigLIP's own class reads `spiece.model` and takes out punctuation in Python: for it `tokenizer.json` is copied, and has
+to give the same.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ PROBES: Final = (
     *(
         "Straße ĞİIıẞ",
         "cafe\u0301 caf\u00e9 \ufb01 \u212b",
+        "ΟΔΟΣ",
         "日本語のテキスト 中文",
         "Привет мир",
         "مرحبا",
@@ -98,7 +99,8 @@ def prove_tokenizer(
 
     Args:
         directory: with the `tokenizer.json` that the device will read.
-        texts: that matter to the model; `PROBES`, and special tokens as text, are tried with them.
+        texts: that matter to the model; `PROBES` are tried with them, and so are special tokens as text where
+            transformers uses the package `tokenizers`, too.
         settings: of the model.
         model: the directory with the tokenizer as it came; None where `directory` is it.
 
@@ -138,7 +140,12 @@ def _copied(model: Path, name: str) -> Any:
 
 
 def _around(reference: Any) -> list[str]:
-    """Special tokens where a text may have them: transformers can be told to take them apart."""
+    """Special tokens where a text may have them: transformers can be told to take them apart.
+
+    Tokenizers in Python are left out: around such a token they treat spaces in their own way, which no caption needs.
+    """
+    if getattr(reference, "backend_tokenizer", None) is None:
+        return []
     return [text for token in reference.all_special_tokens for text in (token, f"a {token} b", f"a{token}b{token}")]
 
 
