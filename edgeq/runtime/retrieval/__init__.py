@@ -1,0 +1,1 @@
+"""A two-tower model at work: texts and images to embeddings, without torch and without transformers."""
