@@ -13,8 +13,19 @@ from edgeq.quality.tasks.base import ImageTask, Task, TaskFigures
 from edgeq.quality.tasks.classification import ClassificationTask
 from edgeq.quality.tasks.embedding import EmbeddingTask
 from edgeq.quality.tasks.multilabel import MultiLabelTask
+from edgeq.quality.tasks.retrieval import RetrievalTask
 
-__all__ = ["ANSWERS", "IMAGE_TASKS", "TASKS", "UNLABELLED", "AnyFigures", "choose_task", "recorded", "task_names"]
+__all__ = [
+    "ANSWERS",
+    "IMAGE_TASKS",
+    "RETRIEVAL",
+    "TASKS",
+    "UNLABELLED",
+    "AnyFigures",
+    "choose_task",
+    "recorded",
+    "task_names",
+]
 
 IMAGE_TASKS: Final[tuple[ImageTask[Any], ...]] = (
     ClassificationTask(),
@@ -28,7 +39,10 @@ UNLABELLED: Final = EmbeddingTask()
 ANSWERS: Final = AnswersTask()
 """The task of a vision-language model."""
 
-TASKS: Final[tuple[Task[Any], ...]] = (*IMAGE_TASKS, UNLABELLED, ANSWERS)
+RETRIEVAL: Final = RetrievalTask()
+"""The task of a text encoder and a vision encoder whose embeddings are compared."""
+
+TASKS: Final[tuple[Task[Any], ...]] = (*IMAGE_TASKS, UNLABELLED, ANSWERS, RETRIEVAL)
 
 
 def task_names() -> tuple[str, ...]:
