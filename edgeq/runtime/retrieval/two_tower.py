@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.bundle.contents import check_name
+from edgeq.bundle.limits import DEFAULT_LIMITS
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS, RetrievalSettings
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.errors import ArtifactError
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.retrieval.encoders import ImageEncoder, TextEncoder
@@ -27,11 +28,13 @@ class TwoTowerModel:
 
     Attributes:
         settings: of the model.
+        tokenizer: texts to token ids.
         text: texts to embeddings.
         image: images to embeddings.
     """
 
     settings: RetrievalSettings
+    tokenizer: TextTokenizer
     text: TextEncoder
     image: ImageEncoder
 
@@ -67,13 +70,11 @@ def open_two_tower(bundle: Path, threads: int | None = None) -> TwoTowerModel:
     tokenizer = TextTokenizer.open(bundle, settings)
     preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
     text, vision = (_engine(bundle, name, threads) for name in (settings.text, settings.vision))
-    return TwoTowerModel(settings, TextEncoder(text, tokenizer, settings), ImageEncoder(vision, preprocess, settings))
+    images = ImageEncoder(vision, preprocess, settings)
+    return TwoTowerModel(settings, tokenizer, TextEncoder(text, tokenizer, settings), images)
 
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:
     """A graph of the bundle; its memory is taken tensor by tensor, as batches and lengths differ from run to run."""
-    if Path(name).name != name or name in ("", ".."):
-        raise ArtifactError(
-            f"{bundle / RETRIEVAL_SETTINGS} names the graph {name!r}", expected="the name of a file in the bundle"
-        )
+    check_name(name, str(bundle / RETRIEVAL_SETTINGS), most_bytes=DEFAULT_LIMITS.name_bytes)
     return OnnxRuntimeEngine(bundle / name, threads=threads, memory_pattern=False)

@@ -1,0 +1,40 @@
+"""How a bundle of a two-tower model is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeq.calibrate.stage import AUTO
+from edgeq.plan.precision import ChannelEqualization, Rule, WeightGranularity
+from edgeq.quality.tasks.retrieval import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
+
+__all__ = ["RetrievalOptions"]
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """How it is done.
+
+    Attributes:
+        calibration_captions: at most so many of the captions are used.
+        method: how a histogram becomes a range; `auto` tries all.
+        weights: granularity of the weight scales; `per-tensor` is for comparison.
+        rules: about the text encoder's graph, asked before the built-in ones.
+        channel_equalization: how the channels before the text encoder's linear layers are brought to like ranges.
+        bounds: what INT8 texts may lose.
+        photographs: at most so many of the images go through the vision encoder, to find overflow and prove parity.
+        canaries: so many texts and images go into the bundle with what is to be seen on them.
+        keep_fp32: leave the FP32 graphs in the bundle.
+        threads: of one operator; None takes every processor there is.
+    """
+
+    calibration_captions: int = 512
+    method: str = AUTO
+    weights: WeightGranularity = "per-channel"
+    rules: tuple[Rule, ...] = ()
+    channel_equalization: ChannelEqualization = "auto"
+    bounds: RetrievalBounds = DEFAULT_RETRIEVAL_BOUNDS
+    photographs: int = 32
+    canaries: int = 8
+    keep_fp32: bool = False
+    threads: int | None = None
