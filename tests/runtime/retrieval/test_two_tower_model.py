@@ -126,7 +126,8 @@ def text_encoder(bundle: Path, graph: bytes, **changes: Any) -> tuple[TextEncode
 
 def unit(rows: NDArray[Any]) -> NDArray[Any]:
     """Each divided by its length, [n, dimension]."""
-    return rows / np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    found: NDArray[Any] = rows / np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    return found
 
 
 def pictures(count: int) -> list[Image.Image]:
