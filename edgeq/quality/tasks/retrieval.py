@@ -574,8 +574,8 @@ def _doubt_reason(drop: Drop, bounds: RetrievalBounds, needed: int | None) -> st
 
 def _blind_reason(found: Recall, queries: int) -> str:
     return (
-        f"not judged: the reference itself finds an image first for {found.reference:.2f} % of {queries} texts, and one "
-        "that finds none loses no more than that"
+        f"not judged: the reference itself puts a right image first for {found.reference:.2f} % of {queries} texts, "
+        "and one that never does loses no more than that"
     )
 
 
