@@ -38,7 +38,7 @@ from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, save_tokenizer
+from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, save_tokenizer, tokenizer_pad_id
 from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, parity_images, planned_tensors
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import WEIGHTED, plan_classifier, plan_float, plan_vision
@@ -150,7 +150,7 @@ def prepare_retrieval(
         judged = Pairs.open(pairs) if pairs else None
         pixels = parity_images(ImageSet.open(images).sample(options.photographs), source, options.photographs)
         towers = load_towers(source.path)
-        settings = _settings(towers, text=_INT8)
+        settings = _settings(towers, source.path)
         tokenizer, tokenized = _tokenizer(source, work, texts, settings)
         atomic_write(work / PREPROCESS, _json(source.preprocess))
         report("export", 0, 0)
@@ -226,18 +226,19 @@ def _some(captions: Sequence[str], count: int) -> tuple[str, ...]:
     return tuple(captions[int(place * step)] for place in range(min(count, len(captions))))
 
 
-def _settings(towers: Towers, *, text: str) -> RetrievalSettings:
+def _settings(towers: Towers, model: Path) -> RetrievalSettings:
+    """Texts are padded with the tokenizer's token: SigLIP 2's config leaves it out, so that it has SigLIP's default."""
     described = towers.described
     return RetrievalSettings(
         model_type=described.model_type,
         dimension=described.dimension,
         vision=VISION_FP16,
-        text=text,
+        text=_INT8,
         context=described.context,
         padding=described.padding,
         pooling=described.pooling,
         eos_id=described.eos_id,
-        pad_id=described.pad_id,
+        pad_id=tokenizer_pad_id(model) if described.padding == "fixed" else described.pad_id,
         logit_scale=towers.logit_scale,
         logit_bias=towers.logit_bias,
     )

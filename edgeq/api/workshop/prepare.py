@@ -10,7 +10,10 @@ from edgeq.errors import InputError
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.classifier import prepare as prepare_classifier
+from edgeq.families.two_tower import is_two_tower
 from edgeq.pipeline.inspect import read_config
+from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
+from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.stages import Options, Progress
 from edgeq.pipeline.vlm import PreparedVlm, prepare_vlm
 from edgeq.pipeline.vlm_fit import is_vision_language
@@ -19,7 +22,7 @@ from edgeq.quantize.search.layer_search import SearchBounds
 
 __all__ = ["prepare"]
 
-_Chosen = TypeVar("_Chosen", Options, VlmOptions)
+_Chosen = TypeVar("_Chosen", Options, VlmOptions, RetrievalOptions)
 
 
 @overload
@@ -29,6 +32,7 @@ def prepare(
     output: str | Path,
     *,
     evaluation: str | Path | None = ...,
+    captions: None = ...,
     device: None = ...,
     context: None = ...,
     max_drop: float | None = ...,
@@ -46,6 +50,7 @@ def prepare(
     output: str | Path,
     *,
     evaluation: str | Path | None = ...,
+    captions: None = ...,
     device: str | None = ...,
     context: int | None = ...,
     max_drop: None = ...,
@@ -63,14 +68,33 @@ def prepare(
     output: str | Path,
     *,
     evaluation: str | Path | None = ...,
+    captions: str | Path,
+    device: None = ...,
+    context: None = ...,
+    max_drop: None = ...,
+    preprocess: Preprocess | None = ...,
+    threads: int | None = ...,
+    options: RetrievalOptions | None = ...,
+    progress: Progress | None = ...,
+) -> PreparedRetrieval: ...
+
+
+@overload
+def prepare(
+    model: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    evaluation: str | Path | None = ...,
+    captions: str | Path | None = ...,
     device: str | None = ...,
     context: int | None = ...,
     max_drop: float | None = ...,
     preprocess: Preprocess | None = ...,
     threads: int | None = ...,
-    options: Options | VlmOptions | None = ...,
+    options: Options | VlmOptions | RetrievalOptions | None = ...,
     progress: Progress | None = ...,
-) -> Prepared | PreparedVlm: ...
+) -> Prepared | PreparedVlm | PreparedRetrieval: ...
 
 
 def prepare(
@@ -79,45 +103,68 @@ def prepare(
     output: str | Path,
     *,
     evaluation: str | Path | None = None,
+    captions: str | Path | None = None,
     device: str | None = None,
     context: int | None = None,
     max_drop: float | None = None,
     preprocess: Preprocess | None = None,
     threads: int | None = None,
-    options: Options | VlmOptions | None = None,
+    options: Options | VlmOptions | RetrievalOptions | None = None,
     progress: Progress | None = None,
-) -> Prepared | PreparedVlm:
-    """Make a judged bundle of a classifier or encoder (INT8), or of a vision-language model (FP16 and NF4).
+) -> Prepared | PreparedVlm | PreparedRetrieval:
+    """Make a judged bundle of a classifier or encoder (INT8), of a vision-language model (FP16 and NF4), or of a model
+    of a text and a vision encoder (CLIP, SigLIP; INT8 and FP16).
 
-    Which of the two it is, the model's config.json says.
+    Which of them it is, the model's config.json says.
 
     Args:
         model: a directory with model.onnx, a Hugging Face directory, or a Hugging Face id, which is downloaded.
         images: a folder or zip, to calibrate on; of a vision-language model, photographs like those that it will see.
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
         evaluation: labelled images in folders named after their class; of a vision-language model, a JSONL file of
-            questions beside its images. Without it answers are not judged.
+            questions beside its images; of CLIP or SigLIP, `pairs.jsonl` beside its images. Without it nothing is
+            judged.
+        captions: of CLIP or SigLIP: texts like those that will be asked, to calibrate on.
         device: of a vision-language model: such as `orin-nx-16gb`; stop if it does not fit. None plans no memory.
         context: likewise: tokens of image, question and answer that memory is planned for.
         max_drop: of a classifier: points of top-1 that may be lost; layers are kept in floating point until no more is.
-        preprocess: of a classifier: replaces its preprocessor_config.json.
+        preprocess: of a classifier, CLIP or SigLIP: replaces its preprocessor_config.json.
         threads: of one operator; None takes every processor there is.
-        options: everything else, `Options` or `VlmOptions`; an argument above that is given goes before it.
+        options: everything else, `Options`, `VlmOptions` or `RetrievalOptions`; an argument above that is given goes
+            before it.
         progress: called as (stage, done, total); total is 0 for a stage that is not counted.
 
     Returns:
-        What was done and measured; `PreparedVlm` of a vision-language model.
+        What was done and measured; `PreparedVlm` of a vision-language model, `PreparedRetrieval` of CLIP or SigLIP.
 
     Raises:
-        InputError: an argument or the options are for the other kind of model.
+        InputError: an argument or the options are for another kind of model, or captions are missing.
         EdgeqError: any of them; nothing is left behind then. GateError: a guard said no, or it does not fit the device.
     """
-    judged_by = Path(evaluation) if evaluation else None
-    if is_vision_language(read_config(str(model))):
-        _refuse(model, "a vision-language model", max_drop=max_drop, preprocess=preprocess)
+    judged_by, config = Path(evaluation) if evaluation else None, read_config(str(model))
+    if is_two_tower(config):
+        _refuse(model, "a model of a text and a vision encoder", device=device, context=context, max_drop=max_drop)
+        if captions is None:
+            raise InputError(
+                f"captions: {model} has a text encoder, which is calibrated on texts like those that will be asked",
+                next_step="give a text file with one in each line",
+            )
+        two = replace(_own(RetrievalOptions, options, model), **_given(threads=threads))
+        return prepare_retrieval(
+            model,
+            Path(images),
+            Path(captions),
+            Path(output),
+            pairs=judged_by,
+            preprocess=preprocess,
+            options=two,
+            progress=progress,
+        )
+    if is_vision_language(config):
+        _refuse(model, "a vision-language model", max_drop=max_drop, preprocess=preprocess, captions=captions)
         vlm = replace(_own(VlmOptions, options, model), **_given(device=device, context=context, threads=threads))
         return prepare_vlm(model, Path(images), Path(output), questions=judged_by, options=vlm, progress=progress)
-    _refuse(model, "no vision-language model", device=device, context=context)
+    _refuse(model, "no vision-language model", device=device, context=context, captions=captions)
     own = _own(Options, options, model)
     search = own.search if max_drop is None else replace(own.search or SearchBounds(max_drop), max_drop=max_drop)
     return prepare_classifier(
@@ -141,7 +188,9 @@ def _refuse(model: str | Path, kind: str, **choices: Any) -> None:
         raise InputError(f"{name}: {model} is {kind}")
 
 
-def _own(kind: type[_Chosen], options: Options | VlmOptions | None, model: str | Path) -> _Chosen:
+def _own(
+    kind: type[_Chosen], options: Options | VlmOptions | RetrievalOptions | None, model: str | Path
+) -> _Chosen:
     """The options, of the kind that the model takes; the usual ones for None."""
     if options is None:
         return kind()
