@@ -81,6 +81,8 @@ if TYPE_CHECKING:
     from edgeq.model.images.preprocess import Preprocess
     from edgeq.pipeline.classifier import Prepared
     from edgeq.pipeline.inspect import Inspection
+    from edgeq.pipeline.retrieval import PreparedRetrieval
+    from edgeq.pipeline.retrieval_options import RetrievalOptions
     from edgeq.pipeline.search import Found
     from edgeq.pipeline.stages import Options
     from edgeq.pipeline.vlm import PreparedVlm
@@ -113,11 +115,13 @@ __all__ = [
     "Precision",
     "PrecisionPlan",
     "Prepared",
+    "PreparedRetrieval",
     "PreparedVlm",
     "Preprocess",
     "Quality",
     "Quantized",
     "Reply",
+    "RetrievalOptions",
     "Rule",
     "Scales",
     "SearchBounds",

@@ -6,21 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 from pydantic import BaseModel, ConfigDict
 
+from edgeq.bundle.vision_report import VISION_FP32
+from edgeq.errors import PlanError
 from edgeq.export.fold import KEPT_BY_PLAN, FoldReport
 from edgeq.export.simplify import simplify
-from edgeq.export.stage import fold_graph, open_graph
+from edgeq.export.stage import FP32, fold_graph, open_graph
+from edgeq.export.towers import export_text, export_vision, load_towers
+from edgeq.families.two_tower import describe_two_tower, is_two_tower
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
-from edgeq.model.checkpoint.source import open_model
+from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.graph.components import Layer, name_nodes, read_components
+from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.stages import Options
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import plan_classifier, plan_modules
+from edgeq.plan.rules import plan_classifier, plan_modules, plan_vision
 from edgeq.quantize.equalize.trial import int8_linears
 
 __all__ = ["Group", "Inspection", "Part", "inspect_model", "plan_model", "read_config"]
@@ -86,6 +92,8 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
         ExportError: it cannot be exported.
     """
     source = open_model(model, preprocess=preprocess)
+    if is_two_tower(source.config):
+        return _inspect_towers(model, source, scratch)
     graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
     planned, report = fold_graph(graph)
     parts = read_components(graph)
@@ -102,6 +110,46 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
         batchnorm=report.before,
         batchnorm_foldable=len(report.folded),
         batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
+    )
+
+
+def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspection:
+    """A text encoder and a vision encoder, each by the plan that it would get."""
+    describe_two_tower(source.config)
+    towers = load_towers(source.path)
+    described = towers.described
+    text = np.full(described.context, described.pad_id if described.eos_id is None else described.eos_id)
+    gradient = np.linspace(-1, 1, 3 * source.preprocess.height * source.preprocess.width, dtype=np.float32)
+    export_text(towers, source.path, scratch, [text])
+    export_vision(
+        towers, source.path, scratch, gradient.reshape(1, 3, source.preprocess.height, source.preprocess.width)
+    )
+    graphs = {"text": load_onnx(scratch / FP32), "vision": load_onnx(scratch / VISION_FP32)}
+    plans = {"text": plan_classifier(graphs["text"]), "vision": plan_vision(graphs["vision"])}
+    parts = [(name, part) for name, graph in graphs.items() for part in read_components(graph)]
+    groups = [
+        group.model_copy(update={"component": f"{name}: {group.component}"})
+        for name, graph in graphs.items()
+        for group in _groups(graph, plans[name], FoldReport(0, 0, (), ()))
+    ]
+    return Inspection(
+        model=model,
+        source=source.kind,
+        parameters=sum(part.parameters for _, part in parts),
+        bytes=sum(part.bytes for _, part in parts),
+        components=tuple(
+            Part(
+                name=f"{name}: {part.name}",
+                layers=len(part.layers),
+                parameters=part.parameters,
+                bytes=part.bytes,
+            )
+            for name, part in parts
+        ),
+        groups=tuple(groups),
+        batchnorm=0,
+        batchnorm_foldable=0,
+        batchnorm_kept={},
     )
 
 
@@ -159,6 +207,11 @@ def plan_model(
         PlanError: `options.rules` do not fit the model.
     """
     options = options.settled()
+    if is_two_tower(config):
+        raise PlanError(
+            f"{model} has a text and a vision encoder, and each gets a plan of its own",
+            next_step=f"edgeq inspect {model} shows both; edgeq prepare writes them into the bundle",
+        )
     if is_vision_language(config):
         from edgeq.families.modules import read_modules
 

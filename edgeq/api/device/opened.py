@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.bundle.manifest import Kind, Manifest
 from edgeq.bundle.verify import Trust, examine
+from edgeq.engine.registry import DEFAULT
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
+from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 from edgeq.runtime.vision_graph import ClassScore, VisionModel, rank_classes
 from edgeq.runtime.vlm.language import require_packages
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, Reply, VisionLanguageModel, check_answers, load_vlm
@@ -24,6 +26,7 @@ from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, Reply, VisionLanguageModel, 
 __all__ = ["Bundle", "open_bundle"]
 
 _Image = TypeVar("_Image", bound=ImageLike)
+_Model = VisionLanguageModel | VisionModel | TwoTowerModel
 
 
 class Bundle:
@@ -33,17 +36,17 @@ class Bundle:
         path: its directory.
         manifest: what it holds, and for what.
         backend: what runs its vision graph, with its version.
-        model: its vision graph, or both halves of its vision-language model.
+        model: its vision graph, both halves of its vision-language model, or both encoders of its two-tower model.
 
     Attributes:
         path, manifest, backend: the same.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, backend: str, model: VisionLanguageModel | VisionModel) -> None:
+    def __init__(self, path: Path, manifest: Manifest, backend: str, model: _Model) -> None:
         self.path = path
         self.manifest = manifest
         self.backend = backend
-        self._model: VisionLanguageModel | VisionModel | None = model
+        self._model: _Model | None = model
 
     def __enter__(self) -> Bundle:
         """The bundle itself; it is closed at the end."""
@@ -125,7 +128,7 @@ class Bundle:
 
         Args:
             images: as for `classify`.
-            normalize: divide each vector by its length (L2).
+            normalize: divide each vector by its length (L2). Vectors of a two-tower model always are.
 
         Returns:
             float32 [size], or [images, size] for a list or tuple.
@@ -136,6 +139,12 @@ class Bundle:
             InputError: the bundle was closed.
             EngineError: the graph fails on an image.
         """
+        model = self._opened()
+        if isinstance(model, TwoTowerModel):
+            several = isinstance(images, list | tuple)
+            given = images if isinstance(images, list | tuple) else (images,)
+            found = model.image.embed([open_image(image) for image in given])
+            return found if several else found[0]
         graph = self._seeing("vectors")
         if self.manifest.labels:
             raise ArtifactError(
@@ -147,10 +156,33 @@ class Bundle:
             return np.stack([_vector(graph, image, normalize) for image in images])
         return _vector(graph, images, normalize)
 
+    def embed_texts(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
+        """The vector that a two-tower model gives of a text, to be compared with those of images.
+
+        Args:
+            texts: one, or a sequence of them.
+
+        Returns:
+            float32 [size], or [texts, size] for a sequence; each of length 1.
+
+        Raises:
+            ArtifactError: it is the bundle of another kind of model.
+            InputError: a text cannot be tokenized, or the bundle was closed.
+            EngineError: the text graph fails.
+        """
+        model = self._opened()
+        if not isinstance(model, TwoTowerModel):
+            raise ArtifactError(
+                f"{self.path} is the bundle of a {self.manifest.kind}: it gives no vectors of texts",
+                expected="the bundle of CLIP or SigLIP",
+            )
+        found = model.text.embed([texts] if isinstance(texts, str) else texts)
+        return found[0] if isinstance(texts, str) else found
+
     def _classify(self, graph: VisionModel, image: ImageLike, top: int) -> tuple[ClassScore, ...]:
         return rank_classes(graph.run(graph.pixels(open_image(image))), self.manifest.labels, top)
 
-    def _opened(self) -> VisionLanguageModel | VisionModel:
+    def _opened(self) -> _Model:
         if self._model is None:
             raise InputError(f"{self.path} was closed", next_step="open_bundle() again")
         return self._model
@@ -174,7 +206,8 @@ def open_bundle(
 
     Args:
         path: a bundle's directory, or a store of `install_bundle`, whose current version is taken.
-        kind: `classifier` or `vision-language`: the other is refused before anything is loaded. None takes both.
+        kind: `classifier`, `vision-language` or `retrieval`: others are refused before anything is loaded. None takes
+            all.
         backend: what runs the vision graph. TensorRT's engine must have been built (`build`); `auto` takes TensorRT
             where it is installed and there is a GPU for it, else the backend that the bundle was made for.
         keys: files of public keys; the bundle must be signed by one of them. Without any the signature is not looked
@@ -194,11 +227,13 @@ def open_bundle(
         check_answers(bundle, manifest)
     elif kind == "classifier":
         _check_sees(bundle, manifest, "classes")
+    if manifest.kind == "retrieval" or kind == "retrieval":
+        return _open_towers(bundle, manifest, threads)
     if manifest.kind == "vision-language":
         require_packages()
     candidate = vision_candidate(place, bundle, manifest, backend, threads=threads)
     engine = candidate.open()
-    model: VisionLanguageModel | VisionModel
+    model: _Model
     if manifest.kind == "vision-language":
         model = load_vlm(bundle, engine=engine, threads=threads)
     else:
@@ -206,8 +241,23 @@ def open_bundle(
     return Bundle(bundle, manifest, candidate.backend, model)
 
 
+def _open_towers(bundle: Path, manifest: Manifest, threads: int | None) -> Bundle:
+    """Both encoders in ONNX Runtime; raises ArtifactError for the bundle of another kind."""
+    if manifest.kind != "retrieval":
+        raise ArtifactError(
+            f"{bundle} is the bundle of a {manifest.kind}, which embeds no texts", expected="that of CLIP or SigLIP"
+        )
+    return Bundle(bundle, manifest, DEFAULT.name, open_two_tower(bundle, threads=threads))
+
+
 def _check_sees(bundle: Path, manifest: Manifest, what: str) -> None:
-    """Raise ArtifactError for the bundle of a vision-language model."""
+    """Raise ArtifactError for the bundle of a vision-language model, or of a two-tower model."""
+    if manifest.kind == "retrieval":
+        raise ArtifactError(
+            f"{bundle} is the bundle of a model of a text and a vision encoder: it gives no {what}",
+            expected="the bundle of a classifier or an image encoder",
+            next_step="embed() and embed_texts()",
+        )
     if manifest.kind == "vision-language":
         raise ArtifactError(
             f"{bundle} is the bundle of a vision-language model: it gives no {what}",

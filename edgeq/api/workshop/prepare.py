@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from edgeq.errors import InputError
+from edgeq.families.two_tower import is_two_tower
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.classifier import prepare as prepare_classifier
-from edgeq.families.two_tower import is_two_tower
 from edgeq.pipeline.inspect import read_config
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
@@ -188,9 +188,7 @@ def _refuse(model: str | Path, kind: str, **choices: Any) -> None:
         raise InputError(f"{name}: {model} is {kind}")
 
 
-def _own(
-    kind: type[_Chosen], options: Options | VlmOptions | RetrievalOptions | None, model: str | Path
-) -> _Chosen:
+def _own(kind: type[_Chosen], options: Options | VlmOptions | RetrievalOptions | None, model: str | Path) -> _Chosen:
     """The options, of the kind that the model takes; the usual ones for None."""
     if options is None:
         return kind()

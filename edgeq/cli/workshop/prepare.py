@@ -38,14 +38,18 @@ from edgeq.cli.workshop.options import (
     search_options,
     task_option,
 )
+from edgeq.cli.workshop.retrieval_tables import print_prepared_retrieval
 from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
+from edgeq.families.two_tower import is_two_tower
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
+from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
-from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.gate import GateBounds
+from edgeq.quality.tasks.retrieval import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 
 __all__ = ["command", "print_prepared"]
 
@@ -66,9 +70,24 @@ CLASSIFIER_FLAGS: Final = (
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
 )
+RETRIEVAL_FLAGS: Final = ("captions",)
+_OF_TEXTS: Final = (
+    "calibration_images",
+    "method",
+    "weights",
+    "channel_equalization",
+    "mean",
+    "std",
+    "size",
+    "gate_drop",
+)
+"""A classifier's, that a text encoder has too."""
+
 VLM_FLAGS: Final = (
     *("device", "context", "max_pixels", "max_tiles", "max_new_tokens", "reference_answers", "keep_fp32"),
 )
+
+_TWO_TOWERS: Final = "a model of a text and a vision encoder"
 
 
 @click.command("prepare")
@@ -78,8 +97,10 @@ VLM_FLAGS: Final = (
     "--eval",
     "labelled",
     type=PATH,
-    help="Labelled images, one folder for each class; or, for a vision-language model, a JSONL file of questions.",
+    help="Labelled images, one folder for each class; for a vision-language model, a JSONL file of questions; for CLIP "
+    "or SigLIP, pairs.jsonl.",
 )
+@click.option("--captions", type=PATH, help="CLIP, SigLIP: texts to calibrate on, one in each line, or JSON lines.")
 @task_option
 @output_option
 @calibration_options
@@ -108,29 +129,99 @@ VLM_FLAGS: Final = (
 @threads_option
 @json_option
 def command(model: str, images: Path, output: Path, as_json: bool, **choices: Any) -> None:
-    """Make a judged bundle of a classifier (INT8) or a vision-language model (FP16 and NF4): the main job.
+    """Make a judged bundle of a classifier (INT8), a vision-language model (FP16, NF4), CLIP or SigLIP: the main job.
 
     MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
     Hugging Face id. A classifier, or an image encoder, is exported, its BatchNorm folded and the result proved equal,
     calibrated, quantized for ONNX Runtime and for TensorRT, and judged against FP32 on the labelled images. Of a
     transformer, the INT8 graph is kept only if it is faster and loses little; else the bundle runs in floating point.
     Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
-    language model an NF4 checkpoint; the two are judged against the whole model on the questions.
+    language model an NF4 checkpoint; the two are judged against the whole model on the questions. Of CLIP and SigLIP,
+    the text encoder becomes INT8, calibrated on the captions, and the vision encoder FP16; INT8 texts are kept only if
+    they are shown to find the same images, on the pairs.
     """
-    vision_language = is_vision_language(read_config(model))
-    refuse_flags(CLASSIFIER_FLAGS if vision_language else VLM_FLAGS, model)
-    prepare_one = _prepare_vlm if vision_language else _prepare_classifier
-    prepare_one(model, images, output, as_json, **choices)
+    config = read_config(model)
+    if is_two_tower(config):
+        refuse_flags((*(set(CLASSIFIER_FLAGS) - set(_OF_TEXTS)), *(set(VLM_FLAGS) - {"keep_fp32"})), model, _TWO_TOWERS)
+        refuse_flags(("codes", "reasons", "plan_file"), model, _TWO_TOWERS)
+        _prepare_retrieval(model, images, output, as_json, **choices)
+    elif is_vision_language(config):
+        refuse_flags((*CLASSIFIER_FLAGS, *RETRIEVAL_FLAGS), model, "a vision-language model")
+        _prepare_vlm(model, images, output, as_json, **choices)
+    else:
+        refuse_flags((*VLM_FLAGS, *RETRIEVAL_FLAGS), model, "no vision-language model")
+        _prepare_classifier(model, images, output, as_json, **choices)
 
 
-def refuse_flags(names: Sequence[str], model: str) -> None:
-    """Raise click.UsageError where one of these options was given on the command line."""
+def refuse_flags(names: Sequence[str], model: str, kind: str) -> None:
+    """Raise click.UsageError where one of these options was given on the command line.
+
+    Args:
+        names: of the options' parameters.
+        model: for the message.
+        kind: what it is.
+    """
     context = click.get_current_context()
     for option in context.command.params:
         given = option.name is not None and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
         if given and option.name in names:
-            kind = "a vision-language model" if option.name in CLASSIFIER_FLAGS else "no vision-language model"
             raise click.UsageError(f"{option.opts[0]}: {model} is {kind}")
+
+
+def _given(name: str) -> bool:
+    """Whether an option was given on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _prepare_retrieval(
+    model: str,
+    images: Path,
+    output: Path,
+    as_json: bool,
+    *,
+    labelled: Path | None,
+    captions: Path | None,
+    calibration_images: int,
+    method: str,
+    weights: WeightGranularity,
+    channel_equalization: ChannelEqualization,
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+    gate_drop: float,
+    rules_file: Path | None,
+    keep_fp32: bool,
+    threads: int | None,
+    **_others: Any,
+) -> None:
+    if captions is None:
+        raise click.UsageError(f"--captions: {model} has a text encoder, which is calibrated on texts")
+    options = RetrievalOptions(
+        calibration_captions=calibration_images,
+        method=method,
+        weights=weights,
+        rules=load_rules(rules_file) if rules_file else (),
+        channel_equalization=channel_equalization,
+        bounds=RetrievalBounds(gate_drop) if _given("gate_drop") else DEFAULT_RETRIEVAL_BOUNDS,
+        keep_fp32=keep_fp32,
+        threads=threads,
+    )
+    with console.progress_bars() as progress:
+        prepared = prepare(
+            model,
+            images,
+            output,
+            captions=captions,
+            evaluation=labelled,
+            preprocess=preprocess_flags(mean, std, size),
+            options=options,
+            progress=progress,
+        )
+    console.print_warnings(prepared.warnings)
+    if as_json:
+        console.print_json(prepared)
+    else:
+        print_prepared_retrieval(prepared)
 
 
 def _prepare_classifier(
@@ -150,7 +241,7 @@ def _prepare_classifier(
     gate_drop: float,
     **choices: Any,
 ) -> None:
-    own = {name: value for name, value in choices.items() if name not in VLM_FLAGS}
+    own = {name: value for name, value in choices.items() if name not in (*VLM_FLAGS, *RETRIEVAL_FLAGS)}
     with console.progress_bars() as progress:
         prepared = prepare(
             model,
@@ -187,7 +278,7 @@ def _prepare_vlm(
 ) -> None:
     if rules_file and plan_file:
         raise click.UsageError("--rules and --plan: the plan settles that; make another with edgeq plan")
-    own = {name: value for name, value in choices.items() if name not in CLASSIFIER_FLAGS}
+    own = {name: value for name, value in choices.items() if name not in (*CLASSIFIER_FLAGS, *RETRIEVAL_FLAGS)}
     options = VlmOptions(
         rules=load_rules(rules_file) if rules_file else (),
         plan=PrecisionPlan.load(plan_file) if plan_file else None,

@@ -1,0 +1,45 @@
+"""What was made and measured of CLIP or SigLIP, for a person."""
+
+from __future__ import annotations
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.workshop.classifier_tables import print_fold, print_trials
+from edgeq.pipeline.retrieval import PreparedRetrieval
+from edgeq.quality.tasks.retrieval import RetrievalGate
+
+__all__ = ["print_prepared_retrieval"]
+
+
+def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
+    """What was done and measured, on stdout."""
+    click.echo(
+        f"Vision encoder: {prepared.vision_parameters:,} parameters in FP16; cosine of embeddings, FP32 against FP16, "
+        f"on {prepared.vision_fp16.pictures} images: worst {prepared.vision_fp16.worst_cosine:.6f}."
+    )
+    if prepared.channels is not None:
+        print_fold(prepared.channels)
+    click.echo(
+        f"Text encoder: {prepared.text_parameters:,} parameters; INT8: {prepared.int8_layers} layers with weights, "
+        f"floating point: {prepared.float_layers}. Calibrated on {prepared.calibration_captions} captions "
+        f"({prepared.method})."
+    )
+    print_trials(prepared.trials)
+    click.echo(f"Token ids of {prepared.tokenized} texts are those of transformers' tokenizer.")
+    if prepared.gate is not None:
+        _print_gate(prepared.gate)
+    size = (prepared.text_bytes + prepared.vision_bytes) / 1e6
+    kind = "INT8" if prepared.gate is not None and prepared.gate.passed else "FP16"
+    click.echo(f"Texts are read in {kind}, images in FP16: {size:,.1f} MB. The bundle lies in {prepared.bundle}")
+
+
+def _print_gate(gate: RetrievalGate) -> None:
+    console.print_table(
+        "FP16 texts against INT8 texts, images in FP16",
+        ("", "FP16", "INT8", "change"),
+        list(gate.figures.rows()),
+        numbers=("FP16", "INT8", "change"),
+    )
+    verdict = "kept" if gate.passed else "refused" if gate.judged else "not judged"
+    click.echo(f"INT8 is {verdict}: {'; '.join(gate.reasons)}.")
