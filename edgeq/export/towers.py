@@ -21,6 +21,7 @@ from edgeq.export.fold import FoldReport
 from edgeq.export.late_weights import simplify_with_weights
 from edgeq.export.parity import Network, Parity, prove_parity
 from edgeq.export.stage import FP32, ExportReport, save_report
+from edgeq.export.token_table import token_table_in_fp16
 from edgeq.export.torch_export import refuse_gaps
 from edgeq.export.tracing import quiet, trace
 from edgeq.families.base import GraphInput
@@ -127,7 +128,8 @@ def export_text(
 ) -> ExportReport:
     """Write `model.fp32.onnx` and its report: `input_ids` int64 [batch, length] to `text_embeds` [batch, dimension].
 
-    The length is free where texts are trimmed, and the whole context where they are padded to it.
+    The length is free where texts are trimmed, and the whole context where they are padded to it. The token table is
+    stored in FP16 once the graph was proved.
 
     Args:
         towers: the model.
@@ -146,6 +148,8 @@ def export_text(
     model = _traced(towers.text, example, source, given, TEXT_EMBEDS)
     save_onnx(model, directory / FP32)
     parity = _prove(towers.text, directory / FP32, given.name, [text[None] for text in texts], threads)
+    model = token_table_in_fp16(model, IDS)
+    save_onnx(model, directory / FP32)
     return save_report(directory, model, "hf", FoldReport(0, 0, (), ()), parity)
 
 
