@@ -183,7 +183,7 @@ status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 limit = int(status["VmData"].split()[0]) * 1024 + room
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 try:
-    torch.zeros(room, dtype=torch.uint8)
+    torch.zeros(2 * room, dtype=torch.uint8)  # all weights; a thread that ends may leave its stack to others
     print("no limit")
 except RuntimeError:
     make(large)
