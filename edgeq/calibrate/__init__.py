@@ -1,1 +1,1 @@
-"""Images to histograms to thresholds to scales."""
+"""Samples (images or captions) to histograms to thresholds to scales."""

@@ -129,9 +129,9 @@ class Scales(Artifact):
 
     Attributes:
         graph_sha256: SHA-256 of the FP32 ONNX file that was calibrated; scales fit no other.
-        preprocess_sha256: digest of the preprocessing that the images went through.
-        images: how many images were seen.
-        image_digests: the first 32 hexadecimal digits of each image file's SHA-256, sorted.
+        preprocess_sha256: digest of what the images went through, or the captions of a text encoder.
+        images: how many images, or captions, were seen.
+        image_digests: the first 32 hexadecimal digits of each image file's SHA-256, or of a caption's ids, sorted.
         method: the method asked for; `auto` chooses one for each backend.
         chosen: what it chose.
         shared_add: whether the two sides of a residual addition share a scale; None leaves that to the plan.

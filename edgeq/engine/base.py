@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Engine", "EngineBackend", "OpenEngine"]
@@ -32,9 +31,7 @@ class Engine(Protocol):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
-    def run(
-        self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
-    ) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Compute outputs of one run.
 
         Args:

@@ -55,9 +55,7 @@ class OpenVinoEngine:
         self._compiled = _compiled(read, threads or default_threads(), together)
         self._requests = threading.local()
 
-    def run(
-        self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
-    ) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Compute `outputs` (all of them when None) for one batch.
 
         Raises:
@@ -79,7 +77,7 @@ class OpenVinoEngine:
             found = self._requests.request = self._compiled.create_infer_request()
         return found
 
-    def _check(self, feeds: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> None:
+    def _check(self, feeds: Mapping[str, NDArray[Any]], names: Sequence[str]) -> None:
         """OpenVINO takes a missing input for an empty one, or the last run's, and converts other types unasked."""
         unknown = [name for name in names if name not in self.outputs]
         if set(feeds) != set(self.inputs) or unknown:

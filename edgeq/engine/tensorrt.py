@@ -60,9 +60,7 @@ class TensorRtEngine:
         self._buffers: dict[str, Buffer] = {}
         self._turn = threading.Lock()
 
-    def run(
-        self, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
-    ) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """As `Engine.run`; a dtype that is not the engine's is an error, too.
 
         Raises:

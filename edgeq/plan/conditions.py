@@ -41,7 +41,8 @@ CARRIERS: Final = frozenset(
 POOLS: Final = frozenset({"GlobalAveragePool", "AveragePool"})
 
 _UNDERSTOOD: Final = OPERATORS | {
-    *("Abs", "And", "ArgMax", "ArgMin", "Ceil", "Cos", "Div", "Equal", "Exp", "Floor", "Greater", "GreaterOrEqual"),
+    *("Abs", "And", "ArgMax", "ArgMin", "Ceil", "Cos", "Div", "Equal", "Exp", "Floor", "GatherElements", "GatherND"),
+    *("Greater", "GreaterOrEqual", "IsNaN", "Trilu"),
     *("Less", "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "ReduceL2"),
     *("ReduceMin", "ReduceSum", "Resize", "Round", "Sign", "Sin", "Size", "Sqrt", "Sub", "Upsample", "Where"),
 }

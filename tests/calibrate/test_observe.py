@@ -77,7 +77,7 @@ def test_counting_goes_on_from_histograms(network: Path) -> None:
 def test_an_overflow_names_the_tensor_and_the_image(network: Path) -> None:
     images = IMAGES.copy()
     images[6] = 3e38
-    with pytest.raises(CalibrationError, match=r"tensor doubled is NaN or infinite on image image 6"):
+    with pytest.raises(CalibrationError, match=r"tensor doubled is NaN or infinite on image 6"):
         histograms_of(network, ("doubled",), images, 4)
 
 

@@ -22,6 +22,7 @@ from edgeq.quality.logits import judge_answers
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.range_search import PARTS, SEARCHED, clipped, search_ranges
+from edgeq.quantize.search.sweep import together
 
 PREPROCESS = Preprocess.from_flags((0.5,) * 3, (0.25,) * 3, (blocks.SIDE, blocks.SIDE))
 
@@ -112,3 +113,13 @@ def test_less_than_chance_is_no_reason(tmp_path: Path, model: onnx.ModelProto) -
         return sum(scale.ranges[SEARCHED] != scale.ranges["minmax"] for scale in scales.tensors.values())
 
     assert changes(one_sided) < changes(found)
+
+
+def test_samples_of_one_shape_are_batched_together() -> None:
+    lengths = [5, 3, *[5] * 16, 3]
+    samples = [np.full((1, length), place) for place, length in enumerate(lengths)]
+    batches = together(samples)
+    assert [batch.shape for batch in batches] == [(2, 3), (16, 5), (1, 5)]
+    assert batches[0][:, 0].tolist() == [1, 18]
+    alike = [np.full((1, 2), place) for place in range(20)]
+    np.testing.assert_array_equal(np.concatenate(together(alike)), np.concatenate(alike))
