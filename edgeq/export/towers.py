@@ -19,6 +19,7 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ModelError, first_line
 from edgeq.export.fold import FoldReport
 from edgeq.export.late_weights import simplify_with_weights
+from edgeq.export.masks import fold_mask_constants
 from edgeq.export.parity import Network, Parity, prove_parity
 from edgeq.export.stage import FP32, ExportReport, save_report
 from edgeq.export.token_table import token_table_in_fp16
@@ -128,8 +129,8 @@ def export_text(
 ) -> ExportReport:
     """Write `model.fp32.onnx` and its report: `input_ids` int64 [batch, length] to `text_embeds` [batch, dimension].
 
-    The length is free where texts are trimmed, and the whole context where they are padded to it. The token table is
-    stored in FP16 once the graph was proved.
+    The length is free where texts are trimmed, and the whole context where they are padded to it. Its mask is within
+    FP16's reach. The token table is stored in FP16 once the graph was proved.
 
     Args:
         towers: the model.
@@ -145,7 +146,7 @@ def export_text(
     free = {0: "batch", 1: "length"} if towers.described.padding == "trim" else {0: "batch"}
     longest = max(texts, key=len)
     given, example = GraphInput(IDS, free, "int64"), np.stack((longest, longest))
-    model = _traced(towers.text, example, source, given, TEXT_EMBEDS)
+    model = fold_mask_constants(_traced(towers.text, example, source, given, TEXT_EMBEDS))
     save_onnx(model, directory / FP32)
     parity = _prove(towers.text, directory / FP32, given.name, [text[None] for text in texts], threads)
     model = token_table_in_fp16(model, IDS)

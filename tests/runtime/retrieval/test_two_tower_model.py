@@ -237,12 +237,12 @@ def test_a_bundle_is_opened_and_compares_texts_with_images(bundle: Path) -> None
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["../text.onnx", "/text.onnx", "folder/text.onnx", "", ".."])
+@pytest.mark.parametrize("name", ["../text.onnx", "/text.onnx", "folder/../text.onnx", "", ".."])
 def test_graphs_outside_the_bundle_are_refused(bundle: Path, tmp_path: Path, name: str) -> None:
     for file in bundle.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     RetrievalSettings.of(bundle).model_copy(update={"text": name}).save(tmp_path / RETRIEVAL_SETTINGS)
-    with pytest.raises(ArtifactError, match="names the graph"):
+    with pytest.raises(ArtifactError, match="names a file"):
         open_two_tower(tmp_path)
 
 
