@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 __all__ = ["token_table_in_fp16"]
 
+_MOVES: Final = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _LARGEST: Final = float(np.finfo(np.float16).max)
 
 
@@ -26,9 +27,10 @@ def token_table_in_fp16(model: onnx.ModelProto, given: str) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
+    ids = _moved(graph, given)
     tables = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     for place, node in enumerate(graph.node):
-        if node.op_type != "Gather" or node.input[1] != given or node.input[0] not in tables:
+        if node.op_type != "Gather" or node.input[1] not in ids or node.input[0] not in tables:
             continue
         table = tables[node.input[0]]
         values = numpy_helper.to_array(table)
@@ -43,3 +45,12 @@ def token_table_in_fp16(model: onnx.ModelProto, given: str) -> onnx.ModelProto:
         break
     del graph.value_info[:]
     return made
+
+
+def _moved(graph: onnx.GraphProto, given: str) -> set[str]:
+    """The input, and what is the same in another shape or type."""
+    found = {given}
+    for node in graph.node:
+        if node.op_type in _MOVES and node.input[0] in found:
+            found.update(node.output)
+    return found

@@ -16,13 +16,18 @@ IDS = np.array([[3, 49, 0], [7, 7, 1]])
 
 def reading(table: np.ndarray[tuple[int, ...], np.dtype[np.float32]], *, twice: bool = False) -> onnx.ModelProto:
     """Rows of a table, and where `twice`, the table itself beside them."""
-    nodes = [helper.make_node("Gather", ["table", "ids"], ["rows"], "tokens")]
+    nodes = [
+        helper.make_node("Unsqueeze", ["ids", "axes"], ["lifted"], "lift"),
+        helper.make_node("Squeeze", ["lifted", "axes"], ["moved"], "settle"),
+        helper.make_node("Gather", ["table", "moved"], ["rows"], "tokens"),
+    ]
     outputs = [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", "length", 8])]
     if twice:
         nodes.append(helper.make_node("Abs", ["table"], ["sizes"], "other"))
         outputs.append(helper.make_tensor_value_info("sizes", TensorProto.FLOAT, [50, 8]))
+    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([0]), "axes")]
     given = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "length"])
-    graph = helper.make_graph(nodes, "g", [given], outputs, [numpy_helper.from_array(table, "table")])
+    graph = helper.make_graph(nodes, "g", [given], outputs, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

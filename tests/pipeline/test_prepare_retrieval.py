@@ -1,0 +1,184 @@
+"""Two-tower models from a directory to a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import transformers
+from onnx import TensorProto
+from PIL import Image
+from two_towers import CONTEXT, SENTENCES, SIDE, TWO_TOWERS, write_two_tower
+
+from edgeq.bundle.manifest import read_manifest
+from edgeq.bundle.retrieval_settings import RetrievalSettings
+from edgeq.errors import ArtifactError, CalibrationError, EdgeqError, GateError, InputError, ModelError
+from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
+from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.runtime.canary.canary_set import canary_graph, open_canaries
+from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
+from edgeq.runtime.retrieval.two_tower import open_two_tower
+
+OPTIONS = RetrievalOptions(photographs=4, canaries=3, threads=1)
+
+
+def write_images(folder: Path, count: int = 8) -> list[Path]:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    files = [folder / f"{number}.png" for number in range(count)]
+    for file in files:
+        Image.fromarray(generator.integers(0, 256, (40, 48, 3), np.uint8)).save(file)
+    return files
+
+
+@pytest.fixture(scope="module", params=TWO_TOWERS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedRetrieval]:
+    """A model's directory, and the bundle made of it."""
+    folder = tmp_path_factory.mktemp("two")
+    model = write_two_tower(folder / "model", request.param)
+    files = write_images(folder / "images")
+    lines = [{"image": file.name, "captions": [text]} for file, text in zip(files, SENTENCES, strict=False)]
+    (folder / "images" / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "captions.txt").write_text("\n".join(SENTENCES))
+    prepared = prepare_retrieval(
+        model,
+        folder / "images",
+        folder / "captions.txt",
+        folder / "bundle",
+        pairs=folder / "images" / "pairs.jsonl",
+        options=OPTIONS,
+    )
+    return model, prepared
+
+
+def embedded(model: Path, text: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """What transformers' own model gives, normalized."""
+    whole = transformers.AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    padding = "max_length" if whole.config.model_type == "siglip" else True
+    ids = tokenizer([text], padding=padding, truncation=True, max_length=CONTEXT, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        found = whole.get_text_features(input_ids=ids).pooler_output[0].numpy()
+    unit: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = found / np.linalg.norm(found)
+    return unit
+
+
+def test_the_bundle_embeds_as_the_model_does(made: tuple[Path, PreparedRetrieval]) -> None:
+    model, prepared = made
+    two = open_two_tower(prepared.bundle, threads=1)
+    assert two.settings == RetrievalSettings.of(prepared.bundle)
+    for text in ("A photo of a cat.", SENTENCES[3], "word " * 40):
+        assert float(two.text.embed([text])[0] @ embedded(model, text)) > 0.9999
+    whole = transformers.AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+    picture = Image.new("RGB", (SIDE, SIDE), (200, 30, 90))
+    pixels = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")(picture, return_tensors="pt")
+    with torch.inference_mode():
+        right = whole.get_image_features(pixel_values=pixels["pixel_values"]).pooler_output[0].numpy()
+    assert float(two.image.embed([picture])[0] @ (right / np.linalg.norm(right))) > 0.9999
+    scale = float(whole.logit_scale.detach().exp())
+    assert two.settings.logit_scale == pytest.approx(scale)
+    assert (two.settings.logit_bias is None) == (whole.config.model_type == "clip")
+
+
+def test_few_pairs_do_not_show_that_int8_finds_the_same(made: tuple[Path, PreparedRetrieval]) -> None:
+    _, prepared = made
+    assert prepared.gate is not None
+    assert (prepared.gate.judged, prepared.gate.passed) == (False, False)
+    assert prepared.int8_layers == 12, "six linear layers in each of two blocks"
+    files = {file.name for file in prepared.manifest.files}
+    assert "text/model.fp16.onnx" in files
+    assert not any("int8" in name or "fp32" in name for name in files)
+    assert prepared.warnings
+
+
+def test_the_manifest_lists_everything_and_canaries_are_what_the_device_computes(
+    made: tuple[Path, PreparedRetrieval],
+) -> None:
+    _, prepared = made
+    assert read_manifest(prepared.bundle).kind == "retrieval"
+    found = check_retrieval_canaries(prepared.bundle, open_two_tower(prepared.bundle, threads=1))
+    assert found.other_tokens == ()
+    assert min(found.text_cosine, found.image_cosine) > 0.99999
+    found.raise_if_failed()
+
+
+def test_another_tokenizer_on_the_device_is_noticed(made: tuple[Path, PreparedRetrieval], tmp_path: Path) -> None:
+    _, prepared = made
+    copy = tmp_path / "bundle"
+    for file in prepared.manifest.files:
+        (copy / file.name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / file.name).write_bytes((prepared.bundle / file.name).read_bytes())
+    listed = json.loads((copy / "canaries/canaries.json").read_text())
+    listed["texts"][0]["ids"][0] += 1
+    (copy / "canaries/canaries.json").write_text(json.dumps(listed))
+    vectors = np.load(copy / "canaries/images.npy")
+    np.save(copy / "canaries/images.npy", -vectors)
+    found = check_retrieval_canaries(copy, open_two_tower(copy, threads=1))
+    assert found.other_tokens == (listed["texts"][0]["text"],)
+    assert found.image_cosine < -0.99
+    with pytest.raises(GateError, match="gets other tokens"):
+        found.raise_if_failed()
+
+
+def test_it_is_served_and_built_by_nothing_yet(made: tuple[Path, PreparedRetrieval]) -> None:
+    _, prepared = made
+    for ask in (canary_graph, open_canaries):
+        with pytest.raises(ArtifactError, match="embeds texts and images for retrieval"):
+            ask(prepared.bundle)
+
+
+def test_without_pairs_texts_stay_in_fp16(tmp_path: Path) -> None:
+    model = write_two_tower(tmp_path / "model", "clip")
+    write_images(tmp_path / "images", 2)
+    (tmp_path / "captions.txt").write_text("\n".join(SENTENCES))
+    options = RetrievalOptions(photographs=2, canaries=1, keep_fp32=True, channel_equalization="none", method="minmax")
+    prepared = prepare_retrieval(
+        model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", options=options
+    )
+    assert prepared.gate is None
+    assert "was not judged" in prepared.warnings[0]
+    assert prepared.channels is None
+    assert {"text/model.fp32.onnx", "vision.fp32.onnx"} <= {file.name for file in prepared.manifest.files}
+    graph = onnx.load(prepared.bundle / "text/model.fp32.onnx").graph
+    tables = [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16]
+    assert len(tables) == 1, "the token table"
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("no captions", CalibrationError),
+        ("a long caption", CalibrationError),
+        ("siglip2", ModelError),
+        ("foreign weights", ModelError),
+        ("not two images", InputError),
+    ],
+)
+def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp_path: Path) -> None:
+    model = write_two_tower(tmp_path / "model", "siglip")
+    write_images(tmp_path / "images", 2)
+    captions, pairs = "a photo of a cat", None
+    if fault == "no captions":
+        captions = "\n"
+    elif fault == "a long caption":
+        captions = "x" * 30_000
+    elif fault == "not two images":
+        pairs = tmp_path / "images" / "pairs.jsonl"
+        pairs.write_text('{"image": "0.png", "captions": ["one", "two"]}')
+    elif fault == "siglip2":
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "model_type": "siglip2"}))
+    else:
+        config = json.loads((model / "config.json").read_text())
+        config["text_config"]["num_hidden_layers"] = 3
+        (model / "config.json").write_text(json.dumps(config))
+    (tmp_path / "captions.txt").write_text(captions)
+    with pytest.raises(error):
+        prepare_retrieval(
+            model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", pairs=pairs, options=OPTIONS
+        )
+    assert not (tmp_path / "bundle").exists()
