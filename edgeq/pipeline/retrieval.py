@@ -43,7 +43,8 @@ from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, p
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import WEIGHTED, plan_classifier, plan_float, plan_vision
 from edgeq.quality.tasks.pairs import Pairs
-from edgeq.quality.tasks.retrieval import Embedded, RetrievalFigures, RetrievalGate, compare_retrieval, decide_retrieval
+from edgeq.quality.tasks.registry import RETRIEVAL
+from edgeq.quality.tasks.retrieval import Embedded, RetrievalGate, decide_retrieval
 from edgeq.quality.token_parity import TokenParity
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
@@ -306,7 +307,7 @@ def _judge(
     texts = reference.text.embed(pairs.captions)
     settings.save(work / RETRIEVAL_SETTINGS)
     candidate = open_two_tower(work, threads=options.threads).text.embed(pairs.captions)
-    figures: RetrievalFigures = compare_retrieval(pairs.relevant, Embedded(texts, candidate, images))
+    figures = RETRIEVAL.compare(pairs, Embedded(texts, candidate, images))
     gate = decide_retrieval(figures, options.bounds)
     gate.save(work / GATE)
     return gate

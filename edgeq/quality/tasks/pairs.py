@@ -98,12 +98,14 @@ class Pairs:
         captions: in the order of the file.
         relevant: for each caption the images that are right for it, as places in `images.items`; one at least. Every
             image is right for one caption at least.
+        written: for each caption the images on whose lines it stands; one at least. They are how captions were chosen.
     """
 
     path: Path
     images: ImageSet
     captions: tuple[str, ...]
     relevant: tuple[frozenset[int], ...]
+    written: tuple[frozenset[int], ...]
 
     @classmethod
     def open(cls, path: Path) -> Pairs:
@@ -126,13 +128,13 @@ class Pairs:
         named = _named(lines, images)
         images = images.without(item for item in images.items if item not in named)
         indices = {item.name: index for index, item in enumerate(images.items)}
-        captions, relevant = _united((line for _, line in lines), indices)
+        captions, relevant, written = _united((line for _, line in lines), indices)
         if len(images) < 2 or len(captions) < 2:
             raise InputError(
                 f"{place} leaves nothing to choose from: {len(images)} images, {len(captions)} captions",
                 expected="two different images and captions at least, and some hundred for a judgement",
             )
-        return cls(Path(path), images, captions, relevant)
+        return cls(Path(path), images, captions, relevant, written)
 
     @property
     def captions_of(self) -> tuple[frozenset[int], ...]:
@@ -154,14 +156,14 @@ def inverse(relevant: Sequence[frozenset[int]], count: int) -> tuple[frozenset[i
     return tuple(frozenset(queries) for queries in found)
 
 
-def groups(relevant: Sequence[frozenset[int]], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which captions and images hang together: through a caption that is right for both images, at any remove.
+def groups(written: Sequence[frozenset[int]], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which captions and images were chosen together: through a caption on the lines of both images, at any remove.
 
-    Where each caption is right for one image, a group is an image with its captions.
+    Where each caption stands on one line, a group is an image with its captions.
 
     Args:
-        relevant: for each caption the images that are right for it; one at least, each below `count`.
-        count: number of images.
+        written: for each caption the images on whose lines it stands; each below `count`.
+        count: number of images. One that no caption stands beside is a group of its own.
 
     Returns:
         The group of each caption, int64 [captions], and of each image, int64 [count], counted from 0.
@@ -174,13 +176,13 @@ def groups(relevant: Sequence[frozenset[int]], count: int) -> tuple[NDArray[np.i
             image = above[image]
         return image
 
-    for images in relevant:
+    for images in written:
         first, *others = images
         for other in others:
             above[top(other)] = top(first)
     tops = np.array([top(image) for image in range(count)], np.int64)
     _, of_images = np.unique(tops, return_inverse=True)
-    of_captions = of_images[[next(iter(images)) for images in relevant]]
+    of_captions = of_images[[next(iter(images)) for images in written]]
     return of_captions.astype(np.int64), of_images.astype(np.int64)
 
 
@@ -277,14 +279,16 @@ def _check_image(images: ImageSet, item: ImageItem, where: str) -> None:
 
 def _united(
     lines: Iterable[PairLine], indices: Mapping[str, int]
-) -> tuple[tuple[str, ...], tuple[frozenset[int], ...]]:
-    """Each caption once, as it was written first, and all images that are right for it."""
+) -> tuple[tuple[str, ...], tuple[frozenset[int], ...], tuple[frozenset[int], ...]]:
+    """Each caption once, as it was written first, all images that are right for it, and those that it stands beside."""
     captions: dict[str, str] = {}
-    relevant: dict[str, frozenset[int]] = {}
+    relevant: dict[str, set[int]] = {}
+    written: dict[str, set[int]] = {}
     for line in lines:
-        right = frozenset(indices[name] for name in (line.image, *line.relevant))
+        right = {indices[name] for name in (line.image, *line.relevant)}
         for caption in line.captions:
             same = " ".join(caption.casefold().split())
             captions.setdefault(same, caption)
-            relevant[same] = relevant[same] | right if same in relevant else right
-    return tuple(captions.values()), tuple(relevant.values())
+            relevant.setdefault(same, set()).update(right)
+            written.setdefault(same, set()).add(indices[line.image])
+    return tuple(captions.values()), tuple(map(frozenset, relevant.values())), tuple(map(frozenset, written.values()))

@@ -4,9 +4,9 @@ Images are embedded once, in FP16; an index of them stays valid whatever reads t
 text encoder against the FP16 images, and the reference the FP16 text encoder against the same images. recall@k is the
 percentage of queries of which a right answer is among the first k by cosine.
 
-Queries that share an image or a caption are not independent: one image has several captions, and what INT8 does to a
-caption it does for every image that it is right for. The standard error of a drop is therefore that over groups of them
-(`edgeq.quality.tasks.pairs.groups`, `edgeq.quality.estimate.Ratio`).
+Queries that were chosen together are not independent: one image has several captions, and one caption may stand beside
+several images. The standard error of a drop is therefore that over groups of them (`edgeq.quality.tasks.pairs.groups`,
+`edgeq.quality.estimate.Ratio`). Images that a line names as right too were not chosen with its captions.
 
 An interval of value and standard error alone would be empty where no query changed, be it one of ten or of ten
 thousand. So it is that of Bonett and Price (2012) for a difference of paired proportions, with groups for queries: two
@@ -249,11 +249,15 @@ class RetrievalTask(Task[Pairs]):
             embedded: its captions and images, in its order.
             zero_shot: figures to put beside.
         """
-        return compare_retrieval(pairs.relevant, embedded, zero_shot)
+        return compare_retrieval(pairs.relevant, embedded, zero_shot, written=pairs.written)
 
 
 def compare_retrieval(
-    relevant: Sequence[frozenset[int]], embedded: Embedded, zero_shot: ZeroShot | None = None
+    relevant: Sequence[frozenset[int]],
+    embedded: Embedded,
+    zero_shot: ZeroShot | None = None,
+    *,
+    written: Sequence[frozenset[int]] | None = None,
 ) -> RetrievalFigures:
     """Search in both directions with both text encoders, and compare.
 
@@ -261,6 +265,7 @@ def compare_retrieval(
         relevant: for each caption the images that are right for it, as rows of the images' embeddings.
         embedded: what the encoders gave.
         zero_shot: figures to put beside, of `compare_zero_shot`.
+        written: for each caption the images that it was chosen with; None for those that are right for it.
 
     Raises:
         InputError: a caption or an image has nothing that is right for it.
@@ -274,7 +279,7 @@ def compare_retrieval(
     _check_right(relevant, len(relevant), images, what="caption")
     captions_of = inverse(relevant, images)
     _check_right(captions_of, images, len(relevant), what="image")
-    of_captions, of_images = groups(relevant, images)
+    of_captions, of_images = groups(relevant if written is None else written, images)
     sides = [
         _Side(embedded.reference_texts, embedded.reference_images),
         _Side(embedded.candidate_texts, embedded.reference_images),

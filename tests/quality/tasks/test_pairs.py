@@ -59,6 +59,7 @@ def test_further_images_are_right_for_the_captions_of_their_line_alone(folder: P
     assert pairs.captions == ("warm", "red", "blue")
     assert sets(pairs.relevant) == [{1, 2}, {2}, {0}]
     assert sets(pairs.captions_of) == [{2}, {0}, {0, 1}], "the green one has a caption, and no line of its own"
+    assert sets(pairs.written) == [{2}, {2}, {0}]
 
 
 def test_equal_captions_are_one_and_right_for_the_images_of_each(folder: Path) -> None:
@@ -69,7 +70,7 @@ def test_equal_captions_are_one_and_right_for_the_images_of_each(folder: Path) -
     )
     pairs = Pairs.open(written(folder, *lines))
     assert pairs.captions == ("A  square", "red", "blue", "a square."), "as they were written first"
-    assert sets(pairs.relevant) == [{0, 2}, {2}, {0}, {1}]
+    assert sets(pairs.relevant) == sets(pairs.written) == [{0, 2}, {2}, {0}, {1}]
 
 
 def test_a_folder_a_zip_a_zip_beside_the_file_and_a_file_of_another_name_are_the_same(folder: Path) -> None:

@@ -520,3 +520,15 @@ def test_the_task_reads_pairs_and_compares_in_their_order(tmp_path: Path) -> Non
     found = RETRIEVAL.compare(pairs, Embedded(texts, worse, images))
     assert found.headline().reference == 100.0
     assert found.headline().candidate == pytest.approx(200 / 3)
+
+
+def test_images_that_are_right_too_do_not_tie_captions_to_each_other() -> None:
+    """Twenty captions in two classes, each chosen with an image of its own: twenty groups, and not two."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(20, 8)).astype(np.float32)
+    relevant = [frozenset(range(caption % 2, 20, 2)) for caption in range(20)]
+    embedded = Embedded(images, images, images)
+    assert compare_retrieval(relevant, embedded).text_to_image.groups == 2
+    found = compare_retrieval(relevant, embedded, written=single(*range(20))).text_to_image
+    assert (found.groups, found.at1.reference) == (20, 100.0)
+    assert found.at1.drop.high < compare_retrieval(relevant, embedded).text_to_image.at1.drop.high
