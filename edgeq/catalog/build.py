@@ -107,7 +107,7 @@ def build_catalog(
     if pending:
         shape = shape_of(embed)
         batch = batch_that_fits(batch, shape.image_bytes, _memory() if memory is None else memory)
-        _Builder(embed, sources, layout, plan, shape, batch, workers, tally, counter).make(pending)
+        _Builder(embed, sources, layout, plan, shape, batch, workers, tally, counter, verify).make(pending)
     return None if missing_shards(directory) else finish_catalog(directory)
 
 
@@ -217,10 +217,11 @@ class _Builder:
         workers: int,
         tally: Tally,
         counter: _Counter,
+        verify: bool,
     ) -> None:
         self._embed, self._sources, self._layout, self._plan = embed, sources, layout, plan
         self._shape, self._batch, self._workers = shape, batch, workers
-        self._tally, self._counter = tally, counter
+        self._tally, self._counter, self._verify = tally, counter, verify
         self._pixels = np.empty((batch, 3, shape.height, shape.width), np.float32)
         self._held: list[ExitStack] = []
 
@@ -268,7 +269,7 @@ class _Builder:
             lock.close()
             busy.append(shard)
             return None
-        record = complete_record(self._layout, self._plan, shard)
+        record = complete_record(self._layout, self._plan, shard, verify=self._verify)
         if record is not None:
             lock.close()
             self._finished(record)

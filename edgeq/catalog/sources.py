@@ -39,6 +39,7 @@ class Sources:
         self.paths = tuple(paths)
         self.passed_over: Counter[str] = Counter()
         self._open: OrderedDict[str, Source] = OrderedDict()
+        self._broken: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def items(self) -> Iterator[Item]:
@@ -102,13 +103,18 @@ class Sources:
         self.close()
 
     def _source(self, item: Item) -> Source:
-        """The place of an image; raises GoneError where it is not there any more."""
+        """The place of an image; raises GoneError where it is not there any more, ImageError where it is damaged."""
         with self._lock:
+            if item.source in self._broken:  # found once, not anew for each of its images
+                raise ImageError(self._broken[item.source])
             if item.source not in self._open:
                 try:
                     self._open[item.source] = _open_source(item.source)
                 except FileNotFoundError as error:
                     raise GoneError(f"{item.source} is gone") from error
+                except ImageError as error:
+                    self._broken[item.source] = error.what
+                    raise
                 while len(self._open) > _OPEN:
                     self._open.popitem(last=False)  # closed when the last thread that reads from it lets go of it
             self._open.move_to_end(item.source)

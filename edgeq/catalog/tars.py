@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -36,11 +37,8 @@ class TarSource:
     def __init__(self, path: Path, *, most_members: int = MAX_MEMBERS) -> None:
         self._path = absolute(path)
         self._file = _open(self._path)
-        try:
-            self._members = self._listed(most_members)
-        except BaseException:
-            self._file.close()
-            raise
+        self._closed = weakref.finalize(self, self._file.close)  # also where nobody does it: others may still read
+        self._members = self._listed(most_members)
 
     @property
     def passed_over(self) -> dict[str, int]:
@@ -76,7 +74,7 @@ class TarSource:
 
     def close(self) -> None:
         """Close the archive."""
-        self._file.close()
+        self._closed()
 
     def _listed(self, most: int) -> dict[str, Member]:
         length = os.fstat(self._file.fileno()).st_size
