@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -208,6 +209,8 @@ class Layout:
                 if not directory.is_dir():
                     directory.mkdir(parents=True, exist_ok=True)
                     sync_directory(directory.parent)
+            if not os.access(self.locks, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise OutputError(
                 f"{self.root} cannot be written: {error.strerror or error}",

@@ -20,6 +20,7 @@ from dying import in_child, profiled
 from frail_disk import DIED, FrailDisk, Loss
 from small_catalogs import SHARD, SimulatedEncoder, build, contents, files, folder, image_paths, picture
 
+from edgeq.catalog.layout import ShardRecord
 from edgeq.catalog.read import open_catalog
 
 KILLS = 15
@@ -126,7 +127,7 @@ def _check(scratch: Path) -> None:
 
 def _rows(directory: Path) -> int:
     """The rows of shards that have a record."""
-    return sum(json.loads(path.read_text())["rows"] for path in (directory / "shards").glob("0*.json"))
+    return sum(ShardRecord.load(path).rows for path in (directory / "shards").glob("0*.json"))
 
 
 def _count(images: Path, directory: Path, told: Path) -> None:
