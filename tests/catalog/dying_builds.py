@@ -79,7 +79,7 @@ def die_everywhere(story: Story, loss: Loss, scratch: Path) -> int:
         shutil.rmtree(root)
         shutil.rmtree(images)
         if status == 0 and count < 10**9:
-            return count - 1
+            return int(count) - 1
     raise AssertionError("it never came to its end")
 
 
