@@ -24,6 +24,7 @@ __all__ = [
     "IVF_KINDS",
     "KINDS",
     "POINTS_A_LIST",
+    "SECOND_POINTS",
     "IndexBytes",
     "IndexKind",
     "code_bytes",
@@ -41,10 +42,11 @@ IVF_KINDS: Final[tuple[IndexKind, ...]] = ("ivf-sq8", "ivf-pq")
 POINTS_A_LIST: Final = 39
 """With fewer training points for a centre faiss warns that it is badly placed."""
 
+SECOND_POINTS: Final = 32_768
+"""At most so many vectors, as float32, show the ranges of numbers or the centres of a code's parts."""
+
 _PQ_CENTRES: Final = 256
 _PQ_POINTS: Final = _PQ_CENTRES * POINTS_A_LIST
-_PQ_POINTS_AT_MOST: Final = 32_768
-_SQ_POINTS_AT_MOST: Final = 100_000
 _LARGEST_CODE: Final = 64
 _SMALLEST_PART: Final = 4
 _HNSW_LINKS: Final = 32
@@ -106,17 +108,15 @@ def training_points(kind: IndexKind, rows: int) -> int:
     Raises:
         InputError: product quantization needs more rows than there are.
     """
-    if kind == "ivf-pq":
-        if rows < _PQ_POINTS:
-            raise InputError(
-                f"{rows:,} vectors are too few for ivf-pq",
-                expected=f"{_PQ_POINTS:,} or more: its {_PQ_CENTRES} centres a part are trained on them",
-                next_step="take kind flat, which is exact",
-            )
-        return min(max(POINTS_A_LIST * lists(rows), _PQ_POINTS_AT_MOST), rows)
-    if kind == "ivf-sq8":
-        return min(max(POINTS_A_LIST * lists(rows), _SQ_POINTS_AT_MOST), rows)
-    return min(rows, _SQ_POINTS_AT_MOST) if kind == "sq8" else 0
+    if kind == "ivf-pq" and rows < _PQ_POINTS:
+        raise InputError(
+            f"{rows:,} vectors are too few for ivf-pq",
+            expected=f"{_PQ_POINTS:,} or more: its {_PQ_CENTRES} centres a part are trained on them",
+            next_step="take kind flat, which is exact",
+        )
+    if kind in IVF_KINDS:
+        return min(max(POINTS_A_LIST * lists(rows), SECOND_POINTS), rows)
+    return min(rows, SECOND_POINTS) if kind == "sq8" else 0
 
 
 def index_bytes(kind: IndexKind, rows: int, dimension: int) -> IndexBytes:
@@ -174,7 +174,7 @@ def _training(kind: IndexKind, rows: int, dimension: int) -> int:
     points = training_points(kind, rows)
     if not points:
         return 0
-    second = min(points, _SQ_POINTS_AT_MOST if kind != "ivf-pq" else _PQ_POINTS_AT_MOST)
+    second = min(points, SECOND_POINTS)
     decoded = min(points, _DECODED_ROWS) * 4 * dimension
     centres = 2 * lists(rows) * 4 * dimension if kind in IVF_KINDS else 0
     return points * (2 * dimension + 24) + max(decoded, 3 * second * 4 * dimension) + centres + rows * 8

@@ -9,16 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.vector_index.kinds import IVF_KINDS, IndexKind, training_points
+from edgeq.vector_index.kinds import IVF_KINDS, SECOND_POINTS, IndexKind, training_points
 from edgeq.vector_index.library import faiss
 from edgeq.vector_index.vectors import Shards
 
 __all__ = ["even_sample", "train_index"]
 
 _ROUNDS: Final = 10
-_SECOND_POINTS: Final = {"sq8": 100_000, "ivf-sq8": 100_000, "ivf-pq": 32_768}
-"""Vectors as float32 that learn ranges of numbers, or the centres of parts."""
-
 _PRODUCTS_FROM: Final = 20
 """Vectors at once."""
 
@@ -49,7 +46,7 @@ def train_index(index: Any, kind: IndexKind, vectors: Shards, live: NDArray[np.b
     if kind == "ivf-pq":
         index.pq.cp.niter, index.pq.cp.seed = _ROUNDS, seed
         index.do_polysemous_training = False  # minutes, for a search by Hamming distance that nobody makes
-    second = _spread(np.random.default_rng((seed, 1)), points, min(points, _SECOND_POINTS[kind]))
+    second = _spread(np.random.default_rng((seed, 1)), points, min(points, SECOND_POINTS))
     with _products_of_matrices():
         index.train(np.ascontiguousarray(sample[second], dtype=np.float32))
     return points
