@@ -184,10 +184,13 @@ class _Hashed:
     def write(self, data: bytes) -> None:
         """Write some."""
         try:
-            self._file.write(data)
+            self._pass_on(data)
         except BaseException as error:
             self.failure = error
             raise
+
+    def _pass_on(self, data: bytes) -> None:
+        self._file.write(data)
         self.size += len(data)
         self.sha256.update(data)
 

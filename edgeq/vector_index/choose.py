@@ -15,6 +15,8 @@ FLAT_ROWS: Final = 1_000_000
 _SHORT_CODE_ROWS: Final = 9_984
 """From here on short codes can be trained."""
 
+_IN_GIGABYTES: Final = 200_000_000
+
 
 def choose_kind(rows: int, dimension: int, memory_bytes: int, *, built_here: bool = True) -> tuple[IndexKind, str]:
     """The kind of index for a catalog, and why in a sentence.
@@ -34,9 +36,9 @@ def choose_kind(rows: int, dimension: int, memory_bytes: int, *, built_here: boo
     for kind, need in needs.items():
         if need <= memory_bytes:
             return kind, _reason(kind, rows, need, memory_bytes)
-    told = ", ".join(f"{kind} {_gigabytes(need)}" for kind, need in needs.items())
+    told = ", ".join(f"{kind} {_size(need)}" for kind, need in needs.items())
     raise InputError(
-        f"no index over {rows:,} vectors of {dimension} numbers fits {_gigabytes(memory_bytes)}",
+        f"no index over {rows:,} vectors of {dimension} numbers fits {_size(memory_bytes)}",
         expected=f"memory for one of: {told}",
         next_step="give it more memory, or build on a larger machine and only serve here" if built_here else "",
     )
@@ -57,7 +59,7 @@ def _need(kind: IndexKind, rows: int, dimension: int, built_here: bool) -> int:
 
 def _reason(kind: IndexKind, rows: int, need: int, memory_bytes: int) -> str:
     """Why this kind, for a person."""
-    fits = f"{_gigabytes(need)} of {_gigabytes(memory_bytes)}"
+    fits = f"{_size(need)} of {_size(memory_bytes)}"
     if kind == "flat":
         return f"flat: {rows:,} vectors are few enough to compare all of them, exactly, in {fits}"
     if kind == "ivf-sq8":
@@ -66,6 +68,6 @@ def _reason(kind: IndexKind, rows: int, need: int, memory_bytes: int) -> str:
     return f"ivf-pq: 8 bits a number do not fit; short codes take {fits}, and float16 vectors on disk decide at the end"
 
 
-def _gigabytes(count: int) -> str:
-    """Bytes in units of 10^9."""
-    return f"{count / 1e9:.2f} GB"
+def _size(count: int) -> str:
+    """Bytes in words, in units of 10^9 or, where that is little, of 10^6."""
+    return f"{count / 1e9:.2f} GB" if count >= _IN_GIGABYTES else f"{count / 1e6:.1f} MB"
