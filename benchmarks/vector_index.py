@@ -1,0 +1,361 @@
+"""The search index beside plain faiss of the same factory string: time and memory of building, recall, speed.
+
+Vectors like those of an image encoder are drawn onto the disk as float16 shards. Each build and each search is a
+process of its own; every process reads the same shards.
+
+    python -m benchmarks.vector_index --rows 1000000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.vector_index.build import build_index
+from edgeq.vector_index.kinds import IndexKind, index_bytes, training_points
+from edgeq.vector_index.library import faiss, use_threads
+from edgeq.vector_index.recall import Truth, exact_neighbours
+from edgeq.vector_index.record import INDEX_FILE, IndexRecord
+from edgeq.vector_index.search import VectorIndex
+from edgeq.vector_index.train import even_sample
+from edgeq.vector_index.vectors import Shards
+
+__all__ = ["Row", "draw_shards", "main", "table"]
+
+SHARD_ROWS: Final = 250_000
+CLUSTER_ROWS: Final = 100
+KINDS: Final[tuple[IndexKind, ...]] = ("flat", "ivf-sq8", "ivf-pq")
+SIDES: Final = ("edgeq", "faiss")
+_K: Final = 10
+_QUERIES: Final = 1000
+_TIMED: Final = 500
+_POLL_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind on one side.
+
+    Attributes:
+        kind: of the index.
+        side: `edgeq`, or `faiss` for the plain library.
+        train, add: seconds of building; adding includes finding each row's list.
+        tune: seconds in which edgeq measured recall and chose its settings.
+        peak: bytes of memory of its own (`RssAnon`) that building added to a process with its libraries, at the most.
+        planned: the same, as `index_bytes` says; 0 for faiss.
+        file: bytes of the index on disk.
+        nprobe, refine: of the search.
+        recall: share of the nearest 10 that are found.
+        speed: queries a second, one by one, one thread.
+    """
+
+    kind: str
+    side: str
+    train: float
+    add: float
+    tune: float
+    peak: int
+    planned: int
+    file: int
+    nprobe: int
+    refine: int
+    recall: float
+    speed: float
+
+
+def draw_shards(directory: Path, rows: int, dimension: int, seed: int) -> None:
+    """Vectors on the sphere in clusters of about 100, most of whose spread is in few directions.
+
+    The i-th direction has 1 / sqrt(i) of the first one's spread, of the clusters' centres as of what lies around them.
+
+    Args:
+        directory: for `vectors-*.npy`, float16 [up to 250,000, dimension].
+        rows: in all.
+        dimension: numbers of a vector.
+        seed: of the drawing.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    turn = np.linalg.qr(random.standard_normal((dimension, dimension)))[0].astype(np.float32)
+    spread = (np.arange(1, dimension + 1, dtype=np.float32) ** -0.5) * turn
+    centres = random.standard_normal((max(rows // CLUSTER_ROWS, 1), dimension), dtype=np.float32)
+    for number, start in enumerate(range(0, rows, SHARD_ROWS)):
+        path = directory / f"vectors-{number:04}.npy"
+        if path.exists():
+            continue
+        shard = np.random.default_rng((seed, number))
+        parts = [
+            _drawn(shard, centres, spread.T, min(25_000, rows - low))
+            for low in range(start, min(start + SHARD_ROWS, rows), 25_000)
+        ]
+        np.save(path, np.concatenate(parts))
+
+
+def _drawn(
+    random: np.random.Generator, centres: NDArray[np.float32], spread: NDArray[np.float32], count: int
+) -> NDArray[np.float16]:
+    """Normalized vectors float16 [count, dimension] around centres drawn at random."""
+    around = random.standard_normal((count, centres.shape[1]), dtype=np.float32)
+    found = (centres[random.integers(0, len(centres), count)] + 0.7 * around) @ spread
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found.astype(np.float16)
+
+
+def open_shards(directory: Path) -> list[NDArray[np.float16]]:
+    """The shards, float16 [n, dimension] each, memory-mapped."""
+    return [np.load(path, mmap_mode="r") for path in sorted(directory.glob("vectors-*.npy"))]
+
+
+def table(rows: list[Row]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| kind | built by | train, s | add, s | tune, s | peak, GB | planned, GB | file, GB | nprobe | refine "
+        "| recall@10 | queries/s |",
+        "|" + "---|" * 12,
+    ]
+    for row in rows:
+        planned = f"{row.planned / 1e9:.2f}" if row.planned else ""
+        tune = f"{row.tune:.0f}" if row.side == "edgeq" else ""
+        lines.append(
+            f"| {row.kind} | {row.side} | {row.train:.0f} | {row.add:.0f} | {tune} | {row.peak / 1e9:.2f} | {planned} "
+            f"| {row.file / 1e9:.3f} | {row.nprobe or ''} | {row.refine or ''} | {row.recall:.4f} | {row.speed:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process is told.
+
+    Attributes:
+        work: the folder with the shards and the indexes.
+        rows: vectors in all.
+        dimension: numbers of a vector.
+        seed: of drawing, building and asking.
+        threads: for building.
+    """
+
+    work: Path
+    rows: int
+    dimension: int
+    seed: int
+    threads: int
+
+    @property
+    def shards(self) -> Path:
+        """Where the vectors are."""
+        return self.work / f"vectors-{self.rows}-{self.dimension}-{self.seed}"
+
+    def index(self, kind: str, side: str) -> Path:
+        """The folder of an index."""
+        return self.work / f"{kind}-{side}"
+
+
+def _own_memory() -> int:
+    """Bytes of this process that belong to no file."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@contextmanager
+def _peak() -> Iterator[Callable[[], int]]:
+    """How many bytes of its own this process had at the most since the start, beyond what it had then."""
+    first = _own_memory()
+    seen = [first]
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            seen[0] = max(seen[0], _own_memory())
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield lambda: max(seen[0], _own_memory()) - first
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _truth(job: Job) -> dict[str, Any]:
+    """Compare the queries with every vector, and keep the result."""
+    truth = exact_neighbours(
+        Shards(open_shards(job.shards)), queries=_QUERIES, k=_K, seed=job.seed + 1, threads=job.threads
+    )
+    np.savez(job.work / "truth.npz", rows=truth.rows, queries=truth.queries, ids=truth.ids, scores=truth.scores)
+    return {}
+
+
+def _build(job: Job, kind: IndexKind, side: str) -> dict[str, Any]:
+    """Build once; seconds by stage and the peak."""
+    use_threads(job.threads)
+    shards = open_shards(job.shards)
+    with _peak() as peak:
+        seconds = _build_edgeq(job, kind, shards) if side == "edgeq" else _build_plain(job, kind, shards)
+        return {**seconds, "peak": peak()}
+
+
+def _build_edgeq(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -> dict[str, float]:
+    began: dict[str, float] = {}
+
+    def progress(stage: str, _done: int, _total: int) -> None:
+        began.setdefault(stage, time.perf_counter())
+
+    start = time.perf_counter()
+    build_index(
+        shards,
+        job.rows,
+        job.dimension,
+        job.index(kind, "edgeq"),
+        kind=kind,
+        memory_bytes=1 << 62,
+        seed=job.seed,
+        threads=job.threads,
+        progress=progress,
+    )
+    trained = start + _training_seconds(began, start)
+    return {"train": trained - start, "add": began["recall"] - trained, "tune": began["write"] - began["recall"]}
+
+
+def _training_seconds(began: dict[str, float], start: float) -> float:
+    """Until the first block was done, which is counted as training: one of 16,384 rows."""
+    return min(began.get("assign", began["add"]), began["add"]) - start
+
+
+def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -> dict[str, float]:
+    """As a script would: train on a sample in float32, add in blocks."""
+    record = IndexRecord.load(job.index(kind, "edgeq") / "index.json")
+    index = faiss().index_factory(job.dimension, record.factory, faiss().METRIC_INNER_PRODUCT)
+    start = time.perf_counter()
+    points = training_points(kind, job.rows)
+    if points:
+        index.train(Shards(shards).read(even_sample(job.rows, None, points, job.seed)).astype(np.float32))
+    trained = time.perf_counter()
+    for block in Shards(shards).blocks():
+        index.add_with_ids(block.vectors, block.ids)
+    added = time.perf_counter()
+    job.index(kind, "faiss").mkdir(exist_ok=True)
+    faiss().write_index(index, str(job.index(kind, "faiss") / INDEX_FILE))
+    return {"train": trained - start, "add": added - trained, "tune": 0.0}
+
+
+def _search(job: Job, kind: IndexKind, side: str) -> dict[str, Any]:
+    """Recall over all queries, and the speed of one after another in one thread, at the settings edgeq chose."""
+    with np.load(job.work / "truth.npz") as kept:
+        truth = Truth(kept["rows"], kept["queries"], kept["ids"], kept["scores"])
+    shards = Shards(open_shards(job.shards))
+    record = IndexRecord.load(job.index(kind, "edgeq") / "index.json")
+    find = _edgeq_search(job, kind, shards) if side == "edgeq" else _plain_search(job, kind, shards, record)
+    hits = 0
+    for row, query, scores in zip(truth.rows, truth.queries, truth.scores, strict=True):
+        found = find(query[None], _K + 1)[0]
+        others = found[(found != row) & (found >= 0)][:_K]
+        hits += int((shards.read(others).astype(np.float32) @ query >= scores[-1] - 1e-6).sum())
+    start = time.perf_counter()
+    for query in truth.queries[:_TIMED]:
+        find(query[None], _K)
+    speed = min(_TIMED, len(truth.queries)) / (time.perf_counter() - start)
+    return {"recall": hits / truth.ids.size, "speed": speed, "nprobe": record.nprobe, "refine": record.refine}
+
+
+Find = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
+
+
+def _edgeq_search(job: Job, kind: IndexKind, shards: Shards) -> Find:
+    index = VectorIndex.open(job.index(kind, "edgeq"), shards)
+    return lambda query, k: index.search(query, k)[0]
+
+
+def _plain_search(job: Job, kind: IndexKind, shards: Shards, record: IndexRecord) -> Find:
+    """All in memory; behind short codes faiss's own second look at float16 vectors."""
+    index = faiss().read_index(str(job.index(kind, "faiss") / INDEX_FILE))
+    use_threads(1)
+    if record.nprobe:
+        index.nprobe = record.nprobe
+    if not record.refine:
+        return lambda query, k: index.search(query, k)[1][0][None]
+    second = faiss().IndexScalarQuantizer(job.dimension, faiss().ScalarQuantizer.QT_fp16, faiss().METRIC_INNER_PRODUCT)
+    for block in shards.blocks():
+        second.add(block.vectors)
+    refined = faiss().IndexRefine(index, second)
+    refined.k_factor = float(record.refine)
+    return lambda query, k: refined.search(query, k)[1][0][None]
+
+
+def _child(job: Job, task: str, *arguments: str) -> dict[str, Any]:
+    """Run a task in a process of its own."""
+    told = json.dumps([task, *arguments, {**asdict(job), "work": str(job.work)}])
+    command = [sys.executable, "-m", "benchmarks.vector_index", "--child", told]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _as_child(told: str) -> None:
+    task, *arguments, settings = json.loads(told)
+    job = Job(**{**settings, "work": Path(settings["work"])})
+    tasks: dict[str, Callable[..., dict[str, Any]]] = {"truth": _truth, "build": _build, "search": _search}
+    print(json.dumps(tasks[task](job, *arguments)))
+
+
+def _row(job: Job, kind: IndexKind, side: str) -> Row:
+    built = _child(job, "build", kind, side)
+    found = _child(job, "search", kind, side)
+    size = (job.index(kind, side) / INDEX_FILE).stat().st_size
+    planned = index_bytes(kind, job.rows, job.dimension).build if side == "edgeq" else 0
+    return Row(kind=kind, side=side, file=size, planned=planned, **built, **found)
+
+
+def main() -> int:
+    """Draw, build, search, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="edgeq is always measured")
+    parser.add_argument("--threads", type=int, default=2, help="for building")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="keeps shards and indexes there; a temporary folder otherwise")
+    parser.add_argument("--json", type=Path, help="write every figure there as well")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        _as_child(given.child)
+        return 0
+    work = given.work or Path(tempfile.mkdtemp(prefix="vector-index-"))
+    try:
+        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads)
+        draw_shards(job.shards, job.rows, job.dimension, job.seed)
+        _child(job, "truth")
+        rows: list[Row] = []
+        for kind in given.kinds:
+            for side in (side for side in SIDES if side == "edgeq" or side in given.sides):
+                rows.append(_row(job, kind, side))
+                print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+        print(table(rows))
+        if given.json:
+            given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    finally:
+        if given.work is None:
+            shutil.rmtree(work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

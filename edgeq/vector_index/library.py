@@ -1,0 +1,48 @@
+"""faiss, loaded when it is first needed: the one place that knows it has no types.
+
+What an array's pointer is to faiss, how many threads a call has, and which file flags this release knows is said here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from edgeq.errors import InputError
+
+__all__ = ["faiss", "mapping_flags", "use_threads"]
+
+_ENCODED_AT_ONCE = 1024
+"""Rows for which faiss makes tables of distances at once when it encodes; its own number takes gigabytes."""
+
+
+def faiss() -> Any:
+    """The module `faiss`.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        loaded = importlib.import_module("faiss")
+    except ImportError as error:
+        raise InputError(
+            "faiss is not installed, which the search index needs",
+            causes=(str(error),),
+            next_step="pip install 'edgeq[index]'",
+        ) from error
+    loaded.cvar.product_quantizer_compute_codes_bs = _ENCODED_AT_ONCE
+    return loaded
+
+
+def use_threads(threads: int) -> None:
+    """Give faiss so many threads for what this thread calls from here on; OpenMP keeps the number per thread."""
+    faiss().omp_set_num_threads(threads)
+
+
+def mapping_flags() -> int:
+    """How an index is opened without reading all of it into memory.
+
+    faiss 1.11 and later map a file of any kind; before, only the lists of an inverted file.
+    """
+    library = faiss()
+    return int(getattr(library, "IO_FLAG_MMAP_IFC", library.IO_FLAG_MMAP))
