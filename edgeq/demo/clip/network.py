@@ -1,0 +1,62 @@
+"""The small CLIP: two towers of three layers, 128 wide, and 64 numbers for a picture or a text; 1.2 million parameters.
+
+It is `CLIPModel` as it is (Radford et al., 2021, arXiv:2103.00020), so that whatever holds for the large ones can be
+tried on it.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
+
+from edgeq.demo.clip.tokens import CONTEXT
+from edgeq.demo.scenes import SIZE
+
+__all__ = ["FEATURES", "PATCH", "build_clip"]
+
+PATCH = 8
+"""Side of a patch in pixels."""
+
+FEATURES = 64
+"""How many numbers a picture or a text becomes."""
+
+_WIDTH, _LAYERS, _HEADS = 128, 3, 4
+
+
+def build_clip(processor: CLIPProcessor, seed: int) -> CLIPModel:
+    """An untrained model in float32 for the tokens and pictures of this processor; its weights come from the seed."""
+    config = CLIPConfig(
+        text_config=_text(processor).to_dict(), vision_config=_vision().to_dict(), projection_dim=FEATURES
+    )
+    torch.manual_seed(seed)
+    return CLIPModel(config)
+
+
+def _text(processor: CLIPProcessor) -> CLIPTextConfig:
+    """The text tower. Features are taken at the first end of text, as transformers does unless its id is 2."""
+    tokenizer = processor.tokenizer
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=_WIDTH,
+        intermediate_size=4 * _WIDTH,
+        projection_dim=FEATURES,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=_HEADS,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _vision() -> CLIPVisionConfig:
+    """The vision tower: 64 patches of 8 x 8 pixels and a place for the whole picture."""
+    return CLIPVisionConfig(
+        hidden_size=_WIDTH,
+        intermediate_size=4 * _WIDTH,
+        projection_dim=FEATURES,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=_HEADS,
+        image_size=SIZE,
+        patch_size=PATCH,
+    )
