@@ -1,4 +1,4 @@
-"""The small CLIP: two towers of three layers, 128 wide, and 64 numbers for a picture or a text; 1.2 million parameters.
+"""The small CLIP: two towers of three layers, 128 wide, and 64 numbers for a picture or a text; 1.3 million parameters.
 
 It is `CLIPModel` as it is (Radford et al., 2021, arXiv:2103.00020), so that whatever holds for the large ones can be
 tried on it.
@@ -7,12 +7,15 @@ tried on it.
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
 
 from edgeq.demo.clip.tokens import CONTEXT
-from edgeq.demo.scenes import SIZE
+from edgeq.demo.scenes import KINDS, SIZE
+from edgeq.demo.vlm.network import Guesses
+from edgeq.demo.vlm.report import PLACES, SEVERITIES
 
-__all__ = ["FEATURES", "PATCH", "build_clip"]
+__all__ = ["FEATURES", "PATCH", "Sorter", "build_clip"]
 
 PATCH = 8
 """Side of a patch in pixels."""
@@ -60,3 +63,23 @@ def _vision() -> CLIPVisionConfig:
         image_size=SIZE,
         patch_size=PATCH,
     )
+
+
+class Sorter(nn.Module):
+    """Reads a finding from patch features, so that the vision tower learns to see while it learns what words mean.
+
+    It is thrown away after training.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.kind = nn.Linear(_WIDTH, len(KINDS))
+        self.place = nn.Linear((SIZE // PATCH) ** 2 * _WIDTH, len(PLACES))
+        self.severity = nn.Linear(_WIDTH, len(SEVERITIES))
+
+    def forward(self, features: torch.Tensor) -> Guesses:
+        """Logits from features [n, patches, width]: the place from all patches in order, the rest from their mean."""
+        features = self.norm(features)
+        mean = features.mean(dim=1)
+        return Guesses(self.kind(mean).float(), self.place(features.flatten(1)).float(), self.severity(mean).float())

@@ -1,9 +1,9 @@
 """Words and pictures as the small CLIP takes them: tokenizer and image processor.
 
 As in CLIP (Radford et al., 2021, arXiv:2103.00020) text is put in lower case, its spaces are made one, and it stands
-between a start and an end of text, which also fills up shorter texts. The tokens are byte-level BPE without CLIP's marks
-at the end of words, which would need 256 tokens more: it is trained on the captions, each of their words is one token,
-and any other text falls apart into pieces or bytes.
+between a start and an end of text, which also fills up shorter texts. The tokens are byte-level BPE, without CLIP's
+marks at the end of words, which would need 256 tokens more: it is trained on the captions, each of their words is one
+token, and any other text falls apart into pieces or bytes.
 """
 
 from __future__ import annotations
