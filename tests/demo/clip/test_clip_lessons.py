@@ -69,10 +69,10 @@ def test_some_steps_on_one_batch_lower_both_losses(pool: Pool) -> None:
     optimizer = torch.optim.AdamW([*lessons.model.parameters(), *lessons.sorter.parameters()], 1e-3)
     seen = []
     for _ in range(6):
-        both = lessons.losses(views, np.random.default_rng(0))
-        seen.append([loss.item() for loss in both])
+        contrastive, sorting = lessons.losses(views, np.random.default_rng(0))
+        seen.append((contrastive.item(), sorting.item()))
         optimizer.zero_grad()
-        torch.autograd.backward(sum(both))
+        torch.autograd.backward(contrastive + sorting)
         optimizer.step()
     assert seen[-1][0] < seen[0][0] - 0.1
     assert seen[-1][1] < seen[0][1] - 0.1
@@ -113,7 +113,12 @@ def test_the_whole_way_ends_in_a_directory_that_holds_what_was_trained(
 ) -> None:
     monkeypatch.setattr(train_module, "_SCORE_PAIRS", 12)
     kept: list[Lessons] = []
-    monkeypatch.setattr(train_module, "train", lambda lessons, *given: kept.append(lessons) or train(lessons, *given))
+
+    def keep(settings: Settings) -> Lessons:
+        kept.append(begin(settings))
+        return kept[0]
+
+    monkeypatch.setattr(train_module, "begin", keep)
     result = run(tmp_path / "model", QUICK, quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     record = json.loads((tmp_path / "model" / "training.json").read_text())
