@@ -26,7 +26,7 @@ class Lessons:
 
     Attributes:
         model: that learns.
-        sorter: reads kind, place and severity from the vision tower's patches.
+        sorter: reads kind, place and severity from the vision tower.
         processor: the model's, for texts.
     """
 
@@ -45,10 +45,13 @@ class Lessons:
             seen = self.model.vision_model(views.pixels, output_hidden_states=True)
             pictures = self.model.visual_projection(seen.pooler_output)
             texts = self.model.text_projection(self.model.text_model(ids).pooler_output)
-            guesses = self.sorter(seen.hidden_states[-2][:, 1:])  # what the last layer gathers for the whole picture
+            # The patches before the last layer, which gathers them for the whole picture.
+            guesses, place = self.sorter(seen.hidden_states[-2][:, 1:], seen.pooler_output)
         cosines = normalize(pictures.float(), dim=1) @ normalize(texts.float(), dim=1).T
         belongs = torch.tensor([_INDICES[finding] for finding in views.findings])
-        sorting = torch.stack([cross_entropy(*pair) for pair in zip(guesses, views.classes(), strict=True)]).sum()
+        classes = views.classes()
+        pairs = [*zip(guesses, classes, strict=True), (place, classes[1])]
+        sorting = torch.stack([cross_entropy(*pair) for pair in pairs]).sum()
         return contrast(cosines * self.model.logit_scale.exp(), belongs), sorting
 
     @cached_property

@@ -25,6 +25,9 @@ FEATURES = 64
 
 _WIDTH, _LAYERS, _HEADS = 128, 3, 4
 
+_LOUDER = 10.0
+"""How much larger than in transformers the first position embeddings are: there a patch's pixels drown its place."""
+
 
 def build_clip(processor: CLIPProcessor, seed: int) -> CLIPModel:
     """An untrained model in float32 for the tokens and pictures of this processor; its weights come from the seed."""
@@ -32,7 +35,10 @@ def build_clip(processor: CLIPProcessor, seed: int) -> CLIPModel:
         text_config=_text(processor).to_dict(), vision_config=_vision().to_dict(), projection_dim=FEATURES
     )
     torch.manual_seed(seed)
-    return CLIPModel(config)
+    model = CLIPModel(config)
+    with torch.no_grad():
+        model.vision_model.embeddings.position_embedding.weight.mul_(_LOUDER)
+    return model
 
 
 def _text(processor: CLIPProcessor) -> CLIPTextConfig:
@@ -66,9 +72,10 @@ def _vision() -> CLIPVisionConfig:
 
 
 class Sorter(nn.Module):
-    """Reads a finding from patch features, so that the vision tower learns to see while it learns what words mean.
+    """Reads a finding from the vision tower, so that it learns to see while it learns what words mean.
 
-    It is thrown away after training.
+    It is thrown away after training. The place it reads twice: the patches in order tell it easily, and the features of
+    the whole picture must learn to.
     """
 
     def __init__(self) -> None:
@@ -77,9 +84,11 @@ class Sorter(nn.Module):
         self.kind = nn.Linear(_WIDTH, len(KINDS))
         self.place = nn.Linear((SIZE // PATCH) ** 2 * _WIDTH, len(PLACES))
         self.severity = nn.Linear(_WIDTH, len(SEVERITIES))
+        self.place_of_whole = nn.Linear(_WIDTH, len(PLACES))
 
-    def forward(self, features: torch.Tensor) -> Guesses:
-        """Logits from features [n, patches, width]: the place from all patches in order, the rest from their mean."""
-        features = self.norm(features)
-        mean = features.mean(dim=1)
-        return Guesses(self.kind(mean).float(), self.place(features.flatten(1)).float(), self.severity(mean).float())
+    def forward(self, patches: torch.Tensor, whole: torch.Tensor) -> tuple[Guesses, torch.Tensor]:
+        """Logits from patches [n, patches, width], and those of the place float32 [n, 9] from the whole [n, width]."""
+        patches = self.norm(patches)
+        mean = patches.mean(dim=1)
+        guesses = Guesses(self.kind(mean).float(), self.place(patches.flatten(1)).float(), self.severity(mean).float())
+        return guesses, self.place_of_whole(whole).float()

@@ -66,7 +66,7 @@ class Settings:
     """
 
     scenes: int = 16_000
-    steps: int = 1_600
+    steps: int = 1_500
     batch: int = 64
     peak_rate: float = 1e-3
     warm_up: float = 0.06
@@ -140,10 +140,10 @@ def run(out: Path, settings: Settings, report: Report) -> RetrievalScore:
     """
     if out.exists():
         raise OutputError(f"{out} exists already", next_step="give --out another name")
-    started = time.monotonic()
     report(f"drawing {settings.scenes} scenes")
     pool = draw_pool(TRAIN_SEED, settings.scenes, settings.threads)
     lessons = begin(settings)
+    started = time.monotonic()
     train(lessons, pool, settings, report)
     seconds = time.monotonic() - started
     with new_directory(out) as work:
