@@ -2,10 +2,10 @@
 
     python -m edgeq.demo.clip.train --out DIR [--steps N] [--threads N]
 
-Needs the `torch` extra; the weights that come along took ten minutes of one core. Random choices come from a seed and
-the number of the step, but processors add in different orders: elsewhere the weights differ a little, and so do the
-figures. A vision tower learns slowly from captions alone; beside them a head that is thrown away sorts the pictures,
-less and less.
+Needs the `torch` extra; the weights that come along took six minutes of one core, and their scenes one more. Random
+choices come from a seed and the number of the step, but processors add in different orders: elsewhere the weights differ
+a little, and so do the figures. A vision tower learns slowly from captions alone, and where something is not at all in
+this time: beside them a head that is thrown away sorts the pictures, less and less.
 """
 
 from __future__ import annotations
