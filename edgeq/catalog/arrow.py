@@ -31,7 +31,7 @@ def require_pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise InputError(
             "a catalog's columns are written with pyarrow, which is not installed",
-            next_step="pip install 'edgeq[catalog]'",
+            next_step="pip install 'edgeq[retrieval]'",
         ) from error
     return pyarrow, pyarrow.parquet
 

@@ -138,6 +138,8 @@ def _extra(package: str | None) -> str:
         return "device"
     if package in ("anyio", "h11", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop"):
         return "service"
+    if package in ("faiss", "pyarrow", "tokenizers"):
+        return "retrieval"
     from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
     return "torch" if (package or "").split(".")[0] in from_torch else "quantize"
 

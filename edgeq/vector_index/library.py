@@ -28,7 +28,7 @@ def faiss() -> Any:
         raise InputError(
             "faiss is not installed, which the search index needs",
             causes=(str(error),),
-            next_step="pip install 'edgeq[index]'",
+            next_step="pip install 'edgeq[retrieval]'",
         ) from error
     loaded.cvar.product_quantizer_compute_codes_bs = _ENCODED_AT_ONCE
     return loaded

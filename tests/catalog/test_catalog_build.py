@@ -351,4 +351,4 @@ def test_pyarrow_is_asked_for_by_its_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match="not installed") as caught, open_sources([tmp_path]) as sources:
         build_catalog(SimulatedEncoder(), sources, tmp_path / "cat", bundle_digest=BUNDLE)
-    assert caught.value.next_step == "pip install 'edgeq[catalog]'"
+    assert caught.value.next_step == "pip install 'edgeq[retrieval]'"
