@@ -3,9 +3,9 @@
     python -m edgeq.demo.clip.train --out DIR [--steps N] [--threads N]
 
 Needs the `torch` extra; the weights that come along took six minutes of one core, and their scenes one more. Random
-choices come from a seed and the number of the step, but processors add in different orders: elsewhere the weights differ
-a little, and so do the figures. A vision tower learns slowly from captions alone, and where something is not at all in
-this time: beside them a head that is thrown away sorts the pictures, less and less.
+choices come from a seed and the number of the step, but processors add in different orders: elsewhere the weights
+differ a little, and so do the figures. Beside the captions a head that is thrown away sorts the pictures, less and
+less: a first training, in which the place was not read from the whole picture's features, did not learn it.
 """
 
 from __future__ import annotations

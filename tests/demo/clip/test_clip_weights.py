@@ -26,6 +26,19 @@ PAIRS = 300
 FRESH_SEED = EVALUATION_SEED + SEED_RANGE // 2
 """Scenes that neither training nor its record has looked at."""
 
+LEAST = {
+    "recall_at_1": 0.74,
+    "recall_at_5": 0.92,
+    "recall_at_10": 0.95,
+    "kind": 0.89,
+    "place": 0.93,
+    "severity": 0.76,
+}
+"""Of 300 pairs. Five sets of 300 had 0.82 to 0.91, 0.96 to 0.99, 0.99 to 1; 0.94 to 0.99, 0.98 to 1, 0.84 to 0.93.
+
+Untrained it is 0.01, 0.17, 0.23; 0.16, 0.09, 0.32.
+"""
+
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
@@ -63,10 +76,13 @@ def test_the_configs_say_what_edgeq_reads() -> None:
     assert (tower.context, tower.pooling) == (CONTEXT, "first")
 
 
-@pytest.mark.parametrize("field", ["kind", "place", "severity"])
-def test_the_stated_share_of_nearest_pictures_is_right(
-    record: dict[str, Any], found: RetrievalScore, field: str
-) -> None:
-    stated = record["evaluation"][field]
-    error = math.sqrt(stated * (1 - stated) / PAIRS)
-    assert getattr(found, field) > stated - 4 * error
+@pytest.mark.parametrize(("figure", "least"), LEAST.items())
+def test_new_scenes_are_found_by_their_captions(found: RetrievalScore, figure: str, least: float) -> None:
+    assert getattr(found, figure) >= least
+
+
+def test_the_stated_figures_are_of_scenes_kept_apart(record: dict[str, Any]) -> None:
+    stated, settings = record["evaluation"], record["settings"]
+    assert stated["first_seed"] >= settings["first_scene"] + settings["scenes"]
+    assert stated["first_seed"] + stated["pairs"] <= FRESH_SEED
+    assert all(stated[figure] >= least for figure, least in LEAST.items())
