@@ -74,7 +74,7 @@ def write_pairs(folder: Path, count: int) -> Path:
     pool = draw_pool(_SEED, count, 1)
     same: dict[Any, list[str]] = {}
     for number, finding in enumerate(pool.findings):
-        Image.fromarray(pool.scenes[number]).save(folder / f"{number:05d}.png")
+        Image.fromarray(pool.pixels[number]).save(folder / f"{number:05d}.png")
         same.setdefault(finding, []).append(f"{number:05d}.png")
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for number, finding in enumerate(pool.findings):
@@ -179,7 +179,7 @@ def _measure_others(name: str, bundle: Path, pairs: Pairs, scratch: Path) -> Ite
             for start in range(0, len(pairs.images), 64)
         ]
     )
-    graph = bundle / "text" / "model.fp32.onnx"
+    graph = _in_float32(bundle / "text" / "model.fp32.onnx", scratch / f"{name}.fp32.onnx")
     ids = [each[None] for each in model.tokenizer.ids((scratch / "captions.txt").read_text().split("\n"))]
     reference = _texts(model, graph, pairs)
     for who, quantize in quantizers(ids).items():
@@ -188,6 +188,19 @@ def _measure_others(name: str, bundle: Path, pairs: Pairs, scratch: Path) -> Ite
             quantize(graph, made)
         found = RETRIEVAL.compare(pairs, Embedded(reference, _texts(model, made, pairs), images))
         yield _row(name, who, found)
+
+
+def _in_float32(graph: Path, made: Path) -> Path:
+    """A text graph with its token table in float32 again, which ONNX Runtime's quantizers need."""
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    model = onnx.load(graph)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    onnx.save(model, made)  # the Cast behind it has nothing left to do
+    return made
 
 
 def _texts(model: TwoTowerModel, graph: Path, pairs: Pairs) -> Texts:

@@ -43,6 +43,8 @@ VERBS: Final = {
     "prune": "Remove installed bundles that are no longer wanted.",
     "doctor": "Is this machine able to run bundles: what is there, and what is missing.",
     "run": "Ask a bundle's vision-language model about an image.",
+    "index": "Embed images with a bundle of CLIP or SigLIP into a catalog, and index it.",
+    "search": "Find images of a catalog by words, or by an image.",
     "serve": "Serve a bundle over HTTP: chat, classes, reports, metrics.",
     "watch": "Write a report beside each image that comes into a folder.",
     "demo": "Go the whole way on the small networks that come along.",
@@ -52,6 +54,8 @@ VERBS: Final = {
 _DEVICE: Final = frozenset(
     [
         "build",
+        "index",
+        "search",
         "verify-engine",
         "keygen",
         "sign",

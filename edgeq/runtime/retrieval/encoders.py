@@ -94,9 +94,26 @@ class ImageEncoder:
         found = np.empty((len(images), self._tower.dimension), np.float32)
         for start in range(0, len(images), MOST_IMAGES):
             batch = images[start : start + MOST_IMAGES]
-            pixels = np.stack([self._preprocess(image) for image in batch])
-            found[start : start + len(batch)] = self._tower.embed(pixels)
+            found[start : start + len(batch)] = self.embed_pixels(np.stack(list(map(self._preprocess, batch))))
         return found
+
+    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
+        """The pixels of one image, float32 [3, H, W]; raises ImageError for one that cannot be brought to the size."""
+        return self._preprocess(image)
+
+    def embed_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The embeddings of a batch, in one run.
+
+        Args:
+            pixels: float32 [n, 3, H, W], of `preprocess`.
+
+        Returns:
+            float32 [n, dimension], rows of length one.
+
+        Raises:
+            EngineError: the engine fails, or gives NaN, infinity, zeros or another shape.
+        """
+        return self._tower.embed(pixels)
 
 
 class _Tower:

@@ -1,0 +1,329 @@
+"""Images embedded into a catalog, and searched by texts and by images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from edgeq.api.device.images import ImageLike, open_image
+from edgeq.artifact import Artifact
+from edgeq.bundle.verify import Trust, examine
+from edgeq.catalog.build import BATCH, build_catalog
+from edgeq.catalog.layout import SHARD_SIZE
+from edgeq.catalog.plan import GoneSources
+from edgeq.catalog.read import CatalogReader, open_catalog
+from edgeq.catalog.sources import open_sources
+from edgeq.device import probe
+from edgeq.errors import ArtifactError, InputError
+from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
+from edgeq.vector_index.build import build_index
+from edgeq.vector_index.choose import choose_kind
+from edgeq.vector_index.kinds import IndexKind
+from edgeq.vector_index.record import IndexRecord
+from edgeq.vector_index.search import NOTHING, VectorIndex
+from edgeq.vector_index.vectors import Shards
+
+__all__ = ["INDEX", "ImageSearch", "Indexed", "SearchResult", "index_images", "open_search"]
+
+INDEX: Final = "index"
+"""The directory of the index in a catalog."""
+
+_EMBEDDED_BY: Final = "embedded_by.json"
+_MEMORY_SHARE: Final = 2
+"""One part in so many of the memory that is available may be the index's."""
+
+
+class EmbeddedBy(Artifact):
+    """Which bundle a catalog was made with; its texts are embedded by the same.
+
+    Attributes:
+        bundle: its directory, absolute.
+        digest: of its manifest.
+    """
+
+    otherwise = "does not say which bundle embedded a catalog"
+
+    version: Literal["edgeq.embedded-by/1"] = "edgeq.embedded-by/1"
+    bundle: str
+    digest: str
+
+
+class Indexed(BaseModel):
+    """What lies in a catalog now.
+
+    Attributes:
+        catalog: its directory.
+        complete: all shards are there; otherwise other processes make those that are missing, and there is no index.
+        rows, removed: images with an embedding, those that are gone since among them, and how many these are.
+        skipped: images without one, by the reason.
+        shards: how many.
+        index: over the rows; None where none was asked for, or shards are missing.
+        because: why the index is of this kind.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    catalog: Path
+    complete: bool
+    rows: int = 0
+    removed: int = 0
+    skipped: Mapping[str, int] = {}
+    shards: int = 0
+    index: IndexRecord | None = None
+    because: str = ""
+
+
+class SearchResult(BaseModel):
+    """An image that was found.
+
+    Attributes:
+        image_path: where it was; of an image in an archive, its name behind the archive's.
+        score: cosine with what was asked.
+        row: its number in the catalog.
+        columns: what else the catalog knows of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_path: str
+    score: float
+    row: int
+    columns: Mapping[str, Any]
+
+
+class _Embedder:
+    """A bundle's vision encoder as a catalog takes it."""
+
+    def __init__(self, model: TwoTowerModel) -> None:
+        self._image = model.image
+
+    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
+        """Float32 [3, H, W]."""
+        return self._image.preprocess(image)
+
+    def embed(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 [n, 3, H, W] to float32 [n, dimension]."""
+        return self._image.embed_pixels(pixels)
+
+
+def index_images(
+    bundle: str | Path,
+    images: str | Path | Sequence[str | Path],
+    catalog: str | Path,
+    *,
+    shards: tuple[int, int] | None = None,
+    shard_size: int = SHARD_SIZE,
+    batch: int = BATCH,
+    workers: int = 2,
+    kind: IndexKind | Literal["auto"] | None = "auto",
+    memory_bytes: int | None = None,
+    gone_sources: GoneSources = "refuse",
+    keys: Sequence[str | Path] = (),
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Indexed:
+    """Embed images into a catalog, and make an index over it. The same call goes on where an earlier one was stopped,
+    and takes what has come since.
+
+    Args:
+        bundle: of CLIP or SigLIP.
+        images: a folder, a zip, a webdataset tar, or several of them.
+        catalog: its directory; made where it is not there.
+        shards: the first and the last that this process makes, while others make the others; None makes all.
+        shard_size: images of a shard.
+        batch: images embedded at once, fewer where memory is short.
+        workers: threads that decode.
+        kind: of the index; `auto` chooses by rows and memory, None makes none.
+        memory_bytes: what the index may take; None is half of what is available.
+        gone_sources: what becomes of images of earlier calls whose folder or archive is not given now.
+        keys: files of public keys; the bundle must be signed by one of them, if any are given.
+        threads: of one operator, and of the index; None takes every processor there is.
+        progress: called as (stage, done, total).
+
+    Raises:
+        ArtifactError: the bundle is damaged or of another kind, or the catalog was made with another one.
+        ImageError: too many images cannot be used.
+        InputError: no index fits the memory, or a package is missing.
+    """
+    place, report = Path(catalog), progress or (lambda _stage, _done, _total: None)
+    folder, digest = _checked(bundle, keys)
+    model = open_two_tower(folder, threads=threads)
+    given = [images] if isinstance(images, str | Path) else list(images)
+    with open_sources(given) as sources:
+        made = build_catalog(
+            _Embedder(model),
+            sources,
+            place,
+            bundle_digest=digest,
+            shard_size=shard_size,
+            batch=batch,
+            workers=workers,
+            shards=None if shards is None else range(shards[0], shards[1] + 1),
+            gone_sources=gone_sources,
+            progress=lambda done, total: report("embed", done, total),
+        )
+    EmbeddedBy(bundle=str(folder.resolve()), digest=digest).save(place / _EMBEDDED_BY)
+    if made is None:
+        return Indexed(catalog=place, complete=False)
+    record, because = (None, "") if kind is None else _index(place, kind, memory_bytes, threads, report)
+    return Indexed(
+        catalog=place,
+        complete=True,
+        rows=made.rows,
+        removed=made.removed,
+        skipped=dict(made.skipped),
+        shards=len(made.shards),
+        index=record,
+        because=because,
+    )
+
+
+class ImageSearch:
+    """A catalog opened with the bundle that made it; made by `open_search`.
+
+    Args:
+        reader: of the catalog.
+        index: over it.
+        model: both encoders.
+    """
+
+    def __init__(self, reader: CatalogReader, index: VectorIndex, model: TwoTowerModel) -> None:
+        self._reader, self._index, self._model = reader, index, model
+
+    def by_text(self, text: str, k: int = 10) -> tuple[SearchResult, ...]:
+        """The images that go best with a text, the best first.
+
+        Args:
+            text: in plain words.
+            k: how many, at most.
+
+        Raises:
+            InputError: the text cannot be tokenized, or `k` is below 1.
+            EngineError: the text graph fails.
+        """
+        return self._found(self._model.text.embed([text]), k)
+
+    def by_image(self, image: ImageLike, k: int = 10) -> tuple[SearchResult, ...]:
+        """The images that are most like one, the most alike first.
+
+        Args:
+            image: a path, a file's bytes, a Pillow image, or uint8 [H, W, 3].
+            k: how many, at most.
+
+        Raises:
+            ImageError: the image cannot be read.
+            InputError: `k` is below 1.
+            EngineError: the vision graph fails.
+        """
+        return self._found(self._model.image.embed([open_image(image)]), k)
+
+    def _found(self, query: NDArray[np.float32], k: int) -> tuple[SearchResult, ...]:
+        ids, scores = self._index.search(query, k)
+        there = [(int(row), float(score)) for row, score in zip(ids[0], scores[0], strict=True) if row != NOTHING]
+        columns = self._reader.rows([row for row, _ in there])
+        return tuple(
+            SearchResult(image_path=found.pop("image_path"), score=score, row=row, columns=found)
+            for (row, score), found in zip(there, columns, strict=True)
+        )
+
+
+def open_search(
+    catalog: str | Path,
+    *,
+    bundle: str | Path | None = None,
+    keys: Sequence[str | Path] = (),
+    threads: int | None = None,
+) -> ImageSearch:
+    """Open a catalog to be searched.
+
+    Args:
+        catalog: its directory, with its index.
+        bundle: that made it; None takes it from where it was then.
+        keys: files of public keys; the bundle must be signed by one of them, if any are given.
+        threads: of one operator, and of a search; None takes every processor there is.
+
+    Raises:
+        ArtifactError: catalog, index or bundle is missing or damaged, the bundle is another one, or the index was made
+            of another state of the catalog.
+        InputError: a package is missing.
+    """
+    place = Path(catalog)
+    reader = open_catalog(place)
+    known = EmbeddedBy.load(place / _EMBEDDED_BY) if bundle is None else None
+    folder, digest = _checked(known.bundle if known is not None else bundle, keys)
+    if digest != reader.catalog.bundle_digest:
+        raise ArtifactError(
+            f"{folder} is not the bundle that {place} was embedded with",
+            expected=f"the bundle with digest {reader.catalog.bundle_digest[:12]}…",
+            causes=("it was made again since",),
+            next_step="give the right one with --bundle, or index the images again into another directory",
+        )
+    index = VectorIndex.open(place / INDEX, _shards(reader), threads=threads or 1, verify=False)
+    if index.rows != len(reader) or (index.record is not None and index.record.removed != len(reader.removed)):
+        raise ArtifactError(
+            f"the index of {place} is of {index.rows:,} rows, the catalog has {len(reader):,}",
+            causes=("the catalog has grown since",),
+            next_step="run edgeq index again",
+        )
+    return ImageSearch(reader, index, open_two_tower(folder, threads=threads))
+
+
+def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Path, str]:
+    """A two-tower bundle whose bytes were checked, and its digest."""
+    folder = Path(bundle or "")
+    verified = examine(folder, Trust.of([Path(key) for key in keys]))
+    if verified.manifest.kind != "retrieval":
+        raise ArtifactError(
+            f"{folder} is the bundle of a {verified.manifest.kind}, which embeds no texts",
+            expected="that of CLIP or SigLIP",
+        )
+    return folder, verified.digest
+
+
+def _shards(reader: CatalogReader) -> Shards:
+    return Shards(vectors for _, vectors in reader.vectors())
+
+
+def _index(
+    place: Path,
+    kind: IndexKind | Literal["auto"],
+    memory_bytes: int | None,
+    threads: int | None,
+    report: Callable[[str, int, int], None],
+) -> tuple[IndexRecord | None, str]:
+    """The index over a catalog that is whole; the one that is there, where nothing has changed since."""
+    reader = open_catalog(place)
+    rows = len(reader) - len(reader.removed)
+    if not rows:
+        return None, "there is no image to index"
+    memory = memory_bytes if memory_bytes is not None else probe().budget_bytes // _MEMORY_SHARE
+    chosen, because = choose_kind(rows, reader.dimension, memory) if kind == "auto" else (kind, "it was asked for")
+    _require_disk(place, rows, reader.dimension)
+    record = build_index(
+        (vectors for _, vectors in reader.vectors()),
+        len(reader),
+        reader.dimension,
+        place / INDEX,
+        kind=chosen,
+        memory_bytes=memory,
+        threads=threads or 1,
+        removed=reader.removed.tolist(),
+        progress=lambda stage, done, total: report(f"index: {stage}", done, total),
+    )
+    return record, because
+
+
+def _require_disk(place: Path, rows: int, dimension: int) -> None:
+    """Raise InputError before the work where the largest index could not be written."""
+    free, most = shutil.disk_usage(place).free, 3 * rows * dimension
+    if free < most:
+        raise InputError(
+            f"{place} has {free / 1e9:.2f} GB free", expected=f"{most / 1e9:.2f} GB for an index over {rows:,} images"
+        )
