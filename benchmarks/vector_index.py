@@ -45,6 +45,7 @@ _K: Final = 10
 _QUERIES: Final = 1000
 _TIMED: Final = 500
 _POLL_SECONDS: Final = 0.02
+_DRAWN_AT_ONCE: Final = 25_000
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,16 @@ def draw_shards(directory: Path, rows: int, dimension: int, seed: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     turn = np.linalg.qr(random.standard_normal((dimension, dimension)))[0].astype(np.float32)
-    spread = (np.arange(1, dimension + 1, dtype=np.float32) ** -0.5) * turn
+    spread = (np.arange(1, dimension + 1, dtype=np.float32) ** -0.5)[:, None] * turn
     centres = random.standard_normal((max(rows // CLUSTER_ROWS, 1), dimension), dtype=np.float32)
     for number, start in enumerate(range(0, rows, SHARD_ROWS)):
         path = directory / f"vectors-{number:04}.npy"
         if path.exists():
             continue
         shard = np.random.default_rng((seed, number))
+        end = min(start + SHARD_ROWS, rows)
         parts = [
-            _drawn(shard, centres, spread.T, min(25_000, rows - low))
-            for low in range(start, min(start + SHARD_ROWS, rows), 25_000)
+            _drawn(shard, centres, spread, min(_DRAWN_AT_ONCE, end - low)) for low in range(start, end, _DRAWN_AT_ONCE)
         ]
         np.save(path, np.concatenate(parts))
 

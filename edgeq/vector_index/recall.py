@@ -22,9 +22,10 @@ from edgeq.vector_index.vectors import Shards
 
 __all__ = ["Truth", "exact_neighbours", "find_settings", "measure_recall", "recall_at"]
 
-FIRST_REFINE: Final = 8
+_FIRST_REFINE: Final = 8
 _MOST_REFINE: Final = 128
-_FIRST_EFFORT: Final = 8
+_FIRST_LISTS: Final = 8
+_FIRST_WALK: Final = 32
 _MOST_EFFORT: Final = 1024
 _SMALL_GAIN: Final = 0.004
 _SAME: Final = 1e-6
@@ -137,7 +138,8 @@ def find_settings(index: VectorIndex, vectors: Shards, truth: Truth, target: flo
         Every setting that was tried; the last one is the choice.
     """
     most = [_most_effort(index), _MOST_REFINE if index.kind == "ivf-pq" else 0]
-    now = [min(_FIRST_EFFORT, most[0]), min(FIRST_REFINE, most[1])]
+    first = _FIRST_WALK if index.kind == "hnsw" else _FIRST_LISTS
+    now = [min(first, most[0]), min(_FIRST_REFINE, most[1])]
     points = [_point(index, vectors, truth, now)]
     which = 0
     while points[-1].recall < target and now != most:

@@ -175,11 +175,11 @@ class VectorIndex:
         if mask is not None:
             given["sel"] = library.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
             wider = len(mask) / max(int(mask.sum()), 1)
-        effort = nprobe or int(min(self.nprobe * wider, self.rows))
+        effort = nprobe or int(min(max(self.nprobe, results if self.kind == "hnsw" else 1) * wider, self.rows))
         if self.kind in IVF_KINDS:
             return library.SearchParametersIVF(nprobe=min(effort, self.lists), **given)
         if self.kind == "hnsw":
-            return library.SearchParametersHNSW(efSearch=max(effort, results), **given)
+            return library.SearchParametersHNSW(efSearch=effort, **given)
         return library.SearchParameters(**given)
 
     def _settled(

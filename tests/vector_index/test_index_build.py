@@ -118,7 +118,9 @@ def test_vectors_that_are_not_as_told(tmp_path: Path, rows: int, dimension: int)
 def test_few_rows(tmp_path: Path, kind: IndexKind, rows: int) -> None:
     record = build_index([VECTORS[:rows]], rows, DIMENSION, tmp_path, kind=kind, memory_bytes=10**9)
     ids, _ = VectorIndex.open(tmp_path).search(VECTORS[:1].astype(np.float32), 5)
-    assert sorted(ids[0].tolist())[-min(rows, 5) :] == sorted(nearest(VECTORS[:rows], VECTORS[:1], 5)[0].tolist())
+    assert sorted(ids[0].tolist())[-min(rows, 5) :] == sorted(
+        nearest(VECTORS[:rows], VECTORS[:1].astype(np.float32), 5)[0].tolist()
+    )
     assert record.recall_queries == (rows if rows > 1 else 0)
 
 
