@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import InputError
 from edgeq.vector_index.kinds import IVF_KINDS
-from edgeq.vector_index.library import faiss, use_threads
+from edgeq.vector_index.library import faiss, matrix_products, use_threads
 from edgeq.vector_index.record import RecallPoint
 from edgeq.vector_index.search import NOTHING, VectorIndex
 from edgeq.vector_index.train import even_sample
@@ -116,7 +116,8 @@ def exact_neighbours(
     for block in vectors.blocks(live):
         if not len(block.ids):
             continue
-        near, places = faiss().knn(asked, block.vectors, min(k + 1, len(block.ids)), faiss().METRIC_INNER_PRODUCT)
+        with matrix_products():
+            near, places = faiss().knn(asked, block.vectors, min(k + 1, len(block.ids)), faiss().METRIC_INNER_PRODUCT)
         found = block.ids[places]
         near = np.where(found == rows[:, None], np.float32(-np.inf), near)
         ids, best = _merged(np.hstack([ids, found]), np.hstack([best, near]), k)

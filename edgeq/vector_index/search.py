@@ -219,7 +219,8 @@ class VectorIndex:
 def _in_order(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Each query's results by falling score, then by rising row number; both are [queries, n]."""
     order = np.lexsort((ids, -scores), axis=-1)
-    return np.take_along_axis(ids, order, axis=-1), np.take_along_axis(scores, order, axis=-1)
+    rows = np.arange(len(ids))[:, None]
+    return ids[rows, order], scores[rows, order]
 
 
 def _mask(allowed: NDArray[np.bool_] | NDArray[np.int64], rows: int) -> NDArray[np.bool_]:

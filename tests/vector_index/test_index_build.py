@@ -17,7 +17,7 @@ from clustered_vectors import clustered, nearest
 
 from edgeq.errors import ArtifactError, InputError, OutputError
 from edgeq.files import sha256_file
-from edgeq.vector_index import build as build_module
+from edgeq.vector_index import library
 from edgeq.vector_index.build import build_index
 from edgeq.vector_index.kinds import KINDS, IndexKind, index_bytes
 from edgeq.vector_index.record import IndexRecord
@@ -255,8 +255,9 @@ def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
 
 def test_faiss_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
+    library.faiss.cache_clear()
     with pytest.raises(InputError, match="faiss is not installed") as refused:
-        build_module.build_index([VECTORS], ROWS, DIMENSION, tmp_path, kind="flat", memory_bytes=10**9)
+        build_index([VECTORS], ROWS, DIMENSION, tmp_path, kind="flat", memory_bytes=10**9)
     assert refused.value.next_step == "pip install 'edgeq[index]'"
 
 
