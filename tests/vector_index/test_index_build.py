@@ -258,7 +258,7 @@ def test_faiss_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     library.faiss.cache_clear()
     with pytest.raises(InputError, match="faiss is not installed") as refused:
         build_index([VECTORS], ROWS, DIMENSION, tmp_path, kind="flat", memory_bytes=10**9)
-    assert refused.value.next_step == "pip install 'edgeq[index]'"
+    assert refused.value.next_step == "pip install 'edgeq[retrieval]'"
 
 
 def _claim(directory: Path) -> None:
