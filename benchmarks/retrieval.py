@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.bundle.retrieval_settings import RetrievalSettings
-from edgeq.demo.clip.captions import caption
+from edgeq.demo.clip.pairs import CAPTIONS, write_captions, write_pairs
 from edgeq.demo.clip.score import CLIP_WEIGHTS
-from edgeq.demo.vlm.pool import draw_pool
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.pipeline.retrieval import prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
@@ -35,12 +33,10 @@ from edgeq.quality.tasks.retrieval import Embedded, RetrievalBounds, RetrievalFi
 from edgeq.runtime.retrieval.encoders import TextEncoder
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 
-__all__ = ["Row", "inject_outliers", "main", "quantizers", "table", "write_pairs"]
+__all__ = ["Row", "inject_outliers", "main", "quantizers", "table"]
 
 Texts = NDArray[np.float32]
 
-_SEED: Final = 3_000_000
-_CALIBRATION_SEED: Final = 4_000_000
 _CAPTIONS: Final = 300
 _CHANNELS: Final = (3, 17, 40)
 """Channels of each LayerNorm that are made wide."""
@@ -65,26 +61,6 @@ class Row:
     who: str
     figures: RetrievalFigures
     kept: str
-
-
-def write_pairs(folder: Path, count: int) -> Path:
-    """Scenes that the model has not seen, a caption for each, and all scenes of the same finding as right."""
-    from PIL import Image
-
-    pool = draw_pool(_SEED, count, 1)
-    same: dict[Any, list[str]] = {}
-    for number, finding in enumerate(pool.findings):
-        Image.fromarray(pool.pixels[number]).save(folder / f"{number:05d}.png")
-        same.setdefault(finding, []).append(f"{number:05d}.png")
-    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
-        for number, finding in enumerate(pool.findings):
-            line = {
-                "image": f"{number:05d}.png",
-                "captions": [caption(finding, _SEED + number)],
-                "relevant": same[finding],
-            }
-            file.write(json.dumps(line) + "\n")
-    return folder / "pairs.jsonl"
 
 
 def inject_outliers(model: Path, made: Path) -> None:
@@ -142,9 +118,7 @@ def measure(pairs_count: int, scratch: Path) -> Iterator[Row]:
     """Every way on the plain model and on the one with outliers."""
     (scratch / "images").mkdir()
     pairs = write_pairs(scratch / "images", pairs_count)
-    findings = draw_pool(_CALIBRATION_SEED, _CAPTIONS, 1).findings
-    captions = [caption(finding, _CALIBRATION_SEED + number) for number, finding in enumerate(findings)]
-    (scratch / "captions.txt").write_text("\n".join(captions), encoding="utf-8")
+    write_captions(scratch / CAPTIONS, _CAPTIONS)
     inject_outliers(CLIP_WEIGHTS, scratch / "outliers")
     judged = Pairs.open(pairs)
     for name, model in (("plain", CLIP_WEIGHTS), ("outliers", scratch / "outliers")):
@@ -159,7 +133,7 @@ def _measure_model(name: str, model: Path, pairs: Pairs, scratch: Path) -> Itera
         prepared = prepare_retrieval(
             model,
             scratch / "images",
-            scratch / "captions.txt",
+            scratch / CAPTIONS,
             bundle,
             pairs=pairs.path,
             options=replace(options, channel_equalization=equalization),
@@ -180,7 +154,7 @@ def _measure_others(name: str, bundle: Path, pairs: Pairs, scratch: Path) -> Ite
         ]
     )
     graph = _in_float32(bundle / "text" / "model.fp32.onnx", scratch / f"{name}.fp32.onnx")
-    ids = [each[None] for each in model.tokenizer.ids((scratch / "captions.txt").read_text().split("\n"))]
+    ids = [each[None] for each in model.tokenizer.ids((scratch / CAPTIONS).read_text(encoding="utf-8").splitlines())]
     reference = _texts(model, graph, pairs)
     for who, quantize in quantizers(ids).items():
         made = scratch / f"{name}.onnx"
