@@ -29,14 +29,17 @@ from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.plan.precision import ChannelEqualization
 from edgeq.quality.tasks.pairs import Pairs
 from edgeq.quality.tasks.registry import RETRIEVAL
-from edgeq.quality.tasks.retrieval import Embedded, RetrievalBounds, RetrievalFigures, decide_retrieval
+from edgeq.quality.tasks.retrieval import Embedded
+from edgeq.quality.tasks.retrieval_figures import RetrievalFigures
+from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, decide_retrieval
 from edgeq.runtime.retrieval.encoders import TextEncoder
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 
-__all__ = ["Row", "inject_outliers", "main", "quantizers", "table"]
+__all__ = ["MODELS", "Row", "inject_outliers", "main", "quantizers", "table"]
 
 Texts = NDArray[np.float32]
 
+MODELS: Final = ("plain", "outliers")
 _CAPTIONS: Final = 300
 _CHANNELS: Final = (3, 17, 40)
 """Channels of each LayerNorm that are made wide."""
@@ -114,14 +117,16 @@ def quantizers(ids: Sequence[NDArray[np.int64]]) -> Mapping[str, Callable[[Path,
     }
 
 
-def measure(pairs_count: int, scratch: Path) -> Iterator[Row]:
+def measure(pairs_count: int, scratch: Path, models: Sequence[str] = MODELS) -> Iterator[Row]:
     """Every way on the plain model and on the one with outliers."""
     (scratch / "images").mkdir()
     pairs = write_pairs(scratch / "images", pairs_count)
     write_captions(scratch / CAPTIONS, _CAPTIONS)
     inject_outliers(CLIP_WEIGHTS, scratch / "outliers")
     judged = Pairs.open(pairs)
-    for name, model in (("plain", CLIP_WEIGHTS), ("outliers", scratch / "outliers")):
+    for name, model in zip(MODELS, (CLIP_WEIGHTS, scratch / "outliers"), strict=True):
+        if name not in models:
+            continue
         yield from _measure_model(name, model, judged, scratch)
 
 
@@ -211,9 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5000)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="edgeq-retrieval-") as scratch:
-        print(table(list(measure(given.pairs, Path(scratch)))))
+        print(table(list(measure(given.pairs, Path(scratch), given.models))))
     return 0
 
 

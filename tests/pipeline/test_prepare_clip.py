@@ -14,7 +14,7 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import EngineError
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.quality.tasks.retrieval import RetrievalBounds
+from edgeq.quality.tasks.retrieval_gate import RetrievalBounds
 from edgeq.runtime.retrieval.two_tower import open_two_tower
 
 TEXTS = ("severe corrosion at the top left", "no damage", "bottom: minor wide crack", "")
