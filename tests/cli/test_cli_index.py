@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import Edgeq, assert_refused
 
 import edgeq as api
 from edgeq.api.device.retrieval import Indexed, index_images, open_search
+from edgeq.bundle.manifest import write_manifest
 from edgeq.demo.clip.captions import caption, captions
 from edgeq.demo.clip.score import CLIP_WEIGHTS
 from edgeq.demo.vlm.report import DefectFinding
@@ -132,6 +134,21 @@ def test_shards_of_several_processes(edgeq: Edgeq, bundle: Path, tmp_path: Path)
     assert "others are still to be made" in part.out
     assert "6 images in 3 shards" in edgeq(*asked, "--shards", "0").out
     assert_refused(edgeq(*asked, "--shards", "3-1"), "expected A-B")
+
+
+def test_an_installed_bundle_indexes_and_is_checked_by_its_canaries(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:
+    store, images = tmp_path / "store", tmp_path / "images"
+    scenes(images, range(3))
+    done = edgeq("install", bundle, "--root", store, "--threads", "1")
+    assert done.status == 0, done.err
+    assert edgeq("index", store, "--images", images, "-o", tmp_path / "c", "--threads", "1").status == 0
+    vectors = np.load(bundle / "canaries" / "texts.npy")
+    broken = shutil.copytree(bundle, tmp_path / "broken")
+    np.save(broken / "canaries" / "texts.npy", vectors[::-1])
+    write_manifest(broken, kind="retrieval")
+    refused = edgeq("install", broken, "--root", store, "--threads", "1")
+    assert refused.status == 1
+    assert "does not compute here what the workshop saw" in refused.err
 
 
 def test_another_bundle_is_refused(
