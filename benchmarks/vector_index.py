@@ -283,10 +283,10 @@ def _speed(find: Find, queries: NDArray[np.float32]) -> float:
     for query in queries[:_WARM]:
         find(query[None], _K)
     start = time.process_time()
-    for done, query in enumerate(queries[_WARM:], start=1):
-        find(query[None], _K)
-        if time.process_time() - start > _TIMED_SECONDS:
-            break
+    done = 0
+    while done < len(queries) and time.process_time() - start < _TIMED_SECONDS:
+        find(queries[done][None], _K)
+        done += 1
     return done / (time.process_time() - start)
 
 
