@@ -37,6 +37,7 @@ def train_index(index: Any, kind: IndexKind, vectors: Shards, live: NDArray[np.b
     if not points:
         return 0
     sample = vectors.read(even_sample(vectors.rows, live, points, seed))
+    vectors.release()
     if kind == "ivf-pq":
         index.pq.cp.niter, index.pq.cp.seed = _ROUNDS, seed
         index.do_polysemous_training = False  # minutes, for a search by Hamming distance that nobody makes

@@ -105,6 +105,11 @@ class Shards:
                 found[places] = shard[ids[places] - (int(end) - len(shard))]
         return found
 
+    def release(self) -> None:
+        """Let go of the mapped files' pages that were read so far; they are read again when they are wanted."""
+        for shard in self._shards:
+            _release(shard)
+
     def blocks(self, live: NDArray[np.bool_] | None = None, size: int = BLOCK_ROWS) -> Iterator[Block]:
         """All rows but the removed ones, in order, checked and widened.
 

@@ -22,8 +22,8 @@ VECTORS = clustered(ROWS)
 SHARDS = Shards([VECTORS[:7000], VECTORS[7000:]])
 QUERIES = clustered(100, seed=0).astype(np.float32)  # in other clusters, most of them
 OWN = VECTORS[::200].astype(np.float32)
-BOUNDS: dict[IndexKind, float] = {"flat": 1.0, "sq8": 0.96, "ivf-sq8": 0.96, "ivf-pq": 0.98, "hnsw": 0.96}
-"""Measured: 1, 0.980, 0.985, 1.000, 0.986."""
+BOUNDS: dict[IndexKind, float] = {"flat": 1.0, "sq8": 0.96, "ivf-sq8": 0.96, "ivf-pq": 0.98, "hnsw": 0.97}
+"""Measured: 1, 0.980, 0.985, 1, 1."""
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,12 @@ def test_where_fewer_are_allowed_than_asked_for(built: dict[IndexKind, Path], ki
 
 
 def test_refining_improves_codes(built: dict[IndexKind, Path]) -> None:
-    """Measured at 16 lists: 0.61 by codes alone, 0.97 and more with the vectors."""
+    """Measured in 64 lists: 0.667 by codes alone, 0.911 among two candidates each, 1 among eight."""
     index = opened(built, "ivf-pq")
     wanted = nearest(VECTORS, OWN, 10)
     shares = [share(index.search(OWN, 10, nprobe=64, refine=refine)[0], wanted) for refine in (0, 2, 8)]
-    assert shares[0] < 0.9 < shares[1] < shares[2] + 0.001
+    assert shares[0] < 0.8
+    assert shares[1] > shares[0] + 0.1
     assert shares[2] >= 0.98
     ids, scores = index.search(OWN, 10)
     exact = np.einsum("qkd,qd->qk", VECTORS[ids].astype(np.float64), OWN.astype(np.float64))
