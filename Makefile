@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text soak clean
+.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval soak clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -23,6 +23,8 @@ help:
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
 	@echo "make bench-service  the service beside transformers' generate, with 1, 4 and 16 clients"
 	@echo "make bench-fine-text  how small a text one to sixteen tiles of an image still show, on drawn digits"
+	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
+	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make clean   remove .venv, .venv-newest and out"
 
@@ -40,9 +42,9 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 # Everything at its newest release but torch, whose builds beyond the lock's are gigabytes. Nearly all tests reach
-# transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of containers, of a GPU, and of
-# the pages, whose commands other tests run one by one. A new test is in, unless it lies in what is named here.
-NEWEST_WITHOUT := tests/docker tests/gpu tests/jetson tests/test_readme.py
+# transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of benchmarks, of containers, of a
+# GPU, of installing, and of the pages, whose commands other tests run one by one. A new test is in, unless it lies in what is named here.
+NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/test_readme.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 test-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
@@ -99,6 +101,13 @@ bench-service: $(INSTALLED)
 # Fewer heights, fewer drawings: make bench-fine-text BENCH="--heights 12 24 --train 50"
 bench-fine-text: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fine_text $(BENCH)
+
+bench-retrieval: $(INSTALLED)
+	$(BIN)/python -m benchmarks.retrieval $(BENCH)
+
+# Ten million vectors: make bench-vector-index BENCH="--rows 10000000 --sides edgeq --work /large/disk"
+bench-vector-index: $(INSTALLED)
+	$(BIN)/python -m benchmarks.vector_index $(BENCH)
 
 # Five minutes of mixed load from 64 clients.
 soak: $(INSTALLED)

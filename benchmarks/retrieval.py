@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,25 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.bundle.retrieval_settings import RetrievalSettings
-from edgeq.demo.clip.captions import caption
+from edgeq.demo.clip.pairs import CAPTIONS, write_captions, write_pairs
 from edgeq.demo.clip.score import CLIP_WEIGHTS
-from edgeq.demo.vlm.pool import draw_pool
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.pipeline.retrieval import prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.plan.precision import ChannelEqualization
 from edgeq.quality.tasks.pairs import Pairs
 from edgeq.quality.tasks.registry import RETRIEVAL
-from edgeq.quality.tasks.retrieval import Embedded, RetrievalBounds, RetrievalFigures, decide_retrieval
+from edgeq.quality.tasks.retrieval import Embedded
+from edgeq.quality.tasks.retrieval_figures import RetrievalFigures
+from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, decide_retrieval
 from edgeq.runtime.retrieval.encoders import TextEncoder
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 
-__all__ = ["Row", "inject_outliers", "main", "quantizers", "table", "write_pairs"]
+__all__ = ["MODELS", "Row", "inject_outliers", "main", "quantizers", "table"]
 
 Texts = NDArray[np.float32]
 
-_SEED: Final = 3_000_000
-_CALIBRATION_SEED: Final = 4_000_000
+MODELS: Final = ("plain", "outliers")
 _CAPTIONS: Final = 300
 _CHANNELS: Final = (3, 17, 40)
 """Channels of each LayerNorm that are made wide."""
@@ -65,26 +64,6 @@ class Row:
     who: str
     figures: RetrievalFigures
     kept: str
-
-
-def write_pairs(folder: Path, count: int) -> Path:
-    """Scenes that the model has not seen, a caption for each, and all scenes of the same finding as right."""
-    from PIL import Image
-
-    pool = draw_pool(_SEED, count, 1)
-    same: dict[Any, list[str]] = {}
-    for number, finding in enumerate(pool.findings):
-        Image.fromarray(pool.pixels[number]).save(folder / f"{number:05d}.png")
-        same.setdefault(finding, []).append(f"{number:05d}.png")
-    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
-        for number, finding in enumerate(pool.findings):
-            line = {
-                "image": f"{number:05d}.png",
-                "captions": [caption(finding, _SEED + number)],
-                "relevant": same[finding],
-            }
-            file.write(json.dumps(line) + "\n")
-    return folder / "pairs.jsonl"
 
 
 def inject_outliers(model: Path, made: Path) -> None:
@@ -138,16 +117,16 @@ def quantizers(ids: Sequence[NDArray[np.int64]]) -> Mapping[str, Callable[[Path,
     }
 
 
-def measure(pairs_count: int, scratch: Path) -> Iterator[Row]:
+def measure(pairs_count: int, scratch: Path, models: Sequence[str] = MODELS) -> Iterator[Row]:
     """Every way on the plain model and on the one with outliers."""
     (scratch / "images").mkdir()
     pairs = write_pairs(scratch / "images", pairs_count)
-    findings = draw_pool(_CALIBRATION_SEED, _CAPTIONS, 1).findings
-    captions = [caption(finding, _CALIBRATION_SEED + number) for number, finding in enumerate(findings)]
-    (scratch / "captions.txt").write_text("\n".join(captions), encoding="utf-8")
+    write_captions(scratch / CAPTIONS, _CAPTIONS)
     inject_outliers(CLIP_WEIGHTS, scratch / "outliers")
     judged = Pairs.open(pairs)
-    for name, model in (("plain", CLIP_WEIGHTS), ("outliers", scratch / "outliers")):
+    for name, model in zip(MODELS, (CLIP_WEIGHTS, scratch / "outliers"), strict=True):
+        if name not in models:
+            continue
         yield from _measure_model(name, model, judged, scratch)
 
 
@@ -159,7 +138,7 @@ def _measure_model(name: str, model: Path, pairs: Pairs, scratch: Path) -> Itera
         prepared = prepare_retrieval(
             model,
             scratch / "images",
-            scratch / "captions.txt",
+            scratch / CAPTIONS,
             bundle,
             pairs=pairs.path,
             options=replace(options, channel_equalization=equalization),
@@ -180,7 +159,7 @@ def _measure_others(name: str, bundle: Path, pairs: Pairs, scratch: Path) -> Ite
         ]
     )
     graph = _in_float32(bundle / "text" / "model.fp32.onnx", scratch / f"{name}.fp32.onnx")
-    ids = [each[None] for each in model.tokenizer.ids((scratch / "captions.txt").read_text().split("\n"))]
+    ids = [each[None] for each in model.tokenizer.ids((scratch / CAPTIONS).read_text(encoding="utf-8").splitlines())]
     reference = _texts(model, graph, pairs)
     for who, quantize in quantizers(ids).items():
         made = scratch / f"{name}.onnx"
@@ -237,9 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5000)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="edgeq-retrieval-") as scratch:
-        print(table(list(measure(given.pairs, Path(scratch)))))
+        print(table(list(measure(given.pairs, Path(scratch), given.models))))
     return 0
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from threading import Event, Thread
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from edgeq.vector_index.search import VectorIndex
 from edgeq.vector_index.train import even_sample
 from edgeq.vector_index.vectors import Shards
 
-__all__ = ["Row", "draw_shards", "main", "table"]
+__all__ = ["Row", "draw_shards", "main", "measure", "table"]
 
 SHARD_ROWS: Final = 250_000
 CLUSTER_ROWS: Final = 100
@@ -45,6 +46,7 @@ _K: Final = 10
 _QUERIES: Final = 1000
 _TIMED: Final = 500
 _POLL_SECONDS: Final = 0.02
+_DRAWN_AT_ONCE: Final = 25_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Row:
         file: bytes of the index on disk.
         nprobe, refine: of the search.
         recall: share of the nearest 10 that are found.
-        speed: queries a second, one by one, one thread.
+        speed: queries a second of the processor's time, one by one, one thread.
     """
 
     kind: str
@@ -92,16 +94,16 @@ def draw_shards(directory: Path, rows: int, dimension: int, seed: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     turn = np.linalg.qr(random.standard_normal((dimension, dimension)))[0].astype(np.float32)
-    spread = (np.arange(1, dimension + 1, dtype=np.float32) ** -0.5) * turn
+    spread = (np.arange(1, dimension + 1, dtype=np.float32) ** -0.5)[:, None] * turn
     centres = random.standard_normal((max(rows // CLUSTER_ROWS, 1), dimension), dtype=np.float32)
     for number, start in enumerate(range(0, rows, SHARD_ROWS)):
         path = directory / f"vectors-{number:04}.npy"
         if path.exists():
             continue
         shard = np.random.default_rng((seed, number))
+        end = min(start + SHARD_ROWS, rows)
         parts = [
-            _drawn(shard, centres, spread.T, min(25_000, rows - low))
-            for low in range(start, min(start + SHARD_ROWS, rows), 25_000)
+            _drawn(shard, centres, spread, min(_DRAWN_AT_ONCE, end - low)) for low in range(start, end, _DRAWN_AT_ONCE)
         ]
         np.save(path, np.concatenate(parts))
 
@@ -267,10 +269,10 @@ def _search(job: Job, kind: IndexKind, side: str) -> dict[str, Any]:
         found = find(query[None], _K + 1)[0]
         others = found[(found != row) & (found >= 0)][:_K]
         hits += int((shards.read(others).astype(np.float32) @ query >= scores[-1] - 1e-6).sum())
-    start = time.perf_counter()
+    start = time.process_time()
     for query in truth.queries[:_TIMED]:
         find(query[None], _K)
-    speed = min(_TIMED, len(truth.queries)) / (time.perf_counter() - start)
+    speed = min(_TIMED, len(truth.queries)) / (time.process_time() - start)
     return {"recall": hits / truth.ids.size, "speed": speed, "nprobe": record.nprobe, "refine": record.refine}
 
 
@@ -314,12 +316,28 @@ def _as_child(told: str) -> None:
     print(json.dumps(tasks[task](job, *arguments)))
 
 
-def _row(job: Job, kind: IndexKind, side: str) -> Row:
-    built = _child(job, "build", kind, side)
-    found = _child(job, "search", kind, side)
-    size = (job.index(kind, side) / INDEX_FILE).stat().st_size
-    planned = index_bytes(kind, job.rows, job.dimension).build if side == "edgeq" else 0
-    return Row(kind=kind, side=side, file=size, planned=planned, **built, **found)
+def measure(job: Job, kind: IndexKind, sides: list[str], rounds: int) -> list[Row]:
+    """Build on each side, then search in turn.
+
+    Args:
+        job: with the shards and the truth there.
+        kind: of the index.
+        sides: `edgeq` first: the other takes its settings.
+        rounds: searches of each; the median speed counts.
+    """
+    built = {side: _child(job, "build", kind, side) for side in sides}
+    turns = [{side: _child(job, "search", kind, side) for side in sides} for _ in range(rounds)]
+    return [
+        Row(
+            kind=kind,
+            side=side,
+            file=(job.index(kind, side) / INDEX_FILE).stat().st_size,
+            planned=index_bytes(kind, job.rows, job.dimension).build if side == "edgeq" else 0,
+            **built[side],
+            **{**turns[0][side], "speed": median(turn[side]["speed"] for turn in turns)},
+        )
+        for side in sides
+    ]
 
 
 def main() -> int:
@@ -330,6 +348,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="edgeq is always measured")
     parser.add_argument("--threads", type=int, default=2, help="for building")
+    parser.add_argument("--rounds", type=int, default=3, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="keeps shards and indexes there; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write every figure there as well")
@@ -345,9 +364,9 @@ def main() -> int:
         _child(job, "truth")
         rows: list[Row] = []
         for kind in given.kinds:
-            for side in (side for side in SIDES if side == "edgeq" or side in given.sides):
-                rows.append(_row(job, kind, side))
-                print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+            sides = [side for side in SIDES if side == "edgeq" or side in given.sides]
+            rows += measure(job, kind, sides, given.rounds)
+            print(table(rows[-len(sides) :]).split("\n", 2)[-1], file=sys.stderr, flush=True)
         print(table(rows))
         if given.json:
             given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))

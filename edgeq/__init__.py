@@ -18,6 +18,8 @@ _PLACES = {
     "Found": "edgeq.pipeline.search",
     "GateBounds": "edgeq.quality.gate",
     "ImageLike": "edgeq.api.device.images",
+    "ImageSearch": "edgeq.api.device.retrieval",
+    "Indexed": "edgeq.api.device.retrieval",
     "Inspection": "edgeq.pipeline.inspect",
     "Installed": "edgeq.install.run",
     "MemoryPlan": "edgeq.plan.memory",
@@ -36,6 +38,7 @@ _PLACES = {
     "Rule": "edgeq.plan.precision",
     "Scales": "edgeq.calibrate.scales",
     "SearchBounds": "edgeq.quantize.search.layer_search",
+    "SearchResult": "edgeq.api.device.retrieval",
     "Sensitivity": "edgeq.quantize.search.sensitivity",
     "Timing": "edgeq.quality.latency",
     "Verified": "edgeq.bundle.verification_states",
@@ -44,9 +47,11 @@ _PLACES = {
     "calibrate_model": "edgeq.api.workshop.stages",
     "evaluate": "edgeq.api.workshop.stages",
     "export_model": "edgeq.api.workshop.stages",
+    "index_images": "edgeq.api.device.retrieval",
     "inspect": "edgeq.api.workshop.describe",
     "install_bundle": "edgeq.api.device.bundles",
     "open_bundle": "edgeq.api.device.opened",
+    "open_search": "edgeq.api.device.retrieval",
     "plan_model": "edgeq.api.workshop.describe",
     "prepare": "edgeq.api.workshop.prepare",
     "quantize_model": "edgeq.api.workshop.stages",
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
     from edgeq.api.device.bundles import build, install_bundle, this_device, verify
     from edgeq.api.device.images import ImageLike
     from edgeq.api.device.opened import Bundle, open_bundle
+    from edgeq.api.device.retrieval import ImageSearch, Indexed, SearchResult, index_images, open_search
     from edgeq.api.workshop.describe import Planned, inspect, plan_model
     from edgeq.api.workshop.layers import search_layers, sensitivity
     from edgeq.api.workshop.prepare import prepare
@@ -107,6 +113,8 @@ __all__ = [
     "Found",
     "GateBounds",
     "ImageLike",
+    "ImageSearch",
+    "Indexed",
     "Inspection",
     "Installed",
     "MemoryPlan",
@@ -125,6 +133,7 @@ __all__ = [
     "Rule",
     "Scales",
     "SearchBounds",
+    "SearchResult",
     "Sensitivity",
     "Timing",
     "Verified",
@@ -134,9 +143,11 @@ __all__ = [
     "calibrate_model",
     "evaluate",
     "export_model",
+    "index_images",
     "inspect",
     "install_bundle",
     "open_bundle",
+    "open_search",
     "plan_model",
     "prepare",
     "quantize_model",

@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from edgeq.demo.clip.pairs import lay_out_clip
 from edgeq.demo.scenes import CALIBRATION_SEED, EVALUATION_SEED, write_scenes
 from edgeq.demo.vlm.story import SCENES, VLM_BUNDLE, Story, tell
 from edgeq.files import new_directory
@@ -46,7 +47,8 @@ def run_demo(
     Args:
         output: a directory to make; it must not exist.
         options: for the classifier, see `edgeq.pipeline.classifier.Options`.
-        scenes: that the vision-language model is asked about; 0 leaves it out.
+        scenes: that the vision-language model is asked about; 0 leaves it out, and the small CLIP, which is only laid
+            out.
         progress: called as the stages go on.
 
     Raises:
@@ -71,5 +73,7 @@ def run_demo(
             progress=progress,
         )
         story = tell(work, scenes, progress=progress) if scenes else None
+        if scenes:
+            lay_out_clip(work)
     moved = prepared.model_copy(update={"bundle": output / BUNDLE})
     return Demo(classifier=moved, story=story.moved(output / VLM_BUNDLE) if story else None)

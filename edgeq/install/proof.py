@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT, backend_of_graph, installed, require
 from edgeq.engine_store.candidate import graph_for
@@ -14,6 +15,8 @@ from edgeq.engine_store.run import build
 from edgeq.errors import EngineError
 from edgeq.runtime.canary.canary_set import canary_graph
 from edgeq.runtime.canary.check import check_canaries
+from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
+from edgeq.runtime.retrieval.two_tower import open_two_tower
 from edgeq.tensorrt.loading import load_tensorrt
 
 __all__ = ["backend_here", "canary_check"]
@@ -47,6 +50,10 @@ def canary_check(
     def check(bundle: Path) -> None:
         if progress:
             progress("checking", 0, 0)
+        if (bundle / RETRIEVAL_SETTINGS).is_file():
+            model = open_two_tower(bundle, threads=threads)
+            check_retrieval_canaries(bundle, model).raise_if_failed()
+            return
         graph = canary_graph(bundle)
         chosen = backend or backend_here(graph.name)
         if chosen.built:

@@ -44,7 +44,8 @@ from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import WEIGHTED, plan_classifier, plan_float, plan_vision
 from edgeq.quality.tasks.pairs import Pairs
 from edgeq.quality.tasks.registry import RETRIEVAL
-from edgeq.quality.tasks.retrieval import Embedded, RetrievalGate, decide_retrieval
+from edgeq.quality.tasks.retrieval import Embedded
+from edgeq.quality.tasks.retrieval_gate import RetrievalGate, decide_retrieval
 from edgeq.quality.token_parity import TokenParity
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgeq.calibrate.stage import AUTO
 from edgeq.plan.precision import ChannelEqualization, Rule, WeightGranularity
-from edgeq.quality.tasks.retrieval import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
+from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 
 __all__ = ["RetrievalOptions"]
 

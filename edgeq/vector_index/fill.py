@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.vector_index.kinds import IVF_KINDS, IndexKind
-from edgeq.vector_index.library import faiss
+from edgeq.vector_index.library import faiss, matrix_products
 from edgeq.vector_index.vectors import Shards
 
 __all__ = ["Progress", "fill_index"]
@@ -56,7 +56,8 @@ def _fill_lists(index: Any, vectors: Shards, live: NDArray[np.bool_] | None, row
     places = np.empty(rows, np.int64)
     done = 0
     for block in vectors.blocks(live):
-        nearest = index.quantizer.search(block.vectors, 1)[1][:, 0] if len(block.ids) else block.ids
+        with matrix_products():
+            nearest = index.quantizer.search(block.vectors, 1)[1][:, 0] if len(block.ids) else block.ids
         places[done : done + len(nearest)] = nearest
         done += len(nearest)
         progress("assign", block.end, vectors.rows)

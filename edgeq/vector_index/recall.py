@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import InputError
 from edgeq.vector_index.kinds import IVF_KINDS
-from edgeq.vector_index.library import faiss, use_threads
+from edgeq.vector_index.library import faiss, matrix_products, use_threads
 from edgeq.vector_index.record import RecallPoint
 from edgeq.vector_index.search import NOTHING, VectorIndex
 from edgeq.vector_index.train import even_sample
@@ -22,9 +22,10 @@ from edgeq.vector_index.vectors import Shards
 
 __all__ = ["Truth", "exact_neighbours", "find_settings", "measure_recall", "recall_at"]
 
-FIRST_REFINE: Final = 8
+_FIRST_REFINE: Final = 8
 _MOST_REFINE: Final = 128
-_FIRST_EFFORT: Final = 8
+_FIRST_LISTS: Final = 8
+_FIRST_WALK: Final = 32
 _MOST_EFFORT: Final = 1024
 _SMALL_GAIN: Final = 0.004
 _SAME: Final = 1e-6
@@ -115,7 +116,8 @@ def exact_neighbours(
     for block in vectors.blocks(live):
         if not len(block.ids):
             continue
-        near, places = faiss().knn(asked, block.vectors, min(k + 1, len(block.ids)), faiss().METRIC_INNER_PRODUCT)
+        with matrix_products():
+            near, places = faiss().knn(asked, block.vectors, min(k + 1, len(block.ids)), faiss().METRIC_INNER_PRODUCT)
         found = block.ids[places]
         near = np.where(found == rows[:, None], np.float32(-np.inf), near)
         ids, best = _merged(np.hstack([ids, found]), np.hstack([best, near]), k)
@@ -137,7 +139,8 @@ def find_settings(index: VectorIndex, vectors: Shards, truth: Truth, target: flo
         Every setting that was tried; the last one is the choice.
     """
     most = [_most_effort(index), _MOST_REFINE if index.kind == "ivf-pq" else 0]
-    now = [min(_FIRST_EFFORT, most[0]), min(FIRST_REFINE, most[1])]
+    first = _FIRST_WALK if index.kind == "hnsw" else _FIRST_LISTS
+    now = [min(first, most[0]), min(_FIRST_REFINE, most[1])]
     points = [_point(index, vectors, truth, now)]
     which = 0
     while points[-1].recall < target and now != most:

@@ -175,11 +175,11 @@ class VectorIndex:
         if mask is not None:
             given["sel"] = library.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
             wider = len(mask) / max(int(mask.sum()), 1)
-        effort = nprobe or int(min(self.nprobe * wider, self.rows))
+        effort = nprobe or int(min(max(self.nprobe, results if self.kind == "hnsw" else 1) * wider, self.rows))
         if self.kind in IVF_KINDS:
             return library.SearchParametersIVF(nprobe=min(effort, self.lists), **given)
         if self.kind == "hnsw":
-            return library.SearchParametersHNSW(efSearch=max(effort, results), **given)
+            return library.SearchParametersHNSW(efSearch=effort, **given)
         return library.SearchParameters(**given)
 
     def _settled(
@@ -219,7 +219,8 @@ class VectorIndex:
 def _in_order(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Each query's results by falling score, then by rising row number; both are [queries, n]."""
     order = np.lexsort((ids, -scores), axis=-1)
-    return np.take_along_axis(ids, order, axis=-1), np.take_along_axis(scores, order, axis=-1)
+    rows = np.arange(len(ids))[:, None]
+    return ids[rows, order], scores[rows, order]
 
 
 def _mask(allowed: NDArray[np.bool_] | NDArray[np.int64], rows: int) -> NDArray[np.bool_]:

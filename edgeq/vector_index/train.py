@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.vector_index.kinds import IVF_KINDS, SECOND_POINTS, IndexKind, training_points
-from edgeq.vector_index.library import faiss
+from edgeq.vector_index.library import faiss, matrix_products
 from edgeq.vector_index.vectors import Shards
 
 __all__ = ["even_sample", "train_index"]
 
 _ROUNDS: Final = 10
-_PRODUCTS_FROM: Final = 20
-"""Vectors at once."""
 
 
 def train_index(index: Any, kind: IndexKind, vectors: Shards, live: NDArray[np.bool_] | None, *, seed: int) -> int:
@@ -41,13 +37,13 @@ def train_index(index: Any, kind: IndexKind, vectors: Shards, live: NDArray[np.b
     if not points:
         return 0
     sample = vectors.read(even_sample(vectors.rows, live, points, seed))
-    if kind in IVF_KINDS:
-        _place_centres(index, sample, seed)
     if kind == "ivf-pq":
         index.pq.cp.niter, index.pq.cp.seed = _ROUNDS, seed
         index.do_polysemous_training = False  # minutes, for a search by Hamming distance that nobody makes
     second = _spread(np.random.default_rng((seed, 1)), points, min(points, SECOND_POINTS))
-    with _products_of_matrices():
+    with matrix_products():
+        if kind in IVF_KINDS:
+            _place_centres(index, sample, seed)
         index.train(np.ascontiguousarray(sample[second], dtype=np.float32))
     return points
 
@@ -71,21 +67,6 @@ def _spread(random: np.random.Generator, total: int, count: int) -> NDArray[np.i
     edges = (np.arange(count + 1, dtype=np.int64) * total) // count
     found: NDArray[np.int64] = edges[:-1] + (random.random(count) * np.diff(edges)).astype(np.int64)
     return found
-
-
-@contextmanager
-def _products_of_matrices() -> Iterator[None]:
-    """Have faiss find nearest centres by matrix products: ten times as fast for parts of few numbers.
-
-    Which way it takes is one setting of the process; another search that runs meanwhile is right either way.
-    """
-    settings = faiss().cvar
-    before = settings.distance_compute_blas_threshold
-    settings.distance_compute_blas_threshold = _PRODUCTS_FROM
-    try:
-        yield
-    finally:
-        settings.distance_compute_blas_threshold = before
 
 
 def _place_centres(index: Any, sample: NDArray[np.float16], seed: int) -> None:

@@ -17,7 +17,7 @@ from clustered_vectors import clustered, nearest
 
 from edgeq.errors import ArtifactError, InputError, OutputError
 from edgeq.files import sha256_file
-from edgeq.vector_index import build as build_module
+from edgeq.vector_index import library
 from edgeq.vector_index.build import build_index
 from edgeq.vector_index.kinds import KINDS, IndexKind, index_bytes
 from edgeq.vector_index.record import IndexRecord
@@ -118,7 +118,9 @@ def test_vectors_that_are_not_as_told(tmp_path: Path, rows: int, dimension: int)
 def test_few_rows(tmp_path: Path, kind: IndexKind, rows: int) -> None:
     record = build_index([VECTORS[:rows]], rows, DIMENSION, tmp_path, kind=kind, memory_bytes=10**9)
     ids, _ = VectorIndex.open(tmp_path).search(VECTORS[:1].astype(np.float32), 5)
-    assert sorted(ids[0].tolist())[-min(rows, 5) :] == sorted(nearest(VECTORS[:rows], VECTORS[:1], 5)[0].tolist())
+    assert sorted(ids[0].tolist())[-min(rows, 5) :] == sorted(
+        nearest(VECTORS[:rows], VECTORS[:1].astype(np.float32), 5)[0].tolist()
+    )
     assert record.recall_queries == (rows if rows > 1 else 0)
 
 
@@ -253,8 +255,9 @@ def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
 
 def test_faiss_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
+    library.faiss.cache_clear()
     with pytest.raises(InputError, match="faiss is not installed") as refused:
-        build_module.build_index([VECTORS], ROWS, DIMENSION, tmp_path, kind="flat", memory_bytes=10**9)
+        build_index([VECTORS], ROWS, DIMENSION, tmp_path, kind="flat", memory_bytes=10**9)
     assert refused.value.next_step == "pip install 'edgeq[retrieval]'"
 
 

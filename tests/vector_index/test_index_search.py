@@ -50,7 +50,8 @@ def opened(built: dict[IndexKind, Path], kind: IndexKind) -> VectorIndex:
 def test_flat_is_exact(built: dict[IndexKind, Path], queries: NDArray[np.float32]) -> None:
     ids, scores = opened(built, "flat").search(queries, 10)
     wanted = nearest(VECTORS, queries, 10)
-    assert (ids.dtype, scores.dtype) == (np.int64, np.float32)
+    assert ids.dtype == np.dtype(np.int64)
+    assert scores.dtype == np.dtype(np.float32)
     assert (ids == wanted).all()
     exact = np.einsum("qkd,qd->qk", VECTORS[wanted].astype(np.float64), queries.astype(np.float64))
     assert np.abs(scores - exact).max() < 1e-6

@@ -50,7 +50,7 @@ def test_what_is_no_shard() -> None:
     with pytest.raises(InputError, match="no vectors"):
         Shards([])
     with pytest.raises(InputError, match="float32"):
-        Shards([VECTORS.astype(np.float32)])  # type: ignore[list-item]
+        Shards([VECTORS.astype(np.float32)])
     with pytest.raises(InputError, match=r"shape \[16\]"):
         Shards([VECTORS[0]])
     with pytest.raises(InputError, match="shard 1 has vectors of 8 numbers, the first one of 16"):

@@ -23,6 +23,8 @@ from edgeq.catalog.searched import INDEX, SearchedCatalog, open_searched
 from edgeq.catalog.sources import open_sources
 from edgeq.device import probe
 from edgeq.errors import ArtifactError, InputError
+from edgeq.install.states import current
+from edgeq.install.store import MARKER
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 from edgeq.vector_index.build import build_index
 from edgeq.vector_index.choose import choose_kind
@@ -129,7 +131,7 @@ def index_images(
     and takes what has come since.
 
     Args:
-        bundle: of CLIP or SigLIP.
+        bundle: of CLIP or SigLIP; or a store of `install_bundle`, whose current version is taken.
         images: a folder, a zip, a webdataset tar, or several of them.
         catalog: its directory; made where it is not there.
         shards: the first and the last that this process makes, while others make the others; None makes all.
@@ -258,7 +260,8 @@ def open_search(
 
 def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Path, str]:
     """A two-tower bundle whose bytes were checked, and its digest."""
-    folder = Path(bundle or "")
+    place = Path(bundle or "")
+    folder = current(place) if (place / MARKER).is_file() else place
     verified = examine(folder, Trust.of([Path(key) for key in keys]))
     if verified.manifest.kind != "retrieval":
         raise ArtifactError(

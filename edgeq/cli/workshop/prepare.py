@@ -49,7 +49,7 @@ from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.gate import GateBounds
-from edgeq.quality.tasks.retrieval import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
+from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 
 __all__ = ["command", "print_prepared"]
 

@@ -7,7 +7,7 @@ import click
 from edgeq.cli import console
 from edgeq.cli.workshop.classifier_tables import print_fold, print_trials
 from edgeq.pipeline.retrieval import PreparedRetrieval
-from edgeq.quality.tasks.retrieval import RetrievalGate
+from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 
 __all__ = ["print_prepared_retrieval"]
 

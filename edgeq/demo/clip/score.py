@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -14,13 +13,11 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from edgeq.demo.clip.captions import caption, relevant
+from edgeq.demo.clip.pairs import CLIP_WEIGHTS
 from edgeq.demo.vlm.pool import Pool, draw_pool, normalized
 from edgeq.demo.vlm.report import DefectFinding
 
 __all__ = ["CLIP_WEIGHTS", "RetrievalScore", "embed_pictures", "embed_texts", "load", "recall", "relevance", "score"]
-
-CLIP_WEIGHTS: Final = Path(__file__).parent.parent / "weights-clip"
-"""The model that comes along."""
 
 _BATCH = 100
 _NEAREST = 10

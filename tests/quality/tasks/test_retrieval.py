@@ -12,26 +12,13 @@ from numpy.typing import NDArray
 from pictures import draw_pictures
 
 from edgeq.errors import ArtifactError, EngineError, InputError
-from edgeq.quality.tasks import retrieval as module
+from edgeq.quality.tasks import recall as module
 from edgeq.quality.tasks.pairs import groups, inverse
+from edgeq.quality.tasks.recall import compare_hits, ranks, recall
 from edgeq.quality.tasks.registry import RETRIEVAL
-from edgeq.quality.tasks.retrieval import (
-    Direction,
-    Drop,
-    Embedded,
-    Recall,
-    RetrievalBounds,
-    RetrievalFigures,
-    RetrievalGate,
-    ZeroShot,
-    compare_hits,
-    compare_retrieval,
-    compare_zero_shot,
-    decide_retrieval,
-    ranks,
-    recall,
-    zero_shot,
-)
+from edgeq.quality.tasks.retrieval import Embedded, compare_retrieval, compare_zero_shot, zero_shot
+from edgeq.quality.tasks.retrieval_figures import Direction, Drop, Recall, RetrievalFigures, ZeroShot
+from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, RetrievalGate, decide_retrieval
 
 Z = 1.959964
 """The normal distribution is within so many standard deviations with 95 %."""

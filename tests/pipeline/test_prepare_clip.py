@@ -1,0 +1,86 @@
+"""The small CLIP that comes along, to a bundle that reads texts in INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from two_towers import CONTEXT, SENTENCES, write_two_tower
+
+from edgeq.demo.clip.pairs import CLIP_WEIGHTS, write_captions, write_pairs
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
+from edgeq.errors import EngineError
+from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
+from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.quality.tasks.retrieval_gate import RetrievalBounds
+from edgeq.runtime.retrieval.two_tower import open_two_tower
+
+TEXTS = ("severe corrosion at the top left", "no damage", "bottom: minor wide crack", "")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> PreparedRetrieval:
+    """Judged on 80 scenes, which are too few for the usual bound."""
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "images").mkdir()
+    pairs = write_pairs(folder / "images", 80)
+    write_captions(folder / "captions.txt", 80)
+    options = RetrievalOptions(bounds=RetrievalBounds(5.0), keep_fp32=True, photographs=8, canaries=2, threads=1)
+    return prepare_retrieval(
+        CLIP_WEIGHTS, folder / "images", folder / "captions.txt", folder / "bundle", pairs=pairs, options=options
+    )
+
+
+def test_int8_texts_are_kept_where_they_find_the_same(clip: PreparedRetrieval) -> None:
+    assert clip.gate is not None
+    assert clip.gate.passed
+    way = clip.gate.figures.text_to_image
+    assert way.at1.reference > 80, "of 80 scenes; 91 % of 5,000 when it was trained"
+    assert (clip.int8_layers, clip.float_layers) == (18, 1 + 6), "the projection, and two products of each attention"
+    assert clip.warnings == ()
+    files = {file.name for file in clip.manifest.files}
+    assert {"text/model.int8.ort.onnx", "text/model.int8.trt.onnx", "vision.fp16.onnx"} <= files
+    assert "text/model.fp16.onnx" not in files
+
+
+def test_every_linear_layer_but_the_projection_multiplies_integers(clip: PreparedRetrieval) -> None:
+    found = executed_operators(clip.bundle / "text" / "model.int8.ort.onnx")
+    integers = {name: count for name, count in found.items() if "Integer" in name or name.startswith("QLinear")}
+    assert sum(integers.values()) == 18, integers
+
+
+@pytest.mark.parametrize("graph", ["text/model.fp32.onnx", "text/model.int8.ort.onnx", "text/model.int8.trt.onnx"])
+def test_what_stands_behind_the_end_of_a_text_changes_nothing(clip: PreparedRetrieval, graph: str) -> None:
+    """CLIP is causal and takes the place of the first end of text: trimmed is padded."""
+    model = open_two_tower(clip.bundle, threads=1)
+    engine = OnnxRuntimeEngine(clip.bundle / graph, threads=1)
+    for ids in model.tokenizer.ids(TEXTS):
+        padded = np.pad(ids, (0, model.settings.context - len(ids)), constant_values=model.settings.pad_id)
+        trimmed, whole = (run(engine, each) for each in (ids, padded))
+        np.testing.assert_allclose(trimmed, whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_siglip_takes_texts_of_its_context_alone(tmp_path: Path) -> None:
+    """It was trained on them, without a mask: a shorter text would be another."""
+    model = write_two_tower(tmp_path / "model", "siglip")
+    (tmp_path / "images").mkdir()
+    write_pairs(tmp_path / "images", 2)
+    (tmp_path / "captions.txt").write_text("\n".join(SENTENCES))
+    options = RetrievalOptions(method="minmax", channel_equalization="none", photographs=2, canaries=1, threads=1)
+    made = prepare_retrieval(
+        model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", options=options
+    )
+    opened = open_two_tower(made.bundle, threads=1)
+    ids = opened.tokenizer.ids(["a photo of a cat"])[0]
+    assert (len(ids), opened.settings.padding) == (CONTEXT, "fixed")
+    engine = OnnxRuntimeEngine(made.bundle / opened.settings.text, threads=1)
+    assert run(engine, ids).shape == (32,)
+    with pytest.raises(EngineError):
+        run(engine, ids[:-4])
+
+
+def run(engine: OnnxRuntimeEngine, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = engine.run({"input_ids": ids[None]})["text_embeds"][0]
+    return found
