@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeq.errors import ArtifactError, InputError, first_line
 
-__all__ = ["MAX_PARQUET_BYTES", "read_group", "read_groups_of", "read_table", "require_pyarrow", "write_groups"]
+__all__ = [
+    "MAX_PARQUET_BYTES",
+    "equal_rows",
+    "read_group",
+    "read_groups_of",
+    "read_table",
+    "require_pyarrow",
+    "write_groups",
+]
 
 MAX_PARQUET_BYTES: Final = 4 << 30
 """A larger file is not read."""
@@ -97,8 +109,12 @@ def read_group(path: Path, group: int, columns: Sequence[str] | None = None) -> 
         raise _damaged(path, error) from error
 
 
-def read_table(path: Path) -> Any:
+def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
     """A whole file, as a pyarrow.Table.
+
+    Args:
+        path: of the file.
+        columns: to read, those that it has of them; all by default.
 
     Raises:
         ArtifactError: it is missing, too large, damaged or no parquet file.
@@ -108,9 +124,31 @@ def read_table(path: Path) -> Any:
         if path.stat().st_size > MAX_PARQUET_BYTES:
             raise ValueError(f"larger than {MAX_PARQUET_BYTES:,} bytes")
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(use_threads=False)
+            return file.read(columns, use_threads=False)
     except Exception as error:
         raise _damaged(path, error) from error
+
+
+def equal_rows(column: Any, value: str | int | float) -> NDArray[np.bool_]:
+    """Where a column of a pyarrow.Table has a value, bool [rows]; nowhere, where it is of another type.
+
+    Args:
+        column: of text or numbers.
+        value: that is looked for; 3 and 3.0 are one.
+    """
+    pyarrow, _ = require_pyarrow()
+    compute = importlib.import_module("pyarrow.compute")
+    number = pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)
+    broken = isinstance(value, float) and not value.is_integer()
+    if number == isinstance(value, str) or (broken and pyarrow.types.is_integer(column.type)):
+        return np.zeros(len(column), np.bool_)
+    try:
+        wanted = pyarrow.scalar(value, column.type if number else pyarrow.string())
+    except (pyarrow.ArrowInvalid, OverflowError):  # 1e30 among whole numbers
+        return np.zeros(len(column), np.bool_)
+    there = compute.equal(column if number else column.cast(pyarrow.string()), wanted)
+    found: NDArray[np.bool_] = compute.fill_null(there, False).to_numpy().astype(np.bool_)
+    return found
 
 
 def _damaged(path: Path, error: Exception) -> ArtifactError:

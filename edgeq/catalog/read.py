@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.catalog.arrow import read_table
+from edgeq.catalog.arrow import equal_rows, read_table
 from edgeq.catalog.layout import Catalog, FileRecord, Layout, ShardEntry
 from edgeq.errors import ArtifactError, InputError
 from edgeq.files import sha256_file
@@ -92,6 +92,30 @@ class CatalogReader:
         entry = self.catalog.shards[shard]
         return np.array(_mapped(self._layout.embeddings(entry.shard), entry.rows, self.dimension)[within])
 
+    def rows_with(self, column: str, values: Sequence[str | int | float]) -> list[NDArray[np.bool_]] | None:
+        """For each value the rows whose column has it, bool [rows], removed rows included; reads that column once.
+
+        Args:
+            column: its name; a shard without it has no such row.
+            values: texts or numbers.
+
+        Returns:
+            None where no shard has such a column.
+
+        Raises:
+            ArtifactError: a file is not what the catalog says.
+        """
+        masks, there = [np.zeros(len(self), np.bool_) for _ in values], False
+        for first, entry in zip(self._first, self.catalog.shards, strict=False):
+            path = self._layout.metadata(entry.shard)
+            table = _as_long(read_table(path, [column]), path, entry)
+            if column not in table.column_names:
+                continue
+            there = True
+            for mask, value in zip(masks, values, strict=True):
+                mask[first : first + entry.rows] = equal_rows(table[column], value)
+        return masks if there else None
+
     def _row(self, number: int) -> dict[str, Any]:
         shard, within = self._place(number)
         row: dict[str, Any] = self._table(shard).slice(within, 1).to_pylist()[0]
@@ -108,10 +132,7 @@ class CatalogReader:
         if shard not in self._tables:
             entry = self.catalog.shards[shard]
             path = self._layout.metadata(entry.shard)
-            table = read_table(path)
-            if table.num_rows != entry.rows:
-                raise ArtifactError(f"{path} has {table.num_rows:,} rows, the catalog says {entry.rows:,}")
-            self._tables[shard] = table
+            self._tables[shard] = _as_long(read_table(path), path, entry)
             while len(self._tables) > _TABLES:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(shard)
@@ -136,6 +157,13 @@ def open_catalog(directory: Path, *, verify: bool = False) -> CatalogReader:
         _check_file(layout.metadata(entry.shard), entry.metadata, verify)
         _mapped(layout.embeddings(entry.shard), entry.rows, catalog.dimension)
     return CatalogReader(layout, catalog, _removed(layout.removed, catalog))
+
+
+def _as_long(table: Any, path: Path, entry: ShardEntry) -> Any:
+    """A shard's table, or ArtifactError where it has not as many rows as the catalog says."""
+    if table.num_rows != entry.rows:
+        raise ArtifactError(f"{path} has {table.num_rows:,} rows, the catalog says {entry.rows:,}")
+    return table
 
 
 def _check_listing(layout: Layout, catalog: Catalog) -> None:

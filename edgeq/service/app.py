@@ -18,10 +18,12 @@ from edgeq.service.http.middleware import Middleware
 from edgeq.service.http.request_body import RequestBodies, body_limit
 from edgeq.service.metrics import CONTENT_TYPE, Metrics
 from edgeq.service.routes.chat import Chat
+from edgeq.service.routes.embedder import Embedder
 from edgeq.service.routes.fetch import Fetcher
 from edgeq.service.routes.image_input import ImageInputs, ImageLimits
 from edgeq.service.routes.inspect_route import InspectRoute
 from edgeq.service.routes.openapi import describe
+from edgeq.service.routes.retrieval_routes import RetrievalRoutes
 from edgeq.service.routes.schemas import Health, Model, ModelList
 from edgeq.service.routes.submit import Submitter
 from edgeq.service.routes.vision_routes import VisionRoutes
@@ -85,7 +87,13 @@ def _model_paths(
 ) -> Handlers:
     """Paths that answer with the model; which of them do depends on the bundle."""
     looking = VisionRoutes(served, pictures, intake, settings.request_seconds)
-    found: Handlers = {("POST", "/v1/classify"): looking.classify, ("POST", "/v1/embed"): looking.embed}
+    finding = _retrieval_routes(served, settings, pictures, intake, metrics)
+    found: Handlers = {
+        ("POST", "/v1/classify"): looking.classify,
+        ("POST", "/v1/embed"): looking.embed,
+        ("POST", "/v1/embeddings"): finding.embeddings,
+        ("POST", "/v1/search"): finding.search,
+    }
     if served.talk is None:
         refuse = partial(_no_answers, served)
         return found | {("POST", "/v1/chat/completions"): refuse, ("POST", "/v1/inspect"): refuse}
@@ -96,6 +104,17 @@ def _model_paths(
         ),
         ("POST", "/v1/inspect"): InspectRoute(served, asking, intake),
     }
+
+
+def _retrieval_routes(
+    served: ServedModel, settings: ServiceSettings, pictures: ImageInputs, intake: RequestBodies, metrics: Metrics
+) -> RetrievalRoutes:
+    """Those of a two-tower bundle; of any other, their answer is 404."""
+    embedder = catalog = None
+    if served.retrieval is not None:
+        embedder = Embedder(served.retrieval.workers, pictures, settings.request_seconds, _max_images(served, settings))
+        catalog = served.retrieval.catalog
+    return RetrievalRoutes(served, embedder, catalog, intake, queue=settings.queue, searched=metrics.searched)
 
 
 def _max_images(served: ServedModel, settings: ServiceSettings) -> int:
@@ -111,7 +130,7 @@ def _open_paths(served: ServedModel, settings: ServiceSettings, metrics: Metrics
         kind=served.manifest.kind,
         digest=served.digest,
         max_model_len=served.context,
-        max_images=None if served.talk is None else _max_images(served, settings),
+        max_images=None if served.seeing is not None else _max_images(served, settings),
     )
     return {
         ("GET", "/v1/models"): partial(_text, ModelList(data=(model,)).model_dump_json, "application/json"),

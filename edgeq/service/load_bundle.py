@@ -27,6 +27,7 @@ from edgeq.runtime.vlm.api import GenerationRequest
 from edgeq.runtime.vlm.language import require_packages
 from edgeq.runtime.vlm.model import load_vlm
 from edgeq.runtime.vlm.stream import Failed
+from edgeq.service.load_retrieval import open_retrieval
 from edgeq.service.report import reader_of
 from edgeq.service.report_phrases import DEFAULT_PHRASES, PHRASES, ReportPhrases, load_report_phrases
 from edgeq.service.routes.vision_worker import VisionWorker
@@ -72,7 +73,7 @@ def open_served(
     Raises:
         ArtifactError: there is no bundle, it is damaged, not signed as it must be, or not for this device.
         ModelError, EngineError: a part of it cannot be loaded.
-        InputError: memory does not suffice for one request.
+        InputError: memory does not suffice for one request, or a setting is for bundles of another kind.
         GateError: the engine does not compute what the workshop saw.
     """
     tell = say or (lambda _what: None)
@@ -81,6 +82,10 @@ def open_served(
     tell("checking the bundle")
     verified = examine(bundle, Trust.of(settings.keys, device=device))
     phrases = _phrases(bundle, verified.manifest, settings)
+    name = settings.name or _name(place, bundle, verified.manifest)
+    if verified.manifest.kind == "retrieval":
+        return open_retrieval(bundle, verified, settings, phrases, tell, name=name)
+    _refuse_index(bundle, verified.manifest, settings)
     candidate = vision_candidate(place, bundle, verified.manifest, settings.backend, threads=settings.threads)
     talks = verified.manifest.kind == "vision-language"
     memory = _memory(bundle) if talks else None  # asked before anything is loaded
@@ -90,7 +95,7 @@ def open_served(
     report = _checked(engine, canaries, tell) if canaries is not None else None
     talk = _runtime(bundle, engine, memory, settings, canaries, tell) if memory else None
     return ServedModel(
-        name=settings.name or _name(place, bundle, verified.manifest),
+        name=name,
         manifest=verified.manifest,
         digest=verified.digest,
         created=int((bundle / MANIFEST).stat().st_mtime),
@@ -103,6 +108,15 @@ def open_served(
         phrases=phrases,
         reader=reader_of(phrases),
     )
+
+
+def _refuse_index(bundle: Path, manifest: Manifest, settings: ServiceSettings) -> None:
+    """Raise InputError where a catalog is to be searched with a bundle that cannot."""
+    if settings.index is not None:
+        raise InputError(
+            f"--index is for the bundle of a text and image encoder, and {bundle} is a {manifest.kind}'s",
+            next_step="leave it out, also of the settings, or serve the bundle that the catalog was made with",
+        )
 
 
 def _phrases(bundle: Path, manifest: Manifest, settings: ServiceSettings) -> ReportPhrases:

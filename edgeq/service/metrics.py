@@ -19,17 +19,20 @@ from edgeq.device import probe
 from edgeq.doctor.thermal import read_zones
 from edgeq.engine.power import read_power
 from edgeq.errors import InputError
+from edgeq.runtime.retrieval.canaries import RetrievalCheck
 from edgeq.runtime.scheduler.snapshot import CacheFigures, Snapshot
 from edgeq.runtime.vlm.stream import Usage
 from edgeq.service.http.in_flight import InFlight
 from edgeq.service.routes.vision_worker import VisionWorkerFigures
 from edgeq.service.served_model import ServedModel
+from edgeq.service.served_retrieval import ServedRetrieval
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_SEARCH_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _TOKEN_SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
 
@@ -53,6 +56,9 @@ class Metrics:
         self._waited = self._histogram("edgeq_queue_seconds", "From submission to the start.")
         self._each = self._histogram(
             "edgeq_time_per_token_seconds", "Between tokens, a request's mean.", _TOKEN_SECONDS
+        )
+        self._search = self._histogram(
+            "edgeq_search_seconds", "From a query's vector to the images that were found.", _SEARCH_SECONDS
         )
         self._registry.register(_Figures(served, traffic))
         self._registry.register(_Machine(root))
@@ -80,6 +86,10 @@ class Metrics:
         if usage.answer_tokens > 1:
             self._each.observe((usage.seconds - usage.first_token_seconds) / (usage.answer_tokens - 1))
 
+    def searched(self, seconds: float) -> None:
+        """Count one search in the index, without the time of the query's encoder."""
+        self._search.observe(seconds)
+
     def text(self) -> bytes:
         """All of it."""
         return generate_latest(self._registry)
@@ -101,6 +111,8 @@ class _Figures(Collector):
             yield from _talk(self._served.talk.snapshot())
         if self._served.seeing is not None:
             yield from _seeing(self._served.seeing.figures)
+        if self._served.retrieval is not None:
+            yield from _retrieval(self._served.retrieval)
 
     def _bundle(self) -> Metric:
         labels = {
@@ -119,6 +131,10 @@ class _Figures(Collector):
         yield _gauge(
             "edgeq_canaries_passed", "1 where the engine computes what the workshop saw.", float(report.passed)
         )
+        if isinstance(report, RetrievalCheck):
+            worst = min(report.text_cosine, report.image_cosine)
+            yield _gauge("edgeq_canary_worst_cosine", "The canaries' lowest cosine to the reference.", worst)
+            return
         failing = sum(1 for canary in report.canaries if canary.failure)
         counted: list[tuple[dict[str, str], float]] = [
             ({"result": "failed"}, failing),
@@ -166,6 +182,26 @@ def _seeing(now: VisionWorkerFigures) -> Iterator[Metric]:
     yield _gauge("edgeq_requests_running", "Requests being served.", now.running)
     yield _gauge("edgeq_requests_queued", "Requests waiting.", now.waiting)
     yield _count("edgeq_images", "Images that were looked at, or taken back.", now.ended)
+
+
+def _retrieval(served: ServedRetrieval) -> Iterator[Metric]:
+    """A two-tower model's figures."""
+    now = served.workers.figures
+    batches = {"text": now.text_batches, "image": now.image_batches}
+    running = {tower: each.running for tower, each in batches.items()}
+    waiting = {tower: each.waiting for tower, each in batches.items()}
+    yield _labelled("edgeq_requests_running", "Requests being served.", _by("encoder", running))
+    yield _labelled("edgeq_requests_queued", "Requests waiting.", _by("encoder", waiting))
+    yield _count("edgeq_embedded_texts", "Texts that were asked for, those of the cache included.", now.texts)
+    yield _count("edgeq_embedded_images", "Images that were asked for.", now.images)
+    runs = {tower: each.batches for tower, each in batches.items()}
+    rows = {tower: each.rows for tower, each in batches.items()}
+    yield _labelled("edgeq_batches", "Batches of an encoder.", _by("encoder", runs), counts=True)
+    yield _labelled("edgeq_batch_size_sum", "Texts or images in all of them.", _by("encoder", rows), counts=True)
+    yield from _caches({"texts": now.cache})
+    if served.catalog is not None:
+        yield _count("edgeq_searches", "Searches in the index.", served.catalog.searches)
+        yield _gauge("edgeq_index_rows", "Images of the catalog, those gone since included.", served.catalog.rows)
 
 
 class _Machine(Collector):

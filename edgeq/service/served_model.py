@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.runtime.canary.report import CanaryReport
+from edgeq.runtime.retrieval.canaries import RetrievalCheck
 from edgeq.service.http.errors import RequestError
 from edgeq.service.report import Reader
 from edgeq.service.report_phrases import ReportPhrases
 from edgeq.service.routes.vision_worker import VisionWorker
 from edgeq.service.runtime_protocol import RuntimeProtocol
+from edgeq.service.served_retrieval import ServedRetrieval
 
 __all__ = ["ServedModel"]
 
@@ -32,6 +34,7 @@ class ServedModel:
         most_images: that the model takes in a conversation; None for as many as the context holds.
         phrases: of reports.
         reader: made of the phrases.
+        retrieval: of a two-tower bundle.
     """
 
     name: str
@@ -39,17 +42,20 @@ class ServedModel:
     digest: str
     created: int
     backend: str
-    canaries: CanaryReport | None
+    canaries: CanaryReport | RetrievalCheck | None
     talk: RuntimeProtocol | None
     seeing: VisionWorker | None
     context: int | None
     most_images: int | None
     phrases: ReportPhrases
     reader: Reader
+    retrieval: ServedRetrieval | None = None
 
     @property
     def alive(self) -> bool:
         """Whether it can still answer."""
+        if self.retrieval is not None:
+            return self.retrieval.workers.alive
         return self.talk is None or self.talk.alive
 
     @property
@@ -59,6 +65,8 @@ class ServedModel:
             now = self.talk.snapshot()
             busy = now.active > 0 or (now.queued > 0 and not now.held)
             return busy, now.steps + now.first_tokens + sum(now.ended.values()) + now.prompt_tokens
+        if self.retrieval is not None:
+            return self.retrieval.progress
         assert self.seeing is not None
         figures = self.seeing.figures
         return figures.running > 0, figures.ended
@@ -74,3 +82,5 @@ class ServedModel:
             self.talk.close(drain)
         if self.seeing is not None:
             self.seeing.close(drain)
+        if self.retrieval is not None:
+            self.retrieval.workers.close(drain)

@@ -44,6 +44,7 @@ class ServiceSettings(BaseModel):
         canaries: the engine is compared with what the workshop saw before the first request.
         name: of the model in requests; None takes the bundle's.
         terms: a file of `edgeq.terms/1` for `/v1/inspect`; None takes the bundle's own, or those that come along.
+        index: a catalog of `edgeq index`, made with the bundle, that `/v1/search` looks in.
         host, port: where it listens; port 0 takes a free one.
         token_file: its first line is the bearer token.
         image_hosts: from which images are fetched.
@@ -58,7 +59,8 @@ class ServiceSettings(BaseModel):
         sequences: requests answered at once.
         queue: requests that may wait.
         reserve_mib: memory that is left to everything else.
-        cache_mib: what is kept of images seen lately, at most; None takes room for 16 pictures.
+        cache_mib: what is kept of images seen lately, at most; None takes room for 16 pictures. Of a text and image
+            encoder: of texts seen lately; None takes 64.
         threads: of one operator; None takes every processor, but for a language model that is as quick with fewer.
         log_level: from which on events are logged.
     """
@@ -73,6 +75,7 @@ class ServiceSettings(BaseModel):
     canaries: bool = True
     name: _ModelName | None = None
     terms: Path | None = None
+    index: Path | None = None
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
     token_file: Path | None = None

@@ -8,6 +8,7 @@ from typing import Final
 
 from PIL import Image
 
+from edgeq.errors import ArtifactError
 from edgeq.runtime.vlm.api import GenerationRequest
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 from edgeq.runtime.vlm.stream import Done, Failed
@@ -34,7 +35,16 @@ def watch_inference(served: ServedModel, seconds: float, max_tokens: int = MAX_N
         served: the bundle.
         seconds: that an image may take.
         max_tokens: tokens of an answer.
+
+    Raises:
+        ArtifactError: it says nothing of an image.
     """
+    if served.retrieval is not None:
+        raise ArtifactError(
+            f"{served.name} embeds texts and images for retrieval: it says nothing of an image",
+            expected="the bundle of a classifier or a vision-language model",
+            next_step="edgeq index takes what has come into a directory into a catalog",
+        )
 
     def report(image: Image.Image) -> Seen:
         assert served.talk is not None

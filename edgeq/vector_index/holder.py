@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
+from typing import Generic
+
+from typing_extensions import TypeVar
 
 from edgeq.errors import ArtifactError
 from edgeq.files import sha256_file
@@ -13,8 +16,11 @@ from edgeq.vector_index.search import VectorIndex
 
 __all__ = ["IndexHolder"]
 
+_Index = TypeVar("_Index", default=VectorIndex)
+"""What is held: an index, alone or with what belongs to it."""
 
-class IndexHolder:
+
+class IndexHolder(Generic[_Index]):
     """Serves the index of a directory, and a newer one once there is one.
 
     `current` is taken once for each request: the index it gives stays open until the last request lets go of it.
@@ -27,15 +33,19 @@ class IndexHolder:
         ArtifactError: there is no index, or it is not what its record says.
     """
 
-    def __init__(self, directory: Path, open_index: Callable[[Path], VectorIndex] = VectorIndex.open) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        open_index: Callable[[Path], _Index] = VectorIndex.open,  # type: ignore[assignment]  # _Index's own default
+    ) -> None:
         self._directory = directory
         self._open = open_index
         self._loading = Lock()
         self._digest = self._found()
-        self._index = open_index(directory)
+        self._index: _Index = open_index(directory)
 
     @property
-    def current(self) -> VectorIndex:
+    def current(self) -> _Index:
         """The index to search now."""
         return self._index
 

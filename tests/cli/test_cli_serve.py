@@ -18,6 +18,7 @@ import httpx2
 import pytest
 from classifier_bundle import classifier_bundle
 from command import Edgeq, assert_refused
+from retrieval_bundle import indexed, retrieval_bundle
 
 from edgeq.bundle.manifest import write_manifest
 from edgeq.files import read_json_object
@@ -85,7 +86,36 @@ def test_killed_started_again_and_stopped(bundle: Path, tmp_path: Path) -> None:
     assert all(one.startswith(b"STATUS=") for one in told[:-2])
 
 
+def test_a_catalog_is_searched(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    towers = retrieval_bundle(tmp_path_factory)
+    catalog = indexed(towers, towers.parent / "images", tmp_path / "catalog")
+    with served(towers, "--index", catalog) as (process, said):
+        assert (said["model"], said["kind"], said["canaries"]) == ("towers", "retrieval", True)
+        asked = {"query": "a photo of a cat", "k": 2}
+        found = httpx2.post(f"{said['address']}/v1/search", json=asked, timeout=WAIT_S)
+        assert len(found.json()["results"]) == 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
+        assert process.stderr is not None
+        lines = process.stderr.read()
+    assert "photo of a cat" not in lines
+    told = [json.loads(line) for line in lines.splitlines()]
+    assert {line.get("doing") for line in told} >= {"opening the encoders", "opening the index"}
+
+
 # ---- one clear error, and exit status 2
+
+
+def test_an_index_for_a_classifier(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:
+    assert_refused(edgeq("serve", bundle, *HERE, "--index", tmp_path), "--index is for the bundle of a text and image")
+
+
+def test_nothing_watches_with_text_and_image_encoders(
+    edgeq: Edgeq, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    done = edgeq("watch", retrieval_bundle(tmp_path_factory), tmp_path, "--once", "--threads", "1")
+    assert done.status == 2
+    assert "says nothing of an image" in done.err
 
 
 def test_a_port_in_use(edgeq: Edgeq, bundle: Path) -> None:

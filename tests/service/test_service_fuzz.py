@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from retrieval_bundle import indexed, retrieval_bundle
+from retrieving import SETTINGS
 from running import NAME, Running, SimulatedRuntime, classifying, data_uri, running, talking
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -20,7 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from edgeq.service.load_bundle import open_served
 from edgeq.service.routes.schemas import IMAGE_URI
+from edgeq.service.served_model import ServedModel
 
 CHECKS = [
     not_a_server_error,
@@ -34,11 +38,22 @@ CHECKS = [
 schemathesis.openapi.format(IMAGE_URI, st.sampled_from([data_uri(), data_uri(b"no image"), "data:,", "http://a/b"]))
 
 
-@pytest.fixture(scope="module", params=["talking", "looking"])
-def service(request: pytest.FixtureRequest) -> Iterator[Running]:
-    talks = request.param == "talking"
-    with running(talking(SimulatedRuntime()) if talks else classifying(labels=())) as service:
+@pytest.fixture(scope="module", params=["talking", "looking", "searching"])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    made: dict[str, Callable[[], ServedModel]] = {
+        "talking": lambda: talking(SimulatedRuntime()),
+        "looking": lambda: classifying(labels=()),
+        "searching": lambda: searching(tmp_path_factory),
+    }
+    with running(made[request.param]()) as service:
         yield service
+
+
+def searching(factory: pytest.TempPathFactory) -> ServedModel:
+    """A real two-tower bundle with a catalog."""
+    bundle = retrieval_bundle(factory)
+    catalog = indexed(bundle, bundle.parent / "images", factory.mktemp("catalog") / "c")
+    return open_served(bundle, SETTINGS.model_copy(update={"index": catalog, "name": NAME}))
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=str)

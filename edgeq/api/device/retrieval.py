@@ -18,7 +18,8 @@ from edgeq.bundle.verify import Trust, examine
 from edgeq.catalog.build import BATCH, build_catalog
 from edgeq.catalog.layout import SHARD_SIZE
 from edgeq.catalog.plan import GoneSources
-from edgeq.catalog.read import CatalogReader, open_catalog
+from edgeq.catalog.read import open_catalog
+from edgeq.catalog.searched import INDEX, SearchedCatalog, open_searched
 from edgeq.catalog.sources import open_sources
 from edgeq.device import probe
 from edgeq.errors import ArtifactError, InputError
@@ -29,13 +30,8 @@ from edgeq.vector_index.build import build_index
 from edgeq.vector_index.choose import choose_kind
 from edgeq.vector_index.kinds import IndexKind
 from edgeq.vector_index.record import IndexRecord
-from edgeq.vector_index.search import NOTHING, VectorIndex
-from edgeq.vector_index.vectors import Shards
 
 __all__ = ["INDEX", "ImageSearch", "Indexed", "SearchResult", "index_images", "open_search"]
-
-INDEX: Final = "index"
-"""The directory of the index in a catalog."""
 
 _EMBEDDED_BY: Final = "embedded_by.json"
 _MEMORY_SHARE: Final = 2
@@ -191,13 +187,12 @@ class ImageSearch:
     """A catalog opened with the bundle that made it; made by `open_search`.
 
     Args:
-        reader: of the catalog.
-        index: over it.
+        catalog: with its index.
         model: both encoders.
     """
 
-    def __init__(self, reader: CatalogReader, index: VectorIndex, model: TwoTowerModel) -> None:
-        self._reader, self._index, self._model = reader, index, model
+    def __init__(self, catalog: SearchedCatalog, model: TwoTowerModel) -> None:
+        self._catalog, self._model = catalog, model
 
     def by_text(self, text: str, k: int = 10) -> tuple[SearchResult, ...]:
         """The images that go best with a text, the best first.
@@ -227,12 +222,11 @@ class ImageSearch:
         return self._found(self._model.image.embed([open_image(image)]), k)
 
     def _found(self, query: NDArray[np.float32], k: int) -> tuple[SearchResult, ...]:
-        ids, scores = self._index.search(query, k)
-        there = [(int(row), float(score)) for row, score in zip(ids[0], scores[0], strict=True) if row != NOTHING]
-        columns = self._reader.rows([row for row, _ in there])
         return tuple(
-            SearchResult(image_path=found.pop("image_path"), score=score, row=row, columns=found)
-            for (row, score), found in zip(there, columns, strict=True)
+            SearchResult(
+                image_path=found.columns.pop("image_path"), score=found.score, row=found.row, columns=found.columns
+            )
+            for found in self._catalog.near(query[0], k)
         )
 
 
@@ -260,21 +254,8 @@ def open_search(
     reader = open_catalog(place)
     known = EmbeddedBy.load(place / _EMBEDDED_BY) if bundle is None else None
     folder, digest = _checked(known.bundle if known is not None else bundle, keys)
-    if digest != reader.catalog.bundle_digest:
-        raise ArtifactError(
-            f"{folder} is not the bundle that {place} was embedded with",
-            expected=f"the bundle with digest {reader.catalog.bundle_digest[:12]}…",
-            causes=("it was made again since",),
-            next_step="give the right one with --bundle, or index the images again into another directory",
-        )
-    index = VectorIndex.open(place / INDEX, _shards(reader), threads=threads or 1, verify=False)
-    if index.rows != len(reader) or (index.record is not None and index.record.removed != len(reader.removed)):
-        raise ArtifactError(
-            f"the index of {place} is of {index.rows:,} rows, the catalog has {len(reader):,}",
-            causes=("the catalog has grown since",),
-            next_step="run edgeq index again",
-        )
-    return ImageSearch(reader, index, open_two_tower(folder, threads=threads))
+    searched = open_searched(place, bundle_digest=digest, bundle=str(folder), threads=threads, reader=reader)
+    return ImageSearch(searched, open_two_tower(folder, threads=threads))
 
 
 def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Path, str]:
@@ -288,10 +269,6 @@ def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Pat
             expected="that of CLIP or SigLIP",
         )
     return folder, verified.digest
-
-
-def _shards(reader: CatalogReader) -> Shards:
-    return Shards(vectors for _, vectors in reader.vectors())
 
 
 def _index(

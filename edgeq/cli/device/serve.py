@@ -66,6 +66,7 @@ class _Serving(BaseModel):
 @click.command("serve")
 @click.argument("bundle", type=PATH, required=False)
 @bundle_options
+@click.option("--index", type=PATH, help="A catalog of `edgeq index` for /v1/search.  [default: none]")
 @click.option("--host", help="The address to listen on; any but the loopback one needs a token.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The TCP port; 0 takes a free one.  [default: 8000]")
 @click.option("--token-file", type=PATH, help="Its first line is the bearer token.  [default: variable EDGEQ_TOKEN]")
@@ -78,7 +79,7 @@ class _Serving(BaseModel):
 )
 @json_option
 def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: Any) -> None:
-    """Serve BUNDLE over HTTP: chat, classes, reports, health, metrics.
+    """Serve BUNDLE over HTTP: chat, classes, reports, embeddings, search, health, metrics.
 
     BUNDLE is a bundle's directory or a store of `edgeq install`; without it, what the settings name. Every byte is
     checked and the engine compared with the canaries before the first request is taken; where that fails, the exit

@@ -130,10 +130,9 @@ def refuse_retrieval(bundle: Path, kind: Kind) -> None:
     """
     if kind == "retrieval":
         raise ArtifactError(
-            f"{bundle} embeds texts and images for retrieval: TensorRT engines are not built of it, and it is not "
-            "served yet",
+            f"{bundle} embeds texts and images for retrieval: TensorRT engines are not built of it",
             expected="the bundle of a classifier, an image encoder or a vision-language model",
-            next_step=f'edgeq.open_bundle("{bundle}"), embed() and embed_texts() in Python',
+            next_step=f'edgeq serve "{bundle}", or edgeq.open_bundle("{bundle}"), embed() and embed_texts() in Python',
         )
 
 

@@ -70,6 +70,11 @@ class RetrievalCheck:
     text_cosine: float
     image_cosine: float
 
+    @property
+    def passed(self) -> bool:
+        """Whether tokens are equal and every embedding is near enough."""
+        return not self.other_tokens and all(each >= MIN_COSINE for each in (self.text_cosine, self.image_cosine))
+
     def raise_if_failed(self) -> None:
         """Raise GateError unless tokens are equal and every embedding is near enough."""
         faults = [f"the text {text!r} gets other tokens" for text in self.other_tokens]

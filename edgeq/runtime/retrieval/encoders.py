@@ -55,7 +55,20 @@ class TextEncoder:
             EngineError: the engine fails, or gives NaN, infinity, zeros or another shape.
             InputError: a text cannot be tokenized.
         """
-        ids = self._tokenizer.ids(texts)
+        return self.embed_ids(self._tokenizer.ids(texts))
+
+    def embed_ids(self, ids: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """The embedding of each text, given its tokens.
+
+        Args:
+            ids: of the tokenizer, int64 [length] each, any number of them.
+
+        Returns:
+            float32 [n, dimension], rows of length one, in the order of the texts.
+
+        Raises:
+            EngineError: the engine fails, or gives NaN, infinity, zeros or another shape.
+        """
         found = np.empty((len(ids), self._tower.dimension), np.float32)
         for rows in _same_length([len(each) for each in ids], MOST_TEXTS):
             found[rows] = self._tower.embed(np.stack([ids[row] for row in rows]))

@@ -21,6 +21,12 @@ from edgeq.runtime.scheduler.errors import ContextError
 from edgeq.service.http.errors import ErrorBody, as_request_error
 from edgeq.service.report import Report
 from edgeq.service.routes.chat_schema import ChatRequest, Completion, CompletionChunk
+from edgeq.service.routes.retrieval_schema import (
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    SearchRequest,
+    SearchResponse,
+)
 from edgeq.service.routes.schemas import (
     ClassifyRequest,
     ClassifyResponse,
@@ -139,6 +145,13 @@ def _ways(served: ServedModel) -> tuple[_Way, ...]:
             ),
             _posted("/v1/inspect", "Report on an image.", InspectRequest, Report, {"image": image, "max_tokens": 2}),
         ]
+    elif served.retrieval is not None:
+        both: list[Any] = ["a red car", {"type": "image_url", "image_url": {"url": image}}]
+        vectors = "Turn texts and images into vectors of one space."
+        told.append(_posted("/v1/embeddings", vectors, EmbeddingsRequest, EmbeddingsResponse, {"input": both}))
+        if served.retrieval.catalog is not None:
+            found = "Find images by a text or an image."
+            told.append(_posted("/v1/search", found, SearchRequest, SearchResponse, {"query": "a red car", "k": 3}))
     else:
         told += [_posted("/v1/classify", "Name an image.", ClassifyRequest, ClassifyResponse, {"image": image})]
         if not served.manifest.labels:

@@ -120,7 +120,8 @@ class Model(_Answer):
 
     Attributes:
         created: in seconds since 1970.
-        max_model_len: tokens of a request at most, answer included; null for a classifier.
+        max_model_len: tokens of a request at most, answer included; of a text and image encoder, tokens that it reads
+            of a text; null for a classifier.
         max_images: in one request; null for a classifier, which takes one.
     """
 
@@ -128,7 +129,7 @@ class Model(_Answer):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["edgeq"] = "edgeq"
-    kind: Literal["classifier", "vision-language"]
+    kind: Literal["classifier", "vision-language", "retrieval"]
     digest: str
     max_model_len: int | None
     max_images: int | None

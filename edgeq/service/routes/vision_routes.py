@@ -52,6 +52,10 @@ class VisionRoutes:
 
     async def embed(self, request: Request) -> Response:
         """Turn an image into a vector; RequestError where the bundle's graph ends in classes."""
+        if self._served.retrieval is not None:
+            raise RequestError(
+                404, "no_vectors", "this bundle's vectors, of texts and of images, are at /v1/embeddings"
+            )
         seeing = self._seeing("vectors")
         if self._served.manifest.labels:
             raise RequestError(404, "no_vectors", "this bundle's graph ends in classes: it gives no vector of an image")
