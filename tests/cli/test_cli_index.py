@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,20 @@ def test_shards_of_several_processes(edgeq: Edgeq, bundle: Path, tmp_path: Path)
     assert "others are still to be made" in part.out
     assert "6 images in 3 shards" in edgeq(*asked, "--shards", "0").out
     assert_refused(edgeq(*asked, "--shards", "3-1"), "expected A-B")
+
+
+def test_a_cluster_that_is_not_there(
+    edgeq: Edgeq, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without Ray; nothing is planned."""
+    scenes(tmp_path / "images", range(1))
+    asked = ("index", bundle, "--images", tmp_path / "images", "-o", tmp_path / "c", "--on", "ray")
+    assert_refused(edgeq(*asked, "--shards", "0"), "a cluster makes all shards")
+    if find_spec("ray") is not None:
+        assert_refused(edgeq(*asked, "--address", "127.0.0.1:1"), "no Ray cluster can be used at 127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert_refused(edgeq(*asked), "pip install 'edgeq[cluster]'")
+    assert not (tmp_path / "c").exists()
 
 
 def test_another_bundle_is_refused(
