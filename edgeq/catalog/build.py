@@ -26,7 +26,7 @@ from edgeq.engine_store.lock import is_free, locked
 from edgeq.errors import ArtifactError, EngineError, ImageError, InputError
 from edgeq.model.images.decode import decode_image
 
-__all__ = ["BATCH", "Progress", "build_catalog"]
+__all__ = ["BATCH", "Progress", "build_catalog", "pixel_memory"]
 
 BATCH: Final = 256
 """Images embedded at once."""
@@ -106,7 +106,7 @@ def build_catalog(
     pending = [shard for shard, record in whole.items() if record is None]
     if pending:
         shape = shape_of(embed)
-        batch = batch_that_fits(batch, shape.image_bytes, _memory() if memory is None else memory)
+        batch = batch_that_fits(batch, shape.image_bytes, pixel_memory() if memory is None else memory)
         _Builder(embed, sources, layout, plan, shape, batch, workers, tally, counter, verify).make(pending)
     return None if missing_shards(directory) else finish_catalog(directory)
 
@@ -142,8 +142,8 @@ def _other_record(layout: Layout, shard: int) -> ShardRecord | None:
         return None
 
 
-def _memory() -> int:
-    """Bytes that pixels may take on this machine."""
+def pixel_memory() -> int:
+    """Bytes that pixels may take on this machine by default."""
     try:
         return probe().budget_bytes // _MEMORY_SHARE
     except InputError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,20 @@ def test_an_installed_bundle_indexes_and_is_checked_by_its_canaries(edgeq: Edgeq
     refused = edgeq("install", broken, "--root", store, "--threads", "1")
     assert refused.status == 1
     assert "does not compute here what the workshop saw" in refused.err
+
+
+def test_a_cluster_that_is_not_there(
+    edgeq: Edgeq, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without Ray; nothing is planned."""
+    scenes(tmp_path / "images", range(1))
+    asked = ("index", bundle, "--images", tmp_path / "images", "-o", tmp_path / "c", "--on", "ray")
+    assert_refused(edgeq(*asked, "--shards", "0"), "a cluster makes all shards")
+    if find_spec("ray") is not None:
+        assert_refused(edgeq(*asked, "--address", "127.0.0.1:1"), "no Ray cluster can be used at 127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert_refused(edgeq(*asked), "pip install 'edgeq[cluster]'")
+    assert not (tmp_path / "c").exists()
 
 
 def test_another_bundle_is_refused(

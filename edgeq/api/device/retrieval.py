@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.artifact import Artifact
 from edgeq.bundle.verify import Trust, examine
-from edgeq.catalog.build import BATCH, build_catalog
-from edgeq.catalog.layout import SHARD_SIZE
+from edgeq.catalog.build import BATCH, Progress, build_catalog
+from edgeq.catalog.layout import SHARD_SIZE, Catalog
+from edgeq.catalog.on_ray import STALL_MINUTES, Cluster, build_on_ray
 from edgeq.catalog.plan import GoneSources
 from edgeq.catalog.read import open_catalog
 from edgeq.catalog.searched import INDEX, SearchedCatalog, open_searched
@@ -111,6 +113,17 @@ class _Embedder:
         return self._image.embed_pixels(pixels)
 
 
+class _Choices(TypedDict):
+    """What a build in this process and one by a cluster are told alike."""
+
+    bundle_digest: str
+    shard_size: int
+    batch: int
+    workers: int
+    gone_sources: GoneSources
+    progress: Progress
+
+
 def index_images(
     bundle: str | Path,
     images: str | Path | Sequence[str | Path],
@@ -125,6 +138,11 @@ def index_images(
     gone_sources: GoneSources = "refuse",
     keys: Sequence[str | Path] = (),
     threads: int | None = None,
+    on: Literal["here", "ray"] = "here",
+    address: str = "auto",
+    actors: int | None = None,
+    cpus_per_actor: int = 1,
+    stall_minutes: float = STALL_MINUTES,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Indexed:
     """Embed images into a catalog, and make an index over it. The same call goes on where an earlier one was stopped,
@@ -142,31 +160,44 @@ def index_images(
         memory_bytes: what the index may take; None is half of what is available.
         gone_sources: what becomes of images of earlier calls whose folder or archive is not given now.
         keys: files of public keys; the bundle must be signed by one of them, if any are given.
-        threads: of one operator, and of the index; None takes every processor there is.
+        threads: of one operator, and of the index; None takes every processor there is, and in an actor as many as it
+            has CPUs.
+        on: `here` in this process; `ray` by actors of a cluster whose nodes all see bundle, images and catalog at the
+            same paths. The index is made here in any case.
+        address: of the cluster, HOST:PORT; `auto` is RAY_ADDRESS, else the one that this machine belongs to.
+        actors: how many; None takes as many as there is room for.
+        cpus_per_actor: of a cluster without GPUs; of one with GPUs an actor gets one of these.
+        stall_minutes: without an image done anywhere in so many, the cluster is given up.
         progress: called as (stage, done, total).
 
     Raises:
         ArtifactError: the bundle is damaged or of another kind, or the catalog was made with another one.
         ImageError: too many images cannot be used.
-        InputError: no index fits the memory, or a package is missing.
+        InputError: no index fits the memory, a package is missing, or the cluster cannot be used.
+        EngineError: the network fails, or nothing goes on in the cluster.
     """
     place, report = Path(catalog), progress or (lambda _stage, _done, _total: None)
     folder, digest = _checked(bundle, keys)
-    model = open_two_tower(folder, threads=threads)
     given = [images] if isinstance(images, str | Path) else list(images)
-    with open_sources(given) as sources:
-        made = build_catalog(
-            _Embedder(model),
-            sources,
-            place,
-            bundle_digest=digest,
-            shard_size=shard_size,
-            batch=batch,
-            workers=workers,
-            shards=None if shards is None else range(shards[0], shards[1] + 1),
-            gone_sources=gone_sources,
-            progress=lambda done, total: report("embed", done, total),
-        )
+    how: _Choices = {
+        "bundle_digest": digest,
+        "shard_size": shard_size,
+        "batch": batch,
+        "workers": workers,
+        "gone_sources": gone_sources,
+        "progress": lambda done, total: report("embed", done, total),
+    }
+    made: Catalog | None
+    if on == "ray":
+        if shards is not None:
+            raise InputError("a cluster makes all shards", next_step="leave out the range of shards, or Ray")
+        opener = partial(_opened, folder.absolute(), [Path(key).absolute() for key in keys], threads or cpus_per_actor)
+        made = build_on_ray(opener, given, place, Cluster(address, actors, cpus_per_actor, stall_minutes), **how)
+    else:
+        embedder = _Embedder(open_two_tower(folder, threads=threads))
+        chosen = None if shards is None else range(shards[0], shards[1] + 1)
+        with open_sources(given) as sources:
+            made = build_catalog(embedder, sources, place, shards=chosen, **how)
     EmbeddedBy(bundle=str(folder.resolve()), digest=digest).save(place / _EMBEDDED_BY)
     if made is None:
         return Indexed(catalog=place, complete=False)
@@ -269,6 +300,18 @@ def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Pat
             expected="that of CLIP or SigLIP",
         )
     return folder, verified.digest
+
+
+def _opened(bundle: Path, keys: Sequence[str | Path], threads: int) -> tuple[_Embedder, str]:
+    """The encoder of a bundle and the bundle's digest; called on each node of a cluster.
+
+    Args:
+        bundle: its directory.
+        keys: files of public keys that it must be signed by.
+        threads: of one operator.
+    """
+    folder, digest = _checked(bundle, keys)
+    return _Embedder(open_two_tower(folder, threads=threads)), digest
 
 
 def _index(
