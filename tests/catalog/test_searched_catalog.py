@@ -42,7 +42,7 @@ class Reader:
     def __len__(self) -> int:
         return 20
 
-    def rows_with(self, column: str, values: list[int]) -> list[np.ndarray] | None:  # type: ignore[type-arg]
+    def rows_with(self, column: str, values: list[int]) -> list[np.ndarray] | None:
         self.looked.append(len(values))
         return [np.arange(20) == value for value in values] if column == "n" else None
 
@@ -53,7 +53,7 @@ class Reader:
 class Index:
     """Finds what is allowed, in order."""
 
-    def search(self, query: object, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # noqa: ARG002
+    def search(self, query: object, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG002
         rows = np.flatnonzero(allowed) if allowed is not None else np.arange(20)
         ids = np.full(k, -1)
         ids[: min(k, len(rows))] = rows[:k]
