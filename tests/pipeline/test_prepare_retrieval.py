@@ -124,7 +124,7 @@ def test_another_tokenizer_on_the_device_is_noticed(made: tuple[Path, PreparedRe
         found.raise_if_failed()
 
 
-def test_it_is_served_and_built_by_nothing_yet(made: tuple[Path, PreparedRetrieval]) -> None:
+def test_no_engine_is_built_of_it(made: tuple[Path, PreparedRetrieval]) -> None:
     _, prepared = made
     for ask in (canary_graph, open_canaries):
         with pytest.raises(ArtifactError, match="embeds texts and images for retrieval"):

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from retrieval_bundle import retrieval_bundle
 from retrieving import SETTINGS, HeldEngine, watched
 from running import (
+    WAIT_S,
     Running,
     SimulatedRuntime,
     classifying,
@@ -27,6 +28,7 @@ from running import (
     image_part,
     noise,
     picture,
+    post_bytes,
     running,
     talking,
 )
@@ -203,7 +205,7 @@ def held(service: Running, clients: ThreadPoolExecutor, engine: HeldEngine, text
     engine.go.clear()
     engine.entered.clear()
     first = clients.submit(ask, service, ORDERS[0])
-    assert engine.entered.wait(20)
+    assert engine.entered.wait(WAIT_S)
     retrieval = service.service.served.retrieval
     assert retrieval is not None
     others = [clients.submit(ask, service, text) for text in texts]
@@ -253,6 +255,24 @@ def test_a_request_that_waits_too_long_is_408(bundle: Path) -> None:
         engine.go.clear()
         assert code(ask(service, "a cat")) == (408, "deadline")
         engine.go.set()
+
+
+def test_who_hangs_up_costs_no_run(bundle: Path) -> None:
+    served, engine = watched(bundle)
+    assert served.retrieval is not None
+    workers = served.retrieval.workers
+    with running(served) as service, ThreadPoolExecutor(1) as clients:
+        engine.go.clear()
+        first = clients.submit(ask, service, ORDERS[0])
+        assert engine.entered.wait(WAIT_S)
+        with service.connect() as bare:
+            bare.sendall(post_bytes("/v1/embeddings", {"model": NAME, "input": ORDERS[1]}))
+            eventually(lambda: workers.figures.text_batches.waiting == 1)
+        eventually(lambda: service.service.traffic.active == 1)
+        engine.go.set()
+        vectors(first.result())
+        vectors(ask(service, ORDERS[2]))
+    assert engine.runs == [1, 1]
 
 
 def test_an_engine_that_fails_is_500_and_the_next_request_is_answered(bundle: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from two_towers import SENTENCES
 
 from edgeq.api.device.retrieval import open_search
 from edgeq.bundle.manifest import write_manifest
-from edgeq.catalog.searched import INDEX
+from edgeq.catalog.read import open_catalog
+from edgeq.catalog.searched import INDEX, open_searched
 from edgeq.errors import ArtifactError, InputError
 from edgeq.service.load_bundle import open_served
+from edgeq.service.served_retrieval import ServedCatalog
 
 NAME = "towers"
 
@@ -161,28 +164,33 @@ def test_a_catalog_that_grows_is_searched_without_a_stop(bundle: Path, tmp_path:
         assert figures(service)["edgeq_index_rows"] == len(PLACES) + 1
 
 
-def test_an_index_that_cannot_be_opened_leaves_the_old_one(bundle: Path, catalog: Path, tmp_path: Path) -> None:
+def test_an_index_that_cannot_be_opened_leaves_the_old_one(
+    catalog: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     copy = tmp_path / "catalog"
     shutil.copytree(catalog, copy)
+    digest = open_catalog(copy).catalog.bundle_digest
     clock = [0.0]
-    served = open_served(bundle, SETTINGS.model_copy(update={"index": copy}))
-    assert served.retrieval is not None
-    held = served.retrieval.catalog
-    assert held is not None
-    held._clock = lambda: clock[0]
-    held._looked = 0.0
+    held = ServedCatalog(copy, partial(open_searched, bundle_digest=digest, bundle="b"), lambda: clock[0])
     record, query = copy / INDEX / "index.json", np.eye(24, dtype=np.float32)[0]
     whole = record.read_text()
-    record.write_text("{}")
-    for clock[0] in (0.5, 2.0, 4.0):
+    caplog.set_level("INFO", "edgeq.service")
+
+    def logged_at(seconds: float) -> list[str]:
+        clock[0] = seconds
+        caplog.clear()
         assert len(held.near(query, 100)) == len(PLACES)
+        return [line.getMessage() for line in caplog.records]
+
+    record.write_text("{}")
+    assert logged_at(0.5) == [], "it is looked at once in a second"
+    assert logged_at(1.5) == ["index not reloaded"]
+    assert logged_at(3.0) == [], "it is told once"
     record.unlink()
-    clock[0] = 6.0
-    assert len(held.near(query, 100)) == len(PLACES)
+    assert logged_at(4.5) == ["index not reloaded"]
     record.write_text(whole + "\n")
-    clock[0] = 8.0
-    assert len(held.near(query, 100)) == len(PLACES)
-    served.close()
+    assert logged_at(6.0) == ["index reloaded"]
+    assert held.searches == 5
 
 
 def test_a_catalog_of_another_bundle_and_an_index_for_another_kind(bundle: Path, catalog: Path, tmp_path: Path) -> None:
