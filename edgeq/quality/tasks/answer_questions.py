@@ -12,14 +12,17 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Final
 
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeq.errors import ImageError, InputError
 from edgeq.files import MAX_JSON_BYTES
 from edgeq.model.images.decode import decode_image
 from edgeq.model.images.store import Folder
+from edgeq.quality.tasks.json_lines import read_line, split_lines
 
 __all__ = ["MAX_CHARACTERS", "JudgedQuestion", "QuestionItem", "Questions"]
+
+_FORM: Final = 'an object with "image" and "question", and perhaps "answer" and "key_terms"'
 
 MAX_CHARACTERS: Final = 20_000
 """The longest question or reference answer, in characters."""
@@ -94,7 +97,7 @@ class Questions:
         path = Path(path)
         lines = _lines(path)
         folder = Folder(path.parent)
-        found = cls(path, tuple(_question(line, where) for where, line in lines), folder)
+        found = cls(path, tuple(read_line(line, where, JudgedQuestion, _FORM) for where, line in lines), folder)
         places: dict[str, str] = {}
         for (where, _), entry in zip(lines, found.entries, strict=True):
             places.setdefault(entry.image, where)
@@ -129,28 +132,10 @@ def _lines(path: Path) -> list[tuple[str, bytes]]:
         ) from error
     if len(data) > MAX_JSON_BYTES:
         raise InputError(f"{path} is too long for questions", expected=f"at most {MAX_JSON_BYTES:,} bytes")
-    lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
-    found = [(f"{path}, line {number}", line) for number, line in lines if line.strip()]
+    found = split_lines(data, str(path))
     if not found:
         raise InputError(f"{path} has no question", expected='lines such as {"image": "a.jpg", "question": "..."}')
     return found
-
-
-def _question(line: bytes, where: str) -> JudgedQuestion:
-    try:
-        return JudgedQuestion.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{where}: {key + ': ' if key else ''}{_plain(first['msg'])}",
-            expected='an object with "image" and "question", and perhaps "answer" and "key_terms"',
-        ) from error
-
-
-def _plain(message: str) -> str:
-    """pydantic's message without what only a programmer needs."""
-    return message.removeprefix("Value error, ").replace("Extra inputs are not permitted", "no such key is known")
 
 
 def _check_image(folder: Folder, names: frozenset[str], name: str, where: str) -> None:

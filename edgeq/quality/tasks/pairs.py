@@ -18,13 +18,14 @@ from typing import Annotated, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeq.errors import ImageError, InputError
 from edgeq.files import MAX_JSON_BYTES
 from edgeq.model.images.decode import IMAGE_SUFFIXES
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.store import open_store
+from edgeq.quality.tasks.json_lines import read_line, split_lines
 
 __all__ = [
     "MAX_CAPTIONS",
@@ -122,7 +123,7 @@ class Pairs:
                 safe.
         """
         place, data, beside = _find(Path(path))
-        lines = [(where, _line(line, where)) for where, line in _lines(data, place)]
+        lines = [(where, read_line(line, where, PairLine, _FORM)) for where, line in _lines(data, place)]
         _check_numbers(lines, place)
         images = ImageSet.open(beside)
         named = _named(lines, images)
@@ -220,22 +221,10 @@ def _lines(data: bytes, place: str) -> list[tuple[str, bytes]]:
     count = data.count(b"\n")
     if count > MAX_LINES:
         raise InputError(f"{place} has {count:,} lines", expected=f"at most {MAX_LINES:,}", next_step="judge by fewer")
-    lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
-    found = [(f"{place}, line {number}", line) for number, line in lines if line.strip()]
+    found = split_lines(data, place)
     if not found:
         raise InputError(f"{place} has no line", expected='lines such as {"image": "a.jpg", "captions": ["..."]}')
     return found
-
-
-def _line(line: bytes, where: str) -> PairLine:
-    try:
-        return PairLine.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        message = message.replace("Extra inputs are not permitted", "no such key is known")
-        raise InputError(f"{where}: {key + ': ' if key else ''}{message}", expected=_FORM) from error
 
 
 def _check_numbers(lines: Sequence[tuple[str, PairLine]], place: str) -> None:
