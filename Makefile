@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval soak clean
+.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
 	@echo "make bench-service  the service beside transformers' generate, with 1, 4 and 16 clients"
 	@echo "make bench-fine-text  how small a text one to sixteen tiles of an image still show, on drawn digits"
+	@echo "make bench-search-load  text search over HTTP under open-loop load, beside a plain server"
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
 	@echo "make soak    the service under five minutes of mixed load"
@@ -101,6 +102,9 @@ bench-service: $(INSTALLED)
 # Fewer heights, fewer drawings: make bench-fine-text BENCH="--heights 12 24 --train 50"
 bench-fine-text: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fine_text $(BENCH)
+
+bench-search-load: $(INSTALLED)
+	$(BIN)/python -m benchmarks.search_load $(BENCH)
 
 bench-retrieval: $(INSTALLED)
 	$(BIN)/python -m benchmarks.retrieval $(BENCH)
