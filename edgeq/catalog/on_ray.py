@@ -50,6 +50,9 @@ _CONNECT: Final = 10.0
 _FREED: Final = 5.0
 """Seconds for a cluster to take back what a run before this one had."""
 
+_PATIENCE: Final = 60.0
+"""Seconds that actors which have begun wait for the others; one of these may find no room after all."""
+
 _SEEN: Final = 60.0
 """Seconds until a file of another machine is seen: a network file system remembers what was not there."""
 
@@ -236,25 +239,36 @@ def _no_cluster(address: str, reason: str) -> InputError:
 
 def _require_room(ray: Any, cluster: Cluster, asked: int | None) -> int:
     """How many actors to start; raises InputError where there is no room for these and one free CPU."""
-    until = time.monotonic() + _FREED
-    there = ray.cluster_resources()
+    there, until = ray.cluster_resources(), time.monotonic() + _FREED
+    if _most(ray, cluster.cpus, there) < (asked or 1):
+        raise _no_room(cluster.cpus, asked or 1, _most(ray, cluster.cpus, there), _words(there))
     while True:
         free = ray.available_resources()
         most = _most(ray, cluster.cpus, free)
         if most >= (asked or 1):
             return asked or most
-        if time.monotonic() > until or _most(ray, cluster.cpus, there) < (asked or 1):
-            break
+        if time.monotonic() > until:
+            raise _no_room(cluster.cpus, asked or 1, most, f"{_words(free)} free, of {_words(there)}")
         time.sleep(_TICK)
-    has = " and ".join(
-        f"{free.get(kind, 0.0):g} of {there[kind]:g} {kind}s free" for kind in ("GPU", "CPU") if there.get(kind)
-    )
-    each = "a GPU" if _has_gpus(there) else f"{cluster.cpus} CPUs"
-    raise InputError(
-        f"there is no room for {asked or 1} actors of {each}: the cluster has {has or 'no CPU'}",
+
+
+def _no_room(cpus: int, asked: int, most: int, has: str) -> InputError:
+    return InputError(
+        f"there is no room for {asked} actors: the cluster has {has}",
         expected=f"at most {most} actors, so that one CPU of the cluster stays free",
-        causes=("another job has them", "all CPUs of an actor must be on one node"),
+        causes=(
+            "another job has what is not free",
+            f"all CPUs of an actor must be on one node, and it has {cpus}, or one GPU where there are GPUs",
+        ),
         next_step=f"--actors {most}, or wait" if most else "add a node, or wait",
+    )
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    """Such as `2 GPUs and 16 CPUs`."""
+    return (
+        " and ".join(f"{resources.get(kind, 0.0):g} {kind}s" for kind in ("GPU", "CPU") if kind in resources)
+        or "no CPU"
     )
 
 
@@ -452,7 +466,7 @@ class _Run:
         return missing
 
     def make(self, job: _Job, shards: Sequence[int], actors: int) -> None:
-        """Make shards; the first is handed out when so many actors have begun.
+        """Make shards; the first is handed out when all actors have begun, or those that found room in a minute.
 
         Args:
             job: what actors are told.
@@ -466,11 +480,12 @@ class _Run:
         job_there = self._ray.put(job)
         self._waiting.extend(shards)
         self._alive = time.monotonic()
+        patient_until = self._alive + _PATIENCE
         try:
             while self._waiting or any(actor.shard is not None for actor in self._actors):
                 while len(self._actors) < actors:
                     self._start(maker.remote(job_there))
-                if self._begun >= actors:
+                if self._begun >= actors or (self._begun and time.monotonic() > patient_until):
                     self._hand_out()
                 self._wait()
                 self._ask()
