@@ -55,7 +55,7 @@ class Opener:
 
     log: Path
     bundle: str = BUNDLE
-    refuse: Callable[[], None] | None = None
+    refuse: Callable[[], object] | None = None
 
     def __call__(self) -> tuple[ActorEncoder, str]:
         if self.refuse is not None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from small_catalogs import SHARD, build, contents, files, folder, image_paths
 
 from edgeq.catalog.finish import missing_shards
 from edgeq.catalog.layout import Layout
-from edgeq.errors import EngineError, ImageError, InputError
+from edgeq.errors import EngineError, ImageError, InputError, OutputError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgeq[cluster]'")
 
@@ -200,6 +203,28 @@ def test_a_node_without_the_bundle_is_named(
         index(address, images, tmp_path / "cat", Opener(tmp_path / "log", **opener), actors=1)
     assert not whole(tmp_path / "cat")
     assert not list(Layout(tmp_path / "cat").locks.glob("probe-*"))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "match"), [("images", "images is not seen on"), ("cat", "the plan of .*cat is not")]
+)
+def test_what_a_node_does_not_see_is_named(address: str, images: Path, tmp_path: Path, hidden: str, match: str) -> None:
+    """It is moved away when the plan is made and no actor is there."""
+
+    def hide(_done: int, _total: int) -> None:
+        (tmp_path / hidden).rename(tmp_path / "elsewhere")
+
+    with pytest.raises(InputError, match=match) as refused:
+        index(address, images, tmp_path / "cat", Opener(tmp_path / "log"), actors=1, progress=hide)
+    assert re.search(r"on the node [\d.]+ \([0-9a-f]{8}\)$", refused.value.what)
+    assert not pids(tmp_path / "log")
+
+
+def test_a_node_that_cannot_write_is_named(address: str, images: Path, tmp_path: Path) -> None:
+    """The directory that it is to write into is gone by then."""
+    opener = Opener(tmp_path / "log", refuse=partial(shutil.rmtree, tmp_path / "cat" / "locks"))
+    with pytest.raises(OutputError, match=r"locks cannot be written on the node [\d.]+ \([0-9a-f]{8}\): No such file"):
+        index(address, images, tmp_path / "cat", opener, actors=1)
 
 
 @pytest.mark.parametrize(("actors", "cpus", "most"), [(3, 1, 2), (1, 3, 0), (2, 2, 1)])
