@@ -20,6 +20,7 @@ from edgeq.demo.clip.score import CLIP_WEIGHTS
 from edgeq.demo.vlm.report import DefectFinding
 from edgeq.demo.vlm.scenes import draw_finding
 from edgeq.errors import ArtifactError
+from edgeq.vector_index import library
 
 SCENES = range(9_000_000, 9_000_024)
 
@@ -165,6 +166,18 @@ def test_a_cluster_that_is_not_there(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert_refused(edgeq(*asked), "pip install 'edgeq[cluster]'")
     assert not (tmp_path / "c").exists()
+
+
+def test_without_faiss_nothing_is_embedded(
+    edgeq: Edgeq, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes(tmp_path / "images", range(2))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    library.faiss.cache_clear()
+    asked = ("index", bundle, "--images", tmp_path / "images", "-o", tmp_path / "c", "--threads", "1")
+    assert_refused(edgeq(*asked), "faiss is not installed", "edgeq[retrieval]")
+    assert not (tmp_path / "c").exists()
+    assert edgeq(*asked, "--kind", "none").status == 0
 
 
 def test_another_bundle_is_refused(

@@ -31,6 +31,7 @@ from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 from edgeq.vector_index.build import build_index
 from edgeq.vector_index.choose import choose_kind
 from edgeq.vector_index.kinds import IndexKind
+from edgeq.vector_index.library import faiss
 from edgeq.vector_index.record import IndexRecord
 
 __all__ = ["INDEX", "ImageSearch", "Indexed", "SearchResult", "index_images", "open_search"]
@@ -176,6 +177,8 @@ def index_images(
         InputError: no index fits the memory, a package is missing, or the cluster cannot be used.
         EngineError: the network fails, or nothing goes on in the cluster.
     """
+    if kind is not None:
+        faiss()  # said before hours of embedding, not after
     place, report = Path(catalog), progress or (lambda _stage, _done, _total: None)
     folder, digest = _checked(bundle, keys)
     given = [images] if isinstance(images, str | Path) else list(images)
