@@ -14,7 +14,15 @@ from typing import Any, Final, Literal
 
 from edgeq.errors import ModelError
 
-__all__ = ["TWO_TOWERS", "Padding", "Pooling", "TwoTower", "describe_two_tower", "is_two_tower"]
+__all__ = [
+    "TWO_TOWERS",
+    "Padding",
+    "Pooling",
+    "TwoTower",
+    "check_two_tower",
+    "describe_two_tower",
+    "is_two_tower",
+]
 
 Padding = Literal["trim", "fixed"]
 """`trim`: a text is as long as it is. `fixed`: it is padded to the whole context."""
@@ -84,6 +92,17 @@ def is_two_tower(config: Mapping[str, Any]) -> bool:
     return both and (config.get("model_type") in TWO_TOWERS or str(config.get("model_type", "")).startswith("siglip"))
 
 
+def check_two_tower(config: Mapping[str, Any]) -> None:
+    """Raise ModelError where the kind of a model is not known; its config.json may leave out what has a default."""
+    kind = config.get("model_type")
+    if kind not in TWO_TOWERS:
+        raise ModelError(
+            f"{kind} is a model of a text and a vision encoder that edgeq does not prepare",
+            expected=f"one of {', '.join(TWO_TOWERS)}",
+            causes=("siglip2 takes images of any shape; SigLIP 2 of one resolution is published as siglip",),
+        )
+
+
 def describe_two_tower(config: Mapping[str, Any]) -> TwoTower:
     """What a config says.
 
@@ -93,13 +112,8 @@ def describe_two_tower(config: Mapping[str, Any]) -> TwoTower:
     Raises:
         ModelError: its kind is not known, or a number is missing.
     """
-    kind = config.get("model_type")
-    if kind not in TWO_TOWERS:
-        raise ModelError(
-            f"{kind} is a model of a text and a vision encoder that edgeq does not prepare",
-            expected=f"one of {', '.join(TWO_TOWERS)}",
-            causes=("siglip2 takes images of any shape; SigLIP 2 of one resolution is published as siglip",),
-        )
+    check_two_tower(config)
+    kind = config["model_type"]
     try:
         return TWO_TOWERS[str(kind)](config["text_config"], config)
     except (KeyError, TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from edgeq.export.fold import KEPT_BY_PLAN, FoldReport
 from edgeq.export.simplify import simplify
 from edgeq.export.stage import FP32, fold_graph, open_graph
 from edgeq.export.towers import export_text, export_vision, load_towers
-from edgeq.families.two_tower import describe_two_tower, is_two_tower
+from edgeq.families.two_tower import check_two_tower, is_two_tower
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
 from edgeq.model.checkpoint.source import ModelSource, open_model
@@ -115,7 +115,7 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
 
 def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspection:
     """A text encoder and a vision encoder, each by the plan that it would get."""
-    describe_two_tower(source.config)
+    check_two_tower(source.config)
     towers = load_towers(source.path)
     described = towers.described
     text = np.full(described.context, described.pad_id if described.eos_id is None else described.eos_id)

@@ -31,7 +31,7 @@ from edgeq.errors import CalibrationError, ImageError
 from edgeq.export.parity import Parity
 from edgeq.export.stage import FP32, PREPROCESS
 from edgeq.export.towers import IDS, PIXELS, Towers, export_text, export_vision, load_towers
-from edgeq.families.two_tower import describe_two_tower
+from edgeq.families.two_tower import check_two_tower
 from edgeq.files import atomic_write, new_directory, sha256_file
 from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.graph.onnx_file import load_onnx
@@ -147,7 +147,7 @@ def prepare_retrieval(
     with new_directory(output) as work:
         report("open", 0, 0)
         source = open_model(model, preprocess=preprocess)
-        describe_two_tower(source.config)
+        check_two_tower(source.config)
         texts = _some(read_captions(captions), options.calibration_captions)
         judged = Pairs.open(pairs) if pairs else None
         pixels = parity_images(ImageSet.open(images).sample(options.photographs), source, options.photographs)

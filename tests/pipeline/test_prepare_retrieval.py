@@ -12,11 +12,13 @@ import torch
 import transformers
 from onnx import TensorProto
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from two_towers import CONTEXT, SENTENCES, SIDE, TWO_TOWERS, write_two_tower
 
 from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.errors import ArtifactError, CalibrationError, EdgeqError, GateError, InputError, ModelError
+from edgeq.pipeline.inspect import inspect_model
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.runtime.canary.canary_set import canary_graph, open_canaries
@@ -182,3 +184,23 @@ def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp
             model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", pairs=pairs, options=OPTIONS
         )
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_config_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
+    """As published ones of SigLIP do; old weights of CLIP have a table of positions that nobody reads."""
+    model = write_two_tower(tmp_path / "model", "siglip")
+    config = json.loads((model / "config.json").read_text())
+    for left_out in ("pad_token_id", "attention_dropout", "layer_norm_eps", "hidden_act"):
+        del config["text_config"][left_out]
+    (model / "config.json").write_text(json.dumps(config))
+    weights = load_file(model / "model.safetensors")
+    weights["vision_model.embeddings.position_ids"] = torch.arange(4)[None]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    write_images(tmp_path / "images", 2)
+    (tmp_path / "captions.txt").write_text("\n".join(SENTENCES))
+    options = RetrievalOptions(photographs=2, canaries=1, threads=1, channel_equalization="none", method="minmax")
+    prepared = prepare_retrieval(
+        model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", options=options
+    )
+    assert prepared.dimension == 32
+    assert inspect_model(str(model), tmp_path / "images").parameters > 0
