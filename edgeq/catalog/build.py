@@ -73,7 +73,7 @@ def build_catalog(
         shards: numbers of the shards to make; all by default.
         gone_sources: what to do where the catalog holds images of a source that is not given.
         most_damaged: the share of images that may be unusable.
-        verify: compare the SHA-256 of files that are there, and make anew what differs.
+        verify: compare the SHA-256 of files that are there, and make again what differs.
         memory: bytes that pixels may take; a quarter of what is available by default.
         progress: told how many images are done, and of how many.
 
@@ -151,7 +151,7 @@ def pixel_memory() -> int:
 
 
 class _Counter:
-    """Images done, told to whoever asked."""
+    """Counts the images done and reports progress."""
 
     def __init__(self, progress: Progress | None, plan: Plan, whole: Mapping[int, ShardRecord | None]) -> None:
         self._progress = progress

@@ -32,7 +32,7 @@ def missing_shards(directory: Path) -> tuple[int, ...]:
 
 
 def finish_catalog(directory: Path, *, verify: bool = False) -> Catalog:
-    """Write `removed.jsonl` and `catalog.json` from the records of all shards; whoever does it, they come out the same.
+    """Write `removed.jsonl` and `catalog.json` from the records of all shards; any process writes the same.
 
     Args:
         directory: of the catalog.

@@ -3,7 +3,7 @@
 A look at the sources writes at most two files. `removed_N.parquet` says which planned images were not found any more;
 `added_M.parquet` holds the images that were not planned yet, a row group for each new shard. Numbers rise from look to
 look. Each file is written in one step, and a look that was killed between the two is completed by the next: what is
-planned and what is there are compared anew.
+planned and what is there are compared again.
 """
 
 from __future__ import annotations

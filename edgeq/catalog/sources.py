@@ -105,7 +105,7 @@ class Sources:
     def _source(self, item: Item) -> Source:
         """The place of an image; raises GoneError where it is not there any more, ImageError where it is damaged."""
         with self._lock:
-            if item.source in self._broken:  # found once, not anew for each of its images
+            if item.source in self._broken:  # found once, not again for each of its images
                 raise ImageError(self._broken[item.source])
             if item.source not in self._open:
                 try:

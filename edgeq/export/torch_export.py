@@ -101,15 +101,7 @@ def _load(directory: Path) -> torch.nn.Module:
 
     try:
         with quiet():
-            inner, loading = _class_of(directory).from_pretrained(
-                str(directory),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                attn_implementation="eager",  # plain MatMul and Softmax: a smaller graph
-                output_loading_info=True,
-            )
+            inner, loading = load_network(_class_of(directory), directory)
     except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
         raise ModelError(
             f"{directory} cannot be loaded as an image classifier",
@@ -120,6 +112,30 @@ def _load(directory: Path) -> torch.nn.Module:
     refuse_gaps(directory, loading)
     # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
     return Answering(inner).eval()
+
+
+def load_network(kind: Any, directory: Path) -> tuple[Any, Mapping[str, Any]]:
+    """A network in float32 with plain attention, from safetensors, and what transformers says of its loading.
+
+    Args:
+        kind: a class of transformers that has `from_pretrained`.
+        directory: of the model; nothing is downloaded and no code of it is run.
+
+    Raises:
+        Exception: whatever transformers, safetensors and the config classes raise.
+    """
+    import torch
+
+    network, loading = kind.from_pretrained(
+        str(directory),
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation="eager",  # plain MatMul and Softmax: a smaller graph
+        output_loading_info=True,
+    )
+    return network, loading
 
 
 def _class_of(directory: Path) -> Any:

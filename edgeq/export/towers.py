@@ -23,7 +23,7 @@ from edgeq.export.masks import fold_mask_constants
 from edgeq.export.parity import Network, Parity, prove_parity
 from edgeq.export.stage import FP32, ExportReport, save_report
 from edgeq.export.token_table import token_table_in_fp16
-from edgeq.export.torch_export import refuse_gaps
+from edgeq.export.torch_export import load_network, refuse_gaps
 from edgeq.export.tracing import quiet, trace
 from edgeq.families.base import GraphInput
 from edgeq.families.two_tower import TwoTower, describe_two_tower
@@ -91,15 +91,7 @@ def load_towers(model: Path) -> Towers:
 
     try:
         with quiet():
-            inner, loading = transformers.AutoModel.from_pretrained(
-                str(model),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                attn_implementation="eager",  # plain MatMul and Softmax: a smaller graph
-                output_loading_info=True,
-            )
+            inner, loading = load_network(transformers.AutoModel, model)
     except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
         raise ModelError(
             f"{model} cannot be loaded as a model of a text and a vision encoder",

@@ -1,7 +1,7 @@
 """A two-tower model's tokenizer in one file, and the proof that it does what transformers does.
 
 `tokenizer.json` as it came with a model is not the whole of it. For CLIP and Gemma, transformers takes vocabulary and
-merges from it and makes normalizer and pre-tokenizer anew; for SigLIP 2 it adds small letters; and tokens of
+merges from it and makes normalizer and pre-tokenizer again; for SigLIP 2 it adds small letters; and tokens of
 `tokenizer_config.json` are added. All that is in the tokenizer that transformers then holds, which is what is saved.
 SigLIP's own class reads `spiece.model` and takes out punctuation in Python: for it `tokenizer.json` is copied, and has
 to give the same.

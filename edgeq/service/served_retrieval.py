@@ -72,7 +72,7 @@ class ServedCatalog:
         return self._holder.current.near(query, k, only)
 
     def _look(self) -> None:
-        """Open the index anew where it has changed; one request does it, the others go on with the old one."""
+        """Reload the index where it has changed; one request does it, the others go on with the old one."""
         if self._clock() - self._looked < _LOOK_S or not self._looking.acquire(blocking=False):
             return
         try:

@@ -50,7 +50,7 @@ class IndexHolder(Generic[_Index]):
         return self._index
 
     def reload(self) -> bool:
-        """Open the index anew where `index.json` has changed, and serve it from then on.
+        """Reload the index where `index.json` has changed, and serve it from then on.
 
         Returns:
             Whether there was a newer one.

@@ -1,6 +1,6 @@
 """faiss, loaded when it is first needed: the one place that knows it has no types.
 
-What an array's pointer is to faiss, how many threads a call has, and which file flags this release knows is said here.
+What an array's pointer is to faiss, how many threads a call has, and which file flags this release knows stands here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is said of an index beside its file: how it was made, what it must hash to, how often it is right."""
+"""What is recorded of an index beside its file: how it was made, what it must hash to, how often it is right."""
 
 from __future__ import annotations
 

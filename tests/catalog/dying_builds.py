@@ -110,7 +110,7 @@ def die_anywhere(scratch: Path) -> dict[str, int]:
         # One image to see what the encoder takes, and at most the shard that was being made.
         assert embedded <= made + SHARD + 1, f"{embedded} images were embedded for {made} rows"
         kills, kept, again = kills + (status != 0), kept + made * (status != 0), again + max(embedded - made - 1, 0)
-        if status == 0:  # finished before the moment that was drawn: begin anew
+        if status == 0:  # finished before the moment that was drawn: begin again
             _check(scratch)
             shutil.rmtree(scratch / "cat")
     assert in_child(partial(build, images, scratch / "cat")) == 0

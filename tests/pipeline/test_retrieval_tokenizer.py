@@ -71,7 +71,7 @@ def test_truncation_and_padding_are_not_saved(tmp_path: Path) -> None:
     prove_tokenizer(bundle, SENTENCES, settings, model=model)
 
 
-def test_what_transformers_makes_anew_is_saved_as_it_makes_it(tmp_path: Path) -> None:
+def test_what_transformers_makes_again_is_saved_as_it_makes_it(tmp_path: Path) -> None:
     """CLIP's class takes no normalizer and no pre-tokenizer from the file."""
     model, settings = written(tmp_path / "model", "clip")
     other = Tokenizer.from_file(str(model / "tokenizer.json"))

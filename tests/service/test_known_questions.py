@@ -31,7 +31,7 @@ class KnowingRuntime(SimulatedRuntime):
 
 
 def test_the_event_loop_asks_for_what_is_known() -> None:
-    """And what is wrong is said as it is of anything else."""
+    """A bad request gets the same error as any other."""
     runtime = KnowingRuntime()
     runtime.refuses("busy?", BusyError(3))
     with running(talking(runtime)) as service:

@@ -1,1 +1,1 @@
-"""A small CLIP that finds inspection scenes by what is said about them, and its training."""
+"""A small CLIP that finds inspection scenes by a description of them, and its training."""
