@@ -66,11 +66,16 @@ class Row:
     kept: str
 
 
-def inject_outliers(model: Path, made: Path) -> None:
+def inject_outliers(model: Path, made: Path, wider: float = _WIDER) -> None:
     """A model that computes the same, with three channels behind each LayerNorm of its text encoder 40 times as wide.
 
-    The weights that read them are 40 times as small, as in the published observations of activations of transformers
+    The weights that read them are as much smaller, as in the published observations of activations of transformers
     (LLM.int8(), arXiv 2208.07339; SmoothQuant, arXiv 2211.10438).
+
+    Args:
+        model: its directory.
+        made: the directory that is written.
+        wider: another factor than 40.
     """
     import torch
     from transformers import CLIPModel
@@ -86,10 +91,10 @@ def inject_outliers(model: Path, made: Path) -> None:
             }
             for norm, linears in readers.items():
                 for channel in _CHANNELS:
-                    norm.weight[channel] *= _WIDER
-                    norm.bias[channel] *= _WIDER
+                    norm.weight[channel] *= wider
+                    norm.bias[channel] *= wider
                     for linear in linears:
-                        linear.weight[:, channel] /= _WIDER
+                        linear.weight[:, channel] /= wider
     whole.save_pretrained(made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,12 +159,13 @@ def test_without_pairs_texts_stay_in_fp16(tmp_path: Path) -> None:
         ("siglip2", ModelError),
         ("foreign weights", ModelError),
         ("not two images", InputError),
+        ("INT8 images without pairs", InputError),
     ],
 )
 def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp_path: Path) -> None:
     model = write_two_tower(tmp_path / "model", "siglip")
     write_images(tmp_path / "images", 2)
-    captions, pairs = "a photo of a cat", None
+    captions, pairs, options = "a photo of a cat", None, OPTIONS
     if fault == "no captions":
         captions = "\n"
     elif fault == "a long caption":
@@ -171,6 +173,8 @@ def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp
     elif fault == "not two images":
         pairs = tmp_path / "images" / "pairs.jsonl"
         pairs.write_text('{"image": "0.png", "captions": ["one", "two"]}')
+    elif fault == "INT8 images without pairs":
+        options = replace(OPTIONS, compare_int8_images=True)
     elif fault == "siglip2":
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps({**config, "model_type": "siglip2"}))
@@ -181,7 +185,7 @@ def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp
     (tmp_path / "captions.txt").write_text(captions)
     with pytest.raises(error):
         prepare_retrieval(
-            model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", pairs=pairs, options=OPTIONS
+            model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", pairs=pairs, options=options
         )
     assert not (tmp_path / "bundle").exists()
 

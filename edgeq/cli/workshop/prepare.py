@@ -43,7 +43,7 @@ from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.families.two_tower import is_two_tower
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval_options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions
 from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
@@ -70,7 +70,7 @@ CLASSIFIER_FLAGS: Final = (
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
 )
-RETRIEVAL_FLAGS: Final = ("captions",)
+RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images")
 _OF_TEXTS: Final = (
     "calibration_images",
     "method",
@@ -80,6 +80,7 @@ _OF_TEXTS: Final = (
     "std",
     "size",
     "gate_drop",
+    "max_float_share",
 )
 """A classifier's, that a text encoder has too."""
 
@@ -101,6 +102,11 @@ _TWO_TOWERS: Final = "a model of a text and a vision encoder"
     "or SigLIP, pairs.jsonl.",
 )
 @click.option("--captions", type=PATH, help="CLIP, SigLIP: texts to calibrate on, one in each line, or JSON lines.")
+@click.option(
+    "--compare-int8-images",
+    is_flag=True,
+    help="CLIP, SigLIP: also tell what INT8 texts find among INT8 images; embeds the images of --eval twice.",
+)
 @task_option
 @output_option
 @calibration_options
@@ -138,7 +144,7 @@ def command(model: str, images: Path, output: Path, as_json: bool, **choices: An
     Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
     language model an NF4 checkpoint; the two are judged against the whole model on the questions. Of CLIP and SigLIP,
     the text encoder becomes INT8, calibrated on the captions, and the vision encoder FP16; INT8 texts are kept only if
-    they are shown to find the same images, on the pairs.
+    they are shown to find the same images, on the pairs, if need be with some layers in floating point.
     """
     config = read_config(model)
     if is_two_tower(config):
@@ -189,6 +195,8 @@ def _prepare_retrieval(
     std: str | None,
     size: str | None,
     gate_drop: float,
+    max_float_share: float,
+    compare_int8_images: bool,
     rules_file: Path | None,
     keep_fp32: bool,
     threads: int | None,
@@ -203,6 +211,8 @@ def _prepare_retrieval(
         rules=load_rules(rules_file) if rules_file else (),
         channel_equalization=channel_equalization,
         bounds=RetrievalBounds(gate_drop) if _given("gate_drop") else DEFAULT_RETRIEVAL_BOUNDS,
+        max_float_share=max_float_share if _given("max_float_share") else MAX_TEXT_FLOAT_SHARE,
+        compare_int8_images=compare_int8_images,
         keep_fp32=keep_fp32,
         threads=threads,
     )

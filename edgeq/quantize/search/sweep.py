@@ -23,7 +23,7 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.quantize.search.pieces import Cut, Cutter
 from edgeq.quantize.search.variants import Variant
 
-__all__ = ["Runner", "Track", "bytes_at_cuts", "in_batches", "together"]
+__all__ = ["Runner", "Track", "bytes_at_cuts", "in_order", "together"]
 
 Logits = NDArray[np.float32]
 Network = Future[Callable[[Array], NDArray[np.float32]]]
@@ -35,15 +35,18 @@ _AHEAD = 2
 """So many variants are opened while those before them still run."""
 
 
-def in_batches(values: Array) -> list[Array]:
-    """The batches of [n, ...]."""
-    return [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
+def in_order(samples: Iterable[Array]) -> list[Array]:
+    """Samples [1, ...] in batches of neighbours of one shape: their order stays."""
+    found: list[Array] = []
+    for _, alike in groupby(samples, key=np.shape):
+        values = np.concatenate(list(alike))
+        found += [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
+    return found
 
 
 def together(samples: Iterable[Array]) -> list[Array]:
     """Samples [1, ...] in batches, those of one shape side by side; where all have one they stay in order."""
-    groups = groupby(sorted(samples, key=np.shape), key=np.shape)
-    return [batch for _, alike in groups for batch in in_batches(np.concatenate(list(alike)))]
+    return in_order(sorted(samples, key=np.shape))
 
 
 class Runner:
@@ -117,7 +120,7 @@ class Track:
         """Logits, float32 [n, classes], of the unchanged graph, and of the variants by layer.
 
         Args:
-            samples: what the graph is given, in batches [n, ...] as `in_batches` or `together` makes them.
+            samples: what the graph is given, in batches [n, ...] as `in_order` or `together` makes them.
             wanted: of which layers, and on how many of these samples from the first on; all of them where it is more.
             advance: called with the number of samples after each variant.
         """
@@ -170,12 +173,12 @@ def _joined(batches: Batches) -> NDArray[np.float32]:
     return np.concatenate([batch.result() for batch in batches])
 
 
-def bytes_at_cuts(network: Cutter, image: NDArray[np.float32]) -> int:
-    """Size of the largest tensor at a cut for one image, float32 [1, 3, H, W]."""
+def bytes_at_cuts(network: Cutter, sample: Array) -> int:
+    """Size of the largest tensor at a cut for one sample, [1, ...] as the graph takes it."""
     tensors = [cut.tensor for cut in network.cuts[1:]]
     engine = OnnxRuntimeEngine(with_outputs(network.model, tensors).SerializeToString())
-    values = engine.run({engine.inputs[0]: image})
-    return max(image.nbytes, *(value.nbytes for value in values.values()))
+    values = engine.run({engine.inputs[0]: sample})
+    return max(sample.nbytes, *(value.nbytes for value in values.values()))
 
 
 def _stored(model: onnx.ModelProto, tensor: str) -> str:
