@@ -7,9 +7,10 @@ import click
 from edgeq.cli import console
 from edgeq.cli.workshop.classifier_tables import print_fold, print_search, print_trials
 from edgeq.pipeline.retrieval import PreparedRetrieval
+from edgeq.pipeline.zero_shot import ZeroShotQuality
 from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 
-__all__ = ["print_prepared_retrieval"]
+__all__ = ["print_prepared_retrieval", "print_zero_shot"]
 
 
 def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
@@ -49,3 +50,18 @@ def _print_gate(gate: RetrievalGate, made: str) -> None:
     )
     verdict = "kept" if gate.passed else "refused" if gate.judged else "not judged"
     click.echo(f"{'INT8' if made == 'INT8' else 'With these layers, INT8'} is {verdict}: {'; '.join(gate.reasons)}.")
+
+
+def print_zero_shot(found: ZeroShotQuality) -> None:
+    """How many images are put into their class, on stdout."""
+    figures, reference = found.figures, found.reference or ""
+    if found.skipped:
+        click.echo(f"Skipped {len(found.skipped)} images that cannot be read: {', '.join(found.skipped[:5])}")
+    console.print_table(
+        f"{figures.classes} classes, {figures.templates} templates, texts in {found.made}",
+        ("", reference, found.made, "change"),
+        list(figures.rows()),
+        numbers=(reference, found.made, "change"),
+    )
+    if found.reference is None:
+        click.echo("The bundle has no other text encoder to hold it against (edgeq prepare --keep-fp32 leaves one).")
