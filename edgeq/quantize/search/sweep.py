@@ -26,7 +26,9 @@ from edgeq.quantize.search.variants import Variant
 __all__ = ["Runner", "Track", "bytes_at_cuts", "in_order", "together"]
 
 Logits = NDArray[np.float32]
-Network = Future[Callable[[Array], NDArray[np.float32]]]
+Network = Future[Callable[[Array, Array], NDArray[np.float32]]]
+"""What a piece makes of a batch at a cut, and of the samples behind that."""
+
 Batches = Sequence[Future[Array]]
 
 _BATCH = 16
@@ -50,7 +52,7 @@ def together(samples: Iterable[Array]) -> list[Array]:
 
 
 class Runner:
-    """Runs graphs with one input and one output, a batch on each thread, while the next graph is being made.
+    """Runs pieces of a graph, a batch on each thread, while the next piece is being made.
 
     Threads within an operator would spin between runs, and slow down whatever other graph is run then.
     """
@@ -74,26 +76,26 @@ class Runner:
         return given
 
     def open(self, model: onnx.ModelProto) -> Network:
-        """A graph with one input and one output, soon."""
+        """A piece, soon."""
         return self._pool.submit(_open, model.SerializeToString())  # so that the model itself is let go at once
 
-    def run(self, network: Network, batches: Batches) -> Batches:
-        """What a network makes of each batch, as soon as both are there.
+    def run(self, network: Network, batches: Batches, samples: Sequence[Array]) -> Batches:
+        """What a network makes of each batch, as soon as both are there; `samples` are what the batches were made of.
 
         Jobs start in the order in which they were given, so one that is waited for is always running already.
         """
 
-        def job(batch: Future[Array]) -> Array:
-            return network.result()(batch.result())
+        def job(batch: Future[Array], sample: Array) -> Array:
+            return network.result()(batch.result(), sample)
 
-        return [self._pool.submit(job, batch) for batch in batches]
+        return [self._pool.submit(job, batch, sample) for batch, sample in zip(batches, samples, strict=False)]
 
 
-def _open(model: bytes) -> Callable[[Array], NDArray[np.float32]]:
-    """The graph as a function of a batch."""
+def _open(model: bytes) -> Callable[[Array, Array], NDArray[np.float32]]:
+    """The piece as a function of a batch and the samples behind it."""
     engine = OnnxRuntimeEngine(model, threads=1)
-    source, target = engine.inputs[0], engine.outputs[0]
-    return lambda batch: engine.run({source: batch})[target]
+    (source, *given), target = engine.inputs, engine.outputs[0]
+    return lambda batch, sample: engine.run({source: batch, **dict.fromkeys(given, sample)})[target]
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Track:
             wanted: of which layers, and on how many of these samples from the first on; all of them where it is more.
             advance: called with the number of samples after each variant.
         """
-        here, values, behind = self.cuts[0].tensor, self.runner.begin(samples), _Behind(self)
+        here, values, behind = self.cuts[0].tensor, self.runner.begin(samples), _Behind(self, samples)
         ends = list(accumulate(map(len, samples)))
         logits: dict[str, Logits] = {}
         running: deque[tuple[str, Batches]] = deque()
@@ -136,27 +138,27 @@ class Track:
                 advance(len(logits[layer]))
 
         for variant in [variant for variant in self.variants if wanted.get(variant.layer, 0) > 0]:
-            values, here = self._walk(here, variant.source, values), variant.source
+            values, here = self._walk(here, variant.source, values, samples), variant.source
             few = values[: bisect_left(ends, wanted[variant.layer]) + 1]
-            reached = self.runner.run(self.runner.open(self.make(variant)), few)
+            reached = self.runner.run(self.runner.open(self.make(variant)), few, samples)
             running.append((variant.layer, behind.run(variant.target, reached)))
             finish(_AHEAD)
         finish(0)
         return _joined(behind.run(here, values)), logits
 
-    def _walk(self, here: str, there: str, values: Batches) -> Batches:
+    def _walk(self, here: str, there: str, values: Batches, samples: Sequence[Array]) -> Batches:
         """The unchanged graph between two cuts."""
         if here == there:
             return values
         piece = self.network.extract(here, _stored(self.network.model, there))
-        return self.runner.run(self.runner.open(piece), values)
+        return self.runner.run(self.runner.open(piece), values, samples)
 
 
 class _Behind:
     """The unchanged graph from a cut to the logits; the one used last stays open."""
 
-    def __init__(self, track: Track) -> None:
-        self._track = track
+    def __init__(self, track: Track, samples: Sequence[Array]) -> None:
+        self._track, self._samples = track, samples
         self._logits = track.cuts[-1].tensor
         self._opened: dict[str, Network] = {}
 
@@ -166,7 +168,7 @@ class _Behind:
             return values
         if cut not in self._opened:
             self._opened = {cut: self._track.runner.open(self._track.network.extract(cut, self._logits))}
-        return self._track.runner.run(self._opened[cut], values)
+        return self._track.runner.run(self._opened[cut], values, self._samples)
 
 
 def _joined(batches: Batches) -> NDArray[np.float32]:
