@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_refused(
 
 def test_flags_belong_to_a_kind_of_bundle(edgeq: Edgeq, bundle: Path, labelled: Path, tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_text("red\n")
-    asked = ("evaluate", tmp_path, "--eval", labelled, "--classes", tmp_path / "given.txt")
-    assert_refused(edgeq(*asked), "--classes", "is no bundle of a text and a vision encoder")
-    asked = ("evaluate", bundle, "--eval", labelled, "--task", "multilabel")
-    assert_refused(edgeq(*asked), "--task", "is a bundle of a text and a vision encoder")
+    done = edgeq("evaluate", tmp_path, "--eval", labelled, "--classes", tmp_path / "given.txt")
+    assert_refused(done, "--classes", "is no bundle of a text and a vision encoder")
+    done = edgeq("evaluate", bundle, "--eval", labelled, "--task", "multilabel")
+    assert_refused(done, "--task", "is a bundle of a text and a vision encoder")

@@ -80,9 +80,14 @@ class Runner:
         return self._pool.submit(_open, model.SerializeToString())  # so that the model itself is let go at once
 
     def run(self, network: Network, batches: Batches, samples: Sequence[Array]) -> Batches:
-        """What a network makes of each batch, as soon as both are there; `samples` are what the batches were made of.
+        """What a network makes of each batch, as soon as both are there.
 
         Jobs start in the order in which they were given, so one that is waited for is always running already.
+
+        Args:
+            network: of `open`.
+            batches: what lies at its source.
+            samples: what these were made of, in the same batches, or more of them.
         """
 
         def job(batch: Future[Array], sample: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,7 +73,7 @@ def test_a_text_tower_is_cut_between_its_layers(tower: Callable[[], onnx.ModelPr
     cutter = Cutter(model)
     tensors = [cut.tensor for cut in cutter.cuts]
     assert {f"/text_model/encoder/layers.{layer}/Add_1_output_0" for layer in (0, 1)} <= set(tensors)
-    values: NDArray[np.generic] = ids
+    values: NDArray[Any] = ids
     for source, target in pairwise(tensors):
         engine = OnnxRuntimeEngine(cutter.extract(source, target).SerializeToString(), threads=1)
         first, *others = engine.inputs
