@@ -41,6 +41,9 @@ WHOLE_INT8: Final = "gate.whole_int8.json"
 _SEARCHED_IMAGES: Final = 256
 """Images to calibrate on, at most, among which captions look while layers are searched."""
 
+_FEWEST_CAPTIONS: Final = 2
+"""Captions without which there is no standard error, and no search."""
+
 _NAMED: Final = 3
 
 
@@ -86,7 +89,8 @@ def decide_text(
     seen = encoders.vision(work / VISION_FP16)
     judge = RetrievalJudge(pairs, encoders.text(work / TEXT_FP16), seen, report, compared)
     gates, found = [judge.decide(encoders.text(work / TEXT_INT8), options.bounds)], None
-    if gates[0].judged and not gates[0].passed and options.max_float_share > 0:
+    refused = gates[0].judged and not gates[0].passed
+    if refused and options.max_float_share > 0 and len(samples) >= _FEWEST_CAPTIONS:
         some = images.sample(_SEARCHED_IMAGES)
         vectors = embed_images(seen, some, counter(report, "search: images", len(some)), skip=True)
         found = keep_text_layers(work / TEXT, text, samples, vectors, encoders, options, report)
