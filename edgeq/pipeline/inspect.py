@@ -16,7 +16,7 @@ from edgeq.export.fold import KEPT_BY_PLAN, FoldReport
 from edgeq.export.simplify import simplify
 from edgeq.export.stage import FP32, fold_graph, open_graph
 from edgeq.export.towers import export_text, export_vision, load_towers
-from edgeq.families.two_tower import check_two_tower, is_two_tower
+from edgeq.families.two_tower import check_two_tower, encoder_notes, is_two_tower
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
 from edgeq.model.checkpoint.source import ModelSource, open_model
@@ -64,6 +64,7 @@ class Inspection(BaseModel):
         batchnorm: BatchNormalization nodes in the graph.
         batchnorm_foldable: how many of them fold.
         batchnorm_kept: the others, with the reason.
+        notes: what a careful reader should know, in sentences.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +78,7 @@ class Inspection(BaseModel):
     batchnorm: int
     batchnorm_foldable: int
     batchnorm_kept: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = None) -> Inspection:
@@ -91,9 +93,11 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
         ModelError: the model cannot be read.
         ExportError: it cannot be exported.
     """
+    config = read_config(model)
+    if is_two_tower(config):
+        check_two_tower(config)
+        return _inspect_towers(model, open_model(model, preprocess=preprocess), scratch)
     source = open_model(model, preprocess=preprocess)
-    if is_two_tower(source.config):
-        return _inspect_towers(model, source, scratch)
     graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
     planned, report = fold_graph(graph)
     parts = read_components(graph)
@@ -110,20 +114,19 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
         batchnorm=report.before,
         batchnorm_foldable=len(report.folded),
         batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
+        notes=encoder_notes(config, (source.preprocess.height, source.preprocess.width)),
     )
 
 
 def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspection:
     """A text encoder and a vision encoder, each by the plan that it would get."""
-    check_two_tower(source.config)
-    towers = load_towers(source.path)
+    size = (source.preprocess.height, source.preprocess.width)
+    towers = load_towers(source.path, size)
     described = towers.described
     text = np.full(described.context, described.pad_id if described.eos_id is None else described.eos_id)
-    gradient = np.linspace(-1, 1, 3 * source.preprocess.height * source.preprocess.width, dtype=np.float32)
+    gradient = np.linspace(-1, 1, 3 * size[0] * size[1], dtype=np.float32)
     export_text(towers, source.path, scratch, [text])
-    export_vision(
-        towers, source.path, scratch, gradient.reshape(1, 3, source.preprocess.height, source.preprocess.width)
-    )
+    export_vision(towers, source.path, scratch, gradient.reshape(1, 3, *size))
     graphs = {"text": load_onnx(scratch / FP32), "vision": load_onnx(scratch / VISION_FP32)}
     plans = {"text": plan_classifier(graphs["text"]), "vision": plan_vision(graphs["vision"])}
     parts = [(name, part) for name, graph in graphs.items() for part in read_components(graph)]
@@ -150,6 +153,7 @@ def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspectio
         batchnorm=0,
         batchnorm_foldable=0,
         batchnorm_kept={},
+        notes=encoder_notes(source.config, size),
     )
 
 
@@ -208,6 +212,7 @@ def plan_model(
     """
     options = options.settled()
     if is_two_tower(config):
+        check_two_tower(config)
         raise PlanError(
             f"{model} has a text and a vision encoder, and each gets a plan of its own",
             next_step=f"edgeq inspect {model} shows both; edgeq prepare writes them into the bundle",

@@ -31,14 +31,19 @@ from edgeq.errors import CalibrationError, ImageError
 from edgeq.export.parity import Parity
 from edgeq.export.stage import FP32, PREPROCESS
 from edgeq.export.towers import IDS, PIXELS, Towers, export_text, export_vision, load_towers
-from edgeq.families.two_tower import check_two_tower
+from edgeq.families.two_tower import check_two_tower, encoder_notes
 from edgeq.files import atomic_write, new_directory, sha256_file
 from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, save_tokenizer, tokenizer_pad_id
+from edgeq.pipeline.retrieval_tokenizer import (
+    prove_tokenizer,
+    require_tokenizer,
+    save_tokenizer,
+    tokenizer_pad_id,
+)
 from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, parity_images, planned_tensors
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import WEIGHTED, plan_classifier, plan_float, plan_vision
@@ -148,10 +153,12 @@ def prepare_retrieval(
         report("open", 0, 0)
         source = open_model(model, preprocess=preprocess)
         check_two_tower(source.config)
+        require_tokenizer(source.path)
         texts = _some(read_captions(captions), options.calibration_captions)
         judged = Pairs.open(pairs) if pairs else None
         pixels = parity_images(ImageSet.open(images).sample(options.photographs), source, options.photographs)
-        towers = load_towers(source.path)
+        size = (source.preprocess.height, source.preprocess.width)
+        towers = load_towers(source.path, size)
         settings = _settings(towers, source.path)
         tokenizer, tokenized = _tokenizer(source, work, texts, settings)
         atomic_write(work / PREPROCESS, _json(source.preprocess))
@@ -215,7 +222,7 @@ def prepare_retrieval(
         vision_bytes=_bytes(manifest, settings.vision),
         gate=gate,
         canaries=canaries,
-        warnings=tuple(_doubts(gate)),
+        warnings=(*_doubts(gate), *encoder_notes(source.config, size)),
         manifest=manifest,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from edgeq.errors import InputError
-from edgeq.families.two_tower import is_two_tower
+from edgeq.families.two_tower import check_two_tower, is_two_tower
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.classifier import prepare as prepare_classifier
@@ -143,6 +143,7 @@ def prepare(
     """
     judged_by, config = Path(evaluation) if evaluation else None, read_config(str(model))
     if is_two_tower(config):
+        check_two_tower(config)
         _refuse(model, "a model of a text and a vision encoder", device=device, context=context, max_drop=max_drop)
         if captions is None:
             raise InputError(

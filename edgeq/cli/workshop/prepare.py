@@ -40,7 +40,7 @@ from edgeq.cli.workshop.options import (
 )
 from edgeq.cli.workshop.retrieval_tables import print_prepared_retrieval
 from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
-from edgeq.families.two_tower import is_two_tower
+from edgeq.families.two_tower import check_two_tower, is_two_tower
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
 from edgeq.pipeline.retrieval_options import RetrievalOptions
@@ -142,6 +142,7 @@ def command(model: str, images: Path, output: Path, as_json: bool, **choices: An
     """
     config = read_config(model)
     if is_two_tower(config):
+        check_two_tower(config)
         refuse_flags((*(set(CLASSIFIER_FLAGS) - set(_OF_TEXTS)), *(set(VLM_FLAGS) - {"keep_fp32"})), model, _TWO_TOWERS)
         refuse_flags(("codes", "reasons", "plan_file"), model, _TWO_TOWERS)
         _prepare_retrieval(model, images, output, as_json, **choices)

@@ -18,7 +18,7 @@ __all__ = ["ModelSource", "download", "open_model"]
 
 _ONNX_NAMES = ("model.onnx", "model.fp32.onnx")
 _INDEX = "model.safetensors.index.json"
-_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "spiece.model", "merges.txt"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _EXPECTED = "an .onnx file, a directory with model.onnx, or a Hugging Face directory with config.json and safetensors"
 
