@@ -35,6 +35,8 @@ __all__ = [
     "is_text_tower",
     "is_two_tower",
     "is_vision_tower",
+    "text_class",
+    "text_notes",
 ]
 
 Padding = Literal["trim", "fixed"]
@@ -117,8 +119,12 @@ def _siglip(text: Mapping[str, Any], config: Mapping[str, Any]) -> TwoTower:
 TWO_TOWERS: Final = {"clip": _clip, "siglip": _siglip, "siglip2": _siglip}
 """Model type -> what its config says."""
 
-TEXT_TOWERS: Final = {"clip_text_model": _clip, "siglip_text_model": _siglip, "siglip2_text_model": _siglip}
-"""Model type of a text encoder alone -> what its config says."""
+TEXT_TOWERS: Final = {
+    "clip_text_model": ("CLIPTextModel", _clip),
+    "siglip_text_model": ("SiglipTextModel", _siglip),
+    "siglip2_text_model": ("Siglip2TextModel", _siglip),
+}
+"""Model type of a text encoder alone -> its class in transformers, and what its config says."""
 
 
 def is_two_tower(config: Mapping[str, Any]) -> bool:
@@ -203,12 +209,18 @@ def describe_text_tower(config: Mapping[str, Any]) -> TwoTower:
     """
     kind = str(config.get("model_type"))
     try:
-        found = TEXT_TOWERS[kind](config, config)
+        found = TEXT_TOWERS[kind][1](config, config)
         if kind == "clip_text_model" and not is_projected(config):
             found = replace(found, dimension=int(config["hidden_size"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the config of the {kind} lacks {error}") from error
     return found
+
+
+def text_class(config: Mapping[str, Any]) -> str:
+    """The class of transformers that reads a text encoder alone: CLIP's has two, with its projection and without."""
+    name = TEXT_TOWERS[str(config["model_type"])][0]
+    return f"{name}WithProjection" if name == "CLIPTextModel" and is_projected(config) else name
 
 
 def is_projected(config: Mapping[str, Any]) -> bool:
@@ -239,6 +251,24 @@ def check_image_size(config: Mapping[str, Any], size: tuple[int, int]) -> None:
             f"the preprocessing gives images of {shown}, and the vision encoder takes {side} x {side}",
             causes=("preprocessor_config.json, or --size, is another model's",),
         )
+
+
+def text_notes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a careful reader should know of a text encoder alone, in sentences.
+
+    Args:
+        config: its own.
+    """
+    notes = [
+        "a text encoder alone embeds texts in FP16: that INT8 texts find the same images is shown on images alone, so "
+        "give the whole model with --images and --eval to have INT8 judged"
+    ]
+    if not is_projected(config):
+        notes.append(
+            f"{', '.join(_names(config)) or config.get('model_type')} ends before the projection: images are not "
+            "compared with its vectors. CLIPTextModelWithProjection has it"
+        )
+    return tuple(notes)
 
 
 def encoder_notes(config: Mapping[str, Any], size: tuple[int, int]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ __all__ = [
     "write_clip_tokenizer",
     "write_gemma_tokenizer",
     "write_siglip_tokenizer",
+    "write_text_tower",
     "write_two_tower",
 ]
 
@@ -101,6 +102,25 @@ def write_two_tower(directory: Path, kind: str) -> Path:
         )
     _draw(model).save_pretrained(directory)
     (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    return directory
+
+
+def write_text_tower(directory: Path, kind: str) -> Path:
+    """A text encoder alone as transformers saves it: config, weights, tokenizer.
+
+    Args:
+        directory: made where it is missing.
+        kind: `CLIPTextModelWithProjection`, `CLIPTextModel`, `SiglipTextModel` or `Siglip2TextModel`.
+    """
+    torch.manual_seed(0)
+    if kind.startswith("CLIP"):
+        size = write_clip_tokenizer(directory)
+        own = {**_clip_ends(size), "pad_token_id": 1, "projection_dim": 24}
+    else:
+        size = (write_gemma_tokenizer if kind == "Siglip2TextModel" else write_siglip_tokenizer)(directory)
+        own = {"projection_size": 24}
+    made: Any = getattr(transformers, kind)
+    _draw(made(made.config_class(**_TEXT, **own, vocab_size=size))).save_pretrained(directory)
     return directory
 
 
