@@ -105,8 +105,37 @@ def _load(directory: Path, image_size: tuple[int, int]) -> tuple[torch.nn.Module
             answer: torch.Tensor = made[self.given]
             return answer
 
-    with quiet():
-        config = load_config(directory)
+    try:
+        with quiet():
+            config = load_config(directory)
+    except ModelError as error:
+        raise _unloadable(directory, error.causes[0] if error.causes else error.what) from error
+    _check_encoder(directory, config, image_size)
+    try:
+        with quiet():
+            inner, loading = load_network(_class_of(directory), directory)
+    except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
+        raise _unloadable(directory, first_line(error)) from error
+    refuse_gaps(directory, loading)
+    if config["model_type"] in NAFLEX:
+        pair = (at_one_resolution(inner, image_size), by_patches(inner, inner))
+        return Answering(pair[0]).eval(), Answering(pair[1]).eval()
+    # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
+    network = Answering(inner).eval()
+    return network, network
+
+
+def _unloadable(directory: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"{directory} cannot be loaded as an image classifier",
+        expected="an architecture that transformers' AutoModelForImageClassification knows, or an image encoder of "
+        "transformers, and its safetensors",
+        causes=(reason,),
+    )
+
+
+def _check_encoder(directory: Path, config: Mapping[str, Any], image_size: tuple[int, int]) -> None:
+    """Raise ModelError for an encoder of CLIP's kind that gives no vector, or not for images of this size."""
     if config["model_type"] in NAFLEX and "vision_config" in config:
         raise ModelError(
             f"{directory} is SigLIP 2 NaFlex with a class head, which edgeq does not export",
@@ -120,23 +149,6 @@ def _load(directory: Path, image_size: tuple[int, int]) -> tuple[torch.nn.Module
             expected="vision_use_head in config.json, with its weights",
             causes=("it is the encoder of a vision-language model, which takes the patches",),
         )
-    try:
-        with quiet():
-            inner, loading = load_network(_class_of(directory), directory)
-    except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
-        raise ModelError(
-            f"{directory} cannot be loaded as an image classifier",
-            expected="an architecture that transformers' AutoModelForImageClassification knows, or an image encoder of "
-            "transformers, and its safetensors",
-            causes=(first_line(error),),
-        ) from error
-    refuse_gaps(directory, loading)
-    if config["model_type"] in NAFLEX:
-        pair = (at_one_resolution(inner, image_size), by_patches(inner, inner))
-        return Answering(pair[0]).eval(), Answering(pair[1]).eval()
-    # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
-    network = Answering(inner).eval()
-    return network, network
 
 
 def load_network(kind: Any, directory: Path) -> tuple[Any, Mapping[str, Any]]:

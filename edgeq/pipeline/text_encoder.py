@@ -104,7 +104,8 @@ def prepare_text(
         progress: called as the stages go on.
 
     Raises:
-        EdgeqError: any of them; nothing is left behind then.
+        InputError: rules are given.
+        EdgeqError: any other of them; nothing is left behind then.
     """
     options = options or RetrievalOptions()
     report = progress or (lambda _stage, _done, _total: None)

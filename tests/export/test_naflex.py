@@ -59,29 +59,37 @@ def exported(model: Path, preprocess: Preprocess, directory: Path) -> OnnxRuntim
     return OnnxRuntimeEngine(directory / "vision.fp32.onnx", threads=1)
 
 
-def test_square_images_of_any_size_get_naflexs_embedding(model: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def square(model: Path) -> OnnxRuntimeEngine:
+    """The graph of four by four patches, the largest square of 18."""
     preprocess = open_model(model).preprocess
-    assert (preprocess.height, preprocess.width) == (SIDE, SIDE), "four by four patches are the largest square of 18"
-    engine = exported(model, preprocess, tmp_path / "square")
+    assert (preprocess.height, preprocess.width) == (SIDE, SIDE)
+    return exported(model, preprocess, model.parent / "square")
+
+
+def test_square_images_of_any_size_get_naflexs_embedding(model: Path, square: OnnxRuntimeEngine) -> None:
+    preprocess = open_model(model).preprocess
     network = transformers.AutoModel.from_pretrained(model, dtype=torch.float32).eval().get_image_features
     for side in (20, 32, 75, 300):
         image = drawn(side, side)
         right = naflex(model, image, network)
-        made = engine.run({"pixel_values": preprocess(image)[None]})["image_embeds"]
+        made = square.run({"pixel_values": preprocess(image)[None]})["image_embeds"]
         np.testing.assert_allclose(made, right, atol=1e-4 * np.abs(right).max())
-    graph = onnx.load(tmp_path / "square" / "vision.fp32.onnx").graph
+    graph = onnx.load(model.parent / "square" / "vision.fp32.onnx").graph
     assert [axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim[1:]] == [3, SIDE, SIDE]
     lowest = min(float(numpy_helper.to_array(tensor).min()) for tensor in graph.initializer if tensor.data_type == 1)
     assert lowest > -100, "nothing masks: all patches are there"
     assert not [node.op_type for node in graph.node if node.op_type in ("Where", "Resize")]
 
 
-def test_images_of_another_shape_do_only_where_the_graph_has_that_shape(model: Path, tmp_path: Path) -> None:
+def test_images_of_another_shape_do_only_where_the_graph_has_that_shape(
+    model: Path, square: OnnxRuntimeEngine, tmp_path: Path
+) -> None:
     image = drawn(54, 96)
     right = naflex(model, image)
-    for name, size, same in (("square", (SIDE, SIDE), False), ("wide", WIDE, True)):
+    wide = exported(model, Preprocess.from_flags(HALVES, HALVES, WIDE), tmp_path / "wide")
+    for name, engine, size, same in (("square", square, (SIDE, SIDE), False), ("wide", wide, WIDE, True)):
         preprocess = Preprocess.from_flags(HALVES, HALVES, size)
-        engine = exported(model, preprocess, tmp_path / name)
         made = engine.run({"pixel_values": preprocess(image)[None]})["image_embeds"]
         worst = float(np.abs(made - right).max() / np.abs(right).max())
         assert (worst < 1e-4) is same, (name, worst)
