@@ -22,7 +22,7 @@ from edgeq.export.parity import Network
 from edgeq.export.tracing import OPSET, quiet, trace
 from edgeq.families.base import GraphInput
 from edgeq.families.modules import load_config
-from edgeq.families.two_tower import NAFLEX, check_image_size
+from edgeq.families.two_tower import NAFLEX, check_image_size, is_text_tower, is_two_tower
 from edgeq.model.graph.onnx_file import save_onnx
 
 if TYPE_CHECKING:
@@ -135,7 +135,12 @@ def _unloadable(directory: Path, reason: str) -> ModelError:
 
 
 def _check_encoder(directory: Path, config: Mapping[str, Any], image_size: tuple[int, int]) -> None:
-    """Raise ModelError for an encoder of CLIP's kind that gives no vector, or not for images of this size."""
+    """Raise ModelError for what reads texts, or an encoder that gives no vector, or none for images of this size."""
+    if is_two_tower(config) or is_text_tower(config):
+        raise ModelError(
+            f"{directory} has a text encoder, and the stages one by one are for classifiers and image encoders",
+            next_step=f"edgeq prepare {directory} --captions CAPTIONS goes the whole way",
+        )
     if config["model_type"] in NAFLEX and "vision_config" in config:
         raise ModelError(
             f"{directory} is SigLIP 2 NaFlex with a class head, which edgeq does not export",

@@ -70,7 +70,9 @@ def test_a_text_encoder_alone_has_its_own_projection_and_not_the_whole_models(tm
         (transformers.SiglipVisionConfig(**VISION, vision_use_head=False), "has no head"),
         (transformers.Siglip2VisionConfig(**SMALL, vision_use_head=False), "has no head"),
         (transformers.Siglip2VisionConfig(**SMALL, patch_size=7), "are not whole patches"),
-        (transformers.Siglip2Config(), "NaFlex with a class head"),
+        (transformers.Siglip2Config(architectures=["Siglip2ForImageClassification"]), "NaFlex with a class head"),
+        (transformers.Siglip2Config(), "has a text encoder, and the stages one by one"),
+        (transformers.CLIPTextConfig(), "has a text encoder, and the stages one by one"),
     ],
 )
 def test_encoders_alone_that_give_no_vector_are_refused_before_weights_are_read(
