@@ -21,7 +21,7 @@ from edgeq.pipeline.retrieval_tokenizer import require_tokenizer
 from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
 from edgeq.runtime.retrieval.two_tower import open_two_tower
 
-KINDS = ("CLIPTextModelWithProjection", "CLIPTextModel", "SiglipTextModel", "Siglip2TextModel")
+KINDS = ("CLIPTextModelWithProjection", "CLIPTextModel", "Siglip2TextModel")
 TEXTS = ("A Photo of a CAT.", SENTENCES[3], "", "word " * 40)
 
 
@@ -113,7 +113,7 @@ def test_canaries_of_images_are_missed_where_they_belong(bundle: Path) -> None:
 
 
 def test_on_the_command_line(edgeq: Edgeq, captions: Path, tmp_path: Path) -> None:
-    model = write_text_tower(tmp_path / "model", "CLIPTextModel")
+    model = write_text_tower(tmp_path / "model", "SiglipTextModel")
     asked = ("prepare", model, "-o", tmp_path / "bundle")
     assert_refused(edgeq(*asked), "--captions", "is a text encoder")
     assert_refused(edgeq(*asked, "--captions", captions, "--images", captions), "--images", "a text encoder alone")
@@ -121,6 +121,8 @@ def test_on_the_command_line(edgeq: Edgeq, captions: Path, tmp_path: Path) -> No
     done = edgeq(*asked, "--captions", captions, "--threads", "1")
     assert done.status == 0, done.err
     assert "parameters in FP16" in done.out
+    settings = open_two_tower(tmp_path / "bundle", threads=1).settings
+    assert (settings.model_type, settings.padding, settings.pad_id) == ("siglip", "fixed", 1)
     assert "to have INT8 judged" in done.err.replace("\n", " ")
     whole = write_two_tower(tmp_path / "whole", "clip")
     assert_refused(edgeq("prepare", whole, "--captions", captions, "-o", tmp_path / "b"), "--images", "sees images")
