@@ -39,8 +39,10 @@ demo: $(INSTALLED)
 	@rm -rf out/demo
 	@$(BIN)/edgeq demo --output out/demo
 
+# Tests of a file run in one process and share what they made; files run beside each other.
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Everything at its newest release but torch, whose builds beyond the lock's are gigabytes. Nearly all tests reach
 # transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of benchmarks, of containers, of a
@@ -54,7 +56,7 @@ test-newest:
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
 		--requirement requirements/newest.txt $(TORCH)
 	@$(NEWEST)/bin/python -m pip list --format freeze --exclude-editable | tr '\n' ' ' | fold -s -w 120; echo
-	$(NEWEST)/bin/python -m pytest $(addprefix --ignore=,$(NEWEST_WITHOUT))
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(addprefix --ignore=,$(NEWEST_WITHOUT))
 
 # On a machine with an NVIDIA GPU and TensorRT: builds engines and runs them.
 test-gpu: $(INSTALLED)
