@@ -1,7 +1,8 @@
-"""The page of a service that searches, in a real browser: `make test-browser`, and in `make test` where one is found."""
+"""The page of a service that searches, in a real browser. `make test` passes over it where there is none."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Iterator
@@ -27,6 +28,25 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title=
 COUNT = 6
 LOST = 4
 """The image that is gone since it was indexed."""
+
+WIDTHS = """
+const widthOf = async (place) => {
+  const image = place.querySelector("img");
+  if (image) await image.decode();
+  return image ? image.naturalWidth : 0;
+};
+return Promise.all([...document.querySelectorAll("#results .picture")].map(widthOf));
+"""
+GIVE = """
+const [encoded, name, way] = arguments;
+const bytes = Uint8Array.from(atob(encoded), (each) => each.charCodeAt(0));
+const data = new DataTransfer();
+data.items.add(new File([bytes], name, { type: "image/png" }));
+const event = way === "drop"
+  ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+  : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+document.getElementById("drop").dispatchEvent(event);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -99,23 +119,20 @@ class Page:
     def seen(self, count: int) -> list[int]:
         """The numbers of the images shown, in order, once all pictures or what stands for them are there."""
         self.until("#results .picture img, #results .picture .none", count)
-        widths: list[int] = self.run(
-            "return Promise.all([...document.querySelectorAll('#results .picture')].map(async (place) => {"
-            " const img = place.querySelector('img'); if (!img) return 0; await img.decode(); return img.naturalWidth; }))"
-        )
+        widths: list[int] = self.run(WIDTHS)
         return [width - 40 if width else LOST for width in widths]
 
     def complaints(self) -> list[str]:
         """What the browser found wrong, but for answers that the page asked for and was refused."""
-        lines = [str(entry["message"]) for entry in self.browser.get_log("browser")]
+        lines = [str(entry["message"]) for entry in self.browser.execute("getLog", {"type": "browser"})["value"]]
         return [line for line in lines if "Failed to load resource" not in line]
 
 
 @pytest.fixture
 def page(browser: Chrome, service: Running) -> Page:
     """Opened, with the token given."""
-    browser.get_log("browser")
     page = Page(browser, service.url)
+    page.complaints()  # those of the page before
     page.enter()
     page.until("#text", 1)
     return page
@@ -159,7 +176,7 @@ def test_nothing_is_shown_without_the_token(browser: Chrome, service: Running) -
     assert not page["search"].is_displayed()
 
 
-def test_what_a_catalog_says_stays_text(page: Page, service: Running) -> None:
+def test_what_a_catalog_says_stays_text(page: Page) -> None:
     page["text"].send_keys(SENTENCES[0] + Keys.ENTER)
     page.seen(COUNT)
     captions = [each.text for each in page.all(".caption")]
@@ -180,15 +197,7 @@ def test_a_picture_finds_itself(page: Page, service: Running, images: Path, way:
     if way == "choose":
         page["file"].send_keys(str(file))
     else:
-        page.run(
-            "const [uri, way] = arguments; const bytes = Uint8Array.from(atob(uri.split(',')[1]), (each) => each.charCodeAt(0));"
-            " const data = new DataTransfer(); data.items.add(new File([bytes], '3.png', {type: 'image/png'}));"
-            " const event = way === 'drop' ? new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})"
-            "  : new ClipboardEvent('paste', {clipboardData: data, bubbles: true});"
-            " document.getElementById('drop').dispatchEvent(event);",
-            data_uri(file.read_bytes()),
-            way,
-        )
+        page.run(GIVE, base64.b64encode(file.read_bytes()).decode(), file.name, way)
     order = answered(service, image_part(data_uri(file.read_bytes())))
     assert order[0] == 3
     assert page.seen(COUNT) == order
@@ -208,8 +217,7 @@ def test_it_fits_a_narrow_window_and_a_keyboard_suffices(page: Page, service: Ru
         ActionChains(page.browser, duration=0).send_keys(*keys).perform()
 
     def fits() -> bool:
-        wide, needed = page.run("return [innerWidth, document.documentElement.scrollWidth]")
-        return wide == 400 and needed <= 400
+        return bool(page.run("return innerWidth === 400 && document.documentElement.scrollWidth <= 400"))
 
     assert fits()
     assert page.focused() == "text"
