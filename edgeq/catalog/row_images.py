@@ -53,7 +53,7 @@ class RowImages:
 
     def __init__(self, reader: CatalogReader) -> None:
         self._reader = reader
-        self._sources = Sources(reader.catalog.sources)
+        self._sources = Sources(())  # none is listed: what is read stands in the plan
         self._plan: Plan | None = None
         self._shards: OrderedDict[int, tuple[ShardListing, tuple[int, ...]]] = OrderedDict()
 

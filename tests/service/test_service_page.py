@@ -96,13 +96,13 @@ def test_nothing_else_is_told_without_the_token(service: Running) -> None:
 
 def test_who_has_no_page(bundle: Path, catalog: Path) -> None:
     searching = SETTINGS.model_copy(update={"index": catalog})
-    for served, settings in (
-        (open_served(bundle, searching), {"page": False}),
-        (open_served(bundle, SETTINGS), {}),
-        (classifying(), {}),
-        (talking(SimulatedRuntime()), {}),
+    for served, page in (
+        (open_served(bundle, searching), False),
+        (open_served(bundle, SETTINGS), True),
+        (classifying(), True),
+        (talking(SimulatedRuntime()), True),
     ):
-        with running(served, **settings) as service:
+        with running(served, page=page) as service:
             assert service.http.get("/").status_code == 404
             assert service.http.get("/page.js").status_code == 404
 
