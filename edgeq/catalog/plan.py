@@ -87,6 +87,10 @@ class ShardListing:
     path: Path
     table: Any
 
+    def __len__(self) -> int:
+        """How many images."""
+        return int(self.table.num_rows)
+
     def items(self, start: int, count: int) -> list[Item]:
         """Images from a position on, in their order; raises ArtifactError where the plan is damaged."""
         columns = self.table.slice(start, count).to_pydict()

@@ -15,8 +15,8 @@ from edgeq.errors import ArtifactError
 
 __all__ = ["RowImage", "RowImages"]
 
-_SHARDS: Final = 4
-"""Shards whose plan is held in memory at once."""
+_IMAGES: Final = 100_000
+"""Images whose plan is held in memory at once, or those of one shard if it has more."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RowImages:
             record = ShardRecord.load(self._reader.layout.record(shard))
             skipped = tuple(sorted(each.position for each in record.skipped))
             self._shards[shard] = self._planned(shard), skipped
-            while len(self._shards) > _SHARDS:
+            while len(self._shards) > 1 and sum(len(each) for each, _ in self._shards.values()) > _IMAGES:
                 self._shards.popitem(last=False)
         self._shards.move_to_end(shard)
         return self._shards[shard]

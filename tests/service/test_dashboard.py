@@ -140,10 +140,11 @@ def test_what_is_asked_for_is_there(known: dict[str, Labels], expression: str) -
 def test_a_legend_has_labels_that_are_left(known: dict[str, Labels], target: dict[str, Any]) -> None:
     parts = [text for kind, text in tokens(target["expr"]) if kind == "name"]
     grouping = re.findall(r"\bby \(([^)]*)\)", target["expr"])
+    left: frozenset[str]
     if grouping:
-        left = set.intersection(*({label.strip() for label in each.split(",")} for each in grouping))
+        left = frozenset.intersection(*(frozenset(re.split(r",\s*", each)) for each in grouping))
     elif {"sum", "min", "max"} & set(parts):
-        left = set()
+        left = frozenset()
     else:
         (metric,) = [part for part in parts if part in known]
         left = SCRAPED | set(known[metric])

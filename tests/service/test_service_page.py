@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -15,9 +17,10 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from retrieval_bundle import add_image, indexed, retrieval_bundle
 from retrieving import SETTINGS
-from running import Running, SimulatedRuntime, classifying, running, talking
+from running import WAIT_S, Running, SimulatedRuntime, classifying, eventually, running, talking
 
 from edgeq.service.load_bundle import open_served
+from edgeq.service.routes import thumbnails
 from edgeq.service.routes.thumbnails import SIDE, thumbnail
 
 TOKEN = "0123456789abcdef-secret"
@@ -174,6 +177,26 @@ def test_pictures_come_out_of_archives_and_of_what_was_added(bundle: Path, tmp_p
         shutil.move(catalog / "plan", tmp_path / "elsewhere")
     with running(open_served(bundle, SETTINGS.model_copy(update={"index": catalog}))) as service:
         assert picture(service, 0).status_code == 404, "the catalog came without its plan"
+
+
+def test_too_many_pictures_at_once(bundle: Path, catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are made, one waits; of five the others are told to come again."""
+    go = threading.Event()
+    made = thumbnails.thumbnail
+
+    def held(data: bytes, name: str) -> bytes:
+        assert go.wait(WAIT_S)
+        return made(data, name)
+
+    monkeypatch.setattr(thumbnails, "thumbnail", held)
+    served = open_served(bundle, SETTINGS.model_copy(update={"index": catalog}))
+    with running(served, queue=1) as service, ThreadPoolExecutor(5) as clients:
+        asked = [clients.submit(picture, service, SAME) for _ in range(5)]
+        eventually(lambda: sum(each.done() for each in asked) == 2)
+        refused = [each.result() for each in asked if each.done()]
+        assert [(answer.status_code, answer.headers["retry-after"]) for answer in refused] == [(429, "1")] * 2
+        go.set()
+        assert sorted(each.result().status_code for each in asked) == [200, 200, 200, 429, 429]
 
 
 def test_a_picture_has_bounds() -> None:

@@ -113,6 +113,7 @@ at("file").addEventListener("change", () => {
 
 for (const name of ["dragover", "dragleave", "drop"]) {
   addEventListener(name, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault(); // else the browser would leave the page for the picture
     at("drop").classList.toggle("over", name === "dragover");
     if (name === "drop" && !at("search").hidden) take(event.dataTransfer.files);
