@@ -131,8 +131,8 @@ class Page:
 @pytest.fixture
 def page(browser: Chrome, service: Running) -> Page:
     """Opened, with the token given."""
+    browser.execute("getLog", {"type": "browser"})  # complaints of the page before
     page = Page(browser, service.url)
-    page.complaints()  # those of the page before
     page.enter()
     page.until("#text", 1)
     return page
