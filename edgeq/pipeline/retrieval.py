@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,26 +23,23 @@ from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32
 from edgeq.calibrate.captions import read_captions
 from edgeq.calibrate.scales import Trial
 from edgeq.engine.registry import DEFAULT
-from edgeq.errors import CalibrationError, ImageError, InputError
+from edgeq.errors import ImageError, InputError
 from edgeq.export.parity import Parity
 from edgeq.export.stage import FP32, PREPROCESS
 from edgeq.export.towers import PIXELS, Towers, export_text, export_vision, load_towers
-from edgeq.families.two_tower import check_two_tower
+from edgeq.families.two_tower import check_two_tower, encoder_notes
 from edgeq.files import atomic_write, new_directory, sha256_file
-from edgeq.model.checkpoint.source import ModelSource, open_model
+from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.retrieval_decision import TEXT_FP16, TEXT_INT8, decide_text, doubts
+from edgeq.pipeline.retrieval_decision import TEXT_INT8, decide_text, doubts
 from edgeq.pipeline.retrieval_judge import Encoders
 from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.pipeline.retrieval_text import (
-    quantize_text,
-    text_samples,
-    text_to_fp16,
-)
-from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, save_tokenizer, tokenizer_pad_id
+from edgeq.pipeline.retrieval_text import quantize_text, text_samples
+from edgeq.pipeline.retrieval_tokenizer import require_tokenizer
 from edgeq.pipeline.stages import Progress, parity_images
+from edgeq.pipeline.text_encoder import HALF, graph_bytes, half_precision, prove_tokens, some_captions, text_settings
 from edgeq.plan.precision import Precision
 from edgeq.plan.rules import WEIGHTED, plan_vision
 from edgeq.quality.tasks.pairs import Pairs
@@ -54,7 +50,7 @@ from edgeq.quantize.fp16.make import make_fp16
 from edgeq.quantize.fp16.vision import VISION_PLAN
 from edgeq.quantize.search.layer_search import Search
 from edgeq.runtime.retrieval.canaries import make_retrieval_canaries
-from edgeq.runtime.retrieval.tokenizer import TOKENIZER, TextTokenizer
+from edgeq.runtime.retrieval.tokenizer import TOKENIZER
 
 __all__ = ["PreparedRetrieval", "RetrievalOptions", "prepare_retrieval"]
 
@@ -151,32 +147,34 @@ def prepare_retrieval(
         report("open", 0, 0)
         source = open_model(model, preprocess=preprocess)
         check_two_tower(source.config)
-        texts = _some(read_captions(captions), options.calibration_captions)
+        require_tokenizer(source.path)
+        texts = some_captions(read_captions(captions), options.calibration_captions)
         judged = Pairs.open(pairs) if pairs else None
         _check_options(options, judged)
         pixels = parity_images(ImageSet.open(images).sample(options.photographs), source, options.photographs)
-        towers = load_towers(source.path)
+        size = (source.preprocess.height, source.preprocess.width)
+        towers = load_towers(source.path, size)
         settings = _settings(towers, source.path)
-        tokenizer, tokenized = _tokenizer(source, work, texts, settings)
+        tokenizer, tokenized = prove_tokens(source.path, work, texts, settings)
         atomic_write(work / PREPROCESS, _json(source.preprocess))
         report("export", 0, 0)
         (work / TEXT).mkdir()
         ids = tokenizer.ids(texts)
         exported = export_text(towers, source.path, work / TEXT, ids[: options.photographs], threads=options.threads)
         vision_parity = export_vision(towers, source.path, work, pixels, threads=options.threads)
-        parameters = towers.parameters
+        parameters = (towers.text_parameters, towers.vision_parameters)
         del towers  # its weights are in the graphs now
         report("vision: fp16", 0, 0)
         vision_fp16 = _vision_fp16(work, pixels, options)
         report("text: fp16", 0, 0)
-        text_fp16 = text_to_fp16(work / TEXT, ids[: options.photographs], options)
+        text_fp16 = half_precision(work / TEXT, ids[: options.photographs], options)
         samples = text_samples(ids, sha256_file(work / TOKENIZER))
         text = quantize_text(work / TEXT, exported, samples, ids[: options.photographs], options, report)
         encoders = Encoders(settings, tokenizer, source.preprocess, options.threads)
         known = ImageSet.open(images)
         gates, found = decide_text(work, encoders, judged, text, samples, known, pixels, options, report)
         gate = gates[-1] if gates else None
-        settings = settings.model_copy(update={"text": TEXT_INT8 if gate is not None and gate.passed else TEXT_FP16})
+        settings = settings.model_copy(update={"text": TEXT_INT8 if gate is not None and gate.passed else HALF})
         settings.save(work / RETRIEVAL_SETTINGS)
         report("canaries", 0, 0)
         pictures = _pictures(known, options.canaries)
@@ -202,13 +200,13 @@ def prepare_retrieval(
         trials=text.scales.trials,
         int8_layers=weighted[Precision.INT8],
         float_layers=sum(weighted.values()) - weighted[Precision.INT8],
-        text_bytes=_bytes(manifest, settings.text),
-        vision_bytes=_bytes(manifest, settings.vision),
+        text_bytes=graph_bytes(manifest, settings.text),
+        vision_bytes=graph_bytes(manifest, VISION_FP16),
         whole_int8=gates[0] if len(gates) > 1 else None,
         search=None if found is None else found.search,
         gate=gate,
         canaries=canaries,
-        warnings=tuple(doubts(gate, found)),
+        warnings=(*doubts(gate, found), *encoder_notes(source.config, size)),
         manifest=manifest,
     )
 
@@ -220,39 +218,10 @@ def _check_options(options: RetrievalOptions, judged: Pairs | None) -> None:
         raise InputError(f"{options.max_float_share:g} % of the bytes in floating point", expected="0 to 100")
 
 
-def _some(captions: Sequence[str], count: int) -> tuple[str, ...]:
-    """At most so many, taken evenly: neighbours are often of one kind."""
-    if count < 1:
-        raise CalibrationError(f"{count} captions calibrate nothing", expected="1 or more")
-    step = max(len(captions) / count, 1.0)
-    return tuple(captions[int(place * step)] for place in range(min(count, len(captions))))
-
-
 def _settings(towers: Towers, model: Path) -> RetrievalSettings:
-    """Texts are padded with the tokenizer's token: SigLIP 2's config leaves it out, so that it has SigLIP's default."""
-    described = towers.described
-    return RetrievalSettings(
-        model_type=described.model_type,
-        dimension=described.dimension,
-        vision=VISION_FP16,
-        text=TEXT_INT8,
-        context=described.context,
-        padding=described.padding,
-        pooling=described.pooling,
-        eos_id=described.eos_id,
-        pad_id=tokenizer_pad_id(model) if described.padding == "fixed" else described.pad_id,
-        logit_scale=towers.logit_scale,
-        logit_bias=towers.logit_bias,
-    )
-
-
-def _tokenizer(
-    source: ModelSource, work: Path, texts: Sequence[str], settings: RetrievalSettings
-) -> tuple[TextTokenizer, int]:
-    """The device's tokenizer, proved equal to the workshop's, and on how many texts."""
-    save_tokenizer(source.path, work)
-    compared = prove_tokenizer(work, texts, settings, model=source.path)
-    return TextTokenizer.open(work, settings), compared
+    """Those of both encoders; the text graph is to be INT8."""
+    scale = {"logit_scale": towers.logit_scale, "logit_bias": towers.logit_bias}
+    return text_settings(towers.described, model).model_copy(update={"vision": VISION_FP16, "text": TEXT_INT8, **scale})
 
 
 def _json(preprocess: Preprocess) -> bytes:
@@ -288,11 +257,7 @@ def _pictures(images: ImageSet, count: int) -> list[Image.Image]:
 def _drop(work: Path, settings: RetrievalSettings, options: RetrievalOptions) -> None:
     """What does not run leaves the bundle: the FP32 graphs, and the text graphs that were not chosen."""
     left = [] if options.keep_fp32 else [work / VISION_FP32, work / TEXT / FP32]
-    left += [work / TEXT_FP16] if settings.text == TEXT_INT8 else sorted((work / TEXT).glob("model.int8.*.onnx"))
+    left += [work / HALF] if settings.text == TEXT_INT8 else sorted((work / TEXT).glob("model.int8.*.onnx"))
     for graph in left:
         for file in (graph, graph.with_name(f"{graph.name}.data")):
             file.unlink(missing_ok=True)
-
-
-def _bytes(manifest: Manifest, name: str) -> int:
-    return sum(file.size for file in manifest.files if file.name in (name, f"{name}.data"))

@@ -22,15 +22,14 @@ from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.retrieval_text import QuantizedText, keep_text_layers
 from edgeq.pipeline.search import Found
 from edgeq.pipeline.stages import Progress, counter
+from edgeq.pipeline.text_encoder import HALF
 from edgeq.quality.tasks.pairs import Pairs
 from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 from edgeq.quantize.int8.registry import USUAL
-from edgeq.quantize.int8.stage import FP16
 
-__all__ = ["GATE", "TEXT_FP16", "TEXT_INT8", "WHOLE_INT8", "decide_text", "doubts"]
+__all__ = ["GATE", "TEXT_INT8", "WHOLE_INT8", "decide_text", "doubts"]
 
 TEXT_INT8: Final = f"{TEXT}/{USUAL.file}"
-TEXT_FP16: Final = f"{TEXT}/{FP16}"
 
 GATE: Final = "gate.json"
 """The decision that holds."""
@@ -87,7 +86,7 @@ def decide_text(
         int8_image_encoder(work, images, pixels, encoders, options, report) if options.compare_int8_images else None
     )
     seen = encoders.vision(work / VISION_FP16)
-    judge = RetrievalJudge(pairs, encoders.text(work / TEXT_FP16), seen, report, compared)
+    judge = RetrievalJudge(pairs, encoders.text(work / HALF), seen, report, compared)
     gates, found = [judge.decide(encoders.text(work / TEXT_INT8), options.bounds)], None
     refused = gates[0].judged and not gates[0].passed
     if refused and options.max_float_share > 0 and len(samples) >= _FEWEST_CAPTIONS:

@@ -17,27 +17,22 @@ from edgeq.calibrate.samples import CaptionSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
 from edgeq.export.stage import FP32, ExportReport
-from edgeq.export.towers import IDS
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.pipeline.retrieval_judge import Encoders
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.search import Found, save_found
 from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, planned_tensors
-from edgeq.plan.precision import PrecisionPlan, Rule
-from edgeq.plan.rules import plan_classifier, plan_float
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rules import plan_classifier
 from edgeq.quality.tasks.first_images import FirstImages, compare_first_images
-from edgeq.quality.token_parity import TokenParity
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
-from edgeq.quantize.fp16.make import make_fp16
 from edgeq.quantize.int8.select import resolve
-from edgeq.quantize.int8.stage import FP16, quantize
+from edgeq.quantize.int8.stage import quantize
 from edgeq.quantize.search.layer_search import SearchBounds, keep_layers, search, worst_first
 from edgeq.quantize.search.sensitivity import measure_sensitivity
 
-__all__ = ["CaptionEvaluation", "QuantizedText", "keep_text_layers", "quantize_text", "text_samples", "text_to_fp16"]
-
-_KEPT: Final = "a text encoder in floating point, where INT8 was not shown to find the same images"
+__all__ = ["CaptionEvaluation", "QuantizedText", "keep_text_layers", "quantize_text", "text_samples"]
 
 _RANKING_CAPTIONS: Final = 128
 """Captions at most that tell which layers matter; most layers are sure of their place after 48."""
@@ -62,27 +57,6 @@ class QuantizedText:
     plan: PrecisionPlan
     scales: Scales
     channels: EqualizationRecord | None
-
-
-def text_to_fp16(folder: Path, ids: Sequence[NDArray[np.int64]], options: RetrievalOptions) -> TokenParity:
-    """Write what INT8 is held against, and what reads texts where INT8 is refused.
-
-    Args:
-        folder: with the FP32 graph.
-        ids: of texts that overflow is looked for on and parity proved, int64 [length] each.
-        options: for the threads.
-
-    Raises:
-        ParityError: the FP16 graph computes NaN, infinity, or answers too far from those of FP32.
-    """
-    model = load_onnx(folder / FP32)
-
-    def plan_with(rules: tuple[Rule, ...]) -> PrecisionPlan:
-        return plan_float(model, because=_KEPT, rules=rules)
-
-    runs = [{IDS: text[None]} for text in ids]
-    _, parity = make_fp16(folder / FP32, folder / FP16, runs, plan_with, threads=options.threads)
-    return parity
 
 
 def text_samples(ids: Sequence[NDArray[np.int64]], tokenizer_sha256: str) -> CaptionSamples:
@@ -161,6 +135,7 @@ class CaptionEvaluation:
     def figures(self, graph: onnx.ModelProto) -> FirstImages:
         """What another graph puts first."""
         scale = self._encoders.settings.logit_scale
+        assert scale is not None, "a text encoder alone is not judged"
         return compare_first_images(self._reference, self._embed(graph), self._images, scale)
 
     def _embed(self, graph: onnx.ModelProto) -> NDArray[np.float32]:

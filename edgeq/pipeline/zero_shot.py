@@ -19,8 +19,8 @@ from edgeq.files import read_json_object
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.model.images.stream import ImageStream
-from edgeq.pipeline.retrieval_decision import TEXT_FP16
 from edgeq.pipeline.stages import Progress, counter
+from edgeq.pipeline.text_encoder import HALF
 from edgeq.quality.tasks.retrieval_figures import ZeroShot
 from edgeq.quality.tasks.zero_shot import ClassTexts, compare_zero_shot
 from edgeq.runtime.retrieval.encoders import MOST_IMAGES, ImageEncoder, TextEncoder
@@ -28,7 +28,7 @@ from edgeq.runtime.retrieval.two_tower import open_two_tower
 
 __all__ = ["ZeroShotQuality", "judge_zero_shot"]
 
-_KINDS: Final = {TEXT_FP16: "FP16", f"{TEXT}/{FP32}": "FP32"}
+_KINDS: Final = {HALF: "FP16", f"{TEXT}/{FP32}": "FP32"}
 """Text graphs that a bundle's own may be held against, the first that is there."""
 
 _TEXTS: Final = 256
@@ -75,7 +75,7 @@ def judge_zero_shot(
 
     Raises:
         ArtifactError: it is no such bundle, or was changed.
-        InputError: classes, templates and folders do not fit each other.
+        InputError: classes, templates and folders do not fit each other, or the bundle is of a text encoder alone.
         ImageError: the images cannot be read, or lie in no folders.
     """
     report = progress or (lambda _stage, _done, _total: None)
@@ -85,6 +85,7 @@ def judge_zero_shot(
     if read_manifest(bundle).kind != "retrieval":
         raise ArtifactError(f"{bundle} is no bundle of CLIP or SigLIP", expected="one made by edgeq prepare --captions")
     model = open_two_tower(bundle, threads=threads)
+    seen = model.image
     other = next((name for name in _KINDS if name != settings.text and (bundle / name).is_file()), None)
     texts = said.texts()
     advance = counter(report, "texts", len(texts) * (1 if other is None else 2))
@@ -104,7 +105,7 @@ def judge_zero_shot(
         engine = OnnxRuntimeEngine(bundle / other, threads=threads, memory_pattern=False)
         reference = embedded(TextEncoder(engine, model.tokenizer, settings))
     stream = ImageStream(images, read_preprocess(read_json_object(bundle / PREPROCESS)), batch_size=MOST_IMAGES)
-    vectors, labels = _images(model.image, stream, dict(zip(images.items, said.labels, strict=True)), report)
+    vectors, labels = _images(seen, stream, dict(zip(images.items, said.labels, strict=True)), report)
     return ZeroShotQuality(
         made=_KINDS.get(settings.text, "INT8"),
         reference=None if other is None else _KINDS[other],

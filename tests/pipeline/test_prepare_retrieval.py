@@ -184,7 +184,7 @@ def assert_zero_shot(bundle: Path, labelled: Path, templates: Path) -> None:
     [
         ("no captions", CalibrationError),
         ("a long caption", CalibrationError),
-        ("siglip2", ModelError),
+        ("chinese_clip", ModelError),
         ("foreign weights", ModelError),
         ("not two images", InputError),
         ("INT8 images without pairs", InputError),
@@ -203,9 +203,9 @@ def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp
         pairs.write_text('{"image": "0.png", "captions": ["one", "two"]}')
     elif fault == "INT8 images without pairs":
         options = replace(OPTIONS, compare_int8_images=True)
-    elif fault == "siglip2":
+    elif fault == "chinese_clip":
         config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps({**config, "model_type": "siglip2"}))
+        (model / "config.json").write_text(json.dumps({**config, "model_type": "chinese_clip"}))
     else:
         config = json.loads((model / "config.json").read_text())
         config["text_config"]["num_hidden_layers"] = 3

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from edgeq.artifact import Artifact
-from edgeq.errors import GateError
+from edgeq.errors import ArtifactError, GateError
 from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST
 from edgeq.runtime.canary.class_canaries import CANARY_SIDE
 from edgeq.runtime.canary.files import read_array, read_picture
@@ -46,7 +46,7 @@ class RetrievalCanaries(Artifact):
 
     Attributes:
         texts: with their tokens; row i of `texts.npy` is the embedding of text i, float32 [texts, dimension].
-        images: file names of PNGs; row i of `images.npy` is the embedding of image i.
+        images: file names of PNGs; row i of `images.npy` is the embedding of image i. None for a text encoder alone.
     """
 
     otherwise = "holds no canaries of a two-tower model"
@@ -54,7 +54,7 @@ class RetrievalCanaries(Artifact):
 
     version: Literal["edgeq.retrieval-canaries/1"] = "edgeq.retrieval-canaries/1"
     texts: tuple[TextCanary, ...] = Field(min_length=1, max_length=_MOST)
-    images: tuple[_FileName, ...] = Field(min_length=1, max_length=_MOST)
+    images: tuple[_FileName, ...] = Field(max_length=_MOST)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RetrievalCheck:
 
     Attributes:
         other_tokens: texts that get other tokens here.
-        text_cosine, image_cosine: of the embedding that is furthest from the workshop's.
+        text_cosine, image_cosine: of the embedding that is furthest from the workshop's; 1 where there is no image.
     """
 
     other_tokens: tuple[str, ...]
@@ -97,7 +97,8 @@ def make_retrieval_canaries(
     Args:
         bundle: with its graphs, its tokenizer and `retrieval.json`.
         texts: that are chosen from, evenly; one at least.
-        pictures: one at least; a large one is made smaller first, and is the canary then.
+        pictures: one at least, and none for a text encoder alone; a large one is made smaller first, and is the canary
+            then.
         count: at most so many texts, and so many images.
         threads: of one operator.
 
@@ -118,7 +119,8 @@ def make_retrieval_canaries(
         images.append(small)
     model = open_two_tower(bundle, threads=threads)
     np.save(folder / _TEXT_VECTORS, model.text.embed(chosen).astype("<f4"))
-    np.save(folder / _IMAGE_VECTORS, model.image.embed(images).astype("<f4"))
+    if images:
+        np.save(folder / _IMAGE_VECTORS, model.image.embed(images).astype("<f4"))
     ids = model.tokenizer.ids(chosen)
     RetrievalCanaries(
         texts=tuple(TextCanary(text=text, ids=tuple(each.tolist())) for text, each in zip(chosen, ids, strict=True)),
@@ -135,11 +137,16 @@ def check_retrieval_canaries(bundle: Path, model: TwoTowerModel) -> RetrievalChe
         model: opened from it.
 
     Raises:
-        ArtifactError: it has no canaries that can be used.
+        ArtifactError: it has no canaries that can be used, or none of images where it embeds them.
         EngineError: a graph fails.
     """
     listed, folder = RetrievalCanaries.load(bundle / CANARY_LIST), bundle / CANARIES
     texts = [canary.text for canary in listed.texts]
+    if bool(listed.images) is (model.vision is None):
+        raise ArtifactError(
+            f"{bundle / CANARY_LIST} names {len(listed.images)} images",
+            expected="none for a text encoder alone, and some for a model that embeds images",
+        )
     pictures = [read_picture(folder / name) for name in listed.images]
     ids = model.tokenizer.ids(texts)
     others = tuple(
@@ -148,7 +155,7 @@ def check_retrieval_canaries(bundle: Path, model: TwoTowerModel) -> RetrievalChe
     return RetrievalCheck(
         other_tokens=others,
         text_cosine=_worst(model.text.embed(texts), read_array(folder / _TEXT_VECTORS)),
-        image_cosine=_worst(model.image.embed(pictures), read_array(folder / _IMAGE_VECTORS)),
+        image_cosine=_worst(model.image.embed(pictures), read_array(folder / _IMAGE_VECTORS)) if pictures else 1.0,
     )
 
 

@@ -12,6 +12,7 @@ from edgeq.bundle.contents import check_name
 from edgeq.bundle.limits import DEFAULT_LIMITS
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS, RetrievalSettings
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.errors import InputError
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.retrieval.encoders import ImageEncoder, TextEncoder
@@ -30,13 +31,23 @@ class TwoTowerModel:
         settings: of the model.
         tokenizer: texts to token ids.
         text: texts to embeddings.
-        image: images to embeddings.
+        vision: images to embeddings; None for a text encoder alone.
     """
 
     settings: RetrievalSettings
     tokenizer: TextTokenizer
     text: TextEncoder
-    image: ImageEncoder
+    vision: ImageEncoder | None
+
+    @property
+    def image(self) -> ImageEncoder:
+        """Images to embeddings; raises InputError for a text encoder alone."""
+        if self.vision is None:
+            raise InputError(
+                "the bundle is of a text encoder alone: it embeds texts, and no images",
+                next_step="make one of the whole model, with edgeq prepare --images",
+            )
+        return self.vision
 
     def similarity(self, text_vectors: NDArray[np.float32], image_vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """How well texts and images go together: the model's logits.
@@ -48,14 +59,19 @@ class TwoTowerModel:
         Returns:
             float32 [texts, images]: scale times cosine, plus bias where the model has one. CLIP was trained for the
             softmax of these over texts or images, SigLIP for the sigmoid of each.
+
+        Raises:
+            InputError: the bundle is of a text encoder alone, which has no scale.
         """
+        if self.settings.logit_scale is None:
+            raise InputError("the bundle is of a text encoder alone: it has no scale of logits")
         cosines = text_vectors @ image_vectors.T
         logits = np.float32(self.settings.logit_scale) * cosines + np.float32(self.settings.logit_bias or 0)
         return logits.astype(np.float32, copy=False)
 
 
 def open_two_tower(bundle: Path, threads: int | None = None) -> TwoTowerModel:
-    """Open a bundle's text graph and vision graph.
+    """Open a bundle's text graph, and its vision graph where it has one.
 
     Args:
         bundle: its directory.
@@ -68,10 +84,12 @@ def open_two_tower(bundle: Path, threads: int | None = None) -> TwoTowerModel:
     """
     settings = RetrievalSettings.of(bundle)
     tokenizer = TextTokenizer.open(bundle, settings)
-    preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
-    text, vision = (_engine(bundle, name, threads) for name in (settings.text, settings.vision))
-    images = ImageEncoder(vision, preprocess, settings)
-    return TwoTowerModel(settings, tokenizer, TextEncoder(text, tokenizer, settings), images)
+    vision = None
+    if settings.vision is not None:
+        preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
+        vision = ImageEncoder(_engine(bundle, settings.vision, threads), preprocess, settings)
+    text = TextEncoder(_engine(bundle, settings.text, threads), tokenizer, settings)
+    return TwoTowerModel(settings, tokenizer, text, vision)
 
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:
