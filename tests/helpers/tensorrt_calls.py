@@ -10,6 +10,7 @@ file is one `build_engine`; a JSON list comes out, with the calls of each, one a
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import re
 import sys
@@ -204,7 +205,7 @@ class Stage:
 
         return {
             **dict.fromkeys(("set_flag", "clear_flag", "set_memory_pool_limit"), gives(None)),
-            "add_optimization_profile": gives(0),
+            "add_optimization_profile": lambda _profile, numbers=itertools.count(): next(numbers),
             "set_calibration_profile": gives(True),
             "create_timing_cache": cache,
             "set_timing_cache": lambda cache, _ignore: not (refused and cache.payload()),
