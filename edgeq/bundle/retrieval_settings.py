@@ -10,11 +10,14 @@ from pydantic import Field
 from edgeq.artifact import Artifact
 from edgeq.families.two_tower import Padding, Pooling
 
-__all__ = ["RETRIEVAL_SETTINGS", "TEXT", "RetrievalSettings"]
+__all__ = ["RETRIEVAL_SETTINGS", "TEXT", "VISION", "RetrievalSettings"]
 
 RETRIEVAL_SETTINGS: Final = "retrieval.json"
 TEXT: Final = "text"
-"""The directory of the text encoder's graphs in a bundle."""
+"""The text encoder, and the directory of its graphs in a bundle."""
+
+VISION: Final = "vision"
+"""The vision encoder."""
 
 _VERSION: Final = "edgeq.retrieval/1"
 
@@ -50,6 +53,11 @@ class RetrievalSettings(Artifact):
     pad_id: int
     logit_scale: float = Field(gt=0)
     logit_bias: float | None = None
+
+    @property
+    def graphs(self) -> dict[str, str]:
+        """Encoder -> name of its graph below the bundle."""
+        return {TEXT: self.text, VISION: self.vision}
 
     @classmethod
     def of(cls, bundle: Path) -> RetrievalSettings:

@@ -1,0 +1,60 @@
+"""What a device is told to build TensorRT engines of a two-tower model's encoders: shapes in one run, and lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from edgeq.bundle.retrieval_settings import TEXT, VISION, RetrievalSettings
+from edgeq.families.base import AxisRange
+from edgeq.quantize.engine_inputs import write_text_inputs, write_vision_inputs
+from edgeq.quantize.int8.stage import PLAN
+from edgeq.runtime.retrieval.encoders import MOST_IMAGES, MOST_TEXTS
+from edgeq.tensorrt.inputs import BATCH
+
+__all__ = ["TEXT_FP16_PLAN", "describe_text_engine", "describe_vision_engine", "length_buckets"]
+
+TEXT_FP16_PLAN: Final = "fp16.plan.yaml"
+"""The plan of the text encoder in FP16, until it is known whether that is what runs."""
+
+_LENGTH: Final = "length"
+_BUCKETS: Final = (8, 16, 32, 77)
+"""Texts of a search are short: most of CLIP's have 5 to 16 tokens, and its context is 77."""
+_TEXTS: Final = (1, MOST_TEXTS // 2, MOST_TEXTS)
+_IMAGES: Final = (1, MOST_IMAGES // 4, MOST_IMAGES)
+"""As the service batches them: 32 texts and 8 images as a rule."""
+
+
+def length_buckets(context: int) -> tuple[AxisRange, ...]:
+    """Least, usual and largest length of each bucket, in tokens; kernels are chosen for the largest.
+
+    Args:
+        context: tokens of a text, at most.
+    """
+    ends = [*(end for end in _BUCKETS if end < context), context]
+    return tuple((start + 1, end, end) for start, end in zip([0, *ends], ends, strict=False))
+
+
+def describe_vision_engine(work: Path) -> None:
+    """Write what the vision encoder's engine is built from, while its FP32 graph is there.
+
+    Raises:
+        QuantizeError: the plan asks for what TensorRT does not have.
+    """
+    write_vision_inputs(work, ranges={BATCH: _IMAGES}, encoder=VISION)
+
+
+def describe_text_engine(work: Path, settings: RetrievalSettings, *, half: bool) -> None:
+    """Write what the text encoder's engine is built from, while the FP32 graph that it was made of is there.
+
+    Args:
+        work: the bundle.
+        settings: of the model.
+        half: of the graph in FP16, whose plan is TEXT_FP16_PLAN; otherwise of that with Q/DQ pairs.
+
+    Raises:
+        QuantizeError: the plan asks for what TensorRT does not have.
+    """
+    plan = work / TEXT / (TEXT_FP16_PLAN if half else PLAN)
+    lengths = {_LENGTH: length_buckets(settings.context)} if settings.padding == "trim" else {}
+    write_text_inputs(work, TEXT, plan, batch=_TEXTS, lengths=lengths, half=half)
