@@ -30,9 +30,10 @@ __all__ = ["BACKEND", "TensorRtEngine"]
 
 
 class TensorRtEngine:
-    """One engine with an execution context for each of its optimization profiles; calls from several threads take turns.
+    """One engine with an execution context for each of its optimization profiles.
 
-    The context of a profile is made when a shape first needs it, and kept, so that no run waits for another profile.
+    Calls from several threads take turns. The context of a profile is made when a shape first needs it, and kept, so
+    that no run waits for another profile.
 
     Args:
         engine: a serialized engine, or a file with one. Only what was built here, or verified, may be given: an engine

@@ -276,7 +276,14 @@ def _graph(
     free: frozenset[str] = frozenset(),
     bundle: Path | None = None,
 ) -> EngineGraph:
-    """A graph as a device must know it, below `bundle`; `free` are names of axes, and others that are free have none."""
+    """A graph as a device must know it; `free` are names of axes, and others that are free have none.
+
+    Args:
+        path: of the file.
+        layers: what each computes in.
+        free: names of axes.
+        bundle: that the file lies below; None takes its directory.
+    """
     model = _open(path)
     constants = constant_tensors(model.graph)
     return EngineGraph(

@@ -143,7 +143,7 @@ class BuildSettings(Artifact):
 
 
 def usual_batch(inputs: EngineInputs, *, images: int = 1) -> Batch:
-    """From one picture to all pictures of `images` images, one image at a time being the usual case; or the bundle's."""
+    """The bundle's own, or from one picture to all pictures of `images` images, one image being the usual case."""
     return inputs.ranges.get(BATCH, (1, inputs.pictures, inputs.pictures * max(images, 1)))
 
 
@@ -267,7 +267,8 @@ def _profile(
     inputs: Sequence[Binding], ranges: Mapping[str, AxisRange], buckets: Mapping[str, Sequence[AxisRange]]
 ) -> tuple[ShapeRange, ...]:
     """A range for each input with a free axis, or one for each bucket of the axis that has some."""
-    alternatives = [{**ranges, name: each} for name, several in buckets.items() for each in several] or [ranges]
+    named = [(name, each) for name, several in buckets.items() for each in several]
+    alternatives = [{**ranges, name: each} for name, each in named] or [dict(ranges)]
     free = [given for given in inputs if not all(isinstance(axis, int) for axis in given.shape)]
     return tuple(
         _range(given, chosen)

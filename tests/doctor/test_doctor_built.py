@@ -8,7 +8,7 @@ import made_up
 import pytest
 
 from edgeq.bundle.manifest import write_manifest
-from edgeq.doctor.built import engine_finding
+from edgeq.doctor.built import engine_findings
 from edgeq.doctor.bundles import Examined, examine_bundle
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine_store.key import engine_key
@@ -44,7 +44,8 @@ def _make(path: Path) -> None:
 
 
 def look(bundle: Examined, store: EngineStore, release: str | None = RELEASE) -> DoctorFinding:
-    return engine_finding(bundle, release, store, ORIN)
+    (found,) = engine_findings(bundle, release, store, ORIN)
+    return found
 
 
 def test_it_is_built(bundle: Examined, store: EngineStore) -> None:
@@ -81,7 +82,7 @@ def test_where_no_engine_is_needed(bundle: Examined, store: EngineStore) -> None
 
 def test_a_machine_without_a_gpu(bundle: Examined, store: EngineStore) -> None:
     nowhere = ORIN.model_copy(update={"compute_capability": None, "device": None})
-    found = engine_finding(bundle, RELEASE, store, nowhere)
+    (found,) = engine_findings(bundle, RELEASE, store, nowhere)
     assert (found.status, "not known here" in found.seen) == ("unknown", True)
 
 

@@ -39,9 +39,9 @@ def verified(bundle: Path, engine: Path, report: Path) -> EngineReport:
 
 def test_a_classifier_on_every_road(bundle: Path, tmp_path: Path) -> None:
     for quantization in modes():
-        made = build(bundle, tmp_path / "store", quantization=quantization)
+        made = build(bundle, tmp_path / "store", quantization=quantization)[""]
         assert not made.reused
-        assert build(bundle, tmp_path / "store", quantization=quantization).reused
+        assert build(bundle, tmp_path / "store", quantization=quantization)[""].reused
         assert verified(bundle, made.engine, tmp_path / f"{quantization}.json").canaries.passed
 
 
@@ -49,7 +49,7 @@ def test_calibration_on_this_device(bundle: Path, tmp_path: Path) -> None:
     if "implicit" not in modes():
         pytest.skip("this TensorRT has no calibrators")
     images = next(path for path in bundle.parent.iterdir() if path.name == "pictures")
-    made = build(bundle, tmp_path / "store", quantization="implicit", images=images)
+    made = build(bundle, tmp_path / "store", quantization="implicit", images=images)[""]
     assert made.settings is not None
     assert made.settings.calibration == "images"
     assert verified(bundle, made.engine, tmp_path / "report.json").canaries.passed
@@ -58,5 +58,5 @@ def test_calibration_on_this_device(bundle: Path, tmp_path: Path) -> None:
 def test_the_eyes_of_a_vision_language_model(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     prepared = request.getfixturevalue("prepared_vlm").bundle
     for quantization in modes():
-        made = build(prepared, tmp_path / "store", quantization=quantization)
+        made = build(prepared, tmp_path / "store", quantization=quantization)[""]
         assert verified(prepared, made.engine, tmp_path / f"{quantization}.json").canaries.passed

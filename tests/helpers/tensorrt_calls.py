@@ -191,7 +191,7 @@ class Stage:
         return self._tensors[name]
 
     def _config_answers(self) -> dict[str, Callable[..., Any]]:
-        refused = self._case.get("timings_refused", False)
+        refused, numbers = self._case.get("timings_refused", False), itertools.count()
 
         def cache(payload: bytes) -> Any:
             merged = [payload.decode()]
@@ -205,7 +205,7 @@ class Stage:
 
         return {
             **dict.fromkeys(("set_flag", "clear_flag", "set_memory_pool_limit"), gives(None)),
-            "add_optimization_profile": lambda _profile, numbers=itertools.count(): next(numbers),
+            "add_optimization_profile": lambda _profile: next(numbers),
             "set_calibration_profile": gives(True),
             "create_timing_cache": cache,
             "set_timing_cache": lambda cache, _ignore: not (refused and cache.payload()),
