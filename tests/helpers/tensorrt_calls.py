@@ -191,7 +191,8 @@ class Stage:
         return self._tensors[name]
 
     def _config_answers(self) -> dict[str, Callable[..., Any]]:
-        refused, numbers = self._case.get("timings_refused", False), itertools.count()
+        refused = self._case.get("timings_refused", False)
+        numbers = itertools.count(self._case.get("first_profile", 0))
 
         def cache(payload: bytes) -> Any:
             merged = [payload.decode()]
