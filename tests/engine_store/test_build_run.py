@@ -81,7 +81,7 @@ def test_stages_are_reported(bundle: Path) -> None:
     heard: list[str] = []
     run(bundle, progress=lambda stage, _done, _total: heard.append(stage))
     run(bundle, progress=lambda stage, _done, _total: heard.append(stage))
-    assert heard == ["build"]
+    assert heard == ["build", "engine: Building"]
 
 
 def test_the_release_that_is_asked_for_must_be_there(bundle: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from classifier_bundle import classifier_bundle
+from retrieval_bundle import retrieval_bundle
 
 from edgeq.cli import run
 from edgeq.engine_store.run import build
-from edgeq.engine_store.verify_engine import EngineReport
+from edgeq.engine_store.verify_engine import EncoderReports, EngineReport
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 
 pytestmark = pytest.mark.skipif(
@@ -60,3 +61,12 @@ def test_the_eyes_of_a_vision_language_model(tmp_path: Path, request: pytest.Fix
     for quantization in modes():
         made = build(prepared, tmp_path / "store", quantization=quantization)[""]
         assert verified(prepared, made.engine, tmp_path / f"{quantization}.json").canaries.passed
+
+
+def test_both_encoders_of_a_two_tower_model(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    bundle = retrieval_bundle(tmp_path_factory)
+    made = build(bundle, tmp_path / "store")
+    assert list(made) == ["text", "vision"]
+    arguments = ["verify-engine", str(bundle), "--backend", "tensorrt", "--store", str(tmp_path / "store")]
+    assert run([*arguments, "--seconds", "1", "-o", str(tmp_path / "report.json")]) == 0
+    assert all(report.canaries.passed for report in EncoderReports.load(tmp_path / "report.json").encoders.values())

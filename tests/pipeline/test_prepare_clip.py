@@ -12,10 +12,13 @@ from two_towers import CONTEXT, SENTENCES, write_two_tower
 from edgeq.demo.clip.pairs import CLIP_WEIGHTS, write_captions, write_pairs
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import EngineError
+from edgeq.files import sha256_file
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.tasks.retrieval_gate import RetrievalBounds
 from edgeq.runtime.retrieval.two_tower import open_two_tower
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
 TEXTS = ("severe corrosion at the top left", "no damage", "bottom: minor wide crack", "")
 
@@ -43,6 +46,20 @@ def test_int8_texts_are_kept_where_they_find_the_same(clip: PreparedRetrieval) -
     files = {file.name for file in clip.manifest.files}
     assert {"text/model.int8.ort.onnx", "text/model.int8.trt.onnx", "vision.fp16.onnx"} <= files
     assert "text/model.fp16.onnx" not in files
+
+
+def test_the_engine_of_texts_in_int8_is_described(clip: PreparedRetrieval) -> None:
+    inputs = EngineInputs.load(clip.bundle / "text" / ENGINE_INPUTS)
+    assert {quantization: graph.file for quantization, graph in inputs.graphs.items()} == {
+        "explicit": "text/model.int8.trt.onnx"
+    }
+    assert inputs.buckets == {"length": ((1, 8, 8), (9, 16, 16), (17, 32, 32))}, "the context is 32"
+    plan = PrecisionPlan.load(clip.bundle / "text" / "plan.yaml")
+    int8 = {layer.name for layer in inputs.graphs["explicit"].layers if layer.precision == "int8"}
+    assert int8 == plan.layers(Precision.INT8)
+    assert len(int8) == 18
+    assert not (clip.bundle / "text" / "fp16.plan.yaml").exists()
+    assert inputs.plan_sha256 == sha256_file(clip.bundle / "text" / "plan.yaml")
 
 
 def test_every_linear_layer_but_the_projection_multiplies_integers(clip: PreparedRetrieval) -> None:

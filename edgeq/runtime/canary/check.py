@@ -69,7 +69,7 @@ def check_canaries(
 def require_talk(canaries: CanarySet, answers: bool) -> None:
     """Raise InputError where answers are asked for and there is nobody to answer."""
     if answers and canaries.talk is None:
-        raise InputError("a classifier answers no questions", next_step="leave out --answers")
+        raise InputError("a model without language answers no questions", next_step="leave out --answers")
 
 
 def run_canaries(engine: Engine, canaries: CanarySet) -> Seen:
