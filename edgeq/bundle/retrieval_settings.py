@@ -8,6 +8,8 @@ from typing import Final, Literal
 from pydantic import Field
 
 from edgeq.artifact import Artifact
+from edgeq.bundle.contents import check_name
+from edgeq.bundle.limits import DEFAULT_LIMITS
 from edgeq.families.two_tower import Padding, Pooling
 
 __all__ = ["RETRIEVAL_SETTINGS", "TEXT", "VISION", "RetrievalSettings"]
@@ -56,7 +58,9 @@ class RetrievalSettings(Artifact):
 
     @property
     def graphs(self) -> dict[str, str]:
-        """Encoder -> name of its graph below the bundle."""
+        """Encoder -> name of its graph below the bundle; raises UnsafeNameError where that leads elsewhere."""
+        for name in (self.text, self.vision):
+            check_name(name, RETRIEVAL_SETTINGS, most_bytes=DEFAULT_LIMITS.name_bytes)
         return {TEXT: self.text, VISION: self.vision}
 
     @classmethod

@@ -127,6 +127,9 @@ def test_an_engine_that_sees_something_else_fails(bundle: Path, edgeq: Edgeq, tm
     copy = tmp_path / "bundle"
     shutil.copytree(bundle, copy)
     (copy / "manifest.json").unlink()
+    listed = json.loads((copy / "canaries" / "canaries.json").read_text())
+    listed["texts"][0]["text"] = "a [/bold] move \x1b[31m in red"
+    (copy / "canaries" / "canaries.json").write_text(json.dumps(listed))
     vectors = np.load(copy / "canaries" / "texts.npy")
     vectors[0] = -vectors[0]
     np.save(copy / "canaries" / "texts.npy", vectors)
@@ -134,6 +137,8 @@ def test_an_engine_that_sees_something_else_fails(bundle: Path, edgeq: Edgeq, tm
     done = edgeq("verify-engine", copy, "--seconds", "0.01", "--threads", "1", "-o", tmp_path / "report.json")
     assert done.status == 1
     assert f"1 of {len(vectors)} canaries fail" in done.err
+    assert "canary 0 (a [/bold] move  [31m in red)" in done.err
+    assert "\x1b" not in done.out + done.err
     assert "the embedding has the cosine -1.0000, at least 0.9800 is demanded" in done.err
     found = EncoderReports.load(tmp_path / "report.json").encoders
     assert (found["text"].canaries.passed, found["vision"].canaries.passed) == (False, True)

@@ -10,6 +10,7 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edgeq.bundle.manifest import Kind
 from edgeq.cli.device.build_tables import progress_lines
@@ -148,7 +149,7 @@ def _print(report: EngineReport) -> None:
         table.add_column(name)
     others = report.reference.engine.canaries if report.reference else (None,) * len(report.canaries.canaries)
     for check, other in zip(report.canaries.canaries, others, strict=True):
-        table.add_row(check.image, *_cells(check, other))
+        table.add_row(*map(Text, (check.image, *_cells(check, other))))  # a text is not taken for markup
     Console(highlight=False).print(table)
     for line in _lines(report):
         click.echo(line)

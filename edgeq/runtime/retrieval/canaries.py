@@ -183,7 +183,7 @@ def retrieval_canary_sets(bundle: Path, manifest: Manifest) -> dict[str, CanaryS
     )
     preprocess = read_preprocess(read_json_object(bundle / PREPROCESS))
     texts = [
-        KnownCanary(canary.text[:_SHOWN], None, {TEXT: np.array([canary.ids], np.int64)}, row)
+        KnownCanary(_shown(canary.text), None, {TEXT: np.array([canary.ids], np.int64)}, row)
         for canary, row in zip(listed.texts, _rows(folder / _TEXT_VECTORS, len(listed.texts), settings), strict=True)
     ]
     pictures = [read_picture(folder / name) for name in listed.images]
@@ -205,6 +205,11 @@ def retrieval_canary_sets(bundle: Path, manifest: Manifest) -> dict[str, CanaryS
         )
         for encoder, known in ((TEXT, texts), (VISION, images))
     }
+
+
+def _shown(text: str) -> str:
+    """Its beginning, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_SHOWN])
 
 
 def _rows(file: Path, count: int, settings: RetrievalSettings) -> Iterator[NDArray[np.float32]]:

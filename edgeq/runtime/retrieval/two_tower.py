@@ -10,9 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.bundle.contents import check_name
-from edgeq.bundle.limits import DEFAULT_LIMITS
-from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS, TEXT, VISION, RetrievalSettings
+from edgeq.bundle.retrieval_settings import TEXT, VISION, RetrievalSettings
 from edgeq.engine.base import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.files import read_json_object
@@ -82,5 +80,4 @@ def open_two_tower(
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:
     """A graph of the bundle; its memory is taken tensor by tensor, as batches and lengths differ from run to run."""
-    check_name(name, str(bundle / RETRIEVAL_SETTINGS), most_bytes=DEFAULT_LIMITS.name_bytes)
     return OnnxRuntimeEngine(bundle / name, threads=threads, memory_pattern=False)
