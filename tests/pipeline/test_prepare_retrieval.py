@@ -13,6 +13,7 @@ import transformers
 from onnx import TensorProto
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tensorrt_operators import refused
 from two_towers import CONTEXT, SENTENCES, SIDE, TWO_TOWERS, write_two_tower
 
 from edgeq.bundle.manifest import read_manifest
@@ -148,6 +149,12 @@ def test_both_engines_are_described_and_the_plans_are_those_of_the_graphs(made: 
     for encoder in inputs:
         settings = plan_build(prepared.bundle, encoder=encoder, tensorrt="10.3.0")
         assert build_key(prepared.bundle, prepared.manifest, settings, read_machine()).layers_sha256
+
+
+def test_both_graphs_have_what_tensorrt_takes(made: tuple[Path, PreparedRetrieval]) -> None:
+    _, prepared = made
+    for name in ("vision.fp16.onnx", "text/model.fp16.onnx"):
+        assert refused(onnx.load(prepared.bundle / name)) == []
 
 
 def test_it_has_two_graphs_where_one_is_asked_for(made: tuple[Path, PreparedRetrieval]) -> None:
