@@ -19,7 +19,7 @@ TEXT_FP16_PLAN: Final = "fp16.plan.yaml"
 
 _LENGTH: Final = "length"
 _BUCKETS: Final = (8, 16, 32, 77)
-"""Texts of a search are short: most of CLIP's have 5 to 16 tokens, and its context is 77."""
+"""Texts that are searched for are short beside the context, which is 77 in CLIP."""
 _TEXTS: Final = (1, MOST_TEXTS // 2, MOST_TEXTS)
 _IMAGES: Final = (1, MOST_IMAGES // 4, MOST_IMAGES)
 """As the service batches them: 32 texts and 8 images as a rule."""
