@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak clean
+.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
 	@echo "make test    all tests"
 	@echo "make test-newest  the tests with the newest releases of everything that pyproject.toml allows"
+	@echo "make test-browser  the page in a real browser: needs Debian's packages chromium and chromium-driver"
 	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the code"
@@ -39,22 +40,28 @@ demo: $(INSTALLED)
 	@rm -rf out/demo
 	@$(BIN)/edgeq demo --output out/demo
 
+# Tests of a file run in one process and share what they made; files run beside each other.
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Everything at its newest release but torch, whose builds beyond the lock's are gigabytes. Nearly all tests reach
 # transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of benchmarks, of containers, of a
-# GPU, of installing, of disks that fail, and of the pages, whose commands other tests run one by one. A new test is in,
-# unless it lies in what is named here.
+# GPU, of a browser, of installing, of disks that fail, and of the pages, whose commands other tests run one by one. A new
+# test is in, unless it lies in what is named here.
 NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/test_readme.py \
-	tests/catalog/test_catalog_killed.py
+	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 test-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
 		--requirement requirements/newest.txt $(TORCH)
 	@$(NEWEST)/bin/python -m pip list --format freeze --exclude-editable | tr '\n' ' ' | fold -s -w 120; echo
-	$(NEWEST)/bin/python -m pytest $(addprefix --ignore=,$(NEWEST_WITHOUT))
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(addprefix --ignore=,$(NEWEST_WITHOUT))
+
+# `make test` runs these too where there is a browser, and passes over them where there is none.
+test-browser: $(INSTALLED)
+	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py
 
 # On a machine with an NVIDIA GPU and TensorRT: builds engines and runs them.
 test-gpu: $(INSTALLED)

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from edgeq.catalog.arrow import Columns, read_group, read_groups_of, require_pyarrow, write_groups
+from edgeq.catalog.arrow import Columns, read_group, read_group_table, read_groups_of, require_pyarrow, write_groups
 from edgeq.catalog.items import Item
 from edgeq.catalog.layout import MAX_SHARD_SIZE, SHARD_SIZE, Layout, Settings
 from edgeq.catalog.sources import Sources
@@ -25,7 +25,17 @@ from edgeq.engine_store.lock import locked
 from edgeq.errors import ArtifactError, ImageError, InputError
 from edgeq.files import atomic_write
 
-__all__ = ["GoneSources", "Place", "Plan", "PlanUpdate", "check_settings", "items_digest", "open_plan", "plan_catalog"]
+__all__ = [
+    "GoneSources",
+    "Place",
+    "Plan",
+    "PlanUpdate",
+    "ShardListing",
+    "check_settings",
+    "items_digest",
+    "open_plan",
+    "plan_catalog",
+]
 
 _FILE: Final = re.compile(r"(added|removed)_([0-9]{4,9})\.parquet", re.ASCII)
 _SHOWN: Final = 3
@@ -63,6 +73,31 @@ class PlanUpdate:
     plan: Plan
     added: int
     removed: int
+
+
+@dataclass(frozen=True)
+class ShardListing:
+    """The images planned for a shard.
+
+    Attributes:
+        path: of the file.
+        table: a pyarrow.Table, a row for each image.
+    """
+
+    path: Path
+    table: Any
+
+    def __len__(self) -> int:
+        """How many images."""
+        return int(self.table.num_rows)
+
+    def items(self, start: int, count: int) -> list[Item]:
+        """Images from a position on, in their order; raises ArtifactError where the plan is damaged."""
+        columns = self.table.slice(start, count).to_pydict()
+        try:
+            return list(map(Item, columns["source"], columns["name"], columns["size"], columns["stamp"]))
+        except KeyError as error:
+            raise ArtifactError(f"{self.path} is no plan of a catalog: it lacks {error}") from error
 
 
 class Plan:
@@ -105,12 +140,12 @@ class Plan:
 
     def items(self, shard: int) -> list[Item]:
         """The images planned for a shard, in their order; raises ArtifactError where the plan is damaged."""
+        return self.listing(shard).items(0, self.images(shard))
+
+    def listing(self, shard: int) -> ShardListing:
+        """The images planned for a shard, as the file has them: less memory than objects of them take."""
         group = self._groups[shard]
-        columns = read_group(group.path, group.index)
-        try:
-            return list(map(Item, columns["source"], columns["name"], columns["size"], columns["stamp"]))
-        except KeyError as error:
-            raise ArtifactError(f"{group.path} is no plan of a catalog: it lacks {error}") from error
+        return ShardListing(group.path, read_group_table(group.path, group.index))
 
     def digest(self, shard: int) -> str:
         """SHA-256 over the identities of a shard's images, in their order."""

@@ -40,7 +40,7 @@ class CatalogReader:
     def __init__(self, layout: Layout, catalog: Catalog, removed: NDArray[np.int64]) -> None:
         self.catalog = catalog
         self.removed = removed
-        self._layout = layout
+        self.layout = layout
         self._first = tuple(accumulate((entry.rows for entry in catalog.shards), initial=0))
         self._tables: OrderedDict[int, Any] = OrderedDict()
 
@@ -60,7 +60,7 @@ class CatalogReader:
             ArtifactError: a file is not what the catalog says.
         """
         for first, entry in zip(self._first, self.catalog.shards, strict=False):
-            yield first, _mapped(self._layout.embeddings(entry.shard), entry.rows, self.dimension)
+            yield first, _mapped(self.layout.embeddings(entry.shard), entry.rows, self.dimension)
 
     def live_vectors(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
         """Shard by shard the numbers int64 [n] of the rows that are not removed, and their vectors float16 [n, d].
@@ -86,11 +86,18 @@ class CatalogReader:
         """
         return [self._row(int(number)) for number in numbers]
 
+    def place(self, number: int) -> tuple[int, int]:
+        """The shard of a row, and its number there; raises InputError where there is no such row."""
+        if not 0 <= number < len(self):
+            raise InputError(f"the catalog has no row {number:,}", expected=f"0 to {len(self) - 1:,}")
+        shard = bisect_right(self._first, number) - 1
+        return shard, number - self._first[shard]
+
     def vector(self, number: int) -> NDArray[np.float16]:
         """The vector of one row, float16 [d]; raises InputError where there is no such row."""
-        shard, within = self._place(number)
+        shard, within = self.place(number)
         entry = self.catalog.shards[shard]
-        return np.array(_mapped(self._layout.embeddings(entry.shard), entry.rows, self.dimension)[within])
+        return np.array(_mapped(self.layout.embeddings(entry.shard), entry.rows, self.dimension)[within])
 
     def rows_with(self, column: str, values: Sequence[str | int | float]) -> list[NDArray[np.bool_]] | None:
         """For each value the rows whose column has it, bool [rows], removed rows included; reads that column once.
@@ -107,7 +114,7 @@ class CatalogReader:
         """
         masks, there = [np.zeros(len(self), np.bool_) for _ in values], False
         for first, entry in zip(self._first, self.catalog.shards, strict=False):
-            path = self._layout.metadata(entry.shard)
+            path = self.layout.metadata(entry.shard)
             table = _as_long(read_table(path, [column]), path, entry)
             if column not in table.column_names:
                 continue
@@ -117,21 +124,14 @@ class CatalogReader:
         return masks if there else None
 
     def _row(self, number: int) -> dict[str, Any]:
-        shard, within = self._place(number)
+        shard, within = self.place(number)
         row: dict[str, Any] = self._table(shard).slice(within, 1).to_pylist()[0]
         return row
-
-    def _place(self, number: int) -> tuple[int, int]:
-        """The shard of a row, and its number there."""
-        if not 0 <= number < len(self):
-            raise InputError(f"the catalog has no row {number:,}", expected=f"0 to {len(self) - 1:,}")
-        shard = bisect_right(self._first, number) - 1
-        return shard, number - self._first[shard]
 
     def _table(self, shard: int) -> Any:
         if shard not in self._tables:
             entry = self.catalog.shards[shard]
-            path = self._layout.metadata(entry.shard)
+            path = self.layout.metadata(entry.shard)
             self._tables[shard] = _as_long(read_table(path), path, entry)
             while len(self._tables) > _TABLES:
                 self._tables.popitem(last=False)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.catalog.read import CatalogReader, open_catalog
+from edgeq.catalog.row_images import RowImage, RowImages
 from edgeq.errors import ArtifactError, InputError
 from edgeq.vector_index.search import NOTHING, VectorIndex
 from edgeq.vector_index.vectors import Shards
@@ -58,6 +59,7 @@ class SearchedCatalog:
 
     def __init__(self, reader: CatalogReader, index: VectorIndex) -> None:
         self._reader, self._index = reader, index
+        self._images = RowImages(reader)
         self._reading, self._masking = Lock(), Lock()
         self._masks: OrderedDict[tuple[str, type, Value], NDArray[np.uint8]] = OrderedDict()
 
@@ -86,6 +88,11 @@ class SearchedCatalog:
         with self._reading:
             columns = self._reader.rows([row for row, _ in there])
         return tuple(FoundRow(row, score, found) for (row, score), found in zip(there, columns, strict=True))
+
+    def image(self, row: int) -> RowImage:
+        """The image of a row, not yet read; raises as `RowImages.find`."""
+        with self._reading:
+            return self._images.find(row)
 
     def _allowed(self, only: Mapping[str, Sequence[Value]]) -> NDArray[np.bool_]:
         """Rows that suit all columns, bool [rows]."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 __all__ = [
     "print_json",
@@ -85,11 +86,11 @@ def print_json(artifact: BaseModel) -> None:
 def print_warnings(warnings: Sequence[str]) -> None:
     """Warnings on stderr."""
     for warning in warnings:
-        Console(stderr=True, highlight=False).print(f"[yellow]warning:[/] {warning}")
+        Console(stderr=True, highlight=False).print(Text.assemble(("warning:", "yellow"), f" {warning}"))
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[str]) -> None:
-    """A table on stdout; the columns named in `numbers` are set to the right.
+    """A table on stdout; the columns named in `numbers` are set to the right. A cell is text, whatever brackets it has.
 
     Args:
         title: above it.
@@ -99,7 +100,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     """
     table = Table(title=title, title_justify="left", box=SIMPLE)
     for name in header:
-        table.add_column(name, justify="right" if name in numbers else "left")
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console(highlight=False).print(table)

@@ -17,6 +17,7 @@ from edgeq.service.http.in_flight import InFlight
 from edgeq.service.http.middleware import Middleware
 from edgeq.service.http.request_body import RequestBodies, body_limit
 from edgeq.service.metrics import CONTENT_TYPE, Metrics
+from edgeq.service.pages.page import page_of
 from edgeq.service.routes.chat import Chat
 from edgeq.service.routes.embedder import Embedder
 from edgeq.service.routes.fetch import Fetcher
@@ -26,6 +27,7 @@ from edgeq.service.routes.openapi import describe
 from edgeq.service.routes.retrieval_routes import RetrievalRoutes
 from edgeq.service.routes.schemas import Health, Model, ModelList
 from edgeq.service.routes.submit import Submitter
+from edgeq.service.routes.thumbnails import Thumbnails
 from edgeq.service.routes.vision_routes import VisionRoutes
 from edgeq.service.served_model import ServedModel
 from edgeq.service.settings import ServiceSettings
@@ -70,12 +72,13 @@ def make_service(
     handlers = _open_paths(served, settings, metrics, traffic) | _model_paths(
         served, settings, pictures, intake, metrics
     )
+    page = page_of(served) if settings.page else {}
+    handlers.update({("GET", path): file for path, file in page.items()})
     description = describe(served, token is not None)
     handlers["GET", "/openapi.json"] = partial(_text, lambda: description, "application/json")
-    routes = [Route(path, _Endpoint(handler), methods=[method]) for (method, path), handler in handlers.items()]
-    front = Middleware(
-        Router(routes, redirect_slashes=False), [path for _, path in handlers], Access(token), traffic, metrics
-    )
+    routes = [Route(path, _Endpoint(path, handler), methods=[method]) for (method, path), handler in handlers.items()]
+    access = Access(token, page)
+    front = Middleware(Router(routes, redirect_slashes=False), [path for _, path in handlers], access, traffic, metrics)
     return Service(front, served, traffic)
 
 
@@ -93,6 +96,11 @@ def _model_paths(
         ("POST", "/v1/embed"): looking.embed,
         ("POST", "/v1/embeddings"): finding.embeddings,
         ("POST", "/v1/search"): finding.search,
+        ("GET", "/v1/search/images/{row}"): Thumbnails(
+            served.retrieval.catalog if served.retrieval is not None else None,
+            queue=settings.queue,
+            seconds=settings.request_seconds,
+        ),
     }
     if served.talk is None:
         refuse = partial(_no_answers, served)
@@ -144,10 +152,12 @@ def _open_paths(served: ServedModel, settings: ServiceSettings, metrics: Metrics
 class _Endpoint:
     """Starlette hands a request to functions, and the raw exchange to everything else: this makes them alike."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, path: str, handler: Handler) -> None:
+        self._path = path
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["edgeq.path"] = self._path
         response = await self._handler(Request(scope, receive))
         await response(scope, receive, send)
 

@@ -5,7 +5,7 @@ What others count is read when it is asked for; nothing is counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -198,6 +198,12 @@ def _retrieval(served: ServedRetrieval) -> Iterator[Metric]:
     rows = {tower: each.rows for tower, each in batches.items()}
     yield _labelled("edgeq_batches", "Batches of an encoder.", _by("encoder", runs), counts=True)
     yield _labelled("edgeq_batch_size_sum", "Texts or images in all of them.", _by("encoder", rows), counts=True)
+    ended = {tower: each.ended for tower, each in batches.items()}
+    waited = {tower: each.waited_s for tower, each in batches.items()}
+    yield _labelled(
+        "edgeq_encoder_requests", "Requests that an encoder is done with.", _by("encoder", ended), counts=True
+    )
+    yield _labelled("edgeq_encoder_wait_seconds", "Seconds that they waited.", _by("encoder", waited), counts=True)
     yield from _caches({"texts": now.cache})
     if served.catalog is not None:
         yield _count("edgeq_searches", "Searches in the index.", served.catalog.searches)
@@ -226,7 +232,7 @@ class _Machine(Collector):
             yield _labelled("edgeq_power_mode_info", "The power mode of a Jetson.", [(mode, 1.0)])
 
 
-def _by(label: str, values: dict[str, int]) -> list[tuple[dict[str, str], float]]:
+def _by(label: str, values: Mapping[str, float]) -> list[tuple[dict[str, str], float]]:
     return [({label: key}, float(value)) for key, value in values.items()]
 
 

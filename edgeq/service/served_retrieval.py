@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.catalog.row_images import RowImage
 from edgeq.catalog.searched import INDEX, FoundRow, SearchedCatalog, Value
 from edgeq.errors import EdgeqError
 from edgeq.runtime.retrieval.workers import RetrievalWorkers
@@ -70,6 +71,11 @@ class ServedCatalog:
             self._searches += 1
         self._look()
         return self._holder.current.near(query, k, only)
+
+    def image(self, row: int) -> RowImage:
+        """As `SearchedCatalog.image`, of the newest catalog."""
+        self._look()
+        return self._holder.current.image(row)
 
     def _look(self) -> None:
         """Reload the index where it has changed; one request does it, the others go on with the old one."""

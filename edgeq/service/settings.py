@@ -45,6 +45,7 @@ class ServiceSettings(BaseModel):
         name: of the model in requests; None takes the bundle's.
         terms: a file of `edgeq.terms/1` for `/v1/inspect`; None takes the bundle's own, or those that come along.
         index: a catalog of `edgeq index`, made with the bundle, that `/v1/search` looks in.
+        page: a page for a browser at `/`, for bundles that have one.
         host, port: where it listens; port 0 takes a free one.
         token_file: its first line is the bearer token.
         image_hosts: from which images are fetched.
@@ -76,6 +77,7 @@ class ServiceSettings(BaseModel):
     name: _ModelName | None = None
     terms: Path | None = None
     index: Path | None = None
+    page: bool = True
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
     token_file: Path | None = None

@@ -93,7 +93,10 @@ def test_a_picture_finds_itself_and_json_tells_columns(
 def test_words_on_the_command_line(edgeq: Edgeq, indexed: tuple[Path, dict[str, DefectFinding]]) -> None:
     done = edgeq("search", indexed[0], "severe corrosion at the top left", "-k", "2", "--threads", "1")
     assert done.status == 0, done.err
-    assert done.out.count(".png") == 2
+    found = [line.split("  ", 1) for line in done.out.splitlines()]
+    assert len(found) == 2
+    assert all(Path(path).is_file() for _, path in found)
+    assert float(found[0][0]) >= float(found[1][0])
 
 
 def test_a_catalog_grows_and_forgets(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from edgeq.api.device.retrieval import open_search
-from edgeq.cli import console
 from edgeq.cli.flags import PATH, running_backend_option, threads_option
 from edgeq.model.images.decode import IMAGE_SUFFIXES
 
@@ -36,16 +35,15 @@ def command(
     backend: str,
     threads: int | None,
 ) -> None:
-    """Find the images of CATALOG that go best with QUERY: words, or an image like them."""
+    """Find the images of CATALOG that go best with QUERY: words, or an image like them.
+
+    A line is a score and a path.
+    """
     search = open_search(catalog, bundle=bundle, keys=keys, threads=threads, backend=backend)
     image = is_image or (Path(query).suffix.lower() in IMAGE_SUFFIXES and Path(query).is_file())
     found = search.by_image(Path(query), k) if image else search.by_text(query, k)
     if as_json:
         click.echo(json.dumps({"query": query, "results": [one.model_dump(mode="json") for one in found]}, indent=1))
         return
-    console.print_table(
-        "",
-        ("score", "image"),
-        [(f"{one.score:.4f}", one.image_path) for one in found],
-        numbers=("score",),
-    )
+    for one in found:
+        click.echo(f"{one.score:.4f}  {one.image_path}")

@@ -38,6 +38,7 @@ class BatchFigures:
         batches: that went through the encoder since the start, well or not.
         rows: in all of these together.
         ended: requests that have ended since the start, well or not.
+        waited_s: seconds that all requests together waited for the encoder since the start.
     """
 
     running: int
@@ -45,6 +46,7 @@ class BatchFigures:
     batches: int
     rows: int
     ended: int
+    waited_s: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Batcher:
         queue: requests that may wait; one may in any case.
         most: rows with which a batch waits for no more.
         window: seconds that the first request of a batch waits for others.
+        clock: seconds that do not go back.
     """
 
     def __init__(
@@ -79,16 +82,19 @@ class Batcher:
         queue: int,
         most: int = MOST_ROWS,
         window: float = WINDOW_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._queue = max(queue, 1)
         self._most = most
         self._window = window
+        self._clock = clock
         self._retry_after = RetryAfter()
         self._changed = Condition()
         self._waiting: deque[_Job] = deque()
         self._closed = False
         self._running = self._batches = self._rows = self._ended = 0
+        self._waited_s = 0.0
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -101,7 +107,9 @@ class Batcher:
     def figures(self) -> BatchFigures:
         """How it stands now."""
         with self._changed:
-            return BatchFigures(self._running, len(self._waiting), self._batches, self._rows, self._ended)
+            return BatchFigures(
+                self._running, len(self._waiting), self._batches, self._rows, self._ended, self._waited_s
+            )
 
     def submit(self, rows: Sequence[Row], finish: Callable[[Vectors], Vectors] = lambda made: made) -> Future[Vectors]:
         """What the encoder gives for some rows, in their order; a future that is cancelled in time costs nothing.
@@ -123,7 +131,7 @@ class Batcher:
                 batches = sum(len(job.rows) for job in self._waiting) // self._most
                 raise BusyError(self._retry_after.retry_after(batches, 1))
             future: Future[Vectors] = Future()
-            self._waiting.append(_Job(rows, finish, future, time.monotonic()))
+            self._waiting.append(_Job(rows, finish, future, self._clock()))
             self._changed.notify_all()
             return future
 
@@ -142,9 +150,9 @@ class Batcher:
 
     def _work(self) -> None:
         while jobs := self._next():
-            start = time.monotonic()
+            start = self._clock()
             self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
-            self._retry_after.ended(time.monotonic() - start)
+            self._retry_after.ended(self._clock() - start)
             with self._changed:
                 self._running = 0
                 self._ended += len(jobs)
@@ -154,7 +162,7 @@ class Batcher:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._waiting:
-                left = self._waiting[0].since + self._window - time.monotonic()
+                left = self._waiting[0].since + self._window - self._clock()
                 self._changed.wait_for(self._full, max(left, 0))
             jobs: list[_Job] = []
             rows = 0
@@ -162,6 +170,8 @@ class Batcher:
                 jobs.append(self._waiting.popleft())
                 rows += len(jobs[-1].rows)
             self._running = len(jobs)
+            now = self._clock()
+            self._waited_s += sum(now - job.since for job in jobs)
         return jobs or ([] if self._closed else self._next())
 
     def _full(self) -> bool:

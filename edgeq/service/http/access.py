@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -82,13 +82,15 @@ class Access:
 
     Args:
         token: that they must bring; None for none.
+        page: paths of what is no secret: the files of the page that asks for the token.
     """
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, page: Collection[str] = ()) -> None:
+        self._page = frozenset(page)
         self._wanted = None if token is None else f"Bearer {token}".encode()
 
     def check(self, path: str, headers: Headers) -> None:
-        """Let a request in; health is told to everybody.
+        """Let a request in; health is told to everybody, and the page is shown to everybody who may ask at all.
 
         Raises:
             RequestError: 401 it brings no token or another one, 400 it was sent to another name.
@@ -97,6 +99,8 @@ class Access:
             return
         if self._wanted is None:
             _check_host(headers.get("host", ""))
+            return
+        if path in self._page:
             return
         given = headers.get("authorization", "").encode("latin-1", "replace")
         kind, space, token = given.partition(b" ")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
 import anyio
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["EventStream", "while_connected"]
+from edgeq.service.http.errors import RequestError
+
+__all__ = ["EventStream", "while_connected", "within"]
 
 _Result = TypeVar("_Result")
 
@@ -42,6 +46,26 @@ async def while_connected(receive: Receive, work: Callable[[], Awaitable[_Result
     if not results:
         raise ClientDisconnect
     return results[0]
+
+
+async def within(request: Request, seconds: float, work: Callable[[], Awaitable[_Result]]) -> _Result:
+    """The result of `work` in the time that a request has left.
+
+    Args:
+        request: whose body has been read.
+        seconds: from its header to its answer.
+        work: is cancelled where the time is over, or the client hangs up.
+
+    Raises:
+        RequestError: 408 it took longer.
+        ClientDisconnect: the client hung up.
+    """
+    start: float = request.scope["edgeq.start"]
+    left = max(start + seconds - time.monotonic(), 0)
+    try:
+        return await asyncio.wait_for(while_connected(request.receive, work), left)
+    except asyncio.TimeoutError as error:
+        raise RequestError(408, "deadline", "the request took too long") from error
 
 
 class EventStream(Response):

@@ -36,7 +36,7 @@ class Middleware:
 
     Args:
         inner: routes.
-        paths: that are known; all others are one in the metrics.
+        paths: that are known; of others the metrics tell the route, `edgeq.path` of the scope, where one was found.
         access: the door.
         traffic: requests under way.
         metrics: counts.
@@ -88,7 +88,8 @@ class Middleware:
     def _note(self, exchange: _Exchange) -> None:
         """Count it, and write it down."""
         path, seconds = exchange.scope["path"], time.monotonic() - exchange.start
-        self._metrics.answered(path if path in self._paths else _OTHER, exchange.status, seconds)
+        known = path if path in self._paths else exchange.scope.get("edgeq.path", _OTHER)
+        self._metrics.answered(known, exchange.status, seconds)
         level = logging.DEBUG if path.startswith(_HEALTH) or path == "/metrics" else logging.INFO
         log(
             "request",
@@ -139,7 +140,7 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
-            headers["Cache-Control"] = "no-store"
+            headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
 
 

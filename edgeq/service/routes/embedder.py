@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from starlette.requests import Request
 from edgeq.errors import ImageError
 from edgeq.runtime.retrieval.workers import RetrievalWorkers
 from edgeq.runtime.vlm.api import EncodedImage
-from edgeq.service.http.connection import while_connected
+from edgeq.service.http.connection import within
 from edgeq.service.http.errors import RequestError, as_request_error
 from edgeq.service.routes.image_input import ImageInputs, ImageSource
 from edgeq.service.routes.retrieval_schema import Item
@@ -110,18 +109,8 @@ class Embedder:
                 future.cancel()
 
     async def within(self, request: Request, work: Callable[[], Awaitable[_Result]]) -> _Result:
-        """The result of `work` in the time that the request has left.
-
-        Raises:
-            RequestError: 408 it took longer.
-            ClientDisconnect: the client hung up.
-        """
-        start: float = request.scope["edgeq.start"]
-        left = max(start + self._seconds - time.monotonic(), 0)
-        try:
-            return await asyncio.wait_for(while_connected(request.receive, work), left)
-        except asyncio.TimeoutError as error:
-            raise RequestError(408, "deadline", "the request took too long") from error
+        """As `edgeq.service.http.connection.within`, in the time that a request has here."""
+        return await within(request, self._seconds, work)
 
     async def _submit(
         self, items: Sequence[Item], texts: Sequence[int], images: Sequence[tuple[int, ImageSource]]

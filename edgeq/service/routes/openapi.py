@@ -46,7 +46,7 @@ _REFERENCE: Final = "#/components/schemas/{model}"
 _STATUSES: Final = {
     400: "The request is not of the form that is described here.",
     401: "The bearer token is missing, or another one.",
-    404: "There is no such model here.",
+    404: "There is no such model or row here.",
     408: "The body came too slowly, or the answer took too long.",
     413: "The body, an image, all images together, the conversation, or the memory for an answer is too large.",
     415: "The body is not JSON, or the image is of a kind that is not read.",
@@ -74,7 +74,7 @@ class _Way:
         pieces: model of a server-sent event, where the answer can be streamed.
         statuses: of errors.
         faults: examples of errors, by their status.
-        parameter: in the path.
+        parameter: in the path, with its schema and an example.
     """
 
     method: str
@@ -86,7 +86,7 @@ class _Way:
     pieces: type[BaseModel] | None = None
     statuses: Sequence[int] = _ASKED
     faults: Mapping[int, ErrorBody] = field(default_factory=dict)
-    parameter: str = ""
+    parameter: Mapping[str, Any] | None = None
 
 
 def describe(served: ServedModel, token: bool) -> str:
@@ -152,6 +152,14 @@ def _ways(served: ServedModel) -> tuple[_Way, ...]:
         if served.retrieval.catalog is not None:
             found = "Find images by a text or an image."
             told.append(_posted("/v1/search", found, SearchRequest, SearchResponse, {"query": "a red car", "k": 3}))
+            told.append(
+                _Way(
+                    *("get", "/v1/search/images/{row}", "A small picture of what was found."),
+                    answer="image/jpeg",
+                    statuses=(*_ASKED, 404, 408),
+                    parameter={"name": "row", "schema": {"type": "integer", "minimum": 0}, "example": 0},
+                )
+            )
     else:
         told += [_posted("/v1/classify", "Name an image.", ClassifyRequest, ClassifyResponse, {"image": image})]
         if not served.manifest.labels:
@@ -166,7 +174,7 @@ def _ways(served: ServedModel) -> tuple[_Way, ...]:
             "The model, if it is the one.",
             Model,
             statuses=(*_ASKED, 404),
-            parameter="model",
+            parameter={"name": "model", "schema": {"type": "string", "minLength": 1}, "example": served.name},
         ),
         _Way("get", "/metrics", "Metrics for Prometheus.", "text/plain"),
         _Way("get", "/openapi.json", "This description.", "application/json"),
@@ -201,9 +209,8 @@ def _operation(
     if way.takes is not None:
         media = {"schema": schemas[way.takes], "example": {"model": name, **(way.example or {})}}
         found["requestBody"] = {"required": True, "content": {"application/json": media}}
-    if way.parameter:
-        place = {"name": way.parameter, "in": "path", "required": True}
-        found["parameters"] = [{**place, "schema": {"type": "string", "minLength": 1}, "example": name}]
+    if way.parameter is not None:
+        found["parameters"] = [{**way.parameter, "in": "path", "required": True}]
     return found
 
 

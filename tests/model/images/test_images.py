@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from edgeq.errors import ImageError
+from edgeq.model.images.decode import decode_image
 from edgeq.model.images.image_set import ImageSet
 
 NAMES = ("b/dog/2.png", "a/cat/1.PNG", "a/cat/10.png", "b/dog/1.png", "a/bird/x.png")
@@ -227,3 +228,18 @@ def test_a_phone_picture_with_several_images_gives_the_first(tmp_path: Path) -> 
     first, second = (Image.new("RGB", (16, 16), colour) for colour in ((255, 255, 255), (0, 0, 0)))
     first.save(buffer, "MPO", save_all=True, append_images=[second])
     assert one(tmp_path, buffer.getvalue(), "image.jpg").getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_a_jpeg_may_be_decoded_smaller_but_not_below_what_is_wanted() -> None:
+    """Sides are halved while both stay at 100 or more: 1000 x 600 becomes 250 x 150."""
+    halves = np.zeros((600, 1000, 3), np.uint8)
+    halves[:, 500:] = 250
+    files = {}
+    for kind in ("JPEG", "PNG"):
+        buffer = io.BytesIO()
+        Image.fromarray(halves).save(buffer, kind)
+        files[kind] = decode_image(buffer.getvalue(), kind, side=100)
+    assert (files["JPEG"].size, files["PNG"].size) == ((250, 150), (1000, 600))
+    pixels = np.asarray(files["JPEG"], np.float32)
+    assert np.abs(pixels[:, :120]).max() < 8
+    assert np.abs(pixels[:, 130:] - 250).max() < 8

@@ -62,6 +62,20 @@ def test_a_batch_waits_until_it_is_full() -> None:
     assert not batcher.alive
 
 
+def test_waiting_is_counted_until_the_encoder_takes_a_request() -> None:
+    now = [10.0]
+    run = Doubling()
+    batcher = Batcher(run, "test", queue=9, clock=lambda: now[0])
+    first = hold(batcher, run)
+    futures = [batcher.submit(rows(2)), batcher.submit(rows(3))]
+    now[0] = 13.5
+    assert batcher.figures.waited_s == 0
+    run.go.set()
+    assert [len(future.result(WAIT_S)) for future in (first, *futures)] == [1, 1, 1]
+    batcher.close()
+    assert batcher.figures.waited_s == 7.0, "two requests, three and a half seconds each"
+
+
 def test_a_request_is_not_divided() -> None:
     run = Doubling()
     batcher = Batcher(run, "test", queue=9, most=4)
