@@ -37,7 +37,12 @@ from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.retrieval_engines import TEXT_FP16_PLAN, describe_text_engine, describe_vision_engine
+from edgeq.pipeline.retrieval_engines import (
+    TEXT_FP16_PLAN,
+    describe_text_engine,
+    describe_vision_engine,
+    settle_text_engine,
+)
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, save_tokenizer, tokenizer_pad_id
 from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, parity_images, planned_tensors
@@ -54,7 +59,7 @@ from edgeq.quantize.fp16.make import make_fp16
 from edgeq.quantize.fp16.vision import VISION_PLAN
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.select import resolve
-from edgeq.quantize.int8.stage import FP16, PLAN, quantize
+from edgeq.quantize.int8.stage import FP16, quantize
 from edgeq.runtime.retrieval.canaries import make_retrieval_canaries
 from edgeq.runtime.retrieval.tokenizer import TOKENIZER, TextTokenizer
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
@@ -167,7 +172,7 @@ def prepare_retrieval(
         vision_fp16 = _vision_fp16(work, pixels, options)
         report("text: fp16", 0, 0)
         text_fp16 = _text_fp16(work / TEXT, ids[: options.photographs], options)
-        describe_text_engine(work, settings, half=True)
+        describe_text_engine(work, settings)
         samples = _samples(ids, work)
         plan = _plan_text(work / TEXT, options)
         exported, plan, channels = equalize_channels(
@@ -193,7 +198,7 @@ def prepare_retrieval(
         report("canaries", 0, 0)
         pictures = _pictures(images, options.canaries)
         canaries = make_retrieval_canaries(work, texts, pictures, count=options.canaries, threads=options.threads)
-        _settle_text_engine(work, settings)
+        settle_text_engine(work, settings)
         _drop(work, settings, options)
         manifest = write_manifest(work, kind="retrieval")
     weighted = Counter(decision.precision for decision in plan.decisions if decision.op in WEIGHTED)
@@ -338,15 +343,6 @@ def _pictures(images: Path, count: int) -> list[Image.Image]:
         with suppress(ImageError):
             found.append(chosen.read(item))
     return found
-
-
-def _settle_text_engine(work: Path, settings: RetrievalSettings) -> None:
-    """Of the text encoder stay the plan and the engine's inputs of the graph that was chosen."""
-    if settings.text == _INT8:
-        describe_text_engine(work, settings, half=False)
-        (work / TEXT / TEXT_FP16_PLAN).unlink()
-    else:
-        (work / TEXT / TEXT_FP16_PLAN).replace(work / TEXT / PLAN)
 
 
 def _drop(work: Path, settings: RetrievalSettings, options: RetrievalOptions) -> None:

@@ -8,11 +8,17 @@ from typing import Final
 from edgeq.bundle.retrieval_settings import TEXT, VISION, RetrievalSettings
 from edgeq.families.base import AxisRange
 from edgeq.quantize.engine_inputs import write_text_inputs, write_vision_inputs
-from edgeq.quantize.int8.stage import PLAN
+from edgeq.quantize.int8.stage import FP16, PLAN
 from edgeq.runtime.retrieval.encoders import MOST_IMAGES, MOST_TEXTS
 from edgeq.tensorrt.inputs import BATCH
 
-__all__ = ["TEXT_FP16_PLAN", "describe_text_engine", "describe_vision_engine", "length_buckets"]
+__all__ = [
+    "TEXT_FP16_PLAN",
+    "describe_text_engine",
+    "describe_vision_engine",
+    "length_buckets",
+    "settle_text_engine",
+]
 
 TEXT_FP16_PLAN: Final = "fp16.plan.yaml"
 """The plan of the text encoder in FP16, until it is known whether that is what runs."""
@@ -44,17 +50,38 @@ def describe_vision_engine(work: Path) -> None:
     write_vision_inputs(work, ranges={BATCH: _IMAGES}, encoder=VISION)
 
 
-def describe_text_engine(work: Path, settings: RetrievalSettings, *, half: bool) -> None:
-    """Write what the text encoder's engine is built from, while the FP32 graph that it was made of is there.
+def describe_text_engine(work: Path, settings: RetrievalSettings) -> None:
+    """Write what the engine of the text encoder in FP16 is built from, before its FP32 graph gets other channels.
 
     Args:
-        work: the bundle.
+        work: the bundle, with the plan in TEXT_FP16_PLAN.
         settings: of the model.
-        half: of the graph in FP16, whose plan is TEXT_FP16_PLAN; otherwise of that with Q/DQ pairs.
 
     Raises:
         QuantizeError: the plan asks for what TensorRT does not have.
     """
+    _describe_text(work, settings, half=True)
+
+
+def settle_text_engine(work: Path, settings: RetrievalSettings) -> None:
+    """Leave the plan and what an engine is built from of the text graph that was chosen; the FP32 graph is still there.
+
+    Args:
+        work: the bundle, after `describe_text_engine`.
+        settings: with the graph that was chosen.
+
+    Raises:
+        QuantizeError: the plan asks for what TensorRT does not have.
+    """
+    folder = work / TEXT
+    if settings.text == f"{TEXT}/{FP16}":
+        (folder / TEXT_FP16_PLAN).replace(folder / PLAN)
+    else:
+        (folder / TEXT_FP16_PLAN).unlink()
+        _describe_text(work, settings, half=False)
+
+
+def _describe_text(work: Path, settings: RetrievalSettings, *, half: bool) -> None:
     plan = work / TEXT / (TEXT_FP16_PLAN if half else PLAN)
     lengths = {_LENGTH: length_buckets(settings.context)} if settings.padding == "trim" else {}
     write_text_inputs(work, TEXT, plan, batch=_TEXTS, lengths=lengths, half=half)
