@@ -30,6 +30,7 @@ _PLACES = {
     "PrecisionPlan": "edgeq.plan.precision",
     "Prepared": "edgeq.pipeline.classifier",
     "PreparedRetrieval": "edgeq.pipeline.retrieval",
+    "PreparedText": "edgeq.pipeline.text_encoder",
     "PreparedVlm": "edgeq.pipeline.vlm",
     "Preprocess": "edgeq.model.images.preprocess",
     "Quality": "edgeq.quality.judge",
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from edgeq.pipeline.retrieval_options import RetrievalOptions
     from edgeq.pipeline.search import Found
     from edgeq.pipeline.stages import Options
+    from edgeq.pipeline.text_encoder import PreparedText
     from edgeq.pipeline.vlm import PreparedVlm
     from edgeq.pipeline.vlm_options import VlmOptions
     from edgeq.plan.memory import MemoryPlan
@@ -126,6 +128,7 @@ __all__ = [
     "PrecisionPlan",
     "Prepared",
     "PreparedRetrieval",
+    "PreparedText",
     "PreparedVlm",
     "Preprocess",
     "Quality",

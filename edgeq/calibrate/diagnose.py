@@ -129,4 +129,4 @@ def _most_clipped(scales: Scales, histograms: Mapping[str, Histogram]) -> tuple[
     for name, histogram in histograms.items():
         kept = scales.range_of(name, DEFAULT.name)
         shares.append((clipped_share(histogram, kept.low, kept.high), name))
-    return max(shares)
+    return max(shares, default=(0.0, ""))  # a plan may leave nothing in INT8

@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ExportError, ModelError, first_line
+from edgeq.export.naflex import at_one_resolution, by_patches
 from edgeq.export.parity import Network
 from edgeq.export.tracing import OPSET, quiet, trace
 from edgeq.families.base import GraphInput
+from edgeq.families.modules import load_config
+from edgeq.families.two_tower import NAFLEX, check_image_size, is_text_tower, is_two_tower
 from edgeq.model.graph.onnx_file import save_onnx
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
             f"an image of {image_size[0]} x {image_size[1]} pixels and {channels} channels has no content",
             expected="sizes of 1 and more",
         )
-    network = _load(directory)
+    network, reference = _load(directory, image_size)
     shape = (1, channels, *image_size)
     labels = _count_labels(directory, network, shape)
     # Two images, so that an axis that happens to be the batch is not taken for a constant one.
@@ -75,11 +78,11 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
     outputs = {str(network.given): {0: "batch"}}
     model = trace(network, examples, source=directory, inputs=(GraphInput(INPUT, {0: "batch"}),), outputs=outputs)
     save_onnx(model, output)
-    return TorchExport(output, labels, lambda batch: _run(network, batch))
+    return TorchExport(output, labels, lambda batch: _run(reference, batch))
 
 
-def _load(directory: Path) -> torch.nn.Module:
-    """The network in eval mode and float32, taking pixels and giving logits or features."""
+def _load(directory: Path, image_size: tuple[int, int]) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The network in eval mode and float32, taking pixels and giving logits or features; and what it must equal."""
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory} has no config.json", expected="a Hugging Face model directory")
     import torch
@@ -95,23 +98,62 @@ def _load(directory: Path) -> torch.nn.Module:
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
             """[batch, channels, height, width] to [batch, labels or features]."""
             made = self.inner(pixel_values=pixel_values)
+            if isinstance(made, torch.Tensor):
+                self.given = _ANSWERS[-1]
+                return made
             self.given = next(name for name in _ANSWERS if made.get(name) is not None)
             answer: torch.Tensor = made[self.given]
             return answer
 
     try:
         with quiet():
+            config = load_config(directory)
+    except ModelError as error:
+        raise _unloadable(directory, error.causes[0] if error.causes else error.what) from error
+    _check_encoder(directory, config, image_size)
+    try:
+        with quiet():
             inner, loading = load_network(_class_of(directory), directory)
     except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
-        raise ModelError(
-            f"{directory} cannot be loaded as an image classifier",
-            expected="an architecture that transformers' AutoModelForImageClassification knows, or an image encoder of "
-            "transformers, and its safetensors",
-            causes=(first_line(error),),
-        ) from error
+        raise _unloadable(directory, first_line(error)) from error
     refuse_gaps(directory, loading)
+    if config["model_type"] in NAFLEX:
+        pair = (at_one_resolution(inner, image_size), by_patches(inner, inner))
+        return Answering(pair[0]).eval(), Answering(pair[1]).eval()
     # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
-    return Answering(inner).eval()
+    network = Answering(inner).eval()
+    return network, network
+
+
+def _unloadable(directory: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"{directory} cannot be loaded as an image classifier",
+        expected="an architecture that transformers' AutoModelForImageClassification knows, or an image encoder of "
+        "transformers, and its safetensors",
+        causes=(reason,),
+    )
+
+
+def _check_encoder(directory: Path, config: Mapping[str, Any], image_size: tuple[int, int]) -> None:
+    """Raise ModelError for what reads texts, or an encoder that gives no vector, or none for images of this size."""
+    if is_two_tower(config) or is_text_tower(config):
+        raise ModelError(
+            f"{directory} has a text encoder, and the stages one by one are for classifiers and image encoders",
+            next_step=f"edgeq prepare {directory} --captions CAPTIONS goes the whole way",
+        )
+    if config["model_type"] in NAFLEX and "vision_config" in config:
+        raise ModelError(
+            f"{directory} is SigLIP 2 NaFlex with a class head, which edgeq does not export",
+            expected="Siglip2Model or Siglip2VisionModel, or a classifier of SigLIP 2 of one resolution",
+        )
+    if config["model_type"] in NAFLEX:
+        check_image_size(config, image_size)
+    if config.get("vision_use_head") is False:
+        raise ModelError(
+            f"{directory} has no head that makes one vector of an image's patches",
+            expected="vision_use_head in config.json, with its weights",
+            causes=("it is the encoder of a vision-language model, which takes the patches",),
+        )
 
 
 def load_network(kind: Any, directory: Path) -> tuple[Any, Mapping[str, Any]]:

@@ -6,7 +6,7 @@ projection's size of the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -20,13 +20,22 @@ from edgeq.errors import ModelError, first_line
 from edgeq.export.fold import FoldReport
 from edgeq.export.late_weights import simplify_with_weights
 from edgeq.export.masks import fold_mask_constants
+from edgeq.export.naflex import at_one_resolution, by_patches
 from edgeq.export.parity import Network, Parity, prove_parity
 from edgeq.export.stage import FP32, ExportReport, save_report
 from edgeq.export.token_table import token_table_in_fp16
 from edgeq.export.torch_export import load_network, refuse_gaps
 from edgeq.export.tracing import quiet, trace
 from edgeq.families.base import GraphInput
-from edgeq.families.two_tower import TwoTower, describe_two_tower
+from edgeq.families.modules import load_config
+from edgeq.families.two_tower import (
+    NAFLEX,
+    TwoTower,
+    check_image_size,
+    describe_text_tower,
+    describe_two_tower,
+    text_class,
+)
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import name_nodes
 
@@ -34,7 +43,18 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-__all__ = ["IDS", "IMAGE_EMBEDS", "PIXELS", "TEXT_EMBEDS", "Towers", "export_text", "export_vision", "load_towers"]
+__all__ = [
+    "IDS",
+    "IMAGE_EMBEDS",
+    "PIXELS",
+    "TEXT_EMBEDS",
+    "TextTower",
+    "Towers",
+    "export_text",
+    "export_vision",
+    "load_text_tower",
+    "load_towers",
+]
 
 IDS: Final = "input_ids"
 PIXELS: Final = "pixel_values"
@@ -43,72 +63,127 @@ IMAGE_EMBEDS: Final = "image_embeds"
 
 
 @dataclass(frozen=True)
-class Towers:
-    """A two-tower model in float32, in eval mode, on the CPU.
+class TextTower:
+    """A text encoder in float32, in eval mode, on the CPU.
 
     Attributes:
         described: what its config says.
         text: token ids int64 [n, length] to embeddings float32 [n, dimension], not normalized.
-        vision: pixels float32 [n, 3, height, width] to the same.
-        logit_scale: what cosines are multiplied with.
-        logit_bias: what is added then; None for models without.
-        parameters: numbers in the text encoder and in the vision encoder, projections included.
+        text_parameters: numbers in it, its projection included.
     """
 
     described: TwoTower
     text: torch.nn.Module
+    text_parameters: int
+
+
+@dataclass(frozen=True)
+class Towers(TextTower):
+    """A two-tower model.
+
+    Attributes:
+        vision: pixels float32 [n, 3, height, width] to embeddings float32 [n, dimension], not normalized.
+        reference: the same as transformers computes it, where `vision` is made of it for one resolution.
+        vision_parameters: numbers in the vision encoder, its projection included.
+        logit_scale: what cosines are multiplied with.
+        logit_bias: what is added then; None for models without.
+    """
+
     vision: torch.nn.Module
+    reference: torch.nn.Module
+    vision_parameters: int
     logit_scale: float
     logit_bias: float | None
-    parameters: tuple[int, int]
 
 
-def load_towers(model: Path) -> Towers:
+def load_towers(model: Path, size: tuple[int, int]) -> Towers:
     """Load a model; no code from its directory is run.
+
+    Args:
+        model: a Hugging Face directory with config.json and safetensors.
+        size: height and width in pixels of the images that it will see.
+
+    Raises:
+        ModelError: it is no two-tower model that edgeq knows, does not take images of that size, or its weights are
+            missing, damaged or not the config's.
+    """
+    import transformers
+
+    with quiet():
+        config = load_config(model)
+    described = describe_two_tower(config)
+    check_image_size(config["vision_config"], size)
+    inner = _loaded(transformers.AutoModel, model)
+    vision = reference = _tower(inner.get_image_features, inner, PIXELS)
+    if described.model_type in NAFLEX:
+        vision = at_one_resolution(inner.vision_model, size).eval()
+        reference = by_patches(inner.vision_model, inner.get_image_features).eval()
+    bias = getattr(inner, "logit_bias", None)
+    return Towers(
+        described=described,
+        text=_tower(inner.get_text_features, inner, IDS),
+        vision=vision,
+        reference=reference,
+        logit_scale=float(inner.logit_scale.detach().exp()),
+        logit_bias=None if bias is None else float(bias.detach()),
+        text_parameters=_count(inner, "text"),
+        vision_parameters=_count(inner, "vi"),
+    )
+
+
+def load_text_tower(model: Path) -> TextTower:
+    """Load a text encoder that was saved alone; no code from its directory is run.
 
     Args:
         model: a Hugging Face directory with config.json and safetensors.
 
     Raises:
-        ModelError: it is no two-tower model that edgeq knows, or its weights are missing, damaged or not the config's.
+        ModelError: it is no text encoder that edgeq knows, or its weights are missing, damaged or not the config's.
     """
-    import torch
     import transformers
 
-    class Tower(torch.nn.Module):
-        """One of the two, without transformers' output object."""
+    with quiet():
+        config = load_config(model)
+    described = describe_text_tower(config)
+    inner = _loaded(getattr(transformers, text_class(config)), model)
+    return TextTower(described, _tower(inner, inner, IDS), _count(inner, ""))
 
-        def __init__(self, inner: Any, features: str, given: str) -> None:
-            super().__init__()
-            self.inner = inner
-            self._features, self._given = features, given
 
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            """[n, ...] to [n, dimension]."""
-            made = getattr(self.inner, self._features)(**{self._given: values})
-            found: torch.Tensor = made if isinstance(made, torch.Tensor) else made.pooler_output
-            return found
-
+def _loaded(kind: Any, model: Path) -> Any:
+    """A network with all of its weights; ModelError otherwise."""
     try:
         with quiet():
-            inner, loading = load_network(transformers.AutoModel, model)
+            inner, loading = load_network(kind, model)
     except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
         raise ModelError(
-            f"{model} cannot be loaded as a model of a text and a vision encoder",
+            f"{model} cannot be loaded as CLIP, SigLIP or one of their encoders",
             expected="config.json and safetensors, as transformers saves them",
             causes=(first_line(error),),
         ) from error
-    described = describe_two_tower(inner.config.to_dict())
     refuse_gaps(model, loading)
-    bias = getattr(inner, "logit_bias", None)
-    return Towers(
-        described=described,
-        text=Tower(inner, "get_text_features", IDS).eval(),
-        vision=Tower(inner, "get_image_features", PIXELS).eval(),
-        logit_scale=float(inner.logit_scale.detach().exp()),
-        logit_bias=None if bias is None else float(bias.detach()),
-        parameters=(_count(inner, "text"), _count(inner, "vi")),
-    )
+    return inner
+
+
+def _tower(features: Callable[..., Any], inner: Any, given: str) -> torch.nn.Module:
+    """One of the two, without transformers' output object: what is given by name [n, ...] to [n, dimension]."""
+    import torch
+
+    class Tower(torch.nn.Module):
+        """Holds the whole network, whose weights it is exported with."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            """[n, ...] to [n, dimension]."""
+            made = features(**{given: values})
+            if not isinstance(made, torch.Tensor):
+                made = made.text_embeds if "text_embeds" in made else made.pooler_output
+            found: torch.Tensor = made
+            return found
+
+    return Tower().eval()
 
 
 def _count(inner: Any, beginning: str) -> int:
@@ -117,7 +192,7 @@ def _count(inner: Any, beginning: str) -> int:
 
 
 def export_text(
-    towers: Towers, source: Path, directory: Path, texts: Sequence[NDArray[np.int64]], *, threads: int | None = None
+    tower: TextTower, source: Path, directory: Path, texts: Sequence[NDArray[np.int64]], *, threads: int | None = None
 ) -> ExportReport:
     """Write `model.fp32.onnx` and its report: `input_ids` int64 [batch, length] to `text_embeds` [batch, dimension].
 
@@ -125,7 +200,7 @@ def export_text(
     FP16's reach. The token table is stored in FP16 once the graph was proved.
 
     Args:
-        towers: the model.
+        tower: the encoder, or the model that it belongs to.
         source: its directory, for errors.
         directory: an existing one, of the text encoder alone.
         texts: for the proof, as the model takes them, each int64 [length].
@@ -135,12 +210,12 @@ def export_text(
         ExportError: it cannot be exported.
         ParityError: the graph computes something else than the model.
     """
-    free = {0: "batch", 1: "length"} if towers.described.padding == "trim" else {0: "batch"}
+    free = {0: "batch", 1: "length"} if tower.described.padding == "trim" else {0: "batch"}
     longest = max(texts, key=len)
     given, example = GraphInput(IDS, free, "int64"), np.stack((longest, longest))
-    model = fold_mask_constants(_traced(towers.text, example, source, given, TEXT_EMBEDS))
+    model = fold_mask_constants(_traced(tower.text, example, source, given, TEXT_EMBEDS))
     save_onnx(model, directory / FP32)
-    parity = _prove(towers.text, directory / FP32, given.name, [text[None] for text in texts], threads)
+    parity = _prove(tower.text, directory / FP32, given.name, [text[None] for text in texts], threads)
     model = token_table_in_fp16(model, IDS)
     save_onnx(model, directory / FP32)
     return save_report(directory, model, "hf", FoldReport(0, 0, (), ()), parity)
@@ -164,7 +239,7 @@ def export_vision(
     """
     given, example = GraphInput(PIXELS, {0: "batch"}), np.concatenate((pixels[:1], pixels[:1]))
     save_onnx(_traced(towers.vision, example, source, given, IMAGE_EMBEDS), directory / VISION_FP32)
-    return _prove(towers.vision, directory / VISION_FP32, given.name, np.split(pixels, len(pixels)), threads)
+    return _prove(towers.reference, directory / VISION_FP32, given.name, np.split(pixels, len(pixels)), threads)
 
 
 def _traced(

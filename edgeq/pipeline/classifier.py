@@ -24,6 +24,7 @@ from edgeq.calibrate.stage import SCALES
 from edgeq.engine.registry import DEFAULT, backend, require
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport, export_model
+from edgeq.families.two_tower import encoder_notes
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.images.image_set import ImageSet
@@ -143,6 +144,7 @@ def prepare(
         samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
         proof = parity_images(images, source)
+        notes = encoder_notes(source.config, (source.preprocess.height, source.preprocess.width))
         findings = check(image_facts(images, _images(examples), source.config), options.allow)
         report("export", 0, 0)
         exported = export_model(
@@ -189,7 +191,7 @@ def prepare(
         manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
     search = found.search if found else None
     return _summary(
-        output, exported, channels, plan, scales, skipped, search, quality, gate, diagnosis, findings, manifest
+        output, exported, channels, plan, scales, skipped, search, quality, gate, diagnosis, findings, manifest, notes
     )
 
 
@@ -263,6 +265,7 @@ def _summary(
     diagnosis: Diagnosis,
     findings: tuple[GuardFinding, ...],
     manifest: Manifest,
+    notes: tuple[str, ...],
 ) -> Prepared:
     weighted = Counter(decision.precision for decision in plan.decisions if decision.op in WEIGHTED)
     return Prepared(
@@ -289,6 +292,7 @@ def _summary(
             *_refused(gate),
             *_unjudged(quality),
             *diagnosis.warnings(),
+            *notes,
         ),
         manifest=manifest,
     )

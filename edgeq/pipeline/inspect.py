@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.vision_report import VISION_FP32
@@ -15,18 +16,19 @@ from edgeq.errors import PlanError
 from edgeq.export.fold import KEPT_BY_PLAN, FoldReport
 from edgeq.export.simplify import simplify
 from edgeq.export.stage import FP32, fold_graph, open_graph
-from edgeq.export.towers import export_text, export_vision, load_towers
-from edgeq.families.two_tower import check_two_tower, is_two_tower
+from edgeq.export.towers import export_text, export_vision, load_text_tower, load_towers
+from edgeq.families.two_tower import TwoTower, check_two_tower, encoder_notes, is_text_tower, is_two_tower, text_notes
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
-from edgeq.model.checkpoint.source import ModelSource, open_model
+from edgeq.model.checkpoint.source import ModelSource, find_checkpoint, open_model
 from edgeq.model.graph.components import Layer, name_nodes, read_components
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.stages import Options
+from edgeq.pipeline.text_encoder import KEPT
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import plan_classifier, plan_modules, plan_vision
+from edgeq.plan.rules import plan_classifier, plan_float, plan_modules, plan_vision
 from edgeq.quantize.equalize.trial import int8_linears
 
 __all__ = ["Group", "Inspection", "Part", "inspect_model", "plan_model", "read_config"]
@@ -64,6 +66,7 @@ class Inspection(BaseModel):
         batchnorm: BatchNormalization nodes in the graph.
         batchnorm_foldable: how many of them fold.
         batchnorm_kept: the others, with the reason.
+        notes: what a careful reader should know, in sentences.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +80,7 @@ class Inspection(BaseModel):
     batchnorm: int
     batchnorm_foldable: int
     batchnorm_kept: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = None) -> Inspection:
@@ -91,9 +95,13 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
         ModelError: the model cannot be read.
         ExportError: it cannot be exported.
     """
+    config = read_config(model)
+    if is_text_tower(config):
+        return _inspect_text(model, config, scratch)
+    if is_two_tower(config):
+        check_two_tower(config)
+        return _inspect_towers(model, open_model(model, preprocess=preprocess), scratch)
     source = open_model(model, preprocess=preprocess)
-    if is_two_tower(source.config):
-        return _inspect_towers(model, source, scratch)
     graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
     planned, report = fold_graph(graph)
     parts = read_components(graph)
@@ -110,22 +118,45 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
         batchnorm=report.before,
         batchnorm_foldable=len(report.folded),
         batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
+        notes=encoder_notes(config, (source.preprocess.height, source.preprocess.width)),
     )
 
 
 def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspection:
     """A text encoder and a vision encoder, each by the plan that it would get."""
-    check_two_tower(source.config)
-    towers = load_towers(source.path)
-    described = towers.described
-    text = np.full(described.context, described.pad_id if described.eos_id is None else described.eos_id)
-    gradient = np.linspace(-1, 1, 3 * source.preprocess.height * source.preprocess.width, dtype=np.float32)
-    export_text(towers, source.path, scratch, [text])
-    export_vision(
-        towers, source.path, scratch, gradient.reshape(1, 3, source.preprocess.height, source.preprocess.width)
-    )
+    size = (source.preprocess.height, source.preprocess.width)
+    towers = load_towers(source.path, size)
+    gradient = np.linspace(-1, 1, 3 * size[0] * size[1], dtype=np.float32)
+    export_text(towers, source.path, scratch, [_full_text(towers.described)])
+    export_vision(towers, source.path, scratch, gradient.reshape(1, 3, *size))
     graphs = {"text": load_onnx(scratch / FP32), "vision": load_onnx(scratch / VISION_FP32)}
     plans = {"text": plan_classifier(graphs["text"]), "vision": plan_vision(graphs["vision"])}
+    return _shown(model, graphs, plans, encoder_notes(source.config, size))
+
+
+def _inspect_text(model: str, config: Mapping[str, Any], scratch: Path) -> Inspection:
+    """A text encoder alone, in floating point."""
+    graph = _text_graph(model, scratch)
+    return _shown(model, {"text": graph}, {"text": plan_float(graph, because=KEPT)}, text_notes(config))
+
+
+def _text_graph(model: str, scratch: Path) -> onnx.ModelProto:
+    """The graph of a text encoder alone, in FP32."""
+    source = find_checkpoint(model)
+    tower = load_text_tower(source)
+    export_text(tower, source, scratch, [_full_text(tower.described)])
+    return load_onnx(scratch / FP32)
+
+
+def _full_text(described: TwoTower) -> NDArray[np.int64]:
+    """A text as long as the context, int64 [context]: its end over and over, or what fills up."""
+    return np.full(described.context, described.pad_id if described.eos_id is None else described.eos_id)
+
+
+def _shown(
+    model: str, graphs: Mapping[str, onnx.ModelProto], plans: Mapping[str, PrecisionPlan], notes: tuple[str, ...]
+) -> Inspection:
+    """Encoders without BatchNorm, each by the plan that it would get."""
     parts = [(name, part) for name, graph in graphs.items() for part in read_components(graph)]
     groups = [
         group.model_copy(update={"component": f"{name}: {group.component}"})
@@ -134,7 +165,7 @@ def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspectio
     ]
     return Inspection(
         model=model,
-        source=source.kind,
+        source="hf",
         parameters=sum(part.parameters for _, part in parts),
         bytes=sum(part.bytes for _, part in parts),
         components=tuple(
@@ -150,6 +181,7 @@ def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspectio
         batchnorm=0,
         batchnorm_foldable=0,
         batchnorm_kept={},
+        notes=notes,
     )
 
 
@@ -208,11 +240,14 @@ def plan_model(
     """
     options = options.settled()
     if is_two_tower(config):
+        check_two_tower(config)
         raise PlanError(
             f"{model} has a text and a vision encoder, and each gets a plan of its own",
             next_step=f"edgeq inspect {model} shows both; edgeq prepare writes them into the bundle",
         )
-    if is_vision_language(config):
+    if is_text_tower(config):
+        plan = plan_float(_text_graph(model, scratch), because=KEPT, rules=options.rules)
+    elif is_vision_language(config):
         from edgeq.families.modules import read_modules
 
         plan = plan_modules(read_modules(model), rules=options.rules)

@@ -27,27 +27,23 @@ from edgeq.calibrate.samples import CaptionSamples
 from edgeq.calibrate.scales import Trial
 from edgeq.calibrate.stage import SCALES
 from edgeq.engine.registry import DEFAULT
-from edgeq.errors import CalibrationError, ImageError
+from edgeq.errors import ImageError
 from edgeq.export.parity import Parity
 from edgeq.export.stage import FP32, PREPROCESS
-from edgeq.export.towers import IDS, PIXELS, Towers, export_text, export_vision, load_towers
-from edgeq.families.two_tower import check_two_tower
+from edgeq.export.towers import PIXELS, Towers, export_text, export_vision, load_towers
+from edgeq.families.two_tower import check_two_tower, encoder_notes
 from edgeq.files import atomic_write, new_directory, sha256_file
-from edgeq.model.checkpoint.source import ModelSource, open_model
+from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.retrieval_engines import (
-    TEXT_FP16_PLAN,
-    describe_text_engine,
-    describe_vision_engine,
-    settle_text_engine,
-)
+from edgeq.pipeline.retrieval_engines import describe_text_engine, describe_vision_engine, settle_text_engine
 from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, save_tokenizer, tokenizer_pad_id
+from edgeq.pipeline.retrieval_tokenizer import require_tokenizer
 from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, parity_images, planned_tensors
-from edgeq.plan.precision import Precision, PrecisionPlan, Rule
-from edgeq.plan.rules import WEIGHTED, plan_classifier, plan_float, plan_vision
+from edgeq.pipeline.text_encoder import HALF, graph_bytes, half_precision, prove_tokens, some_captions, text_settings
+from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.plan.rules import WEIGHTED, plan_classifier, plan_vision
 from edgeq.quality.tasks.pairs import Pairs
 from edgeq.quality.tasks.registry import RETRIEVAL
 from edgeq.quality.tasks.retrieval import Embedded
@@ -59,9 +55,9 @@ from edgeq.quantize.fp16.make import make_fp16
 from edgeq.quantize.fp16.vision import VISION_PLAN
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.select import resolve
-from edgeq.quantize.int8.stage import FP16, quantize
+from edgeq.quantize.int8.stage import quantize
 from edgeq.runtime.retrieval.canaries import make_retrieval_canaries
-from edgeq.runtime.retrieval.tokenizer import TOKENIZER, TextTokenizer
+from edgeq.runtime.retrieval.tokenizer import TOKENIZER
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 
 __all__ = ["GATE", "PreparedRetrieval", "RetrievalOptions", "prepare_retrieval"]
@@ -69,8 +65,6 @@ __all__ = ["GATE", "PreparedRetrieval", "RetrievalOptions", "prepare_retrieval"]
 GATE = "gate.json"
 
 _INT8 = f"{TEXT}/{USUAL.file}"
-_HALF = f"{TEXT}/{FP16}"
-_KEPT = "a text encoder in floating point, where INT8 was not shown to find the same images"
 _EMBEDDED = 64
 
 
@@ -154,24 +148,26 @@ def prepare_retrieval(
         report("open", 0, 0)
         source = open_model(model, preprocess=preprocess)
         check_two_tower(source.config)
-        texts = _some(read_captions(captions), options.calibration_captions)
+        require_tokenizer(source.path)
+        texts = some_captions(read_captions(captions), options.calibration_captions)
         judged = Pairs.open(pairs) if pairs else None
         pixels = parity_images(ImageSet.open(images).sample(options.photographs), source, options.photographs)
-        towers = load_towers(source.path)
+        size = (source.preprocess.height, source.preprocess.width)
+        towers = load_towers(source.path, size)
         settings = _settings(towers, source.path)
-        tokenizer, tokenized = _tokenizer(source, work, texts, settings)
+        tokenizer, tokenized = prove_tokens(source.path, work, texts, settings)
         atomic_write(work / PREPROCESS, _json(source.preprocess))
         report("export", 0, 0)
         (work / TEXT).mkdir()
         ids = tokenizer.ids(texts)
         exported = export_text(towers, source.path, work / TEXT, ids[: options.photographs], threads=options.threads)
         vision_parity = export_vision(towers, source.path, work, pixels, threads=options.threads)
-        parameters = towers.parameters
+        parameters = (towers.text_parameters, towers.vision_parameters)
         del towers  # its weights are in the graphs now
         report("vision: fp16", 0, 0)
         vision_fp16 = _vision_fp16(work, pixels, options)
         report("text: fp16", 0, 0)
-        text_fp16 = _text_fp16(work / TEXT, ids[: options.photographs], options)
+        text_fp16 = half_precision(work / TEXT, ids[: options.photographs], options)
         describe_text_engine(work, settings)
         samples = _samples(ids, work)
         plan = _plan_text(work / TEXT, options)
@@ -193,7 +189,7 @@ def prepare_retrieval(
         report("quantize", 0, 0)
         quantize(graph, plan, scales, None, work / TEXT)
         gate = _judge(work, settings, judged, options, report)
-        settings = settings.model_copy(update={"text": _INT8 if gate is not None and gate.passed else _HALF})
+        settings = settings.model_copy(update={"text": _INT8 if gate is not None and gate.passed else HALF})
         settings.save(work / RETRIEVAL_SETTINGS)
         report("canaries", 0, 0)
         pictures = _pictures(images, options.canaries)
@@ -219,48 +215,19 @@ def prepare_retrieval(
         trials=scales.trials,
         int8_layers=weighted[Precision.INT8],
         float_layers=sum(weighted.values()) - weighted[Precision.INT8],
-        text_bytes=_bytes(manifest, settings.text),
-        vision_bytes=_bytes(manifest, settings.vision),
+        text_bytes=graph_bytes(manifest, settings.text),
+        vision_bytes=graph_bytes(manifest, VISION_FP16),
         gate=gate,
         canaries=canaries,
-        warnings=tuple(_doubts(gate)),
+        warnings=(*_doubts(gate), *encoder_notes(source.config, size)),
         manifest=manifest,
     )
 
 
-def _some(captions: Sequence[str], count: int) -> tuple[str, ...]:
-    """At most so many, taken evenly: neighbours are often of one kind."""
-    if count < 1:
-        raise CalibrationError(f"{count} captions calibrate nothing", expected="1 or more")
-    step = max(len(captions) / count, 1.0)
-    return tuple(captions[int(place * step)] for place in range(min(count, len(captions))))
-
-
 def _settings(towers: Towers, model: Path) -> RetrievalSettings:
-    """Texts are padded with the tokenizer's token: SigLIP 2's config leaves it out, so that it has SigLIP's default."""
-    described = towers.described
-    return RetrievalSettings(
-        model_type=described.model_type,
-        dimension=described.dimension,
-        vision=VISION_FP16,
-        text=_INT8,
-        context=described.context,
-        padding=described.padding,
-        pooling=described.pooling,
-        eos_id=described.eos_id,
-        pad_id=tokenizer_pad_id(model) if described.padding == "fixed" else described.pad_id,
-        logit_scale=towers.logit_scale,
-        logit_bias=towers.logit_bias,
-    )
-
-
-def _tokenizer(
-    source: ModelSource, work: Path, texts: Sequence[str], settings: RetrievalSettings
-) -> tuple[TextTokenizer, int]:
-    """The device's tokenizer, proved equal to the workshop's, and on how many texts."""
-    save_tokenizer(source.path, work)
-    compared = prove_tokenizer(work, texts, settings, model=source.path)
-    return TextTokenizer.open(work, settings), compared
+    """Those of both encoders; the text graph is to be INT8."""
+    values = {"vision": VISION_FP16, "text": _INT8, "logit_scale": towers.logit_scale, "logit_bias": towers.logit_bias}
+    return text_settings(towers.described, model).model_copy(update=values)
 
 
 def _json(preprocess: Preprocess) -> bytes:
@@ -282,19 +249,6 @@ def _vision_fp16(work: Path, pixels: NDArray[np.float32], options: RetrievalOpti
     return parity
 
 
-def _text_fp16(folder: Path, ids: Sequence[NDArray[np.int64]], options: RetrievalOptions) -> TokenParity:
-    """What INT8 is held against, and what reads texts where that is refused."""
-    model = load_onnx(folder / FP32)
-
-    def plan_with(rules: tuple[Rule, ...]) -> PrecisionPlan:
-        return plan_float(model, because=_KEPT, rules=rules)
-
-    runs = [{IDS: text[None]} for text in ids]
-    plan, parity = make_fp16(folder / FP32, folder / FP16, runs, plan_with, threads=options.threads)
-    plan.save(folder / TEXT_FP16_PLAN)
-    return parity
-
-
 def _samples(ids: Sequence[NDArray[np.int64]], work: Path) -> CaptionSamples:
     """Captions by the digest of their ids, so that equal ones are one."""
     named = {hashlib.sha256(text.astype("<i8").tobytes()).hexdigest()[:32]: text[None] for text in ids}
@@ -312,7 +266,7 @@ def _judge(
     if pairs is None:
         return None
     advance = counter(report, "judge", len(pairs.images))
-    settings.model_copy(update={"text": _HALF}).save(work / RETRIEVAL_SETTINGS)
+    settings.model_copy(update={"text": HALF}).save(work / RETRIEVAL_SETTINGS)
     reference = open_two_tower(work, threads=options.threads)
     images = np.concatenate(list(_images(reference, pairs.images, advance)))
     texts = reference.text.embed(pairs.captions)
@@ -348,14 +302,10 @@ def _pictures(images: Path, count: int) -> list[Image.Image]:
 def _drop(work: Path, settings: RetrievalSettings, options: RetrievalOptions) -> None:
     """What does not run leaves the bundle: the FP32 graphs, and the text graphs that were not chosen."""
     left = [] if options.keep_fp32 else [work / VISION_FP32, work / TEXT / FP32]
-    left += [work / _HALF] if settings.text == _INT8 else sorted((work / TEXT).glob("model.int8.*.onnx"))
+    left += [work / HALF] if settings.text == _INT8 else sorted((work / TEXT).glob("model.int8.*.onnx"))
     for graph in left:
         for file in (graph, graph.with_name(f"{graph.name}.data")):
             file.unlink(missing_ok=True)
-
-
-def _bytes(manifest: Manifest, name: str) -> int:
-    return sum(file.size for file in manifest.files if file.name in (name, f"{name}.data"))
 
 
 def _doubts(gate: RetrievalGate | None) -> Iterator[str]:

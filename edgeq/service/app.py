@@ -127,7 +127,7 @@ def _retrieval_routes(
 
 def _max_images(served: ServedModel, settings: ServiceSettings) -> int:
     """Images of one request: what the settings allow, or what the model takes if that is less."""
-    return min(settings.max_images, served.most_images or settings.max_images)
+    return settings.max_images if served.most_images is None else min(settings.max_images, served.most_images)
 
 
 def _open_paths(served: ServedModel, settings: ServiceSettings, metrics: Metrics, traffic: InFlight) -> Handlers:

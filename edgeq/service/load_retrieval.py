@@ -68,7 +68,7 @@ def open_retrieval(
         talk=None,
         seeing=None,
         context=model.settings.context,
-        most_images=None,
+        most_images=0 if model.vision is None else None,
         phrases=phrases,
         reader=reader_of(phrases),
         retrieval=ServedRetrieval(RetrievalWorkers(model, queue=settings.queue, cache_bytes=cache), catalog),

@@ -100,3 +100,9 @@ def test_scales_without_histograms_cannot_be_diagnosed() -> None:
     bare = scales.tensors["a"].model_copy(update={"histogram": None})
     with pytest.raises(CalibrationError, match="hold no histograms"):
         diagnose(scales.model_copy(update={"tensors": {"a": bare}}))
+
+
+def test_a_plan_that_leaves_nothing_in_int8_has_nothing_to_warn_of() -> None:
+    found = diagnose(scales_of(), {})
+    assert found.clipped == (0.0, "")
+    assert list(found.warnings()) == []

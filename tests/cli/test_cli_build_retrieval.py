@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import Edgeq, assert_refused
-from retrieval_bundle import retrieval_bundle
+from retrieval_bundle import retrieval_bundle, text_bundle
 
 from edgeq.bundle.manifest import write_manifest
 from edgeq.engine_store.machine import Machine
@@ -120,6 +120,17 @@ def test_both_engines_are_verified_or_one(bundle: Path, edgeq: Edgeq, tmp_path: 
     assert_refused(edgeq(*asked, "--encoder", "audio"), "the bundle has text, vision")
     assert_refused(edgeq(*asked, "--engine", tmp_path / "engine.plan"), "--encoder text or vision")
     assert_refused(edgeq(*asked, "--answers"), "answers no questions")
+
+
+def test_a_text_encoder_alone_has_one_engine_under_its_name(
+    tmp_path_factory: pytest.TempPathFactory, edgeq: Edgeq
+) -> None:
+    alone = text_bundle(tmp_path_factory)
+    planned = json.loads(edgeq("build", alone, "--dry-run", "--tensorrt", "10.3.0", "--json").out)["encoders"]
+    assert {encoder: settings["graph"] for encoder, settings in planned.items()} == {"text": "text/model.fp16.onnx"}
+    done = edgeq("verify-engine", alone, "--seconds", "0.01", "--threads", "1", "--json")
+    assert list(EncoderReports.model_validate_json(done.out).encoders) == ["text"]
+    assert edgeq("build", alone, "--backend", "onnxruntime").out.split() == [str(alone / "text/model.fp16.onnx")]
 
 
 def test_an_engine_that_sees_something_else_fails(bundle: Path, edgeq: Edgeq, tmp_path: Path) -> None:

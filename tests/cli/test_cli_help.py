@@ -115,7 +115,7 @@ def hf_directory(tmp_path: Path) -> Path:
     [
         (["fly"], "fly"),
         (["prepare"], "MODEL"),
-        (["prepare", "model"], "--images"),
+        (["prepare", "model", "-o", "o"], "--images"),
         (["prepare", "model", "--images", "i", "-o", "o", "--threads", "0"], "--threads"),
         (["prepare", "model", "--images", "i", "-o", "o", "--method", "guess"], "guess"),
         (["inspect", "model", "--wings"], "--wings"),

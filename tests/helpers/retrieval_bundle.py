@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from two_towers import SENTENCES, write_two_tower
+from two_towers import SENTENCES, write_text_tower, write_two_tower
 
 from edgeq.api.device.retrieval import index_images
 from edgeq.pipeline.retrieval import prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.text_encoder import prepare_text
 
-__all__ = ["PLACES", "add_image", "indexed", "retrieval_bundle"]
+__all__ = ["PLACES", "add_image", "indexed", "retrieval_bundle", "text_bundle"]
 
 PLACES = ("harbour", "tree", "harbour", "river")
 """What the JSON beside each of the first four images says; their years are 2000, 2001 and so on."""
@@ -43,6 +44,18 @@ def retrieval_bundle(factory: pytest.TempPathFactory) -> Path:
         prepare_retrieval(
             directory / "model", directory / "images", directory / "captions.txt", bundle, options=options
         )
+    return bundle
+
+
+def text_bundle(factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a tiny text encoder alone, CLIP's with its projection; not to be written to."""
+    directory = factory.getbasetemp() / "text"
+    bundle = directory / "texts"
+    if not bundle.exists():
+        write_text_tower(directory / "model", "CLIPTextModelWithProjection")
+        (directory / "captions.txt").write_text("\n".join(SENTENCES))
+        options = RetrievalOptions(threads=1)
+        prepare_text(directory / "model", directory / "captions.txt", bundle, options=options)
     return bundle
 
 

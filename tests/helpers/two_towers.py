@@ -15,16 +15,22 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 __all__ = [
     "CONTEXT",
+    "PATCH",
     "SENTENCES",
     "SIDE",
     "TWO_TOWERS",
     "write_clip_tokenizer",
+    "write_gemma_tokenizer",
     "write_siglip_tokenizer",
+    "write_text_tower",
     "write_two_tower",
 ]
 
 SIDE: Final = 32
 """Height and width of what the vision encoder takes, in pixels."""
+
+PATCH: Final = 8
+"""Height and width of a patch."""
 
 CONTEXT: Final = 16
 """Tokens of a text, at most."""
@@ -54,7 +60,7 @@ _VISION: Mapping[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "image_size": SIDE,
-    "patch_size": 8,
+    "patch_size": PATCH,
 }
 _TEXT: Mapping[str, Any] = {
     "hidden_size": _WIDTH,
@@ -70,13 +76,22 @@ def write_two_tower(directory: Path, kind: str) -> Path:
 
     Args:
         directory: made where it is missing.
-        kind: one of `TWO_TOWERS`.
+        kind: one of `TWO_TOWERS`, or `siglip2`, whose image processor takes 18 patches at most.
     """
     torch.manual_seed(0)
     if kind == "siglip":
         size, processor = write_siglip_tokenizer(directory), _siglip_processor()
         model = transformers.SiglipModel(
             transformers.SiglipConfig(vision_config=dict(_VISION), text_config={**_TEXT, "vocab_size": size})
+        )
+    elif kind == "siglip2":
+        size, processor = write_gemma_tokenizer(directory), {"image_processor_type": "Siglip2ImageProcessor"}
+        processor |= {"patch_size": PATCH, "max_num_patches": 18}
+        vision = {name: value for name, value in _VISION.items() if name != "image_size"}
+        model = transformers.Siglip2Model(
+            transformers.Siglip2Config(
+                vision_config={**vision, "num_patches": 25}, text_config={**_TEXT, "vocab_size": size}
+            )
         )
     else:
         size, processor = write_clip_tokenizer(directory), _clip_processor()
@@ -87,6 +102,25 @@ def write_two_tower(directory: Path, kind: str) -> Path:
         )
     _draw(model).save_pretrained(directory)
     (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    return directory
+
+
+def write_text_tower(directory: Path, kind: str) -> Path:
+    """A text encoder alone as transformers saves it: config, weights, tokenizer.
+
+    Args:
+        directory: made where it is missing.
+        kind: `CLIPTextModelWithProjection`, `CLIPTextModel`, `SiglipTextModel` or `Siglip2TextModel`.
+    """
+    torch.manual_seed(0)
+    if kind.startswith("CLIP"):
+        size = write_clip_tokenizer(directory)
+        own = {**_clip_ends(size), "pad_token_id": 1, "projection_dim": 24}
+    else:
+        size = (write_gemma_tokenizer if kind == "Siglip2TextModel" else write_siglip_tokenizer)(directory)
+        own = {"projection_size": 24}
+    made: Any = getattr(transformers, kind)
+    _draw(made(made.config_class(**_TEXT, **own, vocab_size=size))).save_pretrained(directory)
     return directory
 
 
@@ -117,6 +151,20 @@ def write_siglip_tokenizer(directory: Path) -> int:
         model_max_length=CONTEXT,
     ).save_pretrained(directory)
     return tokenizer.get_vocab_size()
+
+
+def write_gemma_tokenizer(directory: Path) -> int:
+    """Gemma's kind, as SigLIP 2's: pieces and bytes, an end of text, another token that pads on the right.
+
+    Returns:
+        How many tokens it has.
+    """
+    tokens = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256)))
+    vocabulary = {token: number for number, token in enumerate((*tokens, "▁", *string.ascii_lowercase))}
+    transformers.GemmaTokenizer(
+        vocabulary, [], add_bos_token=False, add_eos_token=True, padding_side="right", model_max_length=CONTEXT
+    ).save_pretrained(directory)
+    return len(vocabulary)
 
 
 def _clip_ends(size: int) -> dict[str, int]:

@@ -186,7 +186,7 @@ def test_without_pairs_texts_stay_in_fp16(tmp_path: Path) -> None:
     [
         ("no captions", CalibrationError),
         ("a long caption", CalibrationError),
-        ("siglip2", ModelError),
+        ("chinese_clip", ModelError),
         ("foreign weights", ModelError),
         ("not two images", InputError),
     ],
@@ -202,9 +202,9 @@ def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp
     elif fault == "not two images":
         pairs = tmp_path / "images" / "pairs.jsonl"
         pairs.write_text('{"image": "0.png", "captions": ["one", "two"]}')
-    elif fault == "siglip2":
+    elif fault == "chinese_clip":
         config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps({**config, "model_type": "siglip2"}))
+        (model / "config.json").write_text(json.dumps({**config, "model_type": "chinese_clip"}))
     else:
         config = json.loads((model / "config.json").read_text())
         config["text_config"]["num_hidden_layers"] = 3

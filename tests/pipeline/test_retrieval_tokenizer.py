@@ -166,8 +166,11 @@ class InPython:
         self.all_special_tokens = self._own.all_special_tokens
 
     def __call__(self, text: str, **options: Any) -> Any:
-        """As transformers' tokenizers."""
-        return self._own(text, **options)
+        """As SigLIP's: a piece of nothing stands before a text that begins with a space."""
+        given = self._own(text, **options)
+        if text[:1].isspace():
+            given["input_ids"] = [self._own.convert_tokens_to_ids("▁"), *given["input_ids"]][:CONTEXT]
+        return given
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

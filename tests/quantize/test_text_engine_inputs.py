@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from tensorrt_operators import refused
-from two_towers import CONTEXT, write_two_tower
+from two_towers import CONTEXT, SIDE, write_two_tower
 
 from edgeq.calibrate.samples import CaptionSamples
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
@@ -60,7 +60,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     bundle, free = tmp_path_factory.mktemp("bundle"), request.param != "siglip"
     folder, source = bundle / "text", write_two_tower(bundle / "model", request.param)
     folder.mkdir()
-    towers = load_towers(source)
+    towers = load_towers(source, (SIDE, SIDE))
     end = json.loads((source / "config.json").read_text())["text_config"]["vocab_size"] - 1
     captions = {str(seed): drawn(1, 4 + seed % 13 if free else CONTEXT, end, seed=seed) for seed in range(10)}
     export_text(towers, source, folder, [ids[0] for ids in captions.values()][:4], threads=1)

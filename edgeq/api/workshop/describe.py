@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +14,8 @@ from edgeq.device import device_profile
 from edgeq.errors import InputError
 from edgeq.families.modules import VlmDescription, read_vlm
 from edgeq.families.registry import cap, lacking
+from edgeq.families.two_tower import encoder_notes, is_text_tower, is_vision_tower, text_notes
+from edgeq.model.checkpoint.source import open_model
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.inspect import Inspection, inspect_model, read_config
@@ -42,6 +44,7 @@ class Planned(BaseModel):
         lacking: what edgeq does not do with a vision-language model; None where it goes the whole way.
         photographs: of the user, the dearest for a vision-language model; None where none were given.
         memory: of a vision-language model on a device; None where none is named.
+        notes: what a careful reader should know, in sentences.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +59,7 @@ class Planned(BaseModel):
     lacking: str | None = None
     photographs: PhotographCount | None = None
     memory: MemoryPlan | None = None
+    notes: tuple[str, ...] = ()
 
 
 def inspect(model: str | Path, *, preprocess: Preprocess | None = None) -> Inspection:
@@ -135,6 +139,7 @@ def plan_model(
         model=name,
         plan=plan,
         guards=(*guards, *check(Facts(plan=plan), settled.allow)) if check_guards else None,
+        notes=_notes(name, config, preprocess),
     )
     if not is_vision_language(config):
         return planned
@@ -161,6 +166,16 @@ def plan_model(
             "photographs": counted,
         }
     )
+
+
+def _notes(model: str, config: Mapping[str, Any], preprocess: Preprocess | None) -> tuple[str, ...]:
+    """Of an encoder of CLIP or SigLIP alone."""
+    if is_text_tower(config):
+        return text_notes(config)
+    if not is_vision_tower(config):
+        return ()
+    steps = open_model(model, preprocess=preprocess).preprocess
+    return encoder_notes(config, (steps.height, steps.width))
 
 
 def _facts(model: str, calibration: str | Path | None, evaluation: str | Path | None) -> Facts:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from edgeq.errors import InputError
-from edgeq.families.two_tower import is_two_tower
+from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.classifier import prepare as prepare_classifier
@@ -15,6 +15,7 @@ from edgeq.pipeline.inspect import read_config
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.stages import Options, Progress
+from edgeq.pipeline.text_encoder import PreparedText, prepare_text
 from edgeq.pipeline.vlm import PreparedVlm, prepare_vlm
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.pipeline.vlm_options import VlmOptions
@@ -82,7 +83,25 @@ def prepare(
 @overload
 def prepare(
     model: str | Path,
-    images: str | Path,
+    images: None,
+    output: str | Path,
+    *,
+    evaluation: None = ...,
+    captions: str | Path,
+    device: None = ...,
+    context: None = ...,
+    max_drop: None = ...,
+    preprocess: None = ...,
+    threads: int | None = ...,
+    options: RetrievalOptions | None = ...,
+    progress: Progress | None = ...,
+) -> PreparedText: ...
+
+
+@overload
+def prepare(
+    model: str | Path,
+    images: str | Path | None,
     output: str | Path,
     *,
     evaluation: str | Path | None = ...,
@@ -94,12 +113,12 @@ def prepare(
     threads: int | None = ...,
     options: Options | VlmOptions | RetrievalOptions | None = ...,
     progress: Progress | None = ...,
-) -> Prepared | PreparedVlm | PreparedRetrieval: ...
+) -> Prepared | PreparedVlm | PreparedRetrieval | PreparedText: ...
 
 
 def prepare(
     model: str | Path,
-    images: str | Path,
+    images: str | Path | None,
     output: str | Path,
     *,
     evaluation: str | Path | None = None,
@@ -111,20 +130,21 @@ def prepare(
     threads: int | None = None,
     options: Options | VlmOptions | RetrievalOptions | None = None,
     progress: Progress | None = None,
-) -> Prepared | PreparedVlm | PreparedRetrieval:
-    """Make a judged bundle of a classifier or encoder (INT8), of a vision-language model (FP16 and NF4), or of a model
-    of a text and a vision encoder (CLIP, SigLIP; INT8 and FP16).
+) -> Prepared | PreparedVlm | PreparedRetrieval | PreparedText:
+    """Make a judged bundle of a classifier or encoder (INT8), of a vision-language model (FP16 and NF4), of a model of
+    a text and a vision encoder (CLIP, SigLIP; INT8 and FP16), or of its text encoder alone (FP16).
 
     Which of them it is, the model's config.json says.
 
     Args:
         model: a directory with model.onnx, a Hugging Face directory, or a Hugging Face id, which is downloaded.
         images: a folder or zip, to calibrate on; of a vision-language model, photographs like those that it will see.
+            None for a text encoder alone.
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
         evaluation: labelled images in folders named after their class; of a vision-language model, a JSONL file of
             questions beside its images; of CLIP or SigLIP, `pairs.jsonl` beside its images. Without it nothing is
             judged.
-        captions: of CLIP or SigLIP: texts like those that will be asked, to calibrate on.
+        captions: of CLIP, SigLIP or their text encoder: texts like those that will be asked.
         device: of a vision-language model: such as `orin-nx-16gb`; stop if it does not fit. None plans no memory.
         context: likewise: tokens of image, question and answer that memory is planned for.
         max_drop: of a classifier: points of top-1 that may be lost; layers are kept in floating point until no more is.
@@ -135,25 +155,36 @@ def prepare(
         progress: called as (stage, done, total); total is 0 for a stage that is not counted.
 
     Returns:
-        What was done and measured; `PreparedVlm` of a vision-language model, `PreparedRetrieval` of CLIP or SigLIP.
+        What was done and measured; `PreparedVlm` of a vision-language model, `PreparedRetrieval` of CLIP or SigLIP,
+        `PreparedText` of a text encoder.
 
     Raises:
-        InputError: an argument or the options are for another kind of model, or captions are missing.
+        InputError: an argument or the options are for another kind of model, or images or captions are missing.
         EdgeqError: any of them; nothing is left behind then. GateError: a guard said no, or it does not fit the device.
     """
     judged_by, config = Path(evaluation) if evaluation else None, read_config(str(model))
     if is_two_tower(config):
+        check_two_tower(config)
+    if (is_two_tower(config) or is_text_tower(config)) and captions is None:
+        raise InputError(
+            f"captions: {model} has a text encoder, which is calibrated on texts like those that will be asked",
+            next_step="give a text file with one in each line",
+        )
+    if is_text_tower(config):
+        alone = "a text encoder alone, without images that its texts could be judged by"
+        _refuse(model, alone, images=images, evaluation=evaluation, preprocess=preprocess)
+        _refuse(model, alone, device=device, context=context, max_drop=max_drop)
+        text = replace(_own(RetrievalOptions, options, model), **_given(threads=threads))
+        return prepare_text(model, Path(captions or ""), Path(output), options=text, progress=progress)
+    if images is None:
+        raise InputError(f"images: {model} sees images, and is prepared on some", next_step="give a folder or a zip")
+    if is_two_tower(config):
         _refuse(model, "a model of a text and a vision encoder", device=device, context=context, max_drop=max_drop)
-        if captions is None:
-            raise InputError(
-                f"captions: {model} has a text encoder, which is calibrated on texts like those that will be asked",
-                next_step="give a text file with one in each line",
-            )
         two = replace(_own(RetrievalOptions, options, model), **_given(threads=threads))
         return prepare_retrieval(
             model,
             Path(images),
-            Path(captions),
+            Path(captions or ""),
             Path(output),
             pairs=judged_by,
             preprocess=preprocess,
@@ -164,6 +195,8 @@ def prepare(
         _refuse(model, "a vision-language model", max_drop=max_drop, preprocess=preprocess, captions=captions)
         vlm = replace(_own(VlmOptions, options, model), **_given(device=device, context=context, threads=threads))
         return prepare_vlm(model, Path(images), Path(output), questions=judged_by, options=vlm, progress=progress)
+    if is_vision_tower(config):
+        _refuse(model, "a vision encoder alone, which reads no texts: give the whole model", captions=captions)
     _refuse(model, "no vision-language model", device=device, context=context, captions=captions)
     own = _own(Options, options, model)
     search = own.search if max_drop is None else replace(own.search or SearchBounds(max_drop), max_drop=max_drop)

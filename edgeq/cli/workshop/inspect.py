@@ -45,3 +45,5 @@ def _print(inspection: Inspection) -> None:
     click.echo(f"BatchNorm: {inspection.batchnorm}, of which {inspection.batchnorm_foldable} fold.")
     for name, reason in inspection.batchnorm_kept.items():
         click.echo(f"  {name} stays: {reason}")
+    for note in inspection.notes:
+        click.echo(f"{note}.")

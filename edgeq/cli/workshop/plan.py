@@ -119,7 +119,7 @@ def command(
         from edgeq.plan.waterfall import save_waterfall
 
         save_waterfall(planned.memory, waterfall)
-    console.print_warnings([finding.warning for finding in planned.guards or ()])
+    console.print_warnings([*(finding.warning for finding in planned.guards or ()), *planned.notes])
     if as_json:
         console.print_json(planned)
     else:

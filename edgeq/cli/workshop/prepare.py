@@ -28,7 +28,6 @@ from edgeq.cli.workshop.options import (
     fold_options,
     gate_options,
     guard_options,
-    images_option,
     plan_choices,
     plan_file_option,
     plan_options,
@@ -38,9 +37,9 @@ from edgeq.cli.workshop.options import (
     search_options,
     task_option,
 )
-from edgeq.cli.workshop.retrieval_tables import print_prepared_retrieval
+from edgeq.cli.workshop.retrieval_tables import print_prepared_retrieval, print_prepared_text
 from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
-from edgeq.families.two_tower import is_two_tower
+from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
 from edgeq.pipeline.retrieval_options import RetrievalOptions
@@ -88,11 +87,12 @@ VLM_FLAGS: Final = (
 )
 
 _TWO_TOWERS: Final = "a model of a text and a vision encoder"
+_TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no images that INT8 texts could be judged by"
 
 
 @click.command("prepare")
 @click.argument("model")
-@images_option
+@click.option("--images", type=PATH, help="Calibration images: a folder or a zip. Needed but for a text encoder alone.")
 @click.option(
     "--eval",
     "labelled",
@@ -100,7 +100,11 @@ _TWO_TOWERS: Final = "a model of a text and a vision encoder"
     help="Labelled images, one folder for each class; for a vision-language model, a JSONL file of questions; for CLIP "
     "or SigLIP, pairs.jsonl.",
 )
-@click.option("--captions", type=PATH, help="CLIP, SigLIP: texts to calibrate on, one in each line, or JSON lines.")
+@click.option(
+    "--captions",
+    type=PATH,
+    help="CLIP, SigLIP, their text encoder: texts to calibrate on, one in each line, or JSON lines.",
+)
 @task_option
 @output_option
 @calibration_options
@@ -128,7 +132,7 @@ _TWO_TOWERS: Final = "a model of a text and a vision encoder"
 @click.option("--keep-fp32", is_flag=True, help="Leave the FP32 vision graph in the bundle.")
 @threads_option
 @json_option
-def command(model: str, images: Path, output: Path, as_json: bool, **choices: Any) -> None:
+def command(model: str, images: Path | None, output: Path, as_json: bool, **choices: Any) -> None:
     """Make a judged bundle of a classifier (INT8), a vision-language model (FP16, NF4), CLIP or SigLIP: the main job.
 
     MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
@@ -138,9 +142,19 @@ def command(model: str, images: Path, output: Path, as_json: bool, **choices: An
     Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
     language model an NF4 checkpoint; the two are judged against the whole model on the questions. Of CLIP and SigLIP,
     the text encoder becomes INT8, calibrated on the captions, and the vision encoder FP16; INT8 texts are kept only if
-    they are shown to find the same images, on the pairs.
+    they are shown to find the same images, on the pairs. Of a text encoder alone texts are FP16, proved on the
+    captions.
     """
     config = read_config(model)
+    if is_two_tower(config):
+        check_two_tower(config)
+    if is_text_tower(config):
+        refuse_flags((*CLASSIFIER_FLAGS, *(set(VLM_FLAGS) - {"keep_fp32"})), model, _TEXT_TOWER)
+        refuse_flags(("images", "labelled", "codes", "reasons", "plan_file", "rules_file"), model, _TEXT_TOWER)
+        _prepare_text(model, output, as_json, **choices)
+        return
+    if images is None:
+        raise click.UsageError(f"--images: {model} sees images, and is prepared on some: give a folder or a zip")
     if is_two_tower(config):
         refuse_flags((*(set(CLASSIFIER_FLAGS) - set(_OF_TEXTS)), *(set(VLM_FLAGS) - {"keep_fp32"})), model, _TWO_TOWERS)
         refuse_flags(("codes", "reasons", "plan_file"), model, _TWO_TOWERS)
@@ -149,6 +163,8 @@ def command(model: str, images: Path, output: Path, as_json: bool, **choices: An
         refuse_flags((*CLASSIFIER_FLAGS, *RETRIEVAL_FLAGS), model, "a vision-language model")
         _prepare_vlm(model, images, output, as_json, **choices)
     else:
+        if is_vision_tower(config):
+            refuse_flags(RETRIEVAL_FLAGS, model, "a vision encoder alone, which reads no texts: give the whole model")
         refuse_flags((*VLM_FLAGS, *RETRIEVAL_FLAGS), model, "no vision-language model")
         _prepare_classifier(model, images, output, as_json, **choices)
 
@@ -222,6 +238,28 @@ def _prepare_retrieval(
         console.print_json(prepared)
     else:
         print_prepared_retrieval(prepared)
+
+
+def _prepare_text(
+    model: str,
+    output: Path,
+    as_json: bool,
+    *,
+    captions: Path | None,
+    keep_fp32: bool,
+    threads: int | None,
+    **_others: Any,
+) -> None:
+    if captions is None:
+        raise click.UsageError(f"--captions: {model} is a text encoder, which is proved on texts")
+    options = RetrievalOptions(keep_fp32=keep_fp32, threads=threads)
+    with console.progress_bars() as progress:
+        prepared = prepare(model, None, output, captions=captions, options=options, progress=progress)
+    console.print_warnings(prepared.warnings)
+    if as_json:
+        console.print_json(prepared)
+    else:
+        print_prepared_text(prepared)
 
 
 def _prepare_classifier(

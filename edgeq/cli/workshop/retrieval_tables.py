@@ -7,9 +7,10 @@ import click
 from edgeq.cli import console
 from edgeq.cli.workshop.classifier_tables import print_fold, print_trials
 from edgeq.pipeline.retrieval import PreparedRetrieval
+from edgeq.pipeline.text_encoder import PreparedText
 from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 
-__all__ = ["print_prepared_retrieval"]
+__all__ = ["print_prepared_retrieval", "print_prepared_text"]
 
 
 def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
@@ -32,6 +33,16 @@ def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
     size = (prepared.text_bytes + prepared.vision_bytes) / 1e6
     kind = "INT8" if prepared.gate is not None and prepared.gate.passed else "FP16"
     click.echo(f"Texts are read in {kind}, images in FP16: {size:,.1f} MB. The bundle lies in {prepared.bundle}")
+
+
+def print_prepared_text(prepared: PreparedText) -> None:
+    """What was done and measured of a text encoder alone, on stdout."""
+    click.echo(
+        f"Text encoder: {prepared.text_parameters:,} parameters in FP16; cosine of embeddings, FP32 against FP16, on "
+        f"{prepared.text_fp16.pictures} texts: worst {prepared.text_fp16.worst_cosine:.6f}."
+    )
+    click.echo(f"Token ids of {prepared.tokenized} texts are those of transformers' tokenizer.")
+    click.echo(f"{prepared.text_bytes / 1e6:,.1f} MB. The bundle lies in {prepared.bundle}")
 
 
 def _print_gate(gate: RetrievalGate) -> None:

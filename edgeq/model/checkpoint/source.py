@@ -14,11 +14,11 @@ from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_config import read_preprocess
 
-__all__ = ["ModelSource", "download", "open_model"]
+__all__ = ["ModelSource", "download", "find_checkpoint", "open_model"]
 
 _ONNX_NAMES = ("model.onnx", "model.fp32.onnx")
 _INDEX = "model.safetensors.index.json"
-_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "spiece.model", "merges.txt"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _EXPECTED = "an .onnx file, a directory with model.onnx, or a Hugging Face directory with config.json and safetensors"
 
@@ -71,6 +71,22 @@ def open_model(model: str | Path, *, preprocess: Preprocess | None = None) -> Mo
         labels=_labels(config, directory),
         preprocess=preprocess or _read_preprocess(directory),
     )
+
+
+def find_checkpoint(model: str | Path) -> Path:
+    """The directory of a Hugging Face model that sees no images: its configs and weights are there, and whole.
+
+    Args:
+        model: a directory, or a Hugging Face id where no such path exists; that one is downloaded.
+
+    Raises:
+        ModelError: there is none, or a file of it is missing or malformed.
+    """
+    directory = _locate(model)
+    if not directory.is_dir():
+        raise ModelError(f"{directory} is no directory", expected=_EXPECTED)
+    _check_weights(directory)
+    return directory
 
 
 def _locate(model: str | Path) -> Path:

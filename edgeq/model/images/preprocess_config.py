@@ -7,6 +7,7 @@ known and is not off is refused: nobody can tell whether it changes the pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 from edgeq.errors import ModelError
@@ -102,6 +103,8 @@ def _geometry(
         raise ModelError(f"preprocessor_config.json: crop_size is {settings['crop_size']!r}, expected height and width")
     if not flags["do_resize"]:
         return None, crop
+    if processor == "Siglip2ImageProcessor":
+        return _naflex(settings), crop
     resize = _size(settings, "size", square=settings.get("default_to_square", True) is True)
     if processor == "ConvNextImageProcessor":
         return _convnext(resize, _number(settings, "crop_pct"), crop)
@@ -131,6 +134,14 @@ def _convnext(
             "preprocessor_config.json: do_center_crop is on, but ConvNextImageProcessor crops already", next_step=_FLAGS
         )
     return int(size / crop_pct), (size, size)
+
+
+def _naflex(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """The largest square that SigLIP 2's own rule makes of an image: as many whole patches as it may have."""
+    _require(settings, ("patch_size", "max_num_patches"))
+    patch, most = (_length(settings[key], key) for key in ("patch_size", "max_num_patches"))
+    side = patch * isqrt(most)
+    return side, side
 
 
 def _poolformer(size: tuple[int, int] | int, crop_pct: float) -> tuple[int, int] | int:

@@ -63,6 +63,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "size": _SQUARE_224,
         "default_to_square": False,
     },
+    "Siglip2ImageProcessor": {**_ALL_STEPS, **_HALVES, "resample": BILINEAR, "patch_size": 16, "max_num_patches": 256},
     "ViTImageProcessor": {**_ALL_STEPS, **_HALVES, "resample": BILINEAR, "size": _SQUARE_224},
 }
 
@@ -72,6 +73,7 @@ OWN = {
     "ConvNextImageProcessor": ("crop_pct",),
     "PoolFormerImageProcessor": ("crop_pct",),
     "EfficientNetImageProcessor": ("rescale_offset", "include_top"),
+    "Siglip2ImageProcessor": ("patch_size", "max_num_patches"),
 }
 WITHOUT_EFFECT = {  # on the pixels of one RGB image
     "_processor_class",

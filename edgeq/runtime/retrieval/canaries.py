@@ -59,7 +59,7 @@ class RetrievalCanaries(Artifact):
 
     Attributes:
         texts: with their tokens; row i of `texts.npy` is the embedding of text i, float32 [texts, dimension].
-        images: file names of PNGs; row i of `images.npy` is the embedding of image i.
+        images: file names of PNGs; row i of `images.npy` is the embedding of image i. None for a text encoder alone.
     """
 
     otherwise = "holds no canaries of a two-tower model"
@@ -67,7 +67,7 @@ class RetrievalCanaries(Artifact):
 
     version: Literal["edgeq.retrieval-canaries/1"] = "edgeq.retrieval-canaries/1"
     texts: tuple[TextCanary, ...] = Field(min_length=1, max_length=_MOST)
-    images: tuple[_FileName, ...] = Field(min_length=1, max_length=_MOST)
+    images: tuple[_FileName, ...] = Field(max_length=_MOST)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RetrievalCheck:
 
     Attributes:
         other_tokens: texts that get other tokens here.
-        text_cosine, image_cosine: of the embedding that is furthest from the workshop's.
+        text_cosine, image_cosine: of the embedding that is furthest from the workshop's; 1 where there is no image.
     """
 
     other_tokens: tuple[str, ...]
@@ -110,7 +110,8 @@ def make_retrieval_canaries(
     Args:
         bundle: with its graphs, its tokenizer and `retrieval.json`.
         texts: that are chosen from, evenly; one at least.
-        pictures: one at least; a large one is made smaller first, and is the canary then.
+        pictures: one at least, and none for a text encoder alone; a large one is made smaller first, and is the canary
+            then.
         count: at most so many texts, and so many images.
         threads: of one operator.
 
@@ -131,7 +132,8 @@ def make_retrieval_canaries(
         images.append(small)
     model = open_two_tower(bundle, threads=threads)
     np.save(folder / _TEXT_VECTORS, model.text.embed(chosen).astype("<f4"))
-    np.save(folder / _IMAGE_VECTORS, model.image.embed(images).astype("<f4"))
+    if images:
+        np.save(folder / _IMAGE_VECTORS, model.image.embed(images).astype("<f4"))
     ids = model.tokenizer.ids(chosen)
     RetrievalCanaries(
         texts=tuple(TextCanary(text=text, ids=tuple(each.tolist())) for text, each in zip(chosen, ids, strict=True)),
@@ -148,11 +150,16 @@ def check_retrieval_canaries(bundle: Path, model: TwoTowerModel) -> RetrievalChe
         model: opened from it.
 
     Raises:
-        ArtifactError: it has no canaries that can be used.
+        ArtifactError: it has no canaries that can be used, or none of images where it embeds them.
         EngineError: a graph fails.
     """
     listed, folder = RetrievalCanaries.load(bundle / CANARY_LIST), bundle / CANARIES
     texts = [canary.text for canary in listed.texts]
+    if bool(listed.images) is (model.vision is None):
+        raise ArtifactError(
+            f"{bundle / CANARY_LIST} names {len(listed.images)} images",
+            expected="none for a text encoder alone, and some for a model that embeds images",
+        )
     pictures = [read_picture(folder / name) for name in listed.images]
     ids = model.tokenizer.ids(texts)
     others = tuple(
@@ -161,7 +168,7 @@ def check_retrieval_canaries(bundle: Path, model: TwoTowerModel) -> RetrievalChe
     return RetrievalCheck(
         other_tokens=others,
         text_cosine=_worst(model.text.embed(texts), read_array(folder / _TEXT_VECTORS)),
-        image_cosine=_worst(model.image.embed(pictures), read_array(folder / _IMAGE_VECTORS)),
+        image_cosine=_worst(model.image.embed(pictures), read_array(folder / _IMAGE_VECTORS)) if pictures else 1.0,
     )
 
 
@@ -176,35 +183,34 @@ def retrieval_canary_sets(bundle: Path, manifest: Manifest) -> dict[str, CanaryS
         ArtifactError: it has no canaries that can be used.
         ModelError: the preprocessing cannot be used.
     """
-    listed, folder, settings = (
-        RetrievalCanaries.load(bundle / CANARY_LIST),
-        bundle / CANARIES,
-        RetrievalSettings.of(bundle),
-    )
-    preprocess = read_preprocess(read_json_object(bundle / PREPROCESS))
-    texts = [
-        KnownCanary(_shown(canary.text), None, {TEXT: np.array([canary.ids], np.int64)}, row)
-        for canary, row in zip(listed.texts, _rows(folder / _TEXT_VECTORS, len(listed.texts), settings), strict=True)
-    ]
-    pictures = [read_picture(folder / name) for name in listed.images]
-    images = [
-        KnownCanary(name, picture, {VISION: _pixels(preprocess, picture, folder / name)[None]}, row)
-        for name, picture, row in zip(
-            listed.images, pictures, _rows(folder / _IMAGE_VECTORS, len(pictures), settings), strict=True
-        )
-    ]
+    listed, settings = RetrievalCanaries.load(bundle / CANARY_LIST), RetrievalSettings.of(bundle)
+    known = {TEXT: _known_texts(bundle, listed, settings)}
+    if VISION in settings.graphs:
+        known[VISION] = _known_images(bundle, listed, settings)
     return {
         encoder: CanarySet(
-            manifest,
-            bundle / settings.graphs[encoder],
-            bundle / settings.graphs[encoder],
-            (),
-            tuple(known),
-            unit=True,
-            against="the bundle's graph in the workshop",
+            manifest, bundle / graph, bundle / graph, (), known[encoder], unit=True, against="the graph in the workshop"
         )
-        for encoder, known in ((TEXT, texts), (VISION, images))
+        for encoder, graph in settings.graphs.items()
     }
+
+
+def _known_texts(bundle: Path, listed: RetrievalCanaries, settings: RetrievalSettings) -> tuple[KnownCanary, ...]:
+    rows = _rows(bundle / CANARIES / _TEXT_VECTORS, len(listed.texts), settings)
+    return tuple(
+        KnownCanary(_shown(canary.text), None, {TEXT: np.array([canary.ids], np.int64)}, row)
+        for canary, row in zip(listed.texts, rows, strict=True)
+    )
+
+
+def _known_images(bundle: Path, listed: RetrievalCanaries, settings: RetrievalSettings) -> tuple[KnownCanary, ...]:
+    folder, preprocess = bundle / CANARIES, read_preprocess(read_json_object(bundle / PREPROCESS))
+    rows = _rows(folder / _IMAGE_VECTORS, len(listed.images), settings)
+    pictures = ((name, read_picture(folder / name)) for name in listed.images)
+    return tuple(
+        KnownCanary(name, picture, {VISION: _pixels(preprocess, picture, folder / name)[None]}, row)
+        for (name, picture), row in zip(pictures, rows, strict=True)
+    )
 
 
 def _shown(text: str) -> str:

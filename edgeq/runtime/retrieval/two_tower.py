@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeq.bundle.retrieval_settings import TEXT, VISION, RetrievalSettings
 from edgeq.engine.base import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.errors import InputError
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.retrieval.encoders import ImageEncoder, TextEncoder
@@ -31,13 +32,23 @@ class TwoTowerModel:
         settings: of the model.
         tokenizer: texts to token ids.
         text: texts to embeddings.
-        image: images to embeddings.
+        vision: images to embeddings; None for a text encoder alone.
     """
 
     settings: RetrievalSettings
     tokenizer: TextTokenizer
     text: TextEncoder
-    image: ImageEncoder
+    vision: ImageEncoder | None
+
+    @property
+    def image(self) -> ImageEncoder:
+        """Images to embeddings; raises InputError for a text encoder alone."""
+        if self.vision is None:
+            raise InputError(
+                "the bundle is of a text encoder alone: it embeds texts, and no images",
+                next_step="make one of the whole model, with edgeq prepare --images",
+            )
+        return self.vision
 
     def similarity(self, text_vectors: NDArray[np.float32], image_vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """How well texts and images go together: the model's logits.
@@ -49,7 +60,12 @@ class TwoTowerModel:
         Returns:
             float32 [texts, images]: scale times cosine, plus bias where the model has one. CLIP was trained for the
             softmax of these over texts or images, SigLIP for the sigmoid of each.
+
+        Raises:
+            InputError: the bundle is of a text encoder alone, which has no scale.
         """
+        if self.settings.logit_scale is None:
+            raise InputError("the bundle is of a text encoder alone: it has no scale of logits")
         cosines = text_vectors @ image_vectors.T
         logits = np.float32(self.settings.logit_scale) * cosines + np.float32(self.settings.logit_bias or 0)
         return logits.astype(np.float32, copy=False)
@@ -58,7 +74,7 @@ class TwoTowerModel:
 def open_two_tower(
     bundle: Path, threads: int | None = None, *, engines: Mapping[str, Engine] | None = None
 ) -> TwoTowerModel:
-    """Open a bundle's text graph and vision graph.
+    """Open a bundle's text graph, and its vision graph where it has one.
 
     Args:
         bundle: its directory.
@@ -72,10 +88,11 @@ def open_two_tower(
     """
     settings = RetrievalSettings.of(bundle)
     tokenizer = TextTokenizer.open(bundle, settings)
-    preprocess = read_preprocess(read_json_object(bundle / PREPROCESS))
     chosen = engines or {encoder: _engine(bundle, name, threads) for encoder, name in settings.graphs.items()}
-    images = ImageEncoder(chosen[VISION], preprocess, settings)
-    return TwoTowerModel(settings, tokenizer, TextEncoder(chosen[TEXT], tokenizer, settings), images)
+    vision = None
+    if VISION in chosen:
+        vision = ImageEncoder(chosen[VISION], read_preprocess(read_json_object(bundle / PREPROCESS)), settings)
+    return TwoTowerModel(settings, tokenizer, TextEncoder(chosen[TEXT], tokenizer, settings), vision)
 
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:

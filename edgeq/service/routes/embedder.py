@@ -160,6 +160,8 @@ def _apart(
     ]
     if len(images) > max_images:
         told = f"{len(images)} images; at most {max_images} are embedded at once"
+        if not max_images:
+            told = "the model is a text encoder alone: it embeds no images"
         raise RequestError(422, "too_many_images", told, param="input")
     for _, source in images:
         if source.url[:5].lower() != "data:":
