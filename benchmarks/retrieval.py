@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -24,14 +24,14 @@ from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.demo.clip.pairs import CAPTIONS, write_captions, write_pairs
 from edgeq.demo.clip.score import CLIP_WEIGHTS
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.pipeline.retrieval import prepare_retrieval
+from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.plan.precision import ChannelEqualization
 from edgeq.quality.tasks.pairs import Pairs
 from edgeq.quality.tasks.registry import RETRIEVAL
 from edgeq.quality.tasks.retrieval import Embedded
 from edgeq.quality.tasks.retrieval_figures import RetrievalFigures
-from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, decide_retrieval
+from edgeq.quality.tasks.retrieval_gate import decide_retrieval
 from edgeq.runtime.retrieval.encoders import TextEncoder
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 
@@ -45,8 +45,6 @@ _CHANNELS: Final = (3, 17, 40)
 """Channels of each LayerNorm that are made wide."""
 
 _WIDER: Final = 40.0
-_ANY: Final = RetrievalBounds(99.0)
-"""Keeps INT8 whatever it finds, so that it can be measured."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,16 @@ class Row:
     kept: str
 
 
-def inject_outliers(model: Path, made: Path) -> None:
+def inject_outliers(model: Path, made: Path, wider: float = _WIDER) -> None:
     """A model that computes the same, with three channels behind each LayerNorm of its text encoder 40 times as wide.
 
-    The weights that read them are 40 times as small, as in the published observations of activations of transformers
+    The weights that read them are as much smaller, as in the published observations of activations of transformers
     (LLM.int8(), arXiv 2208.07339; SmoothQuant, arXiv 2211.10438).
+
+    Args:
+        model: its directory.
+        made: the directory that is written.
+        wider: another factor than 40.
     """
     import torch
     from transformers import CLIPModel
@@ -86,10 +89,10 @@ def inject_outliers(model: Path, made: Path) -> None:
             }
             for norm, linears in readers.items():
                 for channel in _CHANNELS:
-                    norm.weight[channel] *= _WIDER
-                    norm.bias[channel] *= _WIDER
+                    norm.weight[channel] *= wider
+                    norm.bias[channel] *= wider
                     for linear in linears:
-                        linear.weight[:, channel] /= _WIDER
+                        linear.weight[:, channel] /= wider
     whole.save_pretrained(made)
 
 
@@ -117,7 +120,9 @@ def quantizers(ids: Sequence[NDArray[np.int64]]) -> Mapping[str, Callable[[Path,
     }
 
 
-def measure(pairs_count: int, scratch: Path, models: Sequence[str] = MODELS) -> Iterator[Row]:
+def measure(
+    pairs_count: int, scratch: Path, models: Sequence[str] = MODELS, threads: int | None = None
+) -> Iterator[Row]:
     """Every way on the plain model and on the one with outliers."""
     (scratch / "images").mkdir()
     pairs = write_pairs(scratch / "images", pairs_count)
@@ -127,31 +132,42 @@ def measure(pairs_count: int, scratch: Path, models: Sequence[str] = MODELS) -> 
     for name, model in zip(MODELS, (CLIP_WEIGHTS, scratch / "outliers"), strict=True):
         if name not in models:
             continue
-        yield from _measure_model(name, model, judged, scratch)
+        yield from _measure_model(name, model, judged, scratch, threads)
 
 
-def _measure_model(name: str, model: Path, pairs: Pairs, scratch: Path) -> Iterator[Row]:
-    options = RetrievalOptions(bounds=_ANY, keep_fp32=True)
+def _measure_model(name: str, model: Path, pairs: Pairs, scratch: Path, threads: int | None) -> Iterator[Row]:
     ways: dict[str, ChannelEqualization] = {"edgeq": "auto", "edgeq without equalization": "none"}
     for who, equalization in ways.items():
-        bundle = scratch / f"{name}-{equalization}"
         prepared = prepare_retrieval(
             model,
             scratch / "images",
             scratch / CAPTIONS,
-            bundle,
+            scratch / f"{name}-{equalization}",
             pairs=pairs.path,
-            options=replace(options, channel_equalization=equalization),
+            options=RetrievalOptions(
+                channel_equalization=equalization, compare_int8_images=True, keep_fp32=True, threads=threads
+            ),
         )
         assert prepared.gate is not None
         fold = f", {prepared.channels.fold}" if prepared.channels is not None else ""
-        yield _row(name, f"{who}{fold}", prepared.gate.figures)
-    yield from _measure_others(name, scratch / f"{name}-none", pairs, scratch)
+        yield _row(name, f"{who}{fold}", (prepared.whole_int8 or prepared.gate).figures)
+        if prepared.search is not None:
+            yield _searched(name, who, prepared)
+    yield from _measure_others(name, scratch / f"{name}-none", pairs, scratch, threads)
 
 
-def _measure_others(name: str, bundle: Path, pairs: Pairs, scratch: Path) -> Iterator[Row]:
+def _searched(name: str, who: str, prepared: PreparedRetrieval) -> Row:
+    """What the layer search made of a refused text encoder; the figures are those of INT8 where it kept nothing."""
+    assert prepared.gate is not None
+    assert prepared.search is not None
+    kept = prepared.search.kept
+    share = prepared.search.steps[prepared.search.chosen or 0].share
+    return _row(name, f"{who}, {len(kept)} layers kept in FP32 ({share:.1f} % of the bytes)", prepared.gate.figures)
+
+
+def _measure_others(name: str, bundle: Path, pairs: Pairs, scratch: Path, threads: int | None) -> Iterator[Row]:
     """The quantizers on the FP32 graph of a bundle without equalization; the reference is that graph in FP32."""
-    model = open_two_tower(bundle)
+    model = open_two_tower(bundle, threads)
     images = np.concatenate(
         [
             model.image.embed([pairs.images.read(item) for item in pairs.images.items[start : start + 64]])
@@ -160,12 +176,12 @@ def _measure_others(name: str, bundle: Path, pairs: Pairs, scratch: Path) -> Ite
     )
     graph = _in_float32(bundle / "text" / "model.fp32.onnx", scratch / f"{name}.fp32.onnx")
     ids = [each[None] for each in model.tokenizer.ids((scratch / CAPTIONS).read_text(encoding="utf-8").splitlines())]
-    reference = _texts(model, graph, pairs)
+    reference = _texts(model, graph, pairs, threads)
     for who, quantize in quantizers(ids).items():
         made = scratch / f"{name}.onnx"
         with redirect_stderr(StringIO()):
             quantize(graph, made)
-        found = RETRIEVAL.compare(pairs, Embedded(reference, _texts(model, made, pairs), images))
+        found = RETRIEVAL.compare(pairs, Embedded(reference, _texts(model, made, pairs, threads), images))
         yield _row(name, who, found)
 
 
@@ -182,9 +198,9 @@ def _in_float32(graph: Path, made: Path) -> Path:
     return made
 
 
-def _texts(model: TwoTowerModel, graph: Path, pairs: Pairs) -> Texts:
+def _texts(model: TwoTowerModel, graph: Path, pairs: Pairs, threads: int | None) -> Texts:
     settings: RetrievalSettings = model.settings
-    return TextEncoder(OnnxRuntimeEngine(graph), model.tokenizer, settings).embed(pairs.captions)
+    return TextEncoder(OnnxRuntimeEngine(graph, threads=threads), model.tokenizer, settings).embed(pairs.captions)
 
 
 def _row(name: str, who: str, figures: RetrievalFigures) -> Row:
@@ -198,8 +214,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = [
         f"{first.queries:,} texts in {first.groups:,} groups, {first.items:,} images.",
         "",
-        "| model | text encoder | recall@1 / 5 / 10, % | drop of recall@1, points (95 %) | gate |",
-        "|---|---|---|---|---|",
+        "| model | text encoder | recall@1 / 5 / 10, % | drop of recall@1, points (95 %) | images in INT8 too | gate |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         way = row.figures.text_to_image
@@ -207,7 +223,8 @@ def table(rows: Sequence[Row]) -> str:
         drop = way.at1.drop
         error = 0.0 if drop.standard_error is None else drop.standard_error
         doubt = f"{drop.value:.2f} ± {error:.2f} ({drop.low:.2f} to {drop.high:.2f})"
-        lines.append(f"| {row.model} | {row.who} | {found} | {doubt} | {row.kept} |")
+        both = "" if way.at1.both_int8 is None else f"{way.at1.both_int8:.2f}"
+        lines.append(f"| {row.model} | {row.who} | {found} | {doubt} | {both} | {row.kept} |")
     whole = " / ".join(f"{at.reference:.2f}" for at in (first.at1, first.at5, first.at10))
     return "\n".join([*lines, "", f"FP16 texts find {whole} %."])
 
@@ -217,9 +234,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5000)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--threads", type=int)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="edgeq-retrieval-") as scratch:
-        print(table(list(measure(given.pairs, Path(scratch), given.models))))
+        print(table(list(measure(given.pairs, Path(scratch), given.models, given.threads))))
     return 0
 
 

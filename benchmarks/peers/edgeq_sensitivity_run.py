@@ -25,7 +25,7 @@ def main() -> None:
     samples = ImageSamples(calibration_of(task).image_set, preprocess)
     scales, _ = calibrate(task.graph, calibrated_tensors(graph, plan), samples, method="minmax", threads=task.threads)
     calibrated = task.elapsed()
-    table, _ = measure_sensitivity(graph, plan, scales, task.image_set, preprocess, threads=task.threads)
+    table, _ = measure_sensitivity(graph, plan, scales, ImageSamples(task.image_set, preprocess), threads=task.threads)
     table.save(task.output)
     report(f"edgeq {__version__}", scales=calibrated, model=task.elapsed() - calibrated)
 

@@ -66,7 +66,7 @@ class Samples(Protocol):
         """The usable samples in order, each by its name and [1, ...] as the graph takes it.
 
         Args:
-            skipped: gets the names of those that cannot be used, once all have been gone through.
+            skipped: gets the names of those that cannot be used, at the end, or where the iterator is closed.
             total: size of the set that these are a part of; too large a share of unusable ones is refused.
         """
 
@@ -128,9 +128,11 @@ class ImageSamples:
             ImageError: too many cannot be read.
         """
         stream = ImageStream(self.images, self.preprocess, batch_size=1, total=total)
-        for item, pixels in stream.singles():
-            yield item.name, pixels
-        skipped.extend(image.name for image in stream.skipped)
+        try:
+            for item, pixels in stream.singles():
+                yield item.name, pixels
+        finally:
+            skipped.extend(image.name for image in stream.skipped)
 
     @cached_property
     def _items(self) -> dict[str, ImageItem]:

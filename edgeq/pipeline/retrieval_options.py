@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from edgeq.calibrate.stage import AUTO
 from edgeq.plan.precision import ChannelEqualization, Rule, WeightGranularity
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 
-__all__ = ["RetrievalOptions"]
+__all__ = ["MAX_TEXT_FLOAT_SHARE", "RetrievalOptions"]
+
+MAX_TEXT_FLOAT_SHARE: Final = 50.0
+"""Percent; with more of it in floating point, little is left of what INT8 is for."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,9 @@ class RetrievalOptions:
         rules: about the text encoder's graph, asked before the built-in ones.
         channel_equalization: how the channels before the text encoder's linear layers are brought to like ranges.
         bounds: what INT8 texts may lose.
+        max_float_share: percent of the text encoder's weighted bytes that may stay in floating point where INT8 as a
+            whole was refused; 0 searches no layers.
+        compare_int8_images: make a vision encoder in INT8 too, for a figure beside; it embeds the pairs' images again.
         photographs: at most so many of the images go through the vision encoder, to find overflow and prove parity.
         canaries: so many texts and images go into the bundle with what is to be seen on them.
         keep_fp32: leave the FP32 graphs in the bundle.
@@ -34,6 +41,8 @@ class RetrievalOptions:
     rules: tuple[Rule, ...] = ()
     channel_equalization: ChannelEqualization = "auto"
     bounds: RetrievalBounds = DEFAULT_RETRIEVAL_BOUNDS
+    max_float_share: float = MAX_TEXT_FLOAT_SHARE
+    compare_int8_images: bool = False
     photographs: int = 32
     canaries: int = 8
     keep_fp32: bool = False

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
 from edgeq.errors import GateError, ImageError
@@ -23,7 +24,15 @@ from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.frontier import FRONTIER_CHART, draw_frontier
-from edgeq.quantize.search.layer_search import Evaluation, Search, SearchBounds, Speed, keep_layers, search, worst_first
+from edgeq.quantize.search.layer_search import (
+    ImageEvaluation,
+    Search,
+    SearchBounds,
+    Speed,
+    keep_layers,
+    search,
+    worst_first,
+)
 from edgeq.quantize.search.sensitivity import TABLE, Sensitivity, measure_sensitivity
 
 __all__ = ["SEARCH", "Found", "halves", "save_found", "search_graph"]
@@ -99,7 +108,7 @@ def search_graph(
     searched, unseen = (labelled.part(half) for half in halves(labelled.images))
     classes = _classes(model, source)
     task.search_tally(labelled, source.labels, classes)  # all of them are looked at: what does not match is found out
-    evaluation = Evaluation(model, task, searched, source, classes, threads)
+    evaluation = ImageEvaluation(model, task, searched, source, classes, threads)
     speed = _speed(graph, parity_images(ranked_on, source, count=1), threads)
     advance = counter(report, "search", 0)
 
@@ -109,15 +118,13 @@ def search_graph(
     table: Sensitivity | None = None
     found = within(())
     if found.chosen is None:
-        some = ranked_on.sample(min(_RANKING_IMAGES, len(ranked_on)))
-        table, _ = measure_sensitivity(
-            model, plan, scales, some, source.preprocess, pixels=pixels, threads=threads, report=report
-        )
+        some = ImageSamples(ranked_on.sample(min(_RANKING_IMAGES, len(ranked_on))), source.preprocess)
+        table, _ = measure_sensitivity(model, plan, scales, some, pixels=pixels, threads=threads, report=report)
         found = within(worst_first(table))
     if found.chosen is None:
         raise _out_of_reach(found)
     revised = keep_layers(model, plan, found.kept)
-    judged = Evaluation(model, task, unseen, source, classes, threads)
+    judged = ImageEvaluation(model, task, unseen, source, classes, threads)
     check = judged.figures(lower(model, revised, scales, USUAL, pixels=pixels))
     return Found(revised, found.model_copy(update={"check": check}), table)
 

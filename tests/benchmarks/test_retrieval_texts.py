@@ -35,7 +35,7 @@ def test_outliers_change_nothing_but_ranges(tmp_path: Path) -> None:
 def test_every_way_is_measured_beside_the_same_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 40 scenes; what ONNX Runtime's static quantizer does to the whole graph shows on any number."""
     monkeypatch.setattr(retrieval, "_CAPTIONS", 40)
-    rows = list(measure(40, tmp_path, ["plain"]))
+    rows = list(measure(40, tmp_path, ["plain"], threads=1))
     assert [row.model for row in rows] == ["plain"] * 5
     assert len({row.who for row in rows}) == 5
     references = {row.figures.text_to_image.at1.reference for row in rows}
@@ -53,6 +53,7 @@ def test_the_table_tells_drops_with_their_doubt() -> None:
     text = table([Row("plain", "somebody", figures, "floating point")])
     assert "4 texts in 4 groups, 4 images." in text
     assert "| plain | somebody | 75.00 / 100.00 / 100.00 | 25.00 ± 25.00 (" in text
+    assert "|  | floating point |" in text, "no images in INT8"
     assert text.endswith("FP16 texts find 100.00 / 100.00 / 100.00 %.")
 
 

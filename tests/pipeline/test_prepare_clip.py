@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from two_towers import CONTEXT, SENTENCES, write_two_tower
 
+from benchmarks.retrieval import inject_outliers
 from edgeq.demo.clip.pairs import CLIP_WEIGHTS, write_captions, write_pairs
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import EngineError
@@ -19,7 +20,7 @@ from edgeq.files import sha256_file
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.quality.tasks.retrieval_gate import RetrievalBounds
+from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, RetrievalGate
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
@@ -33,7 +34,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> PreparedRetrieval:
     (folder / "images").mkdir()
     pairs = write_pairs(folder / "images", 80)
     write_captions(folder / "captions.txt", 80)
-    options = RetrievalOptions(bounds=RetrievalBounds(5.0), keep_fp32=True, photographs=8, canaries=2, threads=1)
+    options = RetrievalOptions(
+        bounds=RetrievalBounds(5.0),
+        compare_int8_images=True,
+        keep_fp32=True,
+        photographs=8,
+        canaries=2,
+        threads=1,
+    )
     return prepare_retrieval(
         CLIP_WEIGHTS, folder / "images", folder / "captions.txt", folder / "bundle", pairs=pairs, options=options
     )
@@ -49,6 +57,17 @@ def test_int8_texts_are_kept_where_they_find_the_same(clip: PreparedRetrieval) -
     files = {file.name for file in clip.manifest.files}
     assert {"text/model.int8.ort.onnx", "text/model.int8.trt.onnx", "vision.fp16.onnx"} <= files
     assert "text/model.fp16.onnx" not in files
+    assert (clip.search, clip.whole_int8, clip.kept_layers) == (None, None, ())
+
+
+def test_int8_images_are_a_figure_and_nothing_else(clip: PreparedRetrieval) -> None:
+    assert clip.gate is not None
+    for way in (clip.gate.figures.text_to_image, clip.gate.figures.image_to_text):
+        assert way.at1.both_int8 is not None
+        assert abs(way.at1.both_int8 - way.at1.candidate) < 10
+    assert not [file.name for file in clip.manifest.files if "int8" in file.name and not file.name.startswith("text/")]
+    shown = [row[0] for row in clip.gate.figures.rows()]
+    assert "recall@1 text -> image, images in INT8 too" in shown
 
 
 def test_the_engine_of_texts_in_int8_is_described(clip: PreparedRetrieval) -> None:
@@ -123,3 +142,70 @@ def check_siglip2(model: Path, opened: TwoTowerModel) -> None:
 def run(engine: OnnxRuntimeEngine, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     found: NDArray[np.float32] = engine.run({"input_ids": ids[None]})["text_embeds"][0]
     return found
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CLIP with channels 300 times as wide in its text encoder, 60 scenes, captions."""
+    folder = tmp_path_factory.mktemp("wide")
+    inject_outliers(CLIP_WEIGHTS, folder / "model", 300.0)
+    (folder / "images").mkdir()
+    write_pairs(folder / "images", 60)
+    write_captions(folder / "captions.txt", 60)
+    return folder
+
+
+def prepared(wide: Path, share: float) -> PreparedRetrieval:
+    options = RetrievalOptions(
+        bounds=RetrievalBounds(5.0),
+        channel_equalization="none",
+        max_float_share=share,
+        method="mse",
+        photographs=4,
+        canaries=1,
+        threads=1,
+    )
+    return prepare_retrieval(
+        wide / "model",
+        wide / "images",
+        wide / "captions.txt",
+        wide / f"bundle{share:g}",
+        pairs=wide / "images" / "pairs.jsonl",
+        options=options,
+    )
+
+
+def test_layers_that_int8_harms_are_kept_where_it_is_refused(wide: Path) -> None:
+    made = prepared(wide, 90.0)
+    assert made.whole_int8 is not None
+    assert made.gate is not None
+    assert made.search is not None
+    assert (made.whole_int8.judged, made.whole_int8.passed, made.gate.passed) == (True, False, True)
+    steps = {len(step.kept): step.headline.drop for step in made.search.steps}
+    assert made.search.max_drop == pytest.approx(1.0), "a fifth of the gate's bound"
+    assert steps[0] > made.search.max_drop >= steps[len(made.kept_layers)]
+    widened = ("q_proj", "k_proj", "v_proj", "fc1")
+    assert made.kept_layers
+    assert all(layer.split("/")[-2] in widened for layer in made.kept_layers), "what reads the wide channels"
+    plan = PrecisionPlan.load(made.bundle / "text" / "plan.yaml")
+    rules = {decision.layer: decision.rule for decision in plan.decisions}
+    assert {rules[layer] for layer in made.kept_layers} == {f"fp32-kept-{layer}" for layer in made.kept_layers}
+    found = executed_operators(made.bundle / "text" / "model.int8.ort.onnx")
+    integers = sum(count for name, count in found.items() if "Integer" in name or name.startswith("QLinear"))
+    assert integers == made.int8_layers == 18 - len(made.kept_layers)
+    layers = EngineInputs.load(made.bundle / "text" / ENGINE_INPUTS).graphs["explicit"].layers
+    assert {layer.name for layer in layers if layer.precision == "int8"}.isdisjoint(made.kept_layers)
+    assert sum(layer.precision == "int8" for layer in layers) == made.int8_layers
+    files = {file.name for file in made.manifest.files}
+    assert {"gate.json", "gate.whole_int8.json", "text/search.json", "text/model.int8.trt.onnx"} <= files
+    assert RetrievalGate.load(made.bundle / "gate.whole_int8.json") == made.whole_int8
+    assert open_two_tower(made.bundle, threads=1).settings.text == "text/model.int8.ort.onnx"
+
+
+def test_texts_are_fp16_where_too_many_layers_would_have_to_be_kept(wide: Path) -> None:
+    made = prepared(wide, 3.0)
+    assert made.search is not None
+    assert (made.search.chosen, made.kept_layers, made.whole_int8) == (None, (), None)
+    assert open_two_tower(made.bundle, threads=1).settings.text == "text/model.fp16.onnx"
+    assert "no set of layers within 3 % of the bytes" in made.warnings[-1]
+    assert "INT8 harms most: /text_model/" in made.warnings[-1]

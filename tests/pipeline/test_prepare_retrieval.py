@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from onnx import TensorProto
+from pictures import draw_pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorrt_operators import refused
@@ -20,11 +22,12 @@ from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.engine_store.machine import read_machine
 from edgeq.engine_store.planned import build_key, encoders_of, plan_build
-from edgeq.errors import ArtifactError, CalibrationError, EdgeqError, GateError, InputError, ModelError
+from edgeq.errors import ArtifactError, CalibrationError, EdgeqError, GateError, ImageError, InputError, ModelError
 from edgeq.files import sha256_file
 from edgeq.pipeline.inspect import inspect_model
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.zero_shot import judge_zero_shot
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.runtime.canary.canary_set import canary_graph, open_canaries
 from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
@@ -179,6 +182,32 @@ def test_without_pairs_texts_stay_in_fp16(tmp_path: Path) -> None:
     graph = onnx.load(prepared.bundle / "text/model.fp32.onnx").graph
     tables = [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16]
     assert len(tables) == 1, "the token table"
+    assert_zero_shot(prepared.bundle, draw_pictures(tmp_path / "labelled", each=3), tmp_path / "templates.txt")
+
+
+def assert_zero_shot(bundle: Path, labelled: Path, templates: Path) -> None:
+    """Classes are means of normalized texts: once more with the encoders themselves."""
+    (labelled / "red" / "damaged.png").write_bytes(b"\x89PNG")
+    templates.write_text("a photo of a {}.\n{} is what it is\n")
+    with pytest.raises(ImageError, match="1 of 10"):
+        judge_zero_shot(bundle, labelled, templates=templates, threads=1)
+    (labelled / "red" / "damaged.png").unlink()
+    found = judge_zero_shot(bundle, labelled, templates=templates, threads=1)
+    assert (found.made, found.reference, found.skipped) == ("FP16", "FP32", ())
+    two = open_two_tower(bundle, threads=1)
+    names = ("blue", "green", "red")
+    each = [two.text.embed([f"a photo of a {name}.", f"{name} is what it is"]).mean(axis=0) for name in names]
+    means = np.stack([mean / np.linalg.norm(mean) for mean in each])
+    right = []
+    for number, name in enumerate(names):
+        for file in sorted((labelled / name).iterdir()):
+            right.append(int((means @ two.image.embed([Image.open(file)])[0]).argmax()) == number)
+    figures = found.figures
+    assert (figures.images, figures.classes, figures.templates) == (9, 3, 2)
+    assert figures.candidate == pytest.approx(100 * np.mean(right))
+    assert figures.drop is not None
+    assert figures.reference == pytest.approx(figures.candidate + figures.drop.value)
+    assert figures.drop.low < figures.drop.value < figures.drop.high
 
 
 @pytest.mark.parametrize(
@@ -189,12 +218,13 @@ def test_without_pairs_texts_stay_in_fp16(tmp_path: Path) -> None:
         ("chinese_clip", ModelError),
         ("foreign weights", ModelError),
         ("not two images", InputError),
+        ("INT8 images without pairs", InputError),
     ],
 )
 def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp_path: Path) -> None:
     model = write_two_tower(tmp_path / "model", "siglip")
     write_images(tmp_path / "images", 2)
-    captions, pairs = "a photo of a cat", None
+    captions, pairs, options = "a photo of a cat", None, OPTIONS
     if fault == "no captions":
         captions = "\n"
     elif fault == "a long caption":
@@ -202,6 +232,8 @@ def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp
     elif fault == "not two images":
         pairs = tmp_path / "images" / "pairs.jsonl"
         pairs.write_text('{"image": "0.png", "captions": ["one", "two"]}')
+    elif fault == "INT8 images without pairs":
+        options = replace(OPTIONS, compare_int8_images=True)
     elif fault == "chinese_clip":
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps({**config, "model_type": "chinese_clip"}))
@@ -212,7 +244,7 @@ def test_what_is_refused_leaves_nothing(fault: str, error: type[EdgeqError], tmp
     (tmp_path / "captions.txt").write_text(captions)
     with pytest.raises(error):
         prepare_retrieval(
-            model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", pairs=pairs, options=OPTIONS
+            model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", pairs=pairs, options=options
         )
     assert not (tmp_path / "bundle").exists()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from edgeq.bundle.manifest import MANIFEST, read_manifest
+from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
 from edgeq.errors import ArtifactError, ImageError
@@ -78,8 +79,7 @@ def sensitivity(
         model,
         plan,
         found,
-        shown,
-        source.preprocess,
+        ImageSamples(shown, source.preprocess),
         pixels=PixelInput.of(source.preprocess),
         truth=_truth(model, source, shown, tell),
         bounds=RaceBounds(worst, others),
@@ -174,10 +174,11 @@ def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, Preci
 def _truth(
     model: onnx.ModelProto, source: ModelSource, images: ImageSet, tell: Callable[[str], None]
 ) -> dict[str, int] | None:
-    """Folder -> class where that is what the task asks for; None where folders are no classes, which is told."""
+    """The class of each image by its name, where that is what the task asks for; None where folders are no classes."""
     classes = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
     try:
-        return choose_task(None, source.config).folder_classes(images, source.labels, classes)
+        found = choose_task(None, source.config).folder_classes(images, source.labels, classes)
     except ImageError as error:
         tell(f"no top-1: {error.what}")
         return None
+    return None if found is None else {item.name: found[str(item.label)] for item in images.items}

@@ -64,11 +64,14 @@ def _choice(trial: Trial) -> str:
 
 def print_search(search: Search) -> None:
     """The frontier of a search, and what was chosen, on images that were not searched as well."""
-    alike = search.steps[0].headline.alike
-    header = ("layers kept", "bytes in floating point", "drop", alike, "x FP32 speed", "")
+    headline = search.steps[0].headline
+    header = ("layers kept", "bytes in floating point", "drop", headline.alike, "x FP32 speed", "")
     rows = [_step_cells(step, place == search.chosen) for place, step in enumerate(search.steps)]
     print_table(
-        f"Layers kept in floating point, for a drop of at most {search.max_drop:g}", header, rows, numbers=header[:5]
+        f"Layers kept in floating point, for a drop of {headline.name} of at most {search.max_drop:g} {headline.unit}",
+        header,
+        rows,
+        numbers=header[:5],
     )
     if search.check is not None:
         check = search.check.headline()

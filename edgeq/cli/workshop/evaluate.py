@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 
 from edgeq.api.workshop.stages import evaluate
+from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_quality
 from edgeq.cli.workshop.options import eval_option, task_option
+from edgeq.cli.workshop.retrieval_tables import print_zero_shot
+from edgeq.pipeline.zero_shot import judge_zero_shot
 from edgeq.quantize.int8.stage import FP16, made_graph
 
 __all__ = ["command"]
@@ -20,14 +23,48 @@ __all__ = ["command"]
 @click.argument("quantized", type=PATH)
 @eval_option(required=True)
 @task_option
+@click.option(
+    "--classes",
+    type=PATH,
+    help="CLIP, SigLIP: a class in each line, its NAME or FOLDER, a tab, NAME; without it the names of the folders.",
+)
+@click.option(
+    "--templates",
+    type=PATH,
+    help="CLIP, SigLIP: a template in each line, {} where the name goes; without it: a photo of a {}.",
+)
 @threads_option
 @json_option
-def command(quantized: Path, labelled: Path, task: str | None, threads: int | None, as_json: bool) -> None:
+def command(
+    quantized: Path,
+    labelled: Path,
+    task: str | None,
+    classes: Path | None,
+    templates: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Judge a quantized network against its FP32 source on labelled images.
 
     QUANTIZED is a directory made by `edgeq quantize`, or a bundle. Of a bundle that was kept in floating point, the
-    FP16 graph is judged.
+    FP16 graph is judged. A bundle of CLIP or SigLIP classifies the images by texts of their classes (zero-shot), with
+    the text encoder that it has, beside the one in floating point where `edgeq prepare --keep-fp32` left that.
     """
+    if (quantized / RETRIEVAL_SETTINGS).is_file():
+        if task is not None:
+            raise click.UsageError(f"--task: {quantized} is a bundle of a text and a vision encoder")
+        with console.progress_bars() as progress:
+            found = judge_zero_shot(
+                quantized, labelled, classes=classes, templates=templates, threads=threads, progress=progress
+            )
+        if as_json:
+            console.print_json(found)
+        else:
+            print_zero_shot(found)
+        return
+    for flag, given in (("--classes", classes), ("--templates", templates)):
+        if given is not None:
+            raise click.UsageError(f"{flag}: {quantized} is no bundle of a text and a vision encoder")
     with console.progress_bars() as progress:
         quality = evaluate(quantized, labelled, task=task, threads=threads, progress=progress)
     if as_json:

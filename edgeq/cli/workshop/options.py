@@ -185,7 +185,8 @@ search_options = _chain(
         default=MAX_SHARE,
         show_default=True,
         metavar="PERCENT",
-        help="With --max-drop: so much of the weighted layers' bytes may stay in floating point.",
+        help="With --max-drop, and for the text encoder of CLIP and SigLIP, where it is 50: so much of the weighted "
+        "layers' bytes may stay in floating point; 0 keeps none.",
     ),
     click.option(
         "--min-speedup",

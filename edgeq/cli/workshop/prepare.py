@@ -42,7 +42,7 @@ from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval_options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions
 from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
@@ -69,7 +69,7 @@ CLASSIFIER_FLAGS: Final = (
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
 )
-RETRIEVAL_FLAGS: Final = ("captions",)
+RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images")
 _OF_TEXTS: Final = (
     "calibration_images",
     "method",
@@ -79,6 +79,7 @@ _OF_TEXTS: Final = (
     "std",
     "size",
     "gate_drop",
+    "max_float_share",
 )
 """A classifier's, that a text encoder has too."""
 
@@ -104,6 +105,11 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
     "--captions",
     type=PATH,
     help="CLIP, SigLIP, their text encoder: texts to calibrate on, one in each line, or JSON lines.",
+)
+@click.option(
+    "--compare-int8-images",
+    is_flag=True,
+    help="CLIP, SigLIP: also tell what INT8 texts find among INT8 images; embeds the images of --eval twice.",
 )
 @task_option
 @output_option
@@ -142,15 +148,16 @@ def command(model: str, images: Path | None, output: Path, as_json: bool, **choi
     Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
     language model an NF4 checkpoint; the two are judged against the whole model on the questions. Of CLIP and SigLIP,
     the text encoder becomes INT8, calibrated on the captions, and the vision encoder FP16; INT8 texts are kept only if
-    they are shown to find the same images, on the pairs. Of a text encoder alone texts are FP16, proved on the
-    captions.
+    they are shown to find the same images, on the pairs, if need be with some layers in floating point. Of a text
+    encoder alone texts are FP16, proved on the captions.
     """
     config = read_config(model)
     if is_two_tower(config):
         check_two_tower(config)
     if is_text_tower(config):
         refuse_flags((*CLASSIFIER_FLAGS, *(set(VLM_FLAGS) - {"keep_fp32"})), model, _TEXT_TOWER)
-        refuse_flags(("images", "labelled", "codes", "reasons", "plan_file", "rules_file"), model, _TEXT_TOWER)
+        unused = ("images", "labelled", "codes", "reasons", "plan_file", "rules_file", "compare_int8_images")
+        refuse_flags(unused, model, _TEXT_TOWER)
         _prepare_text(model, output, as_json, **choices)
         return
     if images is None:
@@ -205,6 +212,8 @@ def _prepare_retrieval(
     std: str | None,
     size: str | None,
     gate_drop: float,
+    max_float_share: float,
+    compare_int8_images: bool,
     rules_file: Path | None,
     keep_fp32: bool,
     threads: int | None,
@@ -219,6 +228,8 @@ def _prepare_retrieval(
         rules=load_rules(rules_file) if rules_file else (),
         channel_equalization=channel_equalization,
         bounds=RetrievalBounds(gate_drop) if _given("gate_drop") else DEFAULT_RETRIEVAL_BOUNDS,
+        max_float_share=max_float_share if _given("max_float_share") else MAX_TEXT_FLOAT_SHARE,
+        compare_int8_images=compare_int8_images,
         keep_fp32=keep_fp32,
         threads=threads,
     )

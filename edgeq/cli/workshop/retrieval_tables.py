@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from edgeq.cli import console
-from edgeq.cli.workshop.classifier_tables import print_fold, print_trials
+from edgeq.cli.workshop.classifier_tables import print_fold, print_search, print_trials
 from edgeq.pipeline.retrieval import PreparedRetrieval
 from edgeq.pipeline.text_encoder import PreparedText
+from edgeq.pipeline.zero_shot import ZeroShotQuality
 from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 
-__all__ = ["print_prepared_retrieval", "print_prepared_text"]
+__all__ = ["print_prepared_retrieval", "print_prepared_text", "print_zero_shot"]
 
 
 def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
@@ -28,8 +29,14 @@ def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
     )
     print_trials(prepared.trials)
     click.echo(f"Token ids of {prepared.tokenized} texts are those of transformers' tokenizer.")
+    if prepared.whole_int8 is not None:
+        _print_gate(prepared.whole_int8, "INT8")
+    if prepared.search is not None:
+        print_search(prepared.search)
     if prepared.gate is not None:
-        _print_gate(prepared.gate)
+        _print_gate(prepared.gate, "INT8" if prepared.whole_int8 is None else "mixed")
+    if prepared.kept_layers:
+        click.echo(f"In floating point, since INT8 alone was refused: {', '.join(prepared.kept_layers)}.")
     size = (prepared.text_bytes + prepared.vision_bytes) / 1e6
     kind = "INT8" if prepared.gate is not None and prepared.gate.passed else "FP16"
     click.echo(f"Texts are read in {kind}, images in FP16: {size:,.1f} MB. The bundle lies in {prepared.bundle}")
@@ -45,12 +52,27 @@ def print_prepared_text(prepared: PreparedText) -> None:
     click.echo(f"{prepared.text_bytes / 1e6:,.1f} MB. The bundle lies in {prepared.bundle}")
 
 
-def _print_gate(gate: RetrievalGate) -> None:
+def _print_gate(gate: RetrievalGate, made: str) -> None:
     console.print_table(
-        "FP16 texts against INT8 texts, images in FP16",
-        ("", "FP16", "INT8", "change"),
+        f"FP16 texts against {made} texts, images in FP16",
+        ("", "FP16", made, "change"),
         list(gate.figures.rows()),
-        numbers=("FP16", "INT8", "change"),
+        numbers=("FP16", made, "change"),
     )
     verdict = "kept" if gate.passed else "refused" if gate.judged else "not judged"
-    click.echo(f"INT8 is {verdict}: {'; '.join(gate.reasons)}.")
+    click.echo(f"{'INT8' if made == 'INT8' else 'With these layers, INT8'} is {verdict}: {'; '.join(gate.reasons)}.")
+
+
+def print_zero_shot(found: ZeroShotQuality) -> None:
+    """How many images are put into their class, on stdout."""
+    figures, reference = found.figures, found.reference or ""
+    if found.skipped:
+        click.echo(f"Skipped {len(found.skipped)} images that cannot be read: {', '.join(found.skipped[:5])}")
+    console.print_table(
+        f"{figures.classes} classes, {figures.templates} templates, texts in {found.made}",
+        ("", reference, found.made, "change"),
+        list(figures.rows()),
+        numbers=(reference, found.made, "change"),
+    )
+    if found.reference is None:
+        click.echo("The bundle has no other text encoder to hold it against (edgeq prepare --keep-fp32 leaves one).")

@@ -12,6 +12,7 @@ from edgeq.quality.tasks.answers import AnswersTask
 from edgeq.quality.tasks.base import ImageTask, Task, TaskFigures
 from edgeq.quality.tasks.classification import ClassificationTask
 from edgeq.quality.tasks.embedding import EmbeddingTask
+from edgeq.quality.tasks.first_images import FIRST_IMAGES, FirstImages
 from edgeq.quality.tasks.multilabel import MultiLabelTask
 from edgeq.quality.tasks.retrieval import RetrievalTask
 
@@ -85,10 +86,11 @@ def _problem(config: Mapping[str, Any]) -> Any:
 
 
 def _read_figures(values: Any) -> Any:
-    """Figures of a task from what JSON holds; anything else as it is, for pydantic to refuse."""
+    """Figures of a task, or of a search, from what JSON holds; anything else as it is, for pydantic to refuse."""
     if not isinstance(values, Mapping):
         return values
-    kind = next((task.figures for task in IMAGE_TASKS if task.name == values.get("task")), None)
+    kinds = {FIRST_IMAGES: FirstImages, **{task.name: task.figures for task in IMAGE_TASKS}}
+    kind = kinds.get(str(values.get("task")))
     return values if kind is None else kind.model_validate(values)
 
 

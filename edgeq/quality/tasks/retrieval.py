@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from edgeq.errors import EngineError, InputError
 from edgeq.quality.tasks.base import Task
 from edgeq.quality.tasks.pairs import Pairs, groups, inverse
-from edgeq.quality.tasks.recall import Found, check_right, compare_hits, directions, own_size, recall, search
+from edgeq.quality.tasks.recall import Found, check_right, compare_hits, own_size, recall, search
 from edgeq.quality.tasks.retrieval_figures import Direction, Recall, RetrievalFigures, ZeroShot
 
-__all__ = ["Embedded", "RetrievalTask", "compare_retrieval", "compare_zero_shot", "zero_shot"]
+__all__ = ["Embedded", "RetrievalTask", "compare_retrieval"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def compare_retrieval(
     Args:
         relevant: for each caption the images that are right for it, as rows of the images' embeddings.
         embedded: what the encoders gave.
-        zero_shot: figures to put beside, of `compare_zero_shot`.
+        zero_shot: figures to put beside, of `edgeq.quality.tasks.zero_shot`.
         written: for each caption the images that it was chosen with; None for those that are right for it.
 
     Raises:
@@ -142,67 +142,6 @@ def _direction(sides: Sequence[Found], of_queries: NDArray[np.int64], items: int
         at1=at(1),
         at5=at(5),
         at10=at(10),
-    )
-
-
-def zero_shot(
-    image_vectors: NDArray[np.float32], labels: NDArray[np.int64], class_text_vectors: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """Where each image's class stands: a class is the mean of its texts' directions.
-
-    Args:
-        image_vectors: float32 [n, d].
-        labels: the right class of each image, int64 [n].
-        class_text_vectors: float32 [classes, templates, d].
-
-    Returns:
-        As `ranks`, int64 [n]: top-1 is `recall` of it at 1.
-
-    Raises:
-        InputError: a label is no class.
-        EngineError: an array holds NaN or infinity, or they do not fit each other.
-    """
-    if class_text_vectors.ndim != 3 or 0 in class_text_vectors.shape:
-        raise EngineError(f"texts of classes are {list(class_text_vectors.shape)}", expected="[classes, templates, d]")
-    classes, templates, width = class_text_vectors.shape
-    every = directions(class_text_vectors.reshape(classes * templates, width), "texts of classes")
-    means = every.reshape(classes, templates, width).mean(axis=1)
-    right = [frozenset((int(label),)) for label in labels]
-    check_right(right, len(image_vectors), classes)
-    return search(image_vectors, means, right)[0]
-
-
-def compare_zero_shot(
-    image_vectors: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    reference_texts: NDArray[np.float32],
-    candidate_texts: NDArray[np.float32],
-) -> ZeroShot:
-    """Classify the same images with the texts of both encoders.
-
-    Args:
-        image_vectors: of the FP16 vision encoder, float32 [n, d].
-        labels: the right class of each image, int64 [n].
-        reference_texts, candidate_texts: of both text encoders, float32 [classes, templates, d].
-
-    Raises:
-        InputError: there is no image, or a label is no class.
-        EngineError: an encoder gave NaN or infinity, or arrays do not fit each other.
-    """
-    if reference_texts.shape != candidate_texts.shape:
-        raise EngineError(
-            f"texts of classes are {list(reference_texts.shape)} of the reference, "
-            f"{list(candidate_texts.shape)} of the candidate",
-            expected="equal shapes",
-        )
-    ours, theirs = (zero_shot(image_vectors, labels, texts) for texts in (reference_texts, candidate_texts))
-    return ZeroShot(
-        images=len(labels),
-        classes=reference_texts.shape[0],
-        templates=reference_texts.shape[1],
-        reference=recall(ours, 1),
-        candidate=recall(theirs, 1),
-        drop=compare_hits(ours == 0, theirs == 0),
     )
 
 

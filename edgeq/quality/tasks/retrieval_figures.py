@@ -80,7 +80,9 @@ class ZeroShot(BaseModel):
 
     Attributes:
         images, classes, templates: how many of each; every class has each template.
-        reference, candidate: top-1 with the FP16 and the INT8 text encoder, on FP16 images.
+        candidate: top-1 with the text encoder that is judged, on FP16 images.
+        low, high: its interval of 95 %.
+        reference: top-1 with the text encoder that it is held against; None where there is none.
         drop: reference - candidate.
     """
 
@@ -89,9 +91,25 @@ class ZeroShot(BaseModel):
     images: int
     classes: int
     templates: int
-    reference: float
     candidate: float
-    drop: Drop
+    low: float
+    high: float
+    reference: float | None = None
+    drop: Drop | None = None
+
+    def rows(self) -> tuple[Row, ...]:
+        """For a table."""
+        drop = self.drop
+        change = "" if drop is None else f"{drop.text()}, 95 % {0.0 - drop.high:+.2f} to {0.0 - drop.low:+.2f}"
+        return (
+            (
+                f"zero-shot top-1, {self.images} images",
+                "" if self.reference is None else f"{self.reference:.2f} %",
+                f"{self.candidate:.2f} %",
+                change,
+            ),
+            ("with 95 % between", "", f"{self.low:.2f} and {self.high:.2f} %", ""),
+        )
 
 
 class RetrievalFigures(TaskFigures):
@@ -133,7 +151,7 @@ class RetrievalFigures(TaskFigures):
             *(row for name, way in ways for row in _rows(name, way)),
             (f"same image first, {there.queries} texts", "", "", f"{there.same_first:.2f} %"),
             (f"same text first, {back.queries} images", "", "", f"{back.same_first:.2f} %"),
-            *_zero_shot_rows(self.zero_shot),
+            *(() if self.zero_shot is None else self.zero_shot.rows()),
         )
 
 
@@ -148,10 +166,3 @@ def _rows(name: str, way: Direction) -> list[Row]:
         change = f"{other - way.at1.reference:+.2f} points"
         rows.append((f"recall@1 {name}, images in INT8 too", "", f"{other:.2f} %", change))
     return rows
-
-
-def _zero_shot_rows(found: ZeroShot | None) -> tuple[Row, ...]:
-    if found is None:
-        return ()
-    name = f"zero-shot top-1, {found.images} images"
-    return ((name, f"{found.reference:.2f} %", f"{found.candidate:.2f} %", found.drop.text()),)

@@ -40,7 +40,7 @@ def draw_frontier(search: Search, path: Path) -> None:
         if timed:
             _draw(panels[1], search, "times FP32's speed at batch 1", _speedup)
         headline = search.steps[0].headline
-        panels[0].set_ylabel(f"{headline.unit} of {headline.name} lost on the images searched")
+        panels[0].set_ylabel(f"{headline.unit} of {headline.name} lost where layers were searched")
         panels[0].set_title("Layers kept in floating point", loc="left")
         panels[0].legend(loc="upper right", fontsize=8)
         atomic_write(path, encoded(figure, path))

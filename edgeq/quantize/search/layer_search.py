@@ -16,7 +16,7 @@ import glob
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import onnx
 from pydantic import BaseModel, ConfigDict
@@ -40,6 +40,7 @@ from edgeq.quantize.search.sensitivity import Sensitivity
 __all__ = [
     "MAX_SHARE",
     "Evaluation",
+    "ImageEvaluation",
     "Search",
     "SearchBounds",
     "SearchStep",
@@ -139,7 +140,15 @@ class Search(Artifact):
         return () if self.chosen is None else self.steps[self.chosen].kept
 
 
-class Evaluation:
+class Evaluation(Protocol):
+    """What the sets of layers are judged by: one measure on the same samples for all of them."""
+
+    def figures(self, graph: onnx.ModelProto) -> LogitFigures | TaskFigures:
+        """What a graph answers beside FP32; its headline is held against the bounds."""
+        ...
+
+
+class ImageEvaluation:
     """Labelled images, and FP32's answers to them.
 
     Args:
@@ -204,7 +213,7 @@ def search(
         plan: INT8, for that graph.
         scales: for that graph.
         order: layers, the first to be kept first; see `worst_first`.
-        evaluation: the images that are searched on.
+        evaluation: on the samples that are searched on.
         bounds: what is allowed.
         pixels: as in `edgeq.quantize.int8.qdq.lower`.
         speed: measures how fast a graph is; `bounds.min_speedup` needs it.
@@ -279,7 +288,7 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
         keep_batchnorm=plan.keep_batchnorm,
         transformer=plan.transformer,
     )
-    return made.model_copy(update={"allowed": plan.allowed})
+    return made.model_copy(update={"allowed": plan.allowed, "channel_equalization": plan.channel_equalization})
 
 
 def float_share(plan: PrecisionPlan, kept: Sequence[str] = ()) -> float:

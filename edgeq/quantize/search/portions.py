@@ -1,80 +1,69 @@
-"""Images in portions of the size that is asked for, in an order whose beginnings are spread over the folders."""
+"""Samples in portions of the size that is asked for, in an order whose beginnings are spread over the folders."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+from edgeq.calibrate.samples import Array, Samples
 
-from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.preprocess import Preprocess
-from edgeq.model.images.stream import ImageStream
-
-__all__ = ["FIRST_ROUND", "Batch", "Portions"]
+__all__ = ["FIRST_ROUND", "Portion", "Portions"]
 
 FIRST_ROUND: Final = 48
-"""So many images at the least are spread over the folders; then twice as many, and so on."""
+"""So many samples at the least are spread over the folders; then twice as many, and so on."""
 
-_DECODED = 16
-"""So many images are decoded together."""
+_STEP: Final = 16
+"""Portions are multiples of it, so that batches are full."""
 
-Batch = tuple[tuple[ImageItem, ...], NDArray[np.float32]]
-"""Images, and their pixels, float32 [n, 3, H, W]."""
+Portion = tuple[list[str], list[Array]]
+"""Names, and the samples themselves, [1, ...] each."""
 
 
 class Portions:
-    """A set of images, to be taken bit by bit.
+    """A set of samples, to be taken bit by bit.
 
     Args:
-        images: all of them.
-        preprocess: from an image to pixels.
+        samples: all of them.
         together: so many at most are given at once.
     """
 
-    def __init__(self, images: ImageSet, preprocess: Preprocess, *, together: int) -> None:
-        # A multiple of what is decoded together, or less than that.
-        self._together = together - together % _DECODED if together > _DECODED else together
-        self._stream = ImageStream(_spread(images), preprocess, batch_size=min(_DECODED, together))
-        self._batches = _batches(self._stream)
+    def __init__(self, samples: Samples, *, together: int) -> None:
+        self._together = together - together % _STEP if together > _STEP else together
+        self._skipped: list[str] = []
+        self._arrays = _spread(samples, self._skipped)
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Names of the images so far that could not be read."""
-        return tuple(image.name for image in self._stream.skipped)
+        """Names of the samples that could not be used; those of the last round once it is at its end or closed."""
+        return tuple(self._skipped)
 
-    def take(self, count: int) -> Iterator[Batch]:
-        """The next `count` images or a few more; fewer where no more are left.
+    def take(self, count: int) -> Iterator[Portion]:
+        """The next `count` samples or a few more; fewer where no more are left.
 
         Raises:
             ImageError: too many cannot be read.
         """
         while count > 0:
-            items: list[ImageItem] = []
-            pixels: list[NDArray[np.float32]] = []
-            while len(items) < min(count, self._together) and (batch := next(self._batches, None)) is not None:
-                items += batch[0]
-                pixels.append(batch[1])
-            if not items:
+            names: list[str] = []
+            arrays: list[Array] = []
+            wanted = min(-(-count // _STEP) * _STEP, self._together)
+            while len(names) < wanted and (one := next(self._arrays, None)) is not None:
+                names.append(one[0])
+                arrays.append(one[1])
+            if not names:
                 return
-            count -= len(items)
-            yield tuple(items), np.concatenate(pixels)
+            count -= len(names)
+            yield names, arrays
 
     def close(self) -> None:
         """Decode no further."""
-        self._batches.close()
+        self._arrays.close()
 
 
-def _batches(stream: ImageStream) -> Generator[Batch]:
-    yield from stream
-
-
-def _spread(images: ImageSet) -> ImageSet:
-    order: dict[ImageItem, None] = {}
-    count = FIRST_ROUND
-    while len(order) < len(images):
-        order |= dict.fromkeys(images.sample(count).items)
-        count *= 2
-    return replace(images, items=tuple(order))
+def _spread(samples: Samples, skipped: list[str]) -> Generator[tuple[str, Array]]:
+    left, count = samples, FIRST_ROUND
+    while len(left):
+        begun = set(samples.sample(count).names)
+        others = set(left.names) - begun
+        yield from left.without(others).arrays(skipped, len(samples))
+        left, count = left.without(begun), 2 * count

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.calibrate.samples import Array
 from edgeq.quality.logits import Answers, judge_answers, root_ratio
-from edgeq.quantize.search.sweep import Runner, Track, in_batches
+from edgeq.quantize.search.sweep import Runner, Track, in_order
 from edgeq.quantize.search.variants import Workbench
 
 __all__ = ["WORST", "Race", "RaceBounds", "RunningEstimate", "images_needed"]
@@ -150,15 +151,15 @@ class Race:
         """Images that are missing, summed over all variants."""
         return sum(count for missing in self._missing for count in missing.values())
 
-    def see(self, pixels: NDArray[np.float32], truth: NDArray[np.int64] | None, advance: Callable[[int], None]) -> None:
-        """Show each variant as many of some images as it still needs.
+    def see(self, samples: Sequence[Array], truth: NDArray[np.int64] | None, advance: Callable[[int], None]) -> None:
+        """Show each variant as many of some samples as it still needs.
 
         Args:
-            pixels: float32 [n, 3, H, W].
+            samples: [1, ...] each, as the graph takes them.
             truth: class indices [n]; None without labels.
-            advance: called with the number of images that a variant has seen.
+            advance: called with the number of samples that a variant has seen.
         """
-        batches = in_batches(pixels)
+        batches = in_order(samples)
         reference, alone = self._tracks[0].sweep(batches, self._missing[0], advance)
         self._add(self.alone, self._missing[0], alone, reference, truth)
         if self._int8_open:
@@ -166,7 +167,7 @@ class Race:
             self.int8 = _joined(self.int8, judge_answers(reference, int8, truth))
             self._note_places(released)
             self._add(self.released, self._missing[1], released, reference, truth)
-        self.seen += len(pixels)
+        self.seen += len(samples)
 
     def _add(
         self,

@@ -13,7 +13,7 @@ pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Final, Literal
 
@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.artifact import Artifact
+from edgeq.calibrate.samples import Array, Samples
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import default_threads
 from edgeq.engine.registry import DEFAULT
 from edgeq.errors import ImageError, QuantizeError
-from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.preprocess import Preprocess
 from edgeq.plan.precision import Decision, PrecisionPlan
 from edgeq.quality.logits import LogitFigures
 from edgeq.quantize.int8.pixels import PixelInput
@@ -112,8 +111,7 @@ def measure_sensitivity(
     model: onnx.ModelProto,
     plan: PrecisionPlan,
     scales: Scales,
-    images: ImageSet,
-    preprocess: Preprocess,
+    samples: Samples,
     *,
     pixels: PixelInput | None = None,
     truth: Mapping[str, int] | None = None,
@@ -121,40 +119,40 @@ def measure_sensitivity(
     threads: int | None = None,
     report: Report = lambda *_: None,
 ) -> tuple[Sensitivity, tuple[str, ...]]:
-    """The table, and the names of the images that could not be read.
+    """The table, and the names of the samples that could not be read.
 
     Args:
-        model: FP32 and folded, with the node names of `plan`; float32 [n, 3, H, W] -> [n, classes].
+        model: FP32 and folded, with the node names of `plan`; pixels float32 [n, 3, H, W], or token ids int64
+            [n, length], -> [n, classes].
         plan: INT8, for that graph.
         scales: for that graph.
-        images: at least two; they are seen in an order that spreads over the folders.
-        preprocess: from an image to the graph's input.
+        samples: at least two; they are seen in an order that spreads over the folders.
         pixels: as in `edgeq.quantize.int8.qdq.lower`.
-        truth: folder -> class index; without it there is no top-1.
+        truth: the class index of each sample by its name; without it there is no top-1.
         bounds: how exact the figures have to be.
         threads: None takes every processor there is.
-        report: called as (round, done, total), counted in images times variants.
+        report: called as (round, done, total), counted in samples times variants.
 
     Raises:
         QuantizeError: the plan has no INT8 layer with weights.
-        ImageError: there are fewer than two images, or too many cannot be read.
+        ImageError: there are fewer than two samples, or too many cannot be read.
         CalibrationError: a tensor has no scale.
         EngineError: a network gives NaN or infinity.
     """
     layers = int8_layers(plan)
     if not layers:
         raise QuantizeError("the plan has no INT8 layer with weights, so there is nothing to compare")
-    if len(images) < _FEWEST:
-        raise _too_few(images)
+    if len(samples) < _FEWEST:
+        raise _too_few()
     bounds = bounds or RaceBounds()
     bench = Workbench(model, plan, scales, pixels)
     with Runner(threads or default_threads()) as runner:
-        race = Race(bench, [decision.layer for decision in layers], bounds, len(images), FIRST_ROUND, runner)
-        portions = Portions(images, preprocess, together=_images_at_once(bench, preprocess))
+        race = Race(bench, [decision.layer for decision in layers], bounds, len(samples), FIRST_ROUND, runner)
+        portions = Portions(samples, together=_at_once(bench, samples))
         with many_lowerings(), closing(portions):
             _run(race, portions, truth, report)
     if race.int8 is None or race.seen < _FEWEST:
-        raise _too_few(images)
+        raise _too_few()
     table = Sensitivity(
         graph_sha256=scales.graph_sha256,
         method=scales.method_for(DEFAULT.name),
@@ -168,19 +166,19 @@ def measure_sensitivity(
 
 
 def _run(race: Race, portions: Portions, truth: Mapping[str, int] | None, report: Report) -> None:
-    """Rounds of ever more images, until every layer is sure enough or there is no image left."""
+    """Rounds of ever more samples, until every layer is sure enough or there is none left."""
     while race.missing:
         before = race.seen
-        advance = _counter(report, f"images from {before + 1} on", race.work)
-        for items, pixels in portions.take(race.missing):
-            race.see(pixels, _indices(items, truth), advance)
+        advance = _counter(report, f"samples from {before + 1} on", race.work)
+        for names, arrays in portions.take(race.missing):
+            race.see(arrays, _indices(names, truth), advance)
         if race.seen == before:
             return
         race.settle()
 
 
-def _indices(items: tuple[ImageItem, ...], truth: Mapping[str, int] | None) -> NDArray[np.int64] | None:
-    return None if truth is None else np.array([truth[str(item.label)] for item in items], np.int64)
+def _indices(names: Sequence[str], truth: Mapping[str, int] | None) -> NDArray[np.int64] | None:
+    return None if truth is None else np.array([truth[name] for name in names], np.int64)
 
 
 def _counter(report: Report, stage: str, total: int) -> Callable[[int], None]:
@@ -195,16 +193,23 @@ def _counter(report: Report, stage: str, total: int) -> Callable[[int], None]:
     return advance
 
 
-def _images_at_once(bench: Workbench, preprocess: Preprocess) -> int:
-    """How many images go from cut to cut together."""
-    image = np.zeros((1, 3, preprocess.height, preprocess.width), np.float32)
-    return max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // bytes_at_cuts(bench.whole, image)))
+def _at_once(bench: Workbench, samples: Samples) -> int:
+    """How many samples go from cut to cut together."""
+    return max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // bytes_at_cuts(bench.whole, _any(samples))))
 
 
-def _too_few(images: ImageSet) -> ImageError:
+def _any(samples: Samples) -> Array:
+    """A sample of the usual size."""
+    preprocess = samples.preprocess
+    if preprocess is not None:  # no image need be readable
+        return np.zeros((1, 3, preprocess.height, preprocess.width), np.float32)
+    return next(array for _, array in samples.arrays([]))
+
+
+def _too_few() -> ImageError:
     return ImageError(
-        f"fewer than {_FEWEST} images in {images.path} can be used",
-        expected="some hundred images, for figures whose errors are small",
+        f"fewer than {_FEWEST} images or captions can be used",
+        expected="some hundred of them, for figures whose errors are small",
     )
 
 

@@ -23,10 +23,12 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.quantize.search.pieces import Cut, Cutter
 from edgeq.quantize.search.variants import Variant
 
-__all__ = ["Runner", "Track", "bytes_at_cuts", "in_batches", "together"]
+__all__ = ["Runner", "Track", "bytes_at_cuts", "in_order", "together"]
 
 Logits = NDArray[np.float32]
-Network = Future[Callable[[Array], NDArray[np.float32]]]
+Network = Future[Callable[[Array, Array], NDArray[np.float32]]]
+"""What a piece makes of a batch at a cut, and of the samples behind that."""
+
 Batches = Sequence[Future[Array]]
 
 _BATCH = 16
@@ -35,19 +37,22 @@ _AHEAD = 2
 """So many variants are opened while those before them still run."""
 
 
-def in_batches(values: Array) -> list[Array]:
-    """The batches of [n, ...]."""
-    return [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
+def in_order(samples: Iterable[Array]) -> list[Array]:
+    """Samples [1, ...] in batches of neighbours of one shape: their order stays."""
+    found: list[Array] = []
+    for _, alike in groupby(samples, key=np.shape):
+        values = np.concatenate(list(alike))
+        found += [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
+    return found
 
 
 def together(samples: Iterable[Array]) -> list[Array]:
     """Samples [1, ...] in batches, those of one shape side by side; where all have one they stay in order."""
-    groups = groupby(sorted(samples, key=np.shape), key=np.shape)
-    return [batch for _, alike in groups for batch in in_batches(np.concatenate(list(alike)))]
+    return in_order(sorted(samples, key=np.shape))
 
 
 class Runner:
-    """Runs graphs with one input and one output, a batch on each thread, while the next graph is being made.
+    """Runs pieces of a graph, a batch on each thread, while the next piece is being made.
 
     Threads within an operator would spin between runs, and slow down whatever other graph is run then.
     """
@@ -71,26 +76,31 @@ class Runner:
         return given
 
     def open(self, model: onnx.ModelProto) -> Network:
-        """A graph with one input and one output, soon."""
+        """A piece, soon."""
         return self._pool.submit(_open, model.SerializeToString())  # so that the model itself is let go at once
 
-    def run(self, network: Network, batches: Batches) -> Batches:
+    def run(self, network: Network, batches: Batches, samples: Sequence[Array]) -> Batches:
         """What a network makes of each batch, as soon as both are there.
 
         Jobs start in the order in which they were given, so one that is waited for is always running already.
+
+        Args:
+            network: of `open`.
+            batches: what lies at its source.
+            samples: what these were made of, in the same batches, or more of them.
         """
 
-        def job(batch: Future[Array]) -> Array:
-            return network.result()(batch.result())
+        def job(batch: Future[Array], sample: Array) -> Array:
+            return network.result()(batch.result(), sample)
 
-        return [self._pool.submit(job, batch) for batch in batches]
+        return [self._pool.submit(job, batch, sample) for batch, sample in zip(batches, samples, strict=False)]
 
 
-def _open(model: bytes) -> Callable[[Array], NDArray[np.float32]]:
-    """The graph as a function of a batch."""
+def _open(model: bytes) -> Callable[[Array, Array], NDArray[np.float32]]:
+    """The piece as a function of a batch and the samples behind it."""
     engine = OnnxRuntimeEngine(model, threads=1)
-    source, target = engine.inputs[0], engine.outputs[0]
-    return lambda batch: engine.run({source: batch})[target]
+    (source, *given), target = engine.inputs, engine.outputs[0]
+    return lambda batch, sample: engine.run({source: batch, **dict.fromkeys(given, sample)})[target]
 
 
 @dataclass(frozen=True)
@@ -117,11 +127,11 @@ class Track:
         """Logits, float32 [n, classes], of the unchanged graph, and of the variants by layer.
 
         Args:
-            samples: what the graph is given, in batches [n, ...] as `in_batches` or `together` makes them.
+            samples: what the graph is given, in batches [n, ...] as `in_order` or `together` makes them.
             wanted: of which layers, and on how many of these samples from the first on; all of them where it is more.
             advance: called with the number of samples after each variant.
         """
-        here, values, behind = self.cuts[0].tensor, self.runner.begin(samples), _Behind(self)
+        here, values, behind = self.cuts[0].tensor, self.runner.begin(samples), _Behind(self, samples)
         ends = list(accumulate(map(len, samples)))
         logits: dict[str, Logits] = {}
         running: deque[tuple[str, Batches]] = deque()
@@ -133,27 +143,27 @@ class Track:
                 advance(len(logits[layer]))
 
         for variant in [variant for variant in self.variants if wanted.get(variant.layer, 0) > 0]:
-            values, here = self._walk(here, variant.source, values), variant.source
+            values, here = self._walk(here, variant.source, values, samples), variant.source
             few = values[: bisect_left(ends, wanted[variant.layer]) + 1]
-            reached = self.runner.run(self.runner.open(self.make(variant)), few)
+            reached = self.runner.run(self.runner.open(self.make(variant)), few, samples)
             running.append((variant.layer, behind.run(variant.target, reached)))
             finish(_AHEAD)
         finish(0)
         return _joined(behind.run(here, values)), logits
 
-    def _walk(self, here: str, there: str, values: Batches) -> Batches:
+    def _walk(self, here: str, there: str, values: Batches, samples: Sequence[Array]) -> Batches:
         """The unchanged graph between two cuts."""
         if here == there:
             return values
         piece = self.network.extract(here, _stored(self.network.model, there))
-        return self.runner.run(self.runner.open(piece), values)
+        return self.runner.run(self.runner.open(piece), values, samples)
 
 
 class _Behind:
     """The unchanged graph from a cut to the logits; the one used last stays open."""
 
-    def __init__(self, track: Track) -> None:
-        self._track = track
+    def __init__(self, track: Track, samples: Sequence[Array]) -> None:
+        self._track, self._samples = track, samples
         self._logits = track.cuts[-1].tensor
         self._opened: dict[str, Network] = {}
 
@@ -163,19 +173,19 @@ class _Behind:
             return values
         if cut not in self._opened:
             self._opened = {cut: self._track.runner.open(self._track.network.extract(cut, self._logits))}
-        return self._track.runner.run(self._opened[cut], values)
+        return self._track.runner.run(self._opened[cut], values, self._samples)
 
 
 def _joined(batches: Batches) -> NDArray[np.float32]:
     return np.concatenate([batch.result() for batch in batches])
 
 
-def bytes_at_cuts(network: Cutter, image: NDArray[np.float32]) -> int:
-    """Size of the largest tensor at a cut for one image, float32 [1, 3, H, W]."""
+def bytes_at_cuts(network: Cutter, sample: Array) -> int:
+    """Size of the largest tensor at a cut for one sample, [1, ...] as the graph takes it."""
     tensors = [cut.tensor for cut in network.cuts[1:]]
     engine = OnnxRuntimeEngine(with_outputs(network.model, tensors).SerializeToString())
-    values = engine.run({engine.inputs[0]: image})
-    return max(image.nbytes, *(value.nbytes for value in values.values()))
+    values = engine.run({engine.inputs[0]: sample})
+    return max(sample.nbytes, *(value.nbytes for value in values.values()))
 
 
 def _stored(model: onnx.ModelProto, tensor: str) -> str:

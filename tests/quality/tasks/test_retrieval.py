@@ -16,9 +16,10 @@ from edgeq.quality.tasks import recall as module
 from edgeq.quality.tasks.pairs import groups, inverse
 from edgeq.quality.tasks.recall import compare_hits, ranks, recall
 from edgeq.quality.tasks.registry import RETRIEVAL
-from edgeq.quality.tasks.retrieval import Embedded, compare_retrieval, compare_zero_shot, zero_shot
+from edgeq.quality.tasks.retrieval import Embedded, compare_retrieval
 from edgeq.quality.tasks.retrieval_figures import Direction, Drop, Recall, RetrievalFigures, ZeroShot
 from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, RetrievalGate, decide_retrieval
+from edgeq.quality.tasks.zero_shot import compare_zero_shot, zero_shot
 
 Z = 1.959964
 """The normal distribution is within so many standard deviations with 95 %."""
@@ -357,10 +358,17 @@ def test_zero_shot_of_both_encoders_by_hand() -> None:
     found = compare_zero_shot(images, labels, reference, candidate)
     assert (found.images, found.classes, found.templates) == (5, 2, 1)
     assert (found.reference, found.candidate) == (100.0, 60.0)
+    assert found.drop is not None
     assert found.drop.value == pytest.approx(40.0)
     assert found.drop.standard_error == pytest.approx(100 * math.sqrt((0.4 - 0.16) / 4))
     rows = compare_retrieval(RELEVANT, Embedded(TEXTS, WORSE, IMAGES), found).rows()
-    assert rows[-1][:3] == ("zero-shot top-1, 5 images", "100.00 %", "60.00 %")
+    assert rows[-2][:3] == ("zero-shot top-1, 5 images", "100.00 %", "60.00 %")
+    assert rows[-2][3].startswith("-40.00 ± 24.49 points, 95 % ")
+    alone = compare_zero_shot(images, labels, None, candidate)
+    assert (alone.candidate, alone.reference, alone.drop) == (60.0, None, None)
+    # Wilson: (p + z^2 / 2n) / (1 + z^2 / n) = 0.5565, and z / (1 + z^2 / n) * sqrt(p q / n + z^2 / 4n^2) = 0.3260
+    assert [alone.low, alone.high] == pytest.approx([23.07, 88.24], abs=0.02)
+    assert alone.rows()[0][1:] == ("", "60.00 %", "")
 
 
 def test_texts_of_classes_that_are_all_alike_classify_nothing() -> None:
@@ -482,7 +490,9 @@ def test_a_reference_that_finds_nothing_proves_nothing() -> None:
 
 def test_figures_and_decision_are_read_back(tmp_path: Path) -> None:
     nothing = Drop(value=0.0, standard_error=0.0, low=0.0, high=0.0)
-    shot = ZeroShot(images=5, classes=2, templates=1, reference=100.0, candidate=100.0, drop=nothing)
+    shot = ZeroShot(
+        images=5, classes=2, templates=1, candidate=100.0, low=56.6, high=100.0, reference=100.0, drop=nothing
+    )
     found = compare_retrieval(RELEVANT, Embedded(TEXTS, WORSE, IMAGES, IMAGES), shot)
     gate = decide_retrieval(found)
     gate.save(tmp_path / "gate.json")

@@ -26,6 +26,7 @@ from edgeq.quality.tasks.classification import ClassificationTask
 from edgeq.quantize.search.frontier import draw_frontier
 from edgeq.quantize.search.layer_search import (
     Evaluation,
+    ImageEvaluation,
     Search,
     SearchBounds,
     SearchStep,
@@ -143,7 +144,7 @@ def test_a_real_evaluation_compares_with_fp32(
     model, plan, scales, source, images = exported
     task = ClassificationTask()
     examples = Examples(images, {item.name: str(item.label) for item in images.items})
-    evaluation = Evaluation(model, task, examples, source, 3, 1)
+    evaluation = ImageEvaluation(model, task, examples, source, 3, 1)
     same = evaluation.figures(model)
     assert isinstance(same, LogitFigures)
     assert (same.images, same.logit_error, same.drop, same.agreement) == (len(images), 0.0, 0.0, 100.0)
@@ -158,13 +159,14 @@ def test_layers_kept_are_in_fp32_by_a_rule_of_their_own(
     exported: tuple[onnx.ModelProto, PrecisionPlan, Scales, ModelSource, ImageSet],
 ) -> None:
     model, plan, _, _, _ = exported
-    made = keep_layers(model, plan.model_copy(update={"allowed": {"EQ107": "few"}}), ("pointwise",))
+    settled = {"allowed": {"EQ107": "few"}, "channel_equalization": "repq"}
+    made = keep_layers(model, plan.model_copy(update=settled), ("pointwise",))
     by_name = {decision.layer: decision for decision in made.decisions}
     assert by_name["pointwise"].precision is Precision.FP32
     assert by_name["pointwise"].rule == "fp32-kept-pointwise"
     assert by_name["residual"].precision is Precision.FP32, "an addition of one INT8 tensor has no integer kernel"
     assert by_name["stem"].precision is by_name["depthwise"].precision is Precision.INT8
-    assert made.allowed == {"EQ107": "few"}
+    assert (made.allowed, made.channel_equalization) == ({"EQ107": "few"}, "repq")
     assert keep_layers(model, plan, ()) is plan
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ from chains import attention_block, model_of, pooled_chain
 from networks import SIDE, tiny_network
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from text_towers import CONTEXT, answers, captions, clip_tower, siglip_tower
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.quantize.search.pieces import Cutter
@@ -61,6 +64,34 @@ def test_a_tensor_of_integers_is_no_cut() -> None:
         helper.make_node("Cast", ["place"], ["y"], name="number", to=TensorProto.FLOAT),
     ]
     assert cuts(model_of(nodes, {}, ["n", 5], ["n", 1])) == ["x", "y"]
+
+
+@pytest.mark.parametrize("tower", [clip_tower, siglip_tower])
+def test_a_text_tower_is_cut_between_its_layers(tower: Callable[[], onnx.ModelProto]) -> None:
+    """Though its mask is read in each, and the place of a text's end behind all; pieces that need them get the ids."""
+    model, ids = tower(), captions(1, length=CONTEXT)["0000"]
+    cutter = Cutter(model)
+    tensors = [cut.tensor for cut in cutter.cuts]
+    assert {f"/text_model/encoder/layers.{layer}/Add_1_output_0" for layer in (0, 1)} <= set(tensors)
+    values: NDArray[Any] = ids
+    for source, target in pairwise(tensors):
+        engine = OnnxRuntimeEngine(cutter.extract(source, target).SerializeToString(), threads=1)
+        first, *others = engine.inputs
+        assert (first, others) in ((source, []), (source, ["input_ids"]))
+        values = engine.run({first: values, **dict.fromkeys(others, ids)})[engine.outputs[0]]
+    np.testing.assert_allclose(values, answers(model, {"one": ids}), rtol=1e-4, atol=1e-5)
+
+
+def test_a_shape_of_what_was_multiplied_is_in_the_way() -> None:
+    """To know it again, the product would have to be made again."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["a"], name="a"),
+        helper.make_node("Shape", ["a"], ["size"], name="size"),
+        helper.make_node("Relu", ["a"], ["b"], name="b"),
+        helper.make_node("Reshape", ["b", "size"], ["y"], name="y"),
+    ]
+    model = model_of(nodes, {"weight": np.ones((2, 2), np.float32)}, ["n", 2], ["n", 2])
+    assert cuts(model) == ["x", "a", "y"]
 
 
 def test_what_is_computed_from_constants_is_not_in_the_way() -> None:

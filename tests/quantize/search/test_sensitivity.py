@@ -14,8 +14,9 @@ from chains import CLASSES, SIDE, pooled_chain
 from networks import export_tiny
 from numpy.typing import NDArray
 from pictures import draw_pictures
+from text_towers import answers, captions, clip_tower
 
-from edgeq.calibrate.samples import ImageSamples
+from edgeq.calibrate.samples import CaptionSamples, ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
@@ -48,7 +49,8 @@ class Case:
     images: ImageSet
 
     def measure(self, **options: object) -> Sensitivity:
-        return measure_sensitivity(self.model, self.plan, self.scales, self.images, PREPROCESS, **options)[0]  # type: ignore[arg-type]
+        samples = ImageSamples(self.images, PREPROCESS)
+        return measure_sensitivity(self.model, self.plan, self.scales, samples, **options)[0]  # type: ignore[arg-type]
 
     def logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
         """What a whole graph says of all images."""
@@ -122,8 +124,30 @@ def test_each_figure_is_that_of_a_whole_graph(name: str, with_pixels: bool, requ
         assert line.gain == pytest.approx(1.0 - left / everything, abs=0.03), line.layer
 
 
+def test_captions_of_any_length_are_samples_too(tmp_path: Path) -> None:
+    """Each figure is that of a whole graph over the same captions, one by one."""
+    model, ids = clip_tower(), captions(20)
+    onnx.save(model, tmp_path / "tower.onnx")
+    plan = plan_classifier(model)
+    samples = CaptionSamples(ids, "tokens")
+    scales, _ = calibrate(tmp_path / "tower.onnx", calibrated_tensors(model, plan), samples, method="minmax")
+    table, skipped = measure_sensitivity(model, plan, scales, samples, bounds=EVERYTHING, threads=2)
+    assert (skipped, table.int8.images, len(table.layers)) == ((), 20, 12)
+    reference = answers(model, ids)
+    assert table.int8.logit_error == pytest.approx(
+        error(answers(lower(model, plan, scales, USUAL), ids), reference), rel=0.02
+    )
+    line = table.ranking()[0]
+    decisions = tuple(
+        each if each.layer == line.layer else each.model_copy(update={"precision": Precision.FP32})
+        for each in plan.decisions
+    )
+    alone = lower(model, plan.model_copy(update={"decisions": decisions}), scales, USUAL)
+    assert line.alone.logit_error == pytest.approx(error(answers(alone, ids), reference), rel=0.02)
+
+
 def test_labels_give_top1(chain: Case) -> None:
-    table = chain.measure(truth=TRUTH)
+    table = chain.measure(truth={item.name: TRUTH[str(item.label)] for item in chain.images.items})
     reference, found = chain.logits(chain.model), chain.logits(chain.whole(lambda _: True))
     labels = np.array([TRUTH[str(item.label)] for item in chain.images.items])
     right, still = ((logits.argmax(axis=1) == labels).mean() for logits in (reference, found))
@@ -156,7 +180,7 @@ def test_the_worst_comes_first(residual: Case) -> None:
 
 
 def test_the_table_is_read_back(chain: Case, tmp_path: Path) -> None:
-    table = chain.measure(truth=TRUTH)
+    table = chain.measure()
     table.save(tmp_path / "t.json")
     assert Sensitivity.load(tmp_path / "t.json") == table
     for content in ("", "{}", '{"version": "edgeq.sensitivity/9"}', (tmp_path / "t.json").read_text()[:90]):
@@ -180,9 +204,8 @@ def test_one_image_is_not_enough(chain: Case) -> None:
 def test_a_damaged_image_is_named(chain: Case, tmp_path: Path) -> None:
     folder = draw_pictures(tmp_path / "pictures", each=8)
     (folder / "red" / "red-003.jpg").write_bytes(b"\xff\xd8\xff")
-    table, skipped = measure_sensitivity(
-        chain.model, chain.plan, chain.scales, ImageSet.open(folder), PREPROCESS, bounds=EVERYTHING
-    )
+    samples = ImageSamples(ImageSet.open(folder), PREPROCESS)
+    table, skipped = measure_sensitivity(chain.model, chain.plan, chain.scales, samples, bounds=EVERYTHING)
     assert skipped == ("red/red-003.jpg",)
     assert table.int8.images == 23
 
@@ -262,8 +285,8 @@ def test_rounds_are_spread_over_the_folders(tmp_path: Path, chain: Case) -> None
             seen.append(item)
             return read(item)
 
-    watched = Watched(**vars(images))
-    measure_sensitivity(chain.model, chain.plan, chain.scales, watched, PREPROCESS, bounds=RaceBounds(10.0, 10.0))
+    watched = ImageSamples(Watched(**vars(images)), PREPROCESS)
+    measure_sensitivity(chain.model, chain.plan, chain.scales, watched, bounds=RaceBounds(10.0, 10.0))
     first = [item.label for item in seen[:48]]
     assert {label: first.count(label) for label in TRUTH} == dict.fromkeys(TRUTH, 16)
     assert len(TRUTH) == CLASSES
