@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "Bundle": "edgeq.api.device.opened",
+    "BuiltEncoders": "edgeq.engine_store.run",
     "BuiltEngine": "edgeq.engine_store.run",
     "Calibrated": "edgeq.api.workshop.stages",
     "ClassScore": "edgeq.runtime.vision_graph",
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
     )
     from edgeq.bundle.verification_states import Verified
     from edgeq.calibrate.scales import Scales
-    from edgeq.engine_store.run import BuiltEngine
+    from edgeq.engine_store.run import BuiltEncoders, BuiltEngine
     from edgeq.errors import EdgeqError
     from edgeq.install.run import Installed
     from edgeq.model.images.preprocess import Preprocess
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from edgeq.runtime.vlm.model import Reply
 
 __all__ = [
+    "BuiltEncoders",
     "BuiltEngine",
     "Bundle",
     "Calibrated",

@@ -196,6 +196,7 @@ def test_verify(prepared: edgeq.Prepared, tmp_path: Path) -> None:
 
 def test_build_for_onnx_runtime(prepared: edgeq.Prepared, tmp_path: Path) -> None:
     built = edgeq.build(prepared.bundle, backend="onnxruntime", store=tmp_path / "engines")
+    assert isinstance(built, edgeq.BuiltEngine)
     assert (built.engine, built.reused) == (prepared.bundle / "model.int8.ort.onnx", True)
 
 

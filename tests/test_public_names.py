@@ -19,7 +19,8 @@ import edgeq
 STANDARD = set(sys.stdlib_module_names) | {"__main__"}
 
 DEVICE_NAMES = (
-    *("Bundle", "BuiltEngine", "ClassScore", "EdgeqError", "ImageLike", "Installed", "Reply", "Verified"),
+    *("Bundle", "BuiltEncoders", "BuiltEngine", "ClassScore", "EdgeqError", "ImageLike", "Installed"),
+    *("Reply", "Verified"),
     *("build", "install_bundle", "open_bundle", "this_device", "verify"),
 )
 

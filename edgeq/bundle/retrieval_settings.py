@@ -8,13 +8,18 @@ from typing import Final, Literal
 from pydantic import Field
 
 from edgeq.artifact import Artifact
+from edgeq.bundle.contents import check_name
+from edgeq.bundle.limits import DEFAULT_LIMITS
 from edgeq.families.two_tower import Padding, Pooling
 
-__all__ = ["RETRIEVAL_SETTINGS", "TEXT", "RetrievalSettings"]
+__all__ = ["RETRIEVAL_SETTINGS", "TEXT", "VISION", "RetrievalSettings"]
 
 RETRIEVAL_SETTINGS: Final = "retrieval.json"
 TEXT: Final = "text"
-"""The directory of the text encoder's graphs in a bundle."""
+"""The text encoder, and the directory of its graphs in a bundle."""
+
+VISION: Final = "vision"
+"""The vision encoder."""
 
 _VERSION: Final = "edgeq.retrieval/1"
 
@@ -51,6 +56,14 @@ class RetrievalSettings(Artifact):
     pad_id: int
     logit_scale: float | None = Field(gt=0)
     logit_bias: float | None = None
+
+    @property
+    def graphs(self) -> dict[str, str]:
+        """Encoder -> name of its graph below the bundle; raises UnsafeNameError where that leads elsewhere."""
+        found = {TEXT: self.text} if self.vision is None else {TEXT: self.text, VISION: self.vision}
+        for name in found.values():
+            check_name(name, RETRIEVAL_SETTINGS, most_bytes=DEFAULT_LIMITS.name_bytes)
+        return found
 
     @classmethod
     def of(cls, bundle: Path) -> RetrievalSettings:

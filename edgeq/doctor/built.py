@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from edgeq.bundle.contents import Manifest
 from edgeq.doctor.bundles import Examined
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine_store.key import KeyParts, engine_key, unknown_parts
 from edgeq.engine_store.machine import Machine
-from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.planned import build_key, encoders_of, plan_build
 from edgeq.engine_store.store import EngineStore
 from edgeq.errors import EdgeqError
 
-__all__ = ["engine_finding"]
+__all__ = ["engine_findings"]
 
 
-def engine_finding(bundle: Examined, tensorrt: str | None, store: EngineStore, machine: Machine) -> DoctorFinding:
-    """Look for the engine that `edgeq build` would use; its length and digest are compared with its record.
+def engine_findings(
+    bundle: Examined, tensorrt: str | None, store: EngineStore, machine: Machine
+) -> tuple[DoctorFinding, ...]:
+    """Look for the engines that `edgeq build` would use; length and digest of each are compared with its record.
 
     Args:
         bundle: that the engine is of.
@@ -23,26 +28,36 @@ def engine_finding(bundle: Examined, tensorrt: str | None, store: EngineStore, m
         machine: this one.
     """
     if bundle.directory is None or bundle.manifest is None:
-        return DoctorFinding(name="engine", status="unknown", seen="no bundle to look for an engine of")
+        return (DoctorFinding(name="engine", status="unknown", seen="no bundle to look for an engine of"),)
     if tensorrt is None:
         seen = "without TensorRT no engine is built"
-        return DoctorFinding(
-            name="engine", status="unknown", seen=seen, means="ONNX Runtime runs the bundle's graph as it is"
-        )
+        means = "ONNX Runtime runs the bundle's graph as it is"
+        return (DoctorFinding(name="engine", status="unknown", seen=seen, means=means),)
+    return tuple(
+        _finding(bundle.directory, bundle.manifest, encoder, tensorrt, store, machine)
+        for encoder in encoders_of(bundle.manifest)
+    )
+
+
+def _finding(
+    directory: Path, manifest: Manifest, encoder: str, tensorrt: str, store: EngineStore, machine: Machine
+) -> DoctorFinding:
+    """Of one encoder."""
+    name = f"engine: {encoder}" if encoder else "engine"
     try:
-        parts = build_key(bundle.directory, bundle.manifest, plan_build(bundle.directory, tensorrt=tensorrt), machine)
+        settings = plan_build(directory, encoder=encoder, tensorrt=tensorrt)
+        parts = build_key(directory, manifest, settings, machine)
         key = engine_key(parts)
         if key is None:
-            return DoctorFinding(
-                name="engine", status="unknown", seen=f"not known here: {', '.join(unknown_parts(parts))}"
-            )
+            seen = f"not known here: {', '.join(unknown_parts(parts))}"
+            return DoctorFinding(name=name, status="unknown", seen=seen)
         found = store.find(key)
         if found is None:
-            return _not_built(bundle, _why(store, key, parts))
+            return _not_built(name, directory, _why(store, key, parts))
     except EdgeqError as error:
-        return DoctorFinding(name="engine", status="warning", seen=error.what, next_step=error.next_step)
+        return DoctorFinding(name=name, status="warning", seen=error.what, next_step=error.next_step)
     size = f"{found.record.size / 1e6:.1f} MB"
-    return DoctorFinding(name="engine", status="ok", seen=f"{key[:12]} in {store.root}, {size}, as it was built")
+    return DoctorFinding(name=name, status="ok", seen=f"{key[:12]} in {store.root}, {size}, as it was built")
 
 
 def _why(store: EngineStore, key: str, parts: KeyParts) -> str:
@@ -52,7 +67,7 @@ def _why(store: EngineStore, key: str, parts: KeyParts) -> str:
     return store.explain(parts) or f"none of this graph is in {store.root}"
 
 
-def _not_built(bundle: Examined, why: str) -> DoctorFinding:
+def _not_built(name: str, directory: Path, why: str) -> DoctorFinding:
     means = "it is built once, by `edgeq install` or by hand, which takes minutes"
-    step = f"edgeq build {bundle.directory} --backend tensorrt"
-    return DoctorFinding(name="engine", status="warning", seen=f"not built: {why}", means=means, next_step=step)
+    step = f"edgeq build {directory} --backend tensorrt"
+    return DoctorFinding(name=name, status="warning", seen=f"not built: {why}", means=means, next_step=step)

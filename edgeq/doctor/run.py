@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.device import probe
-from edgeq.doctor.built import engine_finding
+from edgeq.doctor.built import engine_findings
 from edgeq.doctor.bundles import (
     Examined,
     current_bundle,
@@ -131,7 +131,7 @@ def _bundle(request: DoctorRequest, bundle: Examined, probes: Probes) -> tuple[D
     return (
         bundle.finding,
         needs_finding(bundle, _facts(request, probes)),
-        engine_finding(bundle, tensorrt_version(probes.tensorrt), engines, machine),
+        *engine_findings(bundle, tensorrt_version(probes.tensorrt), engines, machine),
         installed_finding(request.store),
         disk_finding(request.store, size),
     )

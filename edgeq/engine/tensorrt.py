@@ -30,7 +30,10 @@ __all__ = ["BACKEND", "TensorRtEngine"]
 
 
 class TensorRtEngine:
-    """One engine with one execution context; calls from several threads take turns.
+    """One engine with an execution context for each of its optimization profiles.
+
+    Calls from several threads take turns. The context of a profile is made when a shape first needs it, and kept, so
+    that no run waits for another profile.
 
     Args:
         engine: a serialized engine, or a file with one. Only what was built here, or verified, may be given: an engine
@@ -53,7 +56,7 @@ class TensorRtEngine:
         self._log = build_log(self._trt)
         self._runtime = self._start()  # it must outlive the engine
         self._engine = self._deserialize(engine)
-        self._context = self._make_context(self._engine)
+        self._contexts = {0: self._make_context(self._engine)}
         self._slots = read_slots(self._trt, self._engine)
         self.inputs = tuple(slot.name for slot in self._slots if slot.is_input)
         self.outputs = tuple(slot.name for slot in self._slots if not slot.is_input)
@@ -67,10 +70,11 @@ class TensorRtEngine:
             EngineError: a name, dtype or shape is not the engine's, or the run failed.
         """
         wanted = self._wanted(outputs)
-        check_feeds(self._slots, feeds)
+        profile = check_feeds(self._slots, feeds)
         with self._turn:
             arrays = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
-            results = self._enqueue({name: self._copied_in(name, array) for name, array in arrays.items()})
+            given = {name: self._copied_in(name, array) for name, array in arrays.items()}
+            results = self._enqueue(self._context_of(profile), given)
             values = {name: np.empty(results[name].shape, results[name].dtype) for name in wanted}
             for name, value in values.items():
                 self._memory.copy_out(self._buffers[name], value)
@@ -89,10 +93,10 @@ class TensorRtEngine:
             EngineError: a name, dtype, shape or address is not the engine's, or the run failed.
         """
         wanted = self._wanted(outputs)
-        check_feeds(self._slots, feeds)
+        profile = check_feeds(self._slots, feeds)
         with self._turn:
             self._memory.wait_for_caller()
-            results = self._enqueue(feeds)
+            results = self._enqueue(self._context_of(profile), feeds)
             self._memory.synchronize()
         return {name: results[name] for name in wanted}
 
@@ -132,14 +136,26 @@ class TensorRtEngine:
             raise self._failed("make an execution context", "its memory does not fit beside what is loaded")
         return context
 
-    def _enqueue(self, feeds: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
-        """Put one run into the stream: every output and where it will lie."""
-        context = self._context
+    def _context_of(self, profile: int) -> Any:
+        """The context of an optimization profile."""
         self._log.errors.clear()
+        if profile not in self._contexts:
+            self._contexts[profile] = self._told(self._make_context(self._engine), profile)
+        return self._contexts[profile]
+
+    def _told(self, context: Any, profile: int) -> Any:
+        """A context that runs the shapes of one optimization profile."""
+        taken = context.set_optimization_profile_async(profile, self._memory.stream)
+        self._done(taken, f"take the optimization profile {profile}")
+        self._memory.synchronize()
+        return context
+
+    def _enqueue(self, context: Any, feeds: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
+        """Put one run into the stream: every output and where it will lie."""
         for name, tensor in feeds.items():
             self._done(context.set_input_shape(name, tensor.shape), f"take shape {tensor.shape} for input {name}")
-        self._infer_shapes()
-        results = {slot.name: self._output(slot) for slot in self._slots if not slot.is_input}
+        self._infer_shapes(context)
+        results = {slot.name: self._output(context, slot) for slot in self._slots if not slot.is_input}
         for name, tensor in (*feeds.items(), *results.items()):
             self._done(context.set_tensor_address(name, tensor.address), f"take the address of {name}")
         if not context.execute_async_v3(self._memory.stream):
@@ -147,16 +163,16 @@ class TensorRtEngine:
             raise self._failed("run the engine")
         return results
 
-    def _infer_shapes(self) -> None:
+    def _infer_shapes(self, context: Any) -> None:
         try:
-            missing = self._context.infer_shapes()
+            missing = context.infer_shapes()
         except RuntimeError as error:
             raise self._failed("infer the shapes", first_line(error)) from error
         if missing:
             raise self._failed(f"infer the shapes: {', '.join(missing)} are not known")
 
-    def _output(self, slot: EngineTensor) -> DeviceTensor:
-        shape: Shape = tuple(self._context.get_tensor_shape(slot.name))
+    def _output(self, context: Any, slot: EngineTensor) -> DeviceTensor:
+        shape: Shape = tuple(context.get_tensor_shape(slot.name))
         if any(size < 0 for size in shape):
             raise EngineError(
                 f"output {slot.name} has shape {list(shape)}",

@@ -44,6 +44,7 @@ def open_candidate(
     backend: EngineBackend,
     store: Path,
     *,
+    encoder: str = "",
     file: Path | None = None,
     quantization: QuantizationMode | None = None,
     threads: int | None = None,
@@ -56,6 +57,7 @@ def open_candidate(
         graph: that the bundle runs where the backend has none of its own in it.
         backend: that runs it.
         store: of the engines of this device.
+        encoder: that is run, in a bundle with several.
         file: takes the place of both.
         quantization: as for `tensorrt_candidate`.
         threads: of one operator.
@@ -65,19 +67,19 @@ def open_candidate(
         EngineError: the backend is not installed, or the store has no such engine.
     """
     if backend.built:
-        return tensorrt_candidate(bundle, manifest, store, file=file, quantization=quantization)
-    return graph_candidate(file or graph_for(bundle, graph, backend), backend, threads=threads)
+        return tensorrt_candidate(bundle, manifest, store, encoder=encoder, file=file, quantization=quantization)
+    return graph_candidate(file or graph_for(bundle / encoder, graph, backend), backend, threads=threads)
 
 
-def graph_for(bundle: Path, graph: Path, backend: EngineBackend) -> Path:
+def graph_for(directory: Path, graph: Path, backend: EngineBackend) -> Path:
     """The graph that a backend runs of a bundle that was checked: the one made for it where it is there, else `graph`.
 
     Args:
-        bundle: its directory.
+        directory: of the bundle's graphs.
         graph: that the bundle runs otherwise.
         backend: that runs it.
     """
-    own = bundle / backend.graph
+    own = directory / backend.graph
     return own if own.exists() else graph
 
 
@@ -98,6 +100,7 @@ def tensorrt_candidate(
     manifest: Manifest,
     store: Path,
     *,
+    encoder: str = "",
     file: Path | None = None,
     quantization: QuantizationMode | None = None,
 ) -> Candidate:
@@ -107,6 +110,7 @@ def tensorrt_candidate(
         bundle: that it was built from.
         manifest: its own.
         store: of the engines of this device.
+        encoder: whose engine it is, in a bundle with several.
         file: takes the place of the store. An engine can hold code: it must come from this device.
         quantization: that it was built on; None takes what the release would take.
 
@@ -116,7 +120,7 @@ def tensorrt_candidate(
     """
     trt = load_tensorrt()
     release = ".".join(map(str, version_of(trt)))
-    engine = file or find_engine(bundle, manifest, store, release, quantization=quantization)
+    engine = file or find_engine(bundle, manifest, store, release, encoder=encoder, quantization=quantization)
     return Candidate(f"tensorrt {trt.__version__}", engine, lambda: TensorRtEngine(engine, open_memory(), trt=trt))
 
 
@@ -126,13 +130,14 @@ def find_engine(
     store: Path,
     release: str,
     *,
+    encoder: str = "",
     quantization: QuantizationMode | None = None,
     machine: Machine | None = None,
 ) -> Path:
     """The file of the engine that `edgeq build` made of a bundle for this device; nothing is built.
 
     Args:
-        bundle, manifest, store, quantization: as for `tensorrt_candidate`.
+        bundle, manifest, store, encoder, quantization: as for `tensorrt_candidate`.
         release: of TensorRT, such as `10.3.0`.
         machine: that it was built for; None reads this one.
 
@@ -140,7 +145,7 @@ def find_engine(
         ArtifactError: the bundle does not say what an engine is built from.
         EngineError: the store has no such engine.
     """
-    settings = plan_build(bundle, quantization=quantization, tensorrt=release)
+    settings = plan_build(bundle, encoder=encoder, quantization=quantization, tensorrt=release)
     parts = build_key(bundle, manifest, settings, machine or read_machine())
     key = engine_key(parts)
     found = EngineStore(store).find(key) if key else None

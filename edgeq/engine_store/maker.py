@@ -120,7 +120,9 @@ class TensorRtMaker:
 def _usual_shapes(job: Job) -> dict[str, tuple[int, ...]]:
     """The shape of each input in calibration: OPT where it has a free axis, else the graph's own."""
     chosen = {each.input: each.opt for each in job.settings.profile}
-    inputs = EngineInputs.load(job.bundle / ENGINE_INPUTS).graphs[job.settings.quantization].inputs
+    inputs = (
+        EngineInputs.load(job.bundle / job.settings.encoder / ENGINE_INPUTS).graphs[job.settings.quantization].inputs
+    )
     return {
         each.name: chosen.get(each.name) or tuple(axis for axis in each.shape if isinstance(axis, int))
         for each in inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from edgeq.bundle.manifest import Manifest
@@ -18,14 +18,24 @@ from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 from edgeq.tensorrt.loading import QuantizationMode, choose_quantization, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings, build_settings
 
-__all__ = ["PREPROCESS", "build_key", "plan_build"]
+__all__ = ["PREPROCESS", "build_key", "encoders_of", "plan_build"]
 
 PREPROCESS: Final = "preprocessor_config.json"
+_DEEP: Final = 2
+"""Parts of an `engine.json`'s name below a bundle: the encoder and the file."""
+
+
+def encoders_of(manifest: Manifest) -> tuple[str, ...]:
+    """The encoders of a bundle that engines are built of, by name; one without a name where it is the only one."""
+    places = (PurePosixPath(file.name) for file in manifest.files)
+    found = sorted(place.parent.name for place in places if place.name == ENGINE_INPUTS and len(place.parts) <= _DEEP)
+    return tuple(found) or ("",)
 
 
 def plan_build(
     bundle: Path,
     *,
+    encoder: str = "",
     quantization: QuantizationMode | None = None,
     tensorrt: str | None = None,
     batch: Batch | None = None,
@@ -37,10 +47,11 @@ def plan_build(
     Args:
         bundle: a directory made by `edgeq prepare`. Only its `engine.json` is read; nothing is compared with the
             manifest here.
-        quantization: that is asked for; None takes what the release allows, and for a vision encoder the explicit one
-            first.
+        encoder: one of `encoders_of`.
+        quantization: that is asked for; None takes what the release and the bundle allow, and for an encoder in FP16
+            the explicit one first.
         tensorrt: release that will build, such as `10.3.0`; None where it is not known.
-        batch: least, usual and most pictures at once; None takes the bundle's own.
+        batch: least, usual and most pictures or texts at once; None takes the bundle's own.
         workspace_bytes: limit of the builder's workspace.
         images: calibrate on these instead of taking the bundle's ranges.
 
@@ -49,7 +60,7 @@ def plan_build(
         EngineError: the release does not have the quantization mode that is asked for, or the batch is not in order.
         InputError: images were given where nothing is calibrated.
     """
-    inputs = EngineInputs.load(bundle / ENGINE_INPUTS)
+    inputs = EngineInputs.load(bundle / encoder / ENGINE_INPUTS)
     release = version_of(tensorrt) if tensorrt else None
     chosen, because = _quantization(inputs, quantization, release)
     settings = build_settings(
@@ -60,6 +71,7 @@ def plan_build(
         batch=batch,
         calibration="images" if images else "cache",
         workspace_bytes=workspace_bytes,
+        encoder=encoder,
     )
     if images and settings.calibration == "none":
         raise InputError(
@@ -86,12 +98,13 @@ def build_key(
         ArtifactError: `engine.json` speaks of other files than the manifest.
         ImageError: the images cannot be opened.
     """
-    inputs = EngineInputs.load(bundle / ENGINE_INPUTS)
+    described = bundle / settings.encoder / ENGINE_INPUTS
+    inputs = EngineInputs.load(described)
     listed = {file.name: file.sha256 for file in manifest.files}
     graph = {name: listed[name] for name in (settings.graph, f"{settings.graph}.data") if name in listed}
     if graph.get(settings.graph) != settings.graph_sha256 or inputs.plan_sha256 not in listed.values():
         raise ArtifactError(
-            f"{bundle / ENGINE_INPUTS} speaks of another {settings.graph} or another plan than the bundle holds",
+            f"{described} speaks of another {settings.graph} or another plan than the bundle holds",
             causes=("the graph or the plan was changed after the bundle was made",),
             next_step="prepare the bundle again",
         )
@@ -108,7 +121,8 @@ def _quantization(
     inputs: EngineInputs, asked: QuantizationMode | None, release: tuple[int, int, int] | None
 ) -> tuple[QuantizationMode, str]:
     """The quantization mode, and why; without a release only the choice itself can be told."""
-    default: QuantizationMode | None = "explicit" if inputs.precision == "fp16" else None
+    explicit_first = inputs.precision == "fp16" or "implicit" not in inputs.graphs
+    default: QuantizationMode | None = "explicit" if explicit_first else None
     if release:
         return choose_quantization(release, asked, default=default)
     chosen: QuantizationMode = asked or default or "implicit"

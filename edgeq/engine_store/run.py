@@ -1,21 +1,23 @@
-"""`build`: the engine of a bundle for this machine, found in the store or built."""
+"""`build`: the engine of each of a bundle's encoders for this machine, found in the store or built."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.bundle.manifest import Manifest, read_manifest
+from edgeq.bundle.manifest import Kind, Manifest, read_manifest
+from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT
-from edgeq.engine_store.key import KeyParts
+from edgeq.engine_store.key import KeyParts, engine_key
 from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.engine_store.maker import Job, Maker, TensorRtMaker
-from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.planned import build_key, encoders_of, plan_build
 from edgeq.engine_store.store import EngineStore
 from edgeq.errors import ArtifactError, EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
@@ -23,13 +25,20 @@ from edgeq.tensorrt.loading import QuantizationMode, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings, check_memory
 from edgeq.tensorrt.timing_cache import timing_cache_file
 
-__all__ = ["BuiltEngine", "build"]
+__all__ = ["BuiltEncoders", "BuiltEngine", "build"]
 
 Progress = Callable[[str, int, int], None]
 
 _FP32: Final = "model.fp32.onnx"
 """A classifier's graph where floating point was kept."""
 _TIMING: Final = ".timing"
+
+_GRAPHS: Final[dict[Kind, Callable[[Path], dict[str, tuple[str, ...]]]]] = {
+    "classifier": lambda _bundle: {"": (DEFAULT.graph, _FP32)},
+    "vision-language": lambda bundle: {"": (VlmSettings.of(bundle).vision,)},
+    "retrieval": lambda bundle: {encoder: (name,) for encoder, name in RetrievalSettings.of(bundle).graphs.items()},
+}
+"""Kind of bundle -> for each encoder, the graphs that are run as they are, where the backend has none of its own."""
 
 
 class BuiltEngine(BaseModel):
@@ -60,6 +69,18 @@ class BuiltEngine(BaseModel):
     settings: BuildSettings | None = None
 
 
+class BuiltEncoders(BaseModel):
+    """The engines of a bundle with several encoders.
+
+    Attributes:
+        encoders: the engine of each, by name: `text` and `vision`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoders: Mapping[str, BuiltEngine]
+
+
 def build(
     bundle: Path,
     store: Path,
@@ -75,8 +96,10 @@ def build(
     free_bytes: int | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
-) -> BuiltEngine:
-    """Check a bundle byte for byte, and find or build its engine.
+) -> dict[str, BuiltEngine]:
+    """Check a bundle byte for byte, and find or build the engine of each of its encoders.
+
+    All are planned, and their memory is looked at, before the first is built.
 
     Args:
         bundle: made by `edgeq prepare`.
@@ -87,8 +110,12 @@ def build(
         maker: builds; None takes the TensorRT that is installed.
         machine: that it is built for; None reads this one.
         free_bytes: what the build may take; None asks this machine.
-        progress: called as (stage, done, total); `wait` while another process builds the same.
+        progress: called as (stage, done, total); `wait` while another process builds the same. Of several encoders, the
+            encoder stands before the stage: `text: wait`.
         say: told what a person should know, in a sentence.
+
+    Returns:
+        The engine of each encoder, by name; of the only one under an empty name.
 
     Raises:
         ArtifactError: the bundle is damaged, or does not say what an engine is built from.
@@ -98,28 +125,63 @@ def build(
     """
     manifest = read_manifest(bundle)
     if not backend.built:
-        return _as_it_is(bundle, manifest, backend)
+        graphs = _GRAPHS[manifest.kind](bundle)
+        return {encoder: _as_it_is(bundle, manifest, backend, encoder, names) for encoder, names in graphs.items()}
     maker = maker or TensorRtMaker()
     _check_release(maker.release, tensorrt)
     machine, report = machine or read_machine(), progress or (lambda _stage, _done, _total: None)
-    settings = plan_build(
-        bundle,
-        quantization=quantization,
-        tensorrt=maker.release,
-        batch=batch,
-        workspace_bytes=workspace_bytes,
-        images=images,
-    )
-    parts = build_key(bundle, manifest, settings, machine, images=images)
+    planned = {
+        encoder: plan_build(
+            bundle,
+            encoder=encoder,
+            quantization=quantization,
+            tensorrt=maker.release,
+            batch=batch,
+            workspace_bytes=workspace_bytes,
+            images=images,
+        )
+        for encoder in encoders_of(manifest)
+    }
+    parts = {
+        encoder: build_key(bundle, manifest, settings, machine, images=images) for encoder, settings in planned.items()
+    }
+    if len(planned) > 1:
+        _check_memory_of_all(planned, parts, EngineStore(store), free_bytes)
     timing = timing_cache_file(store / _TIMING, maker.release, " ".join(map(str, machine.model_dump().values())))
-    job = Job(bundle, settings, images, timing, report, say or (lambda _sentence: None))
+    made = {}
+    for encoder, settings in planned.items():
+        heard = partial(_named, report, encoder) if encoder else report
+        job = Job(bundle, settings, images, timing, heard, say or (lambda _sentence: None))
+        made[encoder] = _built(job, parts[encoder], maker, EngineStore(store), free_bytes, backend)
+    return made
+
+
+def _check_memory_of_all(
+    planned: Mapping[str, BuildSettings], parts: Mapping[str, KeyParts], store: EngineStore, free_bytes: int | None
+) -> None:
+    """Raise GateError before the first build where a later one would be refused."""
+    for encoder, settings in planned.items():
+        key = engine_key(parts[encoder])
+        if key is not None and store.find(key) is None:
+            check_memory(settings, free_bytes)
+
+
+def _named(report: Progress, encoder: str, stage: str, done: int, total: int) -> None:
+    report(f"{encoder}: {stage}", done, total)
+
+
+def _built(
+    job: Job, parts: KeyParts, maker: Maker, store: EngineStore, free_bytes: int | None, backend: EngineBackend
+) -> BuiltEngine:
+    """One engine, found or made."""
+    settings, report = job.settings, job.progress
 
     def make(path: Path) -> None:
         check_memory(settings, free_bytes)
         report("build", 0, 0)
         path.write_bytes(maker.make(job))
 
-    kept = EngineStore(store).build(settings, parts, make, waiting=lambda: report("wait", 0, 0))
+    kept = store.build(settings, parts, make, waiting=lambda: report("wait", 0, 0))
     return BuiltEngine(
         backend=backend.name,
         engine=kept.engine,
@@ -133,12 +195,13 @@ def build(
     )
 
 
-def _as_it_is(bundle: Path, manifest: Manifest, backend: EngineBackend) -> BuiltEngine:
+def _as_it_is(
+    bundle: Path, manifest: Manifest, backend: EngineBackend, encoder: str, names: tuple[str, ...]
+) -> BuiltEngine:
     """It optimizes while it loads; what it would store is good for one release and one processor."""
-    vision = manifest.kind == "vision-language"
-    names = (VlmSettings.of(bundle).vision,) if vision else (backend.graph, DEFAULT.graph, _FP32)
     by_name = {file.name: file for file in manifest.files}
-    listed = next((by_name[name] for name in names if name in by_name), None)
+    own = (PurePosixPath(encoder) / backend.graph).as_posix()
+    listed = next((by_name[name] for name in (own, *names) if name in by_name), None)
     if listed is None:
         raise ArtifactError(f"the bundle {bundle} has no graph for {backend.title}", expected=names[0])
     return BuiltEngine(

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq import __version__
 from edgeq.artifact import Artifact
-from edgeq.bundle.manifest import MANIFEST
+from edgeq.bundle.manifest import MANIFEST, Kind, Manifest, read_manifest
 from edgeq.engine import Engine
 from edgeq.engine.onnxruntime import default_threads
 from edgeq.engine.power import Power, read_power
@@ -24,11 +24,12 @@ from edgeq.errors import EngineError
 from edgeq.files import sha256_file
 from edgeq.quality.latency import Percentiles, measure_percentiles
 from edgeq.runtime.canary.answers import ask_canaries
-from edgeq.runtime.canary.canary_set import CanarySet
+from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.runtime.canary.check import Seen, canary_feeds, compare_canaries, require_talk, run_canaries
 from edgeq.runtime.canary.report import DEFAULT_BOUNDS, CanaryBounds, CanaryReport
+from edgeq.runtime.retrieval.canaries import retrieval_canary_sets
 
-__all__ = ["SECONDS", "EngineReport", "Reference", "verify_engine"]
+__all__ = ["SECONDS", "EncoderReports", "EngineReport", "Reference", "canary_sets", "verify_engine"]
 
 SECONDS: Final = 10.0
 """How long an engine is timed: enough for a 99th percentile where a run takes less than a tenth of a second."""
@@ -37,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Reference(BaseModel):
-    """ONNX Runtime here, with the bundle's graph: FP32 for a classifier, the FP16 vision graph otherwise.
+    """ONNX Runtime here, with the bundle's graph: FP32 for a classifier, otherwise the one that it runs.
 
     Attributes:
         backend: with its version.
@@ -64,6 +65,7 @@ class EngineReport(Artifact):
         manifest_sha256: of its manifest, and so of all that is in it.
         edgeq: version here.
         backend: that ran the engine, with its version.
+        encoder: that the engine is of, in a bundle with several; empty otherwise.
         engine, engine_sha256: name and SHA-256 of the file that it was loaded from.
         machine: that it ran on.
         power: None where the machine is not a Jetson.
@@ -82,6 +84,7 @@ class EngineReport(Artifact):
     manifest_sha256: str
     edgeq: str = __version__
     backend: str
+    encoder: str = ""
     engine: str
     engine_sha256: str
     machine: Machine
@@ -97,11 +100,45 @@ class EngineReport(Artifact):
         self.canaries.raise_if_failed(self.conclusion)
 
 
+class EncoderReports(Artifact):
+    """What was found of the engines of a bundle with several encoders.
+
+    Attributes:
+        encoders: the report on each, by name.
+    """
+
+    otherwise = "is no report on engines"
+    made_by = "edgeq verify-engine -o"
+
+    version: Literal["edgeq.encoder-reports/1"] = "edgeq.encoder-reports/1"
+    encoders: dict[str, EngineReport] = Field(min_length=1)
+
+
+_SETS: Final[dict[Kind, Callable[[Path, Manifest], dict[str, CanarySet]]]] = {
+    "classifier": lambda bundle, manifest: {"": open_canaries(bundle, manifest)},
+    "vision-language": lambda bundle, manifest: {"": open_canaries(bundle, manifest)},
+    "retrieval": retrieval_canary_sets,
+}
+"""Kind of bundle -> the canaries of each of its encoders."""
+
+
+def canary_sets(bundle: Path) -> dict[str, CanarySet]:
+    """Check a bundle byte for byte, and read the canaries of each of its encoders; of the only one under an empty name.
+
+    Raises:
+        ArtifactError: it is no bundle, is damaged, or has no canaries that can be used.
+        ModelError: the bundle's preprocessing or tokenizer cannot be used.
+    """
+    manifest = read_manifest(bundle)
+    return _SETS[manifest.kind](bundle, manifest)
+
+
 def verify_engine(
     bundle: Path,
     canaries: CanarySet,
     candidate: Candidate,
     *,
+    encoder: str = "",
     bounds: CanaryBounds = DEFAULT_BOUNDS,
     answers: bool = False,
     seconds: float = SECONDS,
@@ -115,8 +152,9 @@ def verify_engine(
 
     Args:
         bundle: that `canaries` were read from, which checked it.
-        canaries: `open_canaries(bundle)`.
+        canaries: of `canary_sets(bundle)`.
         candidate: the engine.
+        encoder: that the engine is of, in a bundle with several.
         bounds: what counts as the same.
         answers: ask a vision-language model the canaries' questions as well.
         seconds: how long each engine is timed.
@@ -149,6 +187,7 @@ def verify_engine(
         bundle=bundle.resolve().name,
         manifest_sha256=sha256_file(bundle / MANIFEST),
         backend=candidate.backend,
+        encoder=encoder,
         engine=candidate.file.name,
         engine_sha256=digest,
         machine=read_machine(root),

@@ -1,4 +1,4 @@
-"""What runs a bundle's vision graph on this device."""
+"""What runs a bundle's graphs on this device."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.retrieval_settings import RetrievalSettings
+from edgeq.engine.registry import DEFAULT, require
 from edgeq.engine.registry import backend as named
-from edgeq.engine.registry import require
 from edgeq.engine_store.candidate import Candidate, open_candidate
 from edgeq.engine_store.store import default_store
 from edgeq.install.proof import backend_here
-from edgeq.install.store import ENGINES
+from edgeq.install.store import ENGINES, MARKER
 from edgeq.runtime.canary.canary_set import canary_graph
+from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
 
-__all__ = ["AUTO", "require_backend", "vision_candidate"]
+__all__ = ["AUTO", "open_two_tower_here", "require_backend", "vision_candidate"]
 
 AUTO: Final = "auto"
 """The backend that suits this machine and the bundle."""
@@ -45,5 +47,37 @@ def vision_candidate(
     """
     graph = canary_graph(bundle)
     chosen = backend_here(graph.name) if backend == AUTO else named(backend)
-    store = default_store() if place == bundle else place / ENGINES
-    return open_candidate(bundle, manifest, graph, chosen, store, threads=threads)
+    return open_candidate(bundle, manifest, graph, chosen, _engines(place, bundle), threads=threads)
+
+
+def open_two_tower_here(
+    place: Path, bundle: Path, manifest: Manifest, backend: str, *, threads: int | None = None
+) -> tuple[TwoTowerModel, str]:
+    """Both encoders of a two-tower model, and what runs them, with its version. Engines must have been built.
+
+    Args:
+        place, bundle, manifest, backend, threads: as for `vision_candidate`; `auto` takes ONNX Runtime elsewhere.
+
+    Raises:
+        ArtifactError: a part of the bundle is missing or damaged.
+        EngineError: the backend refuses a graph, or no engine of an encoder was built for this device.
+        ModelError: the tokenizer or the preprocessing cannot be used.
+    """
+    chosen = backend_here() if backend == AUTO else named(backend)
+    if chosen is DEFAULT:
+        return open_two_tower(bundle, threads), DEFAULT.version()
+    require(chosen)
+    store = _engines(place, bundle)
+    candidates = {
+        encoder: open_candidate(bundle, manifest, bundle / name, chosen, store, encoder=encoder, threads=threads)
+        for encoder, name in RetrievalSettings.of(bundle).graphs.items()
+    }
+    engines = {encoder: candidate.open() for encoder, candidate in candidates.items()}
+    versions = dict.fromkeys(candidate.backend for candidate in candidates.values())
+    return open_two_tower(bundle, threads, engines=engines), ", ".join(versions)
+
+
+def _engines(place: Path, bundle: Path) -> Path:
+    """The directory of the engines of a bundle: of the store that it is installed in, or the machine's."""
+    root = bundle.resolve().parent.parent if place == bundle else place
+    return root / ENGINES if (root / MARKER).is_file() else default_store()

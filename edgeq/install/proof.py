@@ -51,17 +51,26 @@ def canary_check(
         if progress:
             progress("checking", 0, 0)
         if (bundle / RETRIEVAL_SETTINGS).is_file():
-            model = open_two_tower(bundle, threads=threads)
-            check_retrieval_canaries(bundle, model).raise_if_failed()
+            _check_two_tower(bundle, backend or backend_here())
             return
         graph = canary_graph(bundle)
         chosen = backend or backend_here(graph.name)
         if chosen.built:
-            graph = build(bundle, engines, backend=chosen, progress=progress, say=say).engine
+            graph = build(bundle, engines, backend=chosen, progress=progress, say=say)[""].engine
         else:
             graph = graph_for(bundle, graph, chosen)
         engine = chosen.open(graph, threads=threads)
         check_canaries(bundle, engine, answers=answers, threads=threads).raise_if_failed()
+
+    def _check_two_tower(bundle: Path, chosen: EngineBackend) -> None:
+        """Both encoders together: what a text finds depends on both."""
+        if chosen is DEFAULT:
+            model = open_two_tower(bundle, threads=threads)
+        else:
+            made = build(bundle, engines, backend=chosen, progress=progress, say=say)
+            opened = {encoder: chosen.open(each.engine, threads=threads) for encoder, each in made.items()}
+            model = open_two_tower(bundle, threads=threads, engines=opened)
+        check_retrieval_canaries(bundle, model).raise_if_failed()
 
     return check
 

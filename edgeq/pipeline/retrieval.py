@@ -34,6 +34,7 @@ from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.retrieval_decision import TEXT_INT8, decide_text, doubts
+from edgeq.pipeline.retrieval_engines import describe_text_engine, describe_vision_engine, settle_text_engine
 from edgeq.pipeline.retrieval_judge import Encoders
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.retrieval_text import quantize_text, text_samples
@@ -168,6 +169,7 @@ def prepare_retrieval(
         vision_fp16 = _vision_fp16(work, pixels, options)
         report("text: fp16", 0, 0)
         text_fp16 = half_precision(work / TEXT, ids[: options.photographs], options)
+        describe_text_engine(work, settings)
         samples = text_samples(ids, sha256_file(work / TOKENIZER))
         text = quantize_text(work / TEXT, exported, samples, ids[: options.photographs], options, report)
         encoders = Encoders(settings, tokenizer, source.preprocess, options.threads)
@@ -179,6 +181,7 @@ def prepare_retrieval(
         report("canaries", 0, 0)
         pictures = _pictures(known, options.canaries)
         canaries = make_retrieval_canaries(work, texts, pictures, count=options.canaries, threads=options.threads)
+        settle_text_engine(work, settings)
         _drop(work, settings, options)
         manifest = write_manifest(work, kind="retrieval")
     plan = text.plan if found is None else found.plan
@@ -239,6 +242,7 @@ def _vision_fp16(work: Path, pixels: NDArray[np.float32], options: RetrievalOpti
         threads=options.threads,
     )
     plan.save(work / VISION_PLAN)
+    describe_vision_engine(work)
     return parity
 
 

@@ -26,6 +26,7 @@ from edgeq.families.two_tower import TwoTower, text_notes
 from edgeq.files import new_directory, read_json_object
 from edgeq.model.checkpoint.source import find_checkpoint
 from edgeq.model.graph.onnx_file import load_onnx
+from edgeq.pipeline.retrieval_engines import TEXT_FP16_PLAN, describe_text_engine, settle_text_engine
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, require_tokenizer, save_tokenizer, tokenizer_pad_id
 from edgeq.pipeline.stages import Progress
@@ -127,6 +128,8 @@ def prepare_text(
         del tower  # its weights are in the graph now
         report("text: fp16", 0, 0)
         parity = half_precision(work / TEXT, ids, options)
+        describe_text_engine(work, settings)
+        settle_text_engine(work, settings)
         settings.save(work / RETRIEVAL_SETTINGS)
         report("canaries", 0, 0)
         canaries = make_retrieval_canaries(work, texts, (), count=options.canaries, threads=options.threads)
@@ -223,7 +226,8 @@ def half_precision(folder: Path, ids: Sequence[NDArray[np.int64]], options: Retr
         return plan_float(model, because=KEPT, rules=rules)
 
     runs = [{IDS: text[None]} for text in ids]
-    _, parity = make_fp16(folder / FP32, folder / FP16, runs, plan_with, threads=options.threads)
+    plan, parity = make_fp16(folder / FP32, folder / FP16, runs, plan_with, threads=options.threads)
+    plan.save(folder / TEXT_FP16_PLAN)
     return parity
 
 

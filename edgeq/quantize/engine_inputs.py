@@ -39,7 +39,7 @@ from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
 from edgeq.quantize.tensorrt_precisions import tensorrt_precisions
 from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE, WRITTEN_FOR
 from edgeq.tensorrt.calibration_cache import CalibrationCache
-from edgeq.tensorrt.inputs import ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
+from edgeq.tensorrt.inputs import BATCH, ENGINE_INPUTS, Binding, EngineGraph, EngineInputs
 from edgeq.tensorrt.precisions import BindingType, DataType, LayerPrecision
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "most_pictures",
     "write_classifier_inputs",
     "write_float_inputs",
+    "write_text_inputs",
     "write_vision_inputs",
 ]
 
@@ -113,14 +114,15 @@ def write_float_inputs(directory: Path, plan: PrecisionPlan) -> EngineInputs:
 
 
 def write_vision_inputs(
-    directory: Path, *, pictures: int, ranges: Mapping[str, AxisRange] | None = None
+    directory: Path, *, pictures: int = 1, ranges: Mapping[str, AxisRange] | None = None, encoder: str = ""
 ) -> EngineInputs:
     """Write `engine.json` of a vision encoder, which is the same graph on both modes.
 
     Args:
         directory: with both graphs and the plan, as `edgeq.quantize.fp16.vision.quantize_vision` left it.
         pictures: most that one image becomes.
-        ranges: of the free axes but the batch of pictures, from `axis_ranges`.
+        ranges: of the free axes, from `axis_ranges`; of the batch of pictures where it is not that of one image.
+        encoder: its name in a bundle with several.
 
     Raises:
         QuantizeError: the plan asks for what TensorRT does not have.
@@ -136,7 +138,50 @@ def write_vision_inputs(
         ranges=ranges,
         plan_sha256=sha256_file(directory / VISION_PLAN),
     )
-    inputs.save(directory / ENGINE_INPUTS)
+    (directory / encoder).mkdir(exist_ok=True)
+    inputs.save(directory / encoder / ENGINE_INPUTS)
+    return inputs
+
+
+def write_text_inputs(
+    directory: Path,
+    encoder: str,
+    plan: Path,
+    *,
+    batch: AxisRange,
+    lengths: Mapping[str, tuple[AxisRange, ...]],
+    half: bool = False,
+) -> EngineInputs:
+    """Write `engine.json` of a text encoder, which is in a directory of its own.
+
+    In INT8 it is for explicit quantization alone: ranges for every tensor between LayerNorm and softmax would be needed
+    otherwise, and TensorRT fuses no attention there.
+
+    Args:
+        directory: of the bundle.
+        encoder: the directory in it with the FP32 graph, and the FP16 graph or the one with Q/DQ pairs.
+        plan: of that graph, in the same directory.
+        batch: texts in one run.
+        lengths: the ranges of a text's length that each get an optimization profile, by the name of the axis; empty
+            where the length is fixed.
+        half: it was kept in floating point.
+
+    Raises:
+        QuantizeError: the plan asks for what TensorRT does not have.
+    """
+    folder = directory / encoder
+    layers = tensorrt_precisions(PrecisionPlan.load(plan), _open(folder / FP32))
+    file = folder / (FP16 if half else TENSORRT.file)
+    typed = _as_cast(layers, _open(file)) if half else tuple(map(_in_qdq, layers))
+    graph = _graph(file, typed, free=frozenset(lengths), bundle=directory)
+    inputs = EngineInputs(
+        precision="fp16" if half else "int8",
+        graphs={"implicit": graph, "explicit": graph} if half else {"explicit": graph},
+        ranges={BATCH: batch},
+        buckets=dict(lengths),
+        plan_sha256=sha256_file(plan),
+    )
+    inputs.save(folder / ENGINE_INPUTS)
     return inputs
 
 
@@ -225,12 +270,24 @@ def _open(path: Path) -> onnx.ModelProto:
     return onnx.load(path, load_external_data=False)
 
 
-def _graph(path: Path, layers: tuple[LayerPrecision, ...], free: frozenset[str] = frozenset()) -> EngineGraph:
-    """A graph as a device must know it; `free` are names of axes, and others that are free have none."""
+def _graph(
+    path: Path,
+    layers: tuple[LayerPrecision, ...],
+    free: frozenset[str] = frozenset(),
+    bundle: Path | None = None,
+) -> EngineGraph:
+    """A graph as a device must know it; `free` are names of axes, and others that are free have none.
+
+    Args:
+        path: of the file.
+        layers: what each computes in.
+        free: names of axes.
+        bundle: that the file lies below; None takes its directory.
+    """
     model = _open(path)
     constants = constant_tensors(model.graph)
     return EngineGraph(
-        file=path.name,
+        file=path.relative_to(bundle or path.parent).as_posix(),
         sha256=sha256_file(path),
         weight_bytes=sum(_bytes(tensor) for tensor in all_tensors(model.graph)),
         inputs=tuple(_binding(value, free) for value in model.graph.input if value.name not in constants),

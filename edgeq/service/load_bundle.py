@@ -84,7 +84,7 @@ def open_served(
     phrases = _phrases(bundle, verified.manifest, settings)
     name = settings.name or _name(place, bundle, verified.manifest)
     if verified.manifest.kind == "retrieval":
-        return open_retrieval(bundle, verified, settings, phrases, tell, name=name)
+        return open_retrieval(place, bundle, verified, settings, phrases, tell, name=name)
     _refuse_index(bundle, verified.manifest, settings)
     candidate = vision_candidate(place, bundle, verified.manifest, settings.backend, threads=settings.threads)
     talks = verified.manifest.kind == "vision-language"
@@ -162,11 +162,10 @@ def _runtime(
         threads=settings.threads,
     )
     runtime = start_runtime(vlm, bundle, options, memory)
-    if canaries is not None and canaries.talk is not None:
+    picture = canaries.known[0].picture if canaries is not None else None
+    if picture is not None and canaries is not None and canaries.talk is not None:
         tell("asking the first question")
-        _warm_up(
-            runtime, GenerationRequest.about(canaries.known[0].picture, canaries.talk.canaries.canaries[0].question, 2)
-        )
+        _warm_up(runtime, GenerationRequest.about(picture, canaries.talk.canaries.canaries[0].question, 2))
     return runtime
 
 

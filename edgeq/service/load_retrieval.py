@@ -9,11 +9,9 @@ from pathlib import Path
 from edgeq.bundle.manifest import MANIFEST
 from edgeq.bundle.verification_states import Verified
 from edgeq.catalog.searched import SearchedCatalog, open_searched
-from edgeq.engine.registry import DEFAULT, backend
-from edgeq.errors import InputError
-from edgeq.install.candidate_here import AUTO
+from edgeq.install.candidate_here import open_two_tower_here
 from edgeq.runtime.retrieval.canaries import RetrievalCheck, check_retrieval_canaries
-from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
+from edgeq.runtime.retrieval.two_tower import TwoTowerModel
 from edgeq.runtime.retrieval.workers import CACHE_BYTES, RetrievalWorkers
 from edgeq.service.report import reader_of
 from edgeq.service.report_phrases import ReportPhrases
@@ -27,6 +25,7 @@ _MIB = 1 << 20
 
 
 def open_retrieval(
+    place: Path,
     bundle: Path,
     verified: Verified,
     settings: ServiceSettings,
@@ -38,6 +37,7 @@ def open_retrieval(
     """Open a two-tower bundle as the settings want it.
 
     Args:
+        place: that it was found at: itself, or a store of `edgeq install`.
         bundle: its directory.
         verified: it, checked.
         settings: of the service.
@@ -49,15 +49,9 @@ def open_retrieval(
         ArtifactError: a part of the bundle or of the catalog is damaged, or the catalog was made with another bundle.
         EngineError, ModelError: a part of it cannot be loaded.
         GateError: the encoders do not compute what the workshop saw.
-        InputError: another backend is asked for than the one that runs such a bundle.
     """
-    if settings.backend != AUTO and backend(settings.backend) is not DEFAULT:
-        raise InputError(
-            f"{bundle} embeds texts and images for retrieval, which {DEFAULT.title} does",
-            expected=f"--backend {DEFAULT.name}, or none",
-        )
     tell("opening the encoders")
-    model = open_two_tower(bundle, threads=settings.threads)
+    model, version = open_two_tower_here(place, bundle, verified.manifest, settings.backend, threads=settings.threads)
     canaries = _checked(bundle, model, tell) if settings.canaries else None
     catalog = None
     if settings.index is not None:
@@ -69,7 +63,7 @@ def open_retrieval(
         manifest=verified.manifest,
         digest=verified.digest,
         created=int((bundle / MANIFEST).stat().st_mtime),
-        backend=DEFAULT.version(),
+        backend=version,
         canaries=canaries,
         talk=None,
         seeing=None,

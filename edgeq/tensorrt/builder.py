@@ -99,7 +99,7 @@ def _build(
     (constrain if settings.quantization == "implicit" else check_bindings)(trt, network, settings)
     config = builder.create_builder_config()
     _configure(trt, config, settings)
-    profiles = _profiles(builder, config, settings.profile, calibrator)
+    profiles = _profiles(builder, config, settings.profiles, calibrator)
     if timing_cache is not None:
         _give_timings(config, timing_cache, tell)
     config.progress_monitor = monitor
@@ -157,23 +157,26 @@ def _configure(trt: ModuleType, config: Any, settings: BuildSettings) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
 
-def _profiles(builder: Any, config: Any, ranges: Sequence[ShapeRange], calibrator: Any) -> tuple[Any, ...]:
+def _profiles(builder: Any, config: Any, wanted: Sequence[Sequence[ShapeRange]], calibrator: Any) -> tuple[Any, ...]:
     """Give the config its calibrator, and the profiles of the free axes: for running, and for calibrating."""
     if calibrator is not None:
         config.int8_calibrator = calibrator
-    if not ranges:
+    if not wanted[0]:
         return ()
-    profile = _shaped(builder, ranges)
-    if config.add_optimization_profile(profile) < 0:
-        raise EngineError("TensorRT does not take the optimization profile", causes=_shapes(ranges))
+    made = []
+    for number, ranges in enumerate(wanted):
+        profile = _shaped(builder, ranges)
+        made.append(profile)
+        if config.add_optimization_profile(profile) != number:  # its number is how a run asks for it
+            raise EngineError("TensorRT does not take the optimization profile", causes=_shapes(ranges))
     if calibrator is None:
-        return (profile,)
+        return tuple(made)
     # TensorRT would put OPT in the place of MIN and MAX: better in a profile of its own.
-    fixed = [ShapeRange(input=entry.input, min=entry.opt, opt=entry.opt, max=entry.opt) for entry in ranges]
+    fixed = [ShapeRange(input=entry.input, min=entry.opt, opt=entry.opt, max=entry.opt) for entry in wanted[0]]
     calibrated = _shaped(builder, fixed)
     if not config.set_calibration_profile(calibrated):
         raise EngineError("TensorRT does not take the calibration profile", causes=_shapes(fixed))
-    return profile, calibrated
+    return *made, calibrated
 
 
 def _shaped(builder: Any, ranges: Sequence[ShapeRange]) -> Any:
@@ -233,7 +236,7 @@ def _verify(trt: ModuleType, serialized: bytes, settings: BuildSettings, log: An
         engine = runtime.deserialize_cuda_engine(serialized)
         if engine is None:
             raise EngineError("TensorRT cannot load the engine that it built", causes=log.causes())
-        layers = inspect_engine(trt, engine, settings.profile)
+        layers = inspect_engine(trt, engine, settings.profiles[0])
     unseen = verify_tensorrt(settings.layers, layers, casts=settings.casts, quantization=settings.quantization)
     if unseen:
         more = f"; and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""

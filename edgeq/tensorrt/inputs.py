@@ -1,13 +1,16 @@
 """`engine.json`: what the device must know of a bundle's graphs to build engines of them without reading ONNX.
 
-The workshop writes it when a bundle is made; the device plans a build from it alone. There is one graph for each
-quantization:
+The workshop writes it when a bundle is made; the device plans a build from it alone. A bundle with several encoders has
+one for each, in a directory of the encoder's name. There is one graph for each quantization:
 
 | bundle | implicit quantization (TensorRT 10) | explicit quantization (TensorRT 10 and 11) |
 |---|---|---|
 | classifier | `model.fp32.onnx`, ranges from calibration | `model.int8.trt.onnx`, Q/DQ pairs in it |
 | classifier kept in floating point | `model.fp32.onnx`, layers set to FP16 | `model.fp16.onnx` |
 | vision-language | `vision.fp16.onnx` | `vision.fp16.onnx` |
+| retrieval, `vision` | `vision.fp16.onnx` | `vision.fp16.onnx` |
+| retrieval, `text` | none | `text/model.int8.trt.onnx`, Q/DQ pairs in it |
+| retrieval, `text` kept in floating point | `text/model.fp16.onnx` | `text/model.fp16.onnx` |
 """
 
 from __future__ import annotations
@@ -21,14 +24,18 @@ from edgeq.artifact import Artifact
 from edgeq.families.base import AxisRange
 from edgeq.tensorrt.precisions import BindingType, LayerPrecision
 
-__all__ = ["BATCH", "ENGINE_INPUTS", "Binding", "EngineGraph", "EngineInputs"]
+__all__ = ["BATCH", "ENGINE_INPUTS", "MOST_PROFILES", "Binding", "EngineGraph", "EngineInputs"]
 
 ENGINE_INPUTS: Final = "engine.json"
 """The file's name in a bundle."""
 
 BATCH: Final = "batch"
-"""The free axis of images of a classifier, and of pictures (an image, or a tile where the processor cuts images into
-tiles) of a vision encoder."""
+"""The free axis of images of a classifier, of texts of a text encoder, and of pictures (an image, or a tile where the
+processor cuts images into tiles) of a vision encoder."""
+
+
+MOST_PROFILES: Final = 8
+"""Of one engine: each is tuned for itself, and takes as long to build as an engine."""
 
 
 class Binding(BaseModel):
@@ -57,7 +64,7 @@ class EngineGraph(BaseModel):
     """One ONNX file to build an engine from.
 
     Attributes:
-        file: its name in the bundle.
+        file: its name below the bundle.
         sha256: of that file, in hexadecimal. Weights in a file beside it are not in here; the manifest has theirs.
         weight_bytes: of all its constants as they are stored, those in a file beside it too.
         inputs, outputs: as its caller sees them, without constants.
@@ -82,11 +89,13 @@ class EngineInputs(Artifact):
     """The graphs of one bundle.
 
     Attributes:
-        precision: what most of its layers compute in. "int8": a classifier. "fp16": a vision encoder, or a classifier
-            that was kept in floating point; neither is calibrated.
+        precision: what most of its layers compute in. "int8": a classifier, or a text encoder. "fp16": a vision
+            encoder, or what was kept in floating point; neither is calibrated.
         graphs: quantization -> graph. The two modes of quantization may share a file; either may be missing.
         pictures: most pictures that the image processor makes of one image: 1, or its tiles with the overview.
-        ranges: of the inputs' free axes but the batch, by name.
+        ranges: of the inputs' free axes, by name; the batch's only where it is not that of one image's pictures.
+        buckets: of a free axis, the ranges that each get an optimization profile with kernels of its own; by name, and
+            in place of a range in `ranges`.
         plan_sha256: of the plan's file in the bundle, in hexadecimal; it is part of the engine's key.
     """
 
@@ -98,10 +107,13 @@ class EngineInputs(Artifact):
     graphs: dict[Literal["implicit", "explicit"], EngineGraph]
     pictures: int = Field(default=1, ge=1)
     ranges: dict[str, AxisRange] = Field(default_factory=dict)
+    buckets: dict[str, tuple[AxisRange, ...]] = Field(default_factory=dict)
     plan_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
     @model_validator(mode="after")
     def _has_a_graph(self) -> Self:
         if not self.graphs:
             raise ValueError("no graph")
+        if len(self.buckets) > 1 or any(not 0 < len(each) <= MOST_PROFILES for each in self.buckets.values()):
+            raise ValueError(f"buckets are for one axis, 1 to {MOST_PROFILES} of them")
         return self

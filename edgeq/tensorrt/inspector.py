@@ -5,7 +5,8 @@ them those of NVIDIA's engine explorer): a list `Layers` of objects with `Name`,
 (each with `Format/Datatype`), and, where they apply, `Weights` with a `Type`, `TacticName`, and `Metadata` with the
 ONNX nodes behind the layer. Without detailed profiling verbosity the layers are bare names. Of engines with a free
 batch axis tensors are often `N/A due to dynamic shapes`; an execution context with shapes is bound against that, and
-where it does not help, weights and the names of the kernels are left.
+where it does not help, weights and the names of the kernels are left. Of an engine with several optimization profiles
+the layers of each are listed, and a number may stand behind a name: ` [profile 1]`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _SAID: Final[dict[DataType, re.Pattern[str]]] = {
     "float16": re.compile(r"(?<!b)fp16|(?<!b)float16|\bhalf", re.IGNORECASE),
     "float32": re.compile(r"fp32|float32|\bfloat$", re.IGNORECASE),
 }
+_PROFILE: Final = re.compile(r" \[profile \d+\]$", re.IGNORECASE)
 _OPERANDS = re.compile(r"_(i8|f16|f32)(?:i8|i32|f16|f32)_")
 _SHORT: Final[dict[str, DataType]] = {"i8": "int8", "f16": "float16", "f32": "float32"}
 
@@ -37,7 +39,7 @@ class EngineLayer:
     """One layer of an engine, which may stand for many of the network.
 
     Attributes:
-        name: TensorRT's.
+        name: TensorRT's, without the optimization profile that the layer is of.
         kind: TensorRT's `LayerType`, such as "CaskConvolution" or "Reformat".
         metadata: the ONNX nodes behind it, `[ONNX Layer: NODE]` each; empty in engines that have none.
         reads, writes: types of its tensors, in order; other types than the three, and those not told, are left out.
@@ -63,7 +65,7 @@ def inspect_engine(trt: ModuleType, engine: Any, profile: Sequence[ShapeRange]) 
     Args:
         trt: TensorRT.
         engine: built with detailed profiling verbosity.
-        profile: the ranges that it was built for.
+        profile: the ranges that it was built for, of the first of several.
 
     Raises:
         EngineError: the inspector says nothing, or nothing in detail.
@@ -98,7 +100,7 @@ def read_layers(text: str) -> tuple[EngineLayer, ...]:
 
 def _layer(raw: dict[str, Any]) -> EngineLayer:
     return EngineLayer(
-        name=str(raw["Name"]),
+        name=_PROFILE.sub("", str(raw["Name"])),
         kind=str(raw.get("LayerType") or ""),
         metadata=str(raw.get("Metadata") or ""),
         reads=_types(raw.get("Inputs", [])),

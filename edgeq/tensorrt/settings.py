@@ -15,6 +15,7 @@ with 10 bits of mantissa.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Literal
 
@@ -33,7 +34,7 @@ from edgeq.tensorrt.precisions import BindingType, LayerPrecision
 __all__ = ["Batch", "BuildSettings", "Calibration", "ShapeRange", "build_settings", "check_memory", "usual_batch"]
 
 Batch = tuple[int, int, int]
-"""Least, usual and largest number of pictures in one run."""
+"""Least, usual and largest number of pictures, or of texts, in one run."""
 
 Calibration = Literal["none", "cache", "images"]
 """Where INT8 ranges come from; `none` where the graph has them, or needs none."""
@@ -76,7 +77,8 @@ class BuildSettings(Artifact):
     """What a builder is told.
 
     Attributes:
-        graph: file name of the ONNX that is parsed.
+        encoder: whose engine it is, in a bundle with several; empty otherwise.
+        graph: name of the ONNX that is parsed, below the bundle.
         graph_sha256: of that file, in hexadecimal.
         quantization, quantization_reason: which one, and why in a sentence for a person.
         tensorrt: release that builds, such as `10.3.0`; None where it is not known yet.
@@ -86,7 +88,8 @@ class BuildSettings(Artifact):
             them.
         casts: names of the graph's Cast nodes.
         output_types: binding -> its type. Set with implicit quantization, compared on the explicit one.
-        profile: the ranges of the inputs with a free axis; empty where every shape is fixed.
+        profile: the ranges of the inputs with a free axis; empty where every shape is fixed. Where an input has several
+            of them, each is of an optimization profile of its own (`profiles`).
         workspace_bytes: limit of the builder's workspace pool.
         calibration: where INT8 ranges come from.
         peak_bytes: bound of the memory that the process takes while it builds.
@@ -95,6 +98,7 @@ class BuildSettings(Artifact):
     otherwise: ClassVar[str] = "does not say how an engine is built"
 
     version: Literal["edgeq.engine-build/1"] = "edgeq.engine-build/1"
+    encoder: str = ""
     graph: str
     graph_sha256: str
     quantization: QuantizationMode
@@ -122,12 +126,25 @@ class BuildSettings(Artifact):
             raise ValueError("a strongly typed network takes no precision flag and no calibration")
         if ("STRONGLY_TYPED" in self.network_flags) != (self.quantization == "explicit"):
             raise ValueError("a network is strongly typed with explicit quantization, and only there")
+        if len({count for count in Counter(each.input for each in self.profile).values() if count > 1}) > 1:
+            raise ValueError("inputs have different numbers of optimization profiles")
         return self
+
+    @property
+    def profiles(self) -> tuple[tuple[ShapeRange, ...], ...]:
+        """Each optimization profile: a range for every input with a free axis. One at least, which may be empty."""
+        found: dict[str, list[ShapeRange]] = {}
+        for each in self.profile:
+            found.setdefault(each.input, []).append(each)
+        count = max(map(len, found.values()), default=1)
+        return tuple(
+            tuple(ranges[number if len(ranges) > 1 else 0] for ranges in found.values()) for number in range(count)
+        )
 
 
 def usual_batch(inputs: EngineInputs, *, images: int = 1) -> Batch:
-    """From one picture to all pictures of `images` images; one image at a time is the usual case."""
-    return 1, inputs.pictures, inputs.pictures * max(images, 1)
+    """The bundle's own, or from one picture to all pictures of `images` images, one image being the usual case."""
+    return inputs.ranges.get(BATCH, (1, inputs.pictures, inputs.pictures * max(images, 1)))
 
 
 def build_settings(
@@ -139,6 +156,7 @@ def build_settings(
     batch: Batch | None = None,
     calibration: Literal["cache", "images"] = "cache",
     workspace_bytes: int = WORKSPACE_BYTES,
+    encoder: str = "",
     runtime_bytes: int = PROFILES["orin-nx-16gb"].runtime_bytes,
 ) -> BuildSettings:
     """What to tell the builder of a bundle's engine on one quantization.
@@ -152,6 +170,7 @@ def build_settings(
             lengths of other free axes are the bundle's.
         calibration: where the ranges of an INT8 engine come from with implicit quantization.
         workspace_bytes: limit of the builder's workspace; on a device with one memory it comes out of the same memory.
+        encoder: whose engine it is, in a bundle with several.
         runtime_bytes: what the process takes beside the build: CUDA's context, TensorRT, Python.
 
     Raises:
@@ -163,6 +182,7 @@ def build_settings(
     if batch is not None:
         _check_batch(batch, graph.inputs)
     return BuildSettings(
+        encoder=encoder,
         graph=graph.file,
         graph_sha256=graph.sha256,
         quantization=quantization,
@@ -173,7 +193,7 @@ def build_settings(
         layers=_without_half(graph) if quantization == "explicit" and inputs.precision == "int8" else graph.layers,
         casts=graph.casts,
         output_types={output.name: output.dtype for output in graph.outputs},
-        profile=_profile(graph.inputs, {**inputs.ranges, BATCH: batch or usual_batch(inputs)}),
+        profile=_profile(graph.inputs, {**inputs.ranges, BATCH: batch or usual_batch(inputs)}, inputs.buckets),
         workspace_bytes=workspace_bytes,
         calibration=calibration if weak and inputs.precision == "int8" else "none",
         peak_bytes=BUILD_FACTOR * graph.weight_bytes + workspace_bytes + runtime_bytes,
@@ -243,9 +263,18 @@ def _check_batch(batch: Batch, inputs: Sequence[Binding]) -> None:
             )
 
 
-def _profile(inputs: Sequence[Binding], ranges: Mapping[str, AxisRange]) -> tuple[ShapeRange, ...]:
-    """A range for each input with a free axis."""
-    return tuple(_range(given, ranges) for given in inputs if not all(isinstance(axis, int) for axis in given.shape))
+def _profile(
+    inputs: Sequence[Binding], ranges: Mapping[str, AxisRange], buckets: Mapping[str, Sequence[AxisRange]]
+) -> tuple[ShapeRange, ...]:
+    """A range for each input with a free axis, or one for each bucket of the axis that has some."""
+    named = [(name, each) for name, several in buckets.items() for each in several]
+    alternatives = [{**ranges, name: each} for name, each in named] or [dict(ranges)]
+    free = [given for given in inputs if not all(isinstance(axis, int) for axis in given.shape)]
+    return tuple(
+        _range(given, chosen)
+        for given in free
+        for chosen in (alternatives if buckets.keys() & set(given.shape) else alternatives[:1])
+    )
 
 
 def _range(given: Binding, ranges: Mapping[str, AxisRange]) -> ShapeRange:

@@ -17,7 +17,6 @@ __all__ = ["DeviceTensor", "EngineTensor", "Shape", "check_feeds", "read_slots"]
 Shape = tuple[int, ...]
 
 _ALIGNMENT: Final = 256
-_PROFILE: Final = 0  # engines are built with one
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,13 @@ class EngineTensor:
     Attributes:
         name: of the tensor.
         dtype: of its values.
-        least: the smallest shape; of an output, empty.
-        most: the largest shape; of an output, empty.
+        ranges: the smallest and the largest shape, for each optimization profile; of an output, empty.
         is_input: or an output.
     """
 
     name: str
     dtype: np.dtype[Any]
-    least: Shape
-    most: Shape
+    ranges: tuple[tuple[Shape, Shape], ...]
     is_input: bool
 
 
@@ -102,8 +99,11 @@ def read_slots(trt: ModuleType, engine: Any) -> tuple[EngineTensor, ...]:
     return tuple(_read_slot(trt, engine, engine.get_tensor_name(index)) for index in range(engine.num_io_tensors))
 
 
-def check_feeds(slots: Iterable[EngineTensor], feeds: Mapping[str, Any]) -> None:
+def check_feeds(slots: Iterable[EngineTensor], feeds: Mapping[str, Any]) -> int:
     """Compare what is fed (anything with `shape` and `dtype`) with an engine's inputs.
+
+    Returns:
+        The number of the first optimization profile that all shapes are within.
 
     Raises:
         EngineError: a name, type or shape is not the engine's, or a tensor's address is not one that it may use.
@@ -113,20 +113,29 @@ def check_feeds(slots: Iterable[EngineTensor], feeds: Mapping[str, Any]) -> None
         raise EngineError(
             f"the engine was given {_names(feeds) or 'no inputs'}", expected=f"exactly its inputs: {_names(inputs)}"
         )
-    for name, slot in inputs.items():
-        _check_feed(slot, feeds[name])
+    fitting = [_check_feed(slot, feeds[name]) for name, slot in inputs.items()]
+    together = frozenset.intersection(*fitting)
+    if not together:
+        shapes = ", ".join(f"{name} {list(feeds[name].shape)}" for name in inputs)
+        raise EngineError(
+            f"the inputs have the shapes {shapes}",
+            expected="all of them within one optimization profile of the engine",
+            next_step="split the batch",
+        )
+    return min(together)
 
 
-def _check_feed(slot: EngineTensor, feed: Any) -> None:
+def _check_feed(slot: EngineTensor, feed: Any) -> frozenset[int]:
+    """The numbers of the optimization profiles that a feed is within; one at least."""
     if feed.dtype != slot.dtype:
         raise EngineError(f"input {slot.name} was given as {feed.dtype}", expected=f"{slot.dtype}")
     shape = tuple(feed.shape)
-    if len(shape) != len(slot.most) or not all(
-        least <= size <= most for least, size, most in zip(slot.least, shape, slot.most, strict=True)
-    ):
+    fitting = frozenset(number for number, (least, most) in enumerate(slot.ranges) if _within(least, shape, most))
+    if not fitting:
+        ranges = ", or ".join(f"{list(least)} to {list(most)}" for least, most in slot.ranges)
         raise EngineError(
             f"input {slot.name} has shape {list(shape)}",
-            expected=f"within the engine's profile: {list(slot.least)} to {list(slot.most)}",
+            expected=f"within the engine's profile: {ranges}",
             next_step="split the batch, or build the engine with another profile (edgeq build --batch)",
         )
     if isinstance(feed, DeviceTensor) and feed.address % _ALIGNMENT:
@@ -135,6 +144,11 @@ def _check_feed(slot: EngineTensor, feed: Any) -> None:
             causes=("it is a slice of a larger tensor",),
             next_step="copy it into a tensor of its own",
         )
+    return fitting
+
+
+def _within(least: Shape, shape: Shape, most: Shape) -> bool:
+    return len(shape) == len(most) and all(a <= size <= z for a, size, z in zip(least, shape, most, strict=True))
 
 
 def _read_slot(trt: ModuleType, engine: Any, name: str) -> EngineTensor:
@@ -147,9 +161,9 @@ def _read_slot(trt: ModuleType, engine: Any, name: str) -> EngineTensor:
             f"tensor {name} of the engine is {engine.get_tensor_dtype(name)}", expected="a type that numpy has"
         ) from error
     if engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT:
-        return EngineTensor(name, dtype, (), (), is_input=False)
-    least, _, most = engine.get_tensor_profile_shape(name, _PROFILE)
-    return EngineTensor(name, dtype, tuple(least), tuple(most), is_input=True)
+        return EngineTensor(name, dtype, (), is_input=False)
+    shapes = (engine.get_tensor_profile_shape(name, number) for number in range(engine.num_optimization_profiles))
+    return EngineTensor(name, dtype, tuple((tuple(least), tuple(most)) for least, _, most in shapes), is_input=True)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -83,11 +83,11 @@ def verify_tensorrt(
         unseen += unknown
     if faults:
         raise QuantizeError(
-            f"the engine differs from its plan in {len(faults)} places",
-            causes=tuple(faults),
+            f"the engine differs from its plan in {len(set(faults))} places",
+            causes=tuple(dict.fromkeys(faults)),
             next_step="look at the builder's log for the constraints it left",
         )
-    return tuple(unseen)
+    return tuple(dict.fromkeys(unseen))
 
 
 def _moves(layer: EngineLayer) -> bool:

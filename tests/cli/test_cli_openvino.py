@@ -122,7 +122,7 @@ def test_without_openvino_nothing_begins(
         "pipeline.classifier.open_model",
         "api.workshop.stages.open_model",
         "pipeline.stages.judge",
-        "cli.device.verify_engine.open_canaries",
+        "cli.device.verify_engine.canary_sets",
         "api.device.bundles.install",
         "service.load_bundle.examine",
     ):

@@ -106,7 +106,7 @@ def test_options_without_a_meaning(edgeq: Edgeq, bundle: Path, tmp_path: Path) -
     assert_refused(
         edgeq("verify-engine", bundle, "--quantization", "implicit"), "--quantization is for --backend tensorrt"
     )
-    assert_refused(edgeq("verify-engine", bundle, "--answers", *QUICKLY), "a classifier answers no questions")
+    assert_refused(edgeq("verify-engine", bundle, "--answers", *QUICKLY), "answers no questions")
     assert_refused(edgeq("verify-engine", bundle, "--seconds", "0"), "--seconds")
 
 

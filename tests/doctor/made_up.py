@@ -29,10 +29,10 @@ def bundle(
     return directory
 
 
-def engine_inputs() -> EngineInputs:
+def engine_inputs(file: str = "vision.fp16.onnx") -> EngineInputs:
     """Of an FP16 vision encoder."""
     graph = EngineGraph(
-        file="vision.fp16.onnx",
+        file=file,
         sha256=hashlib.sha256(GRAPH).hexdigest(),
         weight_bytes=1000,
         inputs=(Binding(name="pixels", dtype="float32", shape=(None, 3, 28, 28)),),

@@ -8,13 +8,14 @@ import made_up
 import pytest
 
 from edgeq.bundle.manifest import write_manifest
-from edgeq.doctor.built import engine_finding
+from edgeq.doctor.built import engine_findings
 from edgeq.doctor.bundles import Examined, examine_bundle
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine_store.key import engine_key
 from edgeq.engine_store.machine import Machine
 from edgeq.engine_store.planned import build_key, plan_build
 from edgeq.engine_store.store import ENGINE, EngineStore
+from edgeq.tensorrt.inputs import ENGINE_INPUTS
 
 RELEASE = "10.3.0"
 ORIN = Machine(compute_capability="8.7", device="NVIDIA Jetson Orin NX", platform="L4T 36.4.3", architecture="aarch64")
@@ -44,7 +45,8 @@ def _make(path: Path) -> None:
 
 
 def look(bundle: Examined, store: EngineStore, release: str | None = RELEASE) -> DoctorFinding:
-    return engine_finding(bundle, release, store, ORIN)
+    (found,) = engine_findings(bundle, release, store, ORIN)
+    return found
 
 
 def test_it_is_built(bundle: Examined, store: EngineStore) -> None:
@@ -81,7 +83,7 @@ def test_where_no_engine_is_needed(bundle: Examined, store: EngineStore) -> None
 
 def test_a_machine_without_a_gpu(bundle: Examined, store: EngineStore) -> None:
     nowhere = ORIN.model_copy(update={"compute_capability": None, "device": None})
-    found = engine_finding(bundle, RELEASE, store, nowhere)
+    (found,) = engine_findings(bundle, RELEASE, store, nowhere)
     assert (found.status, "not known here" in found.seen) == ("unknown", True)
 
 
@@ -97,3 +99,21 @@ def test_the_engines_name_is_the_stores(store: EngineStore, bundle: Examined) ->
     assert build(bundle, store).name == ENGINE
     assert engine_key is not None
     assert look(bundle, store, "10.3.0.30").status == "ok"
+
+
+def test_each_encoder_of_a_bundle_with_several(tmp_path: Path, store: EngineStore) -> None:
+    directory = made_up.bundle(tmp_path / "towers")
+    for encoder in ("text", "vision"):
+        (directory / encoder).mkdir()
+        made_up.engine_inputs(f"{encoder}.onnx").save(directory / encoder / ENGINE_INPUTS)
+        (directory / f"{encoder}.onnx").write_bytes(made_up.GRAPH)
+    (directory / ENGINE_INPUTS).unlink()
+    manifest = write_manifest(directory, kind="retrieval")
+    settings = plan_build(directory, encoder="vision", tensorrt=RELEASE)
+    store.build(settings, build_key(directory, manifest, settings, ORIN), _make)
+    text, vision = engine_findings(examine_bundle(directory), RELEASE, store, ORIN)
+    assert [(found.name, found.status) for found in (text, vision)] == [
+        ("engine: text", "warning"),
+        ("engine: vision", "ok"),
+    ]
+    assert text.next_step == f"edgeq build {directory} --backend tensorrt"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.bundle.manifest import write_manifest
+from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS, RetrievalSettings
 from edgeq.bundle.vlm_settings import VLM_SETTINGS, VlmSettings
 from edgeq.engine_store.key import KeyParts, key_parts
 from edgeq.engine_store.machine import Machine
@@ -78,7 +79,7 @@ def parts(release: str | None = RELEASE, machine: Machine = ORIN) -> KeyParts:
     )
 
 
-def engine_inputs(directory: Path, graph: str, **changed: Any) -> EngineInputs:
+def engine_inputs(directory: Path, graph: str, *, plan: str = "plan.yaml", **changed: Any) -> EngineInputs:
     """Of two files in `directory`, for images [batch, 3, 4, 4]; the same graph on both modes."""
     described = EngineGraph(
         file=graph,
@@ -89,7 +90,7 @@ def engine_inputs(directory: Path, graph: str, **changed: Any) -> EngineInputs:
         layers=settings().layers,
     )
     given = {"precision": "int8", "graphs": {"implicit": described, "explicit": described}} | changed
-    return EngineInputs(**given, plan_sha256=sha256_file(directory / "plan.yaml"))
+    return EngineInputs(**given, plan_sha256=sha256_file(directory / plan))
 
 
 def write_classifier(directory: Path) -> Path:
@@ -116,6 +117,49 @@ def write_vision(directory: Path) -> Path:
     return directory
 
 
+def write_retrieval(directory: Path) -> Path:
+    """A bundle of a two-tower model as far as a build looks at it: texts in INT8, images in FP16."""
+    for name in ("text/model.int8.ort.onnx", "text/model.int8.trt.onnx", "text/plan.yaml"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(f"this stands for {name}")
+    for name in ("vision.fp16.onnx", "vision.fp16.onnx.data", "vision.plan.yaml"):
+        (directory / name).write_text(f"this stands for {name}")
+    RetrievalSettings(
+        model_type="clip",
+        dimension=2,
+        vision="vision.fp16.onnx",
+        text="text/model.int8.ort.onnx",
+        context=16,
+        padding="trim",
+        pooling="first",
+        eos_id=3,
+        pad_id=0,
+        logit_scale=100.0,
+    ).save(directory / RETRIEVAL_SETTINGS)
+    texts = EngineGraph(
+        file="text/model.int8.trt.onnx",
+        sha256=sha256_file(directory / "text/model.int8.trt.onnx"),
+        weight_bytes=2_000_000,
+        inputs=(Binding(name="input_ids", dtype="int64", shape=("batch", "length")),),
+        outputs=(Binding(name="text_embeds", dtype="float32", shape=("batch", 2)),),
+        layers=settings().layers,
+    )
+    EngineInputs(
+        precision="int8",
+        graphs={"explicit": texts},
+        ranges={"batch": (1, 32, 64)},
+        buckets={"length": ((1, 8, 8), (9, 16, 16))},
+        plan_sha256=sha256_file(directory / "text/plan.yaml"),
+    ).save(directory / "text" / ENGINE_INPUTS)
+    (directory / "vision").mkdir()
+    vision = engine_inputs(
+        directory, "vision.fp16.onnx", plan="vision.plan.yaml", precision="fp16", ranges={"batch": (1, 8, 32)}
+    )
+    vision.save(directory / "vision" / ENGINE_INPUTS)
+    write_manifest(directory, kind="retrieval")
+    return directory
+
+
 @dataclass
 class SimulatedMaker:
     """In the place of TensorRT: notes what it is asked for, and makes bytes."""
@@ -124,6 +168,7 @@ class SimulatedMaker:
     jobs: list[Job] = field(default_factory=list)
 
     def make(self, job: Job) -> bytes:
+        job.progress("engine: Building", 1, 2)
         self.jobs.append(job)
         return plan_bytes(self.release)
 

@@ -26,7 +26,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def run(bundle: Path, maker: SimulatedMaker | None = None, **changed: Any) -> BuiltEngine:
     choices: dict[str, Any] = {"maker": maker or SimulatedMaker(), "machine": ORIN, "free_bytes": PLENTY} | changed
-    return build(bundle, bundle.parent / "store", **choices)
+    return build(bundle, bundle.parent / "store", **choices)[""]
 
 
 def test_the_first_call_builds_and_the_second_finds(bundle: Path) -> None:
@@ -81,7 +81,7 @@ def test_stages_are_reported(bundle: Path) -> None:
     heard: list[str] = []
     run(bundle, progress=lambda stage, _done, _total: heard.append(stage))
     run(bundle, progress=lambda stage, _done, _total: heard.append(stage))
-    assert heard == ["build"]
+    assert heard == ["build", "engine: Building"]
 
 
 def test_the_release_that_is_asked_for_must_be_there(bundle: Path) -> None:
@@ -99,7 +99,7 @@ def test_images_make_another_engine(bundle: Path, tmp_path: Path) -> None:
 def test_onnx_runtime_takes_the_graph_as_it_is(bundle: Path, tmp_path: Path) -> None:
     vision = write_vision(tmp_path / "vision")
     for directory, name in ((bundle, "model.int8.ort.onnx"), (vision, "vision.fp16.onnx")):
-        built = build(directory, tmp_path / "store", backend=DEFAULT)
+        built = build(directory, tmp_path / "store", backend=DEFAULT)[""]
         assert (built.engine, built.key, built.reused) == (directory / name, None, True)
         assert built.sha256 == sha256_file(directory / name)
     assert not (tmp_path / "store").exists()

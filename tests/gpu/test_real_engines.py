@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from classifier_bundle import classifier_bundle
+from retrieval_bundle import retrieval_bundle
 
 from edgeq.cli import run
 from edgeq.engine_store.run import build
-from edgeq.engine_store.verify_engine import EngineReport
+from edgeq.engine_store.verify_engine import EncoderReports, EngineReport
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 
 pytestmark = pytest.mark.skipif(
@@ -39,9 +40,9 @@ def verified(bundle: Path, engine: Path, report: Path) -> EngineReport:
 
 def test_a_classifier_on_every_road(bundle: Path, tmp_path: Path) -> None:
     for quantization in modes():
-        made = build(bundle, tmp_path / "store", quantization=quantization)
+        made = build(bundle, tmp_path / "store", quantization=quantization)[""]
         assert not made.reused
-        assert build(bundle, tmp_path / "store", quantization=quantization).reused
+        assert build(bundle, tmp_path / "store", quantization=quantization)[""].reused
         assert verified(bundle, made.engine, tmp_path / f"{quantization}.json").canaries.passed
 
 
@@ -49,7 +50,7 @@ def test_calibration_on_this_device(bundle: Path, tmp_path: Path) -> None:
     if "implicit" not in modes():
         pytest.skip("this TensorRT has no calibrators")
     images = next(path for path in bundle.parent.iterdir() if path.name == "pictures")
-    made = build(bundle, tmp_path / "store", quantization="implicit", images=images)
+    made = build(bundle, tmp_path / "store", quantization="implicit", images=images)[""]
     assert made.settings is not None
     assert made.settings.calibration == "images"
     assert verified(bundle, made.engine, tmp_path / "report.json").canaries.passed
@@ -58,5 +59,14 @@ def test_calibration_on_this_device(bundle: Path, tmp_path: Path) -> None:
 def test_the_eyes_of_a_vision_language_model(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     prepared = request.getfixturevalue("prepared_vlm").bundle
     for quantization in modes():
-        made = build(prepared, tmp_path / "store", quantization=quantization)
+        made = build(prepared, tmp_path / "store", quantization=quantization)[""]
         assert verified(prepared, made.engine, tmp_path / f"{quantization}.json").canaries.passed
+
+
+def test_both_encoders_of_a_two_tower_model(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    bundle = retrieval_bundle(tmp_path_factory)
+    made = build(bundle, tmp_path / "store")
+    assert list(made) == ["text", "vision"]
+    arguments = ["verify-engine", str(bundle), "--backend", "tensorrt", "--store", str(tmp_path / "store")]
+    assert run([*arguments, "--seconds", "1", "-o", str(tmp_path / "report.json")]) == 0
+    assert all(report.canaries.passed for report in EncoderReports.load(tmp_path / "report.json").encoders.values())

@@ -10,6 +10,7 @@ file is one `build_engine`; a JSON list comes out, with the calls of each, one a
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import re
 import sys
@@ -191,6 +192,7 @@ class Stage:
 
     def _config_answers(self) -> dict[str, Callable[..., Any]]:
         refused = self._case.get("timings_refused", False)
+        numbers = itertools.count(self._case.get("first_profile", 0))
 
         def cache(payload: bytes) -> Any:
             merged = [payload.decode()]
@@ -204,7 +206,7 @@ class Stage:
 
         return {
             **dict.fromkeys(("set_flag", "clear_flag", "set_memory_pool_limit"), gives(None)),
-            "add_optimization_profile": gives(0),
+            "add_optimization_profile": lambda _profile: next(numbers),
             "set_calibration_profile": gives(True),
             "create_timing_cache": cache,
             "set_timing_cache": lambda cache, _ignore: not (refused and cache.payload()),

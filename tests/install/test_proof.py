@@ -49,11 +49,12 @@ def test_the_engine_that_was_built_is_the_one_that_is_checked(
     """TensorRT is simulated: its engine is a graph that ONNX Runtime runs, and one that does not exist."""
     asked, opened = [], []
 
-    def build(source: Path, engines: Path, *, backend: EngineBackend, **_options: object) -> BuiltEngine:
+    def build(source: Path, engines: Path, *, backend: EngineBackend, **_options: object) -> dict[str, BuiltEngine]:
         asked.append((source, engines, backend))
-        return BuiltEngine(
+        made = BuiltEngine(
             backend="tensorrt", engine=tmp_path / "engine.plan", size=1, sha256="", reused=False, because=""
         )
+        return {"": made}
 
     def load(
         model: Path | bytes,

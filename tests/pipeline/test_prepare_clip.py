@@ -16,11 +16,13 @@ from benchmarks.retrieval import inject_outliers
 from edgeq.demo.clip.pairs import CLIP_WEIGHTS, write_captions, write_pairs
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import EngineError
+from edgeq.files import sha256_file
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, RetrievalGate
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
 TEXTS = ("severe corrosion at the top left", "no damage", "bottom: minor wide crack", "")
 
@@ -66,6 +68,20 @@ def test_int8_images_are_a_figure_and_nothing_else(clip: PreparedRetrieval) -> N
     assert not [file.name for file in clip.manifest.files if "int8" in file.name and not file.name.startswith("text/")]
     shown = [row[0] for row in clip.gate.figures.rows()]
     assert "recall@1 text -> image, images in INT8 too" in shown
+
+
+def test_the_engine_of_texts_in_int8_is_described(clip: PreparedRetrieval) -> None:
+    inputs = EngineInputs.load(clip.bundle / "text" / ENGINE_INPUTS)
+    assert {quantization: graph.file for quantization, graph in inputs.graphs.items()} == {
+        "explicit": "text/model.int8.trt.onnx"
+    }
+    assert inputs.buckets == {"length": ((1, 8, 8), (9, 16, 16), (17, 32, 32))}, "the context is 32"
+    plan = PrecisionPlan.load(clip.bundle / "text" / "plan.yaml")
+    int8 = {layer.name for layer in inputs.graphs["explicit"].layers if layer.precision == "int8"}
+    assert int8 == plan.layers(Precision.INT8)
+    assert len(int8) == 18
+    assert not (clip.bundle / "text" / "fp16.plan.yaml").exists()
+    assert inputs.plan_sha256 == sha256_file(clip.bundle / "text" / "plan.yaml")
 
 
 def test_every_linear_layer_but_the_projection_multiplies_integers(clip: PreparedRetrieval) -> None:
@@ -177,6 +193,9 @@ def test_layers_that_int8_harms_are_kept_where_it_is_refused(wide: Path) -> None
     found = executed_operators(made.bundle / "text" / "model.int8.ort.onnx")
     integers = sum(count for name, count in found.items() if "Integer" in name or name.startswith("QLinear"))
     assert integers == made.int8_layers == 18 - len(made.kept_layers)
+    layers = EngineInputs.load(made.bundle / "text" / ENGINE_INPUTS).graphs["explicit"].layers
+    assert {layer.name for layer in layers if layer.precision == "int8"}.isdisjoint(made.kept_layers)
+    assert sum(layer.precision == "int8" for layer in layers) == made.int8_layers
     files = {file.name for file in made.manifest.files}
     assert {"gate.json", "gate.whole_int8.json", "text/search.json", "text/model.int8.trt.onnx"} <= files
     assert RetrievalGate.load(made.bundle / "gate.whole_int8.json") == made.whole_int8

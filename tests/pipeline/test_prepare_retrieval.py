@@ -15,18 +15,24 @@ from onnx import TensorProto
 from pictures import draw_pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tensorrt_operators import refused
 from two_towers import CONTEXT, SENTENCES, SIDE, TWO_TOWERS, write_two_tower
 
 from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.retrieval_settings import RetrievalSettings
+from edgeq.engine_store.machine import read_machine
+from edgeq.engine_store.planned import build_key, encoders_of, plan_build
 from edgeq.errors import ArtifactError, CalibrationError, EdgeqError, GateError, ImageError, InputError, ModelError
+from edgeq.files import sha256_file
 from edgeq.pipeline.inspect import inspect_model
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.retrieval_options import RetrievalOptions
 from edgeq.pipeline.zero_shot import judge_zero_shot
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.runtime.canary.canary_set import canary_graph, open_canaries
 from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
 from edgeq.runtime.retrieval.two_tower import open_two_tower
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
 OPTIONS = RetrievalOptions(photographs=4, canaries=3, threads=1)
 
@@ -129,7 +135,32 @@ def test_another_tokenizer_on_the_device_is_noticed(made: tuple[Path, PreparedRe
         found.raise_if_failed()
 
 
-def test_no_engine_is_built_of_it(made: tuple[Path, PreparedRetrieval]) -> None:
+def test_both_engines_are_described_and_the_plans_are_those_of_the_graphs(made: tuple[Path, PreparedRetrieval]) -> None:
+    """Texts stayed in FP16 here: so is their plan, and nothing is left of the one for INT8."""
+    _, prepared = made
+    inputs = {encoder: EngineInputs.load(prepared.bundle / encoder / ENGINE_INPUTS) for encoder in ("text", "vision")}
+    files = {encoder: {graph.file for graph in one.graphs.values()} for encoder, one in inputs.items()}
+    assert files == {"text": {"text/model.fp16.onnx"}, "vision": {"vision.fp16.onnx"}}
+    fixed = prepared.model_type == "siglip"
+    assert inputs["text"].graphs["explicit"].inputs[0].shape == ("batch", CONTEXT if fixed else "length")
+    assert (inputs["text"].buckets == {}) == fixed
+    for encoder, plan in (("text", "text/plan.yaml"), ("vision", "vision.plan.yaml")):
+        assert inputs[encoder].plan_sha256 == sha256_file(prepared.bundle / plan)
+        assert not PrecisionPlan.load(prepared.bundle / plan).layers(Precision.INT8)
+    assert encoders_of(prepared.manifest) == ("text", "vision")
+    assert not any("fp16.plan" in file.name for file in prepared.manifest.files)
+    for encoder in inputs:
+        settings = plan_build(prepared.bundle, encoder=encoder, tensorrt="10.3.0")
+        assert build_key(prepared.bundle, prepared.manifest, settings, read_machine()).layers_sha256
+
+
+def test_both_graphs_have_what_tensorrt_takes(made: tuple[Path, PreparedRetrieval]) -> None:
+    _, prepared = made
+    for name in ("vision.fp16.onnx", "text/model.fp16.onnx"):
+        assert refused(onnx.load(prepared.bundle / name)) == []
+
+
+def test_it_has_two_graphs_where_one_is_asked_for(made: tuple[Path, PreparedRetrieval]) -> None:
     _, prepared = made
     for ask in (canary_graph, open_canaries):
         with pytest.raises(ArtifactError, match="embeds texts and images for retrieval"):

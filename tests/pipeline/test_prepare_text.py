@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers
@@ -13,6 +14,7 @@ from command import Edgeq, assert_refused
 from numpy.typing import NDArray
 from PIL import Image
 from retrieval_bundle import text_bundle
+from tensorrt_operators import refused
 from two_towers import CONTEXT, SENTENCES, write_text_tower, write_two_tower
 
 import edgeq as api
@@ -68,9 +70,10 @@ def test_it_embeds_texts_as_the_model_does_and_no_images(made: tuple[str, Path, 
     with pytest.raises(InputError, match="a text encoder alone: it embeds texts, and no images"):
         _ = two.image
     assert sorted(file.name for file in prepared.manifest.files) == [
-        *("canaries/canaries.json", "canaries/texts.npy", "retrieval.json", "text/export.json"),
-        *("text/model.fp16.onnx", "tokenizer.json"),
+        *("canaries/canaries.json", "canaries/texts.npy", "retrieval.json", "text/engine.json", "text/export.json"),
+        *("text/model.fp16.onnx", "text/plan.yaml", "tokenizer.json"),
     ]
+    assert refused(onnx.load(prepared.bundle / "text/model.fp16.onnx")) == [], "TensorRT takes it"
 
 
 def test_nothing_is_claimed_of_it(made: tuple[str, Path, api.PreparedText]) -> None:

@@ -140,7 +140,7 @@ def test_the_fp16_graph_answers_as_fp32_does(refused: Prepared) -> None:
 
 def test_a_refused_bundle_has_what_a_device_needs(refused: Prepared, tmp_path: Path) -> None:
     assert check_canaries(refused.bundle, threads=1).passed
-    built = build(refused.bundle, tmp_path / "store", backend=DEFAULT)
+    built = build(refused.bundle, tmp_path / "store", backend=DEFAULT)[""]
     assert built.engine == refused.bundle / FP32
     inputs = EngineInputs.load(refused.bundle / ENGINE_INPUTS)
     assert inputs.precision == "fp16"

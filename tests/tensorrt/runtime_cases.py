@@ -125,6 +125,29 @@ def run_device() -> dict[str, Any]:
 
 
 @case
+def several_profiles() -> dict[str, Any]:
+    """Images 2, 3..4 and 5..8 high; batches of 2 of the heights 4, 2, 8, 3 and 9."""
+    profiles = [[(1, 3, low, 2), (2, 3, high, 2), (4, 3, high, 2)] for low, high in ((1, 2), (3, 4), (5, 8))]
+    simulated, memory = SimulatedTensorRt(trt, profiles=profiles), HostMemory()
+    engine = made(simulated, memory)
+    right, made_for = [], []
+    for height in (4, 2, 8, 3):
+        image = np.arange(2 * 3 * height * 2, dtype=np.float32).reshape(2, 3, height, 2)
+        right.append(bool((engine.run({"image": image})["doubled"] == 2 * image).all()))
+        made_for.append(list(simulated.chosen))
+    refused = SimulatedTensorRt(trt, profiles=profiles)
+    engine_of_refused = made(refused)
+    refused.engine.create_execution_context.side_effect = lambda: None
+    return {
+        "right": right,
+        "made for": made_for,
+        "told": [context.set_optimization_profile_async.call_count for context in simulated.contexts],
+        "high": refusal(lambda: engine.run({"image": np.zeros((2, 3, 9, 2), np.float32)})),
+        "no memory": refusal(lambda: engine_of_refused.run({"image": np.zeros((2, 3, 8, 2), np.float32)})),
+    }
+
+
+@case
 def not_contiguous() -> dict[str, Any]:
     image = images(2).transpose(0, 1, 3, 2)
     return {"right": bool((made().run({"image": image})["doubled"] == 2 * image).all())}

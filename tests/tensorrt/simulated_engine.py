@@ -2,12 +2,13 @@
 
 The network in it gives `doubled` = 2 x `image` and `half` = `image` in FP16. It computes when execute_async_v3 is
 called, from and to the addresses that were set. With `order`, int64 [n], it has a second input, and `half` has the
-images in that order.
+images in that order. With several optimization profiles each context runs shapes of its own profile alone.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -27,22 +28,28 @@ class SimulatedTensorRt:
     Args:
         trt: the bindings.
         order: the engine has the second input.
+        profiles: shapes of `image` for each optimization profile: smallest, usual, largest.
 
     Attributes:
         module: to be given in the place of TensorRT.
         engine: what it deserializes; its properties and return values may be changed before it is.
-        context: of the engine.
+        context: of the engine, the first.
+        contexts: all that were made of an engine with several profiles.
+        chosen: the profile of each of these, once it was told.
         said: what TensorRT logs while it deserializes.
         given: the bytes it was given.
     """
 
-    def __init__(self, trt: Any, *, order: bool = False) -> None:
+    def __init__(self, trt: Any, *, order: bool = False, profiles: Sequence[Any] = (PROFILE,)) -> None:
         self.trt = trt
+        self._profiles = profiles
+        self.contexts: list[Any] = []
+        self.chosen: list[int] = []
         self._inputs = ("image", "order") if order else ("image",)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.said: list[str] = []
         self.given: Any = None
-        self.context = self._context()
+        self.context = self._context(0)
         self.engine: Any = self._engine()
         runtime = mock.create_autospec(trt.Runtime, spec_set=True)
         runtime.side_effect = self._start
@@ -68,12 +75,33 @@ class SimulatedTensorRt:
         engine.get_tensor_dtype.side_effect = types.get
         engine.get_tensor_location.return_value = trt.TensorLocation.DEVICE
         engine.get_tensor_profile_shape.side_effect = self._profile
+        engine.num_optimization_profiles = len(self._profiles)
         engine.create_execution_context.return_value = self.context
+        if len(self._profiles) > 1:
+            engine.create_execution_context.side_effect = self._next_context
         return engine
 
-    def _context(self) -> Any:
+    def _next_context(self) -> Any:
+        made = self._context(len(self.contexts)) if self.contexts else self.context
+        self.contexts.append(made)
+        self.chosen.append(0 if made is self.context else -1)  # TensorRT gives the first one the first profile
+        return made
+
+    def _context(self, number: int) -> Any:
+        def choose(profile: int, stream: int) -> bool:
+            assert stream == STREAM
+            self.chosen[number] = profile
+            return True
+
+        def set_input_shape(name: str, shape: tuple[int, ...]) -> bool:
+            if self.chosen and name == "image":
+                least, _, most = self._profiles[self.chosen[number]]
+                assert all(a <= size <= z for a, size, z in zip(least, shape, most, strict=True))
+            return self._set_input_shape(name, shape)
+
         context = mock.create_autospec(self.trt.IExecutionContext, instance=True, spec_set=True)
-        context.set_input_shape.side_effect = self._set_input_shape
+        context.set_optimization_profile_async.side_effect = choose
+        context.set_input_shape.side_effect = set_input_shape
         context.infer_shapes.return_value = []
         context.get_tensor_shape.side_effect = lambda _: self.trt.Dims(self._shapes["image"])
         context.set_tensor_address.side_effect = self._set_tensor_address
@@ -93,8 +121,7 @@ class SimulatedTensorRt:
         return self.engine
 
     def _profile(self, name: str, index: int) -> list[Any]:
-        assert index == 0
-        shapes: list[tuple[int, ...]] = list(PROFILE) if name == "image" else list(ORDER)
+        shapes: list[tuple[int, ...]] = list(self._profiles[index]) if name == "image" else list(ORDER)
         return [self.trt.Dims(shape) for shape in shapes]
 
     def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:

@@ -189,6 +189,53 @@ def case(settings: BuildSettings, network: Mapping[str, Any], **others: Any) -> 
     return made | others
 
 
+TEXT = (
+    LayerPrecision(name="q", op="MatMul", precision="int8", outputs=("float32",)),
+    LayerPrecision(name="softmax", op="Softmax", precision="float32", outputs=("float32",)),
+    LayerPrecision(name="projection", op="MatMul", precision="float32", outputs=("float32",)),
+)
+"""Of CLIP's text encoder, as far as the builder looks at them."""
+
+
+def text_settings() -> BuildSettings:
+    """Texts of up to 77 tokens, in four buckets."""
+    graph = EngineGraph(
+        file="text/model.int8.trt.onnx",
+        sha256=SHA,
+        weight_bytes=40_000_000,
+        inputs=(Binding(name="input_ids", dtype="int64", shape=("batch", "length")),),
+        outputs=(Binding(name="text_embeds", dtype="float32", shape=("batch", 512)),),
+        layers=TEXT,
+        casts=("token_table.Cast",),
+    )
+    buckets = {"length": ((1, 8, 8), (9, 16, 16), (17, 32, 32), (33, 77, 77))}
+    inputs = EngineInputs(
+        precision="int8", graphs={"explicit": graph}, ranges={"batch": (1, 32, 64)}, buckets=buckets, plan_sha256=SHA
+    )
+    return build_settings(inputs, "explicit", "a test", encoder="text", runtime_bytes=1_000_000_000)
+
+
+def text_cases() -> dict[str, Case]:
+    settings = text_settings()
+    network = {
+        "layers": [{"name": layer.name, "inputs": [], "outputs": [layer.name]} for layer in TEXT],
+        "outputs": {"text_embeds": "float32"},
+    }
+    shown = json.loads(inspected(TEXT))["Layers"]
+    later = [{**layer, "Name": f"{layer['Name']} [profile {number}]"} for number in (1, 2, 3) for layer in shown]
+    wide = [{**layer, "Name": f"{layer['Name']} [profile 3]", "Metadata": ""} for layer in shown]
+    wide[0]["Inputs"] = [{"Name": "in", "Location": "Device", "Dimensions": [1], "Format/Datatype": "Row major FP32"}]
+    every = json.dumps({"Layers": [*shown, *later], "Bindings": []})
+    other = json.dumps({"Layers": [*shown, *wide], "Bindings": []})
+    half = {**network, "outputs": {"text_embeds": "float16"}}
+    return {
+        "text": case(settings, network, inspector=every),
+        "text, another profile in FP32": case(settings, network, inspector=other),
+        "text, half": case(settings, half),
+        "text, profile refused": case(settings, network, first_profile=1),
+    }
+
+
 TINY = (
     LayerPrecision(name="conv", op="Conv", precision="int8", outputs=("float32",)),
     LayerPrecision(name="flat", op="Flatten", precision="float32", outputs=("float32",)),
@@ -259,7 +306,7 @@ def vision_cases(directory: Path) -> dict[str, Case]:
 @pytest.fixture(scope="module", params=VERSIONS)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     directory = tmp_path_factory.mktemp("cases")
-    return build_all(request.param, cases() | vision_cases(directory), directory)
+    return build_all(request.param, cases() | text_cases() | vision_cases(directory), directory)
 
 
 def build_all(version: str, wanted: dict[str, Case], directory: Path) -> Results:
@@ -289,6 +336,20 @@ def test_resnet56_in_int8_with_an_fp32_head(version: str, shared_data: Path, tmp
 def test_a_vision_encoder_in_fp16_with_a_layer_in_fp32(results: Results) -> None:
     assert calls_of(results["vision, implicit"]) == (GOLDEN / "vision-fp16-implicit.txt").read_text()
     assert calls_of(results["vision, explicit"]) == (GOLDEN / "vision-fp16-explicit.txt").read_text()
+
+
+def test_a_text_encoder_in_int8_with_a_profile_for_each_bucket_of_lengths(results: Results) -> None:
+    assert calls_of(results["text"]) == (GOLDEN / "clip-text-int8-explicit.txt").read_text()
+    assert results["text"]["said"] == []
+    assert all(results["text"]["alive"].values()), "TensorRT holds no profile by itself"
+    assert {"profile0", "profile1", "profile2", "profile3"} <= results["text"]["alive"].keys()
+
+
+def test_every_profile_computes_as_planned(results: Results) -> None:
+    found = results["text, another profile in FP32"]
+    assert found["error"] == "QuantizeError"
+    assert found["causes"] == ["q: planned int8, the engine has float32 to int8"]
+    assert results["text, half"]["error"] == results["text, profile refused"]["error"] == "EngineError"
 
 
 def demo_eyes(directory: Path) -> tuple[onnx.ModelProto, EngineInputs]:
@@ -328,7 +389,7 @@ def test_every_planned_layer_is_set_and_nothing_else(shared_data: Path) -> None:
 
 
 def test_the_strongly_typed_road_sets_no_precision() -> None:
-    for name in ("resnet56-int8-explicit.txt", "vision-fp16-explicit.txt"):
+    for name in ("resnet56-int8-explicit.txt", "vision-fp16-explicit.txt", "clip-text-int8-explicit.txt"):
         text = (GOLDEN / name).read_text()
         assert "builder.create_network(2)" in text
         for word in ("set_flag", "precision =", "set_output_type", "calibrat", ".dtype ="):

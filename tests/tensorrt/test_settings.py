@@ -197,6 +197,60 @@ def test_a_batch_of_several_inputs_is_one() -> None:
     ]
 
 
+def text_encoder(**changed: Any) -> EngineInputs:
+    """Texts of up to 20 tokens, with a mask beside them."""
+    texts = graph(
+        "text/model.int8.trt.onnx",
+        Binding(name="input_ids", dtype="int64", shape=("batch", "length")),
+        Binding(name="mask", dtype="int64", shape=("batch", "length")),
+        Binding(name="language", dtype="int64", shape=("batch",)),
+    )
+    buckets = {"length": ((1, 8, 8), (9, 20, 20))}
+    given = {"graphs": {"explicit": texts}, "ranges": {"batch": (1, 32, 64)}, "buckets": buckets}
+    return classifier(**{**given, **changed})
+
+
+def test_each_bucket_of_lengths_is_a_profile() -> None:
+    made = build_settings(text_encoder(), "explicit", "", encoder="text")
+    language = ShapeRange(input="language", min=(1,), opt=(32,), max=(64,))
+
+    def ids(name: str, least: int, most: int) -> ShapeRange:
+        return ShapeRange(input=name, min=(1, least), opt=(32, most), max=(64, most))
+
+    assert made.profiles == (
+        (ids("input_ids", 1, 8), ids("mask", 1, 8), language),
+        (ids("input_ids", 9, 20), ids("mask", 9, 20), language),
+    )
+    assert made.encoder == "text"
+    assert usual_batch(text_encoder()) == (1, 32, 64)
+    narrow = build_settings(text_encoder(), "explicit", "", batch=(2, 4, 8)).profiles
+    assert [(entry.min[0], entry.opt[0], entry.max[0]) for entry in narrow[1]] == [(2, 4, 8)] * 3
+
+
+def test_without_buckets_there_is_one_profile() -> None:
+    assert [len(each) for each in build_settings(classifier(), "explicit", "").profiles] == [1]
+    assert build_settings(any_size(patches=(4, 8, 16), windows=(1, 1, 2)), "explicit", "").profiles[0][0].opt == (
+        8,
+        1176,
+    )
+    fixed = classifier(graphs={"explicit": graph("m.onnx", Binding(name="x", dtype="float32", shape=(1, 3)))})
+    assert build_settings(fixed, "explicit", "").profiles == ((),)
+
+
+@pytest.mark.parametrize(
+    "buckets", [{"length": ()}, {"length": ((1, 1, 1),) * 9}, {"length": ((1, 2, 3),), "batch": ((1, 2, 3),)}]
+)
+def test_buckets_are_few_and_of_one_axis(buckets: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="buckets are for one axis"):
+        text_encoder(buckets=buckets)
+
+
+def test_inputs_have_as_many_profiles_as_each_other() -> None:
+    right = build_settings(text_encoder(), "explicit", "").model_dump()
+    with pytest.raises(ValidationError, match="different numbers of optimization profiles"):
+        BuildSettings.model_validate(right | {"profile": [*right["profile"], right["profile"][0]]})
+
+
 def test_files_of_the_first_release_are_read(tmp_path: Path) -> None:
     """There the batch has no name, and no other axis may be free."""
     old = EngineInputs.load(Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0" / "vlm" / ENGINE_INPUTS)

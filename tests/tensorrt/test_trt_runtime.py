@@ -44,6 +44,16 @@ def test_a_second_input_of_integers_goes_in(cases: Any) -> None:
     assert "order" in found["long"]
 
 
+def test_each_optimization_profile_has_a_context_made_when_it_is_needed(cases: Any) -> None:
+    found = cases["several_profiles"]
+    assert found["right"] == [True] * 4
+    assert found["made for"] == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
+    assert found["told"] == [0, 1, 1], "the first has the first profile by itself"
+    ranges = "[1, 3, 1, 2] to [4, 3, 2, 2], or [1, 3, 3, 2] to [4, 3, 4, 2], or [1, 3, 5, 2] to [4, 3, 8, 2]"
+    assert f"shape [2, 3, 9, 2]\nexpected: within the engine's profile: {ranges}" in found["high"]
+    assert "did not make an execution context" in found["no memory"]
+
+
 def test_the_context_is_told_shapes_then_addresses_then_to_run(cases: Any) -> None:
     assert cases["run"]["calls"] == [
         *("set_input_shape", "infer_shapes", "get_tensor_shape", "get_tensor_shape"),

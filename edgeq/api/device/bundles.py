@@ -14,8 +14,8 @@ from edgeq.device import probe
 from edgeq.engine.registry import BUILT
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.machine import ask_driver
-from edgeq.engine_store.run import BuiltEngine
-from edgeq.engine_store.run import build as build_engine
+from edgeq.engine_store.run import BuiltEncoders, BuiltEngine
+from edgeq.engine_store.run import build as build_engines
 from edgeq.engine_store.store import default_store
 from edgeq.errors import EngineError, InputError
 from edgeq.install.proof import canary_check
@@ -40,8 +40,10 @@ def build(
     images: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
-) -> BuiltEngine:
+) -> BuiltEngine | BuiltEncoders:
     """Check a bundle byte for byte, and build its engine for this device, or find it in the store.
+
+    Of CLIP or SigLIP, an engine for each of the two encoders.
 
     Args:
         bundle: made by `prepare`.
@@ -50,11 +52,15 @@ def build(
         quantization: `implicit` (ranges and layer precisions are set) or `explicit` (they are in the graph); None takes
             what the release allows.
         tensorrt: the release that must be installed, such as `10.3.0`; None takes the one that is.
-        batch: pictures at once: least, usual, most; None is one.
+        batch: pictures or texts at once: least, usual, most; None is one image, and of CLIP and SigLIP what the service
+            runs together.
         workspace_bytes: limit of the builder's workspace.
         images: calibrate on these, on this device, instead of the bundle's ranges.
         progress: called as (stage, done, total).
         say: told what a person should know, in a sentence.
+
+    Returns:
+        The engine; of a bundle with two encoders, both.
 
     Raises:
         ArtifactError: the bundle is damaged, or does not say what an engine is built from.
@@ -63,7 +69,7 @@ def build(
         GateError: the build may take more memory than is free.
         OutputError: the store cannot be written.
     """
-    return build_engine(
+    made = build_engines(
         Path(bundle),
         Path(store) if store else default_store(),
         backend=named(backend),
@@ -75,6 +81,7 @@ def build(
         progress=progress,
         say=say,
     )
+    return made[""] if "" in made else BuiltEncoders(encoders=made)
 
 
 def verify(

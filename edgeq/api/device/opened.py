@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.bundle.manifest import Kind, Manifest
 from edgeq.bundle.verify import Trust, examine
-from edgeq.engine.registry import DEFAULT
 from edgeq.errors import ArtifactError, InputError
-from edgeq.install.candidate_here import AUTO, require_backend, vision_candidate
+from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
-from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
+from edgeq.runtime.retrieval.two_tower import TwoTowerModel
 from edgeq.runtime.vision_graph import ClassScore, VisionModel, rank_classes
 from edgeq.runtime.vlm.language import require_packages
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, Reply, VisionLanguageModel, check_answers, load_vlm
@@ -35,7 +34,7 @@ class Bundle:
     Args:
         path: its directory.
         manifest: what it holds, and for what.
-        backend: what runs its vision graph, with its version.
+        backend: what runs its graphs, with its version.
         model: its vision graph, both halves of its vision-language model, or both encoders of its two-tower model.
 
     Attributes:
@@ -208,8 +207,9 @@ def open_bundle(
         path: a bundle's directory, or a store of `install_bundle`, whose current version is taken.
         kind: `classifier`, `vision-language` or `retrieval`: others are refused before anything is loaded. None takes
             all.
-        backend: what runs the vision graph. TensorRT's engine must have been built (`build`); `auto` takes TensorRT
-            where it is installed and there is a GPU for it, else the backend that the bundle was made for.
+        backend: what runs the vision graph, and a two-tower model's text graph. TensorRT's engines must have been built
+            (`build`); `auto` takes TensorRT where it is installed and there is a GPU for it, else the backend that the
+            bundle was made for.
         keys: files of public keys; the bundle must be signed by one of them. Without any the signature is not looked
             at.
         threads: of one operator; None takes every processor there is.
@@ -228,7 +228,7 @@ def open_bundle(
     elif kind == "classifier":
         _check_sees(bundle, manifest, "classes")
     if manifest.kind == "retrieval" or kind == "retrieval":
-        return _open_towers(bundle, manifest, threads)
+        return _open_towers(place, bundle, manifest, backend, threads)
     if manifest.kind == "vision-language":
         require_packages()
     candidate = vision_candidate(place, bundle, manifest, backend, threads=threads)
@@ -241,13 +241,14 @@ def open_bundle(
     return Bundle(bundle, manifest, candidate.backend, model)
 
 
-def _open_towers(bundle: Path, manifest: Manifest, threads: int | None) -> Bundle:
-    """Both encoders in ONNX Runtime; raises ArtifactError for the bundle of another kind."""
+def _open_towers(place: Path, bundle: Path, manifest: Manifest, backend: str, threads: int | None) -> Bundle:
+    """Both encoders; raises ArtifactError for the bundle of another kind."""
     if manifest.kind != "retrieval":
         raise ArtifactError(
             f"{bundle} is the bundle of a {manifest.kind}, which embeds no texts", expected="that of CLIP or SigLIP"
         )
-    return Bundle(bundle, manifest, DEFAULT.name, open_two_tower(bundle, threads=threads))
+    model, version = open_two_tower_here(place, bundle, manifest, backend, threads=threads)
+    return Bundle(bundle, manifest, version, model)
 
 
 def _check_sees(bundle: Path, manifest: Manifest, what: str) -> None:

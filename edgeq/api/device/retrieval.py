@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.artifact import Artifact
+from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.verify import Trust, examine
 from edgeq.catalog.build import BATCH, Progress, build_catalog
 from edgeq.catalog.layout import SHARD_SIZE, Catalog
@@ -25,9 +26,10 @@ from edgeq.catalog.searched import INDEX, SearchedCatalog, open_searched
 from edgeq.catalog.sources import open_sources
 from edgeq.device import probe
 from edgeq.errors import ArtifactError, InputError
+from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
-from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
+from edgeq.runtime.retrieval.two_tower import TwoTowerModel
 from edgeq.vector_index.build import build_index
 from edgeq.vector_index.choose import choose_kind
 from edgeq.vector_index.kinds import IndexKind
@@ -139,6 +141,7 @@ def index_images(
     gone_sources: GoneSources = "refuse",
     keys: Sequence[str | Path] = (),
     threads: int | None = None,
+    backend: str = AUTO,
     on: Literal["here", "ray"] = "here",
     address: str = "auto",
     actors: int | None = None,
@@ -163,6 +166,7 @@ def index_images(
         keys: files of public keys; the bundle must be signed by one of them, if any are given.
         threads: of one operator, and of the index; None takes every processor there is, and in an actor as many as it
             has CPUs.
+        backend: what runs the vision encoder, as for `open_bundle`. Embeddings of two backends differ by rounding.
         on: `here` in this process; `ray` by actors of a cluster whose nodes all see bundle, images and catalog at the
             same paths. The index is made here in any case.
         address: of the cluster, HOST:PORT; `auto` is RAY_ADDRESS, else the one that this machine belongs to.
@@ -175,12 +179,13 @@ def index_images(
         ArtifactError: the bundle is damaged or of another kind, or the catalog was made with another one.
         ImageError: too many images cannot be used.
         InputError: no index fits the memory, a package is missing, or the cluster cannot be used.
-        EngineError: the network fails, or nothing goes on in the cluster.
+        EngineError: the network fails, its engine was not built, or nothing goes on in the cluster.
     """
+    require_backend(backend)
     if kind is not None:
         faiss()  # said before hours of embedding, not after
     place, report = Path(catalog), progress or (lambda _stage, _done, _total: None)
-    folder, digest = _checked(bundle, keys)
+    folder, manifest, digest = _checked(bundle, keys)
     given = [images] if isinstance(images, str | Path) else list(images)
     how: _Choices = {
         "bundle_digest": digest,
@@ -194,10 +199,11 @@ def index_images(
     if on == "ray":
         if shards is not None:
             raise InputError("a cluster makes all shards", next_step="leave out the range of shards, or Ray")
-        opener = partial(_opened, folder.absolute(), [Path(key).absolute() for key in keys], threads or cpus_per_actor)
+        absolute = [Path(key).absolute() for key in keys]
+        opener = partial(_opened, folder.absolute(), absolute, threads or cpus_per_actor, backend)
         made = build_on_ray(opener, given, place, Cluster(address, actors, cpus_per_actor, stall_minutes), **how)
     else:
-        embedder = _Embedder(open_two_tower(folder, threads=threads))
+        embedder = _Embedder(_model(folder, manifest, backend, threads))
         chosen = None if shards is None else range(shards[0], shards[1] + 1)
         with open_sources(given) as sources:
             made = build_catalog(embedder, sources, place, shards=chosen, **how)
@@ -270,6 +276,7 @@ def open_search(
     bundle: str | Path | None = None,
     keys: Sequence[str | Path] = (),
     threads: int | None = None,
+    backend: str = AUTO,
 ) -> ImageSearch:
     """Open a catalog to be searched.
 
@@ -278,22 +285,29 @@ def open_search(
         bundle: that made it; None takes it from where it was then.
         keys: files of public keys; the bundle must be signed by one of them, if any are given.
         threads: of one operator, and of a search; None takes every processor there is.
+        backend: what runs both encoders, as for `open_bundle`.
 
     Raises:
         ArtifactError: catalog, index or bundle is missing or damaged, the bundle is another one, or the index was made
             of another state of the catalog.
+        EngineError: no engine of an encoder was built for this device, or it is refused.
         InputError: a package is missing.
     """
+    require_backend(backend)
     place = Path(catalog)
     reader = open_catalog(place)
     known = EmbeddedBy.load(place / _EMBEDDED_BY) if bundle is None else None
-    folder, digest = _checked(known.bundle if known is not None else bundle, keys)
+    folder, manifest, digest = _checked(known.bundle if known is not None else bundle, keys)
     searched = open_searched(place, bundle_digest=digest, bundle=str(folder), threads=threads, reader=reader)
-    return ImageSearch(searched, open_two_tower(folder, threads=threads))
+    return ImageSearch(searched, _model(folder, manifest, backend, threads))
 
 
-def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Path, str]:
-    """A two-tower bundle whose bytes were checked, and its digest."""
+def _model(folder: Path, manifest: Manifest, backend: str, threads: int | None) -> TwoTowerModel:
+    return open_two_tower_here(folder, folder, manifest, backend, threads=threads)[0]
+
+
+def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Path, Manifest, str]:
+    """A two-tower bundle whose bytes were checked, its manifest, and its digest."""
     place = Path(bundle or "")
     folder = current(place) if (place / MARKER).is_file() else place
     verified = examine(folder, Trust.of([Path(key) for key in keys]))
@@ -302,19 +316,20 @@ def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Pat
             f"{folder} is the bundle of a {verified.manifest.kind}, which embeds no texts",
             expected="that of CLIP or SigLIP",
         )
-    return folder, verified.digest
+    return folder, verified.manifest, verified.digest
 
 
-def _opened(bundle: Path, keys: Sequence[str | Path], threads: int) -> tuple[_Embedder, str]:
+def _opened(bundle: Path, keys: Sequence[str | Path], threads: int, backend: str) -> tuple[_Embedder, str]:
     """The encoder of a bundle and the bundle's digest; called on each node of a cluster.
 
     Args:
         bundle: its directory.
         keys: files of public keys that it must be signed by.
         threads: of one operator.
+        backend: what runs it.
     """
-    folder, digest = _checked(bundle, keys)
-    return _Embedder(open_two_tower(folder, threads=threads)), digest
+    folder, manifest, digest = _checked(bundle, keys)
+    return _Embedder(_model(folder, manifest, backend, threads)), digest
 
 
 def _index(

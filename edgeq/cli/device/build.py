@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +17,13 @@ from edgeq.cli.device.build_tables import print_plan, progress_lines
 from edgeq.engine.registry import BUILT, NAMES
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.machine import read_machine
-from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.planned import build_key, encoders_of, plan_build
+from edgeq.engine_store.run import BuiltEncoders
 from edgeq.engine_store.store import EngineStore, default_store
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
-from edgeq.tensorrt.settings import Batch
+from edgeq.tensorrt.settings import Batch, BuildSettings
 
 __all__ = ["command"]
 
@@ -51,7 +53,7 @@ _FOR_TENSORRT = ("quantization", "tensorrt", "batch", "workspace", "images", "dr
     type=click.IntRange(1),
     nargs=3,
     metavar="MIN OPT MAX",
-    help="Pictures at once: least, usual, most.  [default: one image]",
+    help="Pictures or texts at once: least, usual, most.  [default: one image; of CLIP 1 32 64 texts, 1 8 32 images]",
 )
 @click.option(
     "--workspace",
@@ -77,7 +79,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Build the engine of BUNDLE for this device, or find it in the store.
+    """Build the engine of BUNDLE for this device, or find it in the store. CLIP and SigLIP have one for each encoder.
 
     The engine is kept under a key made of the graph, the plan, what the builder is told, TensorRT's release, the GPU
     and the system's release: another device or release gets another engine. With --dry-run nothing is built: what would
@@ -99,18 +101,31 @@ def command(
     if as_json:
         click.echo(built.model_dump_json(indent=1))
         return
-    click.echo(built.engine)
-    click.echo(built.because if built.reused else f"built, because {built.because}", err=True)
+    for encoder, engine in built.encoders.items() if isinstance(built, BuiltEncoders) else (("", built),):
+        click.echo(engine.engine)
+        because = engine.because if engine.reused else f"built, because {engine.because}"
+        click.echo(f"{encoder}: {because}" if encoder else because, err=True)
 
 
 def _dry_run(bundle: Path, root: Path, tensorrt: str | None, choices: dict[str, Any], as_json: bool) -> None:
     manifest = read_manifest(bundle)
-    settings = plan_build(bundle, tensorrt=tensorrt or _installed(), **choices)
+    release = tensorrt or _installed()
+    planned = {
+        encoder: plan_build(bundle, encoder=encoder, tensorrt=release, **choices) for encoder in encoders_of(manifest)
+    }
     if as_json:
-        click.echo(settings.model_dump_json(indent=1))
+        click.echo(_in_json(planned))
         return
-    parts = build_key(bundle, manifest, settings, read_machine(), images=choices["images"])
-    print_plan(settings, parts, EngineStore(root))
+    for settings in planned.values():
+        parts = build_key(bundle, manifest, settings, read_machine(), images=choices["images"])
+        print_plan(settings, parts, EngineStore(root))
+
+
+def _in_json(planned: dict[str, BuildSettings]) -> str:
+    """The settings of the only encoder, or of each by its name."""
+    if "" in planned:
+        return planned[""].model_dump_json(indent=1)
+    return json.dumps({"encoders": {name: one.model_dump(mode="json") for name, one in planned.items()}}, indent=1)
 
 
 def _installed() -> str | None:

@@ -35,10 +35,16 @@ def progress_lines() -> Iterator[tuple[Callable[[str, int, int], None], Callable
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total or None)
+                tasks[stage] = bars.add_task(_words(stage), total=total or None)
             bars.update(tasks[stage], completed=done)
 
         yield report, lambda sentence: console.print(sentence, style="yellow", markup=False)
+
+
+def _words(stage: str) -> str:
+    """A stage for a person; the encoder that it is of, if there are several, goes before it."""
+    encoder, colon, own = stage.partition(": ")
+    return f"{encoder}: {_STAGES[own]}" if colon and own in _STAGES else _STAGES.get(stage, stage)
 
 
 def print_plan(settings: BuildSettings, parts: KeyParts, store: EngineStore) -> None:
@@ -66,11 +72,13 @@ def _settings(settings: BuildSettings) -> Iterator[tuple[str, str]]:
     yield "builder flags", " ".join(settings.builder_flags) or "none"
     yield "flags taken away", " ".join(settings.cleared_flags) or "none"
     yield "calibration", _RANGES[settings.calibration]
-    for each in settings.profile:
-        yield (
-            f"shapes of {each.input}",
-            " .. ".join("x".join(map(str, shape)) for shape in (each.min, each.opt, each.max)),
-        )
+    for number, ranges in enumerate(settings.profiles):
+        profile = f", profile {number}" if len(settings.profiles) > 1 else ""
+        for each in ranges:
+            yield (
+                f"shapes of {each.input}{profile}",
+                " .. ".join("x".join(map(str, shape)) for shape in (each.min, each.opt, each.max)),
+            )
     yield "outputs", " ".join(f"{name} {kind}" for name, kind in settings.output_types.items())
     yield "workspace", f"{settings.workspace_bytes / (1 << 20):,.0f} MiB"
     yield "memory while building", f"at most {settings.peak_bytes / 1e9:,.2f} GB"

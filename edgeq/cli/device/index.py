@@ -15,7 +15,7 @@ from edgeq.catalog.build import BATCH
 from edgeq.catalog.layout import SHARD_SIZE
 from edgeq.catalog.on_ray import STALL_MINUTES
 from edgeq.cli import console
-from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.flags import PATH, json_option, running_backend_option, threads_option
 from edgeq.vector_index.kinds import IndexKind
 
 __all__ = ["command"]
@@ -77,6 +77,7 @@ _GIGA = 1e9
     show_default=True,
     help="Give the cluster up when nothing was done for so long.",
 )
+@running_backend_option
 @threads_option
 @json_option
 def command(

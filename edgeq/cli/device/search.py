@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgeq.api.device.retrieval import open_search
-from edgeq.cli.flags import PATH, threads_option
+from edgeq.cli.flags import PATH, running_backend_option, threads_option
 from edgeq.model.images.decode import IMAGE_SUFFIXES
 
 __all__ = ["command"]
@@ -22,6 +22,7 @@ __all__ = ["command"]
 @click.option("--bundle", type=PATH, help="That made the catalog.  [default: where it was then]")
 @click.option("--key", "keys", type=PATH, multiple=True, help="The bundle must be signed by this one; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@running_backend_option
 @threads_option
 def command(
     catalog: Path,
@@ -31,13 +32,14 @@ def command(
     bundle: Path | None,
     keys: tuple[Path, ...],
     as_json: bool,
+    backend: str,
     threads: int | None,
 ) -> None:
     """Find the images of CATALOG that go best with QUERY: words, or an image like them.
 
     A line is a score and a path.
     """
-    search = open_search(catalog, bundle=bundle, keys=keys, threads=threads)
+    search = open_search(catalog, bundle=bundle, keys=keys, threads=threads, backend=backend)
     image = is_image or (Path(query).suffix.lower() in IMAGE_SUFFIXES and Path(query).is_file())
     found = search.by_image(Path(query), k) if image else search.by_text(query, k)
     if as_json:

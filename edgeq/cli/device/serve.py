@@ -33,7 +33,7 @@ _BUNDLE_OPTIONS = (
     click.option(
         "--backend",
         type=click.Choice([AUTO, *NAMES]),
-        help="What runs the vision graph.  [default: TensorRT where it is installed]",
+        help="What runs the vision graph, and a text encoder.  [default: TensorRT where it is installed]",
     ),
     click.option(
         "--canaries/--no-canaries", default=None, help="Check the engine before anything else.  [default: yes]"

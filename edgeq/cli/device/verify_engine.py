@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from edgeq.bundle.manifest import Kind
 from edgeq.cli.device.build_tables import progress_lines
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT, NAMES, require
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.candidate import open_candidate
 from edgeq.engine_store.store import default_store
-from edgeq.engine_store.verify_engine import SECONDS, EngineReport, verify_engine
+from edgeq.engine_store.verify_engine import SECONDS, EncoderReports, EngineReport, canary_sets, verify_engine
 from edgeq.quality.latency import Percentiles
-from edgeq.runtime.canary.canary_set import open_canaries
+from edgeq.runtime.canary.canary_set import CanarySet
 from edgeq.runtime.canary.report import CanaryCheck
 from edgeq.tensorrt.loading import QuantizationMode
 
 __all__ = ["command"]
 
 _PATH = click.Path(path_type=Path)
+_HEADERS: Final[dict[Kind, tuple[str, str]]] = {
+    "classifier": ("cosine to FP32", "class"),
+    "vision-language": ("cosine to FP32", "answer"),
+    "retrieval": ("cosine to the workshop's", ""),
+}
+"""Kind of bundle -> what is compared, and what is said besides."""
 
 
 @click.command("verify-engine")
@@ -36,6 +45,7 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="What runs the engine.",
 )
+@click.option("--encoder", help="Of CLIP and SigLIP: text or vision alone.  [default: both]")
 @click.option("--engine", type=_PATH, help="The engine's file.  [default: the bundle's graph; TensorRT: in the store]")
 @click.option("--store", type=_PATH, help="TensorRT: directory of the engines, as for `edgeq build`.")
 @click.option("--quantization", type=click.Choice(["implicit", "explicit"]), help="TensorRT: as for `edgeq build`.")
@@ -53,6 +63,7 @@ _PATH = click.Path(path_type=Path)
 def command(
     bundle: Path,
     backend: str,
+    encoder: str | None,
     engine: Path | None,
     store: Path | None,
     quantization: QuantizationMode | None,
@@ -64,35 +75,63 @@ def command(
 ) -> None:
     """Run the canaries of BUNDLE through its engine on this device, compare, and time it.
 
-    Canaries are images of which the bundle knows what the workshop saw. They go through the engine and, for comparison,
-    through ONNX Runtime with the bundle's own graph. Exit status 1 where the engine does not compute what the workshop
-    saw. Nothing is built here: `edgeq build` does that.
+    Canaries are images, and texts for CLIP and SigLIP, of which the bundle knows what the workshop saw. They go through
+    the engine and, for comparison, through ONNX Runtime with the bundle's own graph. Exit status 1 where the engine
+    does not compute what the workshop saw. Nothing is built here: `edgeq build` does that.
     """
     chosen = named(backend)
     _check_usage(chosen, store, quantization)
     require(chosen)
-    canaries = open_canaries(bundle)
-    candidate = open_candidate(
-        bundle,
-        canaries.manifest,
-        canaries.graph,
-        chosen,
-        store or default_store(),
-        file=engine,
-        quantization=quantization,
-        threads=threads,
-    )
-    with progress_lines() as (progress, _say):
-        report = verify_engine(
-            bundle, canaries, candidate, answers=answers, seconds=seconds, threads=threads, report=progress
+    sets = _chosen(canary_sets(bundle), encoder, engine)
+    candidates = {
+        name: open_candidate(
+            bundle,
+            canaries.manifest,
+            canaries.graph,
+            chosen,
+            store or default_store(),
+            encoder=name,
+            file=engine,
+            quantization=quantization,
+            threads=threads,
         )
+        for name, canaries in sets.items()
+    }
+    with progress_lines() as (progress, _say):
+        reports = {
+            name: verify_engine(
+                bundle,
+                sets[name],
+                candidate,
+                encoder=name,
+                answers=answers,
+                seconds=seconds,
+                threads=threads,
+                report=progress,
+            )
+            for name, candidate in candidates.items()
+        }
+    found = reports[""] if "" in reports else EncoderReports(encoders=reports)
     if output is not None:
-        report.save(output)
+        found.save(output)
     if as_json:
-        click.echo(report.model_dump_json(indent=1))
-    else:
+        click.echo(found.model_dump_json(indent=1))
+    for report in reports.values() if not as_json else ():
         _print(report)
-    report.raise_if_failed()
+    for report in reports.values():
+        report.raise_if_failed()
+
+
+def _chosen(sets: dict[str, CanarySet], encoder: str | None, engine: Path | None) -> dict[str, CanarySet]:
+    """The encoders that are verified; raises click.UsageError where they cannot be these."""
+    if encoder is not None and encoder not in sets:
+        several = [name for name in sets if name]
+        raise click.UsageError(
+            f"--encoder {encoder}: the bundle has {', '.join(several)}" if several else "--encoder: the bundle has one"
+        )
+    if encoder is None and engine is not None and len(sets) > 1:
+        raise click.UsageError(f"--engine is one encoder's: say whose, with --encoder {' or '.join(sets)}")
+    return sets if encoder is None else {encoder: sets[encoder]}
 
 
 def _check_usage(backend: EngineBackend, store: Path | None, quantization: QuantizationMode | None) -> None:
@@ -103,13 +142,14 @@ def _check_usage(backend: EngineBackend, store: Path | None, quantization: Quant
 
 def _print(report: EngineReport) -> None:
     """What was found, for a person."""
-    table = Table(title=f"{report.engine} in {report.backend}", title_justify="left", box=SIMPLE)
-    said = "class" if report.canaries.kind == "classifier" else "answer"
-    for name in ("canary", "cosine to FP32", "relative error", "ONNX Runtime here", said, ""):
+    title = f"{report.encoder + ': ' if report.encoder else ''}{report.engine} in {report.backend}"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    wanted, said = _HEADERS[report.canaries.kind]
+    for name in ("canary", wanted, "relative error", "ONNX Runtime here", said, ""):
         table.add_column(name)
     others = report.reference.engine.canaries if report.reference else (None,) * len(report.canaries.canaries)
     for check, other in zip(report.canaries.canaries, others, strict=True):
-        table.add_row(check.image, *_cells(check, other))
+        table.add_row(*map(Text, (check.image, *_cells(check, other))))  # a text is not taken for markup
     Console(highlight=False).print(table)
     for line in _lines(report):
         click.echo(line)

@@ -51,6 +51,7 @@ def ask_canaries(
 
 def _ask(vlm: VisionLanguageModel, known: KnownCanary, canary: Canary, limit: int) -> AnswerCheck:
     """What is said here, and which tokens of the workshop's answer are."""
+    assert known.picture is not None, "a question is about an image"
     said = vlm.answer(known.picture, canary.question, limit)
     forced = vlm.logits(known.picture, canary.question, canary.token_ids).argmax(axis=1)
     return AnswerCheck(

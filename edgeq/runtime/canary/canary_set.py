@@ -32,17 +32,17 @@ class KnownCanary:
     """One canary.
 
     Attributes:
-        image: its file name.
-        picture: it, mode RGB.
+        image: its file name; of a text, the text.
+        picture: it, mode RGB; None of a text.
         feeds: an array for each input of the network; where that is one alone, its name does not matter.
-        reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden] or [1, classes]; see
-            `CanarySet.stacked`.
+        reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden] or [1, classes], see
+            `CanarySet.stacked`; of a two-tower model what the bundle's graph gave there, [1, dimension], of length one.
         int8: of a classifier, what the INT8 graph gave there in ONNX Runtime, [1, classes].
         same_pixels: whether the workshop had the same pixels; None where that is not known.
     """
 
     image: str
-    picture: Image.Image
+    picture: Image.Image | None
     feeds: Arrays
     reference: NDArray[np.float32]
     int8: NDArray[np.float32] | None = None
@@ -71,10 +71,12 @@ class CanarySet:
         graph: the ONNX file that the bundle runs in ONNX Runtime.
         reference_graph: the ONNX file that is nearest to what the reference was: FP32 for a classifier, and the vision
             graph itself otherwise, whose FP32 form did not leave the workshop.
-        outputs: of the graph, that are compared.
+        outputs: of the graph, that are compared; none where it has one alone.
         known: the canaries; at least one.
-        talk: None for a classifier.
+        talk: None for all but a vision-language model.
         stacked: the rows of all outputs are compared as those of one picture; otherwise the only output as it is.
+        unit: what the graph gives is brought to length one before it is compared.
+        against: what gave the references, in words.
     """
 
     manifest: Manifest
@@ -84,6 +86,8 @@ class CanarySet:
     known: tuple[KnownCanary, ...]
     talk: Talk | None = None
     stacked: bool = False
+    unit: bool = False
+    against: str = "the FP32 graph in the workshop"
 
 
 def open_canaries(bundle: Path, manifest: Manifest | None = None) -> CanarySet:
@@ -130,7 +134,7 @@ def refuse_retrieval(bundle: Path, kind: Kind) -> None:
     """
     if kind == "retrieval":
         raise ArtifactError(
-            f"{bundle} embeds texts and images for retrieval: TensorRT engines are not built of it",
+            f"{bundle} embeds texts and images for retrieval: it has two graphs, and canaries for each",
             expected="the bundle of a classifier, an image encoder or a vision-language model",
             next_step=f'edgeq serve "{bundle}", or edgeq.open_bundle("{bundle}"), embed() and embed_texts() in Python',
         )

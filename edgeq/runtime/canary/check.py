@@ -29,7 +29,8 @@ __all__ = ["Seen", "canary_feeds", "check_canaries", "compare_canaries", "requir
 Seen = tuple[NDArray[np.float32], ...]
 """What an engine gave for each canary, in the form of its reference."""
 
-_WORKSHOP: Final = "the FP32 graph in the workshop"
+_VECTOR: Final = 2
+"""Axes of what is one vector: logits or an embedding, and not pictures of tokens."""
 
 _FARTHEST: Final = 0.5
 """The largest relative error that a bad INT8 graph of the workshop can excuse; an engine that gives nothing has 1."""
@@ -68,7 +69,7 @@ def check_canaries(
 def require_talk(canaries: CanarySet, answers: bool) -> None:
     """Raise InputError where answers are asked for and there is nobody to answer."""
     if answers and canaries.talk is None:
-        raise InputError("a classifier answers no questions", next_step="leave out --answers")
+        raise InputError("a model without language answers no questions", next_step="leave out --answers")
 
 
 def run_canaries(engine: Engine, canaries: CanarySet) -> Seen:
@@ -77,9 +78,12 @@ def run_canaries(engine: Engine, canaries: CanarySet) -> Seen:
     Raises:
         EngineError: it does not run, has other inputs, or not the outputs that are compared.
     """
-    if not set(canaries.outputs) <= set(engine.outputs):
+    outputs = canaries.outputs or engine.outputs
+    if not set(outputs) <= set(engine.outputs) or (not canaries.outputs and len(outputs) != 1):
         raise _other_graph(engine, canaries.known[0], canaries.outputs)
-    made = (engine.run(canary_feeds(engine, one), canaries.outputs) for one in canaries.known)
+    made = (engine.run(canary_feeds(engine, one), outputs) for one in canaries.known)
+    if canaries.unit:
+        return tuple(_unit(_only(found)) for found in made)
     return tuple(output_rows(found)[None] if canaries.stacked else _only(found) for found in made)
 
 
@@ -99,6 +103,14 @@ def canary_feeds(engine: Engine, known: KnownCanary) -> Arrays:
 def _only(made: Arrays) -> NDArray[np.float32]:
     (values,) = made.values()
     return values.astype(np.float32)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length one, float32 [n, d]; NaN where one has no length, which is never a pass."""
+    exact = rows.astype(np.float64)
+    with np.errstate(all="ignore"):
+        unit: NDArray[np.float32] = (exact / np.linalg.norm(exact, axis=-1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def _other_graph(engine: Engine, known: KnownCanary, outputs: Sequence[str]) -> EngineError:
@@ -123,7 +135,7 @@ def compare_canaries(
     known = canaries.known
     if against is not None:
         known = tuple(replace(one, reference=other) for one, other in zip(known, against, strict=True))
-    allowed = _allowed(known, bounds)
+    allowed = bounds.embeddings if canaries.unit else _allowed(known, bounds)
     checks = tuple(
         _check(n, one, found, allowed, bounds) for n, (one, found) in enumerate(zip(known, seen, strict=True))
     )
@@ -135,7 +147,7 @@ def compare_canaries(
     )
     return CanaryReport(
         kind=canaries.manifest.kind,
-        against=_WORKSHOP if against is None else "ONNX Runtime here",
+        against=canaries.against if against is None else "ONNX Runtime here",
         bounds=bounds,
         canaries=checks,
         failures=failures,
@@ -184,7 +196,7 @@ def _check(
         int8=int8,
         classes=_classes(known, found),
         same_pixels=same,
-        failure="" if near else f"{name}: {_difference(parity, int8)}",
+        failure="" if near else f"{name}: {_difference(parity, int8, vector=known.reference.ndim == _VECTOR)}",
     )
 
 
@@ -195,12 +207,13 @@ def _parity(number: int, reference: NDArray[np.float32], found: NDArray[np.float
     return measure_tokens(pairs, bound=bound)
 
 
-def _difference(parity: TokenParity, int8: TokenParity | None) -> str:
+def _difference(parity: TokenParity, int8: TokenParity | None, *, vector: bool) -> str:
     """What the worst token is, and what was demanded of it."""
-    where = f"token {parity.worst_token} of tile {parity.worst_tile} has" if int8 is None else "the logits have"
+    where = "the embedding has" if vector else f"token {parity.worst_token} of tile {parity.worst_tile} has"
+    where, to = ("the logits have", " to FP32") if int8 is not None else (where, "" if vector else " to FP32")
     other = f", to INT8 {int8.worst_cosine:.4f} and {int8.worst_relative:.3g}" if int8 is not None else ""
     return (
-        f"{where} the cosine {parity.worst_cosine:.4f} to FP32, at least {1 - parity.bound:.4f} is demanded; "
+        f"{where} the cosine {parity.worst_cosine:.4f}{to}, at least {1 - parity.bound:.4f} is demanded; "
         f"the largest relative error is {parity.worst_relative:.3g}, at most {math.sqrt(2 * parity.bound):.3g} "
         f"is{other}"
     )

@@ -32,6 +32,8 @@ class CanaryBounds(BaseModel):
             and some networks bear INT8 less well than others.
         other_class: share of the canaries whose likeliest class may be neither FP32's nor INT8's. Where two classes
             are nearly alike likely, rounding decides; what is beyond rounding shows in the logits.
+        embeddings: largest 1 - cosine of a two-tower model's embedding to that of the bundle's own graph in the
+            workshop. Another order of sums leaves under 0.001 in FP16; in INT8 a step more or less costs more.
         tokens: smallest share of the tokens of all answers that the language model must choose, each after the tokens
             of the answer before it.
     """
@@ -43,6 +45,7 @@ class CanaryBounds(BaseModel):
     mean_logits: float = Field(1e-2, gt=0, le=2)
     times_workshop: float = Field(2.0, ge=0)
     other_class: float = Field(0.25, ge=0, le=1)
+    embeddings: float = Field(2e-2, gt=0, le=2)
     tokens: float = Field(0.75, ge=0, le=1)
 
 
@@ -88,7 +91,7 @@ class CanaryCheck(BaseModel):
     """One canary through the engine.
 
     Attributes:
-        image: its file name.
+        image: its file name; of a text, the text.
         parity: the engine against the FP32 graph, token by token; a classifier's logits count as one token. None where
             the engine gave another shape, NaN or infinity.
         int8: a classifier's engine against the workshop's INT8 graph.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -13,20 +13,33 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from edgeq.artifact import Artifact
-from edgeq.errors import ArtifactError, GateError
+from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.retrieval_settings import TEXT, VISION, RetrievalSettings
+from edgeq.errors import ArtifactError, GateError, ImageError
+from edgeq.files import read_json_object
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST
+from edgeq.runtime.canary.canary_set import CanarySet, KnownCanary
 from edgeq.runtime.canary.class_canaries import CANARY_SIDE
 from edgeq.runtime.canary.files import read_array, read_picture
-from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
+from edgeq.runtime.canary.report import DEFAULT_BOUNDS
+from edgeq.runtime.retrieval.two_tower import PREPROCESS, TwoTowerModel, open_two_tower
 
-__all__ = ["RetrievalCanaries", "RetrievalCheck", "check_retrieval_canaries", "make_retrieval_canaries"]
+__all__ = [
+    "RetrievalCanaries",
+    "RetrievalCheck",
+    "check_retrieval_canaries",
+    "make_retrieval_canaries",
+    "retrieval_canary_sets",
+]
 
-MIN_COSINE: Final = 0.98
-"""Of an embedding with the workshop's. Another order of sums leaves over 0.999 in FP16; in INT8 a step more or less
-costs more."""
+MIN_COSINE: Final = 1 - DEFAULT_BOUNDS.embeddings
+"""Of an embedding with the workshop's."""
 
 _MOST: Final = 64
 _LONGEST: Final = 20_000
+_SHOWN: Final = 60
 _TEXT_VECTORS, _IMAGE_VECTORS = "texts.npy", "images.npy"
 
 _FileName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]{0,99}$")]
@@ -157,6 +170,67 @@ def check_retrieval_canaries(bundle: Path, model: TwoTowerModel) -> RetrievalChe
         text_cosine=_worst(model.text.embed(texts), read_array(folder / _TEXT_VECTORS)),
         image_cosine=_worst(model.image.embed(pictures), read_array(folder / _IMAGE_VECTORS)) if pictures else 1.0,
     )
+
+
+def retrieval_canary_sets(bundle: Path, manifest: Manifest) -> dict[str, CanarySet]:
+    """The canaries of each encoder, as they go through its graph; texts by the tokens that the workshop made of them.
+
+    Args:
+        bundle: every file of which was checked.
+        manifest: its own.
+
+    Raises:
+        ArtifactError: it has no canaries that can be used.
+        ModelError: the preprocessing cannot be used.
+    """
+    listed, settings = RetrievalCanaries.load(bundle / CANARY_LIST), RetrievalSettings.of(bundle)
+    known = {TEXT: _known_texts(bundle, listed, settings)}
+    if VISION in settings.graphs:
+        known[VISION] = _known_images(bundle, listed, settings)
+    return {
+        encoder: CanarySet(
+            manifest, bundle / graph, bundle / graph, (), known[encoder], unit=True, against="the graph in the workshop"
+        )
+        for encoder, graph in settings.graphs.items()
+    }
+
+
+def _known_texts(bundle: Path, listed: RetrievalCanaries, settings: RetrievalSettings) -> tuple[KnownCanary, ...]:
+    rows = _rows(bundle / CANARIES / _TEXT_VECTORS, len(listed.texts), settings)
+    return tuple(
+        KnownCanary(_shown(canary.text), None, {TEXT: np.array([canary.ids], np.int64)}, row)
+        for canary, row in zip(listed.texts, rows, strict=True)
+    )
+
+
+def _known_images(bundle: Path, listed: RetrievalCanaries, settings: RetrievalSettings) -> tuple[KnownCanary, ...]:
+    folder, preprocess = bundle / CANARIES, read_preprocess(read_json_object(bundle / PREPROCESS))
+    rows = _rows(folder / _IMAGE_VECTORS, len(listed.images), settings)
+    pictures = ((name, read_picture(folder / name)) for name in listed.images)
+    return tuple(
+        KnownCanary(name, picture, {VISION: _pixels(preprocess, picture, folder / name)[None]}, row)
+        for (name, picture), row in zip(pictures, rows, strict=True)
+    )
+
+
+def _shown(text: str) -> str:
+    """Its beginning, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_SHOWN])
+
+
+def _rows(file: Path, count: int, settings: RetrievalSettings) -> Iterator[NDArray[np.float32]]:
+    """Each embedding, float32 [1, dimension]; raises ArtifactError where they are not as many, or not as wide."""
+    found = read_array(file)
+    if found.shape != (count, settings.dimension):
+        raise ArtifactError(f"{file} has the shape {list(found.shape)}", expected=f"[{count}, {settings.dimension}]")
+    return (row[None] for row in found)
+
+
+def _pixels(preprocess: Preprocess, picture: Image.Image, file: Path) -> NDArray[np.float32]:
+    try:
+        return preprocess(picture)
+    except ImageError as error:
+        raise ArtifactError(f"the canary {file} cannot be used", causes=(error.what,)) from error
 
 
 def _worst(here: NDArray[np.float32], there: NDArray[np.float32]) -> float:

@@ -107,7 +107,7 @@ class ImageEncoder:
         found = np.empty((len(images), self._tower.dimension), np.float32)
         for start in range(0, len(images), MOST_IMAGES):
             batch = images[start : start + MOST_IMAGES]
-            found[start : start + len(batch)] = self.embed_pixels(np.stack(list(map(self._preprocess, batch))))
+            found[start : start + len(batch)] = self._tower.embed(np.stack(list(map(self._preprocess, batch))))
         return found
 
     def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
@@ -115,10 +115,10 @@ class ImageEncoder:
         return self._preprocess(image)
 
     def embed_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The embeddings of a batch, in one run.
+        """The embeddings of a batch.
 
         Args:
-            pixels: float32 [n, 3, H, W], of `preprocess`.
+            pixels: float32 [n, 3, H, W], of `preprocess`, of any length but 0.
 
         Returns:
             float32 [n, dimension], rows of length one.
@@ -126,7 +126,8 @@ class ImageEncoder:
         Raises:
             EngineError: the engine fails, or gives NaN, infinity, zeros or another shape.
         """
-        return self._tower.embed(pixels)
+        parts = [pixels[start : start + MOST_IMAGES] for start in range(0, len(pixels), MOST_IMAGES)]
+        return np.concatenate([self._tower.embed(part) for part in parts])
 
 
 class _Tower:

@@ -1,16 +1,17 @@
-"""A bundle's two encoders in ONNX Runtime."""
+"""A bundle's two encoders, in ONNX Runtime or in engines that are open already."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.bundle.contents import check_name
-from edgeq.bundle.limits import DEFAULT_LIMITS
-from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS, RetrievalSettings
+from edgeq.bundle.retrieval_settings import TEXT, VISION, RetrievalSettings
+from edgeq.engine.base import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import InputError
 from edgeq.files import read_json_object
@@ -18,9 +19,9 @@ from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.runtime.retrieval.encoders import ImageEncoder, TextEncoder
 from edgeq.runtime.retrieval.tokenizer import TextTokenizer
 
-__all__ = ["TwoTowerModel", "open_two_tower"]
+__all__ = ["PREPROCESS", "TwoTowerModel", "open_two_tower"]
 
-_PREPROCESS = "preprocessor_config.json"
+PREPROCESS: Final = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,15 @@ class TwoTowerModel:
         return logits.astype(np.float32, copy=False)
 
 
-def open_two_tower(bundle: Path, threads: int | None = None) -> TwoTowerModel:
+def open_two_tower(
+    bundle: Path, threads: int | None = None, *, engines: Mapping[str, Engine] | None = None
+) -> TwoTowerModel:
     """Open a bundle's text graph, and its vision graph where it has one.
 
     Args:
         bundle: its directory.
         threads: of one operator; None takes every processor there is.
+        engines: encoder -> what runs it; None takes both graphs in ONNX Runtime.
 
     Raises:
         ArtifactError: `retrieval.json` is missing or damaged, or names files outside the bundle.
@@ -84,15 +88,13 @@ def open_two_tower(bundle: Path, threads: int | None = None) -> TwoTowerModel:
     """
     settings = RetrievalSettings.of(bundle)
     tokenizer = TextTokenizer.open(bundle, settings)
+    chosen = engines or {encoder: _engine(bundle, name, threads) for encoder, name in settings.graphs.items()}
     vision = None
-    if settings.vision is not None:
-        preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
-        vision = ImageEncoder(_engine(bundle, settings.vision, threads), preprocess, settings)
-    text = TextEncoder(_engine(bundle, settings.text, threads), tokenizer, settings)
-    return TwoTowerModel(settings, tokenizer, text, vision)
+    if VISION in chosen:
+        vision = ImageEncoder(chosen[VISION], read_preprocess(read_json_object(bundle / PREPROCESS)), settings)
+    return TwoTowerModel(settings, tokenizer, TextEncoder(chosen[TEXT], tokenizer, settings), vision)
 
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:
     """A graph of the bundle; its memory is taken tensor by tensor, as batches and lengths differ from run to run."""
-    check_name(name, str(bundle / RETRIEVAL_SETTINGS), most_bytes=DEFAULT_LIMITS.name_bytes)
     return OnnxRuntimeEngine(bundle / name, threads=threads, memory_pattern=False)

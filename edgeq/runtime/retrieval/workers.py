@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.runtime.retrieval.batching import Batcher, BatchFigures
-from edgeq.runtime.retrieval.encoders import MOST_IMAGES, ImageEncoder
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel
 from edgeq.runtime.retrieval.vector_cache import VectorCache
 from edgeq.runtime.scheduler.snapshot import CacheFigures
@@ -77,7 +76,7 @@ class RetrievalWorkers:
         self._cache = VectorCache(cache_bytes)
         self._texts = Batcher(model.text.embed_ids, "edgeq-texts", queue=queue)
         self._images = Batcher(
-            lambda rows: _in_parts(model.image, rows), "edgeq-images", queue=queue, most=_IMAGES_AT_ONCE
+            lambda rows: model.image.embed_pixels(np.stack(rows)), "edgeq-images", queue=queue, most=_IMAGES_AT_ONCE
         )
         self._lock = Lock()
         self._asked_texts = self._asked_images = 0
@@ -144,9 +143,3 @@ class RetrievalWorkers:
         """Take no more; let those that wait have their turn, or not."""
         self._texts.close(drain)
         self._images.close(drain)
-
-
-def _in_parts(encoder: ImageEncoder, rows: Sequence[NDArray[Any]]) -> Vectors:
-    """Float32 [rows, dimension] of pixels, so many at once as a run may have."""
-    parts = [np.stack(rows[start : start + MOST_IMAGES]) for start in range(0, len(rows), MOST_IMAGES)]
-    return np.concatenate([encoder.embed_pixels(part) for part in parts])

@@ -158,7 +158,7 @@ def test_the_engine_of_another_graph(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_classifier_is_not_asked(bundle: Path) -> None:
-    with pytest.raises(InputError, match="a classifier answers no questions"):
+    with pytest.raises(InputError, match="a model without language answers no questions"):
         check_canaries(bundle, answers=True)
 
 
