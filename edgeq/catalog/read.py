@@ -60,7 +60,7 @@ class CatalogReader:
             ArtifactError: a file is not what the catalog says.
         """
         for first, entry in zip(self._first, self.catalog.shards, strict=False):
-            yield first, _mapped(self._layout.embeddings(entry.shard), entry.rows, self.dimension)
+            yield first, _mapped(self._layout, entry, self.dimension)
 
     def live_vectors(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
         """Shard by shard the numbers int64 [n] of the rows that are not removed, and their vectors float16 [n, d].
@@ -90,7 +90,7 @@ class CatalogReader:
         """The vector of one row, float16 [d]; raises InputError where there is no such row."""
         shard, within = self._place(number)
         entry = self.catalog.shards[shard]
-        return np.array(_mapped(self._layout.embeddings(entry.shard), entry.rows, self.dimension)[within])
+        return np.array(_mapped(self._layout, entry, self.dimension)[within])
 
     def rows_with(self, column: str, values: Sequence[str | int | float]) -> list[NDArray[np.bool_]] | None:
         """For each value the rows whose column has it, bool [rows], removed rows included; reads that column once.
@@ -107,6 +107,8 @@ class CatalogReader:
         """
         masks, there = [np.zeros(len(self), np.bool_) for _ in values], False
         for first, entry in zip(self._first, self.catalog.shards, strict=False):
+            if entry.metadata is None:
+                continue
             path = self._layout.metadata(entry.shard)
             table = _as_long(read_table(path, [column]), path, entry)
             if column not in table.column_names:
@@ -155,7 +157,7 @@ def open_catalog(directory: Path, *, verify: bool = False) -> CatalogReader:
     for entry in catalog.shards:
         _check_file(layout.embeddings(entry.shard), entry.embeddings, verify)
         _check_file(layout.metadata(entry.shard), entry.metadata, verify)
-        _mapped(layout.embeddings(entry.shard), entry.rows, catalog.dimension)
+        _mapped(layout, entry, catalog.dimension)
     return CatalogReader(layout, catalog, _removed(layout.removed, catalog))
 
 
@@ -169,11 +171,14 @@ def _as_long(table: Any, path: Path, entry: ShardEntry) -> Any:
 def _check_listing(layout: Layout, catalog: Catalog) -> None:
     """Raise ArtifactError where a catalog contradicts itself."""
     shards = [entry.shard for entry in catalog.shards]
-    if shards != list(range(len(shards))) or catalog.rows != sum(entry.rows for entry in catalog.shards):
+    bare = any(entry.rows and None in (entry.embeddings, entry.metadata) for entry in catalog.shards)
+    if bare or shards != list(range(len(shards))) or catalog.rows != sum(entry.rows for entry in catalog.shards):
         raise ArtifactError(f"{layout.catalog} contradicts itself: its shards and its rows do not agree")
 
 
-def _check_file(path: Path, file: FileRecord, verify: bool) -> None:
+def _check_file(path: Path, file: FileRecord | None, verify: bool) -> None:
+    if file is None:
+        return
     try:
         size = path.stat().st_size
         if size == file.bytes and (not verify or sha256_file(path) == file.sha256):
@@ -191,8 +196,11 @@ def _other(path: Path, what: str) -> ArtifactError:
     )
 
 
-def _mapped(path: Path, rows: int, dimension: int) -> NDArray[np.float16]:
+def _mapped(layout: Layout, entry: ShardEntry, dimension: int) -> NDArray[np.float16]:
     """The vectors of a shard, float16 [rows, dimension], mapped into memory; raises ArtifactError if it has others."""
+    if entry.embeddings is None:
+        return np.empty((0, dimension), np.float16)
+    path, rows = layout.embeddings(entry.shard), entry.rows
     try:
         vectors = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
