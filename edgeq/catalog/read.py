@@ -72,6 +72,58 @@ class CatalogReader:
             live = ~np.isin(numbers, self.removed, assume_unique=True)
             yield (numbers, vectors) if live.all() else (numbers[live], vectors[live])
 
+    def live_batches(
+        self, size: int, columns: Sequence[str], *, after: tuple[int, str] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16], list[dict[str, Any]]]]:
+        """What another database is to hold: rows that are not removed, in order, with the vectors and columns of each.
+
+        Row numbers are ids to keep there: none is ever given to another image. At most one shard's columns and one
+        batch are in memory.
+
+        Args:
+            size: rows of a batch, at most; no batch reaches into the next shard.
+            columns: names; None stands for a value that a row does not have.
+            after: number and `image_path` of the last row that is there already; those behind it are given. None gives
+                all.
+
+        Returns:
+            numbers int64 [n], vectors float16 [n, d] and columns of each batch; n is above 0.
+
+        Raises:
+            InputError: `size` is below 1.
+            ArtifactError: the row before is another image's, or a file is not what the catalog says.
+        """
+        if size < 1:
+            raise InputError(f"batches of {size} rows were asked for, expected at least 1")
+        begin = 0 if after is None else self._behind(*after)
+        for (first, vectors), entry in zip(self.vectors(), self.catalog.shards, strict=True):
+            if first + entry.rows <= begin or entry.metadata is None:
+                continue
+            path = self._layout.metadata(entry.shard)
+            table = _as_long(read_table(path, columns), path, entry)
+            for start in range(max(begin - first, 0), entry.rows, size):
+                numbers = np.arange(first + start, first + min(start + size, entry.rows), dtype=np.int64)
+                live = ~np.isin(numbers, self.removed, assume_unique=True)
+                rows = table.slice(start, len(numbers)).to_pylist()
+                found = [
+                    {name: row.get(name) for name in columns}
+                    for row, is_live in zip(rows, live, strict=True)
+                    if is_live
+                ]
+                if found:
+                    yield numbers[live], vectors[numbers[live] - first], found
+
+    def _behind(self, row: int, image_path: str) -> int:
+        """The row behind one; raises ArtifactError where that one is not of this image."""
+        found = self._row(row)["image_path"] if 0 <= row < len(self) else "none"
+        if found != image_path:
+            raise ArtifactError(
+                f"row {row:,} is of {found}, not of {image_path}",
+                causes=("this is another catalog", "a damaged shard was made again, after images of it had gone"),
+                next_step="bring all rows into a new table or collection",
+            )
+        return row + 1
+
     def is_removed(self, row: int) -> bool:
         """Whether the image of a row is gone or was changed since."""
         place = int(np.searchsorted(self.removed, row))
