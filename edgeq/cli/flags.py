@@ -35,7 +35,7 @@ _CLUSTER = (
         type=click.IntRange(1),
         default=1,
         show_default=True,
-        help="To embed where the cluster has GPUs, each actor gets one of those.",
+        help="Of one. To embed in a cluster with GPUs, it gets one of those instead.",
     ),
     click.option(
         "--stall-minutes",

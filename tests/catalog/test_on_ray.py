@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from ray_cluster import add_node, wait_for
+from ray_cluster import add_node, environment, wait_for
 from small_catalogs import SHARD, build, contents, files, folder, image_paths
 
 from edgeq.catalog.finish import missing_shards
@@ -110,7 +110,8 @@ def test_the_driver_is_killed(address: str, images: Path, tmp_path: Path) -> Non
     build(images, tmp_path / "whole")
     log, cat = tmp_path / "log", tmp_path / "cat"
     command = [sys.executable, *map(str, (HERE / "ray_encoders.py", address, images, cat, log))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+    own = {**os.environ, **environment()}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=own) as driver:
         try:
             wait_for(lambda: len(whole(cat)) >= 2)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,21 @@ STORE = 80_000_000
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """Two nodes, with one and two CPUs; a test that loses the second adds another."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgeq[cluster]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgeq[cluster]'")
+    with started() as made:
+        yield made
+
+
+@contextmanager
+def started() -> Iterator[Any]:
+    """A cluster of two nodes, with one and two CPUs, whose raylets are children of this process."""
+    import ray
     from ray.cluster_utils import Cluster
 
     made = Cluster()
-    add_node(made, 1, include_dashboard=False)
-    add_node(made, 2)
     try:
+        add_node(made, 1, include_dashboard=False)
+        add_node(made, 2)
         yield made
     finally:
         if ray.is_initialized():
@@ -31,14 +40,19 @@ def ray_cluster() -> Iterator[Any]:
         made.shutdown()
 
 
-def add_node(cluster: Any, cpus: int, **options: Any) -> None:
-    """Start a node, whose processes find the tests' modules."""
+def environment() -> dict[str, str]:
+    """Of processes that find the tests' modules and start or join the cluster."""
     places = (TESTS / "catalog", TESTS / "helpers", TESTS.parent)
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = os.pathsep.join([*map(str, places), *given])
+    return {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def add_node(cluster: Any, cpus: int, **options: Any) -> None:
+    """Start a node, whose processes find the tests' modules."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, places), *given]))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in environment().items():
+            patch.setenv(name, value)
         cluster.add_node(num_cpus=cpus, object_store_memory=STORE, **options)
 
 
