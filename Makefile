@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak clean
+.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak soak-catalog clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
 	@echo "make soak    the service under five minutes of mixed load"
+	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
 	@echo "make clean   remove .venv, .venv-newest and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -125,6 +126,10 @@ bench-vector-index: $(INSTALLED)
 # Five minutes of mixed load from 64 clients.
 soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.service $(BUNDLE) --soak 300 $(BENCH)
+
+# Other moments: make soak-catalog BENCH="--seed 7 --kills 200 --kinds actor driver"
+soak-catalog: $(INSTALLED)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.catalog_killed $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(NEWEST) out

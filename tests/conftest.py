@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["bundles", "command", "packed"]
+pytest_plugins = ["bundles", "command", "packed", "ray_cluster"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -111,13 +111,12 @@ class Observer:
             while waiting:
                 yield waiting.popleft().result()
 
-    def merged(self) -> dict[str, Histogram]:
-        """The histograms of all images, those counted apart among them."""
-        whole = {name: Histogram() for name in self.histograms}
-        for name, histogram in whole.items():
-            histogram.merge(self.histograms[name])
-            histogram.merge(self.late[name])
-        return whole
+    def take(self) -> tuple[dict[str, Histogram], dict[str, Histogram]]:
+        """What `histograms` and `late` hold; both are empty afterwards."""
+        taken = self.histograms, self.late
+        self.histograms = {name: Histogram() for name in taken[0]}
+        self.late = {name: Histogram() for name in taken[1]}
+        return taken
 
     def _add_one(self, name: str, image: Array, into: Mapping[str, Histogram]) -> str:
         """Count one image's tensors; they die with this frame, before the next image makes its own."""

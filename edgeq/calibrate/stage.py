@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from edgeq.calibrate.counts import Counting, Counts, count_here, digest_of, is_late
 from edgeq.calibrate.diagnose import drift
-from edgeq.calibrate.histogram import Histogram
-from edgeq.calibrate.observe import Arrival, Observer
-from edgeq.calibrate.samples import Array, Samples
+from edgeq.calibrate.observe import Observer
+from edgeq.calibrate.samples import Samples
 from edgeq.calibrate.scales import Scales, TensorScale
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.errors import ArtifactError, CalibrationError
@@ -63,6 +62,7 @@ def calibrate(
     checkpoint: Path | None = None,
     total: int | None = None,
     advance: Callable[[int], None] | None = None,
+    counting: Counting | None = None,
 ) -> tuple[Scales, tuple[str, ...]]:
     """The scales, and the names of the samples that could not be read.
 
@@ -75,6 +75,7 @@ def calibrate(
         checkpoint: a file to go on from where it exists, and to save to on the way.
         total: size of the set that `samples` are a part of; the share of unusable ones is that of the whole.
         advance: called with the number of samples just seen.
+        counting: elsewhere, such as on a cluster; None counts in this process.
 
     Raises:
         ImageError: too many images cannot be read.
@@ -82,7 +83,7 @@ def calibrate(
     """
     with ThreadPoolExecutor(1) as pool:  # the file is hashed while ONNX Runtime opens it
         hashed = pool.submit(sha256_file, graph)
-        observer = Observer(graph, tensors, threads=threads)
+        count = counting or _here(Observer(graph, tensors, threads=threads))
         started = Scales(
             graph_sha256=hashed.result(),
             preprocess_sha256=samples.preprocess_sha256,
@@ -90,77 +91,60 @@ def calibrate(
             method=WITHOUT_TRIALS if method == AUTO else method,
             tensors={},
         )
-    seen, resumed = _go_on(checkpoint, started, tensors)
-    observer.histograms.update(resumed or {})
-    left = samples.without(_already(samples, seen))
-    if advance and len(left) < len(samples):
-        advance(len(samples) - len(left))
-    skipped: list[str] = []
-    digests: dict[str, str] = {}
-    arrivals = _arrivals(samples, left.arrays(skipped, total or len(samples)), digests)
-    portion = _CHECKPOINT_IMAGES if checkpoint else None
-    while counted := _count(observer, islice(arrivals, portion), advance):
-        seen += (digests.pop(name) for name in counted)
-        if checkpoint and len(counted) == portion:
-            _scales(started, observer, seen, methods=()).save(checkpoint)  # it needs the histograms alone
-    if not seen:
+    whole = Counts.empty(tensors)
+    resumed = _go_on(checkpoint, started, tensors)
+    if resumed is not None:
+        whole.merge(resumed)
+    left = samples.without(_already(samples, whole.seen))
+    report = advance or (lambda _count: None)
+    if len(left) < len(samples):
+        report(len(samples) - len(left))
+
+    def take(counts: Counts) -> None:
+        whole.merge(counts)
+        if checkpoint and counts.seen:
+            _scales(started, whole, methods=()).save(checkpoint)  # it needs the histograms alone
+
+    count(started.graph_sha256, left, total or len(samples), _CHECKPOINT_IMAGES if checkpoint else None, take, report)
+    if not whole.seen:
         raise CalibrationError(
             "no calibration image was seen",
             causes=("the folder holds no readable image",),
             next_step="give a folder or zip of images with --images",
         )
-    scales = _scales(started, observer, seen)
-    if resumed is None and any(map(_in_last_tenth, seen)):
-        scales = scales.model_copy(update={"drift": drift(observer.histograms, observer.late)})
-    return scales, tuple(skipped)
+    scales = _scales(started, whole)
+    if resumed is None and any(map(is_late, whole.seen)):
+        scales = scales.model_copy(update={"drift": drift(whole.histograms, whole.late)})
+    unusable = set(whole.skipped)
+    return scales, tuple(name for name in samples.names if name in unusable)
 
 
-def _arrivals(samples: Samples, arrays: Iterable[tuple[str, Array]], digests: dict[str, str]) -> Iterator[Arrival]:
-    """The samples as they come; notes the digest of each under its name."""
-    for name, array in arrays:
-        digests[name] = _digest(samples, name)
-        yield name, array, _in_last_tenth(digests[name])
+def _here(observer: Observer) -> Counting:
+    def count(_graph_sha256: str, *how: Any) -> None:
+        count_here(observer, *how)
+
+    return count
 
 
-def _count(observer: Observer, arrivals: Iterable[Arrival], advance: Callable[[int], None] | None) -> list[str]:
-    """Count samples; gives their names."""
-    counted = []
-    for name in observer.count(arrivals):
-        counted.append(name)
-        if advance:
-            advance(1)
-    return counted
-
-
-def _in_last_tenth(digest: str) -> bool:
-    """Whether a sample is of the tenth that is compared with the rest: by its digest, so that no order matters."""
-    return int(digest[:8], 16) % 10 == 0
-
-
-def _scales(started: Scales, observer: Observer, seen: Sequence[str], methods: Iterable[str] = METHODS) -> Scales:
-    merged = observer.merged()
+def _scales(started: Scales, counts: Counts, methods: Iterable[str] = METHODS) -> Scales:
+    merged = counts.merged()
     with ThreadPoolExecutor(_WORKERS) as pool:
         made = pool.map(lambda histogram: TensorScale.from_histogram(histogram, methods), merged.values())
         tensors = dict(zip(merged, made, strict=True))
-    return started.model_copy(update={"images": len(seen), "image_digests": tuple(sorted(seen)), "tensors": tensors})
-
-
-def _digest(samples: Samples, name: str) -> str:
-    return samples.digest(name)[:32]
+    digests = tuple(sorted(counts.seen))
+    return started.model_copy(update={"images": len(digests), "image_digests": digests, "tensors": tensors})
 
 
 def _already(samples: Samples, seen: Iterable[str]) -> list[str]:
     """The names of the samples that an interrupted run has counted."""
     digests = set(seen)
-    return [name for name in samples.names if _digest(samples, name) in digests] if digests else []
+    return [name for name in samples.names if digest_of(samples, name) in digests] if digests else []
 
 
-def _go_on(
-    checkpoint: Path | None, started: Scales, tensors: Sequence[str]
-) -> tuple[list[str], dict[str, Histogram] | None]:
-    """What an interrupted run has counted: the samples' digests and the histograms."""
+def _go_on(checkpoint: Path | None, started: Scales, tensors: Sequence[str]) -> Counts | None:
+    """What an interrupted run has counted; it does not tell which of it was late."""
     if checkpoint is None or not checkpoint.exists():
-        return [], None
+        return None
     found = Scales.load(checkpoint)
     same = found.graph_sha256 == started.graph_sha256 and found.preprocess_sha256 == started.preprocess_sha256
     if not same or set(found.tensors) != set(tensors):
@@ -174,4 +158,4 @@ def _go_on(
         if tensor.histogram is None:
             raise ArtifactError(f"{checkpoint} holds no histograms", next_step=f"remove {checkpoint} to begin anew")
         histograms[name] = tensor.histogram.unpack(tensor.minimum, tensor.maximum)
-    return list(found.image_digests), histograms
+    return Counts(histograms, {}, seen=list(found.image_digests))

@@ -94,8 +94,8 @@ class ShardRecord(Artifact):
         items_sha256: over the identities of these, in their order.
         rows: images embedded.
         dimension: of a vector.
-        embeddings: the file of vectors.
-        metadata: the file of columns.
+        embeddings: the file of vectors; None where there is no row, and then no file.
+        metadata: the file of columns, likewise.
         skipped: the images that have no row; `items` less `rows`.
         texts_unreadable: captions and JSON files that could not be used; their images have rows.
     """
@@ -110,8 +110,8 @@ class ShardRecord(Artifact):
     items_sha256: str
     rows: int = Field(ge=0)
     dimension: int = Field(ge=1)
-    embeddings: FileRecord
-    metadata: FileRecord
+    embeddings: FileRecord | None
+    metadata: FileRecord | None
     skipped: tuple[Skipped, ...] = ()
     texts_unreadable: int = 0
 
@@ -122,15 +122,15 @@ class ShardEntry(_Part):
     Attributes:
         shard: its number.
         rows: in both files.
-        embeddings: the file of vectors.
-        metadata: the file of columns.
+        embeddings: the file of vectors; None where there is no row, and then no file.
+        metadata: the file of columns, likewise.
         skipped: images without a row, by the reason.
     """
 
     shard: int = Field(ge=0)
     rows: int = Field(ge=0)
-    embeddings: FileRecord
-    metadata: FileRecord
+    embeddings: FileRecord | None
+    metadata: FileRecord | None
     skipped: Mapping[Skip, int] = {}
 
 

@@ -60,7 +60,7 @@ class CatalogReader:
             ArtifactError: a file is not what the catalog says.
         """
         for first, entry in zip(self._first, self.catalog.shards, strict=False):
-            yield first, _mapped(self.layout.embeddings(entry.shard), entry.rows, self.dimension)
+            yield first, _mapped(self.layout, entry, self.dimension)
 
     def live_vectors(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
         """Shard by shard the numbers int64 [n] of the rows that are not removed, and their vectors float16 [n, d].
@@ -71,6 +71,58 @@ class CatalogReader:
             numbers = np.arange(first, first + len(vectors), dtype=np.int64)
             live = ~np.isin(numbers, self.removed, assume_unique=True)
             yield (numbers, vectors) if live.all() else (numbers[live], vectors[live])
+
+    def live_batches(
+        self, size: int, columns: Sequence[str], *, after: tuple[int, str] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16], list[dict[str, Any]]]]:
+        """What another database is to hold: rows that are not removed, in order, with the vectors and columns of each.
+
+        Row numbers are ids to keep there: none is ever given to another image. At most one shard's columns and one
+        batch are in memory.
+
+        Args:
+            size: rows of a batch, at most; no batch reaches into the next shard.
+            columns: names; None stands for a value that a row does not have.
+            after: number and `image_path` of the last row that is there already; those behind it are given. None gives
+                all.
+
+        Returns:
+            numbers int64 [n], vectors float16 [n, d] and columns of each batch; n is above 0.
+
+        Raises:
+            InputError: `size` is below 1.
+            ArtifactError: the row before is another image's, or a file is not what the catalog says.
+        """
+        if size < 1:
+            raise InputError(f"batches of {size} rows were asked for, expected at least 1")
+        begin = 0 if after is None else self._behind(*after)
+        for (first, vectors), entry in zip(self.vectors(), self.catalog.shards, strict=True):
+            if first + entry.rows <= begin or entry.metadata is None:
+                continue
+            path = self.layout.metadata(entry.shard)
+            table = _as_long(read_table(path, columns), path, entry)
+            for start in range(max(begin - first, 0), entry.rows, size):
+                numbers = np.arange(first + start, first + min(start + size, entry.rows), dtype=np.int64)
+                live = ~np.isin(numbers, self.removed, assume_unique=True)
+                rows = table.slice(start, len(numbers)).to_pylist()
+                found = [
+                    {name: row.get(name) for name in columns}
+                    for row, is_live in zip(rows, live, strict=True)
+                    if is_live
+                ]
+                if found:
+                    yield numbers[live], vectors[numbers[live] - first], found
+
+    def _behind(self, row: int, image_path: str) -> int:
+        """The row behind one; raises ArtifactError where that one is not of this image."""
+        found = self._row(row)["image_path"] if 0 <= row < len(self) else "none"
+        if found != image_path:
+            raise ArtifactError(
+                f"row {row:,} is of {found}, not of {image_path}",
+                causes=("this is another catalog", "a damaged shard was made again, after images of it had gone"),
+                next_step="bring all rows into a new table or collection",
+            )
+        return row + 1
 
     def is_removed(self, row: int) -> bool:
         """Whether the image of a row is gone or was changed since."""
@@ -97,7 +149,7 @@ class CatalogReader:
         """The vector of one row, float16 [d]; raises InputError where there is no such row."""
         shard, within = self.place(number)
         entry = self.catalog.shards[shard]
-        return np.array(_mapped(self.layout.embeddings(entry.shard), entry.rows, self.dimension)[within])
+        return np.array(_mapped(self.layout, entry, self.dimension)[within])
 
     def rows_with(self, column: str, values: Sequence[str | int | float]) -> list[NDArray[np.bool_]] | None:
         """For each value the rows whose column has it, bool [rows], removed rows included; reads that column once.
@@ -114,6 +166,8 @@ class CatalogReader:
         """
         masks, there = [np.zeros(len(self), np.bool_) for _ in values], False
         for first, entry in zip(self._first, self.catalog.shards, strict=False):
+            if entry.metadata is None:
+                continue
             path = self.layout.metadata(entry.shard)
             table = _as_long(read_table(path, [column]), path, entry)
             if column not in table.column_names:
@@ -155,7 +209,7 @@ def open_catalog(directory: Path, *, verify: bool = False) -> CatalogReader:
     for entry in catalog.shards:
         _check_file(layout.embeddings(entry.shard), entry.embeddings, verify)
         _check_file(layout.metadata(entry.shard), entry.metadata, verify)
-        _mapped(layout.embeddings(entry.shard), entry.rows, catalog.dimension)
+        _mapped(layout, entry, catalog.dimension)
     return CatalogReader(layout, catalog, _removed(layout.removed, catalog))
 
 
@@ -169,11 +223,14 @@ def _as_long(table: Any, path: Path, entry: ShardEntry) -> Any:
 def _check_listing(layout: Layout, catalog: Catalog) -> None:
     """Raise ArtifactError where a catalog contradicts itself."""
     shards = [entry.shard for entry in catalog.shards]
-    if shards != list(range(len(shards))) or catalog.rows != sum(entry.rows for entry in catalog.shards):
+    bare = any(entry.rows and None in (entry.embeddings, entry.metadata) for entry in catalog.shards)
+    if bare or shards != list(range(len(shards))) or catalog.rows != sum(entry.rows for entry in catalog.shards):
         raise ArtifactError(f"{layout.catalog} contradicts itself: its shards and its rows do not agree")
 
 
-def _check_file(path: Path, file: FileRecord, verify: bool) -> None:
+def _check_file(path: Path, file: FileRecord | None, verify: bool) -> None:
+    if file is None:
+        return
     try:
         size = path.stat().st_size
         if size == file.bytes and (not verify or sha256_file(path) == file.sha256):
@@ -191,8 +248,11 @@ def _other(path: Path, what: str) -> ArtifactError:
     )
 
 
-def _mapped(path: Path, rows: int, dimension: int) -> NDArray[np.float16]:
+def _mapped(layout: Layout, entry: ShardEntry, dimension: int) -> NDArray[np.float16]:
     """The vectors of a shard, float16 [rows, dimension], mapped into memory; raises ArtifactError if it has others."""
+    if entry.embeddings is None:
+        return np.empty((0, dimension), np.float16)
+    path, rows = layout.embeddings(entry.shard), entry.rows
     try:
         vectors = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -83,7 +83,7 @@ def write_shard(layout: Layout, work: ShardWork, bundle_digest: str) -> ShardRec
             f"shard {work.shard} has {len(work.rows)} rows and {len(work.skipped)} images without, of {work.items}"
         )
     skipped = tuple(sorted(work.skipped, key=lambda each: each.position))
-    none = np.empty((0, work.dimension), np.float16)
+    files = (layout.embeddings(work.shard), layout.metadata(work.shard))
     record = ShardRecord(
         shard=work.shard,
         bundle_digest=bundle_digest,
@@ -91,11 +91,14 @@ def write_shard(layout: Layout, work: ShardWork, bundle_digest: str) -> ShardRec
         items_sha256=work.items_sha256,
         rows=len(work.rows),
         dimension=work.dimension,
-        embeddings=_write(layout, layout.embeddings(work.shard), _npy(np.concatenate([none, *work.vectors]))),
-        metadata=_write(layout, layout.metadata(work.shard), _parquet(work.rows)),
+        embeddings=_write(layout, files[0], _npy(np.concatenate(work.vectors))) if work.rows else None,
+        metadata=_write(layout, files[1], _parquet(work.rows)) if work.rows else None,
         skipped=skipped,
         texts_unreadable=work.texts_unreadable,
     )
+    if not work.rows:  # embedding_reader passes over empty vectors, and then pairs the others with columns not theirs
+        for path in files:
+            path.unlink(missing_ok=True)
     _write_damaged(layout, record)
     layout.sweep(layout.record(work.shard))
     record.save(layout.record(work.shard))
@@ -157,8 +160,10 @@ def complete_record(layout: Layout, plan: Plan, shard: int, *, verify: bool = Fa
     return record if agrees and all(_is_there(path, file, verify) for path, file in files) else None
 
 
-def _is_there(path: Path, file: FileRecord, verify: bool) -> bool:
-    """Whether a file has its length, and its bytes where that is to be seen to."""
+def _is_there(path: Path, file: FileRecord | None, verify: bool) -> bool:
+    """Whether a file has its length, and its bytes where that is to be seen to; or is not there, where it must not."""
+    if file is None:
+        return not path.exists()
     try:
         return path.stat().st_size == file.bytes and not (verify and sha256_file(path) != file.sha256)
     except OSError:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.calibrate.counts import Counting
 from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.samples import Samples
@@ -164,6 +165,7 @@ def calibrate_graph(
     report: Progress,
     *,
     checkpoint: Path | None = None,
+    counting: Counting | None = None,
 ) -> tuple[Scales, tuple[str, ...]]:
     """Calibrate an exported graph, with a choice of method for each backend where `auto` is asked for.
 
@@ -175,6 +177,7 @@ def calibrate_graph(
         options: for method, threads and shared scales.
         report: told of each stage.
         checkpoint: file of counts to go on from and to write; None for none.
+        counting: elsewhere; None counts in this process.
 
     Returns:
         The scales, and the names of the samples that could not be read.
@@ -190,6 +193,7 @@ def calibrate_graph(
         checkpoint=checkpoint,
         total=len(samples),
         advance=counter(report, "calibrate", len(counted)),
+        counting=counting,
     )
     if held_back is None:
         return scales, skipped

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeq.calibrate.counts import Counts
 from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer, open_observed
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
@@ -91,8 +92,10 @@ def arrivals(taken: list[str]) -> Iterator[tuple[str, NDArray[np.float32], bool]
 def test_images_that_come_one_by_one_are_counted_as_in_a_batch(network: Path) -> None:
     observer, taken = Observer(network, ("x", "doubled"), threads=2), list[str]()
     assert list(observer.count(arrivals(taken))) == taken == [f"image {i}" for i in range(13)]
+    counts = Counts(*observer.take())
+    assert all(not histogram.total for histogram in (*observer.histograms.values(), *observer.late.values()))
     for tensor, factor in (("x", 1), ("doubled", 2)):
-        for found, images in ((observer.late, IMAGES[::5]), (observer.merged(), IMAGES)):
+        for found, images in ((counts.late, IMAGES[::5]), (counts.merged(), IMAGES)):
             expected = Histogram()
             expected.add(factor * images)
             assert found[tensor].digest() == expected.digest()

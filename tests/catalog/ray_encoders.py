@@ -17,7 +17,8 @@ from small_catalogs import BATCH, BUNDLE, SHARD, SimulatedEncoder
 
 from edgeq.catalog.build import Progress
 from edgeq.catalog.layout import Catalog
-from edgeq.catalog.on_ray import Cluster, build_on_ray
+from edgeq.catalog.on_ray import build_on_ray
+from edgeq.cluster.connect import Cluster
 
 DEADLY = (1, 1)
 ENDLESS = (2, 2)

@@ -179,6 +179,13 @@ def test_a_shard_without_a_row_is_a_shard(tmp_path: Path) -> None:
         (0, (5, DIMENSION)),
         (5, (0, DIMENSION)),
     ]
+    # embedding_reader pairs the files of both folders by their order, those without a vector left out of one folder.
+    assert [path.name for path in sorted((tmp_path / "cat/img_emb").iterdir())] == ["img_emb_0000.npy"]
+    assert [path.name for path in sorted((tmp_path / "cat/metadata").iterdir())] == ["metadata_0000.parquet"]
+    assert open_catalog(tmp_path / "cat", verify=True).rows_with("width", [12]) is not None
+    before = (tmp_path / "cat/shards/0001.json").stat().st_mtime_ns
+    build(tmp_path / "images", tmp_path / "cat", verify=True)
+    assert (tmp_path / "cat/shards/0001.json").stat().st_mtime_ns == before  # it is whole
 
 
 def test_too_many_damaged_images_are_an_error_once_a_share_says_something(tmp_path: Path) -> None:

@@ -116,3 +116,41 @@ def test_a_changed_byte_is_found_by_its_digest(made: Path) -> None:
         reader.rows([0])
     with pytest.raises(ArtifactError, match="another SHA-256"):
         open_catalog(made, verify=True)
+
+
+def test_live_rows_in_batches_are_the_rows_that_are_not_removed(tmp_path: Path) -> None:
+    """Shards of five, batches of two: none reaches into the next shard, and one whose rows are all removed is none."""
+    images = folder(tmp_path / "images", files(12))
+    build(images, tmp_path / "cat")
+    for number in (1, 6, 7, 11):
+        (images / f"{number:04d}.png").unlink()
+    build(folder(images, files(1, first=20)), tmp_path / "cat")
+    reader = open_catalog(tmp_path / "cat")
+    found = list(reader.live_batches(2, ("image_path", "caption", "score")))
+    assert [rows.tolist() for rows, _, _ in found] == [[0], [2, 3], [4], [5], [8], [9], [10], [12]]
+    for rows, vectors, columns in found:
+        assert vectors.dtype == np.float16
+        assert np.array_equal(vectors, [reader.vector(row) for row in rows.tolist()])
+        names = [Path(each["image_path"]).name for each in columns]
+        assert names == [f"{20 if row == 12 else row:04d}.png" for row in rows.tolist()]
+    # Odd ones have no JSON file, and so no score; the shard of the last, of an even one, has.
+    assert [each["score"] for _, _, columns in found for each in columns] == [0, 0.5, None, 1, None, 2, None, 2.5, 5]
+
+
+def test_live_rows_go_on_behind_what_is_elsewhere(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", files(7))
+    build(images, tmp_path / "cat")
+    reader = open_catalog(tmp_path / "cat")
+
+    def rows(after: tuple[int, str] | None) -> list[int]:
+        return [row for numbers, _, _ in reader.live_batches(10, (), after=after) for row in numbers.tolist()]
+
+    assert rows(None) == [0, 1, 2, 3, 4, 5, 6]
+    assert rows((3, f"{images}/0003.png")) == [4, 5, 6]
+    assert rows((4, f"{images}/0004.png")) == [5, 6]
+    assert rows((6, f"{images}/0006.png")) == []
+    for row, image in ((3, "0004.png"), (7, "0007.png"), (-1, "0000.png")):
+        with pytest.raises(ArtifactError, match=f"row {row} is of .*, not of {images}/{image}"):
+            rows((row, f"{images}/{image}"))
+    with pytest.raises(InputError, match="batches of 0 rows"):
+        next(reader.live_batches(0, ()))

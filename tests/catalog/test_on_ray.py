@@ -10,14 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from ray_cluster import add_node, environment, wait_for
 from small_catalogs import SHARD, build, contents, files, folder, image_paths
 
 from edgeq.catalog.finish import missing_shards
@@ -31,34 +30,6 @@ from ray_encoders import DEADLY, ENDLESS, Opener, index  # noqa: E402
 HERE = Path(__file__).resolve().parent
 IMAGES = 38
 SHARDS = 8
-STORE = 80_000_000
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes, with one and two CPUs."""
-    from ray.cluster_utils import Cluster
-
-    paths = [HERE, HERE.parents[1], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        made = Cluster()
-        try:
-            made.add_node(num_cpus=1, object_store_memory=STORE, include_dashboard=False)
-            made.add_node(num_cpus=2, object_store_memory=STORE)
-            yield made
-        finally:
-            if ray.is_initialized():
-                ray.shutdown()
-            made.shutdown()
-
-
-@pytest.fixture
-def address(cluster: Any) -> str:
-    return str(cluster.address)
 
 
 @pytest.fixture
@@ -139,7 +110,8 @@ def test_the_driver_is_killed(address: str, images: Path, tmp_path: Path) -> Non
     build(images, tmp_path / "whole")
     log, cat = tmp_path / "log", tmp_path / "cat"
     command = [sys.executable, *map(str, (HERE / "ray_encoders.py", address, images, cat, log))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+    own = {**os.environ, **environment()}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=own) as driver:
         try:
             wait_for(lambda: len(whole(cat)) >= 2)
         finally:
@@ -248,25 +220,21 @@ def test_no_cluster_is_started(where: str, match: str, images: Path, tmp_path: P
     assert not ray.is_initialized()
 
 
-def test_a_node_is_lost(cluster: Any, images: Path, tmp_path: Path) -> None:
+def test_a_node_is_lost(ray_cluster: Any, address: str, images: Path, tmp_path: Path) -> None:
     """That of two CPUs, where at least one actor is; the other node has room for one."""
     build(images, tmp_path / "whole")
-    lost = next(iter(cluster.worker_nodes))
+    lost = next(iter(ray_cluster.worker_nodes))
 
     def lose(_done: int, _total: int) -> None:
-        if lost in cluster.worker_nodes and whole(tmp_path / "cat"):
+        if lost in ray_cluster.worker_nodes and whole(tmp_path / "cat"):
             there = set(filter(alive, pids(tmp_path / "log")))
-            cluster.remove_node(lost, allow_graceful=False)
+            ray_cluster.remove_node(lost, allow_graceful=False)
             wait_for(lambda: not all(map(alive, there)))
 
-    index(str(cluster.address), images, tmp_path / "cat", Opener(tmp_path / "log"), progress=lose)
-    assert not cluster.worker_nodes
+    try:
+        index(address, images, tmp_path / "cat", Opener(tmp_path / "log"), progress=lose)
+        assert not ray_cluster.worker_nodes
+    finally:
+        add_node(ray_cluster, 2)
     assert len(pids(tmp_path / "log")) >= 2
     assert contents(tmp_path / "cat") == contents(tmp_path / "whole")
-
-
-def wait_for(done: Any) -> None:
-    until = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.02)

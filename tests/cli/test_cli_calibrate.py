@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ def test_merging_two_parts_needs_no_images(edgeq: Edgeq, exported: Path, tmp_pat
     [
         (("--merge", "a.json"), "two scales files or more"),
         (("exported", "more", "--images", "x"), "one EXPORTED directory"),
+        (("--merge", "a.json", "b.json", "--on", "ray"), "--on ray is for --images"),
         (("exported",), "--images, or ranges with --from-trt-cache"),
         (("exported", "--images", "x", "--trt-cache", "c"), "--trt-cache and --trt-version belong together"),
     ],
@@ -91,6 +94,19 @@ def test_a_cache_for_tensorrt_and_back(edgeq: Edgeq, exported: Path, tiny_pictur
         if name in read.tensors:
             assert read.range_of(name, "tensorrt").amax == pytest.approx(127 * scale)
     assert edgeq("quantize", exported, "--scales", back, "-o", tmp_path / "quantized").status == 0
+
+
+def test_a_cluster_that_is_not_there(
+    edgeq: Edgeq, exported: Path, tiny_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without Ray; nothing is written."""
+    before = listing(tmp_path)
+    asked = ("calibrate", exported, "--images", tiny_pictures, "-o", tmp_path / "s.json", "--resume", "--on", "ray")
+    if find_spec("ray") is not None:
+        assert_refused(edgeq(*asked, "--address", "127.0.0.1:1"), "no Ray cluster can be used at 127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert_refused(edgeq(*asked), "pip install 'edgeq[cluster]'")
+    assert listing(tmp_path) == before
 
 
 def test_tensorrt_11_takes_no_cache(edgeq: Edgeq, exported: Path, tiny_pictures: Path, tmp_path: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import small_catalogs
 from classifier_bundle import classifier_bundle
 from talk import QUESTION
 
 import edgeq
+from edgeq.catalog.read import open_catalog
 
 if TYPE_CHECKING:
     from edgeq.pipeline.vlm import PreparedVlm
@@ -121,3 +125,63 @@ def test_ask_a_bundle(
     assert [line.split()[1] in ("blue", "green", "red") for line in lines] == [True, True]
     example("ask_a_bundle", tiny_photographs, *photographs, status=1)
     assert "is not a bundle" in example.err
+
+
+@pytest.fixture
+def changing(tmp_path: Path) -> Iterator[tuple[Path, list[int]]]:
+    """A catalog, first as it was made and then after it has changed, with the rows that are not removed."""
+    images = small_catalogs.folder(tmp_path / "images", small_catalogs.files(7))
+
+    def states() -> Iterator[tuple[Path, list[int]]]:
+        small_catalogs.build(images, tmp_path / "catalog")
+        yield tmp_path / "catalog", list(range(7))
+        (images / "0002.png").unlink()
+        (images / "0006.png").unlink()
+        small_catalogs.build(small_catalogs.folder(images, small_catalogs.files(6, first=10)), tmp_path / "catalog")
+        yield tmp_path / "catalog", [0, 1, 3, 4, 5, *range(7, 13)]
+
+    return states()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the clients, which are not edgeq's
+def test_export_to_qdrant(example: Example, changing: Iterator[tuple[Path, list[int]]], tmp_path: Path) -> None:
+    qdrant = pytest.importorskip("qdrant_client")
+    for catalog, rows in changing:
+        for _ in range(2):
+            lines = example("export_to_qdrant", catalog, "--path", tmp_path / "qdrant", "--batch", 3)
+            assert lines == [f"edgeq-aaaaaaaaaaaa: {len(rows)} points"]
+        client = qdrant.QdrantClient(path=str(tmp_path / "qdrant"))
+        found = client.query_points("edgeq-aaaaaaaaaaaa", query=open_catalog(catalog).vector(5).tolist(), limit=20)
+        assert sorted(point.id for point in found.points) == rows
+        assert (found.points[0].id, Path(found.points[0].payload["image_path"]).name) == (5, "0005.png")
+        client.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_to_lance(example: Example, changing: Iterator[tuple[Path, list[int]]], tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance")
+    for catalog, rows in changing:
+        for _ in range(2):
+            lines = example("export_to_lance", catalog, tmp_path, "--batch", 3)
+            assert lines == [f"{tmp_path}/edgeq_aaaaaaaaaaaa.lance: {len(rows)} rows"]
+        near = {"column": "vector", "q": open_catalog(catalog).vector(5), "k": 20, "metric": "dot"}
+        found = lance.dataset(str(tmp_path / "edgeq_aaaaaaaaaaaa.lance")).to_table(nearest=near).to_pylist()
+        assert sorted(row["id"] for row in found) == rows
+        assert (found[0]["id"], Path(found[0]["image_path"]).name) == (5, "0005.png")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_to_postgres(example: Example, changing: Iterator[tuple[Path, list[int]]]) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    database = os.environ.get("EDGEQ_TEST_POSTGRES") or pytest.skip("EDGEQ_TEST_POSTGRES names no database")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS edgeq_aaaaaaaaaaaa")
+        for catalog, rows in changing:
+            for _ in range(2):
+                lines = example("export_to_postgres", catalog, database, "--batch", 3)
+                assert lines == [f"edgeq_aaaaaaaaaaaa: {len(rows)} rows"]
+            query = str(open_catalog(catalog).vector(5).tolist())
+            near = "SELECT id, image_path FROM edgeq_aaaaaaaaaaaa ORDER BY embedding <#> %s::halfvec LIMIT 20"
+            found = connection.execute(near, (query,)).fetchall()
+            assert sorted(row for row, _ in found) == rows
+            assert (found[0][0], Path(found[0][1]).name) == (5, "0005.png")

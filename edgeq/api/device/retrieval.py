@@ -19,11 +19,12 @@ from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.verify import Trust, examine
 from edgeq.catalog.build import BATCH, Progress, build_catalog
 from edgeq.catalog.layout import SHARD_SIZE, Catalog
-from edgeq.catalog.on_ray import STALL_MINUTES, Cluster, build_on_ray
+from edgeq.catalog.on_ray import build_on_ray
 from edgeq.catalog.plan import GoneSources
 from edgeq.catalog.read import open_catalog
 from edgeq.catalog.searched import INDEX, SearchedCatalog, open_searched
 from edgeq.catalog.sources import open_sources
+from edgeq.cluster.connect import STALL_MINUTES, Cluster
 from edgeq.device import probe
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend

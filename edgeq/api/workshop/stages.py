@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from edgeq.bundle.manifest import MANIFEST, read_manifest
+from edgeq.calibrate.on_ray import OnRay
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SCALES
+from edgeq.cluster.connect import STALL_MINUTES, Cluster, require_ray
 from edgeq.engine.registry import backend, backend_of_graph, require
 from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport
 from edgeq.export.stage import export_model as export_graph
@@ -151,11 +154,16 @@ def calibrate_model(
     resume: bool = False,
     every_activation: bool = False,
     threads: int | None = None,
+    on: Literal["here", "ray"] = "here",
+    address: str = "auto",
+    actors: int | None = None,
+    cpus_per_actor: int = 1,
+    stall_minutes: float = STALL_MINUTES,
     progress: Progress | None = None,
 ) -> Calibrated:
     """Run an exported graph over images and write the range of every tensor that needs a scale.
 
-    The scales do not depend on the order of the images or on how they are batched.
+    The scales do not depend on the order of the images, on how they are batched, or on where they are counted.
 
     Args:
         exported: a directory made by `export_model`.
@@ -165,30 +173,44 @@ def calibrate_model(
         method: how a histogram becomes a range: `minmax`, `entropy`, `percentile`, `mse`, `auto` or `search`.
         resume: save on the way to OUTPUT.partial, and go on from it where it exists.
         every_activation: observe more than edgeq's own graphs need, for a TensorRT calibration cache.
-        threads: of one operator; None takes every processor there is.
+        threads: of one operator; None takes every processor there is, and in an actor as many as it has CPUs.
+        on: `here` in this process; `ray` has the images counted by actors of a cluster whose nodes all see graph and
+            images at the same paths. What follows, such as the trials of `auto`, is done here in any case.
+        address: of the cluster, HOST:PORT; `auto` is RAY_ADDRESS, else the one that this machine belongs to.
+        actors: how many; None takes as many as there is room for.
+        cpus_per_actor: of the cluster's.
+        stall_minutes: without an image counted anywhere in so many, the cluster is given up.
         progress: called as the stages go on.
 
     Raises:
         ArtifactError: the directory was not made by `export_model`, or was changed since.
         ImageError: the images cannot be read.
         CalibrationError: no scale can be given to a tensor.
+        InputError: the cluster cannot be used. EngineError: nothing goes on in it.
         OutputError: the output exists, or cannot be written.
     """
     directory, file = Path(exported), Path(output)
     require_new(file)
     partial = file.with_name(f"{file.name}.partial")
+    cluster = Cluster(address, actors, cpus_per_actor, stall_minutes) if on == "ray" else None
+    if cluster is not None:
+        require_ray()
     ExportReport.load(directory)
     source = open_model(directory)
     graph = directory / FP32
     plan = plan_classifier(load_outline(graph))
+    tensors = observed_tensors(graph) if every_activation else planned_tensors(graph, plan)
     scales, skipped = calibrate_graph(
         graph,
         plan,
-        observed_tensors(graph) if every_activation else planned_tensors(graph, plan),
+        tensors,
         ImageSamples(ImageSet.open(Path(images)).sample(calibration_images), source.preprocess),
         Options(calibration_images=calibration_images, method=method, threads=threads),
         progress or (lambda _stage, _done, _total: None),
         checkpoint=partial if resume else None,
+        counting=None
+        if cluster is None
+        else OnRay(cluster, graph, tensors, Path(images), source.preprocess, threads=threads),
     )
     scales.save(file)
     partial.unlink(missing_ok=True)

@@ -13,9 +13,8 @@ import click
 from edgeq.api.device.retrieval import Indexed, index_images
 from edgeq.catalog.build import BATCH
 from edgeq.catalog.layout import SHARD_SIZE
-from edgeq.catalog.on_ray import STALL_MINUTES
 from edgeq.cli import console
-from edgeq.cli.flags import PATH, json_option, running_backend_option, threads_option
+from edgeq.cli.flags import PATH, cluster_options, json_option, running_backend_option, threads_option
 from edgeq.vector_index.kinds import IndexKind
 
 __all__ = ["command"]
@@ -54,29 +53,7 @@ _GIGA = 1e9
     help="What becomes of images of earlier runs whose folder or archive is not given now.",
 )
 @click.option("--key", "keys", type=PATH, multiple=True, help="The bundle must be signed by this one; repeatable.")
-@click.option(
-    "--on",
-    type=click.Choice(["here", "ray"]),
-    default="here",
-    show_default=True,
-    help="Ray: the shards are made by a cluster that is there; each node must see the same paths.",
-)
-@click.option("--address", default="auto", show_default=True, metavar="auto|HOST:PORT", help="Of the Ray cluster.")
-@click.option("--actors", type=click.IntRange(1), help="Of Ray.  [default: as many as leave one CPU free]")
-@click.option(
-    "--cpus-per-actor",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Where the cluster has no GPUs; of those each actor gets one.",
-)
-@click.option(
-    "--stall-minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=STALL_MINUTES,
-    show_default=True,
-    help="Give the cluster up when nothing was done for so long.",
-)
+@cluster_options
 @running_backend_option
 @threads_option
 @json_option

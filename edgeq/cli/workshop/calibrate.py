@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -12,7 +15,7 @@ from edgeq.calibrate.merge import merge_scales
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, WITHOUT_TRIALS
 from edgeq.cli import console
-from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.flags import PATH, cluster_options, json_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_trials
 from edgeq.cli.workshop.options import calibration_options
 from edgeq.cli.workshop.trt_cache import (
@@ -36,6 +39,7 @@ __all__ = ["command"]
 @click.option("--resume", is_flag=True, help="Save on the way to OUTPUT.partial, and go on from it where it exists.")
 @click.option("--merge", is_flag=True, help="Join the scales files given instead of EXPORTED, of different images.")
 @trt_cache_options
+@cluster_options
 @threads_option
 @json_option
 def command(
@@ -49,16 +53,21 @@ def command(
     trt_cache: Path | None,
     trt_version: Version | None,
     from_trt_cache: Path | None,
+    on: Literal["here", "ray"],
     threads: int | None,
     as_json: bool,
+    **cluster: Any,
 ) -> None:
     """Run an exported graph over images and write the range of every tensor that needs a scale.
 
     EXPORTED is a directory made by `edgeq export`. No GPU is needed. The scales do not depend on the order of the
-    images or on how they are batched, and memory does not grow with their number.
+    images or on how they are batched, and memory does not grow with their number. With --on ray the actors of a cluster
+    count the images, and the scales are the same.
 
     With --merge, join two or more scales files: edgeq calibrate --merge a.json b.json -o all.json
     """
+    if on == "ray" and (images is None or merge):
+        raise click.UsageError("--on ray is for --images: a cluster counts images")
     require_new(output)
     skipped: tuple[str, ...] = ()
     if merge:
@@ -73,7 +82,8 @@ def command(
             scales = read_trt_cache(from_trt_cache, exported)
             scales.save(output)
         elif images is not None:
-            with console.progress_bars() as progress:
+            # What Ray tells of actors that died it prints, and stdout may be read as JSON.
+            with redirect_stdout(sys.stderr), console.progress_bars() as progress:
                 found = calibrate_model(
                     exported,
                     images,
@@ -83,7 +93,9 @@ def command(
                     resume=resume,
                     every_activation=trt_cache is not None,
                     threads=threads,
+                    on=on,
                     progress=progress,
+                    **cluster,
                 )
             scales, skipped = found.scales, found.skipped
         else:

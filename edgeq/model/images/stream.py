@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from edgeq.errors import ImageError, InputError
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.preprocess import Preprocess
 
-__all__ = ["MAX_BAD_SHARE", "ImageStream", "SkippedImage"]
+__all__ = ["MAX_BAD_SHARE", "ImageStream", "SkippedImage", "check_share"]
 
 MAX_BAD_SHARE = 0.05
 """The largest share of images that may be unusable before the whole set is refused."""
@@ -135,12 +136,22 @@ class ImageStream:
     def _skip(self, item: ImageItem, error: ImageError) -> None:
         """Note a bad image; raise ImageError when there are too many."""
         self._skipped.append(SkippedImage(item.name, error.what))
-        count, total = len(self._skipped), self._total
-        if count <= MAX_BAD_SHARE * total:
-            return
         named = [skipped.sentence for skipped in self._skipped[:_NAMED]]
+        check_share(len(self._skipped), self._total, self._images.path, named)
+
+
+def check_share(count: int, total: int, path: Path, named: Sequence[str]) -> None:
+    """Raise ImageError where more than MAX_BAD_SHARE of a set cannot be used.
+
+    Args:
+        count: images that cannot.
+        total: size of the set.
+        path: of the set.
+        named: some of them, in words.
+    """
+    if count > MAX_BAD_SHARE * total:
         raise ImageError(
-            f"{count} of {total} images in {self._images.path} cannot be used, that is more than {MAX_BAD_SHARE:.0%}",
+            f"{count} of {total} images in {path} cannot be used, that is more than {MAX_BAD_SHARE:.0%}",
             causes=named,
             next_step="repair or remove these images",
-        ) from error
+        )
