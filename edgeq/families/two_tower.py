@@ -88,7 +88,10 @@ _OTHERS: Final = frozenset(
 """Model types of transformers that compare texts and images, and are not prepared."""
 
 _ANSWERING: Final = ("ForConditionalGeneration", "ForQuestionAnswering")
-"""Endings of classes that answer in text: of BLIP there are both kinds."""
+"""Endings of classes that answer in text."""
+
+_BOTH: Final = frozenset({"blip", "blip-2"})
+"""Model types of both kinds; one that names no class is taken for one that answers."""
 
 
 def _clip(text: Mapping[str, Any], config: Mapping[str, Any]) -> TwoTower:
@@ -134,7 +137,8 @@ def is_two_tower(config: Mapping[str, Any]) -> bool:
     if kind in TWO_TOWERS:
         return both and not any("ForImageClassification" in name for name in names)
     compares = kind in _OTHERS or (both and "logit_scale_init_value" in config)
-    return compares and not any(name.endswith(_ANSWERING) for name in names)
+    answers = any(name.endswith(_ANSWERING) for name in names) or (kind in _BOTH and not names)
+    return compares and not answers
 
 
 def is_vision_tower(config: Mapping[str, Any]) -> bool:
