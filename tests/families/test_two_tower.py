@@ -71,7 +71,8 @@ def test_one_that_transformers_does_not_know_is_told_by_its_temperature() -> Non
 def test_what_answers_or_classifies_is_none(kind: str, name: str) -> None:
     config = {"model_type": kind, "text_config": {}, "vision_config": {}, "architectures": [name]}
     assert not is_two_tower(config)
-    assert is_two_tower({**config, "architectures": None})
+    assert is_two_tower({**config, "architectures": None}) == (kind != "blip")  # it does not say which it is
+    assert is_two_tower({**config, "architectures": ["BlipForImageTextRetrieval"]})
 
 
 def test_what_a_config_says() -> None:
