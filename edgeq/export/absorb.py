@@ -1,4 +1,4 @@
-"""Move a BatchNorm's map into the layer before it, or into the layer after it.
+"""Move a map by channel, a BatchNorm's as a rule, into the layer before it, or into the layer after it.
 
 After a layer it is always exact: scale * (W x + b) + shift = (scale W) x + (scale b + shift)
 (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
@@ -27,13 +27,16 @@ def absorb_after(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> E
 
     Args:
         wiring: of the graph, which is changed.
-        batchnorm: a node of it; is taken out.
-        affine: what `batchnorm` does.
+        batchnorm: a node of it with one input that is not constant; is taken out.
+        affine: what `batchnorm` does; a single pair of figures is for all channels.
 
     Raises:
         Refused: with the reason; the graph is as it was.
     """
-    layer = _layer_before(wiring, batchnorm)
+    data = next(name for name in batchnorm.input if wiring.constant(name) is None)
+    layer = _layer_before(wiring, data)
+    if affine.channels == 1:
+        affine = affine.repeated(layer.outputs)
     if layer.outputs != affine.channels:
         raise Refused(f"{_title(layer.node)} makes {layer.outputs} channels, and it normalizes {affine.channels}")
     group = layer.weight.shape[0]
@@ -45,8 +48,8 @@ def absorb_after(wiring: Wiring, batchnorm: onnx.NodeProto, affine: Affine) -> E
     return layer
 
 
-def _layer_before(wiring: Wiring, batchnorm: onnx.NodeProto) -> ExportedLayer:
-    producer = wiring.producer(batchnorm.input[0])
+def _layer_before(wiring: Wiring, tensor: str) -> ExportedLayer:
+    producer = wiring.producer(tensor)
     if producer is None:
         raise Refused("no layer comes before it")
     adder = None

@@ -1,7 +1,8 @@
 """Fold BatchNorm into the layers beside it, and account for each one.
 
 A BatchNorm left behind costs a pass over memory and keeps the layer before it from being quantized as one kernel with
-its activation, so none may stay unnoticed: each is folded, or kept with a reason.
+its activation, so none may stay unnoticed: each is folded, or kept with a reason. What exporters make of a BatchNorm or
+of a bias, a chain of Mul, Add, Sub and Div by channel, is folded too where it follows a layer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import onnx
 from edgeq.errors import ExportError
 from edgeq.export.absorb import absorb_after, absorb_before
 from edgeq.export.batchnorm import Affine, Refused, is_batchnorm, read_affine
+from edgeq.export.channel_affine import read_channel_affine
 from edgeq.model.graph.tensors import drop_constant_inputs
 from edgeq.model.graph.wiring import Wiring, label, subgraphs
 
@@ -34,10 +36,10 @@ KEPT_BY_PLAN = "kept by the plan"
 
 @dataclass(frozen=True)
 class Fold:
-    """One BatchNorm that is gone.
+    """One node that is gone.
 
     Attributes:
-        batchnorm: the name of its node; the name of its output where the node has none.
+        batchnorm: the name of the BatchNorm, or of the Mul, Add, Sub or Div; of its output where the node has no name.
         into: the name of the node that took it in.
         rule: where it stood, e.g. "after Conv" or "before Gemm".
     """
@@ -62,14 +64,21 @@ class FoldReport:
     Attributes:
         before: BatchNormalization nodes in the graph given.
         after: BatchNormalization nodes in the graph made; as many as `kept`.
-        folded: in the order of folding.
+        folded: BatchNorm nodes, in the order of folding.
         kept: in the order of the graph.
+        channel_affine: Mul, Add, Sub and Div nodes by channel that were folded.
     """
 
     before: int
     after: int
     folded: tuple[Fold, ...]
     kept: tuple[KeptBatchNorm, ...]
+    channel_affine: tuple[Fold, ...] = ()
+
+    @property
+    def unfoldable(self) -> dict[str, str]:
+        """Those of `kept` that nobody asked to keep: name -> why."""
+        return {kept.batchnorm: kept.reason for kept in self.kept if kept.reason != KEPT_BY_PLAN}
 
 
 def count_batchnorm(model: onnx.ModelProto) -> int:
@@ -86,8 +95,8 @@ def fold_batchnorm(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> tup
     """A copy of `model` with its BatchNorm folded, and the account of it.
 
     A BatchNorm goes into the Conv, ConvTranspose, Gemm or MatMul (with its Add) before it, or else after it where
-    that is exact. Arithmetic is in float64; the result is stored in the type that the weight had. Graph inputs,
-    graph outputs and the names of the tensors that stay are kept.
+    that is exact; a Mul, Add, Sub or Div by channel into the layer before it. Arithmetic is in float64; the result is
+    stored in the type that the weight had. Graph inputs, graph outputs and the names of the tensors that stay are kept.
 
     Args:
         model: not changed; weights in memory.
@@ -103,10 +112,10 @@ def fold_batchnorm(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> tup
     _check_names(made, keep)
     drop_constant_inputs(made)
     wiring = Wiring(made)
-    folded, refusals = _fold_all(wiring, _opset(made), frozenset(keep))
+    folded, channel_affine, refusals = _fold_all(wiring, _opset(made), frozenset(keep))
     wiring.finish()
     kept = _kept(made.graph, refusals)
-    return made, FoldReport(before, len(kept), tuple(folded), kept)
+    return made, FoldReport(before, len(kept), tuple(folded), kept, tuple(channel_affine))
 
 
 def require_folded(report: FoldReport) -> None:
@@ -115,30 +124,36 @@ def require_folded(report: FoldReport) -> None:
     Raises:
         ExportError: listing each of the others with its reason.
     """
-    left = [kept for kept in report.kept if kept.reason != KEPT_BY_PLAN]
-    if left:
+    if left := report.unfoldable:
         raise ExportError(
             f"{len(left)} of {report.before} BatchNorm nodes cannot be folded",
-            expected="none left, except where the plan keeps it",
-            causes=tuple(f"{kept.batchnorm}: {kept.reason}" for kept in left),
-            next_step=f"--keep-batchnorm {left[0].batchnorm} (once for each), or --no-fold",
+            expected="none left with --strict, except where the plan keeps it",
+            causes=tuple(f"{name}: {reason}" for name, reason in left.items()),
+            next_step="without --strict they stay in floating point; or name those that may: "
+            f"--keep-batchnorm {next(iter(left))}",
         )
 
 
-def _fold_all(wiring: Wiring, opset: int, keep: frozenset[str]) -> tuple[list[Fold], dict[str, str]]:
+def _fold_all(wiring: Wiring, opset: int, keep: frozenset[str]) -> tuple[list[Fold], list[Fold], dict[str, str]]:
     """Fold until nothing more folds: one that is gone may be what stood between another and its layer."""
     affines, refusals = _affines(wiring, opset, keep)
     folded: list[Fold] = []
+    channel_affine: list[Fold] = []
     progress = True
     while progress:
         progress = False
-        for node in [node for node in wiring.nodes if label(node) in affines and is_batchnorm(node)]:
+        for node in list(wiring.nodes):
             try:
-                folded.append(_fold_one(wiring, node, affines[label(node)]))
+                if is_batchnorm(node) and label(node) in affines:
+                    folded.append(_fold_one(wiring, node, affines[label(node)]))
+                elif (affine := read_channel_affine(wiring, node)) is not None:
+                    channel_affine.append(_fold_after(wiring, node, affine))
+                else:
+                    continue
                 progress = True
             except Refused as refusal:
                 refusals[label(node)] = str(refusal)
-    return folded, refusals
+    return folded, channel_affine, refusals
 
 
 def _affines(wiring: Wiring, opset: int, keep: frozenset[str]) -> tuple[dict[str, Affine], dict[str, str]]:
@@ -157,8 +172,7 @@ def _affines(wiring: Wiring, opset: int, keep: frozenset[str]) -> tuple[dict[str
 
 def _fold_one(wiring: Wiring, node: onnx.NodeProto, affine: Affine) -> Fold:
     try:
-        into = absorb_after(wiring, node, affine)
-        return Fold(label(node), label(into.node), f"after {into.kind}")
+        return _fold_after(wiring, node, affine)
     except Refused as refusal:
         reason = str(refusal)
     try:
@@ -166,6 +180,11 @@ def _fold_one(wiring: Wiring, node: onnx.NodeProto, affine: Affine) -> Fold:
         return Fold(label(node), label(into.node), f"before {into.kind}")
     except Refused as refusal:
         raise Refused(f"{reason}; {refusal}") from None
+
+
+def _fold_after(wiring: Wiring, node: onnx.NodeProto, affine: Affine) -> Fold:
+    into = absorb_after(wiring, node, affine)
+    return Fold(label(node), label(into.node), f"after {into.kind}")
 
 
 def _opset(model: onnx.ModelProto) -> int:

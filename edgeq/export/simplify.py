@@ -19,9 +19,10 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from edgeq.errors import ExportError
-from edgeq.export.noops import bypass_noops
-from edgeq.export.pads import give_pads_to_convolutions
-from edgeq.export.reshapes import settle_reshapes
+from edgeq.export.rewrites.noops import bypass_noops
+from edgeq.export.rewrites.pads import give_pads_to_convolutions
+from edgeq.export.rewrites.reshapes import settle_reshapes
+from edgeq.export.rewrites.scalars import make_scalars
 from edgeq.model.graph.onnx_file import MAX_IR_VERSION
 from edgeq.model.graph.tensors import drop_constant_inputs
 
@@ -83,6 +84,7 @@ def _one_round(model: onnx.ModelProto) -> onnx.ModelProto:
 def _reduced(graph: gs.Graph) -> onnx.ModelProto:
     _fold_constants(graph)
     settle_reshapes(graph)
+    make_scalars(graph)
     give_pads_to_convolutions(graph)
     bypass_noops(graph.cleanup().toposort())
     made: onnx.ModelProto = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)

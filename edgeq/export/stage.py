@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from edgeq.artifact import Versioned
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
@@ -24,13 +24,15 @@ from edgeq.export.fold import (
     fold_batchnorm,
     require_folded,
 )
-from edgeq.export.parity import Network, Parity, prove_parity
+from edgeq.export.parity import Network, Parity, measure_parity, prove_parity
+from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch
 from edgeq.export.simplify import simplify
 from edgeq.export.torch_export import export_classifier
 from edgeq.files import atomic_write, sha256_file
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.components import name_nodes
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
+from edgeq.model.graph.opset import is_supported, to_supported_opset
 from edgeq.plan.precision import ChannelEqualization
 
 __all__ = [
@@ -61,6 +63,7 @@ class ExportReport(Versioned):
         batchnorm_before, batchnorm_after: BatchNormalization nodes.
         folded: BatchNorm -> where it went, e.g. "after Conv conv1".
         kept: BatchNorm -> why it is still there.
+        channel_affine: Mul, Add, Sub or Div by channel -> the layer that took it in.
         parity: the source against the file, on real images; where channels were rescaled, the file before that.
         channel_equalization: how channels were rescaled since (`edgeq.quantize.equalize.choose`).
         rescaled: the file before that against the file, on real images; None where no channel was rescaled.
@@ -77,9 +80,15 @@ class ExportReport(Versioned):
     batchnorm_after: int
     folded: dict[str, str]
     kept: dict[str, str]
+    channel_affine: dict[str, str] = Field(default_factory=dict)
     parity: Parity
     channel_equalization: ChannelEqualization = "none"
     rescaled: Parity | None = None
+
+    @property
+    def unfoldable(self) -> dict[str, str]:
+        """Those of `kept` that nobody asked to keep."""
+        return {name: reason for name, reason in self.kept.items() if reason != KEPT_BY_PLAN}
 
     @classmethod
     def load(cls, directory: Path) -> ExportReport:
@@ -112,6 +121,7 @@ def export_model(
     *,
     fold: bool = True,
     keep_batchnorm: tuple[str, ...] = (),
+    strict: bool = False,
     threads: int | None = None,
 ) -> ExportReport:
     """Write `model.fp32.onnx`, its configs and the report into `directory`.
@@ -122,20 +132,23 @@ def export_model(
         images: real images for the proof, float32 [n, 3, H, W] as the model's preprocessing gives them.
         fold: fold BatchNorm; False leaves all of it, for comparison.
         keep_batchnorm: BatchNorm nodes that stay.
+        strict: a BatchNorm that cannot be folded is an error; without it, it stays in floating point.
         threads: of one operator.
 
     Raises:
         ModelError: the model cannot be read or does not take such images.
-        ExportError: it cannot be exported, or a BatchNorm cannot be folded and was not named.
+        ExportError: it cannot be exported; with `strict`, a BatchNorm cannot be folded and was not named.
         ParityError: the graph made computes something else.
     """
     traced, reference = open_graph(source, directory, threads)
     _check_size(traced, source)
     model, folded = fold_graph(traced, fold=fold, keep_batchnorm=keep_batchnorm)
-    require_folded(folded)
+    if strict:
+        require_folded(folded)
     _write(model, source, directory)
-    parity = prove_parity(reference, _network(directory / FP32, threads), _single(images))
-    _prove_batch(directory / FP32, images, threads)
+    network = _network(directory / FP32, threads)
+    parity = prove_parity(reference, network, _single(images))
+    _prove_batch(network, images)
     return save_report(directory, model, source.kind, folded, parity)
 
 
@@ -160,6 +173,7 @@ def save_report(
         batchnorm_after=count_batchnorm(model),
         folded={fold.batchnorm: f"{fold.rule} {fold.into}" for fold in folded.folded},
         kept={kept.batchnorm: kept.reason for kept in folded.kept},
+        channel_affine={fold.batchnorm: fold.into for fold in folded.channel_affine},
         parity=parity,
     )
     atomic_write(directory / EXPORT, report.model_dump_json(indent=1).encode())
@@ -204,7 +218,8 @@ def fold_graph(
     Raises:
         ExportError: the graph is not well formed, or `keep_batchnorm` names a node that is no BatchNorm.
     """
-    model = name_nodes(simplify(with_dynamic_batch(model)))
+    batch = fixed_batch(model)
+    model = free_batch(name_nodes(simplify(with_dynamic_batch(model))), batch)
     if fold:
         model, report = fold_batchnorm(model, keep=keep_batchnorm)
         return simplify(model), report
@@ -213,7 +228,7 @@ def fold_graph(
 
 
 def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tuple[onnx.ModelProto, Network]:
-    """The graph as it came, and the network that it must stay equal to.
+    """The graph as it came, in opset 17 or 18, and the network that it must stay equal to: the file in its own opset.
 
     Args:
         source: an ONNX file or a checkpoint.
@@ -226,7 +241,10 @@ def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tup
     """
     if source.onnx_path is not None:
         model = load_onnx(source.onnx_path)
-        return model, _network(model.SerializeToString(), threads)
+        reference = _at_batch(_network(model.SerializeToString(), threads), fixed_batch(model) or 1)
+        if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
+            model = to_supported_opset(simplify(model), source.onnx_path)
+        return model, reference
     size = (source.preprocess.height, source.preprocess.width)
     raw = directory / "model.traced.onnx"
     exported = export_classifier(source.path, raw, image_size=size)
@@ -238,6 +256,11 @@ def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tup
 def _network(model: Path | bytes, threads: int | None) -> Network:
     engine = OnnxRuntimeEngine(model, threads=threads)
     return lambda pixels: engine.run({engine.inputs[0]: pixels})[engine.outputs[0]]
+
+
+def _at_batch(network: Network, batch: int) -> Network:
+    """A network that was exported for `batch` images, for one: it sees the same image in each place."""
+    return lambda pixels: network(np.repeat(pixels, batch, axis=0))[: len(pixels)] if batch > 1 else network(pixels)
 
 
 def _single(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -262,18 +285,31 @@ def _write(model: onnx.ModelProto, source: ModelSource, directory: Path) -> None
         atomic_write(directory / name, json.dumps(content, indent=1, sort_keys=True).encode())
 
 
-def _prove_batch(path: Path, images: NDArray[np.float32], threads: int | None) -> None:
-    """Run two images at once: a fixed batch size hides in reshapes as well as in the input's shape."""
-    network = _network(path, threads)
-    pair = np.concatenate([images[:1], images[:1]])
+def _prove_batch(network: Network, images: NDArray[np.float32]) -> None:
+    """Run three images at once: a fixed batch size hides in reshapes as well as in the input's shape.
+
+    Args:
+        network: that was proved with one image at a time.
+        images: float32 [n, 3, H, W].
+    """
+    three = np.resize(images[:3], (3, *images.shape[1:]))
     try:
-        logits = network(pair)
+        together = network(three)
     except Exception as error:
         raise ExportError(
-            "the graph does not run on a batch of two images",
+            "the graph does not run on a batch of three images",
             expected="a dynamic batch axis",
-            causes=("it was exported with a fixed batch size",),
+            causes=("it was exported with a fixed batch size", str(error).strip().splitlines()[-1][:300]),
             next_step="export it with a dynamic batch axis",
         ) from error
-    if len(logits) != 2:
-        raise ExportError(f"the graph gives {list(logits.shape)} for two images", expected="[2, classes]")
+    alone = np.concatenate([network(image) for image in _single(three)])
+    if together.shape != alone.shape:
+        raise ExportError(f"the graph gives {list(together.shape)} for three images", expected=f"{list(alone.shape)}")
+    parity = measure_parity(lambda _: alone, lambda _: together, [three])
+    if not parity.holds:
+        raise ExportError(
+            "three images at once give other answers than each alone",
+            expected=f"a difference of at most {parity.bound:g} of their range, not {parity.relative:.3g}",
+            causes=("it was exported with a fixed batch size, and mixes images",),
+            next_step="export it with a dynamic batch axis",
+        )

@@ -153,11 +153,12 @@ def prepare(
             proof,
             fold=options.fold,
             keep_batchnorm=options.keep_batchnorm,
+            strict=options.strict,
             threads=options.threads,
         )
         graph = work / FP32
         plan = plan_graph(graph, exported, options)
-        findings += check(Facts(plan=plan), options.allow)
+        findings += check(Facts(plan=plan), plan.allowed)
         exported, plan, channels = equalize_channels(
             work,
             exported,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.vision_report import VISION_FP32
 from edgeq.errors import PlanError
-from edgeq.export.fold import KEPT_BY_PLAN, FoldReport
+from edgeq.export.fold import FoldReport, require_folded
 from edgeq.export.simplify import simplify
 from edgeq.export.stage import FP32, fold_graph, open_graph
 from edgeq.export.towers import export_text, export_vision, load_text_tower, load_towers
@@ -24,7 +24,7 @@ from edgeq.model.checkpoint.source import ModelSource, find_checkpoint, open_mod
 from edgeq.model.graph.components import Layer, name_nodes, read_components
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.stages import Options
+from edgeq.pipeline.stages import Options, unfoldable_allowance
 from edgeq.pipeline.text_encoder import KEPT
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import PrecisionPlan
@@ -188,7 +188,9 @@ def _shown(
 def _groups(graph: onnx.ModelProto, plan: PrecisionPlan, report: FoldReport) -> tuple[Group, ...]:
     gathered: dict[tuple[str, str, str, str], list[Layer]] = {}
     decisions = {d.layer: (d.precision.value, d.reason) for d in plan.decisions}
-    decisions |= {fold.batchnorm: ("folded", "into the layer beside it") for fold in report.folded}
+    decisions |= {
+        fold.batchnorm: ("folded", "into the layer beside it") for fold in (*report.folded, *report.channel_affine)
+    }
     for component in read_components(graph):
         for layer in component.layers:
             decision, reason = decisions.get(layer.name, ("folded", "constant, computed beforehand"))
@@ -239,6 +241,7 @@ def plan_model(
         PlanError: `options.rules` do not fit the model.
     """
     options = options.settled()
+    allowed = dict(options.allow)
     if is_two_tower(config):
         check_two_tower(config)
         raise PlanError(
@@ -256,13 +259,16 @@ def plan_model(
         graph, report = fold_graph(
             open_graph(source, scratch, None)[0], fold=options.fold, keep_batchnorm=options.keep_batchnorm
         )
+        if options.strict:
+            require_folded(report)
         plan = plan_classifier(
             graph,
             rules=options.rules,
             weights=options.weights,
             shared_add=options.shared_add is not False,
-            keep_batchnorm=tuple(kept.batchnorm for kept in report.kept if kept.reason == KEPT_BY_PLAN),
+            keep_batchnorm=tuple(kept.batchnorm for kept in report.kept),
         )
         if int8_linears(plan):
             plan = plan.model_copy(update={"channel_equalization": options.channel_equalization})
-    return plan.model_copy(update={"allowed": dict(options.allow)})
+        allowed |= unfoldable_allowance(report.unfoldable)
+    return plan.model_copy(update={"allowed": allowed})

@@ -72,6 +72,7 @@ class Options:
         weights: granularity of the weight scales; `per-tensor` is for comparison.
         fold: fold BatchNorm; False is for comparison.
         keep_batchnorm: BatchNorm nodes that stay, in FP32.
+        strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         rules: asked before the built-in ones.
         plan: a saved plan, whose rules, settings and allowances stand in for the built-in rules and for `weights`,
             `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_equalization` and `rules`.
@@ -94,6 +95,7 @@ class Options:
     weights: WeightGranularity = "per-channel"
     fold: bool = True
     keep_batchnorm: tuple[str, ...] = ()
+    strict: bool = False
     shared_add: bool | None = None
     transformer: Scope = "linears"
     channel_equalization: ChannelEqualization = "auto"
@@ -130,6 +132,18 @@ def implied_allowances(options: Options) -> dict[str, str]:
         "EQ102": "--no-fold" if not options.fold else "--keep-batchnorm" if options.keep_batchnorm else "",
     }
     return {code: f"asked for with {flag}, for comparison" for code, flag in asked.items() if flag}
+
+
+def unfoldable_allowance(unfoldable: Mapping[str, str]) -> dict[str, str]:
+    """What a BatchNorm that cannot be folded allows by itself: code -> because.
+
+    Args:
+        unfoldable: BatchNorm -> why not.
+    """
+    if not unfoldable:
+        return {}
+    name, reason = next(iter(unfoldable.items()))
+    return {"EQ102": f"{len(unfoldable)} cannot be folded and stay in FP32; {name}: {reason}"}
 
 
 def parity_images(images: ImageSet, source: ModelSource, count: int = PARITY_IMAGES) -> NDArray[np.float32]:
@@ -274,7 +288,8 @@ def plan_graph(graph: Path, exported: ExportReport, options: Options) -> Precisi
         PlanError: `options.rules` do not fit the graph, or `options.plan` does not.
     """
     model = load_outline(graph)
-    settled = {"allowed": dict(options.allow), "channel_equalization": exported.channel_equalization}
+    allowed = {**options.allow, **unfoldable_allowance(exported.unfoldable)}
+    settled = {"allowed": allowed, "channel_equalization": exported.channel_equalization}
     if options.plan is not None:
         return replan(model, options.plan).model_copy(update=settled)
     plan = plan_classifier(

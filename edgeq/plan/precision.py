@@ -43,9 +43,9 @@ them. All is the default: while the scores are floating point, query and key los
 left out costs speed.
 """
 
-CHANNEL_EQUALIZATIONS: Final = r"^(auto|none|repq|(repq-)?smooth(:(0\.\d{1,4}|[01]))?)$"
+CHANNEL_EQUALIZATIONS: Final = r"^(auto|none|cle|repq|(repq-)?smooth(:(0\.\d{1,4}|[01]))?)$"
 ChannelEqualization = Annotated[str, StringConstraints(pattern=CHANNEL_EQUALIZATIONS)]
-"""How the channels before linear layers are brought to like ranges (`edgeq.quantize.equalize.choose`).
+"""How channels are brought to like ranges (`edgeq.quantize.equalize.choose`); `cle` is cross-layer equalization.
 
 `smooth:0.5` gives SmoothQuant's strength, `smooth` alone lets it be tried, `auto` everything.
 """

@@ -45,15 +45,15 @@ def test_a_model_that_is_not_there(edgeq: Edgeq, tiny_pictures: Path, tmp_path: 
 def test_a_model_with_a_fixed_batch_in_a_reshape(edgeq: Edgeq, tiny_pictures: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     graph = tiny_network()
-    flatten = next(node for node in graph.graph.node if node.op_type == "Flatten")
-    flatten.op_type = "Reshape"
-    del flatten.attribute[:]
-    flatten.input.append("shape")
-    graph.graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [1, 8]))
+    place, flatten = next((at, node) for at, node in enumerate(graph.graph.node) if node.op_type == "Flatten")
+    turned = onnx.helper.make_node("Transpose", ["column"], [flatten.output[0]], perm=[1, 0])
+    flatten.CopyFrom(onnx.helper.make_node("Reshape", [flatten.input[0], "shape"], ["column"]))
+    graph.graph.node.insert(place + 1, turned)
+    graph.graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [8, 1]))
     onnx.save(graph, tmp_path / "model" / "model.onnx")
     before = listing(tmp_path)
     done = edgeq("prepare", tmp_path / "model", "--images", tiny_pictures, "-o", tmp_path / "made")
-    assert_refused(done, "does not run on a batch of two", "next: export it with a dynamic batch axis")
+    assert_refused(done, "does not run on a batch of three", "next: export it with a dynamic batch axis")
     assert listing(tmp_path) == before
 
 

@@ -58,6 +58,44 @@ def test_a_named_batchnorm_stays(tiny: tuple[Path, Path], tmp_path: Path) -> Non
     assert PrecisionPlan.load(made.bundle / "plan.yaml").keep_batchnorm == ("depthwise_bn",)
 
 
+@pytest.fixture(scope="module")
+def activated_first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network with a Relu between its stem and the BatchNorm after it: that one folds nowhere."""
+    directory = write_model(tmp_path_factory.mktemp("activated") / "model")
+    model = onnx.load(directory / "model.onnx")
+    batchnorm = next(node for node in model.graph.node if node.name == "stem_bn")
+    batchnorm.input[0] = "early"
+    relu = onnx.helper.make_node("Relu", ["stem"], ["early"], name="early")
+    model.graph.node.insert(1, relu)
+    onnx.save(model, directory / "model.onnx")
+    return directory
+
+
+def test_a_batchnorm_that_cannot_be_folded_stays_and_is_named(
+    tiny: tuple[Path, Path], activated_first: Path, tmp_path: Path
+) -> None:
+    options = Options(allow=ALLOWED, threads=1, timing=QUICK)
+    made = prepare(activated_first, tiny[1], tmp_path / "bundle", options=options)
+    assert (made.export.batchnorm_before, made.export.batchnorm_after) == (BATCHNORMS, 1)
+    assert made.export.unfoldable == {"stem_bn": "Relu early stands before it; Relu stem_relu stands after it"}
+    warning = next(warning for warning in made.warnings if warning.startswith("EQ102"))
+    assert "1 cannot be folded and stay in FP32; stem_bn: Relu early stands before it" in warning
+    plan = PrecisionPlan.load(made.bundle / "plan.yaml")
+    assert {d.precision.value for d in plan.decisions if d.layer == "stem_bn"} == {"fp32"}
+    assert count_batchnorm(onnx.load(made.bundle / INT8)) == 1
+    again = prepare(activated_first, tiny[1], tmp_path / "again", options=Options(plan=plan, threads=1, timing=QUICK))
+    assert again.export.kept == {"stem_bn": "kept by the plan"}
+
+
+def test_strict_wants_every_batchnorm_folded(tiny: tuple[Path, Path], activated_first: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="1 of 3 BatchNorm nodes cannot be folded") as caught:
+        prepare(activated_first, tiny[1], tmp_path / "bundle", options=Options(allow=ALLOWED, strict=True, threads=1))
+    assert caught.value.causes == ("stem_bn: Relu early stands before it; Relu stem_relu stands after it",)
+    assert list(tmp_path.iterdir()) == []
+    named = Options(allow=ALLOWED, strict=True, keep_batchnorm=("stem_bn",), threads=1, timing=QUICK)
+    assert prepare(activated_first, tiny[1], tmp_path / "bundle", options=named).export.unfoldable == {}
+
+
 def test_a_batchnorm_that_is_not_there_cannot_stay(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nowhere_bn"):
         prepare(*tiny, tmp_path / "bundle", options=Options(allow=ALLOWED, keep_batchnorm=("nowhere_bn",), threads=1))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 from networks import ALLOWED, QUICK, planned_int8
+from onnx import numpy_helper
 from pictures import choose
 
 from edgeq.bundle.manifest import MANIFEST, read_manifest
@@ -156,3 +158,48 @@ def test_folded_resnet56_keeps_its_accuracy_on_all_test_images(resnet56: Prepare
         right += sum(labels[index] == item.label for index, item in zip(found, items, strict=True))
     assert len(images) == 5000
     assert 100 * right / len(images) == pytest.approx(83.02, abs=0.021)  # one image may fall otherwise by rounding
+
+
+def three_thousandfold(source: Path, directory: Path) -> Path:
+    """ResNet-20 with one channel in each of four blocks 3,000 times as large until the next convolution."""
+    shutil.copytree(source, directory)
+    model = onnx.load(directory / "model.onnx")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for channel, block in enumerate(("layer1.0", "layer1.1", "layer2.1", "layer3.2"), start=1):
+        for name, factor in ((f"{block}.bn1.weight", 3000.0), (f"{block}.bn1.bias", 3000.0)):
+            value = numpy_helper.to_array(constants[name]).copy()
+            value[channel] *= factor
+            constants[name].CopyFrom(numpy_helper.from_array(value, name))
+        name = f"{block}.conv2.weight"
+        value = numpy_helper.to_array(constants[name]).copy()
+        value[:, channel] /= 3000.0
+        constants[name].CopyFrom(numpy_helper.from_array(value, name))
+    onnx.save(model, directory / "model.onnx")
+    return directory
+
+
+def test_outliers_between_convolutions_cost_nothing(
+    shared_data: Path, calibration: Path, labelled: Path, resnet20: Prepared, tmp_path: Path
+) -> None:
+    model = three_thousandfold(shared_data / "cifar10-resnet20", tmp_path / "model")
+    made = prepare(model, calibration, tmp_path / "bundle", labelled=labelled, options=Options(timing=QUICK))
+    assert made.channels is not None
+    assert made.channels.fold == "cle"
+    assert made.channels.parity is not None
+    assert made.channels.parity.max_abs_error == 0.0  # scales are powers of two
+    answers, plain = made.quality.answers, resnet20.quality.answers
+    assert answers is not None
+    assert plain is not None
+    assert abs(answers.top1_reference - plain.top1_reference) <= 0.4  # the same network, rounded otherwise
+    assert abs(answers.drop) <= 3 * answers.drop_standard_error + 0.2
+    assert answers.agreement > 96
+
+
+def test_the_same_network_without_equalization_no_longer_sees(
+    shared_data: Path, calibration: Path, labelled: Path, tmp_path: Path
+) -> None:
+    model = three_thousandfold(shared_data / "cifar10-resnet20", tmp_path / "model")
+    options = Options(timing=QUICK, channel_equalization="none", method="minmax")
+    answers = prepare(model, calibration, tmp_path / "bundle", labelled=labelled, options=options).quality.answers
+    assert answers is not None
+    assert answers.drop > 40

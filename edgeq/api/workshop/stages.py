@@ -108,6 +108,7 @@ def export_model(
     *,
     fold: bool = True,
     keep_batchnorm: tuple[str, ...] = (),
+    strict: bool = False,
     channel_equalization: ChannelEqualization = "auto",
     preprocess: Preprocess | None = None,
     threads: int | None = None,
@@ -120,6 +121,7 @@ def export_model(
         output: a directory to make; it must not exist.
         fold: fold BatchNorm; False is for comparison.
         keep_batchnorm: BatchNorm nodes that stay, in FP32.
+        strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         channel_equalization: `none`, `repq`, `smooth`, `smooth:0.5`, `repq-smooth` or `auto`.
         preprocess: replaces the model's preprocessor_config.json.
         threads: of one operator; None takes every processor there is.
@@ -134,7 +136,9 @@ def export_model(
     found = ImageSet.open(Path(images))
     proof = parity_images(found.sample(PARITY_IMAGES), source)
     with new_directory(Path(output)) as work:
-        report = export_graph(source, work, proof, fold=fold, keep_batchnorm=keep_batchnorm, threads=threads)
+        report = export_graph(
+            source, work, proof, fold=fold, keep_batchnorm=keep_batchnorm, strict=strict, threads=threads
+        )
         plan = plan_graph(work / FP32, report, Options())
         some = ImageSamples(found.sample(CALIBRATION_IMAGES), source.preprocess)
         singles = np.split(proof, len(proof))
@@ -249,9 +253,10 @@ def quantize_model(
     report = ExportReport.load(directory)
     found = scales if isinstance(scales, Scales) else Scales.load(Path(scales))
     preprocess = open_model(graph).preprocess
-    settled = replace(asked, keep_batchnorm=tuple(report.kept), plan=plan or asked.plan).settled()
+    named = tuple(name for name in report.kept if name not in report.unfoldable)
+    settled = replace(asked, keep_batchnorm=named, plan=plan or asked.plan).settled()
     decided = plan_graph(graph, report, settled)
-    findings = check(_facts(decided, found, preprocess), settled.allow)
+    findings = check(_facts(decided, found, preprocess), decided.allowed)
     if settled.shared_add is None:
         decided = resolve(decided, found)
     with new_directory(Path(output)) as work:

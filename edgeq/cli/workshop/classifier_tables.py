@@ -21,8 +21,14 @@ __all__ = ["print_export", "print_fold", "print_gate", "print_quality", "print_s
 
 
 def print_export(report: ExportReport) -> None:
-    """What the export stage did and proved, in two lines on stdout."""
+    """What the export stage did and proved, and which BatchNorm could not be folded, on stdout."""
     click.echo(f"BatchNorm: {report.batchnorm_before} before, {report.batchnorm_after} after.")
+    if report.channel_affine:
+        click.echo(
+            f"Mul, Add, Sub and Div by channel: {len(report.channel_affine)} folded into the layers before them."
+        )
+    for name, reason in report.unfoldable.items():
+        click.echo(f"  stays in FP32: {name}: {reason}")
     parity = report.parity
     click.echo(f"Parity: largest |error| is {parity.relative:.1e} of the output's range on {parity.images} images.")
 

@@ -81,7 +81,9 @@ def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 def _channel_equalization(_context: click.Context, _option: click.Parameter, value: str) -> str:
     if re.match(CHANNEL_EQUALIZATIONS, value) is None:
-        raise click.BadParameter(f"{value}: expected none, repq, smooth, repq-smooth, smooth:0.5 (or another) or auto")
+        raise click.BadParameter(
+            f"{value}: expected none, cle, repq, smooth, repq-smooth, smooth:0.5 (or another) or auto"
+        )
     return value
 
 
@@ -165,14 +167,15 @@ plan_file_option = click.option(
 fold_options = _chain(
     click.option("--fold/--no-fold", default=True, help="Fold BatchNorm; --no-fold is for comparison only."),
     click.option("--keep-batchnorm", multiple=True, metavar="NODE", help="Leave this BatchNorm in FP32; repeatable."),
+    click.option("--strict", is_flag=True, help="A BatchNorm that cannot be folded is an error."),
     click.option(
         "--channel-equalization",
         default=AUTO,
         show_default=True,
         metavar="WAY",
         callback=_channel_equalization,
-        help="Bring channels before linear layers to like ranges: none, repq, smooth, smooth:STRENGTH, repq-smooth or "
-        "auto, which tries them where there is a normalization.",
+        help="Bring channels to like ranges: none, cle (cross-layer equalization, between convolutions), repq, smooth, "
+        "smooth:STRENGTH, repq-smooth (before linear layers) or auto, which tries what fits the network.",
     ),
 )
 

@@ -61,6 +61,7 @@ CLASSIFIER_FLAGS: Final = (
         "add_scales",
         "fold",
         "keep_batchnorm",
+        "strict",
         "mean",
         "std",
         "size",

@@ -1,6 +1,6 @@
 """ONNX files: read one with suspicion, write one in one step.
 
-What `load_onnx` gives back is whole and uniform: all weights inside, opset 17 or 18, a graph the checker accepts. The
+What `load_onnx` gives back is whole and uniform: all weights inside, nodes in order, a graph the checker accepts. The
 later rooms need no second look.
 """
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from edgeq.errors import ModelError
 from edgeq.files import HEAD_BYTES, atomic_write, recognise
+from edgeq.model.graph.complete import complete
 from edgeq.model.graph.external_data import has_external_data, move_out, read_in, stored_bytes
 from edgeq.model.graph.onnx_checks import check_model, check_not_quantized, check_parts
-from edgeq.model.graph.opset import to_supported_opset
 from edgeq.model.graph.tensors import drop_constant_inputs
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ _NEXT_STEP = "export the model to ONNX again, or copy the file again"
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read a float ONNX model: all its data inside it, opset 17 or 18, checked.
+    """Read a float ONNX model: all its data inside it, in its own opset, checked.
 
-    Initializers which are also listed as graph inputs (IR 3 style) are taken off the inputs: a weight is a constant
-    here.
+    Nodes are sorted, and what the file leaves out of its inputs and outputs is completed
+    (`edgeq.model.graph.complete`). Initializers which are also listed as graph inputs (IR 3 style) are taken off the
+    inputs: a weight is a constant here.
 
     Raises:
         ModelError: the file is missing, empty, cut short, not ONNX, invalid, already quantized, keeps its weights where
-            they may not be read, or has an opset that cannot be brought to 17 or 18.
+            they may not be read, or has a cycle.
     """
     path = Path(path)
     model = _parse(path, _read(path))
@@ -49,9 +50,10 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     check_not_quantized(model, path)
     if has_external_data(model):
         read_in(model, path)
+    complete(model, path)
     check_model(model, path)
     drop_constant_inputs(model)
-    return to_supported_opset(model, path)
+    return model
 
 
 def save_onnx(model: onnx.ModelProto, path: Path, *, external_over: int = EXTERNAL_DATA_BYTES) -> None:

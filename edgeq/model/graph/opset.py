@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["MAX_OPSET", "MIN_OPSET", "opset_of", "to_supported_opset"]
+__all__ = ["MAX_OPSET", "MIN_OPSET", "is_supported", "opset_of", "to_supported_opset"]
 
 MIN_OPSET = 17
 """The oldest opset worked with: LayerNormalization is one node from here on."""
 MAX_OPSET = 18
 """The newest opset worked with: TensorRT 10.3, the newest on JetPack 6 for Orin, is sure of it."""
 
+_DEFAULT = ("", "ai.onnx")
+_WRITTEN_OUT = "edgeq.written-out"
 _WHY = "opset 17 or 18: TensorRT 10.3 on Jetson Orin does not read all of what is newer"
 _NEXT_STEP = "export the model with opset_version=17 or 18"
 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the default operator set; 0 when the model does not say it."""
-    return max((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), default=0)
+    return max((opset.version for opset in model.opset_import if opset.domain in _DEFAULT), default=0)
+
+
+def is_supported(model: onnx.ModelProto) -> bool:
+    """Whether the model's opset is 17 or 18."""
+    return MIN_OPSET <= opset_of(model) <= MAX_OPSET
 
 
 def to_supported_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The model itself when its opset is 17 or 18, else a converted copy, checked, with the same inputs and outputs.
 
+    Operators that are newer than 18 (Gelu, Swish, RMSNormalization) are written out by ONNX's own definition of them.
+    Where ONNX's converter does not know an operator, the copy is checked as one of the older opset: that this computes
+    the same must be proved by running both.
+
     Raises:
         ModelError: the model cannot be converted.
     """
-    version = opset_of(model)
-    if MIN_OPSET <= version <= MAX_OPSET:
+    if is_supported(model):
         return model
+    version = opset_of(model)
     target = MIN_OPSET if version < MIN_OPSET else MAX_OPSET
     converted = _convert(model, version, target, path)
     if opset_of(converted) != target or _signature(converted) != _signature(model):
@@ -46,23 +57,119 @@ def to_supported_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def _convert(model: onnx.ModelProto, version: int, target: int, path: Path) -> onnx.ModelProto:
-    """Convert with ONNX's own converter and check what it made, shapes included."""
+    """Convert with ONNX's own converter, or else by name, and check what it made, shapes included."""
     import onnx
     from onnx import version_converter
 
+    written_out = _without_newer(model, target)
     try:
-        converted = version_converter.convert_version(model, target)
+        converted = version_converter.convert_version(written_out, target)
         onnx.checker.check_model(converted, full_check=True)
-    except (
-        Exception
-    ) as error:  # the converter raises RuntimeError, ValueError, ConvertError, DecodeError, InferenceError
-        reason = first_line(error)
-        raise ModelError(
-            f"{path} has opset {version} and cannot be converted to {target}: {reason}",
-            expected=_WHY,
-            next_step=_NEXT_STEP,
-        ) from error
+    except Exception as error:  # it raises RuntimeError, ValueError, ConvertError, DecodeError, InferenceError
+        try:
+            converted = _renamed(written_out, target)
+            onnx.checker.check_model(converted, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as second:
+            raise ModelError(
+                f"{path} has opset {version} and cannot be converted to {target}: {first_line(second)}",
+                expected=_WHY,
+                causes=(f"ONNX's converter: {first_line(error)}",),
+                next_step=_NEXT_STEP,
+            ) from error
     return converted
+
+
+def _renamed(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
+    """A copy that says it is of another opset. Most versions of an operator since 18 only allow more types."""
+    import onnx
+
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for opset in renamed.opset_import:
+        if opset.domain in _DEFAULT:
+            opset.version = target
+    return renamed
+
+
+def _without_newer(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
+    """A copy in which each operator that opset `target` lacks is written out as ONNX defines it."""
+    import onnx
+    from onnx import inliner
+
+    version = opset_of(model)
+    newer = [
+        place for place, node in enumerate(model.graph.node) if node.domain in _DEFAULT and not _known(node, target)
+    ]
+    if not newer or version < target:
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    kinds = _types(model)
+    for place in newer:
+        node = made.graph.node[place]
+        if body := _definition(node, version, kinds):
+            body.name, body.domain = f"{node.op_type}{place}", _WRITTEN_OUT
+            del body.opset_import[:]
+            body.opset_import.append(onnx.helper.make_opsetid("", version))
+            made.functions.append(body)
+            node.attribute.extend(_defaults(node, version))
+            node.op_type, node.domain = body.name, _WRITTEN_OUT
+    made.opset_import.append(onnx.helper.make_opsetid(_WRITTEN_OUT, 1))
+    inlined = inliner.inline_local_functions(made)
+    left = [opset for opset in inlined.opset_import if opset.domain != _WRITTEN_OUT]
+    del inlined.opset_import[:]
+    inlined.opset_import.extend(left)
+    return inlined
+
+
+def _known(node: onnx.NodeProto, version: int) -> bool:
+    import onnx
+
+    try:
+        return not onnx.defs.get_schema(node.op_type, version).deprecated
+    except onnx.defs.SchemaError:
+        return False
+
+
+def _definition(node: onnx.NodeProto, version: int, kinds: dict[str, onnx.TypeProto]) -> onnx.FunctionProto | None:
+    """What ONNX defines an operator to be, for these inputs; None where it is not defined by others."""
+    import onnx
+
+    try:
+        schema: Any = onnx.defs.get_schema(node.op_type, version)  # its stubs lack what is asked below
+    except onnx.defs.SchemaError:
+        return None
+    body = onnx.FunctionProto()
+    if schema.has_function:
+        body.CopyFrom(schema.function_body)
+        return body
+    if not schema.has_context_dependent_function:
+        return None
+    types = [kinds.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+    body.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), types))
+    return body
+
+
+def _defaults(node: onnx.NodeProto, version: int) -> list[onnx.AttributeProto]:
+    """The attributes that a node leaves to their defaults: a definition refers to them."""
+    import onnx
+
+    attributes = onnx.defs.get_schema(node.op_type, version).attributes
+    given = {attribute.name for attribute in node.attribute}
+    return [
+        one.default_value for name, one in attributes.items() if name not in given and one.default_value.name == name
+    ]
+
+
+def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    made = {value.name: value.type for value in (*inferred.input, *inferred.value_info, *inferred.output)}
+    return made | {
+        tensor.name: onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+    }
 
 
 def _signature(model: onnx.ModelProto) -> tuple[tuple[str, int], ...]:

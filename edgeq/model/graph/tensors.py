@@ -5,12 +5,13 @@ Every node gets a name: plans, reports and rules speak of nodes by name, and ONN
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["constant_names", "constant_tensors", "drop_constant_inputs", "name_nodes", "node_names"]
+__all__ = ["constant_names", "constant_tensors", "drop_constant_inputs", "name_nodes", "node_names", "reads"]
 
 _NOT_CONSTANT = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
 
@@ -49,6 +50,15 @@ def _unused(name: str, taken: set[str]) -> str:
         number += 1
         candidate = f"{name}_{number}"
     return candidate
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, itself or inside a subgraph; twice where it reads one twice."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in graph.node:
+                yield from reads(inner)
 
 
 def constant_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeq.errors import ExportError
+from edgeq.model.graph.tensors import reads
 
 __all__ = ["Wiring", "attribute", "label", "operator", "subgraphs"]
 
@@ -49,13 +50,6 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from item.graphs
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    yield from (name for name in node.input if name)
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            yield from _reads(inner)
-
-
 class Wiring:
     """The main graph of a model, edited in place."""
 
@@ -68,7 +62,7 @@ class Wiring:
         self._producers = {name: node for node in self.nodes for name in node.output if name}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            for name in _reads(node):
+            for name in reads(node):
                 self._readers.setdefault(name, []).append(node)
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
@@ -153,16 +147,29 @@ class Wiring:
         if old in self._initializers and len(self.readers(old)) == 1 and not self.is_output(old):
             self._initializers[old].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), old))
             return
+        self.set_input(node, index, self.add_constant(value, name))
+
+    def add_constant(self, value: NDArray[Any], name: str) -> str:
+        """A new initializer [...]; returns its name: `name`, or `name_1`, ... where that is taken."""
         name = self._unused(name)
         tensor = self._model.graph.initializer.add()
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
         self._initializers[name] = tensor
-        self.set_input(node, index, name)
+        return name
+
+    def insert_before(self, node: onnx.NodeProto, made: Sequence[onnx.NodeProto]) -> None:
+        """Put new nodes, in order, in front of `node`; whoever is to read them is rewired by `set_input`."""
+        place = next(index for index, other in enumerate(self.nodes) if other is node)
+        self.nodes[place:place] = made
+        for new in made:
+            self._producers |= {name: new for name in new.output if name}
+            for name in reads(new):
+                self._readers.setdefault(name, []).append(new)
 
     def remove(self, node: onnx.NodeProto) -> None:
         """Take `node` out of the graph; readers of its outputs must have been rewired."""
         self.nodes = [other for other in self.nodes if other is not node]
-        for name in _reads(node):
+        for name in reads(node):
             self._forget_reader(name, node)
         for name in node.output:
             if self._producers.get(name) is node:

@@ -1,9 +1,11 @@
-"""Bring the channels before a transformer's linear layers to like ranges, without changing what the network computes.
+"""Bring channels to like ranges before they are quantized, without changing what the network computes.
 
-A per-tensor grid has one step for all channels, and behind a LayerNorm some are tens of times as wide as others. The
-ways are SmoothQuant's (`edgeq.quantize.equalize.smoothquant`), RepQ-ViT's (`edgeq.quantize.equalize.repq`), and
-RepQ-ViT's first and then SmoothQuant's. `auto` tries them, and none, by the error of the INT8 network's output on
-samples held back.
+A per-tensor grid has one step for all channels, and behind a LayerNorm some are tens of times as wide as others. Before
+a transformer's linear layers the ways are SmoothQuant's (`edgeq.quantize.equalize.smoothquant`), RepQ-ViT's
+(`edgeq.quantize.equalize.repq`), and RepQ-ViT's first and then SmoothQuant's; between convolutions it is cross-layer
+equalization (`edgeq.quantize.equalize.cross_layer`). `auto` tries them, and none, by the error of the INT8 network's
+output on samples held back: those of transformers where there is a normalization, the other where some channel between
+convolutions is far from the rest.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ def count_trials(setup: TrialSetup, fold: ChannelEqualization) -> int:
     """How many ways are tried for what was asked."""
     if setup.held_back is None:
         return 0
+    if fold == "auto" and not setup.normalized:
+        return 2 if setup.uneven else 0
     return {"auto": 3 + len(STRENGTHS), "smooth": len(STRENGTHS), "repq-smooth": len(STRENGTHS)}.get(fold, 0)
 
 
@@ -64,9 +68,10 @@ def choose_equalization(
             none then, and says so.
         QuantizeError: likewise, a constant does not fit in its type any more.
     """
-    points, left = setup.places
+    between = fold == "cle" or (fold == "auto" and not setup.normalized)
+    points, left = setup.conv_places if between else setup.places
     untouched = tuple(SkippedPoint(layer=place.name, kind=place.kind, reason=place.reason) for place in left)
-    if not points or fold == "none" or (fold == "auto" and not setup.normalized):
+    if not points or fold == "none" or (fold == "auto" and between and not setup.uneven):
         return setup.model, EqualizationRecord(fold="none", left=untouched)
     trials, best = _choose(setup, fold, advance)
     record = EqualizationRecord(fold=best, left=untouched, trials=trials)
@@ -94,10 +99,11 @@ def _choose(
     setup: TrialSetup, asked: ChannelEqualization, advance: Callable[[int], None]
 ) -> tuple[tuple[EqualizationTrial, ...], ChannelEqualization]:
     """The trials, and the way to take."""
+    between = asked == "auto" and not setup.normalized
     if asked not in ("auto", "smooth", "repq-smooth"):
         return (), asked
     if setup.held_back is None:
-        return (), f"{'smooth' if asked == 'auto' else asked}:{UNTRIED}"
+        return (), "cle" if between else f"{'smooth' if asked == 'auto' else asked}:{UNTRIED}"
     trials: list[EqualizationTrial] = []
 
     def attempt(fold: ChannelEqualization) -> EqualizationTrial:
@@ -105,14 +111,22 @@ def _choose(
         advance(1)
         return trials[-1]
 
-    kind = "smooth" if asked == "auto" else asked
-    best = min((attempt(f"{kind}:{strength}") for strength in STRENGTHS), key=_error)
+    best = attempt("cle") if between else _best_before_linears(attempt, asked)
     if asked == "auto":
-        strength = best.fold.partition(":")[2]
-        best = min(best, attempt("repq"), attempt(f"repq-smooth:{strength}"), key=_error)
         plain = attempt("none")
         best = best if best.logit_error < (1.0 - _MARGIN) * plain.logit_error else plain
     return tuple(trials), best.fold
+
+
+def _best_before_linears(
+    attempt: Callable[[ChannelEqualization], EqualizationTrial], asked: ChannelEqualization
+) -> EqualizationTrial:
+    kind = "smooth" if asked == "auto" else asked
+    best = min((attempt(f"{kind}:{strength}") for strength in STRENGTHS), key=_error)
+    if asked != "auto":
+        return best
+    strength = best.fold.partition(":")[2]
+    return min(best, attempt("repq"), attempt(f"repq-smooth:{strength}"), key=_error)
 
 
 def _error(trial: EqualizationTrial) -> float:

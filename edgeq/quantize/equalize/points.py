@@ -20,7 +20,7 @@ from edgeq.quantize.equalize.channels import ChannelReader, Fixed, follow
 
 __all__ = ["Consumer", "EqualizationPoint", "Kind", "Place", "PointLeft", "find_points"]
 
-Kind = Literal["normalization", "linear"]
+Kind = Literal["normalization", "linear", "convolution"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Consumer:
-    """A linear layer that reads a point's channels.
+    """A linear layer or a convolution that reads a point's channels.
 
     Attributes:
         node: its name.
-        tensor: what it reads, [..., inputs].
+        tensor: what it reads, [..., inputs]; of a convolution [n, inputs, ...].
         channels: int64 [inputs]: which of the point's channels each is; -1 for none.
         weight: its input channels.
         bias: its output channels; None where it has no bias of its own.
@@ -68,7 +68,7 @@ class EqualizationPoint:
         divided: the constants that a channel's scale divides, the weight first.
         shifted: of these, what a number added to each channel goes into; None where it has no place, or would not
             reach each consumer unchanged.
-        consumers: linear layers that take the scale back.
+        consumers: layers that take the scale back.
         scalable: bool [channels]; the others must keep scale 1.
     """
 

@@ -13,7 +13,7 @@ from edgeq.export.stage import FP32, ExportReport, replace_graph
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan
 from edgeq.quantize.equalize.choose import choose_equalization, count_trials
 from edgeq.quantize.equalize.record import CHANNEL_EQUALIZATION, EqualizationRecord
-from edgeq.quantize.equalize.trial import TrialSetup, int8_linears, trial_setup
+from edgeq.quantize.equalize.trial import TrialSetup, trial_setup
 
 __all__ = ["equalize_channels", "equalize_graph"]
 
@@ -75,14 +75,15 @@ def equalize_graph(
     threads: int | None = None,
     begin: Begin = _uncounted,
 ) -> tuple[onnx.ModelProto, PrecisionPlan, EqualizationRecord | None]:
-    """Bring the channels before a graph's INT8 linear layers to like ranges, as far as that was asked for.
+    """Bring the channels before a graph's INT8 layers to like ranges, as far as that was asked for.
 
     Args:
         graph: FP32 file; it is not changed.
         plan: for that graph; it fits the new one as well.
         samples: the calibration set.
         proof: real samples that both graphs are compared on, in batches [n, ...].
-        asked: which way; `auto` leaves a network without normalization as it is, to the byte.
+        asked: which way; `auto` leaves a network without normalization, and without a channel between convolutions that
+            is far from the others, as it is, to the byte.
         threads: of one operator.
         begin: called with the number of trials that follow; what it returns is called with 1 after each.
 
@@ -95,10 +96,10 @@ def equalize_graph(
         ParityError, QuantizeError: as `choose_equalization`.
     """
     model = onnx.load(graph)
-    if asked == "none" or (asked == "auto" and not int8_linears(plan)):
+    if asked == "none":
         return model, plan, None
     setup = trial_setup(model, plan, samples, threads=threads)
-    if asked == "auto" and not setup.normalized:
+    if asked == "auto" and not setup.normalized and not setup.uneven:
         return model, plan, None
     _insist_on_points(setup, asked)
     model, record = choose_equalization(setup, asked, proof, advance=begin(count_trials(setup, asked)))
@@ -106,11 +107,14 @@ def equalize_graph(
 
 
 def _insist_on_points(setup: TrialSetup, asked: ChannelEqualization) -> None:
-    points, left = setup.places
-    if not points:
+    points, left = setup.conv_places if asked == "cle" else setup.places
+    if asked != "auto" and not points:
+        layer = "convolution" if asked == "cle" else "linear layer"
         raise PlanError(
-            f"--channel-equalization {asked}: no layer's channels can be rescaled before an INT8 linear layer",
-            expected="a normalization, or a linear layer, whose output goes into linear layers alone",
-            causes=tuple(f"{place.name}: {place.reason}" for place in left[:_SHOWN]) or ("no linear layer is INT8",),
+            f"--channel-equalization {asked}: no layer's channels can be rescaled before an INT8 {layer}",
+            expected="a convolution whose output goes into convolutions alone, behind a Relu at most"
+            if asked == "cle"
+            else "a normalization, or a linear layer, whose output goes into linear layers alone",
+            causes=tuple(f"{place.name}: {place.reason}" for place in left[:_SHOWN]) or (f"no {layer} is INT8",),
             next_step="--channel-equalization auto, which leaves such a network as it is",
         )

@@ -17,6 +17,8 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.export.parity import Network
 from edgeq.plan.precision import ChannelEqualization, Precision, PrecisionPlan
 from edgeq.quantize.equalize.channel_ranges import Range, channel_ranges
+from edgeq.quantize.equalize.conv_points import find_conv_points
+from edgeq.quantize.equalize.cross_layer import UNEVEN, cross_layer, unevenness
 from edgeq.quantize.equalize.points import EqualizationPoint, PointLeft, find_points
 from edgeq.quantize.equalize.repq import repq
 from edgeq.quantize.equalize.rescale import Rescale, rescale
@@ -60,6 +62,17 @@ class TrialSetup:
         return find_points(self.model, self.samples.sizes, self.layers)
 
     @cached_property
+    def conv_places(self) -> tuple[tuple[EqualizationPoint, ...], tuple[PointLeft, ...]]:
+        """The points before INT8 convolutions, and the convolutions that are none."""
+        convolutions = (d.layer for d in self.plan.decisions if d.precision is Precision.INT8 and d.op == "Conv")
+        return find_conv_points(self.model, frozenset(convolutions))
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some channel between convolutions is so far from the others that it spoils their grid."""
+        return unevenness(self.model, self.conv_places[0]) > UNEVEN
+
+    @cached_property
     def layers(self) -> frozenset[str]:
         """Names of the INT8 linear layers."""
         return int8_linears(self.plan)
@@ -67,7 +80,7 @@ class TrialSetup:
     @property
     def normalized(self) -> bool:
         """Whether a normalization is among the points: what a network without one has there is left to whoever asks."""
-        return any(point.kind == "normalization" for point in self.places[0])
+        return bool(self.layers) and any(point.kind == "normalization" for point in self.places[0])
 
     @cached_property
     def some(self) -> Samples:
@@ -98,6 +111,9 @@ class TrialSetup:
 
     def folded(self, fold: ChannelEqualization) -> tuple[onnx.ModelProto, tuple[Rescale, ...]]:
         """The graph after a way was taken, and what that did at each point, a point once for each step of the way."""
+        if fold == "cle":
+            changes = cross_layer(self.model, self.conv_places[0])
+            return rescale(self.model, changes), changes
         model, ranges = self.model, self.ranges
         done: tuple[Rescale, ...] = ()
         for step in (step for step in fold.split("-") if step != "none"):

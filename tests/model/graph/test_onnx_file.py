@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import ModelError, OutputError
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
-from edgeq.model.graph.opset import opset_of
 
 
 def small_model(opset: int = 17, ir_version: int = 8) -> onnx.ModelProto:
@@ -90,31 +89,6 @@ def test_the_real_network_loads_and_runs_as_it_lies_there(shared_data: Path) -> 
     pixels = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(run(load_onnx(path), pixels), session.run(None, {"pixel_values": pixels})[0])
-
-
-@pytest.mark.parametrize("opset", [9, 11, 13, 16, 19, 20, 21])
-def test_other_opsets_are_converted_and_compute_the_same(tmp_path: Path, opset: int) -> None:
-    model = small_model(opset)
-    onnx.save(model, tmp_path / "a.onnx")
-    converted = load_onnx(tmp_path / "a.onnx")
-    assert opset_of(converted) == (17 if opset < 17 else 18)
-    pixels = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
-    np.testing.assert_array_equal(run(converted, pixels), run(model, pixels))
-
-
-def test_an_opset_that_cannot_be_lowered_says_which_to_export(tmp_path: Path) -> None:
-    node = helper.make_node("Gelu", ["x"], ["y"])
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
-    model = helper.make_model(
-        helper.make_graph([node], "gelu", values[:1], values[1:]),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=9,
-    )
-    onnx.save(model, tmp_path / "a.onnx")
-    with pytest.raises(ModelError, match="opset 20") as caught:
-        load_onnx(tmp_path / "a.onnx")
-    assert "TensorRT 10.3" in caught.value.expected
-    assert "17 or 18" in caught.value.next_step
 
 
 def test_initializers_are_taken_off_the_inputs(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Small changes of a graph that leave what it computes as it is."""
