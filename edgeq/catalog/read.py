@@ -84,7 +84,13 @@ class CatalogReader:
             InputError: there is no such row.
             ArtifactError: a file is not what the catalog says.
         """
-        return [self._row(int(number)) for number in numbers]
+        places = [self._place(int(number)) for number in numbers]
+        found: list[dict[str, Any]] = [{} for _ in places]
+        for shard in dict.fromkeys(shard for shard, _ in places):
+            mine = [row for row, (its, _) in enumerate(places) if its == shard]
+            for row, columns in zip(mine, self._rows(shard, [places[row][1] for row in mine]), strict=True):
+                found[row] = columns
+        return found
 
     def vector(self, number: int) -> NDArray[np.float16]:
         """The vector of one row, float16 [d]; raises InputError where there is no such row."""
@@ -116,10 +122,9 @@ class CatalogReader:
                 mask[first : first + entry.rows] = equal_rows(table[column], value)
         return masks if there else None
 
-    def _row(self, number: int) -> dict[str, Any]:
-        shard, within = self._place(number)
-        row: dict[str, Any] = self._table(shard).slice(within, 1).to_pylist()[0]
-        return row
+    def _rows(self, shard: int, within: Sequence[int]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._table(shard).take(within).to_pylist()
+        return rows
 
     def _place(self, number: int) -> tuple[int, int]:
         """The shard of a row, and its number there."""

@@ -75,6 +75,10 @@ def open_two_tower(bundle: Path, threads: int | None = None) -> TwoTowerModel:
 
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:
-    """A graph of the bundle; its memory is taken tensor by tensor, as batches and lengths differ from run to run."""
+    """A graph of the bundle.
+
+    Its memory is taken tensor by tensor, as batches and lengths differ from run to run. Its threads do not wait busily:
+    others tokenize, decode, search and answer beside them.
+    """
     check_name(name, str(bundle / RETRIEVAL_SETTINGS), most_bytes=DEFAULT_LIMITS.name_bytes)
-    return OnnxRuntimeEngine(bundle / name, threads=threads, memory_pattern=False)
+    return OnnxRuntimeEngine(bundle / name, threads=threads, memory_pattern=False, spinning=False)
