@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,7 @@ class PreparedRetrieval(BaseModel):
         method: whose ranges ONNX Runtime's graph got.
         trials: what `auto` tried.
         int8_layers, float_layers: layers of the text encoder with weights, by precision.
+        text_precision: of the graph that reads texts.
         text_bytes, vision_bytes: files of the graphs that run.
         gate: what was decided, and the figures; None where there were no pairs to judge by.
         canaries: texts and images in the bundle with what is to be seen on them.
@@ -107,6 +109,7 @@ class PreparedRetrieval(BaseModel):
     trials: tuple[Trial, ...]
     int8_layers: int
     float_layers: int
+    text_precision: Literal["int8", "fp16"]
     text_bytes: int
     vision_bytes: int
     gate: RetrievalGate | None
@@ -134,7 +137,7 @@ def prepare_retrieval(
         captions: texts like those that will be asked, a text file or JSON lines, to calibrate the text encoder on.
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
         pairs: `pairs.jsonl` beside its images, to judge by; other captions than `captions`. Without it nothing is
-            judged, and texts stay in FP16.
+            judged, and texts stay in FP16 but where the options say otherwise.
         preprocess: replaces the model's preprocessor_config.json.
         options: see `RetrievalOptions`.
         progress: called as the stages go on.
@@ -186,7 +189,7 @@ def prepare_retrieval(
         report("quantize", 0, 0)
         quantize(graph, plan, scales, None, work / TEXT)
         gate = _judge(work, settings, judged, options, report)
-        settings = settings.model_copy(update={"text": _INT8 if gate is not None and gate.passed else _HALF})
+        settings = settings.model_copy(update={"text": _INT8 if _reads_int8(gate, options) else _HALF})
         settings.save(work / RETRIEVAL_SETTINGS)
         report("canaries", 0, 0)
         pictures = _pictures(images, options.canaries)
@@ -211,11 +214,12 @@ def prepare_retrieval(
         trials=scales.trials,
         int8_layers=weighted[Precision.INT8],
         float_layers=sum(weighted.values()) - weighted[Precision.INT8],
+        text_precision="int8" if settings.text == _INT8 else "fp16",
         text_bytes=_bytes(manifest, settings.text),
         vision_bytes=_bytes(manifest, settings.vision),
         gate=gate,
         canaries=canaries,
-        warnings=tuple(_doubts(gate)),
+        warnings=tuple(_doubts(gate, options)),
         manifest=manifest,
     )
 
@@ -348,9 +352,14 @@ def _bytes(manifest: Manifest, name: str) -> int:
     return sum(file.size for file in manifest.files if file.name in (name, f"{name}.data"))
 
 
-def _doubts(gate: RetrievalGate | None) -> Iterator[str]:
+def _reads_int8(gate: RetrievalGate | None, options: RetrievalOptions) -> bool:
+    return options.unjudged == "int8" if gate is None else gate.passed
+
+
+def _doubts(gate: RetrievalGate | None, options: RetrievalOptions) -> Iterator[str]:
     if gate is None:
-        yield "no pairs were given (--eval): what INT8 texts find was not judged, and texts are read in FP16"
+        kind = options.unjudged.upper()
+        yield f"no pairs were given (--eval): what INT8 texts find was not judged, and texts are read in {kind}"
         return
     for objection in gate.objections:
         yield f"texts are read in FP16: {objection}"

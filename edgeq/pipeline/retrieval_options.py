@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edgeq.calibrate.stage import AUTO
 from edgeq.plan.precision import ChannelEqualization, Rule, WeightGranularity
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 
-__all__ = ["RetrievalOptions"]
+__all__ = ["RetrievalOptions", "UnjudgedText"]
+
+UnjudgedText = Literal["fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class RetrievalOptions:
         bounds: what INT8 texts may lose.
         photographs: at most so many of the images go through the vision encoder, to find overflow and prove parity.
         canaries: so many texts and images go into the bundle with what is to be seen on them.
+        unjudged: how texts are read where no pairs are given to judge INT8 by; with pairs, the judgement decides.
         keep_fp32: leave the FP32 graphs in the bundle.
         threads: of one operator; None takes every processor there is.
     """
@@ -36,5 +40,6 @@ class RetrievalOptions:
     bounds: RetrievalBounds = DEFAULT_RETRIEVAL_BOUNDS
     photographs: int = 32
     canaries: int = 8
+    unjudged: UnjudgedText = "fp16"
     keep_fp32: bool = False
     threads: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 from click.core import ParameterSource
@@ -43,7 +43,7 @@ from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.families.two_tower import is_two_tower
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval_options import RetrievalOptions, UnjudgedText
 from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
@@ -70,7 +70,7 @@ CLASSIFIER_FLAGS: Final = (
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
 )
-RETRIEVAL_FLAGS: Final = ("captions",)
+RETRIEVAL_FLAGS: Final = ("captions", "unjudged")
 _OF_TEXTS: Final = (
     "calibration_images",
     "method",
@@ -101,6 +101,14 @@ _TWO_TOWERS: Final = "a model of a text and a vision encoder"
     "or SigLIP, pairs.jsonl.",
 )
 @click.option("--captions", type=PATH, help="CLIP, SigLIP: texts to calibrate on, one in each line, or JSON lines.")
+@click.option(
+    "--unjudged-text",
+    "unjudged",
+    type=click.Choice(get_args(UnjudgedText)),
+    default="fp16",
+    show_default=True,
+    help="CLIP, SigLIP: how texts are read where no pairs are given to judge INT8 by.",
+)
 @task_option
 @output_option
 @calibration_options
@@ -190,6 +198,7 @@ def _prepare_retrieval(
     size: str | None,
     gate_drop: float,
     rules_file: Path | None,
+    unjudged: UnjudgedText,
     keep_fp32: bool,
     threads: int | None,
     **_others: Any,
@@ -203,6 +212,7 @@ def _prepare_retrieval(
         rules=load_rules(rules_file) if rules_file else (),
         channel_equalization=channel_equalization,
         bounds=RetrievalBounds(gate_drop) if _given("gate_drop") else DEFAULT_RETRIEVAL_BOUNDS,
+        unjudged=unjudged,
         keep_fp32=keep_fp32,
         threads=threads,
     )

@@ -7,9 +7,10 @@ import click
 from edgeq.cli import console
 from edgeq.cli.workshop.classifier_tables import print_fold, print_trials
 from edgeq.pipeline.retrieval import PreparedRetrieval
+from edgeq.plan.query_rate import QueryRate
 from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 
-__all__ = ["print_prepared_retrieval"]
+__all__ = ["print_prepared_retrieval", "print_query_rate"]
 
 
 def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
@@ -30,8 +31,30 @@ def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
     if prepared.gate is not None:
         _print_gate(prepared.gate)
     size = (prepared.text_bytes + prepared.vision_bytes) / 1e6
-    kind = "INT8" if prepared.gate is not None and prepared.gate.passed else "FP16"
+    kind = prepared.text_precision.upper()
     click.echo(f"Texts are read in {kind}, images in FP16: {size:,.1f} MB. The bundle lies in {prepared.bundle}")
+
+
+def print_query_rate(found: QueryRate) -> None:
+    """What a device's peak says of a model, and that it is a ceiling."""
+    console.print_table(
+        f"{found.per_second:,g} a second on {found.title}, by its peak",
+        ("", "precision", "GFLOP", "of the peak", "most/s", "alone/s"),
+        [
+            (
+                each.what,
+                each.precision.upper(),
+                f"{each.operations / 1e9:.2f}",
+                f"{100 * each.share:.0f} %" + ("" if each.possible else ", impossible"),
+                f"{each.most:,.0f}",
+                f"{each.most_alone:,.0f}",
+            )
+            for each in found.encoders
+        ],
+        numbers=("GFLOP", "of the peak", "most/s", "alone/s"),
+    )
+    click.echo("A ceiling from the config and NVIDIA's data sheets, not a measurement: no program reaches it.")
+    click.echo("Alone: one text or image a run, so that reading the weights for each bounds it as well.")
 
 
 def _print_gate(gate: RetrievalGate) -> None:
