@@ -1,6 +1,7 @@
 """Text search over HTTP under open-loop load: edgeq's service beside a plain server of transformers and faiss.
 
     python -m benchmarks.search_load --rates 50 100 200 400
+    python -m benchmarks.search_load --towers vit-b-32 --rates 2 5 10 20 40 60 80
 
 `benchmarks/README.md` tells what is measured and how.
 """
@@ -9,59 +10,75 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx2
-import numpy as np
 
+from benchmarks.open_loop import Burst, offer
 from benchmarks.process import ROOT
+from benchmarks.random_clip import write_vit_b_32
 from benchmarks.service_process import serving
 
-__all__ = ["Burst", "drawn_texts", "main", "offer", "sustained", "table"]
+__all__ = ["SIDES", "TOWERS", "Side", "drawn_texts", "main", "sustained", "table"]
 
 _WORDS: Final = (
     *("severe", "minor", "moderate", "corrosion", "crack", "spalling", "shadow", "top", "left", "right", "bottom"),
     *("centre", "wide", "hairline", "surface", "bridge", "beam", "rust", "near", "far", "old", "new", "wet", "dry"),
 )
 _LENGTH: Final = 8
-_GOOD: Final = 0.99
-"""Share of requests that must be answered for a rate to be sustained."""
+_REPEATED: Final = 250
+"""Texts that are asked for again and again where the cache is to have them."""
 
-_PATIENCE_S: Final = 0.5
-"""The 99th percentile must be below."""
+_ALONE: Final = """
+from edgeq.runtime.retrieval.batching import Batcher
+Batcher.__init__.__kwdefaults__.update(most=1, window=0.0)
+"""
+_PADDED: Final = """
+from edgeq.runtime.retrieval.tokenizer import TextTokenizer
+trimmed = TextTokenizer.ids
+TextTokenizer.ids = lambda self, texts: [self._padded(ids) for ids in trimmed(self, texts)]
+"""
 
 
 @dataclass(frozen=True)
-class Burst:
-    """What became of requests that were offered at one rate.
+class Side:
+    """A server, and what it is asked.
 
     Attributes:
-        who: in words.
-        rate: requests a second that were offered.
-        answered: share that got an answer.
-        p50, p99: seconds from the moment a request was due to its answer; of those answered.
+        settings: of edgeq's service, beside those of all; None for the plain server.
+        before: what its process runs before it serves, to leave something out.
+        repeated: ask for a few texts again and again, rather than for each text once.
+        together: texts of one request to `/v1/embeddings`; 0 for a request to `/v1/search`.
     """
 
-    who: str
-    rate: float
-    answered: float
-    p50: float
-    p99: float
+    settings: Mapping[str, Any] | None = None
+    before: str = ""
+    repeated: bool = False
+    together: int = 0
 
-    @property
-    def good(self) -> bool:
-        """Whether the rate is sustained."""
-        return self.answered >= _GOOD and self.p99 < _PATIENCE_S
+
+SIDES: Final[dict[str, Side]] = {
+    "edgeq": Side({}),
+    "edgeq, texts seen before": Side({}, repeated=True),
+    "edgeq, seen before, no cache": Side({"cache_mib": 0}, repeated=True),
+    "edgeq, no batches": Side({}, _ALONE),
+    "edgeq, padded": Side({"canaries": False}, _PADDED),
+    "edgeq, 8 texts a request": Side({}, together=8),
+    "plain": Side(),
+}
+TOWERS: Final = ("small", "vit-b-32")
 
 
 def drawn_texts(seed: int) -> Iterator[str]:
@@ -69,44 +86,6 @@ def drawn_texts(seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     for number in range(1 << 60):
         yield " ".join([*(rng.choice(_WORDS) for _ in range(_LENGTH - 1)), str(number)])
-
-
-async def offer(
-    url: str, who: str, rate: float, seconds: float, texts: Iterator[str], *, model: str | None = None
-) -> Burst:
-    """Send requests when they are due, whatever became of those before (an open loop).
-
-    Args:
-        url: of the server.
-        who: in words.
-        rate: requests a second, at random moments (Poisson).
-        seconds: so long.
-        texts: asked for.
-        model: named in requests; None names none.
-    """
-    rng, times, failed = random.Random(int(rate)), [], 0
-    async with httpx2.AsyncClient(base_url=url, timeout=10.0, limits=httpx2.Limits(max_connections=1000)) as client:
-
-        async def ask(text: str, due: float) -> None:
-            nonlocal failed
-            named = {} if model is None else {"model": model}
-            try:
-                answer = await client.post("/v1/search", json={"query": text, "k": 10, **named})
-                if answer.status_code == 200:
-                    times.append(time.perf_counter() - due)
-                    return
-            except httpx2.HTTPError:
-                pass
-            failed += 1
-
-        start, due, tasks = time.perf_counter(), 0.0, []
-        while due < seconds:
-            await asyncio.sleep(max(start + due - time.perf_counter(), 0))
-            tasks.append(asyncio.create_task(ask(next(texts), start + due)))
-            due += rng.expovariate(rate)
-        await asyncio.gather(*tasks)
-    p50, p99 = np.percentile(times, (50, 99)) if times else (float("inf"), float("inf"))
-    return Burst(who, rate, len(times) / max(len(times) + failed, 1), float(p50), float(p99))
 
 
 def sustained(bursts: Sequence[Burst], who: str) -> float:
@@ -121,9 +100,13 @@ def sustained(bursts: Sequence[Burst], who: str) -> float:
 
 def table(bursts: Sequence[Burst]) -> str:
     """Markdown, and the sustained rates."""
-    lines = ["| server | offered, requests/s | answered | p50, ms | p99, ms |", "|---|---|---|---|---|"]
+    lines = [
+        "| server | offered, requests/s | answered | p50, ms | p99, ms | server, CPU ms | client, CPU ms |",
+        "|" + "---|" * 7,
+    ]
     lines += [
-        f"| {one.who} | {one.rate:g} | {100 * one.answered:.1f} % | {1e3 * one.p50:.1f} | {1e3 * one.p99:.1f} |"
+        f"| {one.who} | {one.rate:g} | {100 * one.answered:.1f} % | {1e3 * one.p50:.1f} | {1e3 * one.p99:.1f} "
+        f"| {1e3 * one.server:.2f} | {1e3 * one.client:.2f} |"
         for one in bursts
     ]
     names = list(dict.fromkeys(one.who for one in bursts))
@@ -131,40 +114,101 @@ def table(bursts: Sequence[Burst]) -> str:
     return "\n".join([*lines, "", f"Sustained: {told}."])
 
 
-def measure(rates: Sequence[float], seconds: float, scratch: Path) -> list[Burst]:
-    """Both servers in turn at each rate, on the small CLIP that comes along and 400 scenes."""
+def prepare_small(work: Path) -> None:
+    """A bundle of the small CLIP that comes along, and a catalog of 400 scenes."""
     import edgeq
     from edgeq.demo.clip.pairs import CAPTIONS, CLIP, PAIRS, lay_out_clip
 
-    lay_out_clip(scratch)
-    pairs = scratch / PAIRS
+    lay_out_clip(work)
+    (work / CLIP).rename(work / "model")
+    pairs = work / PAIRS
+    options = edgeq.RetrievalOptions()
     edgeq.prepare(
-        scratch / CLIP,
+        work / "model",
         pairs,
-        scratch / "bundle",
-        captions=scratch / CAPTIONS,
+        work / "bundle",
+        captions=work / CAPTIONS,
         evaluation=pairs / "pairs.jsonl",
-        options=edgeq.RetrievalOptions(),
+        options=options,
     )
-    edgeq.index_images(scratch / "bundle", pairs, scratch / "catalog")
-    settings = {"index": str(scratch / "catalog"), "queue": 1000}
+    edgeq.index_images(work / "bundle", pairs, work / "catalog")
+
+
+def prepare_vit_b_32(work: Path) -> None:
+    """A bundle of random weights, which nothing can judge: its INT8 is for time alone; and a catalog of 120 scenes."""
+    import edgeq
+    from edgeq.demo.clip.pairs import write_captions, write_pairs
+
+    write_vit_b_32(work / "model")
+    pairs = work / "pairs"
+    pairs.mkdir()
+    write_pairs(pairs, 120)
+    write_captions(work / "captions.txt", 300)
+    options = edgeq.RetrievalOptions(
+        unjudged="int8", method="minmax", calibration_captions=128, photographs=4, canaries=2
+    )
+    edgeq.prepare(work / "model", pairs, work / "bundle", captions=work / "captions.txt", options=options)
+    edgeq.index_images(work / "bundle", pairs, work / "catalog")
+
+
+def measure(names: Sequence[str], rates: Sequence[float], seconds: float, work: Path) -> list[Burst]:
+    """Every side at each rate; one server runs at a time, and a side ends at the first rate that it does not sustain.
+
+    Args:
+        names: of `SIDES`.
+        rates: requests a second.
+        seconds: of each rate.
+        work: with `model`, `bundle` and `catalog`.
+    """
     found: list[Burst] = []
     texts = drawn_texts(0)
-    with serving(scratch / "bundle", settings) as ours, _plain(scratch / CLIP, scratch / "catalog") as plain:
-        for url, model in ((ours.url, ours.model), (plain, None)):
-            asyncio.run(offer(url, "", 20, 1.0, texts, model=model))  # warms up
-        for rate in rates:
-            for who, url, model in (("edgeq", ours.url, ours.model), ("plain", plain, None)):
-                if any(not one.good for one in found if one.who == who):
-                    continue
-                found.append(asyncio.run(offer(url, who, rate, seconds, texts, model=model)))
-                print(found[-1], file=sys.stderr)
+    for name in names:
+        side = SIDES[name]
+        few = list(islice(texts, _REPEATED)) if side.repeated else []
+        asked = cycle(few) if few else texts
+        with _served(side, work) as (url, model, pid):
+            body, path = _body(side, asked, model), "/v1/embeddings" if side.together else "/v1/search"
+            asyncio.run(offer(url, "", min(rates), 2.0, body, path=path))  # warms up
+            if few:
+                told = {"input": few, "model": model, "encoding_format": "base64"}
+                httpx2.post(f"{url}/v1/embeddings", json=told, timeout=120).raise_for_status()
+            for rate in sorted(rates):
+                burst = asyncio.run(offer(url, name, rate, seconds, body, path=path, spent=lambda: _spent(pid)))
+                found.append(burst)
+                print(burst, file=sys.stderr, flush=True)
+                if not burst.good:
+                    break
     return found
 
 
+def _body(side: Side, texts: Iterator[str], model: str | None) -> Callable[[], Mapping[str, Any]]:
+    named = {} if model is None else {"model": model}
+    if side.together:
+        return lambda: {"input": list(islice(texts, side.together)), "encoding_format": "base64", **named}
+    return lambda: {"query": next(texts), "k": 10, **named}
+
+
 @contextmanager
-def _plain(model: Path, catalog: Path) -> Iterator[str]:
-    """The plain server's address, once it answers."""
+def _served(side: Side, work: Path) -> Iterator[tuple[str, str | None, int]]:
+    """Address, name of the model, and process of a server."""
+    if side.settings is None:
+        with _plain(work / "model", work / "catalog") as (url, pid):
+            yield url, None, pid
+        return
+    settings = {"index": str(work / "catalog"), "queue": 1000, **side.settings}
+    with serving(work / "bundle", settings, before=side.before) as ours:
+        yield ours.url, ours.model, ours.pid
+
+
+def _spent(pid: int) -> float:
+    """Seconds of the processor that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def _plain(model: Path, catalog: Path) -> Iterator[tuple[str, int]]:
+    """The plain server's address, once it answers, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -178,7 +222,7 @@ def _plain(model: Path, catalog: Path) -> Iterator[str]:
                     break
                 except httpx2.ConnectError:
                     time.sleep(0.1)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
 
@@ -186,11 +230,18 @@ def _plain(model: Path, catalog: Path) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rates", type=float, nargs="+", default=(25, 50, 100, 150, 200, 300, 400, 600, 800, 1000))
+    parser.add_argument("--towers", choices=TOWERS, default="small")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=tuple(SIDES))
+    parser.add_argument("--rates", type=float, nargs="+", default=(10, 25, 50, 100, 150, 200, 300, 400, 600, 800, 1000))
     parser.add_argument("--seconds", type=float, default=8.0, help="of each rate")
+    parser.add_argument("--work", type=Path, help="keeps model, bundle and catalog there; a temporary folder otherwise")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="edgeq-search-load-") as scratch:
-        print(table(measure(given.rates, given.seconds, Path(scratch))))
+        work = given.work or Path(scratch)
+        if not (work / "catalog").exists():
+            work.mkdir(parents=True, exist_ok=True)
+            (prepare_small if given.towers == "small" else prepare_vit_b_32)(work)
+        print(table(measure(given.sides, given.rates, given.seconds, work)))
     return 0
 
 

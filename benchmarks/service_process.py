@@ -54,12 +54,18 @@ class Serving:
 
 
 @contextmanager
-def serving(bundle: Path, settings: Mapping[str, Any]) -> Iterator[Serving]:
-    """Serve a bundle with these settings until the block ends, and then with SIGTERM."""
+def serving(bundle: Path, settings: Mapping[str, Any], *, before: str = "") -> Iterator[Serving]:
+    """Serve a bundle with these settings until the block ends, and then with SIGTERM.
+
+    Args:
+        bundle: its directory.
+        settings: of the service.
+        before: Python that its process runs first.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         config, log = Path(scratch) / "edgeq.conf", Path(scratch) / "log"
         config.write_text(yaml.safe_dump({"version": "edgeq.service/1", "port": 0, **settings}))
-        command = [sys.executable, "-c", _EDGEQ, "serve", str(bundle), "--config", str(config), "--json"]
+        command = [sys.executable, "-c", f"{before}\n{_EDGEQ}", "serve", str(bundle), "--config", str(config), "--json"]
         with (
             log.open("w") as written,
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written, text=True, cwd=ROOT) as process,

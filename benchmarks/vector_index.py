@@ -48,6 +48,8 @@ _TIMED_SECONDS: Final = 5.0
 _WARM: Final = 20
 _POLL_SECONDS: Final = 0.02
 _DRAWN_AT_ONCE: Final = 25_000
+_SCENES: Final = 2000
+_SCENES_SEED: Final = 7_000_000
 
 Find = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
 """The nearest `k` rows to a query float32 [1, dimension]: int64 [1, k]."""
@@ -84,42 +86,84 @@ class Row:
     speed: float
 
 
-def draw_shards(directory: Path, rows: int, dimension: int, seed: int) -> None:
+class Clusters:
     """Vectors on the sphere in clusters of about 100, most of whose spread is in few directions.
 
     The i-th direction has 1 / sqrt(i) of the first one's spread, of the clusters' centres as of what lies around them.
+    """
+
+    def __init__(self, rows: int, dimension: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        turn = np.linalg.qr(random.standard_normal((dimension, dimension)))[0].astype(np.float32)
+        self._spread = (np.arange(1, dimension + 1, dtype=np.float32) ** -0.5)[:, None] * turn
+        self._centres = random.standard_normal((max(rows // CLUSTER_ROWS, 1), dimension), dtype=np.float32)
+
+    def __call__(self, random: np.random.Generator, count: int) -> NDArray[np.float32]:
+        """Vectors float32 [count, dimension] around centres drawn at random."""
+        around = random.standard_normal((count, self._centres.shape[1]), dtype=np.float32)
+        near = self._centres[random.integers(0, len(self._centres), count)] + 0.7 * around
+        drawn: NDArray[np.float32] = near @ self._spread
+        return drawn
+
+
+class LikeClip:
+    """Normal vectors of the mean and the covariance of the small CLIP's images, turned into more dimensions at random.
+
+    Its 64 numbers come from 2,000 drawn scenes; what lies beyond 64 of the dimensions after the turn is nothing.
+    """
+
+    def __init__(self, _rows: int, dimension: int, seed: int) -> None:
+        from edgeq.demo.clip.score import CLIP_WEIGHTS, embed_pictures, load
+        from edgeq.demo.vlm.pool import draw_pool
+
+        found = embed_pictures(load(CLIP_WEIGHTS)[0], draw_pool(_SCENES_SEED, _SCENES, workers=1))
+        scales, directions = np.linalg.eigh(np.cov(found.T))
+        random = np.random.default_rng(seed)
+        turn = np.linalg.qr(random.standard_normal((dimension, found.shape[1])))[0].T.astype(np.float32)
+        self._mean = found.mean(axis=0) @ turn
+        self._spread = ((np.sqrt(np.maximum(scales, 0))[:, None] * directions.T) @ turn).astype(np.float32)
+
+    def __call__(self, random: np.random.Generator, count: int) -> NDArray[np.float32]:
+        """Vectors float32 [count, dimension]."""
+        drawn: NDArray[np.float32] = random.standard_normal((count, len(self._spread)), dtype=np.float32) @ self._spread
+        drawn += self._mean
+        return drawn
+
+
+LIKE: Final[dict[str, type[Clusters] | type[LikeClip]]] = {"clusters": Clusters, "clip": LikeClip}
+
+
+def draw_shards(directory: Path, rows: int, dimension: int, seed: int, like: str = "clusters") -> None:
+    """Draw vectors onto the disk, normalized; shards that are there stay.
 
     Args:
         directory: for `vectors-*.npy`, float16 [up to 250,000, dimension].
         rows: in all.
         dimension: numbers of a vector.
         seed: of the drawing.
+        like: one of `LIKE`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    turn = np.linalg.qr(random.standard_normal((dimension, dimension)))[0].astype(np.float32)
-    spread = (np.arange(1, dimension + 1, dtype=np.float32) ** -0.5)[:, None] * turn
-    centres = random.standard_normal((max(rows // CLUSTER_ROWS, 1), dimension), dtype=np.float32)
-    for number, start in enumerate(range(0, rows, SHARD_ROWS)):
-        path = directory / f"vectors-{number:04}.npy"
-        if path.exists():
-            continue
-        shard = np.random.default_rng((seed, number))
+    numbers = range(0, rows, SHARD_ROWS)
+    missing = [number for number in range(len(numbers)) if not _shard(directory, number).exists()]
+    draw = LIKE[like](rows, dimension, seed) if missing else None
+    for number in missing:
+        assert draw is not None
+        random = np.random.default_rng((seed, number))
+        start = numbers[number]
         end = min(start + SHARD_ROWS, rows)
-        parts = [
-            _drawn(shard, centres, spread, min(_DRAWN_AT_ONCE, end - low)) for low in range(start, end, _DRAWN_AT_ONCE)
-        ]
-        np.save(path, np.concatenate(parts))
+        sizes = [min(_DRAWN_AT_ONCE, end - low) for low in range(start, end, _DRAWN_AT_ONCE)]
+        parts = [_normalized(draw(random, size)) for size in sizes]
+        np.save(_shard(directory, number), np.concatenate(parts))
 
 
-def _drawn(
-    random: np.random.Generator, centres: NDArray[np.float32], spread: NDArray[np.float32], count: int
-) -> NDArray[np.float16]:
-    """Normalized vectors float16 [count, dimension] around centres drawn at random."""
-    around = random.standard_normal((count, centres.shape[1]), dtype=np.float32)
-    found = (centres[random.integers(0, len(centres), count)] + 0.7 * around) @ spread
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return found.astype(np.float16)
+def _shard(directory: Path, number: int) -> Path:
+    return directory / f"vectors-{number:04}.npy"
+
+
+def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
+    unit: NDArray[np.float16] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    return unit
 
 
 def open_shards(directory: Path) -> list[NDArray[np.float16]]:
@@ -154,6 +198,7 @@ class Job:
         dimension: numbers of a vector.
         seed: of drawing, building and asking.
         threads: for building.
+        like: what the vectors are like.
     """
 
     work: Path
@@ -161,11 +206,17 @@ class Job:
     dimension: int
     seed: int
     threads: int
+    like: str
 
     @property
     def shards(self) -> Path:
         """Where the vectors are."""
-        return self.work / f"vectors-{self.rows}-{self.dimension}-{self.seed}"
+        return self.work / f"vectors-{self.like}-{self.rows}-{self.dimension}-{self.seed}"
+
+    @property
+    def truth(self) -> Path:
+        """What a search must find among them."""
+        return self.shards / "truth.npz"
 
     def index(self, kind: str, side: str) -> Path:
         """The folder of an index."""
@@ -204,7 +255,7 @@ def _truth(job: Job) -> dict[str, Any]:
     truth = exact_neighbours(
         Shards(open_shards(job.shards)), queries=_QUERIES, k=_K, seed=job.seed + 1, threads=job.threads
     )
-    np.savez(job.work / "truth.npz", rows=truth.rows, queries=truth.queries, ids=truth.ids, scores=truth.scores)
+    np.savez(job.truth, rows=truth.rows, queries=truth.queries, ids=truth.ids, scores=truth.scores)
     return {}
 
 
@@ -263,7 +314,7 @@ def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -
 
 def _search(job: Job, kind: IndexKind, side: str, what: str) -> dict[str, Any]:
     """At the settings edgeq chose: `recall` over all queries, or `speed` of one after another in one thread."""
-    with np.load(job.work / "truth.npz") as kept:
+    with np.load(job.truth) as kept:
         truth = Truth(kept["rows"], kept["queries"], kept["ids"], kept["scores"])
     shards = Shards(open_shards(job.shards))
     record = IndexRecord.load(job.index(kind, "edgeq") / "index.json")
@@ -358,6 +409,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--like", choices=LIKE, default="clusters", help="what the vectors are like")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="edgeq is always measured")
     parser.add_argument("--threads", type=int, default=2, help="for building")
@@ -372,9 +424,10 @@ def main() -> int:
         return 0
     work = given.work or Path(tempfile.mkdtemp(prefix="vector-index-"))
     try:
-        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads)
-        draw_shards(job.shards, job.rows, job.dimension, job.seed)
-        _child(job, "truth")
+        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like)
+        draw_shards(job.shards, job.rows, job.dimension, job.seed, job.like)
+        if not job.truth.exists():
+            _child(job, "truth")
         rows: list[Row] = []
         for kind in given.kinds:
             sides = [side for side in SIDES if side == "edgeq" or side in given.sides]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import InputError
 
-__all__ = ["PROFILES", "THIS_MACHINE", "DeviceProfile", "device_profile", "probe"]
+__all__ = ["PEAKS", "PROFILES", "THIS_MACHINE", "DevicePeak", "DeviceProfile", "device_profile", "probe"]
 
 MIB: Final = 1 << 20
 THIS_MACHINE: Final = "this-machine"
@@ -85,6 +85,41 @@ PROFILES: Final = {
     )
 }
 """The known devices by name; `this-machine` is probed instead."""
+
+
+class DevicePeak(BaseModel):
+    """What a device's tensor cores and memory can do at the most, dense, at the highest clocks.
+
+    Attributes:
+        int8_per_second: operations on INT8; on FP16 half as many.
+        bytes_per_second: of memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    int8_per_second: float
+    bytes_per_second: float
+
+    def operations(self, precision: Literal["int8", "fp16"]) -> float:
+        """A second."""
+        return self.int8_per_second if precision == "int8" else self.int8_per_second / 2
+
+
+def _peak(cores: int, clock_hz: float, bytes_per_second: float) -> DevicePeak:
+    """An Ampere tensor core of Orin does 1,024 dense INT8 operations a clock; the DLAs are left out."""
+    return DevicePeak(int8_per_second=cores * 1024 * clock_hz, bytes_per_second=bytes_per_second)
+
+
+PEAKS: Final = {
+    "orin-nano-8gb": _peak(32, 1.020e9, 102e9),
+    "orin-nx-16gb": _peak(32, 1.173e9, 102.4e9),
+    "agx-orin-32gb": _peak(56, 0.930e9, 204.8e9),
+    "agx-orin-64gb": _peak(64, 1.300e9, 204.8e9),
+}
+"""By the names of `PROFILES`: tensor cores, clocks and memory of NVIDIA's data sheets, in MAXN (SUPER) mode.
+
+The sheets give sparse operations, twice as many, and count the DLAs. None of this was measured by edgeq.
+"""
 
 
 def device_profile(name: str) -> DeviceProfile:

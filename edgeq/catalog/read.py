@@ -115,7 +115,7 @@ class CatalogReader:
 
     def _behind(self, row: int, image_path: str) -> int:
         """The row behind one; raises ArtifactError where that one is not of this image."""
-        found = self._row(row)["image_path"] if 0 <= row < len(self) else "none"
+        found = self.rows([row])[0]["image_path"] if 0 <= row < len(self) else "none"
         if found != image_path:
             raise ArtifactError(
                 f"row {row:,} is of {found}, not of {image_path}",
@@ -136,7 +136,13 @@ class CatalogReader:
             InputError: there is no such row.
             ArtifactError: a file is not what the catalog says.
         """
-        return [self._row(int(number)) for number in numbers]
+        places = [self.place(int(number)) for number in numbers]
+        found: list[dict[str, Any]] = [{} for _ in places]
+        for shard in dict.fromkeys(shard for shard, _ in places):
+            mine = [row for row, (its, _) in enumerate(places) if its == shard]
+            for row, columns in zip(mine, self._rows(shard, [places[row][1] for row in mine]), strict=True):
+                found[row] = columns
+        return found
 
     def place(self, number: int) -> tuple[int, int]:
         """The shard of a row, and its number there; raises InputError where there is no such row."""
@@ -177,10 +183,9 @@ class CatalogReader:
                 mask[first : first + entry.rows] = equal_rows(table[column], value)
         return masks if there else None
 
-    def _row(self, number: int) -> dict[str, Any]:
-        shard, within = self.place(number)
-        row: dict[str, Any] = self._table(shard).slice(within, 1).to_pylist()[0]
-        return row
+    def _rows(self, shard: int, within: Sequence[int]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._table(shard).take(within).to_pylist()
+        return rows
 
     def _table(self, shard: int) -> Any:
         if shard not in self._tables:

@@ -58,7 +58,7 @@ def executed_operators(model: Path) -> Counter[str]:
 
 
 def _session_options(
-    threads: int, *, optimize: bool, integers: bool = True, memory_pattern: bool = True
+    threads: int, *, optimize: bool, integers: bool = True, memory_pattern: bool = True, spinning: bool = True
 ) -> onnxruntime.SessionOptions:
     import onnxruntime
 
@@ -67,6 +67,8 @@ def _session_options(
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_mem_pattern = memory_pattern
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not integers:
@@ -97,6 +99,7 @@ class OnnxRuntimeEngine:
         integers: let it fuse Q/DQ pairs into integer kernels; False computes them in floating point.
         memory_pattern: let it take the memory of a run in one block, laid out by the runs before; False holds less
             where several runs are under way together.
+        spinning: let its threads wait busily for the next operator; False leaves the processors to others meanwhile.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.
@@ -110,9 +113,14 @@ class OnnxRuntimeEngine:
         optimize: bool = True,
         integers: bool = True,
         memory_pattern: bool = True,
+        spinning: bool = True,
     ) -> None:
         options = _session_options(
-            threads or default_threads(), optimize=optimize, integers=integers, memory_pattern=memory_pattern
+            threads or default_threads(),
+            optimize=optimize,
+            integers=integers,
+            memory_pattern=memory_pattern,
+            spinning=spinning,
         )
         self._session = _open(model, options)
         self.inputs = tuple(tensor.name for tensor in self._session.get_inputs())

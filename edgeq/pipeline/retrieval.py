@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,7 @@ class PreparedRetrieval(BaseModel):
         method: whose ranges ONNX Runtime's graph got.
         trials: what `auto` tried.
         int8_layers, float_layers: layers of the text encoder with weights, by precision.
+        text_precision: of the graph that reads texts.
         text_bytes, vision_bytes: files of the graphs that run.
         whole_int8: what was decided about a text encoder wholly in INT8, where another was judged after it.
         search: for layers of the text encoder to keep in floating point; None where INT8 was not refused as a whole, or
@@ -98,6 +100,7 @@ class PreparedRetrieval(BaseModel):
     trials: tuple[Trial, ...]
     int8_layers: int
     float_layers: int
+    text_precision: Literal["int8", "fp16"]
     text_bytes: int
     vision_bytes: int
     whole_int8: RetrievalGate | None
@@ -134,7 +137,7 @@ def prepare_retrieval(
         captions: texts like those that will be asked, a text file or JSON lines, to calibrate the text encoder on.
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
         pairs: `pairs.jsonl` beside its images, to judge by; other captions than `captions`. Without it nothing is
-            judged, and texts stay in FP16.
+            judged, and texts stay in FP16 but where the options say otherwise.
         preprocess: replaces the model's preprocessor_config.json.
         options: see `RetrievalOptions`.
         progress: called as the stages go on.
@@ -176,7 +179,8 @@ def prepare_retrieval(
         known = ImageSet.open(images)
         gates, found = decide_text(work, encoders, judged, text, samples, known, pixels, options, report)
         gate = gates[-1] if gates else None
-        settings = settings.model_copy(update={"text": TEXT_INT8 if gate is not None and gate.passed else HALF})
+        reads_int8 = options.unjudged == "int8" if gate is None else gate.passed
+        settings = settings.model_copy(update={"text": TEXT_INT8 if reads_int8 else HALF})
         settings.save(work / RETRIEVAL_SETTINGS)
         report("canaries", 0, 0)
         pictures = _pictures(known, options.canaries)
@@ -203,13 +207,14 @@ def prepare_retrieval(
         trials=text.scales.trials,
         int8_layers=weighted[Precision.INT8],
         float_layers=sum(weighted.values()) - weighted[Precision.INT8],
+        text_precision="int8" if settings.text == TEXT_INT8 else "fp16",
         text_bytes=graph_bytes(manifest, settings.text),
         vision_bytes=graph_bytes(manifest, VISION_FP16),
         whole_int8=gates[0] if len(gates) > 1 else None,
         search=None if found is None else found.search,
         gate=gate,
         canaries=canaries,
-        warnings=(*doubts(gate, found), *encoder_notes(source.config, size)),
+        warnings=(*doubts(gate, found, options.unjudged), *encoder_notes(source.config, size)),
         manifest=manifest,
     )
 

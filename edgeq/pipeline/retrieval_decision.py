@@ -18,7 +18,7 @@ from edgeq.calibrate.samples import CaptionSamples
 from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.retrieval_images import int8_image_encoder
 from edgeq.pipeline.retrieval_judge import Encoders, RetrievalJudge, embed_images
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval_options import RetrievalOptions, UnjudgedText
 from edgeq.pipeline.retrieval_text import QuantizedText, keep_text_layers
 from edgeq.pipeline.search import Found
 from edgeq.pipeline.stages import Progress, counter
@@ -100,15 +100,17 @@ def decide_text(
     return gates, found
 
 
-def doubts(gate: RetrievalGate | None, found: Found | None) -> Iterator[str]:
+def doubts(gate: RetrievalGate | None, found: Found | None, unjudged: UnjudgedText) -> Iterator[str]:
     """What a careful reader should know of a decision, a sentence each.
 
     Args:
         gate: the last one; None where nothing was judged.
         found: of the search; None without one.
+        unjudged: how texts are read without a decision.
     """
     if gate is None:
-        yield "no pairs were given (--eval): what INT8 texts find was not judged, and texts are read in FP16"
+        kind = unjudged.upper()
+        yield f"no pairs were given (--eval): what INT8 texts find was not judged, and texts are read in {kind}"
         return
     for objection in gate.objections:
         yield f"texts are read in FP16: {objection}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from edgeq.calibrate.stage import AUTO
 from edgeq.plan.precision import ChannelEqualization, Rule, WeightGranularity
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 
-__all__ = ["MAX_TEXT_FLOAT_SHARE", "RetrievalOptions"]
+__all__ = ["MAX_TEXT_FLOAT_SHARE", "RetrievalOptions", "UnjudgedText"]
+
+UnjudgedText = Literal["fp16", "int8"]
 
 MAX_TEXT_FLOAT_SHARE: Final = 50.0
 """Percent; with more of it in floating point, little is left of what INT8 is for."""
@@ -31,6 +33,7 @@ class RetrievalOptions:
         compare_int8_images: make a vision encoder in INT8 too, for a figure beside; it embeds the pairs' images again.
         photographs: at most so many of the images go through the vision encoder, to find overflow and prove parity.
         canaries: so many texts and images go into the bundle with what is to be seen on them.
+        unjudged: how texts are read where no pairs are given to judge INT8 by; with pairs, the judgement decides.
         keep_fp32: leave the FP32 graphs in the bundle.
         threads: of one operator; None takes every processor there is.
     """
@@ -45,5 +48,6 @@ class RetrievalOptions:
     compare_int8_images: bool = False
     photographs: int = 32
     canaries: int = 8
+    unjudged: UnjudgedText = "fp16"
     keep_fp32: bool = False
     threads: int | None = None

@@ -77,7 +77,7 @@ def build_index(
         index = faiss().index_factory(dimension, factory, faiss().METRIC_INNER_PRODUCT)
         report("train", 0, rows)
         points = train_index(index, kind, shards, live, seed=seed)
-        fill_index(index, kind, shards, live, report)
+        fill_index(index, kind, shards, live, report, seed=seed)
         report("recall", 0, rows)
         searched = VectorIndex(index, kind, rows, nprobe=1, refine=0, vectors=shards, threads=threads)
         measured = (

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.vector_index.centres import TWO_LEVELS_FROM, RegionFinder
 from edgeq.vector_index.kinds import IVF_KINDS, IndexKind
 from edgeq.vector_index.library import faiss, matrix_products
 from edgeq.vector_index.vectors import Shards
@@ -27,7 +28,7 @@ _LINKS_A_ROW: Final = 65.1
 
 
 def fill_index(
-    index: Any, kind: IndexKind, vectors: Shards, live: NDArray[np.bool_] | None, progress: Progress
+    index: Any, kind: IndexKind, vectors: Shards, live: NDArray[np.bool_] | None, progress: Progress, *, seed: int
 ) -> None:
     """Add all rows that are left, under their row numbers.
 
@@ -37,13 +38,14 @@ def fill_index(
         vectors: all of the catalog.
         live: bool [rows], false for removed rows; None where there are none.
         progress: called after each block.
+        seed: of the regions in which a row's list is looked for.
 
     Raises:
         InputError: a row is not normalized or not finite.
     """
     rows = vectors.rows if live is None else int(live.sum())
     if kind in IVF_KINDS:
-        _fill_lists(index, vectors, live, rows, progress)
+        _fill_lists(index, vectors, live, rows, progress, seed)
         return
     _reserve(index, rows)
     for block in vectors.blocks(live):
@@ -51,13 +53,15 @@ def fill_index(
         progress("add", block.end, vectors.rows)
 
 
-def _fill_lists(index: Any, vectors: Shards, live: NDArray[np.bool_] | None, rows: int, progress: Progress) -> None:
+def _fill_lists(
+    index: Any, vectors: Shards, live: NDArray[np.bool_] | None, rows: int, progress: Progress, seed: int
+) -> None:
     """Find the list of each row, make room in all lists, and add."""
     places = np.empty(rows, np.int64)
+    find = _find_of(index, seed)
     done = 0
     for block in vectors.blocks(live):
-        with matrix_products():
-            nearest = index.quantizer.search(block.vectors, 1)[1][:, 0] if len(block.ids) else block.ids
+        nearest = find(block.vectors) if len(block.ids) else block.ids
         places[done : done + len(nearest)] = nearest
         done += len(nearest)
         progress("assign", block.end, vectors.rows)
@@ -73,6 +77,19 @@ def _fill_lists(index: Any, vectors: Shards, live: NDArray[np.bool_] | None, row
             index.add_core(count, pointer(block.vectors), pointer(block.ids), pointer(part))
         done += count
         progress("add", block.end, vectors.rows)
+
+
+def _find_of(index: Any, seed: int) -> Callable[[NDArray[np.float32]], NDArray[np.int64]]:
+    """What finds the list of each vector, float32 [n, dimension] to int64 [n]."""
+    if index.nlist >= TWO_LEVELS_FROM:
+        return RegionFinder(index.quantizer.reconstruct_n(0, index.nlist), seed).nearest
+
+    def exact(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+        with matrix_products():
+            found: NDArray[np.int64] = index.quantizer.search(vectors, 1)[1][:, 0]
+        return found
+
+    return exact
 
 
 def _reserve(index: Any, rows: int) -> None:

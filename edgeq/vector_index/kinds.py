@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from edgeq.errors import InputError
+from edgeq.vector_index.centres import TWO_LEVELS_FROM
 from edgeq.vector_index.vectors import BLOCK_ROWS
 
 __all__ = [
@@ -135,7 +136,7 @@ def index_bytes(kind: IndexKind, rows: int, dimension: int) -> IndexBytes:
         memory=memory,
         file=memory,
         vectors=2 * rows * dimension if kind == "ivf-pq" else 0,
-        build=max(memory + _adding(kind, rows), _training(kind, rows, dimension)) + _working(dimension),
+        build=max(memory + _adding(kind, rows, dimension), _training(kind, rows, dimension)) + _working(dimension),
     )
 
 
@@ -162,21 +163,28 @@ def _tables(kind: IndexKind, rows: int, dimension: int) -> int:
     return found
 
 
-def _adding(kind: IndexKind, rows: int) -> int:
-    """While vectors are added: the list of each, or locks, visits and room to grow of an HNSW."""
+def _adding(kind: IndexKind, rows: int, dimension: int) -> int:
+    """While vectors are added: the list of each and how it is found, or locks, visits and room to grow of an HNSW."""
     if kind == "hnsw":
         return rows * 40
-    return rows * 8 if kind in IVF_KINDS else 0
+    if kind not in IVF_KINDS:
+        return 0
+    # Where there are regions, the centres once more, in arrays that double while they grow.
+    return rows * 8 + (3 * lists(rows) * 4 * dimension if lists(rows) >= TWO_LEVELS_FROM else 0)
 
 
 def _training(kind: IndexKind, rows: int, dimension: int) -> int:
-    """While it is trained: the sample as float16, the points that learn ranges or parts as float32, centres twice."""
+    """While it is trained: the sample as float16, the points that learn ranges or parts as float32, centres twice.
+
+    Where there are regions, centres six times: where they were, where they are found, their sums, and where they go.
+    """
     points = training_points(kind, rows)
     if not points:
         return 0
     second = min(points, SECOND_POINTS)
     decoded = min(points, _DECODED_ROWS) * 4 * dimension
-    centres = 2 * lists(rows) * 4 * dimension if kind in IVF_KINDS else 0
+    copies = 6 if lists(rows) >= TWO_LEVELS_FROM else 2
+    centres = copies * lists(rows) * 4 * dimension if kind in IVF_KINDS else 0
     return points * (2 * dimension + 24) + max(decoded, 3 * second * 4 * dimension) + centres + rows * 8
 
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.vector_index.centres import place_centres
 from edgeq.vector_index.kinds import IVF_KINDS, SECOND_POINTS, IndexKind, training_points
-from edgeq.vector_index.library import faiss, matrix_products
+from edgeq.vector_index.library import matrix_products
 from edgeq.vector_index.vectors import Shards
 
 __all__ = ["even_sample", "train_index"]
@@ -42,9 +43,9 @@ def train_index(index: Any, kind: IndexKind, vectors: Shards, live: NDArray[np.b
         index.pq.cp.niter, index.pq.cp.seed = _ROUNDS, seed
         index.do_polysemous_training = False  # minutes, for a search by Hamming distance that nobody makes
     second = _spread(np.random.default_rng((seed, 1)), points, min(points, SECOND_POINTS))
+    if kind in IVF_KINDS:
+        index.quantizer.add(place_centres(sample, index.nlist, seed))
     with matrix_products():
-        if kind in IVF_KINDS:
-            _place_centres(index, sample, seed)
         index.train(np.ascontiguousarray(sample[second], dtype=np.float32))
     return points
 
@@ -68,13 +69,3 @@ def _spread(random: np.random.Generator, total: int, count: int) -> NDArray[np.i
     edges = (np.arange(count + 1, dtype=np.int64) * total) // count
     found: NDArray[np.int64] = edges[:-1] + (random.random(count) * np.diff(edges)).astype(np.int64)
     return found
-
-
-def _place_centres(index: Any, sample: NDArray[np.float16], seed: int) -> None:
-    """K-means on the sphere over float16 [n, dimension], which faiss widens piece by piece, into the index's lists."""
-    library = faiss()
-    clustering = library.Clustering(index.d, index.nlist)
-    clustering.niter, clustering.seed, clustering.spherical = _ROUNDS, seed, True
-    clustering.max_points_per_centroid = len(sample)
-    codec = library.IndexScalarQuantizer(index.d, library.ScalarQuantizer.QT_fp16)
-    clustering.train_encoded(sample.view(np.uint8), codec, library.downcast_index(index.quantizer))

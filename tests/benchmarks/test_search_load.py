@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -14,8 +16,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from transformers import AutoTokenizer
 
-from benchmarks.search_load import Burst, drawn_texts, main, offer, sustained, table
+from benchmarks.open_loop import Burst, offer
+from benchmarks.random_clip import write_tokenizer
+from benchmarks.search_load import drawn_texts, main, sustained, table
 
 PATIENCE_S = 20.0
 
@@ -53,8 +58,9 @@ async def _serve(server: uvicorn.Server, started: threading.Event) -> None:
 def test_requests_are_sent_when_they_are_due(status: int, answered: float) -> None:
     """Forty a second for half a second: twenty, give or take what a Poisson process does with this seed."""
     heard: list[str] = []
+    texts = drawn_texts(0)
     with answering(status, heard) as url:
-        burst = asyncio.run(offer(url, "somebody", 40, 0.5, drawn_texts(0)))
+        burst = asyncio.run(offer(url, "somebody", 40, 0.5, lambda: {"query": next(texts)}))
     assert (burst.who, burst.rate, burst.answered) == ("somebody", 40, answered)
     assert 8 <= len(heard) <= 36
     assert len(set(heard)) == len(heard)
@@ -69,7 +75,7 @@ def test_texts_are_never_the_same() -> None:
 
 def test_the_rate_before_the_first_that_is_not_good_is_sustained() -> None:
     bursts = [
-        Burst("a", 10, 1.0, 0.01, 0.02),
+        Burst("a", 10, 1.0, 0.01, 0.02, client=0.00025, server=0.0015),
         Burst("a", 20, 0.99, 0.01, 0.4),
         Burst("a", 40, 1.0, 0.1, 0.6),
         Burst("a", 80, 1.0, 0.01, 0.02),
@@ -77,10 +83,30 @@ def test_the_rate_before_the_first_that_is_not_good_is_sustained() -> None:
     ]
     assert (sustained(bursts, "a"), sustained(bursts, "b"), sustained(bursts, "c")) == (20, 0, 0)
     text = table(bursts[:1])
-    assert "| a | 10 | 100.0 % | 10.0 | 20.0 |" in text
+    assert "| a | 10 | 100.0 % | 10.0 | 20.0 | 1.50 | 0.25 |" in text
     assert text.endswith("Sustained: a 10 requests/s.")
 
 
 def test_rates_are_numbers() -> None:
     with pytest.raises(SystemExit):
         main(["--rates", "many"])
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        burst = asyncio.run(offer(url, "nobody", 40, 0.2, lambda: {"query": "a"}))
+    assert burst.answered == 0
+    assert not burst.good
+
+
+def test_random_towers_have_a_tokenizer_of_clips_size(tmp_path: Path) -> None:
+    """Start and end of text have the last two numbers, and all words their own."""
+    (tmp_path / "model").mkdir()
+    write_tokenizer(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = tokenizer("minor corrosion at the left")["input_ids"]
+    assert len(tokenizer) == 49_408
+    assert (ids[0], ids[-1], max(ids[1:-1]) < 49_406) == (49_406, 49_407, True)
+    assert 5 <= len(ids) <= 12

@@ -26,7 +26,7 @@ from edgeq.errors import ArtifactError, CalibrationError, EdgeqError, GateError,
 from edgeq.files import sha256_file
 from edgeq.pipeline.inspect import inspect_model
 from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval_options import RetrievalOptions, UnjudgedText
 from edgeq.pipeline.zero_shot import judge_zero_shot
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.runtime.canary.canary_set import canary_graph, open_canaries
@@ -167,16 +167,28 @@ def test_it_has_two_graphs_where_one_is_asked_for(made: tuple[Path, PreparedRetr
             ask(prepared.bundle)
 
 
-def test_without_pairs_texts_stay_in_fp16(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unjudged", ["fp16", "int8"])
+def test_without_pairs_nothing_is_judged(tmp_path: Path, unjudged: UnjudgedText) -> None:
     model = write_two_tower(tmp_path / "model", "clip")
     write_images(tmp_path / "images", 2)
     (tmp_path / "captions.txt").write_text("\n".join(SENTENCES))
-    options = RetrievalOptions(photographs=2, canaries=1, keep_fp32=True, channel_equalization="none", method="minmax")
+    options = RetrievalOptions(
+        photographs=2, canaries=1, keep_fp32=True, channel_equalization="none", method="minmax", unjudged=unjudged
+    )
     prepared = prepare_retrieval(
         model, tmp_path / "images", tmp_path / "captions.txt", tmp_path / "bundle", options=options
     )
     assert prepared.gate is None
     assert "was not judged" in prepared.warnings[0]
+    assert prepared.warnings[0].endswith(f"texts are read in {unjudged.upper()}")
+    assert prepared.text_precision == unjudged
+    assert (
+        RetrievalSettings.of(prepared.bundle).text
+        == {
+            "fp16": "text/model.fp16.onnx",
+            "int8": "text/model.int8.ort.onnx",
+        }[unjudged]
+    )
     assert prepared.channels is None
     assert {"text/model.fp32.onnx", "vision.fp32.onnx"} <= {file.name for file in prepared.manifest.files}
     graph = onnx.load(prepared.bundle / "text/model.fp32.onnx").graph

@@ -51,7 +51,7 @@ def found(chosen: int | None) -> Found:
     ],
 )
 def test_why_keeping_layers_did_not_help_and_which_are_worst(chosen: int | None, told: str) -> None:
-    *objections, last = doubts(gate(np.roll(EYE, 1, axis=0)), found(chosen))
+    *objections, last = doubts(gate(np.roll(EYE, 1, axis=0)), found(chosen), "fp16")
     assert "drops by 100.00" in objections[0]
     assert told in last
     assert last.endswith("INT8 harms most: b, a, c")
@@ -61,6 +61,6 @@ def test_nothing_is_told_where_texts_are_int8() -> None:
     many = np.eye(400, dtype=np.float32)
     kept = decide_retrieval(compare_retrieval([frozenset({item}) for item in range(400)], Embedded(many, many, many)))
     assert kept.passed
-    assert list(doubts(kept, found(2))) == []
-    (alone,) = doubts(None, None)
+    assert list(doubts(kept, found(2), "fp16")) == []
+    (alone,) = doubts(None, None, "fp16")
     assert "was not judged" in alone

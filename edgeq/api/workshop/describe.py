@@ -11,10 +11,17 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.calibrate.stage import CALIBRATION_IMAGES
 from edgeq.device import device_profile
-from edgeq.errors import InputError
+from edgeq.errors import InputError, ModelError, first_line
 from edgeq.families.modules import VlmDescription, read_vlm
 from edgeq.families.registry import cap, lacking
-from edgeq.families.two_tower import encoder_notes, is_text_tower, is_vision_tower, text_notes
+from edgeq.families.two_tower import (
+    check_two_tower,
+    encoder_notes,
+    is_text_tower,
+    is_two_tower,
+    is_vision_tower,
+    text_notes,
+)
 from edgeq.model.checkpoint.source import open_model
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
@@ -29,9 +36,10 @@ from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.photographs import PhotographCount, count_photographs
 from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.query_rate import QueryRate, query_rate
 from edgeq.plan.weights import by_name, weigh
 
-__all__ = ["Planned", "inspect", "plan_model"]
+__all__ = ["Planned", "inspect", "plan_model", "plan_queries"]
 
 
 class Planned(BaseModel):
@@ -60,6 +68,33 @@ class Planned(BaseModel):
     photographs: PhotographCount | None = None
     memory: MemoryPlan | None = None
     notes: tuple[str, ...] = ()
+
+
+def plan_queries(model: str | Path, device: str, per_second: float) -> QueryRate:
+    """Whether a device's peak would suffice for so many queries a second, from config.json alone.
+
+    Args:
+        model: a Hugging Face directory or id of CLIP or SigLIP; a directory with config.json alone will do.
+        device: such as `orin-nx-16gb`.
+        per_second: texts, or images, that are embedded.
+
+    Raises:
+        InputError: the device's peak is not known, or this is no model of a text and a vision encoder.
+        ModelError: the model cannot be read.
+    """
+    config = read_config(str(model))
+    if not is_two_tower(config):
+        raise InputError(
+            f"{model} is no model of a text and a vision encoder", expected="CLIP or SigLIP, for queries a second"
+        )
+    check_two_tower(config)
+    from transformers import AutoConfig
+
+    try:
+        whole = AutoConfig.for_model(**config).to_dict()
+    except Exception as error:  # config classes raise whatever they like
+        raise ModelError(f"the config of {model} cannot be used", causes=(first_line(error),)) from error
+    return query_rate(whole, device, per_second)
 
 
 def inspect(model: str | Path, *, preprocess: Preprocess | None = None) -> Inspection:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from edgeq.api.workshop.describe import Planned, plan_model
+from edgeq.api.workshop.describe import Planned, plan_model, plan_queries
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option
 from edgeq.cli.workshop.options import (
@@ -22,6 +22,7 @@ from edgeq.cli.workshop.options import (
     preprocess_flags,
     preprocess_options,
 )
+from edgeq.cli.workshop.retrieval_tables import print_query_rate
 from edgeq.cli.workshop.vlm_tables import print_memory, print_photographs
 from edgeq.files import require_new
 from edgeq.plan.guards import GUARDS
@@ -58,6 +59,12 @@ __all__ = ["command"]
     help="With --device: of an image.  [default: the dearest photograph's, else the encoder's own]",
 )
 @cap_options
+@click.option(
+    "--queries-per-second",
+    "per_second",
+    type=click.FloatRange(min=0, min_open=True),
+    help="CLIP, SigLIP, with --device: hold so many texts and images a second against the device's peak.",
+)
 @click.option("--waterfall", type=PATH, help="With --device: a chart to make (SVG).")
 @plan_options
 @fold_options
@@ -75,6 +82,7 @@ def command(
     context: int,
     batch: int,
     image_size: str | None,
+    per_second: float | None,
     waterfall: Path | None,
     max_pixels: int | None,
     max_tiles: int | None,
@@ -87,8 +95,12 @@ def command(
     """Show which layer of MODEL gets which precision, by which rule, and why; and whether a device has the memory.
 
     MODEL is an image classifier as for `edgeq prepare`, or a vision-language model: a Hugging Face directory or id, of
-    which only configs and headers are read.
+    which only configs and headers are read. Of CLIP and SigLIP, it shows with --queries-per-second what a device's peak
+    allows at the most.
     """
+    if per_second is not None:
+        _plan_queries(model, device, per_second, as_json)
+        return
     if output is not None:
         require_new(output)
     _check_usage(checked, images, labelled, device)
@@ -126,6 +138,25 @@ def command(
         _print(planned)
     if planned.memory is not None and not planned.memory.fits:
         click.get_current_context().exit(1)
+
+
+_QUERY_FLAGS: Final = ("model", "device", "per_second", "as_json")
+
+
+def _plan_queries(model: str, device: str | None, per_second: float, as_json: bool) -> None:
+    """Hold queries against a device's peak, and show it."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = option.name is not None and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option.name not in _QUERY_FLAGS:
+            raise click.UsageError(f"{option.opts[0]} goes not with --queries-per-second")
+    if device is None:
+        raise click.UsageError("--queries-per-second is for --device")
+    found = plan_queries(model, device, per_second)
+    if as_json:
+        console.print_json(found)
+    else:
+        print_query_rate(found)
 
 
 _MEMORY_FLAGS: Final = ("context", "batch", "image_size", "waterfall")

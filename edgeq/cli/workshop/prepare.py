@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 from click.core import ParameterSource
@@ -42,7 +42,7 @@ from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
-from edgeq.pipeline.retrieval_options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions
+from edgeq.pipeline.retrieval_options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions, UnjudgedText
 from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
@@ -70,7 +70,7 @@ CLASSIFIER_FLAGS: Final = (
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
 )
-RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images")
+RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images", "unjudged")
 _OF_TEXTS: Final = (
     "calibration_images",
     "method",
@@ -111,6 +111,14 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
     "--compare-int8-images",
     is_flag=True,
     help="CLIP, SigLIP: also tell what INT8 texts find among INT8 images; embeds the images of --eval twice.",
+)
+@click.option(
+    "--unjudged-text",
+    "unjudged",
+    type=click.Choice(get_args(UnjudgedText)),
+    default="fp16",
+    show_default=True,
+    help="CLIP, SigLIP: how texts are read where no pairs are given to judge INT8 by.",
 )
 @task_option
 @output_option
@@ -157,7 +165,16 @@ def command(model: str, images: Path | None, output: Path, as_json: bool, **choi
         check_two_tower(config)
     if is_text_tower(config):
         refuse_flags((*CLASSIFIER_FLAGS, *(set(VLM_FLAGS) - {"keep_fp32"})), model, _TEXT_TOWER)
-        unused = ("images", "labelled", "codes", "reasons", "plan_file", "rules_file", "compare_int8_images")
+        unused = (
+            "images",
+            "labelled",
+            "codes",
+            "reasons",
+            "plan_file",
+            "rules_file",
+            "compare_int8_images",
+            "unjudged",
+        )
         refuse_flags(unused, model, _TEXT_TOWER)
         _prepare_text(model, output, as_json, **choices)
         return
@@ -216,6 +233,7 @@ def _prepare_retrieval(
     max_float_share: float,
     compare_int8_images: bool,
     rules_file: Path | None,
+    unjudged: UnjudgedText,
     keep_fp32: bool,
     threads: int | None,
     **_others: Any,
@@ -231,6 +249,7 @@ def _prepare_retrieval(
         bounds=RetrievalBounds(gate_drop) if _given("gate_drop") else DEFAULT_RETRIEVAL_BOUNDS,
         max_float_share=max_float_share if _given("max_float_share") else MAX_TEXT_FLOAT_SHARE,
         compare_int8_images=compare_int8_images,
+        unjudged=unjudged,
         keep_fp32=keep_fp32,
         threads=threads,
     )

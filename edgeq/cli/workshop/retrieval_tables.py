@@ -9,9 +9,10 @@ from edgeq.cli.workshop.classifier_tables import print_fold, print_search, print
 from edgeq.pipeline.retrieval import PreparedRetrieval
 from edgeq.pipeline.text_encoder import PreparedText
 from edgeq.pipeline.zero_shot import ZeroShotQuality
+from edgeq.plan.query_rate import QueryRate
 from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 
-__all__ = ["print_prepared_retrieval", "print_prepared_text", "print_zero_shot"]
+__all__ = ["print_prepared_retrieval", "print_prepared_text", "print_query_rate", "print_zero_shot"]
 
 
 def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
@@ -38,7 +39,7 @@ def print_prepared_retrieval(prepared: PreparedRetrieval) -> None:
     if prepared.kept_layers:
         click.echo(f"In floating point, since INT8 alone was refused: {', '.join(prepared.kept_layers)}.")
     size = (prepared.text_bytes + prepared.vision_bytes) / 1e6
-    kind = "INT8" if prepared.gate is not None and prepared.gate.passed else "FP16"
+    kind = prepared.text_precision.upper()
     click.echo(f"Texts are read in {kind}, images in FP16: {size:,.1f} MB. The bundle lies in {prepared.bundle}")
 
 
@@ -50,6 +51,28 @@ def print_prepared_text(prepared: PreparedText) -> None:
     )
     click.echo(f"Token ids of {prepared.tokenized} texts are those of transformers' tokenizer.")
     click.echo(f"{prepared.text_bytes / 1e6:,.1f} MB. The bundle lies in {prepared.bundle}")
+
+
+def print_query_rate(found: QueryRate) -> None:
+    """What a device's peak says of a model, and that it is a ceiling."""
+    console.print_table(
+        f"{found.per_second:,g} a second on {found.title}, by its peak",
+        ("", "precision", "GFLOP", "of the peak", "most/s", "alone/s"),
+        [
+            (
+                each.what,
+                each.precision.upper(),
+                f"{each.operations / 1e9:.2f}",
+                f"{100 * each.share:.0f} %" + ("" if each.possible else ", impossible"),
+                f"{each.most:,.0f}",
+                f"{each.most_alone:,.0f}",
+            )
+            for each in found.encoders
+        ],
+        numbers=("GFLOP", "of the peak", "most/s", "alone/s"),
+    )
+    click.echo("A ceiling from the config and NVIDIA's data sheets, not a measurement: no program reaches it.")
+    click.echo("Alone: one text or image a run, so that reading the weights for each bounds it as well.")
 
 
 def _print_gate(gate: RetrievalGate, made: str) -> None:

@@ -132,7 +132,8 @@ class Batcher:
                 raise BusyError(self._retry_after.retry_after(batches, 1))
             future: Future[Vectors] = Future()
             self._waiting.append(_Job(rows, finish, future, self._clock()))
-            self._changed.notify_all()
+            if len(self._waiting) == 1 or self._full():  # between the two it has nothing to wake up for
+                self._changed.notify_all()
             return future
 
     def close(self, drain: bool = True) -> None:

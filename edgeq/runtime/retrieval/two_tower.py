@@ -96,5 +96,9 @@ def open_two_tower(
 
 
 def _engine(bundle: Path, name: str, threads: int | None) -> OnnxRuntimeEngine:
-    """A graph of the bundle; its memory is taken tensor by tensor, as batches and lengths differ from run to run."""
-    return OnnxRuntimeEngine(bundle / name, threads=threads, memory_pattern=False)
+    """A graph of the bundle.
+
+    Its memory is taken tensor by tensor, as batches and lengths differ from run to run. Its threads do not wait busily:
+    others tokenize, decode, search and answer beside them.
+    """
+    return OnnxRuntimeEngine(bundle / name, threads=threads, memory_pattern=False, spinning=False)

@@ -26,26 +26,19 @@ async def while_connected(receive: Receive, work: Callable[[], Awaitable[_Result
     Raises:
         ClientDisconnect: the client hung up, and there is no result.
     """
-    results: list[_Result] = []
-    errors: list[Exception] = []
-    async with anyio.create_task_group() as group:
+    with anyio.CancelScope() as scope:
 
         async def listen() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            group.cancel_scope.cancel()
+            scope.cancel()
 
-        group.start_soon(listen)
+        listening = asyncio.ensure_future(listen())  # a task group would cost more than a text's embedding
         try:
-            results.append(await work())
-        except Exception as error:
-            errors.append(error)
-        group.cancel_scope.cancel()
-    if errors:
-        raise errors[0]
-    if not results:
-        raise ClientDisconnect
-    return results[0]
+            return await work()
+        finally:
+            listening.cancel()
+    raise ClientDisconnect
 
 
 async def within(request: Request, seconds: float, work: Callable[[], Awaitable[_Result]]) -> _Result:

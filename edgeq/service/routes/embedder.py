@@ -27,6 +27,9 @@ __all__ = ["Embedded", "Embedder", "Submitted"]
 _MOST_CHARACTERS: Final = 1_000_000
 """Of all texts of a request together."""
 
+_AT_ONCE: Final = 2000
+"""Characters that are tokenized faster than a thread is woken for it."""
+
 _Result = TypeVar("_Result")
 Vectors = NDArray[np.float32]
 
@@ -90,20 +93,34 @@ class Embedder:
             EdgeqError: the encoders refuse.
         """
         texts, images = _apart(items, places, self._max_images)
+        if not images and sum(len(item) for item in items if isinstance(item, str)) <= _AT_ONCE:
+            return await self._submit(items, texts, images, here=True)
         return await self.within(request, partial(self._submit, items, texts, images))
 
-    async def result(self, request: Request, submitted: Submitted) -> Embedded:
-        """The vectors; who stops waiting takes back what has not begun.
+    async def result(
+        self, request: Request, submitted: Submitted, use: Callable[[Embedded], Awaitable[_Result]]
+    ) -> _Result:
+        """What is made of the vectors; who stops waiting takes back what has not begun.
+
+        Args:
+            request: whose body has been read.
+            submitted: of it.
+            use: is given the vectors; in the time of the request, and only while the client is there.
 
         Raises:
             RequestError: 408 it took too long.
             EngineError: an encoder fails.
         """
-        try:
+
+        async def work() -> _Result:
             vectors = np.empty((submitted.count, self.dimension), np.float32)
             for rows, future in submitted.parts:
-                vectors[list(rows)] = await self.within(request, partial(_wait, future))
-            return Embedded(vectors, submitted.tokens)
+                made: Vectors = await asyncio.wrap_future(future)
+                vectors[list(rows)] = made
+            return await use(Embedded(vectors, submitted.tokens))
+
+        try:
+            return await self.within(request, work)
         finally:
             for _, future in submitted.parts:
                 future.cancel()
@@ -113,8 +130,13 @@ class Embedder:
         return await within(request, self._seconds, work)
 
     async def _submit(
-        self, items: Sequence[Item], texts: Sequence[int], images: Sequence[tuple[int, ImageSource]]
+        self,
+        items: Sequence[Item],
+        texts: Sequence[int],
+        images: Sequence[tuple[int, ImageSource]],
+        here: bool = False,
     ) -> Submitted:
+        """Everything to the encoders; texts are tokenized in a thread, or `here`."""
         parts: list[tuple[Sequence[int], Future[Vectors]]] = []
         tokens = 0
         if images:
@@ -124,7 +146,7 @@ class Embedder:
         if texts:
             said = [item for item in (items[row] for row in texts) if isinstance(item, str)]
             try:
-                read = await to_thread.run_sync(self._workers.texts, said)
+                read = self._workers.texts(said) if here else await to_thread.run_sync(self._workers.texts, said)
             except BaseException:
                 for _, future in parts:
                     future.cancel()
@@ -138,10 +160,6 @@ class Embedder:
             return self._workers.images([image.decoded() for image in images])
         except ImageError as error:
             raise as_request_error(error).at(sources[0].place) from error
-
-
-async def _wait(future: Future[Vectors]) -> Vectors:
-    return await asyncio.wrap_future(future)
 
 
 def _apart(

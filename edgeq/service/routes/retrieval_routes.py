@@ -37,6 +37,9 @@ __all__ = ["RetrievalRoutes"]
 
 _SEARCHES_AT_ONCE: Final = 2
 
+_FEW: Final = 2048
+"""Numbers that are written faster than a thread is woken for it."""
+
 
 class RetrievalRoutes:
     """Embeds and searches.
@@ -84,9 +87,14 @@ class RetrievalRoutes:
                 told = f"this model's vectors have {embedder.dimension} numbers, and are not cut"
                 raise RequestError(422, "dimensions", told, param="dimensions")
             submitted = await embedder.submit(request, asked.items, _places(asked))
-        made = await embedder.result(request, submitted)
-        text = await to_thread.run_sync(_written, self._served.name, made, asked.encoding_format == "base64")
-        return Response(text, media_type="application/json")
+        encoded = asked.encoding_format == "base64"
+
+        async def write(made: Embedded) -> str:
+            if made.vectors.size <= _FEW:
+                return _written(self._served.name, made, encoded)
+            return await to_thread.run_sync(_written, self._served.name, made, encoded)
+
+        return Response(await embedder.result(request, submitted, write), media_type="application/json")
 
     async def search(self, request: Request) -> Response:
         """Find the images of the catalog that suit a text or an image.
@@ -106,9 +114,13 @@ class RetrievalRoutes:
             self._served.check_name(asked.model)
             items: tuple[Item, ...] = (asked.query,)
             submitted = await embedder.submit(request, items, ("query",))
-        made = await embedder.result(request, submitted)
-        look = partial(self._look, self._catalog, made.vectors[0], asked)
-        found = await embedder.within(request, partial(to_thread.run_sync, look, limiter=self._checked_turns()))
+        catalog = self._catalog
+
+        async def look(made: Embedded) -> tuple[FoundRow, ...]:
+            work = partial(self._look, catalog, made.vectors[0], asked)
+            return await to_thread.run_sync(work, limiter=self._checked_turns())
+
+        found = await embedder.result(request, submitted, look)
         answer = SearchResponse(model=self._served.name, results=tuple(map(_searched_image, found)))
         return Response(answer.model_dump_json(), media_type="application/json")
 
