@@ -25,10 +25,11 @@ HOMES = ("engine", "tensorrt", "quantize/int8")
 """Where backends may be named: their own files and registries, and what TensorRT's engine and builder are made with."""
 
 FIELDS = {
+    "calibrate/on_ray.py": Counter(onnxruntime=1),  # a package whose version nodes must share
     "cli/device/build.py": Counter(tensorrt=1),  # the parameter of --tensorrt VERSION
     "engine_store/key.py": Counter(tensorrt=1),  # a field of the key
 }
-"""Other strings that are spelled as a backend's name: names of options and JSON fields."""
+"""Other strings that are spelled as a backend's name: names of options, JSON fields, packages."""
 
 
 def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

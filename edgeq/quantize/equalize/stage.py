@@ -13,7 +13,7 @@ from edgeq.export.stage import FP32, ExportReport, replace_graph
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan
 from edgeq.quantize.equalize.choose import choose_equalization, count_trials
 from edgeq.quantize.equalize.record import CHANNEL_EQUALIZATION, EqualizationRecord
-from edgeq.quantize.equalize.trial import TrialSetup, trial_setup
+from edgeq.quantize.equalize.trial import TrialSetup, int8_linears, is_uneven, trial_setup
 
 __all__ = ["equalize_channels", "equalize_graph"]
 
@@ -96,8 +96,8 @@ def equalize_graph(
         ParityError, QuantizeError: as `choose_equalization`.
     """
     model = onnx.load(graph)
-    if asked == "none":
-        return model, plan, None
+    if asked == "none" or (asked == "auto" and not int8_linears(plan) and not is_uneven(model, plan)):
+        return model, plan, None  # before any sample is read
     setup = trial_setup(model, plan, samples, threads=threads)
     if asked == "auto" and not setup.normalized and not setup.uneven:
         return model, plan, None

@@ -24,7 +24,7 @@ from edgeq.quantize.equalize.repq import repq
 from edgeq.quantize.equalize.rescale import Rescale, rescale
 from edgeq.quantize.equalize.smoothquant import smooth
 
-__all__ = ["UNTRIED", "TrialSetup", "int8_linears", "trial_setup"]
+__all__ = ["UNTRIED", "TrialSetup", "int8_linears", "is_uneven", "trial_setup"]
 
 _SAMPLES: Final = 32
 """So many calibration samples the channels are measured on, as in RepQ-ViT and PTQ4ViT."""
@@ -36,6 +36,19 @@ UNTRIED: Final = 0.5
 def int8_linears(plan: PrecisionPlan) -> frozenset[str]:
     """Names of the linear layers that a plan has in INT8."""
     return frozenset(d.layer for d in plan.decisions if d.precision is Precision.INT8 and d.op in ("Gemm", "MatMul"))
+
+
+def conv_places(
+    model: onnx.ModelProto, plan: PrecisionPlan
+) -> tuple[tuple[EqualizationPoint, ...], tuple[PointLeft, ...]]:
+    """The points before INT8 convolutions, and the convolutions that are none."""
+    convolutions = (d.layer for d in plan.decisions if d.precision is Precision.INT8 and d.op == "Conv")
+    return find_conv_points(model, frozenset(convolutions))
+
+
+def is_uneven(model: onnx.ModelProto, plan: PrecisionPlan) -> bool:
+    """Whether some channel between convolutions is so far from the others that it spoils their grid."""
+    return unevenness(model, conv_places(model, plan)[0]) > UNEVEN
 
 
 @dataclass(frozen=True)
@@ -64,13 +77,12 @@ class TrialSetup:
     @cached_property
     def conv_places(self) -> tuple[tuple[EqualizationPoint, ...], tuple[PointLeft, ...]]:
         """The points before INT8 convolutions, and the convolutions that are none."""
-        convolutions = (d.layer for d in self.plan.decisions if d.precision is Precision.INT8 and d.op == "Conv")
-        return find_conv_points(self.model, frozenset(convolutions))
+        return conv_places(self.model, self.plan)
 
-    @property
+    @cached_property
     def uneven(self) -> bool:
-        """Whether some channel between convolutions is so far from the others that it spoils their grid."""
-        return unevenness(self.model, self.conv_places[0]) > UNEVEN
+        """As `is_uneven`."""
+        return is_uneven(self.model, self.plan)
 
     @cached_property
     def layers(self) -> frozenset[str]:

@@ -48,6 +48,7 @@ class Thumbnails:
         self._queue = queue
         self._seconds = seconds
         self._turns = CapacityLimiter(_AT_ONCE)
+        self._asked = 0
 
     async def __call__(self, request: Request) -> Response:
         """Answer with a JPEG, or 304 where the client has it.
@@ -61,11 +62,15 @@ class Thumbnails:
         if self._catalog is None:
             raise RequestError(404, "no_index", "no catalog is searched here")
         row = _row(request.path_params["row"])
-        if self._turns.statistics().tasks_waiting >= max(self._queue, 1):
+        if self._asked >= _AT_ONCE + max(self._queue, 1):
             raise BusyError(1)
         known = request.headers.get("if-none-match", "")
         make = partial(to_thread.run_sync, _answer, self._catalog, row, known, limiter=self._turns)
-        return await within(request, self._seconds, make)
+        self._asked += 1
+        try:
+            return await within(request, self._seconds, make)
+        finally:
+            self._asked -= 1
 
 
 def thumbnail(data: bytes, name: str) -> bytes:
