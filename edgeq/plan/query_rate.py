@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -134,9 +135,10 @@ def _works(
             "int8",
             _layers(text, length) + _linear(text["hidden_size"], described.dimension),
         )
-    width, size = int(image["hidden_size"]), int(image["image_size"])
-    patches = (size // int(image["patch_size"])) ** 2
-    seen = _linear(int(image.get("num_channels", 3)) * int(image["patch_size"]) ** 2, width, patches)
+    width, patch = int(image["hidden_size"]), int(image["patch_size"])
+    size = int(image["image_size"]) if "image_size" in image else isqrt(int(image["num_patches"])) * patch  # NaFlex
+    patches = (size // patch) ** 2
+    seen = _linear(int(image.get("num_channels", 3)) * patch**2, width, patches)
     if described.model_type == "clip":  # one place more, which stands for the image
         seen += _layers(image, patches + 1) + _linear(width, described.dimension)
     else:  # one question to all places (SiglipMultiheadAttentionPoolingHead)

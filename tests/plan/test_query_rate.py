@@ -30,6 +30,9 @@ CLIP_L_14: dict[str, Any] = {
     },
 }
 
+SIGLIP_2: dict[str, Any] = {"model_type": "siglip2", "text_config": {}, "vision_config": {}}
+"""NaFlex: 256 patches of 16 x 16."""
+
 SIGLIP_B_16: dict[str, Any] = {"model_type": "siglip", "text_config": {}, "vision_config": {}}
 """Likewise siglip-base-patch16-224's."""
 
@@ -75,6 +78,19 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
                 + 2 * 768 * 1536
                 + 4 * 196 * 768
                 + 4 * 768 * 3072,
+            ],
+        ),
+        (
+            SIGLIP_2,
+            [
+                2 * 64 * 84_934_656 + 12 * 4 * 4096 * 768 + 2 * 768 * 768,
+                2 * 256 * 84_934_656
+                + 12 * 4 * 65_536 * 768
+                + 2 * 256 * 768 * 768
+                + 2 * 256 * 768 * 1536
+                + 2 * 768 * 1536
+                + 4 * 256 * 768
+                + 2 * 2 * 768 * 3072,
             ],
         ),
     ],
