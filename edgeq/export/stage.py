@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -14,7 +14,6 @@ from pydantic import ConfigDict, Field, ValidationError
 from edgeq.artifact import Versioned
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ArtifactError, ExportError, ModelError
-from edgeq.export.batch import image_size, with_dynamic_batch
 from edgeq.export.fold import (
     KEPT_BY_PLAN,
     FoldReport,
@@ -24,8 +23,9 @@ from edgeq.export.fold import (
     fold_batchnorm,
     require_folded,
 )
+from edgeq.export.image_input import channels_first, image_size, is_channels_last
 from edgeq.export.parity import Network, Parity, measure_parity, prove_parity
-from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch
+from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
 from edgeq.export.simplify import simplify
 from edgeq.export.torch_export import export_classifier
 from edgeq.files import atomic_write, sha256_file
@@ -241,7 +241,9 @@ def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tup
     """
     if source.onnx_path is not None:
         model = load_onnx(source.onnx_path)
-        reference = _at_batch(_network(model.SerializeToString(), threads), fixed_batch(model) or 1)
+        last = is_channels_last(model)
+        reference = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, last)
+        model = channels_first(model) if last else model
         if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
             model = to_supported_opset(simplify(model), source.onnx_path)
         return model, reference
@@ -258,9 +260,21 @@ def _network(model: Path | bytes, threads: int | None) -> Network:
     return lambda pixels: engine.run({engine.inputs[0]: pixels})[engine.outputs[0]]
 
 
-def _at_batch(network: Network, batch: int) -> Network:
-    """A network that was exported for `batch` images, for one: it sees the same image in each place."""
-    return lambda pixels: network(np.repeat(pixels, batch, axis=0))[: len(pixels)] if batch > 1 else network(pixels)
+def _as_exported(network: Network, batch: int, channels_last: bool) -> Network:
+    """A network for one image [1, 3, H, W], whatever it was exported for.
+
+    Args:
+        network: as it came.
+        batch: what it was exported for; it sees the same image in each place.
+        channels_last: whether it takes [batch, H, W, 3].
+    """
+
+    def run(pixels: NDArray[Any]) -> NDArray[Any]:
+        given = np.repeat(pixels, batch, axis=0)
+        ordered = np.ascontiguousarray(given.transpose(0, 2, 3, 1)) if channels_last else given
+        return network(ordered)[: len(pixels)]
+
+    return run
 
 
 def _single(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeq.model.graph.wiring import Wiring, attribute, label, operator
 
-__all__ = ["fixed_batch", "free_batch"]
+__all__ = ["fixed_batch", "free_batch", "with_dynamic_batch"]
 
 _COPY, _REST = 0, -1  # in Reshape's shape: the input's axis, and what is left
 
@@ -24,6 +24,18 @@ def fixed_batch(model: onnx.ModelProto) -> int | None:
     """The number of images that the graph's first input is fixed to; None where that axis is dynamic, or not there."""
     axes = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else ()
     return (axes[0].dim_value or None) if axes else None
+
+
+def with_dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` whose first axis is called `batch` on its input and its outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in (*copy.graph.input, *copy.graph.output):
+        axes = value.type.tensor_type.shape.dim
+        if axes:
+            axes[0].dim_param = "batch"
+    del copy.graph.value_info[:]
+    return copy
 
 
 def free_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:

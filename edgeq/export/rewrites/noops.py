@@ -22,8 +22,18 @@ def bypass_noops(graph: gs.Graph) -> None:
     A no-op that joins a graph input, or a constant, to a graph output stays: both names must exist.
     """
     for node in graph.nodes:
+        _join_transposes(node)
         if is_noop(node):
             _bypass(graph, node)
+
+
+def _join_transposes(node: gs.Node) -> None:
+    """Let a Transpose behind another one read what that reads, in the order that both make."""
+    before = node.inputs[0].inputs[0] if node.op == "Transpose" and node.inputs and node.inputs[0].inputs else None
+    if before is None or before.op != "Transpose" or not (before.attrs.get("perm") and node.attrs.get("perm")):
+        return
+    node.attrs["perm"] = [before.attrs["perm"][place] for place in node.attrs["perm"]]
+    node.inputs[0] = before.inputs[0]
 
 
 def _bypass(graph: gs.Graph, node: gs.Node) -> None:

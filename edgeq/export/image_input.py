@@ -1,0 +1,90 @@
+"""What a graph takes: one tensor of images, its size, and channels-last order put right at its edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from edgeq.errors import ModelError
+
+__all__ = ["channels_first", "image_size", "is_channels_last"]
+
+_CHANNELS = 3
+_TO_LAST = (0, 2, 3, 1)  # [n, 3, H, W] -> [n, H, W, 3]
+_EXPECTED = "one input, float32 [batch, 3, height, width] or [batch, height, width, 3]"
+
+
+def is_channels_last(model: onnx.ModelProto) -> bool:
+    """Whether the graph's first input says that it is [batch, height, width, 3], and not [batch, 3, height, width]."""
+    axes = _axes(model.graph.input[0]) if model.graph.input else ()
+    return len(axes) == 4 and axes[3] == _CHANNELS and axes[1] != _CHANNELS
+
+
+def channels_first(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that takes [batch, 3, height, width] under the input's name, and gives its first nodes the old order.
+
+    Exporters from TensorFlow begin with a Transpose of their own; `edgeq.export.simplify` takes both out.
+
+    Args:
+        model: whose first input is [batch, height, width, 3].
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    value = made.graph.input[0]
+    old = f"{value.name}/channels_last"
+    for node in made.graph.node:
+        for place, name in enumerate(node.input):
+            if name == value.name:
+                node.input[place] = old
+    axes = value.type.tensor_type.shape.dim
+    order = [onnx.TensorShapeProto.Dimension.FromString(axes[place].SerializeToString()) for place in (0, 3, 1, 2)]
+    del axes[:]
+    axes.extend(order)
+    turn = onnx.helper.make_node("Transpose", [value.name], [old], name=old, perm=_TO_LAST)
+    made.graph.node.insert(0, turn)
+    del made.graph.value_info[:]
+    return made
+
+
+def image_size(model: onnx.ModelProto) -> tuple[int | None, int | None]:
+    """Height and width of the graph's input, None where an axis is dynamic.
+
+    Raises:
+        ModelError: the graph does not take one tensor float32 [batch, 3, H, W]; names its type, its axes, and what of
+            them is not understood.
+    """
+    reasons = tuple(_reasons(model))
+    if reasons:
+        found = "; ".join(_described(value) for value in model.graph.input)
+        raise ModelError(f"the graph takes {found or 'no input'}", expected=_EXPECTED, causes=reasons)
+    axes = _axes(model.graph.input[0])
+    return axes[2], axes[3]
+
+
+def _reasons(model: onnx.ModelProto) -> Iterator[str]:
+    """Why the inputs are not those of an image network."""
+    if len(model.graph.input) != 1:
+        yield f"it has {len(model.graph.input)} inputs"
+        return
+    value = model.graph.input[0]
+    kind, axes = value.type.tensor_type.elem_type, _axes(value)
+    if kind != onnx.TensorProto.FLOAT:
+        yield f"its type is {_type_name(kind)}: export it with float32 at its edge, normalization outside"
+    if len(axes) != 4:
+        yield f"it has {len(axes)} axes, images have 4"
+    elif axes[1] not in (None, _CHANNELS):
+        yield f"it has {axes[1]} channels: images are decoded as RGB"
+
+
+def _axes(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    return tuple(axis.dim_value or None for axis in value.type.tensor_type.shape.dim)
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    dims = (str(axis.dim_value or axis.dim_param or "?") for axis in value.type.tensor_type.shape.dim)
+    return f"{value.name}, {_type_name(value.type.tensor_type.elem_type)} [{', '.join(dims)}]"
+
+
+def _type_name(kind: int) -> str:
+    return onnx.TensorProto.DataType.Name(kind).lower()
