@@ -87,4 +87,5 @@ def _described(value: onnx.ValueInfoProto) -> str:
 
 
 def _type_name(kind: int) -> str:
-    return onnx.TensorProto.DataType.Name(kind).lower()
+    name: str = onnx.TensorProto.DataType.Name(kind)
+    return name.lower()

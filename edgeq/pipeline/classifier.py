@@ -5,6 +5,7 @@ It is an INT8 bundle, unless it is a transformer's and the gate says that INT8 i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,6 +50,7 @@ from edgeq.plan.rules import WEIGHTED
 from edgeq.quality.gate import Gate, decide, is_gated
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.base import Examples, ImageTask
+from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.registry import choose_task, recorded
 from edgeq.quantize.engine_inputs import write_classifier_inputs
 from edgeq.quantize.equalize.record import EqualizationRecord
@@ -59,6 +61,11 @@ from edgeq.quantize.search.layer_search import Search
 from edgeq.runtime.canary.class_canaries import make_class_canaries
 
 __all__ = ["Options", "Prepared", "Progress", "prepare"]
+
+_GUESSED_AMONG = 2
+"""Classes, at least, among which guessing is one."""
+_DEVIATIONS = 2.0
+"""Standard deviations above guessing that FP32 must be to have seen something."""
 
 QUALITY = "quality.json"
 GATE = "gate.json"
@@ -145,7 +152,8 @@ def prepare(
         examples = task.open(labelled, source.labels) if labelled else None
         proof = parity_images(images, source)
         notes = encoder_notes(source.config, (source.preprocess.height, source.preprocess.width))
-        findings = check(image_facts(images, _images(examples), source.config), options.allow)
+        facts = image_facts(images, _images(examples), source.config)
+        findings = check(replace(facts, pixel_deviation=float(proof.std(axis=(0, 2, 3)).max())), options.allow)
         report("export", 0, 0)
         exported = export_model(
             source,
@@ -191,6 +199,7 @@ def prepare(
         allowed = {finding.code: finding.because for finding in findings}
         manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
     search = found.search if found else None
+    notes = (*_at_chance(quality.answers, len(source.labels or ())), *notes)
     return _summary(
         output, exported, channels, plan, scales, skipped, search, quality, gate, diagnosis, findings, manifest, notes
     )
@@ -312,6 +321,20 @@ def _unknown(plan: PrecisionPlan) -> Iterator[str]:
 def _refused(gate: Gate | None) -> Iterator[str]:
     for objection in gate.objections if gate else ():
         yield f"floating point was kept: {objection}"
+
+
+def _at_chance(answers: Classification | None, classes: int) -> Iterator[str]:
+    """Says where FP32 itself does no better than guessing: INT8 then loses nothing, whatever it does."""
+    if answers is None or classes < _GUESSED_AMONG:
+        return
+    chance = 1.0 / classes
+    most = chance + _DEVIATIONS * math.sqrt(chance * (1.0 - chance) / answers.images)
+    if answers.top1_reference <= 100.0 * most:
+        yield (
+            f"FP32 itself is right for {answers.top1_reference:.2f} % of {answers.images} images, no better than "
+            f"guessing among {classes} classes: the preprocessing may be another (BGR, mean and std for 0..255), or "
+            "id2label in another order"
+        )
 
 
 def _unjudged(quality: Quality) -> Iterator[str]:

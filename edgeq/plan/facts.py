@@ -25,6 +25,7 @@ class Facts:
         shared_images: names of the evaluation images that are among the calibration images.
         calibration_preprocess: digest of the preprocessing that calibration images go through.
         evaluation_preprocess: likewise for what the network is judged and used on.
+        pixel_deviation: of some images as the network takes them, the largest standard deviation of a channel.
     """
 
     plan: PrecisionPlan | None = None
@@ -33,6 +34,7 @@ class Facts:
     shared_images: tuple[str, ...] = ()
     calibration_preprocess: str | None = None
     evaluation_preprocess: str | None = None
+    pixel_deviation: float | None = None
 
 
 def image_facts(calibration: ImageSet | None, evaluation: ImageSet | None, config: Mapping[str, Any]) -> Facts:

@@ -15,9 +15,12 @@ from edgeq.errors import GuardError, PlanError
 from edgeq.plan.facts import Facts
 from edgeq.plan.precision import QUANTIZED, Decision, Precision
 
-__all__ = ["ENOUGH_IMAGES", "GUARDS", "Guard", "GuardFinding", "check", "check_allowed"]
+__all__ = ["ENOUGH_IMAGES", "GUARDS", "LEAST_DEVIATION", "Guard", "GuardFinding", "check", "check_allowed"]
 
 ENOUGH_IMAGES: Final = 100
+
+LEAST_DEVIATION: Final = 0.02
+"""Of a channel. Photographs have about 1 where mean and standard deviation are divided out, 0.25 in 0..1."""
 
 _WEIGHT_ONLY: Final = ("gptq", "awq")
 _ATTENTION_HEADS: Final = ("num_attention_heads", "num_heads", "attention_heads")
@@ -180,6 +183,13 @@ def _other_preprocessing(facts: Facts) -> str:
     return "calibration saw other pixels than the network will"
 
 
+def _flat_inputs(facts: Facts) -> str:
+    deviation = facts.pixel_deviation
+    if deviation is None or deviation >= LEAST_DEVIATION:
+        return ""
+    return f"what the network takes hardly varies: the standard deviation of a channel is {deviation:.2g} at most"
+
+
 def _guards() -> Iterator[Guard]:
     yield Guard(
         "EQ101",
@@ -214,6 +224,12 @@ def _guards() -> Iterator[Guard]:
         "calibration with another preprocessing than evaluation",
         "the ranges belong to other pixels",
         _other_preprocessing,
+    )
+    yield Guard(
+        "EQ110",
+        "images that are nearly one colour after the preprocessing",
+        "mean and std are for pixels in 0..1, where 123.7 and 58.4 would be 0.485 and 0.229",
+        _flat_inputs,
     )
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import onnx
 import pytest
-from networks import ALLOWED, BATCHNORMS, QUICK, write_model
+from networks import ALLOWED, BATCHNORMS, QUICK, SIDE, write_model
 from onnx import numpy_helper
 from pictures import draw_pictures
 
 from edgeq.bundle.manifest import read_manifest
-from edgeq.errors import ExportError, ImageError, OutputError
+from edgeq.errors import ExportError, GuardError, ImageError, OutputError
 from edgeq.export.fold import count_batchnorm
-from edgeq.pipeline.classifier import Options, prepare
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.classifier import Options, _at_chance, prepare
 from edgeq.plan.precision import PrecisionPlan
+from edgeq.quality.tasks.classification import Classification
 
 INT8 = "model.int8.ort.onnx"
 
@@ -94,6 +96,45 @@ def test_strict_wants_every_batchnorm_folded(tiny: tuple[Path, Path], activated_
     assert list(tmp_path.iterdir()) == []
     named = Options(allow=ALLOWED, strict=True, keep_batchnorm=("stem_bn",), threads=1, timing=QUICK)
     assert prepare(activated_first, tiny[1], tmp_path / "bundle", options=named).export.unfoldable == {}
+
+
+def test_mean_and_deviation_of_another_scale_are_stopped(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    preprocess = Preprocess.from_flags((123.7, 116.3, 103.5), (58.4, 57.1, 57.4), (SIDE, SIDE))
+    with pytest.raises(GuardError, match="EQ110") as caught:
+        prepare(*tiny, tmp_path / "bundle", preprocess=preprocess, options=Options(allow=ALLOWED, threads=1))
+    assert any("hardly varies: the standard deviation of a channel is 0.00" in cause for cause in caught.value.causes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("top1", "images", "classes", "told"),
+    [
+        (10.0, 600, 10, True),
+        (12.4, 600, 10, True),  # two standard deviations are 2.45 points
+        (12.6, 600, 10, False),
+        (2.17, 600, 10, True),  # labels in another order
+        (81.17, 600, 10, False),
+        (100.0, 5, 1, False),
+    ],
+)
+def test_a_network_that_guesses_is_named(top1: float, images: int, classes: int, told: bool) -> None:
+    answers = Classification(
+        images=images,
+        top1_reference=top1,
+        top1_candidate=top1,
+        drop=0.0,
+        drop_standard_error=0.0,
+        agreement=100.0,
+        only_reference_right=0,
+        only_candidate_right=0,
+        logit_error=0.0,
+        feature_cosine_mean=1.0,
+        feature_cosine_worst=1.0,
+    )
+    warnings = list(_at_chance(answers, classes))
+    assert bool(warnings) == told
+    if told:
+        assert warnings[0].startswith(f"FP32 itself is right for {top1:.2f} % of {images} images, no better than")
 
 
 def test_a_batchnorm_that_is_not_there_cannot_stay(tiny: tuple[Path, Path], tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ TRIPPED = [
     ("EQ107", Facts(calibration_images=99)),
     ("EQ108", Facts(shared_images=("a.jpg",))),
     ("EQ109", Facts(calibration_preprocess="a", evaluation_preprocess="b")),
+    ("EQ110", Facts(pixel_deviation=0.25 / 58.4)),  # mean and std of 0..255, pixels in 0..1
 ]
 PASSED = [
     ("EQ101", plan("vision", Precision.INT8)),
@@ -63,12 +64,13 @@ PASSED = [
     ("EQ108", Facts(shared_images=())),
     ("EQ109", Facts(calibration_preprocess="a", evaluation_preprocess="a")),
     ("EQ109", Facts(calibration_preprocess="a")),
+    ("EQ110", Facts(pixel_deviation=0.25)),  # pixels in 0..1 as they are
 ]
 
 
 def test_every_guard_is_tripped_once_and_passed_once() -> None:
     codes = [guard.code for guard in GUARDS]
-    assert codes == [f"EQ{number}" for number in range(101, 110)]
+    assert codes == [f"EQ{number}" for number in range(101, 111)]
     assert {code for code, _ in TRIPPED} == {code for code, _ in PASSED} == set(codes)
 
 
