@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,18 @@ from edgeq.model.images.store import ImageStore, open_store
 __all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "ImageItem", "ImageSet", "rank"]
 
 _HEAD_BYTES = 256 * 1024
+_NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photos", "pictures", "png"})
+"""Folders that hold a class's images, and are none."""
+_SPLITS = frozenset({"eval", "test", "testing", "train", "training", "val", "valid", "validation"})
+"""Folders of a divided data set."""
 
 
 @dataclass(frozen=True, order=True)
 class ImageItem:
-    """One image: its name below the folder or in the zip, and the name of the folder it is in (None at the top)."""
+    """One image: its name below the folder or in the zip, and the folder that may name its class (None at the top).
+
+    That is the nearest one that is not called `images` or the like.
+    """
 
     name: str
     label: str | None
@@ -48,7 +56,8 @@ class ImageSet:
 
         Args:
             path: a folder or a zip.
-            labelled: demand that every image is in a folder named after its class, of at least two classes.
+            labelled: demand that every image is in a folder named after its class, of at least two classes, and that
+                they are not of several splits of a data set.
 
         Raises:
             ImageError: there are no images, the zip is damaged or not safe, or labels are missing.
@@ -61,6 +70,7 @@ class ImageSet:
             raise _no_images(path, names)
         found = cls(path, items, len(names) - len(items), store)
         if labelled:
+            found._require_one_split()
             found._require_labels()
         return found
 
@@ -117,6 +127,22 @@ class ImageSet:
         left_out = set(others)
         return replace(self, items=tuple(item for item in self.items if item not in left_out))
 
+    def _require_one_split(self) -> None:
+        """Raise ImageError where the images lie in `train`, `val` and the like: judged together they tell nothing."""
+        above = [PurePosixPath(item.name).parts[:-2] for item in self.items]
+        for depth in range(max(map(len, above))):
+            counts = Counter(parts[: depth + 1] for parts in above if len(parts) > depth)
+            if len(counts) < 2 or any(parts[-1].lower() not in _SPLITS for parts in counts):
+                continue
+            told = ", ".join(f"{parts[-1]}/ ({count})" for parts, count in sorted(counts.items()))
+            names = ["/".join(parts) for parts in sorted(counts)]
+            chosen = next((name for name in names if name.rpartition("/")[2].lower().startswith("val")), names[-1])
+            raise ImageError(
+                f"the images in {self.path} are of several splits: {told}",
+                expected="one of them",
+                next_step=f"give {self.path / chosen}" if self.path.is_dir() else f"give an archive of {chosen} alone",
+            )
+
     def _require_labels(self) -> None:
         """Raise ImageError unless every image has a label and there are at least two."""
         bare = [item.name for item in self.items if item.label is None]
@@ -135,7 +161,9 @@ class ImageSet:
 
 def _item(name: str) -> ImageItem:
     """The item for a file name."""
-    return ImageItem(name, PurePosixPath(name).parent.name or None)
+    folders = PurePosixPath(name).parts[:-1]
+    named = next((folder for folder in reversed(folders) if folder.lower() not in _NO_CLASSES), None)
+    return ImageItem(name, named or (folders[-1] if folders else None))
 
 
 def _is_image(name: str) -> bool:

@@ -7,6 +7,8 @@ far sharper, so the paired figures stand beside it.
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +23,9 @@ from edgeq.quality.logits import Answers, LogitFigures, judge_answers
 from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, SearchTally, Tally, finite
 
 __all__ = ["Classification", "ClassificationTask", "Judged", "compare_classifiers", "cosines", "label_indices"]
+
+_NUMBERED = re.compile(r"^\d+[._-]+(?=\D)")
+_WORDNET = re.compile(r"n\d{8}")
 
 Judged = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """A network under judgement: float32 [n, 3, H, W] -> (logits [n, classes], features [n, any])."""
@@ -160,8 +165,9 @@ def label_indices(
 ) -> dict[str, int]:
     """Which logit each folder of a labelled set stands for.
 
-    A folder is matched to a name in the model's config, or to the number of a class; where the config has no names,
-    and there are as many folders as classes, the folders count in the order of their names.
+    A folder is matched to a name in the model's config, to one of several that are parted by commas, or to the number of
+    a class; a number in front (`001.tench`) does not count. Where the config has no names, or where the folders are all
+    WordNet ids, and there are as many folders as classes, they count in the order of their names: ImageNet's.
 
     Args:
         folders: their names.
@@ -178,18 +184,42 @@ def label_indices(
             f"config.json names {len(labels)} classes, the network has {classes} logits",
             causes=("config.json belongs to another model",),
         )
-    known = {str(index): index for index in range(classes)}
-    known |= {_plain(name): index for index, name in enumerate(labels or ())}
-    unknown = [folder for folder in folders if _plain(folder) not in known]
+    known = {str(index): index for index in range(classes)} | _by_name(labels or ())
+    found = {folder: next((known[name] for name in _spellings(folder) if name in known), None) for folder in folders}
+    unknown = [folder for folder, index in found.items() if index is None]
     if not unknown:
-        return {folder: known[_plain(folder)] for folder in folders}
-    if labels is None and len(folders) == classes:
+        return {folder: index for folder, index in found.items() if index is not None}
+    if len(folders) == classes and (labels is None or all(map(_WORDNET.fullmatch, folders))):
         return {folder: index for index, folder in enumerate(sorted(folders))}
     raise ImageError(
         f"{len(unknown)} of {len(folders)} {what} are no class of the model: {', '.join(unknown[:5])}",
         expected=f"{what} named after classes, such as {', '.join((labels or list(known))[:5])}",
         next_step=f"rename the {what}, or give the model a config.json with id2label",
     )
+
+
+def _by_name(labels: Sequence[str]) -> dict[str, int]:
+    """Each name's place; a part of a name only where no other class has it."""
+    whole = {_plain(name): index for index, name in enumerate(labels)}
+    parts = Counter(_plain(part) for name in labels for part in dict.fromkeys(name.split(",")))
+    alone = {
+        _plain(part): index
+        for index, name in enumerate(labels)
+        for part in name.split(",")
+        if parts[_plain(part)] == 1 and _plain(part)
+    }
+    return {**_without_numbers(whole), **alone, **whole}
+
+
+def _without_numbers(names: Mapping[str, int]) -> dict[str, int]:
+    """The names without a number in front, where that leaves them different."""
+    bare = Counter(_NUMBERED.sub("", name) for name in names)
+    return {_NUMBERED.sub("", name): index for name, index in names.items() if bare[_NUMBERED.sub("", name)] == 1}
+
+
+def _spellings(folder: str) -> tuple[str, str]:
+    """A folder's name, and without a number in front."""
+    return _plain(folder), _NUMBERED.sub("", _plain(folder))
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,9 @@ def make_zip(path: Path, names: tuple[str, ...]) -> Path:
         for number, name in enumerate(names):
             archive.writestr(name, png((number, 0, 0)))
     return path
+
+
+Maker = Callable[[Path, tuple[str, ...]], Path]
 
 
 def one(tmp_path: Path, data: bytes, name: str = "image.png") -> Image.Image:
@@ -89,6 +93,39 @@ def test_no_images_is_an_error_with_causes(tmp_path: Path) -> None:
         ImageSet.open(tmp_path / "nowhere")
     with pytest.raises(ImageError, match="cannot be read: File name too long"):
         ImageSet.open(tmp_path / ("x" * 5000))
+
+
+@pytest.mark.parametrize("make", [make_folder, make_zip])
+@pytest.mark.parametrize("between", ["images", "JPEG", "img/photos"])
+def test_a_folder_of_images_in_a_folder_of_a_class(make: Maker, between: str, tmp_path: Path) -> None:
+    names = (f"cat/{between}/1.png", f"dog/{between}/1.png", "bird/2.png")
+    images = ImageSet.open(make(tmp_path / "set", names), labelled=True)
+    assert {item.name: item.label for item in images.items} == dict(
+        zip(sorted(names), ("bird", "cat", "dog"), strict=True)
+    )
+
+
+def test_where_nothing_else_names_a_class_images_does(tmp_path: Path) -> None:
+    images = ImageSet.open(make_folder(tmp_path / "set", ("images/1.png", "photos/1.png")), labelled=True)
+    assert images.labels == ("images", "photos")
+
+
+@pytest.mark.parametrize("make", [make_folder, make_zip])
+def test_splits_are_not_judged_together(make: Maker, tmp_path: Path) -> None:
+    names = tuple(f"set/{split}/{kind}/{n}.png" for split in ("train", "val") for kind in "ab" for n in (1, 2))
+    path = make(tmp_path / "data", (*names, "set/train/a/3.png"))
+    with pytest.raises(ImageError, match=r"of several splits: train/ \(5\), val/ \(4\)") as caught:
+        ImageSet.open(path, labelled=True)
+    wanted = f"give {path}/set/val" if path.is_dir() else "give an archive of set/val alone"
+    assert caught.value.next_step == wanted
+    assert len(ImageSet.open(path)) == 9  # to calibrate on, they may be
+    if path.is_dir():
+        assert len(ImageSet.open(path / "set/val", labelled=True)) == 4
+
+
+def test_classes_may_be_called_like_splits_where_others_are_not(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "set", ("a/test/1.png", "a/crack/1.png", "b/test/1.png"))
+    assert ImageSet.open(path, labelled=True).labels == ("crack", "test")
 
 
 def test_labels_are_demanded_when_asked_for(tmp_path: Path) -> None:

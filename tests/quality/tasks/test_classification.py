@@ -88,6 +88,29 @@ def test_folders_are_matched_to_logits(
     assert label_indices(folders, labels, 2) == expected
 
 
+def test_numbers_in_front_and_one_of_several_names() -> None:
+    labels = ("tench, Tinca tinca", "goldfish", "crane, bird", "crane, machine")
+    folders = ["001.tench", "1-goldfish", "tinca_tinca", "bird"]
+    assert label_indices(folders, labels, 4) == {"001.tench": 0, "1-goldfish": 1, "tinca_tinca": 0, "bird": 2}
+    with pytest.raises(ImageError, match="1 of 1 folders are no class of the model: crane"):
+        label_indices(["crane"], labels, 4)
+
+
+def test_numbered_names_in_the_config() -> None:
+    assert label_indices(["Black footed Albatross", "2"], ("001.Black_footed_Albatross", "002.Auklet", "x"), 3) == {
+        "Black footed Albatross": 0,
+        "2": 2,
+    }
+
+
+def test_wordnet_ids_count_in_their_order_where_all_are_there() -> None:
+    labels = ("tench", "goldfish", "shark")
+    folders = ["n01484850", "n01440764", "n01443537"]
+    assert label_indices(folders, labels, 3) == {"n01440764": 0, "n01443537": 1, "n01484850": 2}
+    with pytest.raises(ImageError, match="2 of 2 folders are no class of the model: n01484850"):
+        label_indices(folders[:2], labels, 3)
+
+
 def test_a_folder_that_is_no_class_is_an_error() -> None:
     with pytest.raises(ImageError, match=r"1 of 2 folders are no class of the model: bird"):
         label_indices(["bird", "cat"], ("cat", "dog"), 2)
