@@ -165,8 +165,8 @@ def label_indices(
 ) -> dict[str, int]:
     """Which logit each folder of a labelled set stands for.
 
-    A folder is matched to a name in the model's config, to one of several that are parted by commas, or to the number of
-    a class; a number in front (`001.tench`) does not count. Where the config has no names, or where the folders are all
+    A folder is matched to a name in the model's config, to one of several that are parted by commas, or to a class's
+    number; a number in front (`001.tench`) does not count. Where the config has no names, or where the folders are all
     WordNet ids, and there are as many folders as classes, they count in the order of their names: ImageNet's.
 
     Args:
