@@ -46,6 +46,7 @@ TRIPPED = [
     ("EQ108", Facts(shared_images=("a.jpg",))),
     ("EQ109", Facts(calibration_preprocess="a", evaluation_preprocess="b")),
     ("EQ110", Facts(pixel_deviation=0.25 / 58.4)),  # mean and std of 0..255, pixels in 0..1
+    ("EQ110", Facts(pixel_deviation=0.5 / 57.1)),  # likewise, black and white in halves
 ]
 PASSED = [
     ("EQ101", plan("vision", Precision.INT8)),

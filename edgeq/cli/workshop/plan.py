@@ -188,9 +188,7 @@ def _print(planned: Planned) -> None:
         click.echo("\n".join(planned.changes) or "The two plans are equal.")
     elif planned.guards is not None:
         tripped = [finding.code for finding in planned.guards]
-        click.echo(
-            f"No guard of {len(GUARDS)} objects" + (f", {', '.join(tripped)} being allowed." if tripped else ".")
-        )
+        click.echo(f"All {len(GUARDS)} guards pass" + (f"; {', '.join(tripped)} by --allow." if tripped else "."))
     elif planned.memory is not None:
         print_memory(planned.memory)
     else:
