@@ -34,7 +34,7 @@ KINDS: Final = ("process", "power", "actor", "driver")
 IMAGES: Final = 40
 SHARDS: Final = IMAGES // SHARD
 DISK_CHANGES: Final = 150
-"""More than a build has: a moment behind its end is drawn anew."""
+"""More than a build has: a moment behind its end is drawn again."""
 
 DELAY_S: Final = 0.3
 ACTORS: Final = 2

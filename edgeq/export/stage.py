@@ -24,6 +24,7 @@ from edgeq.export.fold import (
     require_folded,
 )
 from edgeq.export.image_input import channels_first, image_size, is_channels_last
+from edgeq.export.opset import is_supported, to_supported_opset
 from edgeq.export.parity import Network, Parity, measure_parity, prove_parity
 from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
 from edgeq.export.simplify import simplify
@@ -32,7 +33,6 @@ from edgeq.files import atomic_write, sha256_file
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.components import name_nodes
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
-from edgeq.model.graph.opset import is_supported, to_supported_opset
 from edgeq.plan.precision import ChannelEqualization
 
 __all__ = [

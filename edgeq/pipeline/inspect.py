@@ -25,7 +25,7 @@ from edgeq.model.graph.components import Layer, name_nodes, read_components
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.stages import Options, unfoldable_allowance
-from edgeq.pipeline.text_encoder import KEPT
+from edgeq.pipeline.text_encoder import FLOAT_REASON
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier, plan_float, plan_modules, plan_vision
@@ -137,7 +137,7 @@ def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspectio
 def _inspect_text(model: str, config: Mapping[str, Any], scratch: Path) -> Inspection:
     """A text encoder alone, in floating point."""
     graph = _text_graph(model, scratch)
-    return _shown(model, {"text": graph}, {"text": plan_float(graph, because=KEPT)}, text_notes(config))
+    return _shown(model, {"text": graph}, {"text": plan_float(graph, because=FLOAT_REASON)}, text_notes(config))
 
 
 def _text_graph(model: str, scratch: Path) -> onnx.ModelProto:
@@ -249,7 +249,7 @@ def plan_model(
             next_step=f"edgeq inspect {model} shows both; edgeq prepare writes them into the bundle",
         )
     if is_text_tower(config):
-        plan = plan_float(_text_graph(model, scratch), because=KEPT, rules=options.rules)
+        plan = plan_float(_text_graph(model, scratch), because=FLOAT_REASON, rules=options.rules)
     elif is_vision_language(config):
         from edgeq.families.modules import read_modules
 

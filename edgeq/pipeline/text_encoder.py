@@ -1,8 +1,8 @@
 """The main job for a text encoder alone (of CLIP, SigLIP or SigLIP 2): a bundle that embeds texts in FP16.
 
 INT8 texts are kept where they are shown to find the same images, and here there are none to find. That texts find their
-own vectors in FP16 would not show it. So texts stay FP16, and that is said. What the text encoder of a whole model goes
-through as well is here, too.
+own vectors in FP16 would not show it. So texts stay FP16, and a warning tells why. The steps that the text encoder
+of a whole model has as well are here, too.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from edgeq.runtime.retrieval.canaries import make_retrieval_canaries
 from edgeq.runtime.retrieval.tokenizer import TextTokenizer
 
 __all__ = [
+    "FLOAT_REASON",
     "HALF",
-    "KEPT",
     "PreparedText",
     "graph_bytes",
     "half_precision",
@@ -53,7 +53,7 @@ __all__ = [
 HALF: Final = f"{TEXT}/{FP16}"
 """The text graph in FP16, in a bundle."""
 
-KEPT: Final = "a text encoder in floating point, where INT8 was not shown to find the same images"
+FLOAT_REASON: Final = "a text encoder in floating point, where INT8 was not shown to find the same images"
 """Why a layer of it is not INT8."""
 
 
@@ -223,7 +223,7 @@ def half_precision(folder: Path, ids: Sequence[NDArray[np.int64]], options: Retr
     model = load_onnx(folder / FP32)
 
     def plan_with(rules: tuple[Rule, ...]) -> PrecisionPlan:
-        return plan_float(model, because=KEPT, rules=rules)
+        return plan_float(model, because=FLOAT_REASON, rules=rules)
 
     runs = [{IDS: text[None]} for text in ids]
     plan, parity = make_fp16(folder / FP32, folder / FP16, runs, plan_with, threads=options.threads)

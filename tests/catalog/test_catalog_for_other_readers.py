@@ -51,7 +51,7 @@ def test_vectors_and_columns_belong_together_beside_a_shard_without_rows(tmp_pat
 
 
 def test_each_shard_has_the_same_columns_of_its_own(tmp_path: Path) -> None:
-    """Whoever asks for one of them finds it in every file, of one type, though a shard has not one caption."""
+    """A reader that asks for one of them finds it in every file, of one type, though a shard has not one caption."""
     made = files(8) | {f"{number:04d}.txt": b"" for number in range(5)}
     for number in range(5):
         del made[f"{number:04d}.txt"]

@@ -33,7 +33,7 @@ _HEADERS: Final[dict[Kind, tuple[str, str]]] = {
     "vision-language": ("cosine to FP32", "answer"),
     "retrieval": ("cosine to the workshop's", ""),
 }
-"""Kind of bundle -> what is compared, and what is said besides."""
+"""Kind of bundle -> what is compared, and the sentence that is added."""
 
 
 @click.command("verify-engine")

@@ -23,6 +23,7 @@ __all__ = [
     "inner_reads",
     "opset",
     "outside_fp16",
+    "schema_of",
     "unfit_layers",
 ]
 
@@ -80,17 +81,18 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def fp16_inputs(node: onnx.NodeProto, version: int) -> tuple[bool, ...]:
     """For each input of `node`: whether ONNX lets it be FP16 (Resize's scales, for one, may not)."""
-    schema = _schema(node, version)
+    schema = schema_of(node, version)
     return _half(schema, schema.inputs, len(node.input)) if schema else (False,) * len(node.input)
 
 
 def fp16_outputs(node: onnx.NodeProto, version: int) -> tuple[bool, ...]:
     """For each output of `node`: whether ONNX lets it be FP16 (Range's may not)."""
-    schema = _schema(node, version)
+    schema = schema_of(node, version)
     return _half(schema, schema.outputs, len(node.output)) if schema else (False,) * len(node.output)
 
 
-def _schema(node: onnx.NodeProto, version: int) -> onnx.defs.OpSchema | None:
+def schema_of(node: onnx.NodeProto, version: int) -> onnx.defs.OpSchema | None:
+    """ONNX's own definition of an operator at an opset; None where there is none."""
     if node.domain not in ("", "ai.onnx"):
         return None
     try:

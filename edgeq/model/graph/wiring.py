@@ -158,7 +158,7 @@ class Wiring:
         return name
 
     def insert_before(self, node: onnx.NodeProto, made: Sequence[onnx.NodeProto]) -> None:
-        """Put new nodes, in order, in front of `node`; whoever is to read them is rewired by `set_input`."""
+        """Put new nodes, in order, in front of `node`; their readers are rewired by `set_input`."""
         place = next(index for index, other in enumerate(self.nodes) if other is node)
         self.nodes[place:place] = made
         for new in made:

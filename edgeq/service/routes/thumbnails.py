@@ -1,4 +1,4 @@
-"""`/v1/search/images/{row}`: a small picture of a catalog's row, made anew of what lies where it was indexed."""
+"""`/v1/search/images/{row}`: a thumbnail of a row of the catalog, made from the source that was indexed."""
 
 from __future__ import annotations
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
+from onnx import inliner, version_converter
 
 from edgeq.errors import ModelError, first_line
-
-if TYPE_CHECKING:
-    import onnx
+from edgeq.model.graph.element_types import element_types, schema_of
 
 __all__ = ["MAX_OPSET", "MIN_OPSET", "is_supported", "opset_of", "to_supported_opset"]
 
@@ -58,9 +60,6 @@ def to_supported_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def _convert(model: onnx.ModelProto, version: int, target: int, path: Path) -> onnx.ModelProto:
     """Convert with ONNX's own converter, or else by name, and check what it made, shapes included."""
-    import onnx
-    from onnx import version_converter
-
     written_out = _without_newer(model, target)
     try:
         converted = version_converter.convert_version(written_out, target)
@@ -81,8 +80,6 @@ def _convert(model: onnx.ModelProto, version: int, target: int, path: Path) -> o
 
 def _renamed(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     """A copy that says it is of another opset. Most versions of an operator since 18 only allow more types."""
-    import onnx
-
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)
     for opset in renamed.opset_import:
@@ -93,9 +90,6 @@ def _renamed(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
 
 def _without_newer(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     """A copy in which each operator that opset `target` lacks is written out as ONNX defines it."""
-    import onnx
-    from onnx import inliner
-
     version = opset_of(model)
     newer = [
         place for place, node in enumerate(model.graph.node) if node.domain in _DEFAULT and not _known(node, target)
@@ -104,7 +98,7 @@ def _without_newer(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
         return model
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    kinds = _types(model)
+    kinds = element_types(model)
     for place in newer:
         node = made.graph.node[place]
         if body := _definition(node, version, kinds):
@@ -123,21 +117,14 @@ def _without_newer(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
 
 
 def _known(node: onnx.NodeProto, version: int) -> bool:
-    import onnx
-
-    try:
-        return not onnx.defs.get_schema(node.op_type, version).deprecated
-    except onnx.defs.SchemaError:
-        return False
+    schema = schema_of(node, version)
+    return schema is not None and not schema.deprecated
 
 
-def _definition(node: onnx.NodeProto, version: int, kinds: dict[str, onnx.TypeProto]) -> onnx.FunctionProto | None:
+def _definition(node: onnx.NodeProto, version: int, kinds: Mapping[str, int]) -> onnx.FunctionProto | None:
     """What ONNX defines an operator to be, for these inputs; None where it is not defined by others."""
-    import onnx
-
-    try:
-        schema: Any = onnx.defs.get_schema(node.op_type, version)  # its stubs lack what is asked below
-    except onnx.defs.SchemaError:
+    schema: Any = schema_of(node, version)  # its stubs lack what is asked below
+    if schema is None:
         return None
     body = onnx.FunctionProto()
     if schema.has_function:
@@ -145,31 +132,21 @@ def _definition(node: onnx.NodeProto, version: int, kinds: dict[str, onnx.TypePr
         return body
     if not schema.has_context_dependent_function:
         return None
-    types = [kinds.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+    types = [
+        onnx.helper.make_tensor_type_proto(kinds.get(name, onnx.TensorProto.UNDEFINED), None).SerializeToString()
+        for name in node.input
+    ]
     body.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), types))
     return body
 
 
 def _defaults(node: onnx.NodeProto, version: int) -> list[onnx.AttributeProto]:
     """The attributes that a node leaves to their defaults: a definition refers to them."""
-    import onnx
-
     attributes = onnx.defs.get_schema(node.op_type, version).attributes
     given = {attribute.name for attribute in node.attribute}
     return [
         one.default_value for name, one in attributes.items() if name not in given and one.default_value.name == name
     ]
-
-
-def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    made = {value.name: value.type for value in (*inferred.input, *inferred.value_info, *inferred.output)}
-    return made | {
-        tensor.name: onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-        for tensor in model.graph.initializer
-    }
 
 
 def _signature(model: onnx.ModelProto) -> tuple[tuple[str, int], ...]:

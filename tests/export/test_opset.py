@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import ModelError
-from edgeq.model.graph.opset import opset_of, to_supported_opset
+from edgeq.export.opset import opset_of, to_supported_opset
 
 FILE = Path("a.onnx")
 
