@@ -37,7 +37,7 @@ from edgeq.pipeline.stages import parity_images
 from edgeq.plan.guards import ENOUGH_IMAGES
 from edgeq.plan.precision import PrecisionPlan, Scope
 from edgeq.plan.rules import WEIGHTED, plan_classifier
-from edgeq.quality.gate import GateBounds, is_gated
+from edgeq.quality.gate import GateBounds, is_gated, is_transformer
 from edgeq.quality.latency import Timing
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.stage import PLAN
@@ -46,7 +46,7 @@ __all__ = ["INT8_GRAPH", "RANDOM", "VARIANTS", "Bed", "Variant", "chosen", "expo
 
 INT8_GRAPH: Final = USUAL.file
 
-ANY_GRAPH: Final = GateBounds(min_speedup=0.0, max_drop=100.0, max_error=float("inf"))
+ANY_GRAPH: Final = GateBounds(enforced=False)
 """Whatever a variant is worth, its INT8 graph is what is looked at here."""
 
 NOT_TIMED: Final = Timing(rounds=1, block_seconds=0.0)
@@ -79,7 +79,8 @@ class Bed:
     @property
     def is_transformer(self) -> bool:
         """Whether there is attention in it, and INT8 layers."""
-        return is_gated(plan_classifier(onnx.load(self.graph)))
+        plan = plan_classifier(onnx.load(self.graph))
+        return is_gated(plan) and is_transformer(plan)
 
 
 Make = Callable[[Bed, Path], None]

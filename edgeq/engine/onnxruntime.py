@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from edgeq.errors import EngineError, first_line
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["BACKEND", "OnnxRuntimeEngine", "default_threads", "executed_operators", "side_by_side"]
+__all__ = ["BACKEND", "STAND_IN", "OnnxRuntimeEngine", "default_threads", "executed_operators", "side_by_side"]
 
 _TOGETHER = 2
 
@@ -151,6 +152,15 @@ def _open_graph(
     return OnnxRuntimeEngine(model, threads=threads)
 
 
+def _open_pairs(
+    model: Path | bytes,
+    *,
+    threads: int | None = None,
+    batch: int | None = None,  # noqa: ARG001
+) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(model, threads=threads, integers=False)
+
+
 def _version() -> str:
     import onnxruntime
 
@@ -173,3 +183,9 @@ BACKEND: Final = EngineBackend(
     version=_version,
     facts=_facts,
 )
+
+STAND_IN: Final = replace(
+    BACKEND, open=_open_pairs, version=lambda: f"{_version()}, Q/DQ pairs computed in floating point"
+)
+"""Runs a Q/DQ graph that was made for another backend, where that is not at hand: every layer rounds where its pairs
+say, and what the backend's own kernels do besides is not seen."""

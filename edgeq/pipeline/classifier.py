@@ -1,6 +1,6 @@
 """The main job, from a folder to a judged bundle: one function, a stage a line.
 
-It is an INT8 bundle, unless it is a transformer's and the gate says that INT8 is not worth having.
+It is an INT8 bundle, unless the gate says that INT8 is not worth having.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.manifest import Manifest, write_manifest
@@ -30,14 +29,13 @@ from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.keep_float import keep_float
+from edgeq.pipeline.gate import Judging, settle
 from edgeq.pipeline.search import Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import (
     Options,
     Progress,
     calibrate_graph,
     counter,
-    judge_graphs,
     observe_some,
     parity_images,
     plan_graph,
@@ -47,7 +45,7 @@ from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity
 from edgeq.plan.rules import WEIGHTED
-from edgeq.quality.gate import Gate, decide, is_gated
+from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.base import Examples, ImageTask
 from edgeq.quality.tasks.classification import Classification
@@ -56,7 +54,7 @@ from edgeq.quantize.engine_inputs import write_classifier_inputs
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
 from edgeq.quantize.int8.select import resolve
-from edgeq.quantize.int8.stage import made_graph, quantize
+from edgeq.quantize.int8.stage import quantize
 from edgeq.quantize.search.layer_search import Search
 from edgeq.runtime.canary.class_canaries import make_class_canaries
 
@@ -66,9 +64,6 @@ _GUESSED_AMONG = 2
 """Classes, at least, among which guessing is one."""
 _DEVIATIONS = 2.0
 """Standard deviations above guessing that FP32 must be to have seen something."""
-
-QUALITY = "quality.json"
-GATE = "gate.json"
 
 
 class Prepared(BaseModel):
@@ -84,8 +79,8 @@ class Prepared(BaseModel):
         trials: what `auto` tried, on images held back from calibration.
         int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
         search: which layers a bound on the drop keeps in floating point; `quality` is then that of the images that were
-            not searched. Of a transformer that was kept in floating point, it is that of the INT8 graph that was tried.
-        gate: what was decided about a transformer's INT8 graph; None for other networks, whose graph is always kept.
+            not searched. Where floating point was kept, it is that of the INT8 graph that was tried.
+        gate: what was decided about the INT8 graphs; None where the plan has no INT8 layer.
         diagnosis: whether the calibration set is large enough, and like the evaluation images.
         guards: those that were tripped and allowed.
         warnings: what a careful reader should know.
@@ -185,15 +180,18 @@ def prepare(
         report("quantize", 0, 0)
         quantize(graph, plan, scales, source.preprocess, work, backend=options.backend)
         write_classifier_inputs(work, plan, scales)
-        advance = counter(report, "judge", len(examples) if examples else 0)
-        quality = judge_graphs(
-            work, task, examples, images, source, threads=options.threads, timing=options.timing, advance=advance
-        )
-        plan, gate = _gate(work, plan, quality, proof, options)
-        running = FP32 if gate and not gate.passed else made_graph(work).name
+        judging = Judging(work, scales, source, images, proof, task, examples, options, report)
+        settled = settle(plan, judging)
+        plan, quality, examples, found = settled.plan, settled.quality, settled.examples, settled.found or found
         judged_by = _images(examples)
         make_class_canaries(
-            work, judged_by or images, source.preprocess, fp32=FP32, int8=running, threads=options.threads
+            work,
+            judged_by or images,
+            source.preprocess,
+            fp32=FP32,
+            int8=settled.running,
+            device=settled.device,
+            threads=options.threads,
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
@@ -201,7 +199,19 @@ def prepare(
     search = found.search if found else None
     notes = (*_at_chance(quality.answers, len(source.labels or ())), *notes)
     return _summary(
-        output, exported, channels, plan, scales, skipped, search, quality, gate, diagnosis, findings, manifest, notes
+        output,
+        exported,
+        channels,
+        plan,
+        scales,
+        skipped,
+        search,
+        quality,
+        settled.gate,
+        diagnosis,
+        findings,
+        manifest,
+        notes,
     )
 
 
@@ -242,24 +252,6 @@ def _search(
     )
     save_found(found, work)
     return found, examples.part(halves(examples.images)[1])
-
-
-def _gate(
-    work: Path, plan: PrecisionPlan, quality: Quality, images: NDArray[np.float32], options: Options
-) -> tuple[PrecisionPlan, Gate | None]:
-    """Ask the gate about a transformer's INT8 graph; where it says no, floating point takes the graph's place.
-
-    Returns:
-        The plan of what the bundle runs, and the decision; `quality.json` is written of INT8 that was kept.
-    """
-    gate = decide(quality, options.gate) if is_gated(plan) else None
-    if gate is not None:
-        gate.save(work / GATE)
-    if gate is None or gate.passed:
-        quality.save(work / QUALITY)
-        return plan, gate
-    because = f"INT8 is not worth it: {'; '.join(gate.objections)}"
-    return keep_float(work, plan, images, because=because, threads=options.threads), gate
 
 
 def _summary(
@@ -319,8 +311,17 @@ def _unknown(plan: PrecisionPlan) -> Iterator[str]:
 
 
 def _refused(gate: Gate | None) -> Iterator[str]:
-    for objection in gate.objections if gate else ():
-        yield f"floating point was kept: {objection}"
+    """What speaks against INT8, what took its place, the layers at fault, and what the figures do not show."""
+    if gate is None:
+        return
+    kept = "floating point was kept" if gate.enforced else "INT8 was kept, as asked for, although"
+    yield from (f"{kept}: {objection}" for objection in gate.objections)
+    yield from (
+        f"{other.made_for} does not get {other.graph}: {other.reason}" for other in gate.others if not other.kept
+    )
+    if worst := gate.worst():
+        yield worst
+    yield from gate.all_doubts()
 
 
 def _at_chance(answers: Classification | None, classes: int) -> Iterator[str]:

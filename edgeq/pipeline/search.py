@@ -28,6 +28,7 @@ from edgeq.quantize.search.layer_search import (
     ImageEvaluation,
     Search,
     SearchBounds,
+    SearchStep,
     Speed,
     keep_layers,
     search,
@@ -35,12 +36,13 @@ from edgeq.quantize.search.layer_search import (
 )
 from edgeq.quantize.search.sensitivity import TABLE, Sensitivity, measure_sensitivity
 
-__all__ = ["SEARCH", "Found", "halves", "save_found", "search_graph"]
+__all__ = ["FEWEST", "SEARCH", "Found", "halves", "save_found", "search_graph"]
 
 SEARCH: Final = "search.json"
 
 _RANKING_IMAGES: Final = 256
-_FEWEST: Final = 100
+FEWEST: Final = 100
+"""Labelled images, at least, that can be searched on: half of them are."""
 _SPEED: Final = Timing(rounds=3, block_seconds=0.2)
 
 
@@ -65,10 +67,10 @@ def halves(labelled: ImageSet) -> tuple[ImageSet, ImageSet]:
     Raises:
         ImageError: there are fewer than 100.
     """
-    if len(labelled) < _FEWEST:
+    if len(labelled) < FEWEST:
         raise ImageError(
             f"{labelled.path} holds {len(labelled)} labelled images: too few to search on half of them",
-            expected=f"{_FEWEST} at the least, some thousand for a drop of a tenth of a point",
+            expected=f"{FEWEST} at the least, some thousand for a drop of a tenth of a point",
         )
     searched = labelled.sample(len(labelled) // 2)
     return searched, labelled.without(searched.items)
@@ -86,6 +88,8 @@ def search_graph(
     *,
     threads: int | None,
     report: Progress,
+    table: Sensitivity | None = None,
+    timed: bool = True,
 ) -> Found:
     """Find the layers to keep, on one half of `labelled`, and judge by the other.
 
@@ -99,6 +103,8 @@ def search_graph(
         bounds: what is allowed.
         threads: of one operator.
         report: called as the stages go on.
+        table: of the layers, where it was measured already.
+        timed: measure how fast each set of layers is.
 
     Raises:
         GateError: no set of layers within the budget keeps the drop within its bound.
@@ -109,17 +115,17 @@ def search_graph(
     classes = _classes(model, source)
     task.search_tally(labelled, source.labels, classes)  # all of them are looked at: what does not match is found out
     evaluation = ImageEvaluation(model, task, searched, source, classes, threads)
-    speed = _speed(graph, parity_images(ranked_on, source, count=1), threads)
+    speed = _speed(graph, parity_images(ranked_on, source, count=1), threads) if timed else None
     advance = counter(report, "search", 0)
 
     def within(order: tuple[str, ...]) -> Search:
         return search(model, plan, scales, order, evaluation, bounds, pixels=pixels, speed=speed, advance=advance)
 
-    table: Sensitivity | None = None
     found = within(())
     if found.chosen is None:
-        some = ImageSamples(ranked_on.sample(min(_RANKING_IMAGES, len(ranked_on))), source.preprocess)
-        table, _ = measure_sensitivity(model, plan, scales, some, pixels=pixels, threads=threads, report=report)
+        if table is None:
+            some = ImageSamples(ranked_on.sample(min(_RANKING_IMAGES, len(ranked_on))), source.preprocess)
+            table, _ = measure_sensitivity(model, plan, scales, some, pixels=pixels, threads=threads, report=report)
         found = within(worst_first(table))
     if found.chosen is None:
         raise _out_of_reach(found)
@@ -170,9 +176,13 @@ def _out_of_reach(found: Search) -> GateError:
         expected=f"a drop of at most {found.max_drop:g} with a 95 % limit of at most {found.max_unseen_drop:g}, "
         f"with at most {found.max_share:g} % of the bytes in floating point{speed}",
         causes=(
-            f"with {len(best.kept)} layers kept ({best.share:.1f} % of the bytes, {best.speedup:.2f} times FP32's "
-            f"speed) the drop is {headline.drop:.2f}{doubt} points on {headline.examples} images",
+            f"with {len(best.kept)} layers kept ({best.share:.1f} % of the bytes{_times(best)}) the drop is "
+            f"{headline.drop:.2f}{doubt} points on {headline.examples} images",
             "with few images, the drop's own error is larger than the bound",
         ),
         next_step="allow more with --max-drop, --max-float-share or --min-speedup, or give more labelled images",
     )
+
+
+def _times(step: SearchStep) -> str:
+    return "" if step.speedup is None else f", {step.speedup:.2f} times FP32's speed"

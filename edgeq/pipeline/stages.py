@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,9 +29,9 @@ from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity
 from edgeq.plan.rules import plan_classifier, replan
 from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
-from edgeq.quality.judge import Quality, judge
+from edgeq.quality.judge import Further, Quality, judge_all
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
-from edgeq.quality.tasks.base import Examples, ImageTask
+from edgeq.quality.tasks.base import Examples, Figures, ImageTask
 from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import calibrated_tensors
 from edgeq.quantize.int8.select import resolve, select, trials
@@ -52,6 +52,7 @@ __all__ = [
     "parity_images",
     "plan_graph",
     "planned_tensors",
+    "spread_images",
 ]
 
 PARITY_IMAGES = 32
@@ -81,7 +82,7 @@ class Options:
         transformer: which linear layers of a transformer are INT8.
         channel_equalization: how the channels before linear layers are brought to like ranges; `auto` leaves networks
             without normalization as they are.
-        gate: what a transformer's INT8 graph must be worth to be kept.
+        gate: what an INT8 graph must be worth to be kept.
         search: keep layers in floating point until the drop is within these bounds; None keeps none.
         backend: whose INT8 graph is judged; it is made beside those that every bundle has.
         task: what the network is for, one of `edgeq.quality.tasks.registry.task_names()`; None leaves that to the
@@ -168,6 +169,23 @@ def parity_images(images: ImageSet, source: ModelSource, count: int = PARITY_IMA
             pass  # raises, naming the images and what is wrong with each
         raise ImageError(f"no image in {images.path} can be read")
     return np.stack(found)
+
+
+def spread_images(images: ImageSet, source: ModelSource, *, labelled: bool) -> NDArray[np.float32]:
+    """What graphs are compared on where there are no labels, float32 [n, 3, H, W]: images of every folder.
+
+    Args:
+        images: any real ones.
+        source: of the model, for its preprocessing.
+        labelled: there are labelled images besides, so that one is enough, which is timed.
+
+    Raises:
+        ImageError: none can be read.
+    """
+    if labelled:
+        return parity_images(images, source, count=1)
+    sample = images.sample(PARITY_IMAGES)
+    return parity_images(replace(images, items=(*sample.items, *images.without(sample.items).items)), source)
 
 
 def calibrate_graph(
@@ -313,11 +331,12 @@ def judge_graphs(
     threads: int | None,
     advance: Callable[[int], None],
     timing: Timing = DEFAULT_TIMING,
-) -> Quality:
-    """Judge the graphs of a quantized directory.
+    further: Sequence[Further] = (),
+    advance_further: Callable[[int], None] | None = None,
+) -> tuple[Quality, tuple[Figures, ...]]:
+    """Judge the graphs of a quantized directory: the one that `made_graph` names, and further ones by accuracy alone.
 
-    The first readable of `images` is the one that is timed; without `examples`, some of them are what the graphs are
-    compared on.
+    One of `images` is timed; without `examples`, some of every folder are what the graphs are compared on.
 
     Args:
         directory: with both graphs.
@@ -328,23 +347,26 @@ def judge_graphs(
         threads: of one operator.
         advance: called with the number of images just judged.
         timing: how long latency is measured.
+        further, advance_further: as for `edgeq.quality.judge.judge_all`.
 
     Raises:
         ImageError: no image can be read, or examples and classes do not match.
         EngineError: a graph does not run.
     """
     made = made_graph(directory)
-    return judge(
+    return judge_all(
         directory / FP32,
         made,
+        further,
         task,
         examples,
         source,
-        parity_images(images, source, count=PARITY_IMAGES if examples is None else 1),
+        spread_images(images, source, labelled=examples is not None),
         backend=backend_of_graph(made.name),
         threads=threads,
         timing=timing,
         advance=advance,
+        advance_further=advance_further,
     )
 
 

@@ -1,8 +1,9 @@
-"""The gate: is the INT8 graph of a transformer worth having?
+"""The gate: is an INT8 graph worth having?
 
-INT8 costs a transformer accuracy, and its attention, softmax, normalization and GELU stay in floating point, so that it
-may not even be faster. It is kept only where it was measured to be, on the backend at hand, and within a bound on what
-it loses. The decision is a function of figures: nothing is measured here.
+INT8 may cost any network its accuracy, in the graph of one backend more than in another's: it is kept only within a
+bound on what it loses. A transformer's attention, softmax, normalization and GELU stay in floating point besides, so
+that its INT8 may not even be faster: it is kept only where it was measured to be, on the backend at hand. The decision
+is a function of figures: nothing is measured here.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.quality.accuracy import AccuracyBounds, judge_accuracy
 from edgeq.quality.judge import Quality
 from edgeq.quality.judged import Judged
 from edgeq.quality.latency import Latency
@@ -23,13 +27,19 @@ from edgeq.quality.tasks.registry import AnyFigures
 
 __all__ = [
     "DEFAULT_BOUNDS",
+    "MAX_CLASS_SPREAD",
     "MAX_DROP",
     "MAX_ERROR",
+    "MAX_FEATURE_SPREAD",
     "MIN_SPEEDUP",
     "Gate",
     "GateBounds",
+    "GraphVerdict",
+    "WorstLayer",
     "decide",
     "is_gated",
+    "is_transformer",
+    "judge_graph",
     "sure_speedup",
 ]
 
@@ -41,9 +51,16 @@ MAX_DROP: Final = 1.0
 within 0.4 points of full precision (PTQ4ViT on ViT-S/B, DeiT-S/B and Swin-S), and 60 points below it where the ranges
 are wrong. One point lets through rounding, and the luck of a few thousand images; it stops what is broken."""
 
+MAX_CLASS_SPREAD: Final = 0.15
+"""Error of logits against what tells images apart, where there are no labels: where four trained classifiers in INT8 of
+many qualities began to lose a point of top-1 (`docs/decisions/0022-a-bound-for-every-network.md`)."""
+
+MAX_FEATURE_SPREAD: Final = 0.07
+"""The same of features, which are compared with each other by more than their largest number: where a trained image
+encoder began to lose a point of recall@1."""
+
 MAX_ERROR: Final = 0.3
-"""Of the answers' length, where there are no labels: what the canaries demand of an engine on a single image. It stops
-a broken graph and says nothing of accuracy."""
+"""Of the answers' length, where there are no labels: what the canaries demand of an engine on a single image."""
 
 _DOUBT: Final = 0.1
 """The limit of the speedup may be above the true median with at most this probability, if there are rounds enough."""
@@ -54,39 +71,102 @@ class GateBounds:
     """What is demanded of an INT8 graph.
 
     Attributes:
-        min_speedup: more than so many times FP32's speed at batch 1, beyond the doubt of the measurement; 0 demands
-            nothing.
-        max_drop: at most so many points of the headline, such as top-1, where there are labelled images.
+        min_speedup: of a transformer, more than so many times FP32's speed at batch 1, beyond the doubt of the
+            measurement; 0 demands nothing.
+        max_drop: at most so many points of the headline, such as top-1, where there are labelled images. A drop that
+            may be the luck of few images is no objection.
         max_error: relative error of the answers at most, where there are none.
+        max_spread: their error against what tells images apart at most; None takes `MAX_CLASS_SPREAD` where the
+            network's classes are known, and `MAX_FEATURE_SPREAD` elsewhere.
+        enforced: False keeps INT8 whatever it loses, for comparison; what speaks against it is said.
     """
 
     min_speedup: float = MIN_SPEEDUP
     max_drop: float = MAX_DROP
     max_error: float = MAX_ERROR
+    max_spread: float | None = None
+    enforced: bool = True
+
+    def accuracy(self, *, classes: bool) -> AccuracyBounds:
+        """The bounds of accuracy.
+
+        Args:
+            classes: the answers are logits of classes; otherwise they are features.
+        """
+        usual = MAX_CLASS_SPREAD if classes else MAX_FEATURE_SPREAD
+        return AccuracyBounds(self.max_drop, usual if self.max_spread is None else self.max_spread, self.max_error)
 
 
 DEFAULT_BOUNDS: Final = GateBounds()
+
+
+class WorstLayer(BaseModel):
+    """A layer that loses most.
+
+    Attributes:
+        layer, op: as in the plan.
+        logit_error: what it makes of the answers when it alone is INT8: ||changed - FP32|| / ||FP32||.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str
+    op: str
+    logit_error: float
+
+
+class GraphVerdict(BaseModel):
+    """What accuracy says of a further graph of the same network, whose speed is a matter of another place.
+
+    Attributes:
+        graph: its file.
+        made_for: the backend that it is for.
+        run_by: what it was run by here, with its version: a stand-in where that backend is not at hand.
+        kept: whether it stays in the bundle.
+        reason: what was measured.
+        doubt: why that does not show enough; empty where it does.
+        headline: the one figure that decided.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    graph: str
+    made_for: str
+    run_by: str
+    kept: bool
+    reason: str
+    doubt: str
+    headline: Headline
 
 
 class Gate(Judged):
     """What was decided, and on what figures.
 
     Attributes:
-        kept: what the bundle runs.
-        reasons: a sentence on speed and one on accuracy.
+        kept: what the backend that was judged runs.
+        reasons: a sentence on speed, where that was asked, and one on accuracy.
         objections: those of them that speak against INT8; empty where it was kept.
         backend: that the figures are of; nothing is said of another one.
         min_speedup, max_drop, max_error: the bounds.
         latency: at batch 1; None where it was not measured.
-        sure_speedup: what the median of the rounds' ratios is above, with `confidence`.
+        sure_speedup: what the median of the rounds' ratios is above, with `confidence`; None where it was not asked.
         confidence: in percent.
         answers: of a classifier on labelled images, if there were any.
         fidelity: on images without labels otherwise.
         figures: of another task on labelled images; None and not written otherwise.
+        max_spread: the bound on the error against what tells images apart; None in decisions of before there was one.
+        accurate: no objection is of accuracy.
+        doubts: what the figures do not show.
+        others: the graphs of other backends.
+        worst_layers: where accuracy was lost, the layers that lose most, the worst first.
+        enforced: False where INT8 was kept in spite of the objections.
     """
 
     otherwise = "holds no decision of the gate"
     made_by = "edgeq prepare"
+    later: ClassVar[tuple[str, ...]] = (
+        *("figures", "max_spread", "accurate", "doubts", "others", "worst_layers", "enforced"),
+    )
 
     version: Literal["edgeq.gate/1"] = "edgeq.gate/1"
     kept: Literal["int8", "floating point"]
@@ -102,27 +182,71 @@ class Gate(Judged):
     answers: Classification | None
     fidelity: Fidelity | None
     figures: AnyFigures | None = None
+    max_spread: float | None = None
+    accurate: bool = True
+    doubts: tuple[str, ...] = ()
+    others: tuple[GraphVerdict, ...] = ()
+    worst_layers: tuple[WorstLayer, ...] = ()
+    enforced: bool = True
 
     @property
     def passed(self) -> bool:
-        """Whether INT8 was kept."""
+        """Whether the backend that was judged runs INT8."""
         return self.kept == "int8"
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The files of further graphs that were not kept."""
+        return frozenset(other.graph for other in self.others if not other.kept)
+
+    def all_objections(self) -> tuple[str, ...]:
+        """Those of every graph; those of another backend's graph begin with its file."""
+        return (*self.objections, *(f"{other.graph}: {other.reason}" for other in self.others if not other.kept))
+
+    def worst(self) -> str:
+        """The layers that lose most, in a sentence; empty where none was looked for."""
+        layers = ", ".join(f"{line.layer} ({line.op}, {line.logit_error:.3f})" for line in self.worst_layers)
+        return (
+            f"the layers that lose most, with the error of the answers that each makes alone: {layers}"
+            if layers
+            else ""
+        )
+
+    def all_doubts(self) -> tuple[str, ...]:
+        """Those of every graph; those of another backend's graph begin with its file."""
+        return (*self.doubts, *(f"{other.graph}: {other.doubt}" for other in self.others if other.doubt))
 
 
 def is_gated(plan: PrecisionPlan) -> bool:
-    """Whether the gate is asked about a plan: it has attention, and INT8 layers."""
-    attention = any(decision.kind.startswith("attention") for decision in plan.decisions)
-    return attention and bool(plan.layers(Precision.INT8))
+    """Whether the gate is asked about a plan: it has INT8 layers."""
+    return bool(plan.layers(Precision.INT8))
 
 
-def decide(quality: Quality, bounds: GateBounds = DEFAULT_BOUNDS) -> Gate:
-    """Hold the figures of an INT8 graph beside FP32 against the bounds; what was not measured is no objection."""
+def is_transformer(plan: PrecisionPlan) -> bool:
+    """Whether speed is asked as well: there is attention, which stays in floating point between INT8 layers."""
+    return any(decision.kind.startswith("attention") for decision in plan.decisions)
+
+
+def decide(quality: Quality, bounds: GateBounds = DEFAULT_BOUNDS, *, speed: bool = True, classes: bool = True) -> Gate:
+    """Hold the figures of an INT8 graph beside FP32 against the bounds; what was not measured is no objection.
+
+    Args:
+        quality: the figures.
+        bounds: what is demanded.
+        speed: whether it has to be faster than FP32.
+        classes: as in `GateBounds.accuracy`.
+    """
     latency = next((entry for entry in quality.latency if entry.batch == 1), None)
-    limit, confidence = sure_speedup(latency.ratios or (latency.speedup_low,)) if latency else (None, None)
-    checks = (_speed(latency, limit, confidence, bounds), _accuracy(quality.headline, bounds))
+    asked = latency if speed else None
+    limit, confidence = sure_speedup(asked.ratios or (asked.speedup_low,)) if asked else (None, None)
+    allowed = bounds.accuracy(classes=classes)
+    accuracy = judge_accuracy(quality.headline, allowed)
+    checks = [(accuracy.good, accuracy.reason)]
+    if speed:
+        checks.insert(0, _speed(latency, limit, confidence, bounds))
     objections = tuple(reason for good, reason in checks if not good)
     return Gate(
-        kept="floating point" if objections else "int8",
+        kept="floating point" if objections and bounds.enforced else "int8",
         reasons=tuple(reason for _, reason in checks),
         objections=objections,
         backend=quality.backend,
@@ -135,6 +259,39 @@ def decide(quality: Quality, bounds: GateBounds = DEFAULT_BOUNDS) -> Gate:
         answers=quality.answers,
         fidelity=quality.fidelity,
         figures=quality.figures,
+        max_spread=allowed.max_spread,
+        accurate=accuracy.good,
+        doubts=(accuracy.doubt,) if accuracy.doubt else (),
+        enforced=bounds.enforced,
+    )
+
+
+def judge_graph(
+    graph: str,
+    made_for: str,
+    run_by: str,
+    headline: Headline,
+    bounds: GateBounds = DEFAULT_BOUNDS,
+    *,
+    classes: bool = True,
+) -> GraphVerdict:
+    """What accuracy says of a further graph.
+
+    Args:
+        graph, made_for, run_by: as in `GraphVerdict`.
+        headline: of the comparison with FP32.
+        bounds: what is demanded.
+        classes: as in `GateBounds.accuracy`.
+    """
+    accuracy = judge_accuracy(headline, bounds.accuracy(classes=classes))
+    return GraphVerdict(
+        graph=graph,
+        made_for=made_for,
+        run_by=run_by,
+        kept=accuracy.good or not bounds.enforced,
+        reason=accuracy.reason,
+        doubt=accuracy.doubt,
+        headline=headline,
     )
 
 
@@ -170,18 +327,3 @@ def _speed(
     if latency.speedup > wanted:
         return False, f"{measured}, which does not show that it is more than {wanted:g}"
     return False, f"{measured}, and more than {wanted:g} is demanded"
-
-
-def _accuracy(headline: Headline | None, bounds: GateBounds) -> tuple[bool, str]:
-    if headline is None:
-        return True, "its answers were not judged"
-    if not headline.labelled:
-        return headline.drop <= bounds.max_error, (
-            f"without labelled images accuracy was not judged; the answers to {headline.examples} images differ by "
-            f"{headline.drop:.1%} {headline.unit}, at most {bounds.max_error:.0%} is allowed"
-        )
-    doubt = "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
-    return headline.drop <= bounds.max_drop, (
-        f"{headline.name} drops by {headline.drop:.2f}{doubt} {headline.unit} on {headline.examples} images, "
-        f"at most {bounds.max_drop:g} is allowed"
-    )

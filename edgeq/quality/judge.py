@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,13 +22,31 @@ from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.embedding import Fidelity
 from edgeq.quality.tasks.registry import UNLABELLED, AnyFigures
 
-__all__ = ["Quality", "judge"]
+__all__ = ["MOST_FURTHER", "Further", "Quality", "compare", "judge", "judge_all"]
 
 QUALITY_VERSION: Final = "edgeq.quality/1"
 LATENCY_BATCHES = (1, 64)
 
+MOST_FURTHER: Final = 500
+"""Labelled images, at most, that a further graph is judged on: it may run in floating point, which is slow."""
+_FURTHER_BATCH: Final = 16
+"""Images that go through it together: its tensors between layers are FP32, and are not to be the largest of all."""
+
 Network = Callable[[NDArray[np.float32]], Outputs]
 Batch = tuple[Sequence[str], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Further:
+    """A further graph of the same network, of which accuracy alone is asked.
+
+    Attributes:
+        path: the ONNX file.
+        backend: that runs it.
+    """
+
+    path: Path
+    backend: EngineBackend
 
 
 class Quality(Judged):
@@ -87,16 +106,61 @@ def judge(
         ImageError: examples and classes do not match, or too many images cannot be read.
         EngineError: a graph does not run.
     """
+    quality, _ = judge_all(
+        reference,
+        candidate,
+        (),
+        task,
+        examples,
+        source,
+        images,
+        backend=backend,
+        threads=threads,
+        timing=timing,
+        advance=advance,
+    )
+    return quality
+
+
+def judge_all(
+    reference: Path,
+    candidate: Path,
+    further: Sequence[Further],
+    task: ImageTask[Any],
+    examples: Examples[Any] | None,
+    source: ModelSource,
+    images: NDArray[np.float32],
+    *,
+    backend: EngineBackend = DEFAULT,
+    threads: int | None = None,
+    timing: Timing = DEFAULT_TIMING,
+    advance: Callable[[int], None] | None = None,
+    advance_further: Callable[[int], None] | None = None,
+) -> tuple[Quality, tuple[Figures, ...]]:
+    """As `judge`, and further graphs by accuracy alone, on `MOST_FURTHER` of the labelled images at most.
+
+    What FP32 answers is computed once, and one further graph is open at a time, after the others.
+
+    Args:
+        reference, candidate, task, examples, source, images, backend, threads, timing, advance: as for `judge`.
+        further: the other graphs.
+        advance_further: called with the number of images that a further graph has just seen.
+
+    Returns:
+        What was measured of the pair, and the figures of each further graph beside FP32.
+    """
     threads = threads or default_threads()
-    skipped: tuple[str, ...] = ()
-    if examples is None:
-        task, figures = UNLABELLED, _unlabelled(reference, candidate, images, backend, threads)
-    else:
-        figures, skipped = _labelled(
-            reference, candidate, task, examples, source, images[:1], backend, threads, advance
-        )
-    found: dict[str, Any] = {"answers": None, task.key: figures}
-    return Quality(
+    part = None if examples is None else examples.part(examples.images.sample(MOST_FURTHER))
+    answered = _Answered({item.name for item in part.images.items} if part and further else ())
+    figures, skipped = _compare(
+        reference, candidate, task, examples, source, images, backend, threads, advance, answered if further else None
+    )
+    total = None if examples is None else len(examples)
+    others = tuple(
+        _further(each, task, part, total, source, images, answered, threads, advance_further) for each in further
+    )
+    found: dict[str, Any] = {"answers": None, (UNLABELLED if examples is None else task).key: figures}
+    quality = Quality(
         backend=backend.version(),
         latency=tuple(
             _latency(reference, candidate, images[:1], batch, backend, threads, timing) for batch in LATENCY_BATCHES
@@ -106,6 +170,99 @@ def judge(
         skipped=skipped,
         **found,
     )
+    return quality, others
+
+
+def compare(
+    reference: Path,
+    candidate: Path,
+    task: ImageTask[Any],
+    examples: Examples[Any] | None,
+    source: ModelSource,
+    images: NDArray[np.float32],
+    *,
+    backend: EngineBackend = DEFAULT,
+    threads: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> tuple[Figures, tuple[str, ...]]:
+    """Run both graphs and compare their answers alone.
+
+    Args:
+        reference, candidate, task, examples, source, images, backend, threads, advance: as for `judge`.
+
+    Returns:
+        The figures, and the names of the labelled images that could not be read.
+    """
+    return _compare(
+        reference, candidate, task, examples, source, images, backend, threads or default_threads(), advance, None
+    )
+
+
+class _Answered:
+    """What FP32 answered to some images, by their names; to all of them where none is named."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._wanted, self._rows = frozenset(names), dict[str, Outputs]()
+
+    def add(self, names: Sequence[str], outputs: Outputs) -> None:
+        for row, name in enumerate(names):
+            if not self._wanted or name in self._wanted:
+                self._rows[name] = tuple(output[row : row + 1].copy() for output in outputs)
+
+    def of(self, names: Sequence[str]) -> Outputs:
+        """As the network gave them, row i for image i."""
+        return tuple(np.concatenate(rows) for rows in zip(*(self._rows[name] for name in names), strict=True))
+
+    @property
+    def classes(self) -> int:
+        """Size of the last axis of the first output."""
+        return int(next(iter(self._rows.values()))[0].shape[-1])
+
+
+def _compare(
+    reference: Path,
+    candidate: Path,
+    task: ImageTask[Any],
+    examples: Examples[Any] | None,
+    source: ModelSource,
+    images: NDArray[np.float32],
+    backend: EngineBackend,
+    threads: int,
+    advance: Callable[[int], None] | None,
+    answered: _Answered | None,
+) -> tuple[Figures, tuple[str, ...]]:
+    if examples is None:
+        return _unlabelled(reference, candidate, images, backend, threads, answered), ()
+    return _labelled(reference, candidate, task, examples, source, images[:1], backend, threads, advance, answered)
+
+
+def _further(
+    graph: Further,
+    task: ImageTask[Any],
+    examples: Examples[Any] | None,
+    total: int | None,
+    source: ModelSource,
+    images: NDArray[np.float32],
+    answered: _Answered,
+    threads: int,
+    advance: Callable[[int], None] | None,
+) -> Figures:
+    """One further graph beside what FP32 answered; its engine dies with this frame."""
+    tally: Tally
+    if examples is None:
+        task, tally = UNLABELLED, UNLABELLED.begin()
+        batches: Iterator[Batch] = _pieces(images, UNLABELLED.batch)
+    else:
+        tally = task.tally(examples, source.labels, answered.classes)
+        size = min(task.batch, _FURTHER_BATCH)
+        stream = ImageStream(examples.images, source.preprocess, batch_size=size, total=total)
+        batches = (([item.name for item in items], pixels) for items, pixels in stream)
+    network = _network(graph.path, task, graph.backend, threads)
+    for names, pixels in batches:
+        tally.add(names, answered.of(names), network(pixels))
+        if advance:
+            advance(len(names))
+    return tally.figures()
 
 
 def _labelled(
@@ -118,21 +275,27 @@ def _labelled(
     backend: EngineBackend,
     threads: int,
     advance: Callable[[int], None] | None,
+    answered: _Answered | None,
 ) -> tuple[Figures, tuple[str, ...]]:
     """The figures, and the names of the images that could not be read."""
     stream = ImageStream(examples.images, source.preprocess, batch_size=task.batch)
     ours, theirs = (_network(path, task, backend, threads) for path in (reference, candidate))
     tally = task.tally(examples, source.labels, ours(sample)[0].shape[-1])
     batches = (([item.name for item in items], pixels) for items, pixels in stream)
-    return _compared(ours, theirs, batches, tally, advance), tuple(image.name for image in stream.skipped)
+    return _compared(ours, theirs, batches, tally, advance, answered), tuple(image.name for image in stream.skipped)
 
 
 def _unlabelled(
-    reference: Path, candidate: Path, images: NDArray[np.float32], backend: EngineBackend, threads: int
+    reference: Path,
+    candidate: Path,
+    images: NDArray[np.float32],
+    backend: EngineBackend,
+    threads: int,
+    answered: _Answered | None,
 ) -> Figures:
     """What both give for the same images, compared; the engines die with this frame."""
     ours, theirs = (_network(path, UNLABELLED, backend, threads) for path in (reference, candidate))
-    return _compared(ours, theirs, _pieces(images, UNLABELLED.batch), UNLABELLED.begin(), None)
+    return _compared(ours, theirs, _pieces(images, UNLABELLED.batch), UNLABELLED.begin(), None, answered)
 
 
 def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:
@@ -147,9 +310,13 @@ def _compared(
     batches: Iterable[Batch],
     tally: Tally,
     advance: Callable[[int], None] | None,
+    answered: _Answered | None,
 ) -> Figures:
     for names, pixels in batches:
-        tally.add(names, reference(pixels), candidate(pixels))
+        expected = reference(pixels)
+        if answered is not None:
+            answered.add(names, expected)
+        tally.add(names, expected, candidate(pixels))
         if advance:
             advance(len(names))
     return tally.figures()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -17,8 +17,12 @@ _PLACES: Final = ("answers", "fidelity", "figures")
 class Judged(Artifact):
     """An artifact with the fields `answers`, `fidelity` and `figures`, of which at most one is not None.
 
-    `figures` came later than version 1 of these artifacts, and is not written where it is None.
+    Attributes:
+        later: fields that came later than version 1 of these artifacts; they are not written where they have their
+            default.
     """
+
+    later: ClassVar[tuple[str, ...]] = ("figures",)
 
     @property
     def judged(self) -> Figures | None:
@@ -32,6 +36,7 @@ class Judged(Artifact):
         return None if self.judged is None else self.judged.headline()
 
     @model_serializer(mode="wrap")
-    def _without_empty_figures(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return values if values.get("figures") is not None else {k: v for k, v in values.items() if k != "figures"}
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields, values = type(self).model_fields, handler(self)
+        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in values.items() if name not in unused}

@@ -90,12 +90,16 @@ def write_classifier_inputs(directory: Path, plan: PrecisionPlan, scales: Scales
     return inputs
 
 
-def write_float_inputs(directory: Path, plan: PrecisionPlan) -> EngineInputs:
+def write_float_inputs(
+    directory: Path, plan: PrecisionPlan, *, plan_file: str = PLAN, name: str = ENGINE_INPUTS
+) -> EngineInputs:
     """Write `engine.json` of a classifier or encoder that stays in floating point.
 
     Args:
         directory: with `model.fp32.onnx`, `model.fp16.onnx` and the plan.
         plan: that of the FP16 graph.
+        plan_file: name of its file.
+        name: of the file that is written.
 
     Raises:
         QuantizeError: the plan asks for what TensorRT does not have.
@@ -107,9 +111,9 @@ def write_float_inputs(directory: Path, plan: PrecisionPlan) -> EngineInputs:
             "implicit": _graph(directory / FP32, layers),
             "explicit": _graph(directory / FP16, _as_cast(layers, _open(directory / FP16))),
         },
-        plan_sha256=sha256_file(directory / PLAN),
+        plan_sha256=sha256_file(directory / plan_file),
     )
-    inputs.save(directory / ENGINE_INPUTS)
+    inputs.save(directory / name)
     return inputs
 
 

@@ -7,6 +7,7 @@ one for each, in a directory of the encoder's name. There is one graph for each 
 |---|---|---|
 | classifier | `model.fp32.onnx`, ranges from calibration | `model.int8.trt.onnx`, Q/DQ pairs in it |
 | classifier kept in floating point | `model.fp32.onnx`, layers set to FP16 | `model.fp16.onnx` |
+| classifier with both | `engine.json` and `engine.fp16.json`: both lines above | both lines above |
 | vision-language | `vision.fp16.onnx` | `vision.fp16.onnx` |
 | retrieval, `vision` | `vision.fp16.onnx` | `vision.fp16.onnx` |
 | retrieval, `text` | none | `text/model.int8.trt.onnx`, Q/DQ pairs in it |
@@ -24,10 +25,13 @@ from edgeq.artifact import Artifact
 from edgeq.families.base import AxisRange
 from edgeq.tensorrt.precisions import BindingType, LayerPrecision
 
-__all__ = ["BATCH", "ENGINE_INPUTS", "MOST_PROFILES", "Binding", "EngineGraph", "EngineInputs"]
+__all__ = ["BATCH", "ENGINE_INPUTS", "FP16_INPUTS", "MOST_PROFILES", "Binding", "EngineGraph", "EngineInputs"]
 
 ENGINE_INPUTS: Final = "engine.json"
 """The file's name in a bundle."""
+
+FP16_INPUTS: Final = "engine.fp16.json"
+"""The name of a second one, of a classifier in FP16: whether that or INT8 is quicker is measured on the device."""
 
 BATCH: Final = "batch"
 """The free axis of images of a classifier, of texts of a text encoder, and of pictures (an image, or a tile where the

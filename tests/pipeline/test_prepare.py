@@ -164,8 +164,9 @@ def test_the_stages_are_reported_in_order(tiny: tuple[Path, Path], tmp_path: Pat
         options=Options(allow=ALLOWED, threads=1, timing=QUICK),
         progress=lambda stage, done, total: heard.append((stage, done, total)),
     )
-    assert list(dict.fromkeys(stage for stage, _, _ in heard)) == ["open", "export", "calibrate", "quantize", "judge"]
-    for stage in ("calibrate", "judge"):
+    stages = ["open", "export", "calibrate", "quantize", "judge", "judge other graphs"]
+    assert list(dict.fromkeys(stage for stage, _, _ in heard)) == stages
+    for stage in ("calibrate", "judge", "judge other graphs"):
         counted = [done for name, done, _ in heard if name == stage]
         assert counted == sorted(counted)
         assert (counted[0], counted[-1]) == (0, 24)

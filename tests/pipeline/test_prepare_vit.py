@@ -32,15 +32,17 @@ from transformers import (
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.engine.registry import DEFAULT
 from edgeq.engine_store.run import build
-from edgeq.pipeline.classifier import GATE, Options, Prepared, prepare
+from edgeq.pipeline.classifier import Options, Prepared, prepare
+from edgeq.pipeline.gate import GATE
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.gate import Gate, GateBounds
 from edgeq.runtime.canary.check import check_canaries
-from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, FP16_INPUTS, EngineInputs
 
 SIDE = 32
 ANY_SPEED, NO_SPEED = GateBounds(min_speedup=0.0), GateBounds(min_speedup=1e9)
 INT8, FP16, FP32 = "model.int8.ort.onnx", "model.fp16.onnx", "model.fp32.onnx"
+TENSORRT, FP16_PLAN = "model.int8.trt.onnx", "plan.fp16.yaml"
 SIZES = {
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -120,13 +122,26 @@ def test_where_the_gate_says_no_floating_point_is_kept(refused: Prepared) -> Non
     assert Gate.load(refused.bundle / GATE) == refused.gate
     (objection,) = refused.gate.objections
     assert f"floating point was kept: {objection}" in refused.warnings
-    assert (refused.int8_layers, refused.fp32_layers) == (0, 0)
-    plan = PrecisionPlan.load(refused.bundle / "plan.yaml")
+    plan = PrecisionPlan.load(refused.bundle / FP16_PLAN)
     assert plan.layers(Precision.FP16) == {decision.layer for decision in plan.decisions}
     assert all(objection in decision.reason for decision in plan.decisions)
     names = {path.name for path in refused.bundle.iterdir()}
     assert {FP32, FP16} <= names
-    assert not {INT8, "model.int8.trt.onnx", "calibration.cache", "quality.json"} & names
+    assert not {INT8, "quality.json"} & names
+
+
+def test_a_speed_of_onnxruntime_decides_nothing_for_tensorrt(refused: Prepared) -> None:
+    assert refused.gate is not None
+    int8, half = refused.gate.others
+    assert (int8.graph, int8.made_for, int8.kept) == (TENSORRT, "tensorrt", True)
+    assert (half.graph, half.made_for, half.kept) == (FP16, "tensorrt", True)
+    assert refused.gate.worst_layers == (), "no accuracy was lost, so that nothing was looked for"
+    assert {TENSORRT, "calibration.cache", ENGINE_INPUTS, FP16_INPUTS} <= {
+        path.name for path in refused.bundle.iterdir()
+    }
+    assert PrecisionPlan.load(refused.bundle / "plan.yaml").layers(Precision.INT8)
+    graph = onnx.load(refused.bundle / TENSORRT)
+    assert "QuantizeLinear" in {node.op_type for node in graph.graph.node}
 
 
 def test_the_fp16_graph_answers_as_fp32_does(refused: Prepared) -> None:
@@ -142,7 +157,8 @@ def test_a_refused_bundle_has_what_a_device_needs(refused: Prepared, tmp_path: P
     assert check_canaries(refused.bundle, threads=1).passed
     built = build(refused.bundle, tmp_path / "store", backend=DEFAULT)[""]
     assert built.engine == refused.bundle / FP32
-    inputs = EngineInputs.load(refused.bundle / ENGINE_INPUTS)
+    assert EngineInputs.load(refused.bundle / ENGINE_INPUTS).precision == "int8"
+    inputs = EngineInputs.load(refused.bundle / FP16_INPUTS)
     assert inputs.precision == "fp16"
     assert {quantization: graph.file for quantization, graph in inputs.graphs.items()} == {
         "implicit": FP32,
@@ -213,10 +229,10 @@ def test_an_operator_that_nobody_knows_stays_in_fp32_and_is_named(
     made = prepare(tmp_path / "model", pictures, tmp_path / "bundle", options=options(gate))
     warning = "the operator BiasGelu is not known here: 1 layers stay in FP32, the first is odd"
     assert warning in made.warnings
-    plan = PrecisionPlan.load(made.bundle / "plan.yaml")
+    plan = PrecisionPlan.load(made.bundle / ("plan.yaml" if gate is ANY_SPEED else FP16_PLAN))
     (decision,) = (one for one in plan.decisions if one.layer == "odd")
     assert (decision.precision, decision.rule) == (Precision.FP32, "fp32-unknown")
     graph = onnx.load(made.bundle / (INT8 if gate is ANY_SPEED else FP16)).graph
     reads = {node.name: set(node.input) for node in graph.node}
     assert reads["odd"] == {"fc1", "bias"}, "in float32, exactly as in the graph that came"
-    assert made.int8_layers == (6 if gate is ANY_SPEED else 0)
+    assert made.int8_layers == 6, "TensorRT's, whatever ONNX Runtime's speed is"

@@ -301,9 +301,10 @@ def evaluate(
     chosen = choose_task(task, source.config)
     examples = chosen.open(Path(labelled), source.labels)
     advance = counter(progress or (lambda _stage, _done, _total: None), "judge", len(examples))
-    return judge_graphs(
+    quality, _ = judge_graphs(
         directory, chosen, examples, examples.images, source, threads=threads, timing=timing, advance=advance
     )
+    return quality
 
 
 def _facts(plan: PrecisionPlan, scales: Scales, preprocess: Preprocess) -> Facts:

@@ -76,6 +76,8 @@ class Headline(BaseModel):
         labelled: whether it was told what is right. Without that a drop says nothing of accuracy.
         alike, agreement: what it is called that both say the same of an example, and in percent of the examples how
             often they do.
+        spread: without labels, the error of the answers against what tells images apart
+            (`edgeq.quality.tasks.embedding`); None where that is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +92,7 @@ class Headline(BaseModel):
     labelled: bool
     alike: str
     agreement: float
+    spread: float | None = None
 
 
 class Decisive(Protocol):

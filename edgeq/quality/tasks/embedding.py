@@ -23,6 +23,7 @@ from edgeq.quality.tasks.classification import cosines
 __all__ = ["EmbeddingTask", "Fidelity", "compare_answers"]
 
 _FEWEST_NEIGHBOURS: Final = 3
+_APART: Final = "error against what tells images apart"
 
 
 class Fidelity(BaseModel):
@@ -35,6 +36,9 @@ class Fidelity(BaseModel):
         agreement: percent of images for which the same number of the k is the largest: the class of a classifier.
         neighbours: percent of images whose nearest other image, by cosine, is the same for both; None for fewer than
             three images.
+        spread_error: ||candidate - reference|| / ||reference - its mean over images||: the error against what tells
+            images apart. What all answers share says nothing of an image, and hides a loss in `error` and in a cosine.
+            None where the images have one answer in common, and in figures of before it was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +49,7 @@ class Fidelity(BaseModel):
     cosine_worst: float
     agreement: float
     neighbours: float | None
+    spread_error: float | None = None
 
     def headline(self) -> Headline:
         """The relative error: no drop of accuracy, which nobody can tell."""
@@ -59,13 +64,16 @@ class Fidelity(BaseModel):
             labelled=False,
             alike="same number is the largest",
             agreement=self.agreement,
+            spread=self.spread_error,
         )
 
     def rows(self) -> tuple[Row, ...]:
         """For a table."""
+        apart = () if self.spread_error is None else ((_APART, "", "", f"{self.spread_error:.4f}"),)
         nearest = () if self.neighbours is None else (("same nearest image", "", "", f"{self.neighbours:.2f} %"),)
         return (
             (f"relative error, {self.images} images without labels", "", "", f"{self.error:.4f}"),
+            *apart,
             ("cosine", "", "", f"{self.cosine_mean:.5f}, worst {self.cosine_worst:.4f}"),
             ("same number is the largest", "", "", f"{self.agreement:.2f} %"),
             *nearest,
@@ -128,7 +136,15 @@ def compare_answers(reference: NDArray[np.float32], candidate: NDArray[np.float3
         cosine_worst=float(cosine.min()),
         agreement=_percent(ours.argmax(axis=1) == theirs.argmax(axis=1)),
         neighbours=None if len(ours) < _FEWEST_NEIGHBOURS else _percent(_nearest(ours) == _nearest(theirs)),
+        spread_error=_spread_error(ours, theirs),
     )
+
+
+def _spread_error(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> float | None:
+    """The error of answers [images, ...] against how far the reference's are from their mean; None for equal ones."""
+    apart = float(np.linalg.norm(reference - reference.mean(axis=0)))
+    rounding = float(np.finfo(np.float32).eps) * float(np.linalg.norm(reference))
+    return float(np.linalg.norm(candidate - reference)) / apart if apart > rounding else None
 
 
 def _percent(same: NDArray[np.bool_]) -> float:

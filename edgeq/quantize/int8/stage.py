@@ -18,11 +18,14 @@ from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import LOWERINGS, USUAL, lowerings
 
-__all__ = ["FP16", "PLAN", "check_scales", "made_graph", "quantize"]
+__all__ = ["FP16", "FP16_PLAN", "PLAN", "check_scales", "made_graph", "quantize"]
 
 PLAN = "plan.yaml"
 FP16: Final = "model.fp16.onnx"
 """File name of the graph that takes their place where floating point was kept."""
+
+FP16_PLAN: Final = "plan.fp16.yaml"
+"""File name of its plan where an INT8 graph was kept beside it."""
 
 
 def quantize(

@@ -26,12 +26,13 @@ from edgeq.artifact import Artifact
 from edgeq.calibrate.samples import Array, Samples
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.onnxruntime import default_threads
-from edgeq.engine.registry import DEFAULT
 from edgeq.errors import ImageError, QuantizeError
 from edgeq.plan.precision import Decision, PrecisionPlan
 from edgeq.quality.logits import LogitFigures
+from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import many_lowerings
+from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.verify import int8_layers
 from edgeq.quantize.search.portions import FIRST_ROUND, Portions
 from edgeq.quantize.search.racing import Race, RaceBounds
@@ -116,6 +117,7 @@ def measure_sensitivity(
     pixels: PixelInput | None = None,
     truth: Mapping[str, int] | None = None,
     bounds: RaceBounds | None = None,
+    lowering: Lowering = USUAL,
     threads: int | None = None,
     report: Report = lambda *_: None,
 ) -> tuple[Sensitivity, tuple[str, ...]]:
@@ -130,6 +132,7 @@ def measure_sensitivity(
         pixels: as in `edgeq.quantize.int8.qdq.lower`.
         truth: the class index of each sample by its name; without it there is no top-1.
         bounds: how exact the figures have to be.
+        lowering: whose INT8 graph it is.
         threads: None takes every processor there is.
         report: called as (round, done, total), counted in samples times variants.
 
@@ -145,7 +148,7 @@ def measure_sensitivity(
     if len(samples) < _FEWEST:
         raise _too_few()
     bounds = bounds or RaceBounds()
-    bench = Workbench(model, plan, scales, pixels)
+    bench = Workbench(model, plan, scales, pixels, lowering)
     with Runner(threads or default_threads()) as runner:
         race = Race(bench, [decision.layer for decision in layers], bounds, len(samples), FIRST_ROUND, runner)
         portions = Portions(samples, together=_at_once(bench, samples))
@@ -155,7 +158,7 @@ def measure_sensitivity(
         raise _too_few()
     table = Sensitivity(
         graph_sha256=scales.graph_sha256,
-        method=scales.method_for(DEFAULT.name),
+        method=scales.method_for(lowering.ranges_of),
         weights=plan.weights,
         worst_precision=bounds.worst,
         precision=bounds.others,

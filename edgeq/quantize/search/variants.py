@@ -13,9 +13,9 @@ import onnx
 from onnx import helper
 
 from edgeq.calibrate.scales import Scales, TensorRange
-from edgeq.engine.registry import DEFAULT
 from edgeq.plan.conditions import FUSED_ACTIVATIONS
 from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.grid import Grid
 from edgeq.quantize.int8.grids import choose_grids
 from edgeq.quantize.int8.pixels import PixelInput
@@ -24,6 +24,9 @@ from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.pieces import Cut, Cutter
 
 __all__ = ["Variant", "Workbench"]
+
+_SIGNED_STEPS = 127
+"""On either side of zero."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,31 @@ class Workbench:
         plan: INT8, for that graph.
         scales: for that graph.
         pixels: as in `lower`.
+        lowering: whose INT8 graph it is.
 
     Attributes:
         whole: the FP32 graph and its cuts.
-        int8: ONNX Runtime's INT8 graph and its cuts.
+        int8: the INT8 graph and its cuts.
         cuts: those of the FP32 graph that are cuts of the INT8 graph too.
     """
 
-    def __init__(self, model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales, pixels: PixelInput | None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        plan: PrecisionPlan,
+        scales: Scales,
+        pixels: PixelInput | None,
+        lowering: Lowering = USUAL,
+    ) -> None:
         self.whole = Cutter(model)
-        self.int8 = Cutter(lower(model, plan, scales, USUAL, pixels=pixels))
+        self.int8 = Cutter(lower(model, plan, scales, lowering, pixels=pixels))
         shared = {cut.tensor for cut in self.int8.cuts}
         self.cuts = tuple(cut for cut in self.whole.cuts if cut.tensor in shared)
         self._plan = plan
         self._pixels = pixels
-        self._scales = _hold(scales, _grids(model, plan, scales))
+        self._lowering = lowering
+        grids = choose_grids(placement_of(model, plan, lowering), scales, lowering)
+        self._scales = _hold(scales, grids, lowering)
 
     def alone(self, layer: str) -> Variant:
         """The FP32 graph with this layer, and the activation that it applies, in INT8."""
@@ -95,8 +108,8 @@ class Workbench:
         if variant.target != self.cuts[-1].tensor:
             _read_target(piece)  # so that the target is no graph output, which would never be stored
         pixels = self._pixels if variant.source == self.cuts[0].tensor else None
-        scales = _hold_ranges(self._scales, ranges) if ranges else self._scales
-        return lower(piece, variant.plan, scales, USUAL, pixels=pixels)
+        scales = _hold_ranges(self._scales, ranges, self._lowering) if ranges else self._scales
+        return lower(piece, variant.plan, scales, self._lowering, pixels=pixels)
 
     def _with_activation(self, layer: str) -> frozenset[str]:
         """An INT8 layer, and the activation that it applies while it writes."""
@@ -129,22 +142,23 @@ def _position(cut: Cut) -> int:
     return cut.position
 
 
-def _grids(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scales) -> dict[str, Grid]:
-    return choose_grids(placement_of(model, plan, USUAL), scales, USUAL)
-
-
-def _hold(scales: Scales, grids: dict[str, Grid]) -> Scales:
+def _hold(scales: Scales, grids: dict[str, Grid], lowering: Lowering) -> Scales:
     """Scales that give each tensor of `grids` that very grid, whatever it is placed beside."""
-    ranges = {}
-    for name, grid in grids.items():
-        low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
-        ranges[name] = TensorRange(amax=max(-low, high), low=low, high=high)
-    return _hold_ranges(scales, ranges)
+    return _hold_ranges(scales, {name: _range(grid) for name, grid in grids.items()}, lowering)
 
 
-def _hold_ranges(scales: Scales, ranges: Mapping[str, TensorRange]) -> Scales:
+def _range(grid: Grid) -> TensorRange:
+    """The range that a grid is made of."""
+    if grid.dtype == "int8":
+        amax = _SIGNED_STEPS * grid.scale
+        return TensorRange(amax=amax, low=-amax, high=amax)
+    low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
+    return TensorRange(amax=max(-low, high), low=low, high=high)
+
+
+def _hold_ranges(scales: Scales, ranges: Mapping[str, TensorRange], lowering: Lowering) -> Scales:
     """Scales that give each tensor of `ranges` that very range."""
-    method, tensors = scales.method_for(DEFAULT.name), dict(scales.tensors)
+    method, tensors = scales.method_for(lowering.ranges_of), dict(scales.tensors)
     for name, kept in ranges.items():
         tensors[name] = tensors[name].model_copy(update={"ranges": {method: kept}})
     return scales.model_copy(update={"tensors": tensors})

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeq.engine.onnxruntime import STAND_IN
 from edgeq.engine.registry import backend_of_graph
 from edgeq.errors import ImageError
 from edgeq.model.images.image_set import ImageSet
@@ -35,7 +36,14 @@ _FP32_LOGITS, _INT8_LOGITS = "fp32.npy", "int8.npy"
 
 
 def make_class_canaries(
-    bundle: Path, images: ImageSet, preprocess: Preprocess, *, fp32: str, int8: str, threads: int | None = None
+    bundle: Path,
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    fp32: str,
+    int8: str,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> ClassCanaries:
     """Write some images with their logits from both graphs.
 
@@ -44,6 +52,7 @@ def make_class_canaries(
         images: equally many are taken from each folder as far as possible; those that cannot be read are passed over.
         preprocess: from an image to the graphs' input.
         fp32, int8: names of the graphs in `bundle`, each run in its own backend; the first output is the logits.
+        device: name of an INT8 graph that no backend here runs, whose logits stand in the place of those of `int8`.
         threads: of one operator.
 
     Raises:
@@ -61,7 +70,7 @@ def make_class_canaries(
     if not made:
         raise ImageError(f"no image in {images.path} can be read")
     output = _run(bundle / fp32, batches, folder / _FP32_LOGITS, threads)
-    _run(bundle / int8, batches, folder / _INT8_LOGITS, threads)
+    _run(bundle / (device or int8), batches, folder / _INT8_LOGITS, threads)
     canaries = ClassCanaries(
         fp32=fp32,
         int8=int8,
@@ -96,7 +105,8 @@ def _bounded(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
 
 def _run(graph: Path, batches: list[NDArray[np.float32]], file: Path, threads: int | None) -> str:
     """Write what a graph's first output gives for each batch of one image, and return that output's name."""
-    engine = backend_of_graph(graph.name).open(graph, threads=threads, batch=1)
+    backend = backend_of_graph(graph.name)
+    engine = (STAND_IN if backend.built else backend).open(graph, threads=threads, batch=1)
     feeds, name = engine.inputs[0], str(engine.outputs[0])
     np.save(file, np.concatenate([engine.run({feeds: batch}, (name,))[name] for batch in batches]).astype("<f4"))
     return name

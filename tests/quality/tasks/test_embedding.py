@@ -39,6 +39,22 @@ def test_another_nearest_image_is_seen_though_the_largest_number_stays() -> None
     assert found.neighbours == pytest.approx(100 * 2 / 3), "the second image went over to the third"
 
 
+def test_what_all_answers_share_hides_nothing_from_the_spread() -> None:
+    apart = np.array([[1, 0], [-1, 0], [0, 2], [0, -2]], np.float32)  # squares 10, mean 0
+    off = np.array([[0, 1], [0, 0], [0, 0], [0, 0]], np.float32)
+    for shared in (0.0, 1000.0):
+        found = compare_answers(apart + shared, apart + shared + off)
+        assert found.spread_error == pytest.approx(math.sqrt(1 / 10))
+    assert found.error < 1e-3
+    assert found.cosine_worst > 0.999999
+
+
+def test_one_answer_for_all_images_tells_none_apart() -> None:
+    same = np.array([[3, 4]] * 5, np.float32)
+    assert compare_answers(same, same + 1).spread_error is None
+    assert compare_answers(same[:1], same[:1]).spread_error is None
+
+
 def test_two_images_have_no_choice_of_neighbours() -> None:
     assert compare_answers(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)).neighbours is None
 
