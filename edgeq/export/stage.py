@@ -289,7 +289,7 @@ def _check_size(model: onnx.ModelProto, source: ModelSource) -> None:
             raise ModelError(
                 f"the graph takes images of {image_size(model)} pixels, the preprocessing makes {wanted}",
                 causes=("preprocessor_config.json belongs to another model",),
-                next_step="give the right size with --mean, --std and --size",
+                next_step="give the right size with --size",
             )
 
 

@@ -30,6 +30,7 @@ from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.keep_float import keep_float
 from edgeq.pipeline.search import Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import (
@@ -120,7 +121,7 @@ def prepare(
     output: Path,
     *,
     labelled: Path | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -132,7 +133,7 @@ def prepare(
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
         labelled: what answers are judged by, as the task reads it: for a classifier, a folder or zip of images in
             folders named after their class; without it answers are not judged.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
         options: see `Options`.
         progress: called as the stages go on.
 

@@ -24,6 +24,7 @@ from edgeq.model.checkpoint.source import ModelSource, find_checkpoint, open_mod
 from edgeq.model.graph.components import Layer, name_nodes, read_components
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.stages import Options, unfoldable_allowance
 from edgeq.pipeline.text_encoder import FLOAT_REASON
 from edgeq.pipeline.vlm_fit import is_vision_language
@@ -83,13 +84,13 @@ class Inspection(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = None) -> Inspection:
+def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> Inspection:
     """Look at MODEL.
 
     Args:
         model: as for `edgeq.pipeline.classifier.prepare`.
         scratch: an existing directory, for an exporter's file.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
 
     Raises:
         ModelError: the model cannot be read.
@@ -223,7 +224,12 @@ def read_config(model: str) -> Mapping[str, Any]:
 
 
 def plan_model(
-    model: str, config: Mapping[str, Any], scratch: Path, *, preprocess: Preprocess | None = None, options: Options
+    model: str,
+    config: Mapping[str, Any],
+    scratch: Path,
+    *,
+    preprocess: Preprocess | PreprocessFlags | None = None,
+    options: Options,
 ) -> PrecisionPlan:
     """The plan that the main job would follow.
 

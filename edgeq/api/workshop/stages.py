@@ -23,6 +23,7 @@ from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.stages import (
     PARITY_IMAGES,
     Options,
@@ -110,7 +111,7 @@ def export_model(
     keep_batchnorm: tuple[str, ...] = (),
     strict: bool = False,
     channel_equalization: ChannelEqualization = "auto",
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     threads: int | None = None,
 ) -> Exported:
     """Export an image classifier or encoder to ONNX, fold its BatchNorm, and prove that it computes the same.
@@ -123,7 +124,7 @@ def export_model(
         keep_batchnorm: BatchNorm nodes that stay, in FP32.
         strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         channel_equalization: `none`, `repq`, `smooth`, `smooth:0.5`, `repq-smooth` or `auto`.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
         threads: of one operator; None takes every processor there is.
 
     Raises:

@@ -12,7 +12,7 @@ from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.model.images.preprocess_config import read_preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 
 __all__ = ["ModelSource", "download", "find_checkpoint", "open_model"]
 
@@ -46,12 +46,12 @@ class ModelSource:
     preprocess: Preprocess
 
 
-def open_model(model: str | Path, *, preprocess: Preprocess | None = None) -> ModelSource:
+def open_model(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> ModelSource:
     """Find out what MODEL is and read its configs.
 
     Args:
         model: a path, or a Hugging Face id (`org/name`) where no such path exists; that one is downloaded.
-        preprocess: from flags; replaces `preprocessor_config.json`.
+        preprocess: replaces `preprocessor_config.json`; flags say single steps over it, or in its place.
 
     Raises:
         ModelError: there is no usable model, or a config is missing, malformed or not understood.
@@ -69,7 +69,7 @@ def open_model(model: str | Path, *, preprocess: Preprocess | None = None) -> Mo
         config=config,
         architectures=_architectures(config, directory),
         labels=_labels(config, directory),
-        preprocess=preprocess or _read_preprocess(directory),
+        preprocess=_preprocess(directory, preprocess),
     )
 
 
@@ -192,16 +192,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json_object(path) if path.exists() else {}
 
 
-def _read_preprocess(directory: Path) -> Preprocess:
-    """`preprocessor_config.json`, or ModelError saying which flags stand in for it."""
+def _preprocess(directory: Path, said: Preprocess | PreprocessFlags | None) -> Preprocess:
+    """What was said over `preprocessor_config.json`; ModelError where that is missing says which flags stand in."""
+    if isinstance(said, Preprocess):
+        return said
     path = directory / "preprocessor_config.json"
-    if not path.exists():
-        raise ModelError(
-            f"{directory} has no preprocessor_config.json: how images become the network's input is not known",
-            expected="the file that came with the model, or the values it was trained with",
-            next_step="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224 (with the model's own values)",
-        )
-    return read_preprocess(read_json_object(path))
+    return (said or PreprocessFlags()).apply(read_json_object(path) if path.exists() else None, directory)
 
 
 def _architectures(config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:
