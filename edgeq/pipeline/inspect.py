@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.bundle.vision_report import VISION_FP32
 from edgeq.errors import PlanError
 from edgeq.export.fold import FoldReport, require_folded
+from edgeq.export.input_adapter import open_image_model
 from edgeq.export.simplify import simplify
 from edgeq.export.stage import FP32, fold_graph, open_graph
 from edgeq.export.towers import export_text, export_vision, load_text_tower, load_towers
@@ -102,7 +103,7 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | Preproc
     if is_two_tower(config):
         check_two_tower(config)
         return _inspect_towers(model, open_model(model, preprocess=preprocess), scratch)
-    source = open_model(model, preprocess=preprocess)
+    source = open_image_model(model, preprocess=preprocess)
     graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
     planned, report = fold_graph(graph)
     parts = read_components(graph)
@@ -119,7 +120,7 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | Preproc
         batchnorm=report.before,
         batchnorm_foldable=len(report.folded),
         batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
-        notes=encoder_notes(config, (source.preprocess.height, source.preprocess.width)),
+        notes=(*source.notes, *encoder_notes(config, (source.preprocess.height, source.preprocess.width))),
     )
 
 
@@ -261,7 +262,7 @@ def plan_model(
 
         plan = plan_modules(read_modules(model), rules=options.rules)
     else:
-        source = open_model(model, preprocess=preprocess)
+        source = open_image_model(model, preprocess=preprocess)
         graph, report = fold_graph(
             open_graph(source, scratch, None)[0], fold=options.fold, keep_batchnorm=options.keep_batchnorm
         )

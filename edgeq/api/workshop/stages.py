@@ -16,6 +16,7 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SCALES
 from edgeq.cluster.connect import STALL_MINUTES, Cluster, require_ray
 from edgeq.engine.registry import backend, backend_of_graph, require
+from edgeq.export.input_adapter import open_image_model
 from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport
 from edgeq.export.stage import export_model as export_graph
 from edgeq.files import new_directory, require_new
@@ -133,7 +134,7 @@ def export_model(
         PlanError: an equalization was asked for that is exact nowhere.
         OutputError: the output exists, or cannot be written.
     """
-    source = open_model(model, preprocess=preprocess)
+    source = open_image_model(model, preprocess=preprocess)
     found = ImageSet.open(Path(images))
     proof = parity_images(found.sample(PARITY_IMAGES), source)
     with new_directory(Path(output)) as work:

@@ -14,7 +14,7 @@ from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 
-__all__ = ["ModelSource", "download", "find_checkpoint", "open_model"]
+__all__ = ["ModelSource", "download", "find_checkpoint", "find_graph", "open_model"]
 
 _ONNX_NAMES = ("model.onnx", "model.fp32.onnx")
 _INDEX = "model.safetensors.index.json"
@@ -35,6 +35,7 @@ class ModelSource:
         architectures: the class names in it.
         labels: class names in the order of the logits, or None when the config has none.
         preprocess: from an image to the network's input.
+        notes: what a careful reader should know of how it was read.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class ModelSource:
     architectures: tuple[str, ...]
     labels: tuple[str, ...] | None
     preprocess: Preprocess
+    notes: tuple[str, ...] = ()
 
 
 def open_model(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> ModelSource:
@@ -71,6 +73,19 @@ def open_model(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | 
         labels=_labels(config, directory),
         preprocess=_preprocess(directory, preprocess),
     )
+
+
+def find_graph(model: str | Path) -> Path | None:
+    """The ONNX file that MODEL means; None for a checkpoint, and for an id that is not here.
+
+    Raises:
+        ModelError: the directory has several, or cannot be read.
+    """
+    path = Path(model)
+    try:
+        return _find_onnx(path) if path.exists() else None
+    except OSError:  # a name too long for a path
+        return None
 
 
 def find_checkpoint(model: str | Path) -> Path:

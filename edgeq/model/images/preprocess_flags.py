@@ -25,6 +25,7 @@ RESAMPLES = {
 
 Letterbox = Literal["center", "top-left"]
 
+_UNCHANGED = ((None, None, None), (None, None, 1.0))
 _ADD = "add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224 (with the model's own values)"
 
 
@@ -49,6 +50,7 @@ class PreprocessFlags:
         resample: Pillow's filter, 0..5.
         rescale_factor: pixels 0..255 are multiplied by it; 1 leaves them as they are.
         channel_order: of the network's channels.
+        as_pixels: pixels are neither rescaled nor normalized, whatever the file says: the network takes 0..255.
 
     Raises:
         ModelError: they contradict each other.
@@ -64,9 +66,16 @@ class PreprocessFlags:
     resample: int | None = None
     rescale_factor: float | None = None
     channel_order: ChannelOrder | None = None
+    as_pixels: bool = False
 
     def __post_init__(self) -> None:
-        """Check that sizes are said in one way."""
+        """Check that sizes are said in one way, and that pixels which stay as they are are not normalized."""
+        if self.as_pixels and (self.mean, self.std, self.rescale_factor) not in _UNCHANGED:
+            raise ModelError(
+                "the network takes pixels as they are, and mean, std or rescale_factor were given",
+                causes=("its input is uint8, so that what is done to pixels is inside it",),
+                next_step="leave --mean, --std and --rescale-factor out",
+            )
         ways = [
             name
             for name, value in (("crop", self.crop), ("crop_pct", self.crop_pct), ("letterbox", self.letterbox))
@@ -93,6 +102,8 @@ class PreprocessFlags:
         changes: dict[str, Any] = {}
         if self.rescale_factor is not None:
             changes |= {"scale": self.rescale_factor, "rescale_offset": False}
+        if self.as_pixels:
+            changes |= {"scale": 1.0, "rescale_offset": False, "mean": (), "std": (), "include_top": False}
         if self.resample is not None:
             changes["resample"] = self.resample
         return replace(base, **changes)
@@ -104,7 +115,8 @@ class PreprocessFlags:
     def _from_flags(self, place: object) -> Preprocess:
         geometry = self._geometry()
         normalized = self.mean is not None and self.std is not None
-        pixels = self.mean is None and self.std is None and self.rescale_factor is not None  # as they are, scaled
+        scaled = self.as_pixels or self.rescale_factor is not None
+        pixels = self.mean is None and self.std is None and scaled  # as they are, or scaled
         if geometry is None or not (normalized or pixels):
             raise ModelError(
                 f"{place} has no preprocessor_config.json: how images become the network's input is not known",
@@ -130,7 +142,9 @@ class PreprocessFlags:
         said = {
             key: list(value) for key, value in (("image_mean", self.mean), ("image_std", self.std)) if value is not None
         }
-        normalizes = {"do_normalize": True} if said else {}
+        normalizes: dict[str, Any] = {"do_normalize": True} if said else {}
+        if self.as_pixels:
+            normalizes = {"do_normalize": False, "include_top": False}
         return read_preprocess(
             {**config, **said, **normalizes}, geometry=self._geometry(), channel_order=self.channel_order
         )
