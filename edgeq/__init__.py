@@ -33,6 +33,7 @@ _PLACES = {
     "PreparedText": "edgeq.pipeline.text_encoder",
     "PreparedVlm": "edgeq.pipeline.vlm",
     "Preprocess": "edgeq.model.images.preprocess",
+    "PreprocessFlags": "edgeq.model.images.preprocess_flags",
     "Quality": "edgeq.quality.judge",
     "Quantized": "edgeq.api.workshop.stages",
     "Reply": "edgeq.runtime.vlm.model",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from edgeq.errors import EdgeqError
     from edgeq.install.run import Installed
     from edgeq.model.images.preprocess import Preprocess
+    from edgeq.model.images.preprocess_flags import PreprocessFlags
     from edgeq.pipeline.classifier import Prepared
     from edgeq.pipeline.inspect import Inspection
     from edgeq.pipeline.retrieval import PreparedRetrieval
@@ -131,6 +133,7 @@ __all__ = [
     "PreparedText",
     "PreparedVlm",
     "Preprocess",
+    "PreprocessFlags",
     "Quality",
     "Quantized",
     "Reply",

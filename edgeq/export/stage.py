@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -23,9 +23,10 @@ from edgeq.export.fold import (
     fold_batchnorm,
     require_folded,
 )
-from edgeq.export.image_input import channels_first, image_size, is_channels_last
+from edgeq.export.image_input import image_channels, image_size
+from edgeq.export.input_adapter import InputAdapter, adapt_input
 from edgeq.export.opset import is_supported, to_supported_opset
-from edgeq.export.parity import Network, Parity, measure_parity, prove_parity
+from edgeq.export.parity import BOUND, Network, Parity, measure_parity, prove_parity
 from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
 from edgeq.export.simplify import simplify
 from edgeq.export.torch_export import export_classifier
@@ -140,14 +141,14 @@ def export_model(
         ExportError: it cannot be exported; with `strict`, a BatchNorm cannot be folded and was not named.
         ParityError: the graph made computes something else.
     """
-    traced, reference = open_graph(source, directory, threads)
+    traced, reference, bound = open_graph(source, directory, threads)
     _check_size(traced, source)
     model, folded = fold_graph(traced, fold=fold, keep_batchnorm=keep_batchnorm)
     if strict:
         require_folded(folded)
     _write(model, source, directory)
     network = _network(directory / FP32, threads)
-    parity = prove_parity(reference, network, _single(images))
+    parity = prove_parity(reference, network, _single(images), bound=bound)
     _prove_batch(network, images)
     return save_report(directory, model, source.kind, folded, parity)
 
@@ -227,8 +228,24 @@ def fold_graph(
     return model, FoldReport(len(names), len(names), (), tuple(KeptBatchNorm(name, KEPT_BY_PLAN) for name in names))
 
 
-def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tuple[onnx.ModelProto, Network]:
-    """The graph as it came, in opset 17 or 18, and the network that it must stay equal to: the file in its own opset.
+class OpenedGraph(NamedTuple):
+    """A graph that was opened.
+
+    Attributes:
+        model: what is to be folded, planned and quantized.
+        reference: what it must stay equal to.
+        bound: the largest difference that counts as equal, as a part of the output's range.
+    """
+
+    model: onnx.ModelProto
+    reference: Network
+    bound: float
+
+
+def open_graph(source: ModelSource, directory: Path, threads: int | None) -> OpenedGraph:
+    """The graph, taking float32 [batch, C, H, W], in opset 17 or 18, and what it must stay equal to.
+
+    That is the file as it came, in its own opset.
 
     Args:
         source: an ONNX file or a checkpoint.
@@ -241,18 +258,18 @@ def open_graph(source: ModelSource, directory: Path, threads: int | None) -> tup
     """
     if source.onnx_path is not None:
         model = load_onnx(source.onnx_path)
-        last = is_channels_last(model)
-        reference = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, last)
-        model = channels_first(model) if last else model
+        adapted, adapter = adapt_input(model)
+        reference = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
+        model = adapted
         if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
             model = to_supported_opset(simplify(model), source.onnx_path)
-        return model, reference
+        return OpenedGraph(model, reference, adapter.bound)
     size = (source.preprocess.height, source.preprocess.width)
     raw = directory / "model.traced.onnx"
-    exported = export_classifier(source.path, raw, image_size=size)
+    exported = export_classifier(source.path, raw, image_size=size, channels=source.preprocess.channels)
     model = load_onnx(raw)
     raw.unlink()
-    return model, exported.reference
+    return OpenedGraph(model, exported.reference, BOUND)
 
 
 def _network(model: Path | bytes, threads: int | None) -> Network:
@@ -260,19 +277,17 @@ def _network(model: Path | bytes, threads: int | None) -> Network:
     return lambda pixels: engine.run({engine.inputs[0]: pixels})[engine.outputs[0]]
 
 
-def _as_exported(network: Network, batch: int, channels_last: bool) -> Network:
-    """A network for one image [1, 3, H, W], whatever it was exported for.
+def _as_exported(network: Network, batch: int, adapter: InputAdapter) -> Network:
+    """A network for one image [1, C, H, W], whatever it was exported for.
 
     Args:
         network: as it came.
         batch: what it was exported for; it sees the same image in each place.
-        channels_last: whether it takes [batch, H, W, 3].
+        adapter: gives it its own type and layout.
     """
 
     def run(pixels: NDArray[Any]) -> NDArray[Any]:
-        given = np.repeat(pixels, batch, axis=0)
-        ordered = np.ascontiguousarray(given.transpose(0, 2, 3, 1)) if channels_last else given
-        return network(ordered)[: len(pixels)]
+        return network(np.repeat(adapter.raw(pixels), batch, axis=0))[: len(pixels)]
 
     return run
 
@@ -283,13 +298,20 @@ def _single(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def _check_size(model: onnx.ModelProto, source: ModelSource) -> None:
+    channels = image_channels(model)
+    if channels not in (None, source.preprocess.channels):
+        raise ModelError(
+            f"the graph takes images of {channels} channel{'s' * (channels != 1)}, the preprocessing makes "
+            f"{source.preprocess.channels}",
+            next_step="say --channel-order grey, or rgb or bgr",
+        )
     wanted = (source.preprocess.height, source.preprocess.width)
     for have, want in zip(image_size(model), wanted, strict=True):
         if have not in (None, want):
             raise ModelError(
                 f"the graph takes images of {image_size(model)} pixels, the preprocessing makes {wanted}",
                 causes=("preprocessor_config.json belongs to another model",),
-                next_step="give the right size with --mean, --std and --size",
+                next_step="give the right size with --size",
             )
 
 

@@ -23,12 +23,14 @@ from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.stage import SCALES
 from edgeq.engine.registry import DEFAULT, backend, require
 from edgeq.errors import ImageError
+from edgeq.export.input_adapter import open_image_model
 from edgeq.export.stage import FP32, ExportReport, export_model
 from edgeq.families.two_tower import encoder_notes
 from edgeq.files import new_directory
-from edgeq.model.checkpoint.source import ModelSource, open_model
+from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.gate import Judging, settle
 from edgeq.pipeline.search import Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import (
@@ -115,7 +117,7 @@ def prepare(
     output: Path,
     *,
     labelled: Path | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -127,7 +129,7 @@ def prepare(
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
         labelled: what answers are judged by, as the task reads it: for a classifier, a folder or zip of images in
             folders named after their class; without it answers are not judged.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
         options: see `Options`.
         progress: called as the stages go on.
 
@@ -139,14 +141,14 @@ def prepare(
     report = progress or (lambda _stage, _done, _total: None)
     with new_directory(output) as work:
         report("open", 0, 0)
-        source = open_model(model, preprocess=preprocess)
+        source = open_image_model(model, preprocess=preprocess)
         task = choose_task(options.task, source.config)
         source = replace(source, config=recorded(task, source.config))
         images = ImageSet.open(calibration).sample(options.calibration_images)
         samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
         proof = parity_images(images, source)
-        notes = encoder_notes(source.config, (source.preprocess.height, source.preprocess.width))
+        notes = (*source.notes, *encoder_notes(source.config, (source.preprocess.height, source.preprocess.width)))
         facts = image_facts(images, _images(examples), source.config)
         findings = check(replace(facts, pixel_deviation=float(proof.std(axis=(0, 2, 3)).max())), options.allow)
         report("export", 0, 0)

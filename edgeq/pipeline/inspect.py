@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.bundle.vision_report import VISION_FP32
 from edgeq.errors import PlanError
 from edgeq.export.fold import FoldReport, require_folded
+from edgeq.export.input_adapter import open_image_model
 from edgeq.export.simplify import simplify
 from edgeq.export.stage import FP32, fold_graph, open_graph
 from edgeq.export.towers import export_text, export_vision, load_text_tower, load_towers
@@ -24,6 +25,7 @@ from edgeq.model.checkpoint.source import ModelSource, find_checkpoint, open_mod
 from edgeq.model.graph.components import Layer, name_nodes, read_components
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.stages import Options, unfoldable_allowance
 from edgeq.pipeline.text_encoder import FLOAT_REASON
 from edgeq.pipeline.vlm_fit import is_vision_language
@@ -83,13 +85,13 @@ class Inspection(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = None) -> Inspection:
+def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> Inspection:
     """Look at MODEL.
 
     Args:
         model: as for `edgeq.pipeline.classifier.prepare`.
         scratch: an existing directory, for an exporter's file.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
 
     Raises:
         ModelError: the model cannot be read.
@@ -101,7 +103,7 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
     if is_two_tower(config):
         check_two_tower(config)
         return _inspect_towers(model, open_model(model, preprocess=preprocess), scratch)
-    source = open_model(model, preprocess=preprocess)
+    source = open_image_model(model, preprocess=preprocess)
     graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
     planned, report = fold_graph(graph)
     parts = read_components(graph)
@@ -118,7 +120,7 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | None = 
         batchnorm=report.before,
         batchnorm_foldable=len(report.folded),
         batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
-        notes=encoder_notes(config, (source.preprocess.height, source.preprocess.width)),
+        notes=(*source.notes, *encoder_notes(config, (source.preprocess.height, source.preprocess.width))),
     )
 
 
@@ -223,7 +225,12 @@ def read_config(model: str) -> Mapping[str, Any]:
 
 
 def plan_model(
-    model: str, config: Mapping[str, Any], scratch: Path, *, preprocess: Preprocess | None = None, options: Options
+    model: str,
+    config: Mapping[str, Any],
+    scratch: Path,
+    *,
+    preprocess: Preprocess | PreprocessFlags | None = None,
+    options: Options,
 ) -> PrecisionPlan:
     """The plan that the main job would follow.
 
@@ -255,7 +262,7 @@ def plan_model(
 
         plan = plan_modules(read_modules(model), rules=options.rules)
     else:
-        source = open_model(model, preprocess=preprocess)
+        source = open_image_model(model, preprocess=preprocess)
         graph, report = fold_graph(
             open_graph(source, scratch, None)[0], fold=options.fold, keep_batchnorm=options.keep_batchnorm
         )

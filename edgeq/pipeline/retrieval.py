@@ -34,6 +34,7 @@ from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.retrieval_decision import TEXT_INT8, decide_text, doubts
 from edgeq.pipeline.retrieval_engines import describe_text_engine, describe_vision_engine, settle_text_engine
 from edgeq.pipeline.retrieval_judge import Encoders
@@ -125,7 +126,7 @@ def prepare_retrieval(
     output: Path,
     *,
     pairs: Path | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     options: RetrievalOptions | None = None,
     progress: Progress | None = None,
 ) -> PreparedRetrieval:
@@ -138,7 +139,7 @@ def prepare_retrieval(
         output: the bundle's directory; it must not exist, and exists only once all has succeeded.
         pairs: `pairs.jsonl` beside its images, to judge by; other captions than `captions`. Without it nothing is
             judged, and texts stay in FP16 but where the options say otherwise.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
         options: see `RetrievalOptions`.
         progress: called as the stages go on.
 

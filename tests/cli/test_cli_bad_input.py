@@ -80,9 +80,12 @@ def test_the_flags_say_what_the_file_says(edgeq: Edgeq, tiny_model: Path, tiny_p
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (PREPROCESS_FLAGS[:2], ("--mean", "--std", "--size", "all three")),
-        (PREPROCESS_FLAGS[2:], ("--mean", "--std", "--size", "all three")),
-        (("--mean", "0.5", *PREPROCESS_FLAGS[2:]), ("three",)),
+        (("--mean", "0.5,0.5", *PREPROCESS_FLAGS[2:]), ("three",)),
+        (("--crop-pct", "0.9"), ("crop_pct", "without size")),
+        (("--size", "16", "--crop", "8", "--letterbox", "center"), ("crop and letterbox", "one of them")),
+        (("--size", "16x20", "--crop-pct", "0.9"), ("16 x 20", "square")),
+        (("--rescale-factor", "1/0"), ("--rescale-factor 1/0", "1/255")),
+        (("--rescale-factor", "-1"), ("rescale factor -1.0", "positive")),
         (("--mean", "a,b,c", *PREPROCESS_FLAGS[2:]), ("--mean a,b,c", "three numbers")),
         (("--mean", "nan,0,0", *PREPROCESS_FLAGS[2:]), ("mean", "finite")),
         ((*PREPROCESS_FLAGS[:2], "--std", "0,0,0", "--size", "16"), ("standard deviation", "positive")),

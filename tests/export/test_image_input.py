@@ -10,7 +10,7 @@ from networks import SIDE, tiny_network
 from onnx import TensorProto, helper
 
 from edgeq.errors import ModelError
-from edgeq.export.image_input import channels_first, image_size, is_channels_last
+from edgeq.export.image_input import channels_first, check_input, image_size, is_channels_last
 from edgeq.export.stage import fold_graph
 
 
@@ -69,10 +69,11 @@ def test_transposes_that_turn_only_part_of_the_way_back() -> None:
 @pytest.mark.parametrize(
     ("kind", "shape", "told", "reason"),
     [
-        (TensorProto.UINT8, [1, 3, 8, 8], "x, uint8 [1, 3, 8, 8]", "its type is uint8"),
-        (TensorProto.FLOAT16, ["n", 3, 8, 8], "x, float16 [n, 3, 8, 8]", "its type is float16"),
-        (TensorProto.FLOAT, [1, 1, 8, 8], "x, float [1, 1, 8, 8]", "it has 1 channels"),
+        (TensorProto.INT8, [1, 3, 8, 8], "x, int8 [1, 3, 8, 8]", "its type is int8"),
+        (TensorProto.DOUBLE, ["n", 3, 8, 8], "x, double [n, 3, 8, 8]", "its type is double"),
+        (TensorProto.BFLOAT16, ["n", 3, 8, 8], "x, bfloat16 [n, 3, 8, 8]", "its type is bfloat16"),
         (TensorProto.FLOAT, [1, 4, 8, 8], "x, float [1, 4, 8, 8]", "it has 4 channels"),
+        (TensorProto.UINT8, [1, 8, 8, 4], "x, uint8 [1, 8, 8, 4]", "it has 4 channels, last"),
         (TensorProto.FLOAT, [1, 12], "x, float [1, 12]", "it has 2 axes"),
     ],
 )
@@ -80,7 +81,7 @@ def test_what_is_not_taken_is_named(kind: int, shape: list[int | str], told: str
     value = helper.make_tensor_value_info("x", kind, shape)
     model = helper.make_model(helper.make_graph([], "test", [value], []))
     with pytest.raises(ModelError, match="the graph takes ") as caught:
-        image_size(model)
+        check_input(model)
     assert told in str(caught.value)
     assert any(cause.startswith(reason) for cause in caught.value.causes)
 

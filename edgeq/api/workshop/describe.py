@@ -25,6 +25,7 @@ from edgeq.families.two_tower import (
 from edgeq.model.checkpoint.source import open_model
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.inspect import Inspection, inspect_model, read_config
 from edgeq.pipeline.inspect import plan_model as plan_of
 from edgeq.pipeline.stages import Options
@@ -97,12 +98,12 @@ def plan_queries(model: str | Path, device: str, per_second: float) -> QueryRate
     return query_rate(whole, device, per_second)
 
 
-def inspect(model: str | Path, *, preprocess: Preprocess | None = None) -> Inspection:
+def inspect(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> Inspection:
     """Look at what an image classifier or encoder is made of, and what would be done to each part. Nothing is written.
 
     Args:
         model: a directory with model.onnx, a Hugging Face directory, or a Hugging Face id.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
 
     Raises:
         ModelError: the model cannot be read.
@@ -126,7 +127,7 @@ def plan_model(
     check_guards: bool = False,
     calibration: str | Path | None = None,
     evaluation: str | Path | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     options: Options | None = None,
 ) -> Planned:
     """Which layer of a model gets which precision, by which rule, and why; and whether a device has the memory.
@@ -203,7 +204,7 @@ def plan_model(
     )
 
 
-def _notes(model: str, config: Mapping[str, Any], preprocess: Preprocess | None) -> tuple[str, ...]:
+def _notes(model: str, config: Mapping[str, Any], preprocess: Preprocess | PreprocessFlags | None) -> tuple[str, ...]:
     """Of an encoder of CLIP or SigLIP alone."""
     if is_text_tower(config):
         return text_notes(config)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from edgeq.errors import InputError
 from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.classifier import prepare as prepare_classifier
 from edgeq.pipeline.inspect import read_config
@@ -37,7 +38,7 @@ def prepare(
     device: None = ...,
     context: None = ...,
     max_drop: float | None = ...,
-    preprocess: Preprocess | None = ...,
+    preprocess: Preprocess | PreprocessFlags | None = ...,
     threads: int | None = ...,
     options: Options,
     progress: Progress | None = ...,
@@ -73,7 +74,7 @@ def prepare(
     device: None = ...,
     context: None = ...,
     max_drop: None = ...,
-    preprocess: Preprocess | None = ...,
+    preprocess: Preprocess | PreprocessFlags | None = ...,
     threads: int | None = ...,
     options: RetrievalOptions | None = ...,
     progress: Progress | None = ...,
@@ -109,7 +110,7 @@ def prepare(
     device: str | None = ...,
     context: int | None = ...,
     max_drop: float | None = ...,
-    preprocess: Preprocess | None = ...,
+    preprocess: Preprocess | PreprocessFlags | None = ...,
     threads: int | None = ...,
     options: Options | VlmOptions | RetrievalOptions | None = ...,
     progress: Progress | None = ...,
@@ -126,7 +127,7 @@ def prepare(
     device: str | None = None,
     context: int | None = None,
     max_drop: float | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     threads: int | None = None,
     options: Options | VlmOptions | RetrievalOptions | None = None,
     progress: Progress | None = None,

@@ -16,6 +16,7 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SCALES
 from edgeq.cluster.connect import STALL_MINUTES, Cluster, require_ray
 from edgeq.engine.registry import backend, backend_of_graph, require
+from edgeq.export.input_adapter import open_image_model
 from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport
 from edgeq.export.stage import export_model as export_graph
 from edgeq.files import new_directory, require_new
@@ -23,6 +24,7 @@ from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.stages import (
     PARITY_IMAGES,
     Options,
@@ -110,7 +112,7 @@ def export_model(
     keep_batchnorm: tuple[str, ...] = (),
     strict: bool = False,
     channel_equalization: ChannelEqualization = "auto",
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     threads: int | None = None,
 ) -> Exported:
     """Export an image classifier or encoder to ONNX, fold its BatchNorm, and prove that it computes the same.
@@ -123,7 +125,7 @@ def export_model(
         keep_batchnorm: BatchNorm nodes that stay, in FP32.
         strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         channel_equalization: `none`, `repq`, `smooth`, `smooth:0.5`, `repq-smooth` or `auto`.
-        preprocess: replaces the model's preprocessor_config.json.
+        preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
         threads: of one operator; None takes every processor there is.
 
     Raises:
@@ -132,7 +134,7 @@ def export_model(
         PlanError: an equalization was asked for that is exact nowhere.
         OutputError: the output exists, or cannot be written.
     """
-    source = open_model(model, preprocess=preprocess)
+    source = open_image_model(model, preprocess=preprocess)
     found = ImageSet.open(Path(images))
     proof = parity_images(found.sample(PARITY_IMAGES), source)
     with new_directory(Path(output)) as work:

@@ -10,7 +10,9 @@ from edgeq.api.workshop.stages import export_model
 from edgeq.cli import console
 from edgeq.cli.flags import json_option, output_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_export, print_fold
-from edgeq.cli.workshop.options import fold_options, images_option, preprocess_flags, preprocess_options
+from edgeq.cli.workshop.options import fold_options, images_option
+from edgeq.cli.workshop.preprocess_options import preprocess_options
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 
 __all__ = ["command"]
 
@@ -31,9 +33,7 @@ def command(
     keep_batchnorm: tuple[str, ...],
     strict: bool,
     channel_equalization: str,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
+    preprocess: PreprocessFlags | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -50,7 +50,7 @@ def command(
         keep_batchnorm=keep_batchnorm,
         strict=strict,
         channel_equalization=channel_equalization,
-        preprocess=preprocess_flags(mean, std, size),
+        preprocess=preprocess,
         threads=threads,
     )
     if as_json:

@@ -7,7 +7,8 @@ import click
 from edgeq.api.workshop.describe import inspect
 from edgeq.cli import console
 from edgeq.cli.flags import json_option
-from edgeq.cli.workshop.options import preprocess_flags, preprocess_options
+from edgeq.cli.workshop.preprocess_options import preprocess_options
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.inspect import Inspection
 
 __all__ = ["command"]
@@ -17,9 +18,9 @@ __all__ = ["command"]
 @click.argument("model")
 @preprocess_options
 @json_option
-def command(model: str, mean: str | None, std: str | None, size: str | None, as_json: bool) -> None:
+def command(model: str, preprocess: PreprocessFlags | None, as_json: bool) -> None:
     """Show what MODEL is made of, and what would be done to each part."""
-    inspection = inspect(model, preprocess=preprocess_flags(mean, std, size))
+    inspection = inspect(model, preprocess=preprocess)
     if as_json:
         console.print_json(inspection)
     else:

@@ -15,7 +15,6 @@ from edgeq.calibrate.thresholds import METHODS
 from edgeq.cli.flags import PATH
 from edgeq.engine.registry import BACKENDS, DEFAULT
 from edgeq.errors import PlanError
-from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.stages import Options
 from edgeq.plan.guards import check_allowed
 from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope
@@ -34,12 +33,9 @@ __all__ = [
     "gate_options",
     "guard_options",
     "images_option",
-    "parse_size",
     "plan_choices",
     "plan_file_option",
     "plan_options",
-    "preprocess_flags",
-    "preprocess_options",
     "search_bounds",
     "search_options",
     "task_option",
@@ -86,12 +82,6 @@ def _channel_equalization(_context: click.Context, _option: click.Parameter, val
         )
     return value
 
-
-preprocess_options = _chain(
-    click.option("--mean", help="Where preprocessor_config.json is missing: R,G,B mean of pixels in 0..1."),
-    click.option("--std", help="Likewise: R,G,B standard deviation."),
-    click.option("--size", help="Likewise: SIDE or HEIGHTxWIDTH in pixels."),
-)
 
 cap_options = _chain(
     click.option(
@@ -309,36 +299,3 @@ def _check_alone(context: click.Context) -> None:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag = next(option.opts[0] for option in context.command.params if option.name == name)
             raise click.UsageError(f"{flag} and --plan: the plan settles that; make another with edgeq plan")
-
-
-def preprocess_flags(mean: str | None, std: str | None, size: str | None) -> Preprocess | None:
-    """The preprocessing given by --mean, --std and --size; None where none of them was given.
-
-    Args:
-        mean, std: three numbers with commas between, for pixels in 0..1; None where not given.
-        size: SIDE or HEIGHTxWIDTH in pixels; None where not given.
-
-    Raises:
-        click.UsageError: only some were given, or one is malformed.
-    """
-    if mean is None and std is None and size is None:
-        return None
-    if mean is None or std is None or size is None:
-        raise click.UsageError("--mean, --std and --size belong together: give all three")
-    return Preprocess.from_flags(_numbers("--mean", mean), _numbers("--std", std), parse_size("--size", size))
-
-
-def _numbers(flag: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.UsageError(f"{flag} {text}: expected three numbers, such as 0.485,0.456,0.406") from None
-
-
-def parse_size(flag: str, text: str) -> tuple[int, int]:
-    """Height and width in pixels from SIDE or HEIGHTxWIDTH; raises click.UsageError, which names the flag."""
-    height, _, width = text.lower().partition("x")
-    try:
-        return int(height), int(width or height)
-    except ValueError:
-        raise click.UsageError(f"{flag} {text}: expected SIDE or HEIGHTxWIDTH, such as 224 or 480x640") from None

@@ -16,15 +16,14 @@ from edgeq.cli.workshop.options import (
     eval_option,
     fold_options,
     guard_options,
-    parse_size,
     plan_choices,
     plan_options,
-    preprocess_flags,
-    preprocess_options,
 )
+from edgeq.cli.workshop.preprocess_options import parse_size, preprocess_options
 from edgeq.cli.workshop.retrieval_tables import print_query_rate
 from edgeq.cli.workshop.vlm_tables import print_memory, print_photographs
 from edgeq.files import require_new
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.plan.guards import GUARDS
 from edgeq.plan.precision import Decision, PrecisionPlan
 
@@ -86,9 +85,7 @@ def command(
     waterfall: Path | None,
     max_pixels: int | None,
     max_tiles: int | None,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
+    preprocess: PreprocessFlags | None,
     as_json: bool,
     **choices: Any,
 ) -> None:
@@ -120,7 +117,7 @@ def command(
         check_guards=checked,
         calibration=images if checked else None,
         evaluation=labelled,
-        preprocess=preprocess_flags(mean, std, size),
+        preprocess=preprocess,
         options=options,
     )
     if before is not None:

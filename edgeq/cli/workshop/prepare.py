@@ -31,15 +31,15 @@ from edgeq.cli.workshop.options import (
     plan_choices,
     plan_file_option,
     plan_options,
-    preprocess_flags,
-    preprocess_options,
     search_bounds,
     search_options,
     task_option,
 )
+from edgeq.cli.workshop.preprocess_options import PREPROCESS_FLAGS, preprocess_options
 from edgeq.cli.workshop.retrieval_tables import print_prepared_retrieval, print_prepared_text
 from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
 from edgeq.pipeline.retrieval_options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions, UnjudgedText
@@ -62,11 +62,9 @@ CLASSIFIER_FLAGS: Final = (
         "fold",
         "keep_batchnorm",
         "strict",
-        "mean",
-        "std",
-        "size",
         "backend",
     ),
+    *PREPROCESS_FLAGS,
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
 )
@@ -76,9 +74,7 @@ _OF_TEXTS: Final = (
     "method",
     "weights",
     "channel_equalization",
-    "mean",
-    "std",
-    "size",
+    *PREPROCESS_FLAGS,
     "gate_drop",
     "max_float_share",
 )
@@ -226,9 +222,7 @@ def _prepare_retrieval(
     method: str,
     weights: WeightGranularity,
     channel_equalization: ChannelEqualization,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
+    preprocess: PreprocessFlags | None,
     gate_drop: float,
     max_float_share: float,
     compare_int8_images: bool,
@@ -260,7 +254,7 @@ def _prepare_retrieval(
             output,
             captions=captions,
             evaluation=labelled,
-            preprocess=preprocess_flags(mean, std, size),
+            preprocess=preprocess,
             options=options,
             progress=progress,
         )
@@ -300,9 +294,7 @@ def _prepare_classifier(
     as_json: bool,
     *,
     labelled: Path | None,
-    mean: str | None,
-    std: str | None,
-    size: str | None,
+    preprocess: PreprocessFlags | None,
     max_drop: float | None,
     max_float_share: float,
     min_speedup: float | None,
@@ -317,7 +309,7 @@ def _prepare_classifier(
             images,
             output,
             evaluation=labelled,
-            preprocess=preprocess_flags(mean, std, size),
+            preprocess=preprocess,
             options=plan_choices(
                 search=search_bounds(max_drop, max_float_share, min_speedup),
                 gate=GateBounds(min_speedup=gate_speedup, max_drop=gate_drop),

@@ -12,9 +12,9 @@ from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.model.images.preprocess_config import read_preprocess
+from edgeq.model.images.preprocess_flags import PreprocessFlags
 
-__all__ = ["ModelSource", "download", "find_checkpoint", "open_model"]
+__all__ = ["ModelSource", "download", "find_checkpoint", "find_graph", "open_model"]
 
 _ONNX_NAMES = ("model.onnx", "model.fp32.onnx")
 _INDEX = "model.safetensors.index.json"
@@ -35,6 +35,7 @@ class ModelSource:
         architectures: the class names in it.
         labels: class names in the order of the logits, or None when the config has none.
         preprocess: from an image to the network's input.
+        notes: what a careful reader should know of how it was read.
     """
 
     path: Path
@@ -44,14 +45,15 @@ class ModelSource:
     architectures: tuple[str, ...]
     labels: tuple[str, ...] | None
     preprocess: Preprocess
+    notes: tuple[str, ...] = ()
 
 
-def open_model(model: str | Path, *, preprocess: Preprocess | None = None) -> ModelSource:
+def open_model(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> ModelSource:
     """Find out what MODEL is and read its configs.
 
     Args:
         model: a path, or a Hugging Face id (`org/name`) where no such path exists; that one is downloaded.
-        preprocess: from flags; replaces `preprocessor_config.json`.
+        preprocess: replaces `preprocessor_config.json`; flags say single steps over it, or in its place.
 
     Raises:
         ModelError: there is no usable model, or a config is missing, malformed or not understood.
@@ -69,8 +71,21 @@ def open_model(model: str | Path, *, preprocess: Preprocess | None = None) -> Mo
         config=config,
         architectures=_architectures(config, directory),
         labels=_labels(config, directory),
-        preprocess=preprocess or _read_preprocess(directory),
+        preprocess=_preprocess(directory, preprocess),
     )
+
+
+def find_graph(model: str | Path) -> Path | None:
+    """The ONNX file that MODEL means; None for a checkpoint, and for an id that is not here.
+
+    Raises:
+        ModelError: the directory has several, or cannot be read.
+    """
+    path = Path(model)
+    try:
+        return _find_onnx(path) if path.exists() else None
+    except OSError:  # a name too long for a path
+        return None
 
 
 def find_checkpoint(model: str | Path) -> Path:
@@ -192,16 +207,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json_object(path) if path.exists() else {}
 
 
-def _read_preprocess(directory: Path) -> Preprocess:
-    """`preprocessor_config.json`, or ModelError saying which flags stand in for it."""
+def _preprocess(directory: Path, said: Preprocess | PreprocessFlags | None) -> Preprocess:
+    """What was said over `preprocessor_config.json`; ModelError where that is missing says which flags stand in."""
+    if isinstance(said, Preprocess):
+        return said
     path = directory / "preprocessor_config.json"
-    if not path.exists():
-        raise ModelError(
-            f"{directory} has no preprocessor_config.json: how images become the network's input is not known",
-            expected="the file that came with the model, or the values it was trained with",
-            next_step="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224 (with the model's own values)",
-        )
-    return read_preprocess(read_json_object(path))
+    return (said or PreprocessFlags()).apply(read_json_object(path) if path.exists() else None, directory)
 
 
 def _architectures(config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeq.errors import ModelError, first_line
 from edgeq.model.graph.external_data import all_tensors, stored_bytes
 
@@ -110,17 +112,24 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
-    """Raise ModelError when a tensor has more or fewer elements than its shape says, or a type that is none."""
+    """Raise ModelError when a tensor has more or fewer elements than its shape says, a type that is none, or NaN."""
     from onnx import numpy_helper
 
     try:
-        numpy_helper.to_array(tensor)
+        values = numpy_helper.to_array(tensor)
     except Exception as error:  # onnx raises whatever its conversion runs into: KeyError, TypeError, ValueError, ...
         raise ModelError(
             f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} does not have its whole data",
             causes=_CUT_SHORT,
             next_step=_NEXT_STEP,
         ) from error
+    if values.ndim and values.dtype.kind == "f" and (missing := int(np.isnan(values).sum())):
+        raise ModelError(
+            f"{path}: NaN in weight {tensor.name!r}: {missing:,} of {values.size:,} numbers",
+            expected="numbers: whatever is computed with NaN is NaN",
+            causes=("training diverged before the checkpoint was written", "the file was damaged"),
+            next_step="export the model from a checkpoint whose weights are finite",
+        )
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
@@ -21,13 +22,17 @@ MAX_ENCODED_BYTES = 128 * 2**20
 """The largest encoded image read, in bytes."""
 
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # TIFF 6.0, section 8
+_SIGNIFICANT_BITS = re.compile(rb"\0\0\0\x01sBIT(.)", re.DOTALL)  # PNG, 11.3.2.4: of grey one byte
+_PNG_HEAD = 4096  # sBIT is in front of the palette and the pixels
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # the JPEG reader takes MPO (several pictures in one) as well
 
 
 def decode_image(data: bytes, name: str, *, side: int | None = None) -> Image.Image:
     """Decode an image to mode RGB, upright.
 
-    The EXIF orientation is applied, transparency is laid over white and 16-bit grey is brought to 8 bits.
+    The EXIF orientation is applied, transparency is laid over white and 16-bit grey is brought to 8 bits, from the
+    depth that its file says, such as 12 bits.
 
     Args:
         data: the encoded file.
@@ -45,7 +50,8 @@ def decode_image(data: bytes, name: str, *, side: int | None = None) -> Image.Im
             if side is not None:
                 image.draft("RGB", (side, side))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            depth = _said_depth(image, data) if image.mode.startswith("I;16") else 16
+            return _to_rgb(ImageOps.exif_transpose(image), depth)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -109,11 +115,30 @@ def _too_large(name: str, size: str) -> ImageError:
     )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any 8-bit or 16-bit mode to RGB."""
+def _said_depth(image: Image.Image, data: bytes) -> int:
+    """Bits of a 16-bit grey image's samples, 8..16, where its file says so; else 16.
+
+    TIFF says it in MaxSampleValue, or stores no more than so many (BitsPerSample). PNG says in sBIT how many bits the
+    samples had before they were brought to 16; what was never brought there has bits set where others have none.
+    """
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        stored, most = tags.get(_BITS_PER_SAMPLE, (16,)), tags.get(_MAX_SAMPLE_VALUE, (0xFFFF,))
+        most = most[0] if isinstance(most, tuple) else most
+        return max(8, min(int(stored[0]), int(most).bit_length()))
+    match = _SIGNIFICANT_BITS.search(data[:_PNG_HEAD])
+    depth = max(8, min(16, match[1][0])) if image.format == "PNG" and match else 16
+    samples = np.asarray(image)
+    shifted = samples.max(initial=0) >> depth or not (samples & ((1 << (16 - depth)) - 1)).any()
+    return 16 if shifted else depth
+
+
+def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
+    """Any 8-bit or 16-bit mode to RGB; 16-bit grey from samples of `depth` bits."""
     if image.mode.startswith("I;16"):
         # Pillow would clip 16-bit grey at 255, which makes it white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        samples = np.minimum(np.asarray(image), (1 << depth) - 1)
+        return Image.fromarray((samples >> (depth - 8)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels are of Pillow's mode {image.mode}, expected 8 or 16 bits per channel")
     if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:

@@ -205,7 +205,7 @@ def _any(samples: Samples) -> Array:
     """A sample of the usual size."""
     preprocess = samples.preprocess
     if preprocess is not None:  # no image need be readable
-        return np.zeros((1, 3, preprocess.height, preprocess.width), np.float32)
+        return np.zeros((1, preprocess.channels, preprocess.height, preprocess.width), np.float32)
     return next(array for _, array in samples.arrays([]))
 
 

@@ -170,6 +170,17 @@ def test_a_tensor_without_its_whole_data_is_refused(tmp_path: Path, change: int)
         load_onnx(tmp_path / "a.onnx")
 
 
+def test_nan_in_a_weight_is_said(tmp_path: Path) -> None:
+    model = small_model()
+    tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(tensor).copy()
+    values.reshape(-1)[[1, 5]] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=rf"NaN in weight '{tensor.name}': 2 of {values.size:,} numbers"):
+        load_onnx(tmp_path / "model.onnx")
+
+
 def test_missing_directories_and_empty_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(ModelError, match="does not exist"):

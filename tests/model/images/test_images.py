@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +199,42 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, colour: tuple[int, ..
     image = one(tmp_path, png(colour, mode=mode))
     assert image.mode == "RGB"
     assert image.getpixel((1, 1)) == expected
+
+
+def sixteen_bits(values: list[int], kind: str, *, bits: int | None = None, most: int | None = None) -> bytes:
+    """16-bit grey in one row, as PNG or TIFF, that says its depth (sBIT) or its largest value (MaxSampleValue)."""
+    image = Image.fromarray(np.array([values], np.uint16))
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({} if most is None else {"tiffinfo": {281: most}}))
+    data = buffer.getvalue()
+    if bits is None:
+        return data
+    chunk = b"sBIT" + bytes([bits])
+    made = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return data[:33] + made + data[33:]  # behind the signature (8 bytes) and IHDR (25)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        # 12 bits as they are: 4095 is white, 2056 / 16 = 128.5
+        (sixteen_bits([0, 2056, 4095], "PNG", bits=12), [0, 128, 255]),
+        (sixteen_bits([0, 2056, 4095], "TIFF", most=4095), [0, 128, 255]),
+        # brought to 16 bits before, as PNG asks for: 2056 << 4, its low four bits being zeros here
+        (sixteen_bits([0, 2056 << 4, 4095 << 4], "PNG", bits=12), [0, 128, 255]),
+        # dark, and brought to 16 bits: multiples of 16 below 4096
+        (sixteen_bits([0, 1024, 4080], "PNG", bits=12), [0, 4, 15]),
+        # nothing is said: 16 bits
+        (sixteen_bits([0, 2056, 4095], "PNG"), [0, 8, 15]),
+        (sixteen_bits([0, 2056, 4095], "TIFF"), [0, 8, 15]),
+        (sixteen_bits([0, 0x8000, 0xFFFF], "TIFF", most=0xFFFF), [0, 128, 255]),
+    ],
+)
+def test_sixteen_bits_are_scaled_by_the_depth_that_the_file_says(
+    tmp_path: Path, data: bytes, expected: list[int]
+) -> None:
+    image = one(tmp_path, data, "image.tif" if data[:2] == b"II" else "image.png")
+    assert np.asarray(image)[0, :, 0].tolist() == expected
 
 
 def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path: Path) -> None:

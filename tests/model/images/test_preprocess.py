@@ -95,8 +95,96 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "poolformer": {"image_processor_type": "PoolFormerImageProcessor", "crop_pct": 0.95},
     "poolformer square": {"image_processor_type": "PoolFormerImageProcessor", "size": {"height": 224, "width": 224}},
     "pvt": {"image_processor_type": "PvtImageProcessor"},
+    "mobilevit defaults": {"image_processor_type": "MobileViTImageProcessor"},
+    "mobilevit small": {
+        "feature_extractor_type": "MobileViTFeatureExtractor",
+        "crop_size": 256,
+        "do_center_crop": True,
+        "do_flip_channel_order": True,
+        "resample": 2,
+        "size": 288,
+    },
+    "mobilevit rgb": {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": False},
+    "mobilevit normalize": {"image_processor_type": "MobileViTImageProcessor", "do_normalize": True},
+    "segformer b0": {
+        "feature_extractor_type": "SegformerFeatureExtractor",
+        "do_reduce_labels": True,
+        "resample": 2,
+        "size": 512,
+    },
+    "segformer never crops": {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_center_crop": True,
+        "crop_size": 99,
+    },
+    "detr fixed": {
+        "image_processor_type": "DetrImageProcessor",
+        "format": "coco_detection",
+        "size": {"height": 200, "width": 260},
+    },
+    "conditional detr fixed": {
+        "image_processor_type": "ConditionalDetrImageProcessor",
+        "size": {"height": 96, "width": 64},
+        "pad_size": {"height": 96, "width": 64},
+    },
+    "deformable detr fixed": {
+        "image_processor_type": "DeformableDetrImageProcessor",
+        "size": {"height": 96, "width": 64},
+        "pad_and_return_pixel_mask": False,
+    },
+    "rt-detr defaults": {"image_processor_type": "RTDetrImageProcessor"},
+    "rt-detr pads": {
+        "image_processor_type": "RTDetrImageProcessor",
+        "size": {"max_height": 320, "max_width": 300},
+        "do_pad": True,
+        "do_normalize": True,
+        "pad_size": {"height": 320, "width": 320},
+    },
+    "yolos pads": {
+        "image_processor_type": "YolosImageProcessor",
+        "size": {"shortest_edge": 200, "longest_edge": 333},
+        "pad_size": {"height": 333, "width": 333},
+    },
+    "yolos old": {
+        "feature_extractor_type": "YolosFeatureExtractor",
+        "size": 200,
+        "max_size": 300,
+        "pad_size": {"height": 300, "width": 310},
+    },
+    "mask2former fixed": {
+        "image_processor_type": "Mask2FormerImageProcessor",
+        "size": {"height": 100, "width": 128},
+        "num_labels": 3,
+    },
+    "maskformer fixed": {
+        "image_processor_type": "MaskFormerImageProcessor",
+        "size": {"height": 97, "width": 128},
+        "size_divisor": 16,
+    },
+    "eomt": {"image_processor_type": "EomtImageProcessor", "do_pad": True},
+    "dpt defaults": {"image_processor_type": "DPTImageProcessor"},
+    "dpt multiple": {
+        "image_processor_type": "DPTImageProcessor",
+        "size": {"height": 300, "width": 200},
+        "ensure_multiple_of": 32,
+        "do_pad": True,
+        "size_divisor": 50,
+    },
+    "sam": {"image_processor_type": "SamImageProcessor", "size": {"longest_edge": 255}, "pad_size": 256},
+    "superpoint": {"image_processor_type": "SuperPointImageProcessor"},
+    "blip": {"image_processor_type": "BlipImageProcessor"},
+    "chinese clip": {"image_processor_type": "ChineseCLIPImageProcessor"},
+    "flava": {"image_processor_type": "FlavaImageProcessor", "codebook_size": {"height": 112, "width": 112}},
+    "owlvit": {"image_processor_type": "OwlViTImageProcessor"},
 }
-MODULES = {"MobileNetV1": "mobilenet_v1", "MobileNetV2": "mobilenet_v2"}
+MODULES = {
+    "MobileNetV1": "mobilenet_v1",
+    "MobileNetV2": "mobilenet_v2",
+    "ConditionalDetr": "conditional_detr",
+    "DeformableDetr": "deformable_detr",
+    "RTDetr": "rt_detr",
+    "ChineseCLIP": "chinese_clip",
+}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +219,7 @@ def test_the_pixels_are_those_of_transformers(photos: list[Image.Image], name: s
     preprocess = read_preprocess(CONFIGS[name])
     for image in photos:
         pixels, expected = preprocess(image), theirs(CONFIGS[name], image)
-        assert pixels.shape == expected.shape == (3, preprocess.height, preprocess.width)
+        assert pixels.shape == np.asarray(expected).shape == (3, preprocess.height, preprocess.width)
         assert pixels.dtype == np.float32
         scale = max(1.0, float(np.abs(expected).max()) / 3)
         assert np.abs(pixels - expected).max() <= TOLERANCE * scale
@@ -145,7 +233,7 @@ def test_a_config_written_is_read_back_equal(name: str) -> None:
     assert again.digest == preprocess.digest
 
 
-@pytest.mark.parametrize("name", ["convnext 224", "efficientnet top", "clip old", "poolformer"])
+@pytest.mark.parametrize("name", ["convnext 224", "efficientnet top", "clip old", "poolformer", "mobilevit small"])
 def test_transformers_reads_a_written_config_likewise(photos: list[Image.Image], name: str) -> None:
     pytest.importorskip("transformers")
     preprocess = read_preprocess(CONFIGS[name])
@@ -210,6 +298,23 @@ def test_impossible_flags_are_refused(mean: list[float], std: list[float], size:
         ({"do_pad": True}, "do_pad"),
         ({"do_convert_grayscale": True}, "do_convert_grayscale"),
         ({"do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"image_processor_type": "DetrImageProcessor"}, "size.*shapes differ"),
+        ({"image_processor_type": "YolosImageProcessor", "size": 512}, "size.*shapes differ"),
+        (
+            {
+                "image_processor_type": "DetrImageProcessor",
+                "size": {"shortest_edge": 80, "longest_edge": 100},
+                "pad_size": {"height": 100, "width": 100},
+            },
+            "pad_size.*pixel_mask",
+        ),
+        ({"image_processor_type": "DPTImageProcessor", "keep_aspect_ratio": True}, "keep_aspect_ratio"),
+        ({"image_processor_type": "EomtImageProcessor"}, "size.*shapes differ"),
+        ({"image_processor_type": "EomtImageProcessor", "do_split_image": True}, "do_split_image"),
+        ({"image_processor_type": "SuperPointImageProcessor", "do_grayscale": True}, "do_grayscale"),
+        ({"image_processor_type": "GLPNImageProcessor"}, "size_divisor"),
+        ({"image_processor_type": "ZoeDepthImageProcessorFast"}, "reflects the edges"),
+        ({"image_processor_type": "EdgeqImageProcessor", "do_pad": True, "pad_size": 9, "constant_values": 256}, "256"),
         ({"crop_pct": 0.9}, "crop_pct"),
         ({"something_new": 1}, "something_new"),
         ({"size": {"shortest_edge": 224}}, "shorter edge"),
