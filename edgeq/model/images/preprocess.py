@@ -145,6 +145,12 @@ class Preprocess:
             pixels = _crop(pixels, self.height, self.width)
         return self._scaled(pixels)
 
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width that the resizing step gives an image of this size."""
+        if self.resize is None:
+            return height, width
+        return self.resize if isinstance(self.resize, tuple) else _shortest_edge((width, height), self.resize)
+
     def _resized(self, image: Image.Image) -> Image.Image:
         """The image in the size that the resizing step gives it."""
         if self.resize is None:
@@ -154,7 +160,7 @@ class Preprocess:
                     "and its preprocessing does not resize"
                 )
             return image
-        height, width = self.resize if isinstance(self.resize, tuple) else _shortest_edge(image.size, self.resize)
+        height, width = self.resized(*image.size)
         if height * width > MAX_PIXELS:
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels would become {width} x {height}, too large"
