@@ -176,9 +176,10 @@ def _accuracy(headline: Headline | None, bounds: GateBounds) -> tuple[bool, str]
     if headline is None:
         return True, "its answers were not judged"
     if not headline.labelled:
-        return headline.drop <= bounds.max_error, (
+        allowed = bounds.max_error if headline.allowed is None else headline.allowed
+        return headline.drop <= allowed, (
             f"without labelled images accuracy was not judged; the answers to {headline.examples} images differ by "
-            f"{headline.drop:.1%} {headline.unit}, at most {bounds.max_error:.0%} is allowed"
+            f"{headline.drop:.1%} {headline.unit}, at most {allowed:.0%} is allowed"
         )
     doubt = "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
     return headline.drop <= bounds.max_drop, (

@@ -16,15 +16,14 @@ from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.stream import ImageStream
 from edgeq.quality.judged import Judged
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
-from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally
+from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally, UnlabelledTask
 from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.embedding import Fidelity
-from edgeq.quality.tasks.registry import UNLABELLED, AnyFigures
+from edgeq.quality.tasks.registry import AnyFigures, unlabelled
 
 __all__ = ["Quality", "judge"]
 
 QUALITY_VERSION: Final = "edgeq.quality/1"
-LATENCY_BATCHES = (1, 64)
 
 Network = Callable[[NDArray[np.float32]], Outputs]
 Batch = tuple[Sequence[str], NDArray[np.float32]]
@@ -90,7 +89,8 @@ def judge(
     threads = threads or default_threads()
     skipped: tuple[str, ...] = ()
     if examples is None:
-        task, figures = UNLABELLED, _unlabelled(reference, candidate, images, backend, threads)
+        alone = unlabelled(task)
+        task, figures = alone, _unlabelled(reference, candidate, alone, images, backend, threads)
     else:
         figures, skipped = _labelled(
             reference, candidate, task, examples, source, images[:1], backend, threads, advance
@@ -99,7 +99,8 @@ def judge(
     return Quality(
         backend=backend.version(),
         latency=tuple(
-            _latency(reference, candidate, images[:1], batch, backend, threads, timing) for batch in LATENCY_BATCHES
+            _latency(reference, candidate, images[:1], batch, backend, threads, timing)
+            for batch in task.latency_batches
         ),
         reference_bytes=reference.stat().st_size,
         candidate_bytes=candidate.stat().st_size,
@@ -128,11 +129,16 @@ def _labelled(
 
 
 def _unlabelled(
-    reference: Path, candidate: Path, images: NDArray[np.float32], backend: EngineBackend, threads: int
+    reference: Path,
+    candidate: Path,
+    task: UnlabelledTask,
+    images: NDArray[np.float32],
+    backend: EngineBackend,
+    threads: int,
 ) -> Figures:
     """What both give for the same images, compared; the engines die with this frame."""
-    ours, theirs = (_network(path, UNLABELLED, backend, threads) for path in (reference, candidate))
-    return _compared(ours, theirs, _pieces(images, UNLABELLED.batch), UNLABELLED.begin(), None)
+    ours, theirs = (_network(path, task, backend, threads) for path in (reference, candidate))
+    return _compared(ours, theirs, _pieces(images, task.batch), task.begin(), None)
 
 
 def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class ModelSource:
         architectures: the class names in it.
         labels: class names in the order of the logits, or None when the config has none.
         preprocess: from an image to the network's input.
+        metadata: of the ONNX file, where it was asked for.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class ModelSource:
     architectures: tuple[str, ...]
     labels: tuple[str, ...] | None
     preprocess: Preprocess
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_model(model: str | Path, *, preprocess: Preprocess | None = None) -> ModelSource:

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeq.errors import EngineError
-from edgeq.model.detections.boxes import Detections, overlap, suppress
-from edgeq.model.detections.head import Head, Limits
+from edgeq.model.heads.boxes import Detections, overlap, suppress
+from edgeq.model.heads.detector import Head, Limits
 
 SIDE = 100
 LOW = Limits(score=0.25)

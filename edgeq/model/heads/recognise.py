@@ -7,18 +7,17 @@ gives for real images.
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
-from edgeq.model.detections.head import HEAD_KINDS, Head, HeadKind
+from edgeq.model.heads.detector import HEAD_KINDS, Head, HeadKind
+from edgeq.model.heads.seen import Seen, Shape
 
-__all__ = ["Seen", "class_names", "is_detector", "recognise_head"]
+__all__ = ["recognise_head"]
 
 _COUNT: Final = ("num_dets", "num_detections", "num_boxes")
 _ROW: Final = 6
@@ -27,58 +26,8 @@ _MOST_AFTER_NMS: Final = 1000
 _MOST_SHARE: Final = 2.0
 """A box in shares of the image may lie somewhat outside; one in pixels is larger somewhere."""
 _BACKGROUND: Final = ("background", "__background__", "bg", "none", "n/a")
-_MOST_NAMES: Final = 1 << 20
 _ANY_CLASSES: Final = 10_000
 """Where NMS is inside and nobody names the classes, their number is not told by any shape."""
-
-Shape = tuple[int | None, ...]
-"""Of an output; None for an axis of any length."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is known of a network.
-
-    Attributes:
-        shapes: of its outputs by name, in the graph's order.
-        height, width: of its input, in pixels.
-        labels: class names; None where nobody says.
-        metadata: of the ONNX file.
-        values: what it gave for real images, float32 [n, ...] by output; None where it has not run.
-    """
-
-    shapes: Mapping[str, Shape]
-    height: int
-    width: int
-    labels: Sequence[str] | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    values: Mapping[str, NDArray[np.float32]] | None = None
-
-    @property
-    def names(self) -> Sequence[str] | None:
-        """The class names, from the config or the ONNX file."""
-        return self.labels if self.labels is not None else class_names(self.metadata)
-
-
-def class_names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Names that Ultralytics writes into an ONNX file, `{0: 'person', ...}`; None where there are none."""
-    text = metadata.get("names", "")
-    if not text or len(text) > _MOST_NAMES:
-        return None
-    try:
-        names: Any = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or set(names) != set(range(len(names))) or not names:
-        return None
-    return tuple(str(names[index]) for index in range(len(names)))
-
-
-def is_detector(metadata: Mapping[str, str]) -> bool:
-    """Whether an ONNX file says that it is a detector, as Ultralytics' do."""
-    return metadata.get("task") == "detect"
 
 
 def recognise_head(seen: Seen, kind: str | None = None) -> Head:

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
-from edgeq.model.detections.head import Head
-from edgeq.model.detections.recognise import Seen, class_names, is_detector, recognise_head
+from edgeq.model.heads.detector import Head
+from edgeq.model.heads.recognise import recognise_head
+from edgeq.model.heads.seen import Seen, class_names, ultralytics_task
 
 COCO = tuple(f"class {index}" for index in range(80))
 THREE = ("bolt", "crack", "rust")
@@ -51,8 +52,8 @@ def test_yolo(
 def test_ultralytics_metadata_names_the_classes() -> None:
     metadata = {"names": "{0: 'bolt', 1: 'crack', 2: 'rust'}", "stride": "32", "task": "detect"}
     assert class_names(metadata) == THREE
-    assert is_detector(metadata)
-    assert not is_detector({"task": "classify"})
+    assert ultralytics_task(metadata) == "detect"
+    assert ultralytics_task({}) is None
     head = recognise_head(seen({"output0": (None, 8, 8400)}, metadata=metadata))
     assert (head.kind, head.classes) == ("yolov5", 3)
     assert recognise_head(seen({"output0": (None, 7, 8400)}, metadata=metadata)).kind == "yolov8"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.errors import EngineError
-from edgeq.model.detections.boxes import Detections, corners, suppress
+from edgeq.model.heads.boxes import Detections, corners, suppress
 
 __all__ = ["HEAD_KINDS", "Head", "HeadKind", "Limits"]
 

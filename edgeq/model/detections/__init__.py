@@ -1,1 +1,0 @@
-"""What a detector's outputs say: heads turned into boxes, scores and classes. NumPy alone, on the device too."""
