@@ -31,6 +31,7 @@ from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
+from edgeq.pipeline.fit_task import choose_for, fit_task
 from edgeq.pipeline.gate import Judging, settle
 from edgeq.pipeline.search import Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import (
@@ -51,7 +52,6 @@ from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.base import Examples, ImageTask
 from edgeq.quality.tasks.classification import Classification
-from edgeq.quality.tasks.registry import choose_task, recorded
 from edgeq.quantize.engine_inputs import write_classifier_inputs
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
@@ -141,9 +141,8 @@ def prepare(
     report = progress or (lambda _stage, _done, _total: None)
     with new_directory(output) as work:
         report("open", 0, 0)
-        source = open_image_model(model, preprocess=preprocess)
-        task = choose_task(options.task, source.config)
-        source = replace(source, config=recorded(task, source.config))
+        opened = open_image_model(model, preprocess=preprocess)
+        source, task = choose_for(opened, options.task, options.detector_head)
         images = ImageSet.open(calibration).sample(options.calibration_images)
         samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
@@ -162,6 +161,8 @@ def prepare(
             threads=options.threads,
         )
         graph = work / FP32
+        task = fit_task(task, source, graph, proof, head=options.detector_head, threads=options.threads)
+        task.record(work)
         plan = plan_graph(graph, exported, options)
         findings += check(Facts(plan=plan), plan.allowed)
         exported, plan, channels = equalize_channels(

@@ -87,6 +87,8 @@ class Options:
         backend: whose INT8 graph is judged; it is made beside those that every bundle has.
         task: what the network is for, one of `edgeq.quality.tasks.registry.task_names()`; None leaves that to the
             model's config.
+        detector_head: kind of a detector's outputs, one of `edgeq.model.heads.detector.HEAD_KINDS`; None leaves that to
+            the outputs.
         threads: of one operator; None takes every processor there is.
         timing: how long latency is measured.
     """
@@ -107,6 +109,7 @@ class Options:
     search: SearchBounds | None = None
     backend: str = DEFAULT.name
     task: str | None = None
+    detector_head: str | None = None
     threads: int | None = None
     timing: Timing = DEFAULT_TIMING
 

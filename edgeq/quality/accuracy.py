@@ -125,11 +125,13 @@ def _rounded(count: int) -> int:
 
 
 def _unlabelled(headline: Headline, bounds: AccuracyBounds) -> Accuracy:
-    spread, near = headline.spread, headline.drop <= bounds.max_error
+    allowed = bounds.max_error if headline.allowed is None else headline.allowed
+    spread, near = headline.spread, headline.drop <= allowed
     begin = f"without labelled images accuracy was not judged; the answers to {headline.examples} images differ by"
     if spread is None or not near:
-        reason = f"{begin} {headline.drop:.1%} {headline.unit}, at most {bounds.max_error:.0%} is allowed"
-        doubt = "FP32 gives all images the same answer, so what INT8 loses was not seen" if spread is None else ""
-        return Accuracy(good=near, reason=reason, doubt=doubt if near else "")
+        reason = f"{begin} {headline.drop:.1%} {headline.unit}, at most {allowed:.0%} is allowed"
+        alike = near and headline.spread is None and headline.allowed is None
+        doubt = "FP32 gives all images the same answer, so what INT8 loses was not seen" if alike else ""
+        return Accuracy(good=near, reason=reason, doubt=doubt)
     reason = f"{begin} {spread:.1%} of what tells images apart, at most {bounds.max_spread:.0%} is allowed"
     return Accuracy(good=spread <= bounds.max_spread, reason=reason)

@@ -17,15 +17,14 @@ from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.stream import ImageStream
 from edgeq.quality.judged import Judged
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
-from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally
+from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally, UnlabelledTask
 from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.embedding import Fidelity
-from edgeq.quality.tasks.registry import UNLABELLED, AnyFigures
+from edgeq.quality.tasks.registry import AnyFigures, unlabelled
 
 __all__ = ["MOST_FURTHER", "Further", "Quality", "compare", "judge", "judge_all"]
 
 QUALITY_VERSION: Final = "edgeq.quality/1"
-LATENCY_BATCHES = (1, 64)
 
 MOST_FURTHER: Final = 500
 """Labelled images, at most, that a further graph is judged on: it may run in floating point, which is slow."""
@@ -159,11 +158,13 @@ def judge_all(
     others = tuple(
         _further(each, task, part, total, source, images, answered, threads, advance_further) for each in further
     )
-    found: dict[str, Any] = {"answers": None, (UNLABELLED if examples is None else task).key: figures}
+    judged_as = unlabelled(task) if examples is None else task
+    found: dict[str, Any] = {"answers": None, judged_as.key: figures}
     quality = Quality(
         backend=backend.version(),
         latency=tuple(
-            _latency(reference, candidate, images[:1], batch, backend, threads, timing) for batch in LATENCY_BATCHES
+            _latency(reference, candidate, images[:1], batch, backend, threads, timing)
+            for batch in judged_as.latency_batches
         ),
         reference_bytes=reference.stat().st_size,
         candidate_bytes=candidate.stat().st_size,
@@ -232,7 +233,7 @@ def _compare(
     answered: _Answered | None,
 ) -> tuple[Figures, tuple[str, ...]]:
     if examples is None:
-        return _unlabelled(reference, candidate, images, backend, threads, answered), ()
+        return _unlabelled(reference, candidate, unlabelled(task), images, backend, threads, answered), ()
     return _labelled(reference, candidate, task, examples, source, images[:1], backend, threads, advance, answered)
 
 
@@ -250,8 +251,9 @@ def _further(
     """One further graph beside what FP32 answered; its engine dies with this frame."""
     tally: Tally
     if examples is None:
-        task, tally = UNLABELLED, UNLABELLED.begin()
-        batches: Iterator[Batch] = _pieces(images, UNLABELLED.batch)
+        alone = unlabelled(task)
+        task, tally = alone, alone.begin()
+        batches: Iterator[Batch] = _pieces(images, alone.batch)
     else:
         tally = task.tally(examples, source.labels, answered.classes)
         size = min(task.batch, _FURTHER_BATCH)
@@ -288,14 +290,15 @@ def _labelled(
 def _unlabelled(
     reference: Path,
     candidate: Path,
+    task: UnlabelledTask,
     images: NDArray[np.float32],
     backend: EngineBackend,
     threads: int,
     answered: _Answered | None,
 ) -> Figures:
     """What both give for the same images, compared; the engines die with this frame."""
-    ours, theirs = (_network(path, UNLABELLED, backend, threads) for path in (reference, candidate))
-    return _compared(ours, theirs, _pieces(images, UNLABELLED.batch), UNLABELLED.begin(), None, answered)
+    ours, theirs = (_network(path, task, backend, threads) for path in (reference, candidate))
+    return _compared(ours, theirs, _pieces(images, task.batch), task.begin(), None, answered)
 
 
 def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:

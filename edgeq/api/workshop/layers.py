@@ -17,6 +17,7 @@ from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource, open_model
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.fit_task import choose_for, refit_task
 from edgeq.pipeline.search import Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import Progress
 from edgeq.plan.precision import PrecisionPlan
@@ -130,9 +131,9 @@ def search_layers(
     """
     place = Path(directory)
     found, plan = _artifacts(place, Path(scales) if scales else None)
-    source = open_model(place / FP32)
-    task = choose_task(None, source.config)
+    source, task = choose_for(open_model(place / FP32), None)
     examples = task.open(Path(labelled), source.labels)
+    task = refit_task(task, source, place, examples.images, threads=threads)
     made = search_graph(
         place / FP32,
         plan,

@@ -25,6 +25,7 @@ from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
+from edgeq.pipeline.fit_task import choose_for, refit_task
 from edgeq.pipeline.stages import (
     PARITY_IMAGES,
     Options,
@@ -43,7 +44,6 @@ from edgeq.plan.precision import ChannelEqualization, PrecisionPlan
 from edgeq.plan.rules import plan_classifier
 from edgeq.quality.judge import Quality
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
-from edgeq.quality.tasks.registry import choose_task
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
 from edgeq.quantize.int8.select import resolve
@@ -274,6 +274,7 @@ def evaluate(
     labelled: str | Path,
     *,
     task: str | None = None,
+    detector_head: str | None = None,
     threads: int | None = None,
     timing: Timing = DEFAULT_TIMING,
     progress: Progress | None = None,
@@ -285,6 +286,7 @@ def evaluate(
             point, the FP16 graph is judged.
         labelled: a folder or zip of images in folders named after their class, or as the task has them.
         task: what the network is for, such as `multilabel`; None leaves that to the model's config.
+        detector_head: kind of a detector's outputs, such as `yolov8`; None leaves that to the bundle, or the outputs.
         threads: of one operator; None takes every processor there is.
         timing: how long latency is measured.
         progress: called as (`judge`, images done, images in all).
@@ -299,9 +301,9 @@ def evaluate(
         read_manifest(directory)
     ExportReport.load(directory)
     require(backend_of_graph(made_graph(directory).name))
-    source = open_model(directory / FP32)
-    chosen = choose_task(task, source.config)
+    source, chosen = choose_for(open_model(directory / FP32), task, detector_head)
     examples = chosen.open(Path(labelled), source.labels)
+    chosen = refit_task(chosen, source, directory, examples.images, head=detector_head, threads=threads)
     advance = counter(progress or (lambda _stage, _done, _total: None), "judge", len(examples))
     quality, _ = judge_graphs(
         directory, chosen, examples, examples.images, source, threads=threads, timing=timing, advance=advance

@@ -39,6 +39,7 @@ def command(
     quantized: Path,
     labelled: Path,
     task: str | None,
+    detector_head: str | None,
     classes: Path | None,
     templates: Path | None,
     threads: int | None,
@@ -51,8 +52,9 @@ def command(
     the text encoder that it has, beside the one in floating point where `edgeq prepare --keep-fp32` left that.
     """
     if (quantized / RETRIEVAL_SETTINGS).is_file():
-        if task is not None:
-            raise click.UsageError(f"--task: {quantized} is a bundle of a text and a vision encoder")
+        for flag, value in (("--task", task), ("--detector-head", detector_head)):
+            if value is not None:
+                raise click.UsageError(f"{flag}: {quantized} is a bundle of a text and a vision encoder")
         with console.progress_bars() as progress:
             found = judge_zero_shot(
                 quantized, labelled, classes=classes, templates=templates, threads=threads, progress=progress
@@ -66,7 +68,9 @@ def command(
         if given is not None:
             raise click.UsageError(f"{flag}: {quantized} is no bundle of a text and a vision encoder")
     with console.progress_bars() as progress:
-        quality = evaluate(quantized, labelled, task=task, threads=threads, progress=progress)
+        quality = evaluate(
+            quantized, labelled, task=task, detector_head=detector_head, threads=threads, progress=progress
+        )
     if as_json:
         console.print_json(quality)
         return

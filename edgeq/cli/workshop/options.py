@@ -15,6 +15,7 @@ from edgeq.calibrate.thresholds import METHODS
 from edgeq.cli.flags import PATH
 from edgeq.engine.registry import BACKENDS, DEFAULT
 from edgeq.errors import PlanError
+from edgeq.model.heads.detector import HEAD_KINDS
 from edgeq.pipeline.stages import Options
 from edgeq.plan.guards import check_allowed
 from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope
@@ -57,15 +58,6 @@ def eval_option(*, required: bool) -> Callable[[F], F]:
     return click.option("--eval", "labelled", type=PATH, required=required, help=text)
 
 
-task_option = click.option(
-    "--task",
-    type=click.Choice(task_names()),
-    help="What the network is for, where its config does not say it: "
-    + "; ".join(f"{task.name}: {task.what}" for task in IMAGE_TASKS)
-    + ".",
-)
-
-
 def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
@@ -73,6 +65,22 @@ def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+task_option = _chain(
+    click.option(
+        "--task",
+        type=click.Choice(task_names()),
+        help="What the network is for, where it does not say it itself: "
+        + "; ".join(f"{task.name}: {task.what}" for task in IMAGE_TASKS)
+        + ".",
+    ),
+    click.option(
+        "--detector-head",
+        type=click.Choice(HEAD_KINDS),
+        help="How a detector's outputs are read, where they do not tell it themselves.",
+    ),
+)
 
 
 def _channel_equalization(_context: click.Context, _option: click.Parameter, value: str) -> str:

@@ -67,6 +67,7 @@ CLASSIFIER_FLAGS: Final = (
     *PREPROCESS_FLAGS,
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
     "task",
+    "detector_head",
 )
 RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images", "unjudged")
 _OF_TEXTS: Final = (

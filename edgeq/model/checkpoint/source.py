@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class ModelSource:
         labels: class names in the order of the logits, or None when the config has none.
         preprocess: from an image to the network's input.
         notes: what a careful reader should know of how it was read.
+        metadata: of the ONNX file, where it was asked for.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class ModelSource:
     labels: tuple[str, ...] | None
     preprocess: Preprocess
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_model(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> ModelSource:

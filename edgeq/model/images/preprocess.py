@@ -202,6 +202,12 @@ class Preprocess:
         """What the pixel values 0..255 become, [C, 256], in the network's order of channels."""
         return self._values[::-1] if self.channel_order == "bgr" else self._values
 
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width that the resizing step gives an image of this size."""
+        if self.resize is None:
+            return height, width
+        return resized_size((width, height), self.resize)
+
     def _resized(self, image: Image.Image) -> Image.Image:
         """The image in the size that the resizing step gives it."""
         if self.resize is None:
@@ -211,7 +217,7 @@ class Preprocess:
                     "and its preprocessing does not resize"
                 )
             return image
-        height, width = resized_size(image.size, self.resize)
+        height, width = self.resized(*image.size)
         if height * width > MAX_PIXELS:
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels would become {width} x {height}, too large"

@@ -7,6 +7,9 @@ A task is one file in this folder and one line in `edgeq.quality.tasks.registry`
 3. how the candidate is compared with FP32 on the same examples, in pairs (`ImageTask.tally` gives a `Tally`);
 4. what came of it (`Figures`): a `Headline` and rows for a table.
 
+Where the outputs must be understood first, `ImageTask.fitted` makes of the task that of one network; without labels,
+`ImageTask.unlabelled` says how answers are compared.
+
 Everything else in edgeq reads the headline and the rows, whatever the task: the gate and the search hold the headline's
 drop and its standard error against their bounds, tables print the rows, and `quality.json` holds the figures whole.
 Canaries hold the network's outputs themselves.
@@ -25,14 +28,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.errors import EngineError
+from edgeq.errors import EngineError, ModelError
+from edgeq.model.heads.seen import Seen, ultralytics_task
 from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.preprocess import Preprocess
 
 __all__ = [
     "BATCH",
@@ -47,6 +52,7 @@ __all__ = [
     "Tally",
     "Task",
     "TaskFigures",
+    "UnlabelledTask",
     "finite",
 ]
 
@@ -74,10 +80,11 @@ class Headline(BaseModel):
         standard_error: of `drop`, over the choice of examples, paired; None where it is not known.
         examples: how many it rests on.
         labelled: whether it was told what is right. Without that a drop says nothing of accuracy.
-        alike, agreement: what it is called that both say the same of an example, and in percent of the examples how
-            often they do.
         spread: without labels, the error of the answers against what tells images apart
             (`edgeq.quality.tasks.embedding`); None where that is not known.
+        alike, agreement: what it is called that both say the same of an example, and in percent of the examples (or of
+            what is found on them) how often they do.
+        allowed: without labels, the largest drop that passes; None leaves that to the gate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,6 +100,7 @@ class Headline(BaseModel):
     alike: str
     agreement: float
     spread: float | None = None
+    allowed: float | None = None
 
 
 class Decisive(Protocol):
@@ -214,15 +222,90 @@ class ImageTask(Task[Examples[T]], Generic[T]):
             there first have places of their own.
         figures: the type that `figures` in `quality.json` is read back as; None for those two.
         problem_type: Hugging Face's word for it, by which a model's config chooses it; None where there is none.
+        architectures: endings of Hugging Face's class names of such models, by which it is chosen as well.
+        exported_as: Ultralytics' word for it, by which an ONNX file chooses it; None where there is none.
+        understands: `fitted` looks at the outputs.
         features: the tally wants what enters the network's head as well, as one more tensor behind the outputs.
         batch: images that go through a network together.
+        latency_batches: batch sizes at which latency is measured.
     """
 
     key: ClassVar[str] = "figures"
     figures: ClassVar[type[TaskFigures] | None] = None
     problem_type: ClassVar[str | None] = None
+    architectures: ClassVar[tuple[str, ...]] = ()
+    exported_as: ClassVar[str | None] = None
+    understands: ClassVar[bool] = False
     features: ClassVar[bool] = False
     batch: ClassVar[int] = BATCH
+    latency_batches: ClassVar[tuple[int, ...]] = (1, BATCH)
+
+    def chosen_by(self, config: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+        """What a model says of itself that chooses this task, in words; empty where it says nothing of the kind.
+
+        Args:
+            config: the model's `config.json`.
+            metadata: of its ONNX file.
+        """
+        if self.problem_type and config.get("problem_type") == self.problem_type:
+            return f"config.json says problem_type {self.problem_type}"
+        named = config.get("architectures")
+        for name in named if isinstance(named, list) else ():
+            if self.architectures and str(name).endswith(self.architectures):
+                return f"config.json says {name}"
+        if self.exported_as and ultralytics_task(metadata) == self.exported_as:
+            return f"ONNX file says task {self.exported_as}"
+        return ""
+
+    def fitted(self, seen: Seen, preprocess: Preprocess, head: str | None = None) -> ImageTask[T]:  # noqa: ARG002
+        """The task of one network, whose outputs it understands; itself where there is nothing to understand.
+
+        It is asked twice: before any work, of what can be seen without running the network, and of what that gave.
+
+        Args:
+            seen: what is known of the network.
+            preprocess: from an image to its input.
+            head: given with `--detector-head`; None where it was not.
+
+        Raises:
+            ModelError: the outputs are none that the task knows; a head was given, and this is no detector.
+        """
+        if head is not None:
+            raise ModelError(
+                f"--detector-head {head}, and the task is {self.name}: it has no such head",
+                next_step="leave it out, or add --task detection",
+            )
+        return self
+
+    def unlabelled(self) -> UnlabelledTask | None:
+        """How answers are compared where nobody has said what is right; None for the way of any answer."""
+        return None
+
+    def fields(self, outputs: Outputs) -> Mapping[str, NDArray[np.float32]]:
+        """What the outputs hold, [n, ...] each: numbers that live on one scale are one field.
+
+        Args:
+            outputs: in the order of `outputs`.
+
+        Returns:
+            float32 by the field's name.
+        """
+        return {str(place): output for place, output in enumerate(outputs)}
+
+    def record(self, directory: Path) -> None:
+        """Write into a bundle what a device must know of a fitted task; nothing, unless a task says otherwise."""
+
+    def recorded_in(self, directory: Path, preprocess: Preprocess) -> ImageTask[T] | None:  # noqa: ARG002
+        """The fitted task that `record` wrote of; None where there is none.
+
+        Args:
+            directory: of the bundle.
+            preprocess: from an image to the network's input.
+
+        Raises:
+            ArtifactError: the file is damaged.
+        """
+        return None
 
     def outputs(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of a graph's outputs that are the answer: the first, unless a task says otherwise."""
@@ -260,6 +343,23 @@ class ImageTask(Task[Examples[T]], Generic[T]):
             ImageError: a folder is no class.
         """
         return None
+
+
+class UnlabelledTask(ImageTask[None]):
+    """Answers of which nobody says what is right, held beside those of FP32."""
+
+    def open(self, path: Path, labels: Sequence[str] | None) -> Examples[None]:  # noqa: ARG002
+        """Images in any folders."""
+        images = ImageSet.open(path)
+        return Examples(images, {item.name: None for item in images.items})
+
+    def tally(self, examples: Examples[None], labels: Sequence[str] | None, classes: int) -> Tally:  # noqa: ARG002
+        """As `begin`: there is nothing to know of the examples."""
+        return self.begin()
+
+    @abstractmethod
+    def begin(self) -> Tally:
+        """Begin a comparison."""
 
 
 def finite(role: str, values: NDArray[np.float32]) -> NDArray[np.float64]:

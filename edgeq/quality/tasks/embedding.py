@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import EngineError, ImageError
-from edgeq.model.images.image_set import ImageSet
-from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, Tally
+from edgeq.quality.tasks.base import Headline, Outputs, Row, Tally, UnlabelledTask
 from edgeq.quality.tasks.classification import cosines
 
 __all__ = ["EmbeddingTask", "Fidelity", "compare_answers"]
@@ -80,22 +78,13 @@ class Fidelity(BaseModel):
         )
 
 
-class EmbeddingTask(ImageTask[None]):
+class EmbeddingTask(UnlabelledTask):
     """Any answers to images of which nothing is said."""
 
     name = "embedding"
     what = "answers without labels, held beside those of FP32"
     key = "fidelity"
     batch: ClassVar[int] = 1
-
-    def open(self, path: Path, labels: Sequence[str] | None) -> Examples[None]:  # noqa: ARG002
-        """Images in any folders."""
-        images = ImageSet.open(path)
-        return Examples(images, {item.name: None for item in images.items})
-
-    def tally(self, examples: Examples[None], labels: Sequence[str] | None, classes: int) -> Tally:  # noqa: ARG002
-        """As `begin`: there is nothing to know of the examples."""
-        return self.begin()
 
     def begin(self) -> Tally:
         """Error, cosine, agreement and neighbours; every answer is kept."""

@@ -12,7 +12,7 @@ expected to be lost, as far as the reference's own confidence can be trusted.
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from edgeq.quality.tasks.base import Headline, Row, TaskFigures
 from edgeq.quality.tasks.recall import directions
 
-__all__ = ["FIRST_IMAGES", "FirstImages", "compare_first_images"]
-
-FIRST_IMAGES: Final = "first-images"
+__all__ = ["FirstImages", "compare_first_images"]
 
 
 class FirstImages(TaskFigures):
@@ -36,7 +34,7 @@ class FirstImages(TaskFigures):
         cosine_mean, cosine_worst: between both embeddings of a caption.
     """
 
-    task: Literal["first-images"] = FIRST_IMAGES
+    task: Literal["first-images"] = "first-images"
     version: Literal["edgeq.first-images/1"] = "edgeq.first-images/1"
     captions: int
     images: int

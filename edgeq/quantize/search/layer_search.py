@@ -30,7 +30,7 @@ from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, plan_classifier
 from edgeq.quality.logits import LogitFigures
-from edgeq.quality.tasks.base import BATCH, Decisive, Examples, Headline, ImageTask, Outputs, TaskFigures
+from edgeq.quality.tasks.base import Decisive, Examples, Headline, ImageTask, Outputs, TaskFigures
 from edgeq.quality.tasks.registry import AnyFigures
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
@@ -189,7 +189,7 @@ class ImageEvaluation:
         """Names and outputs, batch after batch: the images are decoded again each time, so that memory stays small."""
         engine = OnnxRuntimeEngine(graph.SerializeToString(), threads=self._threads)
         wanted = self._task.outputs(engine.outputs)
-        for items, pixels in ImageStream(self._examples.images, self._source.preprocess, batch_size=BATCH):
+        for items, pixels in ImageStream(self._examples.images, self._source.preprocess, batch_size=self._task.batch):
             values = engine.run({engine.inputs[0]: pixels}, wanted)
             yield [item.name for item in items], tuple(values[name] for name in wanted)
 

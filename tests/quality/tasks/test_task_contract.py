@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from labels import LABELS
 from numpy.typing import NDArray
-from pictures import draw_pictures
 from PIL import Image
+from task_examples import fitted_task, right_answers, task_folder
 
 import edgeq
 from edgeq.errors import EngineError, ImageError, InputError, ModelError
@@ -40,21 +40,11 @@ images_of_every_task = pytest.mark.parametrize("task", IMAGES, ids=lambda task: 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 pictures in three folders named after classes: every task can read them."""
-    return draw_pictures(tmp_path_factory.mktemp("contract") / "pictures", each=4)
-
-
-def right_answers(task: ImageTask[Any], examples: Examples[Any], *, sign: float = 1.0) -> Outputs:
-    """Logits that favour the folder's class by 4, or disfavour it; features behind them where the task wants them."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(-2.0, 0.1, (len(examples), len(LABELS))).astype(np.float32)
-    for row, item in enumerate(examples.images.items):
-        logits[row, LABELS.index(str(item.label))] += 4.0 * sign
-    return (logits, logits) if task.features else (logits,)
+    return task_folder(tmp_path_factory.mktemp("contract") / "pictures")
 
 
 def compared(task: ImageTask[Any], examples: Examples[Any], ours: Outputs, theirs: Outputs, *, at_once: int) -> Figures:
-    tally = task.tally(examples, LABELS, len(LABELS))
+    tally = fitted_task(task).tally(examples, LABELS, len(LABELS))
     names = [item.name for item in examples.images.items]
     for start in range(0, len(names), at_once):
         piece = slice(start, start + at_once)
@@ -147,7 +137,7 @@ def test_a_network_that_gives_no_numbers_is_named(task: ImageTask[Any], folder: 
 @images_of_every_task
 def test_nothing_judged_is_an_error(task: ImageTask[Any], folder: Path) -> None:
     with pytest.raises(ImageError):
-        task.tally(task.open(folder, LABELS), LABELS, len(LABELS)).figures()
+        fitted_task(task).tally(task.open(folder, LABELS), LABELS, len(LABELS)).figures()
 
 
 @images_of_every_task
@@ -163,7 +153,7 @@ def test_the_search_sees_the_same_headline(task: ImageTask[Any], folder: Path) -
     examples = task.open(folder, LABELS)
     ours, theirs = right_answers(task, examples), right_answers(task, examples, sign=0.3)
     names = [item.name for item in examples.images.items]
-    tally = task.search_tally(examples, LABELS, len(LABELS))
+    tally = fitted_task(task).search_tally(examples, LABELS, len(LABELS))
     tally.add(names, ours[:1], theirs[:1])
     found, judged = tally.figures().headline(), compared(task, examples, ours, theirs, at_once=64).headline()
     assert (found.name, found.labelled, found.alike) == (judged.name, True, judged.alike)
@@ -189,6 +179,10 @@ def test_a_config_chooses_a_task_and_a_flag_does_not_contradict_it(task: ImageTa
     assert choose_task(None, {"problem_type": task.problem_type}) is task
     assert choose_task(task.name, {}) is task
     assert choose_task(None, recorded(task, {"a": 1})) is task
+    for ending in task.architectures:
+        assert choose_task(None, {"architectures": [f"Detr{ending}"]}) is task
+    if task.exported_as:
+        assert choose_task(None, {}, {"task": task.exported_as}) is task
     said = {"problem_type": task.problem_type}
     assert recorded(task, said) is said
     for other in IMAGE_TASKS:
@@ -240,6 +234,7 @@ def outside() -> list[Path]:
 
 def test_nothing_else_asks_which_task_it_is() -> None:
     own = {type(task).__name__ for task in TASKS} | {"Classification", "Fidelity", "MultiLabel", "VlmQuality"}
+    own |= {task.figures.__name__ for task in IMAGE_TASKS if task.figures is not None}
     problem_types = {task.problem_type for task in IMAGE_TASKS}
     found = []
     for file in outside():

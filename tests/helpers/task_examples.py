@@ -1,0 +1,86 @@
+"""For every task a labelled set of twelve drawn pictures, and answers that are right, or wrong, for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from labels import LABELS
+from numpy.typing import NDArray
+from pictures import draw_pictures
+from PIL import Image
+
+from edgeq.model.heads.seen import Seen
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.quality.tasks.base import Examples, ImageTask, Outputs
+from edgeq.quality.tasks.detection.objects import LabelledObjects
+
+__all__ = ["SIDE", "fitted_task", "right_answers", "task_folder", "write_coco"]
+
+SIDE = 20
+"""Of a drawn picture, and of the networks' input, in pixels."""
+
+BOX = (4.0, 5.0, 10.0, 8.0)
+"""Left, top, width, height of the one object on each picture."""
+
+PREPROCESS = Preprocess(SIDE, SIDE, resize=(SIDE, SIDE), resample=2, center_crop=False, scale=1 / 255)
+_ANCHORS = 30
+
+
+def task_folder(folder: Path) -> Path:
+    """12 pictures in three folders named after classes; one object on each, and a mask: every task can read them."""
+    return write_coco(draw_pictures(folder, each=4))
+
+
+def write_coco(folder: Path) -> Path:
+    """`instances.json` beside pictures: an object of the folder's class on each."""
+    files = sorted(folder.rglob("*.jpg"))
+    categories = [{"id": 10 + number, "name": name} for number, name in enumerate(LABELS)]
+    images, annotations = [], []
+    for number, file in enumerate(files):
+        with Image.open(file) as picture:
+            width, height = picture.size
+        name = file.relative_to(folder).as_posix()
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        category = 10 + LABELS.index(file.parent.name)
+        annotations.append({"id": number, "image_id": number, "category_id": category, "bbox": BOX, "iscrowd": 0})
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+def fitted_task(task: ImageTask[Any]) -> ImageTask[Any]:
+    """A task fitted to the networks of `right_answers`."""
+    if not task.understands:
+        return task
+    return task.fitted(Seen({"output": _shape(task)}, SIDE, SIDE, LABELS), PREPROCESS)
+
+
+def _shape(task: ImageTask[Any]) -> tuple[int | None, ...]:
+    assert task.name == "detection"
+    return None, 4 + len(LABELS), _ANCHORS
+
+
+def right_answers(task: ImageTask[Any], examples: Examples[Any], *, sign: float = 1.0) -> Outputs:
+    """What a right network gives, the less right the smaller `sign` is; features behind it where they are wanted."""
+    if isinstance(examples, LabelledObjects):
+        return (_boxes(examples, sign),)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-2.0, 0.1, (len(examples), len(LABELS))).astype(np.float32)
+    for row, item in enumerate(examples.images.items):
+        logits[row, LABELS.index(str(item.label))] += 4.0 * sign
+    return (logits, logits) if task.features else (logits,)
+
+
+def _boxes(examples: LabelledObjects, sign: float) -> NDArray[np.float32]:
+    """A YOLOv8 head's output: the right box, of the right class unless `sign` is negative, further off below 1."""
+    output = np.zeros((len(examples), 4 + len(LABELS), _ANCHORS), np.float32)
+    output[:, :4, :] = 1.0
+    left, top, width, height = BOX
+    for row, item in enumerate(examples.images.items):
+        label = (LABELS.index(str(item.label)) + (sign < 0)) % len(LABELS)
+        output[row, :4, 7] = left + width / 2 + (1.0 - max(sign, 0.5)), top + height / 2, width, height
+        output[row, 4 + label, 7] = 0.9
+    return output
