@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.vector_index.build import build_index
-from edgeq.vector_index.kinds import IndexKind, index_bytes, training_points
+from edgeq.vector_index.kinds import IVF_KINDS, IndexKind, index_bytes, training_points
 from edgeq.vector_index.library import faiss, use_threads
 from edgeq.vector_index.recall import Truth, exact_neighbours
 from edgeq.vector_index.record import INDEX_FILE, IndexRecord
@@ -199,6 +199,7 @@ class Job:
         seed: of drawing, building and asking.
         threads: for building.
         like: what the vectors are like.
+        share: the kind whose index by plain faiss gives its next one centres and lists; empty for none.
     """
 
     work: Path
@@ -207,6 +208,7 @@ class Job:
     seed: int
     threads: int
     like: str
+    share: str = ""
 
     @property
     def shards(self) -> Path:
@@ -301,15 +303,47 @@ def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -
     index = faiss().index_factory(job.dimension, record.factory, faiss().METRIC_INNER_PRODUCT)
     start = time.perf_counter()
     points = training_points(kind, job.rows)
+    lists = _lists_of(job) if kind in IVF_KINDS else None
+    if lists:
+        index.quantizer.add(lists.centres)  # a quantizer that holds as many as there are lists is not trained
     if points:
         index.train(Shards(shards).read(even_sample(job.rows, None, points, job.seed)).astype(np.float32))
     trained = time.perf_counter()
     for block in Shards(shards).blocks():
-        index.add_with_ids(block.vectors, block.ids)
+        if lists:
+            _add_to_lists(index, block.vectors, block.ids, lists.of[block.ids])
+        else:
+            index.add_with_ids(block.vectors, block.ids)
     added = time.perf_counter()
     job.index(kind, "faiss").mkdir(exist_ok=True)
     faiss().write_index(index, str(job.index(kind, "faiss") / INDEX_FILE))
     return {"train": trained - start, "add": added - trained, "tune": 0.0}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The inverted lists of an index: `centres` float32 [lists, dimension], and the list `of` each id, int64 [rows]."""
+
+    centres: NDArray[np.float32]
+    of: NDArray[np.int64]
+
+
+def _lists_of(job: Job) -> Lists | None:
+    """Those of plain faiss' index of the kind that was asked to share them; None where none was."""
+    if not job.share:
+        return None
+    index = faiss().read_index(str(job.index(job.share, "faiss") / INDEX_FILE), faiss().IO_FLAG_MMAP)
+    of = np.empty(job.rows, np.int64)
+    for number in range(index.nlist):
+        ids = faiss().rev_swig_ptr(index.invlists.get_ids(number), index.invlists.list_size(number))
+        of[ids] = number
+    return Lists(index.quantizer.reconstruct_n(0, index.nlist), of)
+
+
+def _add_to_lists(index: Any, vectors: NDArray[np.float32], ids: NDArray[np.int64], lists: NDArray[np.int64]) -> None:
+    """Add vectors [n, dimension] whose lists are known, which spares comparing them with every centre."""
+    pointer = faiss().swig_ptr
+    index.add_core(len(ids), pointer(vectors), pointer(ids), pointer(lists))
 
 
 def _search(job: Job, kind: IndexKind, side: str, what: str) -> dict[str, Any]:
@@ -415,6 +449,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="for building")
     parser.add_argument("--rounds", type=int, default=3, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--share-lists",
+        choices=IVF_KINDS,
+        default="",
+        metavar="KIND",
+        help="plain faiss takes centres and lists of its index of this kind in --work: its seconds are of codes alone",
+    )
     parser.add_argument("--work", type=Path, help="keeps shards and indexes there; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write every figure there as well")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -424,7 +465,8 @@ def main() -> int:
         return 0
     work = given.work or Path(tempfile.mkdtemp(prefix="vector-index-"))
     try:
-        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like)
+        share = given.share_lists
+        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like, share)
         draw_shards(job.shards, job.rows, job.dimension, job.seed, job.like)
         if not job.truth.exists():
             _child(job, "truth")
