@@ -60,6 +60,10 @@ class Pad:
     value: int | None
     center: bool
 
+    def corner(self, rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
+        """Top and left of an image of `rows` x `columns` in one of `height` x `width`, in pixels."""
+        return ((height - rows) // 2, (width - columns) // 2) if self.center else (0, 0)
+
     def fill(self, pixels: NDArray[Number], height: int, width: int, value: Any) -> NDArray[Number]:
         """The image in one of `height` x `width`, of its dtype; an odd pixel is put behind it.
 
@@ -78,7 +82,7 @@ class Pad:
         have, wide = pixels.shape[1:]
         if have > height or wide > width:
             raise ImageError(f"an image of {wide} x {have} pixels is larger than the {width} x {height} to be filled")
-        top, left = ((height - have) // 2, (width - wide) // 2) if self.center else (0, 0)
+        top, left = self.corner(have, wide, height, width)
         filled = np.full((len(pixels), height, width), value, pixels.dtype)
         filled[:, top : top + have, left : left + wide] = pixels
         return filled

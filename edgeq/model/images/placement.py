@@ -42,6 +42,8 @@ class Placement:
         left = top = 0
         if preprocess.center_crop:
             left, top = _start(columns, preprocess.width), _start(rows, preprocess.height)
+        if preprocess.pad is not None:
+            left, top = preprocess.pad.corner(rows, columns, preprocess.height, preprocess.width)[::-1]
         return cls(width, height, (columns / width, rows / height), (left, top))
 
     def boxes(self, found: NDArray[np.float32]) -> NDArray[np.float32]:

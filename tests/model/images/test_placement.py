@@ -8,12 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeq.model.images.geometry import Fit, Pad
 from edgeq.model.images.placement import Placement
 from edgeq.model.images.preprocess import Preprocess
 
 
 def preprocess(height: int, width: int, resize: Any, *, crop: bool = False) -> Preprocess:
     return Preprocess(height, width, resize=resize, resample=0, center_crop=crop, scale=1.0)
+
+
+def letterboxed(height: int, width: int, *, center: bool) -> Preprocess:
+    fit = Fit(height, width)
+    return Preprocess(height, width, resize=fit, resample=0, center_crop=False, scale=1.0, pad=Pad(0, center))
+
+
+def test_bars_of_a_letterbox_are_no_part_of_the_image() -> None:
+    placement = Placement.of(letterboxed(100, 100, center=True), 400, 200)  # becomes 100 x 50 between bars of 25
+    assert (placement.scale, placement.offset) == ((0.25, 0.25), (0, 25))
+    assert placement.boxes(np.array([[0, 25, 100, 75], [10, 0, 20, 30]], np.float32)).tolist() == [
+        [0, 0, 400, 200],
+        [40, 0, 80, 20],
+    ]
 
 
 def test_a_plain_resize() -> None:
@@ -41,6 +56,9 @@ def test_an_image_in_its_own_size() -> None:
         (preprocess(30, 30, 40, crop=True), (61, 47)),
         (preprocess(50, 50, 40, crop=True), (40, 80)),  # zeros fill up one edge
         (preprocess(31, 51, (30, 50), crop=True), (50, 30)),
+        (letterboxed(40, 40, center=True), (20, 10)),  # bars of 10 above and below
+        (letterboxed(41, 80, center=True), (20, 20)),  # one of 19 before it and of 20 behind
+        (letterboxed(40, 40, center=False), (10, 20)),
     ],
 )
 def test_pixels_are_where_they_are_said_to_be(made: Preprocess, size: tuple[int, int]) -> None:
