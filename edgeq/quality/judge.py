@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,7 +19,7 @@ from edgeq.quality.judged import Judged
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
 from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally
 from edgeq.quality.tasks.classification import Classification
-from edgeq.quality.tasks.embedding import Fidelity
+from edgeq.quality.tasks.embedding import Fidelity, OutputFidelity, OutputsTally
 from edgeq.quality.tasks.registry import UNLABELLED, AnyFigures
 
 __all__ = ["Quality", "judge"]
@@ -26,7 +27,6 @@ __all__ = ["Quality", "judge"]
 QUALITY_VERSION: Final = "edgeq.quality/1"
 LATENCY_BATCHES = (1, 64)
 
-Network = Callable[[NDArray[np.float32]], Outputs]
 Batch = tuple[Sequence[str], NDArray[np.float32]]
 
 
@@ -40,6 +40,7 @@ class Quality(Judged):
         latency: one entry for each batch size.
         reference_bytes, candidate_bytes: sizes of the ONNX files.
         skipped: labelled images that could not be read.
+        further: the outputs that are no answer to labelled images, each by itself; not written where there are none.
         figures: of another task on labelled images; else None, and not written.
     """
 
@@ -53,6 +54,7 @@ class Quality(Judged):
     reference_bytes: int
     candidate_bytes: int
     skipped: tuple[str, ...] = ()
+    further: tuple[OutputFidelity, ...] = ()
     figures: AnyFigures | None = None
 
 
@@ -89,13 +91,14 @@ def judge(
     """
     threads = threads or default_threads()
     skipped: tuple[str, ...] = ()
+    further: tuple[OutputFidelity, ...] = ()
     if examples is None:
         task, figures = UNLABELLED, _unlabelled(reference, candidate, images, backend, threads)
     else:
-        figures, skipped = _labelled(
+        figures, further, skipped = _labelled(
             reference, candidate, task, examples, source, images[:1], backend, threads, advance
         )
-    found: dict[str, Any] = {"answers": None, task.key: figures}
+    found: dict[str, Any] = {"answers": None, "further": further, task.key: figures}
     return Quality(
         backend=backend.version(),
         latency=tuple(
@@ -118,13 +121,14 @@ def _labelled(
     backend: EngineBackend,
     threads: int,
     advance: Callable[[int], None] | None,
-) -> tuple[Figures, tuple[str, ...]]:
-    """The figures, and the names of the images that could not be read."""
+) -> tuple[Figures, tuple[OutputFidelity, ...], tuple[str, ...]]:
+    """The figures, those of outputs that are no answer, and the names of the images that could not be read."""
     stream = ImageStream(examples.images, source.preprocess, batch_size=task.batch)
     ours, theirs = (_network(path, task, backend, threads) for path in (reference, candidate))
-    tally = task.tally(examples, source.labels, ours(sample)[0].shape[-1])
+    tally = _WithFurther(task.tally(examples, source.labels, ours(sample)[0].shape[-1]), ours)
     batches = (([item.name for item in items], pixels) for items, pixels in stream)
-    return _compared(ours, theirs, batches, tally, advance), tuple(image.name for image in stream.skipped)
+    figures = _compared(ours, theirs, batches, tally, advance)
+    return figures, tally.further(), tuple(image.name for image in stream.skipped)
 
 
 def _unlabelled(
@@ -132,7 +136,7 @@ def _unlabelled(
 ) -> Figures:
     """What both give for the same images, compared; the engines die with this frame."""
     ours, theirs = (_network(path, UNLABELLED, backend, threads) for path in (reference, candidate))
-    return _compared(ours, theirs, _pieces(images, UNLABELLED.batch), UNLABELLED.begin(), None)
+    return _compared(ours, theirs, _pieces(images, UNLABELLED.batch), UNLABELLED.begin(ours.answers), None)
 
 
 def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:
@@ -142,8 +146,8 @@ def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:
 
 
 def _compared(
-    reference: Network,
-    candidate: Network,
+    reference: _Network,
+    candidate: _Network,
     batches: Iterable[Batch],
     tally: Tally,
     advance: Callable[[int], None] | None,
@@ -155,28 +159,68 @@ def _compared(
     return tally.figures()
 
 
-def _network(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> Network:
-    """The graph in `path`, giving the outputs that are the answer, and its features where the task wants them."""
-    engine, names = (
-        _with_features(path, task, backend, threads) if task.features else _as_it_is(path, task, backend, threads)
-    )
+@dataclass(frozen=True)
+class _Network:
+    """A graph that is run, which gives what the task wants and then the other outputs.
 
-    def run(pixels: NDArray[np.float32]) -> Outputs:
-        values = engine.run({engine.inputs[0]: pixels}, names)
+    Attributes:
+        answers: the outputs that are the answer.
+        features: what enters the head, behind them; none where the task wants none.
+        further: the other outputs.
+    """
+
+    engine: Engine
+    answers: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> int:
+        """How many of the outputs the task wants."""
+        return len(self.answers) + len(self.features)
+
+    def __call__(self, pixels: NDArray[np.float32]) -> Outputs:
+        """What it gives for images [n, 3, H, W]."""
+        names = (*self.answers, *self.features, *self.further)
+        values = self.engine.run({self.engine.inputs[0]: pixels}, tuple(dict.fromkeys(names)))
         return tuple(values[name] for name in names)
 
-    return run
+
+class _WithFurther:
+    """A task's tally, and beside it what the outputs that are no answer come to."""
+
+    def __init__(self, tally: Tally, network: _Network) -> None:
+        self._tally, self._wanted = tally, network.wanted
+        self._further = OutputsTally(network.further) if network.further else None
+
+    def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
+        wanted = self._wanted
+        self._tally.add(names, reference[:wanted], candidate[:wanted])
+        if self._further is not None:
+            self._further.add(reference[wanted:], candidate[wanted:], len(names))
+
+    def figures(self) -> Figures:
+        return self._tally.figures()
+
+    def further(self) -> tuple[OutputFidelity, ...]:
+        return () if self._further is None else self._further.figures()
 
 
-def _as_it_is(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> tuple[Engine, tuple[str, ...]]:
+def _network(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> _Network:
+    """The graph in `path`, with its features where the task wants them."""
+    if task.features:
+        return _with_features(path, task, backend, threads)
     engine = backend.open(path, threads=threads)
-    return engine, task.outputs(engine.outputs)
+    answers = task.outputs(engine.outputs)
+    return _Network(engine, answers, further=_others(engine.outputs, answers))
 
 
-def _with_features(
-    path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int
-) -> tuple[Engine, tuple[str, ...]]:
-    """What enters the head stands behind the outputs: the first of them again where there is no head."""
+def _others(outputs: Sequence[str], answers: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in outputs if name not in answers)
+
+
+def _with_features(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> _Network:
+    """What enters the answer's head stands behind the answer: the answer itself again where there is no head."""
     import onnx
 
     from edgeq.calibrate.observe import with_outputs
@@ -184,15 +228,16 @@ def _with_features(
     from edgeq.model.graph.element_types import element_types
 
     model = onnx.load(path)
-    outputs = task.outputs([output.name for output in model.graph.output])
-    heads = head_nodes(model)
-    features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), outputs[0])
+    outputs = [output.name for output in model.graph.output]
+    answers = task.outputs(outputs)
+    heads = head_nodes(model, answers[:1])
+    features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), answers[0])
     if element_types(model).get(features) == onnx.TensorProto.FLOAT16:
         widened = f"{features}.widened"
         model.graph.node.append(onnx.helper.make_node("Cast", [features], [widened], to=onnx.TensorProto.FLOAT))
         features = widened
     engine = backend.open(with_outputs(model, [features]).SerializeToString(), threads=threads)
-    return engine, (*outputs, features)
+    return _Network(engine, answers, (features,), _others(outputs, answers))
 
 
 def _latency(

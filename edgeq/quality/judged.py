@@ -12,12 +12,13 @@ from edgeq.quality.tasks.base import Figures, Headline
 __all__ = ["Judged"]
 
 _PLACES: Final = ("answers", "fidelity", "figures")
+_LATER: Final = ("figures", "further")
 
 
 class Judged(Artifact):
     """An artifact with the fields `answers`, `fidelity` and `figures`, of which at most one is not None.
 
-    `figures` came later than version 1 of these artifacts, and is not written where it is None.
+    `figures` and `further` came later than version 1 of these artifacts, and are not written where they are empty.
     """
 
     @property
@@ -34,4 +35,4 @@ class Judged(Artifact):
     @model_serializer(mode="wrap")
     def _without_empty_figures(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        return values if values.get("figures") is not None else {k: v for k, v in values.items() if k != "figures"}
+        return {name: value for name, value in values.items() if value or name not in _LATER}

@@ -10,7 +10,7 @@ from edgeq.api.workshop.stages import export_model
 from edgeq.cli import console
 from edgeq.cli.flags import json_option, output_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_export, print_fold
-from edgeq.cli.workshop.options import fold_options, images_option, preprocess_flags, preprocess_options
+from edgeq.cli.workshop.options import fold_options, images_option, outputs_option, preprocess_flags, preprocess_options
 
 __all__ = ["command"]
 
@@ -20,6 +20,7 @@ __all__ = ["command"]
 @images_option
 @output_option
 @fold_options
+@outputs_option
 @preprocess_options
 @threads_option
 @json_option
@@ -31,6 +32,7 @@ def command(
     keep_batchnorm: tuple[str, ...],
     strict: bool,
     channel_equalization: str,
+    outputs: tuple[str, ...],
     mean: str | None,
     std: str | None,
     size: str | None,
@@ -50,6 +52,7 @@ def command(
         keep_batchnorm=keep_batchnorm,
         strict=strict,
         channel_equalization=channel_equalization,
+        outputs=outputs,
         preprocess=preprocess_flags(mean, std, size),
         threads=threads,
     )

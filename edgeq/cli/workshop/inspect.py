@@ -7,7 +7,7 @@ import click
 from edgeq.api.workshop.describe import inspect
 from edgeq.cli import console
 from edgeq.cli.flags import json_option
-from edgeq.cli.workshop.options import preprocess_flags, preprocess_options
+from edgeq.cli.workshop.options import outputs_option, preprocess_flags, preprocess_options
 from edgeq.pipeline.inspect import Inspection
 
 __all__ = ["command"]
@@ -15,11 +15,14 @@ __all__ = ["command"]
 
 @click.command("inspect")
 @click.argument("model")
+@outputs_option
 @preprocess_options
 @json_option
-def command(model: str, mean: str | None, std: str | None, size: str | None, as_json: bool) -> None:
+def command(
+    model: str, outputs: tuple[str, ...], mean: str | None, std: str | None, size: str | None, as_json: bool
+) -> None:
     """Show what MODEL is made of, and what would be done to each part."""
-    inspection = inspect(model, preprocess=preprocess_flags(mean, std, size))
+    inspection = inspect(model, preprocess=preprocess_flags(mean, std, size), outputs=outputs)
     if as_json:
         console.print_json(inspection)
     else:
@@ -42,6 +45,8 @@ def _print(inspection: Inspection) -> None:
         ],
         numbers=("layers", "parameters"),
     )
+    for line in inspection.outputs:
+        click.echo(line)
     click.echo(f"BatchNorm: {inspection.batchnorm}, of which {inspection.batchnorm_foldable} fold.")
     for name, reason in inspection.batchnorm_kept.items():
         click.echo(f"  {name} stays: {reason}")

@@ -34,6 +34,7 @@ __all__ = [
     "gate_options",
     "guard_options",
     "images_option",
+    "outputs_option",
     "parse_size",
     "plan_choices",
     "plan_file_option",
@@ -67,6 +68,15 @@ task_option = click.option(
     help="What the network is for, where its config does not say it: "
     + "; ".join(f"{task.name}: {task.what}" for task in IMAGE_TASKS)
     + ".",
+)
+
+
+outputs_option = click.option(
+    "--output-name",
+    "outputs",
+    multiple=True,
+    metavar="NAME",
+    help="The graph's output that is the answer, where labels do not tell; repeatable, the first one is judged.",
 )
 
 

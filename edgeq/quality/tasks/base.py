@@ -3,7 +3,8 @@
 A task is one file in this folder and one line in `edgeq.quality.tasks.registry`. It says
 
 1. how the examples of a labelled set are read (`Task.open`): what is right for each, in the task's own form;
-2. which outputs of the network are the answer (`ImageTask.outputs`);
+2. which outputs of the network are the answer (`ImageTask.outputs`); of the others it is told how near the two
+   networks are;
 3. how the candidate is compared with FP32 on the same examples, in pairs (`ImageTask.tally` gives a `Tally`);
 4. what came of it (`Figures`): a `Headline` and rows for a table.
 
@@ -75,7 +76,7 @@ class Headline(BaseModel):
         examples: how many it rests on.
         labelled: whether it was told what is right. Without that a drop says nothing of accuracy.
         alike, agreement: what it is called that both say the same of an example, and in percent of the examples how
-            often they do.
+            often they do; None where that means nothing of such outputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,7 +90,7 @@ class Headline(BaseModel):
     examples: int
     labelled: bool
     alike: str
-    agreement: float
+    agreement: float | None
 
 
 class Decisive(Protocol):
@@ -213,6 +214,9 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         problem_type: Hugging Face's word for it, by which a model's config chooses it; None where there is none.
         features: the tally wants what enters the network's head as well, as one more tensor behind the outputs.
         batch: images that go through a network together.
+        one_vector: the answer is one number for each class, [images, classes]: which of a graph's outputs that is, is
+            found by the number of classes, and a network that has none is refused.
+        one_class: of these classes one alone is right.
     """
 
     key: ClassVar[str] = "figures"
@@ -220,10 +224,16 @@ class ImageTask(Task[Examples[T]], Generic[T]):
     problem_type: ClassVar[str | None] = None
     features: ClassVar[bool] = False
     batch: ClassVar[int] = BATCH
+    one_vector: ClassVar[bool] = False
+    one_class: ClassVar[bool] = False
 
     def outputs(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of a graph's outputs that are the answer: the first, unless a task says otherwise."""
         return tuple(names[:1])
+
+    def classes(self, examples: Examples[T]) -> int | None:  # noqa: ARG002
+        """How many classes a labelled set names; None where that says nothing of the network's outputs."""
+        return None
 
     @abstractmethod
     def tally(self, examples: Examples[T], labels: Sequence[str] | None, classes: int) -> Tally:
