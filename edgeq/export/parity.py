@@ -1,12 +1,13 @@
 """The largest difference between what two networks compute, held against a bound.
 
-The bound is relative to the range of the reference's own outputs, so that it means the same for logits of any size.
+The bound is relative to the range of the reference's own outputs, so that it means the same for logits of any size. Of
+several outputs each is held against its own range: boxes of hundreds of pixels say nothing of scores below 1.
 Float32 rounding through some hundred layers stays near 1e-6 of that range; a fault in a rewrite is far above 1e-4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,22 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ParityError
 
-__all__ = ["BOUND", "Network", "Parity", "measure_parity", "prove_parity"]
+__all__ = [
+    "BOUND",
+    "AllOutputs",
+    "Network",
+    "Parity",
+    "measure_outputs",
+    "measure_parity",
+    "prove_outputs",
+    "prove_parity",
+]
 
 Network = Callable[[NDArray[Any]], NDArray[np.float32]]
-"""A batch [images, ...] to its outputs [images, ...]; of captions it is int64."""
+"""A batch [images, ...] to its output [images, ...]; of captions it is int64."""
+
+AllOutputs = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]
+"""A batch [images, ...] to all of its outputs."""
 
 BOUND = 1e-4
 
@@ -61,21 +74,58 @@ def measure_parity(
     Raises:
         ParityError: no images, outputs of different shapes, or NaN or infinity in the outputs of either.
     """
-    images, error, low, high = 0, 0.0, np.inf, -np.inf
+    (parity,) = measure_outputs(_alone(reference), _alone(candidate), batches, bound=bound)
+    return parity
+
+
+def measure_outputs(
+    reference: AllOutputs, candidate: AllOutputs, batches: Iterable[NDArray[Any]], *, bound: float = BOUND
+) -> tuple[Parity, ...]:
+    """As `measure_parity`, for each of several outputs by itself.
+
+    Args:
+        reference: what is right.
+        candidate: what was made from it, with the same outputs in the same order.
+        batches: arrays [images, ...]; at least one image in all.
+        bound: see `Parity.bound`.
+
+    Raises:
+        ParityError: as `measure_parity`.
+    """
+    found: list[_Largest] = []
     for batch in batches:
-        right, made = _outputs("reference", reference, batch), _outputs("candidate", candidate, batch)
+        right, made = _finite("reference", reference(batch)), _finite("candidate", candidate(batch))
+        found = found or [_Largest() for _ in right]
+        for largest, ours, theirs in zip(found, right, made, strict=True):
+            largest.add(ours, theirs, len(batch))
+    if not any(largest.images for largest in found):
+        raise ParityError("there are no images to compare the two networks on", expected="at least one batch")
+    return tuple(largest.parity(bound) for largest in found)
+
+
+@dataclass
+class _Largest:
+    """What is known of one output so far."""
+
+    images: int = 0
+    error: float = 0.0
+    low: float = np.inf
+    high: float = -np.inf
+
+    def add(self, right: NDArray[np.float64], made: NDArray[np.float64], images: int) -> None:
         if right.shape != made.shape:
             raise ParityError(
                 f"the candidate's outputs have shape {list(made.shape)}",
                 expected=f"{list(right.shape)}, as the reference",
             )
-        if right.size:
-            images += len(batch)
-            error = max(error, float(np.abs(right - made).max()))
-            low, high = min(low, float(right.min())), max(high, float(right.max()))
-    if not images:
-        raise ParityError("there are no images to compare the two networks on", expected="at least one batch")
-    return Parity(images, error, high - low, _relative(error, high - low), bound)
+        self.images += images
+        if right.size:  # nothing is in it where a detector finds nothing
+            self.error = max(self.error, float(np.abs(right - made).max()))
+            self.low, self.high = min(self.low, float(right.min())), max(self.high, float(right.max()))
+
+    def parity(self, bound: float) -> Parity:
+        output_range = max(self.high - self.low, 0.0)  # -inf where nothing was found on any image
+        return Parity(self.images, self.error, output_range, _relative(self.error, output_range), bound)
 
 
 def prove_parity(
@@ -86,23 +136,52 @@ def prove_parity(
     Raises:
         ParityError: as `measure_parity`, or the difference is above the bound.
     """
-    parity = measure_parity(reference, candidate, batches, bound=bound)
+    (parity,) = prove_outputs(_alone(reference), _alone(candidate), batches, bound=bound)
+    return parity
+
+
+def prove_outputs(
+    reference: AllOutputs,
+    candidate: AllOutputs,
+    batches: Iterable[NDArray[Any]],
+    *,
+    names: Sequence[str] = (),
+    bound: float = BOUND,
+) -> tuple[Parity, ...]:
+    """As `measure_outputs`, and insist on the bound for each.
+
+    Args:
+        reference, candidate, batches, bound: as there.
+        names: of the outputs, for the error; may be left out where there is one alone.
+
+    Raises:
+        ParityError: as `measure_outputs`, or the difference is above the bound.
+    """
+    parities = measure_outputs(reference, candidate, batches, bound=bound)
+    worst = max(range(len(parities)), key=lambda place: parities[place].relative)
+    parity = parities[worst]
     if not parity.holds:
+        of = f" of {names[worst]}" if len(parities) > 1 and names else ""
         raise ParityError(
-            f"the graph made differs from its source by {parity.relative:.3g} of the output range "
+            f"the graph made differs from its source by {parity.relative:.3g} of the output range{of} "
             f"({parity.max_abs_error:.3g} of {parity.output_range:.3g}, {parity.images} images)",
             expected=f"at most {bound:g}",
             causes=("the export or a fold changed what the network computes", "the source is not in eval mode"),
             next_step="try --no-fold: if that passes, a fold is at fault",
         )
-    return parity
+    return parities
 
 
-def _outputs(role: str, network: Network, batch: NDArray[Any]) -> NDArray[np.float64]:
-    outputs = np.asarray(network(batch), dtype=np.float64)
-    if not np.isfinite(outputs).all():
-        kind = "NaN" if np.isnan(outputs).any() else "infinity"
-        raise ParityError(f"the {role} computes {kind}", expected="finite outputs on real images")
+def _alone(network: Network) -> AllOutputs:
+    return lambda batch: (network(batch),)
+
+
+def _finite(role: str, made: tuple[NDArray[Any], ...]) -> list[NDArray[np.float64]]:
+    outputs = [np.asarray(values, dtype=np.float64) for values in made]
+    for values in outputs:
+        if not np.isfinite(values).all():
+            kind = "NaN" if np.isnan(values).any() else "infinity"
+            raise ParityError(f"the {role} computes {kind}", expected="finite outputs on real images")
     return outputs
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from edgeq.artifact import Versioned
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.errors import ArtifactError, ExportError, ModelError
+from edgeq.errors import ArtifactError, EngineError, ExportError, ModelError
 from edgeq.export.fold import (
     KEPT_BY_PLAN,
     FoldReport,
@@ -26,14 +27,18 @@ from edgeq.export.fold import (
 from edgeq.export.image_input import image_channels, image_size
 from edgeq.export.input_adapter import InputAdapter, adapt_input
 from edgeq.export.opset import is_supported, to_supported_opset
-from edgeq.export.parity import BOUND, Network, Parity, measure_parity, prove_parity
+from edgeq.export.parity import BOUND, AllOutputs, Parity, measure_outputs, prove_outputs
+from edgeq.export.rewrites.answers import as_chosen, finish_outputs, select_outputs
 from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
 from edgeq.export.simplify import simplify
-from edgeq.export.torch_export import export_classifier
+from edgeq.export.torch_export import OUTPUT, export_classifier
 from edgeq.files import atomic_write, sha256_file
 from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.graph.answers import Expected, Outputs, choose_outputs
+from edgeq.model.graph.complete import complete
 from edgeq.model.graph.components import name_nodes
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
+from edgeq.model.graph.outline import load_outline
 from edgeq.plan.precision import ChannelEqualization
 
 __all__ = [
@@ -42,8 +47,10 @@ __all__ = [
     "FP32",
     "PREPROCESS",
     "ExportReport",
+    "OpenedGraph",
     "export_model",
     "fold_graph",
+    "foresee_outputs",
     "open_graph",
     "replace_graph",
     "save_report",
@@ -65,7 +72,12 @@ class ExportReport(Versioned):
         folded: BatchNorm -> where it went, e.g. "after Conv conv1".
         kept: BatchNorm -> why it is still there.
         channel_affine: Mul, Add, Sub or Div by channel -> the layer that took it in.
-        parity: the source against the file, on real images; where channels were rescaled, the file before that.
+        parity: the source against the file, on real images; where channels were rescaled, the file before that. Of
+            several outputs it is that of the worst.
+        answers: the outputs that are the answer, which come first; not written where the graph has one alone.
+        outputs: what was done to outputs of the source, by name; not written where nothing was.
+        parities: of each output, where there are several; not written otherwise.
+        names_classes: whether the config's class names are for the first output; not written where they are.
         channel_equalization: how channels were rescaled since (`edgeq.quantize.equalize.choose`).
         rescaled: the file before that against the file, on real images; None where no channel was rescaled.
     """
@@ -85,6 +97,16 @@ class ExportReport(Versioned):
     parity: Parity
     channel_equalization: ChannelEqualization = "none"
     rescaled: Parity | None = None
+    answers: tuple[str, ...] = ()
+    outputs: dict[str, str] = Field(default_factory=dict)
+    parities: dict[str, Parity] = Field(default_factory=dict)
+    names_classes: bool = True
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        unused = {name for name in ("answers", "outputs", "parities") if not values.get(name)}
+        return {k: v for k, v in values.items() if k not in unused and (k, v) != ("names_classes", True)}
 
     @property
     def unfoldable(self) -> dict[str, str]:
@@ -124,6 +146,7 @@ def export_model(
     keep_batchnorm: tuple[str, ...] = (),
     strict: bool = False,
     threads: int | None = None,
+    expected: Expected | None = None,
 ) -> ExportReport:
     """Write `model.fp32.onnx`, its configs and the report into `directory`.
 
@@ -135,26 +158,44 @@ def export_model(
         keep_batchnorm: BatchNorm nodes that stay.
         strict: a BatchNorm that cannot be folded is an error; without it, it stays in floating point.
         threads: of one operator.
+        expected: what is known of the answer; None knows the labels of its config.
 
     Raises:
-        ModelError: the model cannot be read or does not take such images.
+        ModelError: the model cannot be read, does not take such images, or its outputs do not fit what is expected.
         ExportError: it cannot be exported; with `strict`, a BatchNorm cannot be folded and was not named.
         ParityError: the graph made computes something else.
     """
-    traced, reference, bound = open_graph(source, directory, threads)
-    _check_size(traced, source)
-    model, folded = fold_graph(traced, fold=fold, keep_batchnorm=keep_batchnorm)
+    opened = open_graph(source, directory, threads, expected=expected)
+    _check_size(opened.model, source)
+    model, folded = fold_graph(opened.model, fold=fold, keep_batchnorm=keep_batchnorm, outputs=opened.outputs)
     if strict:
         require_folded(folded)
     _write(model, source, directory)
-    network = _network(directory / FP32, threads)
-    parity = prove_parity(reference, network, _single(images), bound=bound)
+    network, names = _network(directory / FP32, threads), opened.outputs.names
+    parities = prove_outputs(opened.reference, network, _single(images), names=names, bound=opened.bound)
     _prove_batch(network, images)
-    return save_report(directory, model, source.kind, folded, parity)
+    worst = max(parities, key=lambda parity: parity.relative)
+    return save_report(directory, model, source.kind, folded, worst, _told(opened.outputs, parities))
+
+
+def _told(outputs: Outputs, parities: tuple[Parity, ...]) -> dict[str, Any]:
+    """What the report says of outputs."""
+    several = len(outputs.chosen) > 1
+    return {
+        "answers": outputs.names[: outputs.answers] if several else (),
+        "outputs": dict(outputs.changes),
+        "parities": dict(zip(outputs.names, parities, strict=True)) if several else {},
+        "names_classes": outputs.claims_labels,
+    }
 
 
 def save_report(
-    directory: Path, model: onnx.ModelProto, source: Literal["onnx", "hf"], folded: FoldReport, parity: Parity
+    directory: Path,
+    model: onnx.ModelProto,
+    source: Literal["onnx", "hf"],
+    folded: FoldReport,
+    parity: Parity,
+    outputs: dict[str, Any] | None = None,
 ) -> ExportReport:
     """Write the report of a graph that was exported.
 
@@ -164,6 +205,7 @@ def save_report(
         source: what it was exported from.
         folded: what became of its BatchNorms.
         parity: the source against the file.
+        outputs: what the report says of its outputs, by field; None where it has one alone, as it came.
     """
     report = ExportReport(
         source=source,
@@ -176,6 +218,7 @@ def save_report(
         kept={kept.batchnorm: kept.reason for kept in folded.kept},
         channel_affine={fold.batchnorm: fold.into for fold in folded.channel_affine},
         parity=parity,
+        **(outputs or {}),
     )
     atomic_write(directory / EXPORT, report.model_dump_json(indent=1).encode())
     return report
@@ -207,7 +250,11 @@ def replace_graph(
 
 
 def fold_graph(
-    model: onnx.ModelProto, *, fold: bool = True, keep_batchnorm: tuple[str, ...] = ()
+    model: onnx.ModelProto,
+    *,
+    fold: bool = True,
+    keep_batchnorm: tuple[str, ...] = (),
+    outputs: Outputs | None = None,
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """The graph that is planned and quantized: dynamic batch, simplified, every node named, BatchNorm folded.
 
@@ -215,6 +262,7 @@ def fold_graph(
         model: is not changed.
         fold: whether BatchNorm is folded.
         keep_batchnorm: names of those that stay.
+        outputs: the forms that its outputs get; None leaves them.
 
     Raises:
         ExportError: the graph is not well formed, or `keep_batchnorm` names a node that is no BatchNorm.
@@ -223,61 +271,136 @@ def fold_graph(
     model = free_batch(name_nodes(simplify(with_dynamic_batch(model))), batch)
     if fold:
         model, report = fold_batchnorm(model, keep=keep_batchnorm)
-        return simplify(model), report
-    names = batchnorm_names(model)
-    return model, FoldReport(len(names), len(names), (), tuple(KeptBatchNorm(name, KEPT_BY_PLAN) for name in names))
+        model = simplify(model)
+    else:
+        names = batchnorm_names(model)
+        report = FoldReport(len(names), len(names), (), tuple(KeptBatchNorm(name, KEPT_BY_PLAN) for name in names))
+    return finish_outputs(model, outputs) if outputs else model, report
 
 
-class OpenedGraph(NamedTuple):
-    """A graph that was opened.
+@dataclass(frozen=True)
+class OpenedGraph:
+    """A model as a graph.
 
     Attributes:
-        model: what is to be folded, planned and quantized.
-        reference: what it must stay equal to.
-        bound: the largest difference that counts as equal, as a part of the output's range.
+        model: what is to be folded, planned and quantized: it takes float32 [batch, C, H, W], is in opset 17 or 18, and
+            gives the outputs that were chosen.
+        reference: the network that it must stay equal to: the file as it came, in its own opset, its outputs in the
+            forms chosen.
+        outputs: the choice.
+        bound: the largest difference that counts as equal, as a part of an output's range.
     """
 
     model: onnx.ModelProto
-    reference: Network
+    reference: AllOutputs
+    outputs: Outputs
     bound: float
 
 
-def open_graph(source: ModelSource, directory: Path, threads: int | None) -> OpenedGraph:
-    """The graph, taking float32 [batch, C, H, W], in opset 17 or 18, and what it must stay equal to.
+def foresee_outputs(source: ModelSource, expected: Expected | None = None) -> Outputs | None:
+    """Which outputs a model's graph will be given, found in the first second: no weight is read.
 
-    That is the file as it came, in its own opset.
+    Args:
+        source: an ONNX file or a checkpoint.
+        expected: what is known of the answer; None knows the labels of its config.
+
+    Returns:
+        The choice; None where the file must be run first, cannot be read, or is still to be exported.
+
+    Raises:
+        ModelError: outputs and what is expected do not match, or match in several ways.
+    """
+    if source.onnx_path is None:
+        return None
+    try:
+        model = load_outline(source.onnx_path)
+        complete(model, source.onnx_path)
+    except ModelError:  # reading it whole says more
+        return None
+    if not model.graph.output:
+        return None
+    outputs = choose_outputs(model, _expected(source, expected), _image(source))
+    return outputs if outputs.settled else None
+
+
+def open_graph(
+    source: ModelSource, directory: Path, threads: int | None, *, expected: Expected | None = None
+) -> OpenedGraph:
+    """A model as a graph, with its answers found.
 
     Args:
         source: an ONNX file or a checkpoint.
         directory: where an exporter may put its file for a moment.
         threads: of one operator of the network; None takes every processor there is.
+        expected: what is known of the answer; None knows the labels of its config.
 
     Raises:
-        ModelError: the model cannot be read.
+        ModelError: the model cannot be read, or its outputs do not fit what is expected.
         ExportError: it cannot be exported.
     """
-    if source.onnx_path is not None:
-        model = load_onnx(source.onnx_path)
-        adapted, adapter = adapt_input(model)
-        reference = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
-        model = adapted
-        if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
-            model = to_supported_opset(simplify(model), source.onnx_path)
-        return OpenedGraph(model, reference, adapter.bound)
-    size = (source.preprocess.height, source.preprocess.width)
-    raw = directory / "model.traced.onnx"
+    expected = _expected(source, expected)
+    if source.onnx_path is None:
+        return _exported(source, directory, expected)
+    model = load_onnx(source.onnx_path)
+    outputs = _chosen(model, expected, source, threads)
+    model = select_outputs(model, outputs)
+    adapted, adapter = adapt_input(model)
+    network = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
+    model = adapted
+    if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
+        model = to_supported_opset(simplify(model), source.onnx_path)
+    return OpenedGraph(model, lambda pixels: as_chosen(network(pixels), outputs), outputs, adapter.bound)
+
+
+def _exported(source: ModelSource, directory: Path, expected: Expected) -> OpenedGraph:
+    """A checkpoint: its class names are for logits, and for no features."""
+    size, raw = _image(source), directory / "model.traced.onnx"
     exported = export_classifier(source.path, raw, image_size=size, channels=source.preprocess.channels)
     model = load_onnx(raw)
     raw.unlink()
-    return OpenedGraph(model, exported.reference, BOUND)
+    if model.graph.output[0].name != OUTPUT:
+        expected = replace(expected, labels=None)
+    outputs = choose_outputs(model, expected, size)
+    if model.graph.output[0].name != OUTPUT:
+        outputs = replace(outputs, claims_labels=False)
+    return OpenedGraph(model, lambda pixels: as_chosen((exported.reference(pixels),), outputs), outputs, BOUND)
 
 
-def _network(model: Path | bytes, threads: int | None) -> Network:
+def _expected(source: ModelSource, expected: Expected | None) -> Expected:
+    return expected or Expected(labels=len(source.labels) if source.labels else None)
+
+
+def _image(source: ModelSource) -> tuple[int, int]:
+    return source.preprocess.height, source.preprocess.width
+
+
+def _chosen(model: onnx.ModelProto, expected: Expected, source: ModelSource, threads: int | None) -> Outputs:
+    """The choice, after a run where inference alone does not settle it."""
+    outputs = choose_outputs(model, expected, _image(source))
+    if outputs.settled:
+        return outputs
+    height, width = _image(source)
+    adapter = adapt_input(model)[1]
+    network = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
+    try:
+        made = network(np.zeros((1, source.preprocess.channels, height, width), np.float32))
+    except EngineError:  # it takes other images, of which more is said later
+        return outputs
+    shapes = {value.name: values.shape for value, values in zip(model.graph.output, made, strict=True)}
+    return choose_outputs(model, expected, _image(source), measured=shapes)
+
+
+def _network(model: Path | bytes, threads: int | None) -> AllOutputs:
     engine = OnnxRuntimeEngine(model, threads=threads)
-    return lambda pixels: engine.run({engine.inputs[0]: pixels})[engine.outputs[0]]
+
+    def run(pixels: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        values = engine.run({engine.inputs[0]: pixels})
+        return tuple(values[name] for name in engine.outputs)
+
+    return run
 
 
-def _as_exported(network: Network, batch: int, adapter: InputAdapter) -> Network:
+def _as_exported(network: AllOutputs, batch: int, adapter: InputAdapter) -> AllOutputs:
     """A network for one image [1, C, H, W], whatever it was exported for.
 
     Args:
@@ -286,8 +409,9 @@ def _as_exported(network: Network, batch: int, adapter: InputAdapter) -> Network
         adapter: gives it its own type and layout.
     """
 
-    def run(pixels: NDArray[Any]) -> NDArray[Any]:
-        return network(np.repeat(adapter.raw(pixels), batch, axis=0))[: len(pixels)]
+    def run(pixels: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        made = network(np.repeat(adapter.raw(pixels), batch, axis=0))
+        return made if batch == 1 else tuple(values[: len(pixels)] for values in made)
 
     return run
 
@@ -321,8 +445,10 @@ def _write(model: onnx.ModelProto, source: ModelSource, directory: Path) -> None
         atomic_write(directory / name, json.dumps(content, indent=1, sort_keys=True).encode())
 
 
-def _prove_batch(network: Network, images: NDArray[np.float32]) -> None:
+def _prove_batch(network: AllOutputs, images: NDArray[np.float32]) -> None:
     """Run three images at once: a fixed batch size hides in reshapes as well as in the input's shape.
+
+    An output without a row for each image, such as a detector's list of what it found, is left out.
 
     Args:
         network: that was proved with one image at a time.
@@ -338,14 +464,21 @@ def _prove_batch(network: Network, images: NDArray[np.float32]) -> None:
             causes=("it was exported with a fixed batch size", str(error).strip().splitlines()[-1][:300]),
             next_step="export it with a dynamic batch axis",
         ) from error
-    alone = np.concatenate([network(image) for image in _single(three)])
-    if together.shape != alone.shape:
-        raise ExportError(f"the graph gives {list(together.shape)} for three images", expected=f"{list(alone.shape)}")
-    parity = measure_parity(lambda _: alone, lambda _: together, [three])
-    if not parity.holds:
+    singles = list(zip(*(network(image) for image in _single(three)), strict=True))
+    rows = [place for place, parts in enumerate(singles) if all(part.shape[:1] == (1,) for part in parts)]
+    alone = [np.concatenate(singles[place]) for place in rows]
+    for place, parts in zip(rows, alone, strict=True):
+        if together[place].shape != parts.shape:
+            raise ExportError(
+                f"the graph gives {list(together[place].shape)} for three images", expected=f"{list(parts.shape)}"
+            )
+    both = tuple(alone), tuple(together[place] for place in rows)
+    parities = measure_outputs(lambda _: both[0], lambda _: both[1], [three]) if rows else ()
+    worst = max(parities, key=lambda parity: parity.relative, default=None)
+    if worst is not None and not worst.holds:
         raise ExportError(
             "three images at once give other answers than each alone",
-            expected=f"a difference of at most {parity.bound:g} of their range, not {parity.relative:.3g}",
+            expected=f"a difference of at most {worst.bound:g} of their range, not {worst.relative:.3g}",
             causes=("it was exported with a fixed batch size, and mixes images",),
             next_step="export it with a dynamic batch axis",
         )

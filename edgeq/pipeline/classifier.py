@@ -24,10 +24,12 @@ from edgeq.calibrate.stage import SCALES
 from edgeq.engine.registry import DEFAULT, backend, require
 from edgeq.errors import ImageError
 from edgeq.export.input_adapter import open_image_model
-from edgeq.export.stage import FP32, ExportReport, export_model
+from edgeq.export.stage import FP32, ExportReport, export_model, foresee_outputs
 from edgeq.families.two_tower import encoder_notes
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.graph.outline import load_outline
+from edgeq.model.graph.outputs import read_outputs
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
@@ -38,7 +40,9 @@ from edgeq.pipeline.stages import (
     Options,
     Progress,
     calibrate_graph,
+    check_classes,
     counter,
+    expected_answer,
     observe_some,
     parity_images,
     plan_graph,
@@ -146,6 +150,9 @@ def prepare(
         images = ImageSet.open(calibration).sample(options.calibration_images)
         samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
+        expected = expected_answer(source, task, examples, options.outputs)
+        foreseen = foresee_outputs(source, expected)
+        check_classes(task, examples, source, foreseen.chosen[0].numbers if foreseen else None)
         proof = parity_images(images, source)
         notes = (*source.notes, *encoder_notes(source.config, (source.preprocess.height, source.preprocess.width)))
         facts = image_facts(images, _images(examples), source.config)
@@ -159,10 +166,12 @@ def prepare(
             keep_batchnorm=options.keep_batchnorm,
             strict=options.strict,
             threads=options.threads,
+            expected=expected,
         )
         graph = work / FP32
         task = fit_task(task, source, graph, proof, head=options.detector_head, threads=options.threads)
         task.record(work)
+        check_classes(task, examples, source, read_outputs(load_outline(graph))[0].numbers)
         plan = plan_graph(graph, exported, options)
         findings += check(Facts(plan=plan), plan.allowed)
         exported, plan, channels = equalize_channels(
@@ -198,7 +207,8 @@ def prepare(
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
-        manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
+        labels = (source.labels or ()) if exported.names_classes else ()
+        manifest = write_manifest(work, labels=labels, allowed=allowed)
     search = found.search if found else None
     notes = (*_at_chance(quality.answers, len(source.labels or ())), *notes)
     return _summary(

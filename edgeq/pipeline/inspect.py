@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,24 +16,27 @@ from edgeq.errors import PlanError
 from edgeq.export.fold import FoldReport, require_folded
 from edgeq.export.input_adapter import open_image_model
 from edgeq.export.simplify import simplify
-from edgeq.export.stage import FP32, fold_graph, open_graph
+from edgeq.export.stage import FP32, fold_graph, foresee_outputs, open_graph
 from edgeq.export.towers import export_text, export_vision, load_text_tower, load_towers
 from edgeq.families.two_tower import TwoTower, check_two_tower, encoder_notes, is_text_tower, is_two_tower, text_notes
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
 from edgeq.model.checkpoint.source import ModelSource, find_checkpoint, open_model
+from edgeq.model.graph.answers import Expected, Outputs
 from edgeq.model.graph.components import Layer, name_nodes, read_components
 from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
-from edgeq.pipeline.stages import Options, unfoldable_allowance
+from edgeq.pipeline.fit_task import choose_for
+from edgeq.pipeline.stages import Options, check_classes, expected_answer, unfoldable_allowance
 from edgeq.pipeline.text_encoder import FLOAT_REASON
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier, plan_float, plan_modules, plan_vision
+from edgeq.quality.tasks.base import Examples, ImageTask
 from edgeq.quantize.equalize.trial import int8_linears
 
-__all__ = ["Group", "Inspection", "Part", "inspect_model", "plan_model", "read_config"]
+__all__ = ["Group", "Inspection", "Part", "foreseen_outputs", "inspect_model", "plan_model", "read_config"]
 
 
 class Part(BaseModel):
@@ -68,6 +71,7 @@ class Inspection(BaseModel):
         batchnorm: BatchNormalization nodes in the graph.
         batchnorm_foldable: how many of them fold.
         batchnorm_kept: the others, with the reason.
+        outputs: of a classifier or an image encoder: what it gives, the answer first, and what is done to that.
         notes: what a careful reader should know, in sentences.
     """
 
@@ -82,16 +86,24 @@ class Inspection(BaseModel):
     batchnorm: int
     batchnorm_foldable: int
     batchnorm_kept: dict[str, str]
+    outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> Inspection:
+def inspect_model(
+    model: str,
+    scratch: Path,
+    *,
+    preprocess: Preprocess | PreprocessFlags | None = None,
+    outputs: tuple[str, ...] = (),
+) -> Inspection:
     """Look at MODEL.
 
     Args:
         model: as for `edgeq.pipeline.classifier.prepare`.
         scratch: an existing directory, for an exporter's file.
         preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
+        outputs: names of the graph's outputs that are the answer; empty leaves that to the labels.
 
     Raises:
         ModelError: the model cannot be read.
@@ -103,9 +115,10 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | Preproc
     if is_two_tower(config):
         check_two_tower(config)
         return _inspect_towers(model, open_model(model, preprocess=preprocess), scratch)
-    source = open_image_model(model, preprocess=preprocess)
-    graph = name_nodes(simplify(open_graph(source, scratch, None)[0]))
-    planned, report = fold_graph(graph)
+    source, task = choose_for(open_image_model(model, preprocess=preprocess), None)
+    opened = open_graph(source, scratch, None, expected=expected_answer(source, task, None, outputs))
+    graph = name_nodes(simplify(opened.model))
+    planned, report = fold_graph(graph, outputs=opened.outputs)
     parts = read_components(graph)
     return Inspection(
         model=str(model),
@@ -120,8 +133,17 @@ def inspect_model(model: str, scratch: Path, *, preprocess: Preprocess | Preproc
         batchnorm=report.before,
         batchnorm_foldable=len(report.folded),
         batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
+        outputs=tuple(_told(opened.outputs)),
         notes=(*source.notes, *encoder_notes(config, (source.preprocess.height, source.preprocess.width))),
     )
+
+
+def _told(outputs: Outputs) -> Iterator[str]:
+    """What the graph gives, the answer first, and what was done to it."""
+    for place, chosen in enumerate(outputs.chosen):
+        yield f"{'Answer' if place < outputs.answers else 'Output'}: {chosen.output}"
+    for name, change in outputs.changes.items():
+        yield f"  {name}: {change}"
 
 
 def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspection:
@@ -224,6 +246,40 @@ def read_config(model: str) -> Mapping[str, Any]:
     return read_json_object(file) if file.is_file() else {}
 
 
+def foreseen_outputs(
+    model: str,
+    config: Mapping[str, Any],
+    *,
+    preprocess: Preprocess | None = None,
+    options: Options,
+    labelled: Path | None = None,
+) -> tuple[str, ...]:
+    """What a classifier's or an image encoder's ONNX file gives, the answer first; empty for other models.
+
+    Args:
+        model, config, preprocess, options, labelled: as for `plan_model`.
+
+    Raises:
+        ModelError: outputs and labels do not match, or match in several ways.
+        ImageError: the labelled images are of no classes of the model.
+    """
+    if is_two_tower(config) or is_text_tower(config) or is_vision_language(config):
+        return ()
+    source, task, examples, expected = _asked(open_image_model(model, preprocess=preprocess), options, labelled)
+    outputs = foresee_outputs(source, expected)
+    check_classes(task, examples, source, outputs.chosen[0].numbers if outputs else None)
+    return tuple(_told(outputs)) if outputs else ()
+
+
+def _asked(
+    opened: ModelSource, options: Options, labelled: Path | None
+) -> tuple[ModelSource, ImageTask[Any], Examples[Any] | None, Expected]:
+    """What the network is for, by what it is judged, and what is expected of its answer."""
+    source, task = choose_for(opened, options.task, options.detector_head)
+    examples = task.open(labelled, source.labels) if labelled else None
+    return source, task, examples, expected_answer(source, task, examples, options.outputs)
+
+
 def plan_model(
     model: str,
     config: Mapping[str, Any],
@@ -231,6 +287,7 @@ def plan_model(
     *,
     preprocess: Preprocess | PreprocessFlags | None = None,
     options: Options,
+    labelled: Path | None = None,
 ) -> PrecisionPlan:
     """The plan that the main job would follow.
 
@@ -241,6 +298,7 @@ def plan_model(
         scratch: an existing directory, for an exporter's file.
         preprocess: replaces a classifier's preprocessor_config.json.
         options: rules, allowances, and how BatchNorm and weights are treated.
+        labelled: of a classifier: images that it will be judged by, whose classes say which output is the answer.
 
     Raises:
         ModelError: the model cannot be read.
@@ -262,9 +320,10 @@ def plan_model(
 
         plan = plan_modules(read_modules(model), rules=options.rules)
     else:
-        source = open_image_model(model, preprocess=preprocess)
+        source, _, _, expected = _asked(open_image_model(model, preprocess=preprocess), options, labelled)
+        opened = open_graph(source, scratch, None, expected=expected)
         graph, report = fold_graph(
-            open_graph(source, scratch, None)[0], fold=options.fold, keep_batchnorm=options.keep_batchnorm
+            opened.model, fold=options.fold, keep_batchnorm=options.keep_batchnorm, outputs=opened.outputs
         )
         if options.strict:
             require_folded(report)

@@ -23,6 +23,7 @@ from edgeq.engine.registry import DEFAULT, backend_of_graph
 from edgeq.errors import ImageError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.graph.answers import Expected
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
@@ -44,7 +45,9 @@ __all__ = [
     "Options",
     "Progress",
     "calibrate_graph",
+    "check_classes",
     "counter",
+    "expected_answer",
     "implied_allowances",
     "judge_graphs",
     "observe_some",
@@ -85,6 +88,7 @@ class Options:
         gate: what an INT8 graph must be worth to be kept.
         search: keep layers in floating point until the drop is within these bounds; None keeps none.
         backend: whose INT8 graph is judged; it is made beside those that every bundle has.
+        outputs: names of the graph's outputs that are the answer; empty leaves that to the labels.
         task: what the network is for, one of `edgeq.quality.tasks.registry.task_names()`; None leaves that to the
             model's config.
         detector_head: kind of a detector's outputs, one of `edgeq.model.heads.detector.HEAD_KINDS`; None leaves that to
@@ -108,6 +112,7 @@ class Options:
     allow: Mapping[str, str] = field(default_factory=dict)
     search: SearchBounds | None = None
     backend: str = DEFAULT.name
+    outputs: tuple[str, ...] = ()
     task: str | None = None
     detector_head: str | None = None
     threads: int | None = None
@@ -148,6 +153,44 @@ def unfoldable_allowance(unfoldable: Mapping[str, str]) -> dict[str, str]:
         return {}
     name, reason = next(iter(unfoldable.items()))
     return {"EQ102": f"{len(unfoldable)} cannot be folded and stay in FP32; {name}: {reason}"}
+
+
+def expected_answer(
+    source: ModelSource, task: ImageTask[Any], examples: Examples[Any] | None, outputs: tuple[str, ...] = ()
+) -> Expected:
+    """What is known of a network's answer before it is run.
+
+    Args:
+        source: of the model, for the labels of its config.
+        task: what it is for.
+        examples: a labelled set; None for none.
+        outputs: names that were asked for.
+    """
+    return Expected(
+        outputs=outputs,
+        labels=len(source.labels) if source.labels else None,
+        classes=task.classes(examples) if examples is not None else None,
+        one_vector=task.one_vector,
+        one_class=task.one_class,
+    )
+
+
+def check_classes(
+    task: ImageTask[Any], examples: Examples[Any] | None, source: ModelSource, answer: int | None
+) -> None:
+    """Look at the labels of all examples before any long work; where nothing is known of the answer, nothing is done.
+
+    Args:
+        task: what the network is for.
+        examples: a labelled set; None for none.
+        source: of the model, for its class names.
+        answer: numbers of the answer for an image; None where that is not one vector, or not known yet.
+
+    Raises:
+        ImageError, ModelError: as `ImageTask.tally`.
+    """
+    if examples is not None and answer is not None and task.one_vector:
+        task.tally(examples, source.labels, answer)
 
 
 def parity_images(images: ImageSet, source: ModelSource, count: int = PARITY_IMAGES) -> NDArray[np.float32]:

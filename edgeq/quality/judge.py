@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from edgeq.quality.judged import Judged
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
 from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally, UnlabelledTask
 from edgeq.quality.tasks.classification import Classification
-from edgeq.quality.tasks.embedding import Fidelity
+from edgeq.quality.tasks.embedding import Fidelity, OutputFidelity, OutputsTally
 from edgeq.quality.tasks.registry import AnyFigures, unlabelled
 
 __all__ = ["MOST_FURTHER", "Further", "Quality", "compare", "judge", "judge_all"]
@@ -31,7 +31,6 @@ MOST_FURTHER: Final = 500
 _FURTHER_BATCH: Final = 16
 """Images that go through it together: its tensors between layers are FP32, and are not to be the largest of all."""
 
-Network = Callable[[NDArray[np.float32]], Outputs]
 Batch = tuple[Sequence[str], NDArray[np.float32]]
 
 
@@ -58,10 +57,12 @@ class Quality(Judged):
         latency: one entry for each batch size.
         reference_bytes, candidate_bytes: sizes of the ONNX files.
         skipped: labelled images that could not be read.
+        further: the outputs that are no answer to labelled images, each by itself; not written where there are none.
         figures: of another task on labelled images; else None, and not written.
     """
 
     otherwise = "holds no quality figures"
+    later: ClassVar[tuple[str, ...]] = ("figures", "further")
 
     version: Literal["edgeq.quality/1"] = QUALITY_VERSION
     backend: str
@@ -71,6 +72,7 @@ class Quality(Judged):
     reference_bytes: int
     candidate_bytes: int
     skipped: tuple[str, ...] = ()
+    further: tuple[OutputFidelity, ...] = ()
     figures: AnyFigures | None = None
 
 
@@ -151,7 +153,7 @@ def judge_all(
     threads = threads or default_threads()
     part = None if examples is None else examples.part(examples.images.sample(MOST_FURTHER))
     answered = _Answered({item.name for item in part.images.items} if part and further else ())
-    figures, skipped = _compare(
+    compared = _compare(
         reference, candidate, task, examples, source, images, backend, threads, advance, answered if further else None
     )
     total = None if examples is None else len(examples)
@@ -159,7 +161,7 @@ def judge_all(
         _further(each, task, part, total, source, images, answered, threads, advance_further) for each in further
     )
     judged_as = unlabelled(task) if examples is None else task
-    found: dict[str, Any] = {"answers": None, judged_as.key: figures}
+    found: dict[str, Any] = {"answers": None, "further": compared.further, judged_as.key: compared.figures}
     quality = Quality(
         backend=backend.version(),
         latency=tuple(
@@ -168,7 +170,7 @@ def judge_all(
         ),
         reference_bytes=reference.stat().st_size,
         candidate_bytes=candidate.stat().st_size,
-        skipped=skipped,
+        skipped=compared.skipped,
         **found,
     )
     return quality, others
@@ -194,9 +196,17 @@ def compare(
     Returns:
         The figures, and the names of the labelled images that could not be read.
     """
-    return _compare(
-        reference, candidate, task, examples, source, images, backend, threads or default_threads(), advance, None
-    )
+    threads = threads or default_threads()
+    found = _compare(reference, candidate, task, examples, source, images, backend, threads, advance, None)
+    return found.figures, found.skipped
+
+
+class _Comparison(NamedTuple):
+    """What was compared: the figures, those of outputs that are no answer, and labelled images that cannot be read."""
+
+    figures: Figures
+    further: tuple[OutputFidelity, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 class _Answered:
@@ -208,10 +218,13 @@ class _Answered:
     def add(self, names: Sequence[str], outputs: Outputs) -> None:
         for row, name in enumerate(names):
             if not self._wanted or name in self._wanted:
-                self._rows[name] = tuple(output[row : row + 1].copy() for output in outputs)
+                alone = len(names) == 1  # a list of what was found has a length of its own
+                self._rows[name] = tuple((output if alone else output[row : row + 1]).copy() for output in outputs)
 
     def of(self, names: Sequence[str]) -> Outputs:
         """As the network gave them, row i for image i."""
+        if len(names) == 1:
+            return self._rows[names[0]]
         return tuple(np.concatenate(rows) for rows in zip(*(self._rows[name] for name in names), strict=True))
 
     @property
@@ -231,9 +244,9 @@ def _compare(
     threads: int,
     advance: Callable[[int], None] | None,
     answered: _Answered | None,
-) -> tuple[Figures, tuple[str, ...]]:
+) -> _Comparison:
     if examples is None:
-        return _unlabelled(reference, candidate, unlabelled(task), images, backend, threads, answered), ()
+        return _Comparison(_unlabelled(reference, candidate, unlabelled(task), images, backend, threads, answered))
     return _labelled(reference, candidate, task, examples, source, images[:1], backend, threads, advance, answered)
 
 
@@ -249,19 +262,18 @@ def _further(
     advance: Callable[[int], None] | None,
 ) -> Figures:
     """One further graph beside what FP32 answered; its engine dies with this frame."""
-    tally: Tally
     if examples is None:
         alone = unlabelled(task)
-        task, tally = alone, alone.begin()
-        batches: Iterator[Batch] = _pieces(images, alone.batch)
+        network = _network(graph.path, alone, graph.backend, threads)
+        tally, batches = alone.begin(network.answers), _pieces(images, alone.batch)
     else:
+        network = _network(graph.path, task, graph.backend, threads)
         tally = task.tally(examples, source.labels, answered.classes)
         size = min(task.batch, _FURTHER_BATCH)
         stream = ImageStream(examples.images, source.preprocess, batch_size=size, total=total)
         batches = (([item.name for item in items], pixels) for items, pixels in stream)
-    network = _network(graph.path, task, graph.backend, threads)
     for names, pixels in batches:
-        tally.add(names, answered.of(names), network(pixels))
+        tally.add(names, answered.of(names), network(pixels)[: network.wanted])
         if advance:
             advance(len(names))
     return tally.figures()
@@ -278,13 +290,13 @@ def _labelled(
     threads: int,
     advance: Callable[[int], None] | None,
     answered: _Answered | None,
-) -> tuple[Figures, tuple[str, ...]]:
-    """The figures, and the names of the images that could not be read."""
+) -> _Comparison:
     stream = ImageStream(examples.images, source.preprocess, batch_size=task.batch)
     ours, theirs = (_network(path, task, backend, threads) for path in (reference, candidate))
-    tally = task.tally(examples, source.labels, ours(sample)[0].shape[-1])
+    tally = _WithFurther(task.tally(examples, source.labels, ours(sample)[0].shape[-1]), ours)
     batches = (([item.name for item in items], pixels) for items, pixels in stream)
-    return _compared(ours, theirs, batches, tally, advance, answered), tuple(image.name for image in stream.skipped)
+    figures = _compared(ours, theirs, batches, tally, advance, answered)
+    return _Comparison(figures, tally.further(), tuple(image.name for image in stream.skipped))
 
 
 def _unlabelled(
@@ -298,7 +310,7 @@ def _unlabelled(
 ) -> Figures:
     """What both give for the same images, compared; the engines die with this frame."""
     ours, theirs = (_network(path, task, backend, threads) for path in (reference, candidate))
-    return _compared(ours, theirs, _pieces(images, task.batch), task.begin(), None, answered)
+    return _compared(ours, theirs, _pieces(images, task.batch), task.begin(ours.answers), None, answered)
 
 
 def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:
@@ -308,8 +320,8 @@ def _pieces(images: NDArray[np.float32], size: int) -> Iterator[Batch]:
 
 
 def _compared(
-    reference: Network,
-    candidate: Network,
+    reference: _Network,
+    candidate: _Network,
     batches: Iterable[Batch],
     tally: Tally,
     advance: Callable[[int], None] | None,
@@ -318,35 +330,75 @@ def _compared(
     for names, pixels in batches:
         expected = reference(pixels)
         if answered is not None:
-            answered.add(names, expected)
+            answered.add(names, expected[: reference.wanted])
         tally.add(names, expected, candidate(pixels))
         if advance:
             advance(len(names))
     return tally.figures()
 
 
-def _network(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> Network:
-    """The graph in `path`, giving the outputs that are the answer, and its features where the task wants them."""
-    engine, names = (
-        _with_features(path, task, backend, threads) if task.features else _as_it_is(path, task, backend, threads)
-    )
+@dataclass(frozen=True)
+class _Network:
+    """A graph that is run, which gives what the task wants and then the other outputs.
 
-    def run(pixels: NDArray[np.float32]) -> Outputs:
-        values = engine.run({engine.inputs[0]: pixels}, names)
+    Attributes:
+        answers: the outputs that are the answer.
+        features: what enters the head, behind them; none where the task wants none.
+        further: the other outputs.
+    """
+
+    engine: Engine
+    answers: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> int:
+        """How many of the outputs the task wants."""
+        return len(self.answers) + len(self.features)
+
+    def __call__(self, pixels: NDArray[np.float32]) -> Outputs:
+        """What it gives for images [n, 3, H, W]."""
+        names = (*self.answers, *self.features, *self.further)
+        values = self.engine.run({self.engine.inputs[0]: pixels}, tuple(dict.fromkeys(names)))
         return tuple(values[name] for name in names)
 
-    return run
+
+class _WithFurther:
+    """A task's tally, and beside it what the outputs that are no answer come to."""
+
+    def __init__(self, tally: Tally, network: _Network) -> None:
+        self._tally, self._wanted = tally, network.wanted
+        self._further = OutputsTally(network.further) if network.further else None
+
+    def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
+        wanted = self._wanted
+        self._tally.add(names, reference[:wanted], candidate[:wanted])
+        if self._further is not None:
+            self._further.add(reference[wanted:], candidate[wanted:], len(names))
+
+    def figures(self) -> Figures:
+        return self._tally.figures()
+
+    def further(self) -> tuple[OutputFidelity, ...]:
+        return () if self._further is None else self._further.figures()
 
 
-def _as_it_is(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> tuple[Engine, tuple[str, ...]]:
+def _network(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> _Network:
+    """The graph in `path`, with its features where the task wants them."""
+    if task.features:
+        return _with_features(path, task, backend, threads)
     engine = backend.open(path, threads=threads)
-    return engine, task.outputs(engine.outputs)
+    answers = task.outputs(engine.outputs)
+    return _Network(engine, answers, further=_others(engine.outputs, answers))
 
 
-def _with_features(
-    path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int
-) -> tuple[Engine, tuple[str, ...]]:
-    """What enters the head stands behind the outputs: the first of them again where there is no head."""
+def _others(outputs: Sequence[str], answers: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in outputs if name not in answers)
+
+
+def _with_features(path: Path, task: ImageTask[Any], backend: EngineBackend, threads: int) -> _Network:
+    """What enters the answer's head stands behind the answer: the answer itself again where there is no head."""
     import onnx
 
     from edgeq.calibrate.observe import with_outputs
@@ -354,15 +406,16 @@ def _with_features(
     from edgeq.model.graph.element_types import element_types
 
     model = onnx.load(path)
-    outputs = task.outputs([output.name for output in model.graph.output])
-    heads = head_nodes(model)
-    features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), outputs[0])
+    outputs = [output.name for output in model.graph.output]
+    answers = task.outputs(outputs)
+    heads = head_nodes(model, answers[:1])
+    features = next((node.input[0] for node in model.graph.node if node.name in heads[:1]), answers[0])
     if element_types(model).get(features) == onnx.TensorProto.FLOAT16:
         widened = f"{features}.widened"
         model.graph.node.append(onnx.helper.make_node("Cast", [features], [widened], to=onnx.TensorProto.FLOAT))
         features = widened
     engine = backend.open(with_outputs(model, [features]).SerializeToString(), threads=threads)
-    return engine, (*outputs, features)
+    return _Network(engine, answers, (features,), _others(outputs, answers))
 
 
 def _latency(

@@ -20,6 +20,8 @@ from edgeq.runtime.canary.canaries import CANARY_LIST, ClassCanaries
 
 __all__ = ["ClassScore", "VisionModel", "rank_classes"]
 
+_WHOLE: Final = 1e-3
+"""So far from 1 the sum of a softmax in FP16 may be."""
 _PREPROCESS: Final = "preprocessor_config.json"
 
 
@@ -30,7 +32,8 @@ class ClassScore:
     Attributes:
         index: of the logit.
         label: as the bundle names it; None where it has no names.
-        score: softmax over all logits, 0..1. It is no probability unless the network was calibrated to give one.
+        score: softmax over all logits, 0..1; what the network gives where that is a softmax's own already. It is no
+            probability unless the network was calibrated to give one.
     """
 
     index: int
@@ -89,6 +92,11 @@ class VisionModel:
         return vector
 
 
+def _are_shares(values: NDArray[np.float64]) -> bool:
+    """Whether numbers are shares of a whole, as a softmax in the graph gives them: a second one would level them."""
+    return bool((values >= 0.0).all()) and abs(float(values.sum()) - 1.0) <= _WHOLE
+
+
 def rank_classes(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> tuple[ClassScore, ...]:
     """The `top` likeliest classes; of equal logits the first class goes first.
 
@@ -97,7 +105,8 @@ def rank_classes(logits: NDArray[np.float32], labels: Sequence[str], top: int) -
         labels: by logit; empty where they have no names.
         top: how many.
     """
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    scores = powers / powers.sum()
+    exact = logits.astype(np.float64)
+    powers = np.exp(exact - exact.max())
+    scores = exact if _are_shares(exact) else powers / powers.sum()
     best = np.argsort(-logits, kind="stable")[:top]
     return tuple(ClassScore(int(one), labels[one] if one < len(labels) else None, float(scores[one])) for one in best)

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeq.errors import ParityError
-from edgeq.export.parity import Parity, measure_parity, prove_parity
+from edgeq.export.parity import Parity, measure_outputs, measure_parity, prove_outputs, prove_parity
 
 Array = NDArray[np.float32]
 
@@ -80,3 +80,26 @@ def test_other_shapes_are_an_error_even_where_they_broadcast() -> None:
 def test_no_images_prove_nothing(batches: list[Array]) -> None:
     with pytest.raises(ParityError, match="no images"):
         measure_parity(identity, identity, batches)
+
+
+def test_each_output_is_held_against_its_own_range() -> None:
+    """An error of 0.01 is nothing beside boxes of hundreds of pixels, and much of scores from 0 to 1."""
+
+    def right(batch: Array) -> tuple[Array, ...]:
+        return batch * np.float32(100), batch / np.float32(8)
+
+    def made(batch: Array) -> tuple[Array, ...]:
+        return right(batch)[0], right(batch)[1] + np.float32(0.01)
+
+    boxes, scores = measure_outputs(right, made, BATCHES)
+    assert (boxes.relative, boxes.output_range, scores.output_range) == (0.0, 800.0, 1.0)
+    assert scores.relative == pytest.approx(0.01, rel=1e-5)
+    with pytest.raises(ParityError, match="of the output range of scores"):
+        prove_outputs(right, made, BATCHES, names=("boxes", "scores"))
+
+
+def test_an_image_on_which_nothing_is_found_is_compared_too() -> None:
+    nothing = measure_outputs(lambda _: (np.zeros((0, 6)),), lambda _: (np.zeros((0, 6)),), BATCHES)
+    assert nothing == (Parity(3, 0.0, 0.0, 0.0),)
+    with pytest.raises(ParityError, match=r"shape \[1, 6\]"):
+        measure_outputs(lambda _: (np.zeros((0, 6)),), lambda _: (np.zeros((1, 6)),), BATCHES)

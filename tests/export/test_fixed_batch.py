@@ -97,8 +97,8 @@ def test_a_dynamic_graph_keeps_its_reshapes() -> None:
 
 
 def test_a_graph_that_mixes_images_is_refused() -> None:
-    def mixed(pixels: Array) -> Array:
-        return np.broadcast_to(pixels.mean(axis=(0, 2, 3)), (len(pixels), 3))
+    def mixed(pixels: Array) -> tuple[Array, ...]:
+        return (np.broadcast_to(pixels.mean(axis=(0, 2, 3)), (len(pixels), 3)),)
 
     with pytest.raises(ExportError, match="three images at once give other answers"):
         _prove_batch(mixed, random(0, 4, *IMAGE))
@@ -107,5 +107,5 @@ def test_a_graph_that_mixes_images_is_refused() -> None:
 def test_a_graph_that_takes_one_image_is_refused() -> None:
     model = network(1, [1, 144])
     with pytest.raises(ExportError, match="does not run on a batch of three images") as caught:
-        _prove_batch(lambda pixels: run(model, pixels)["y"], random(0, 2, *IMAGE))
+        _prove_batch(lambda pixels: (run(model, pixels)["y"],), random(0, 2, *IMAGE))
     assert "exported with a fixed batch size" in caught.value.causes[0]

@@ -26,7 +26,7 @@ from edgeq.model.checkpoint.source import open_model
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
-from edgeq.pipeline.inspect import Inspection, inspect_model, read_config
+from edgeq.pipeline.inspect import Inspection, foreseen_outputs, inspect_model, read_config
 from edgeq.pipeline.inspect import plan_model as plan_of
 from edgeq.pipeline.stages import Options
 from edgeq.pipeline.vlm_fit import is_vision_language
@@ -53,6 +53,7 @@ class Planned(BaseModel):
         lacking: what edgeq does not do with a vision-language model; None where it goes the whole way.
         photographs: of the user, the dearest for a vision-language model; None where none were given.
         memory: of a vision-language model on a device; None where none is named.
+        outputs: of a classifier's or an image encoder's ONNX file: what it gives, the answer first.
         notes: what a careful reader should know, in sentences.
     """
 
@@ -68,6 +69,7 @@ class Planned(BaseModel):
     lacking: str | None = None
     photographs: PhotographCount | None = None
     memory: MemoryPlan | None = None
+    outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -98,19 +100,22 @@ def plan_queries(model: str | Path, device: str, per_second: float) -> QueryRate
     return query_rate(whole, device, per_second)
 
 
-def inspect(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> Inspection:
+def inspect(
+    model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None, outputs: tuple[str, ...] = ()
+) -> Inspection:
     """Look at what an image classifier or encoder is made of, and what would be done to each part. Nothing is written.
 
     Args:
         model: a directory with model.onnx, a Hugging Face directory, or a Hugging Face id.
         preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
+        outputs: names of the graph's outputs that are the answer; empty leaves that to the labels.
 
     Raises:
         ModelError: the model cannot be read.
         ExportError: it cannot be exported.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return inspect_model(str(model), Path(scratch), preprocess=preprocess)
+        return inspect_model(str(model), Path(scratch), preprocess=preprocess, outputs=outputs)
 
 
 def plan_model(
@@ -169,12 +174,15 @@ def plan_model(
         )
     facts = _facts(name, calibration, evaluation) if check_guards else Facts()
     guards = check(facts, settled.allow)
+    judged_by = Path(evaluation) if check_guards and evaluation else None
+    outputs = foreseen_outputs(name, config, preprocess=preprocess, options=settled, labelled=judged_by)
     with tempfile.TemporaryDirectory() as scratch:
-        plan = plan_of(name, config, Path(scratch), preprocess=preprocess, options=settled)
+        plan = plan_of(name, config, Path(scratch), preprocess=preprocess, options=settled, labelled=judged_by)
     planned = Planned(
         model=name,
         plan=plan,
         guards=(*guards, *check(Facts(plan=plan), settled.allow)) if check_guards else None,
+        outputs=outputs,
         notes=_notes(name, config, preprocess),
     )
     if not is_vision_language(config):

@@ -17,7 +17,7 @@ from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SCALES
 from edgeq.cluster.connect import STALL_MINUTES, Cluster, require_ray
 from edgeq.engine.registry import backend, backend_of_graph, require
 from edgeq.export.input_adapter import open_image_model
-from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport
+from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport, foresee_outputs
 from edgeq.export.stage import export_model as export_graph
 from edgeq.files import new_directory, require_new
 from edgeq.model.checkpoint.source import open_model
@@ -32,6 +32,7 @@ from edgeq.pipeline.stages import (
     Progress,
     calibrate_graph,
     counter,
+    expected_answer,
     judge_graphs,
     observed_tensors,
     parity_images,
@@ -112,6 +113,7 @@ def export_model(
     keep_batchnorm: tuple[str, ...] = (),
     strict: bool = False,
     channel_equalization: ChannelEqualization = "auto",
+    outputs: tuple[str, ...] = (),
     preprocess: Preprocess | PreprocessFlags | None = None,
     threads: int | None = None,
 ) -> Exported:
@@ -125,21 +127,31 @@ def export_model(
         keep_batchnorm: BatchNorm nodes that stay, in FP32.
         strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         channel_equalization: `none`, `repq`, `smooth`, `smooth:0.5`, `repq-smooth` or `auto`.
+        outputs: names of the graph's outputs that are the answer; empty leaves that to the labels.
         preprocess: replaces the model's preprocessor_config.json; flags say single steps over it.
         threads: of one operator; None takes every processor there is.
 
     Raises:
-        ModelError, ImageError: the model or the images cannot be read.
+        ModelError, ImageError: the model or the images cannot be read; it is not plain which output is the answer.
         ExportError: it cannot be exported or folded. ParityError: the graph made computes something else.
         PlanError: an equalization was asked for that is exact nowhere.
         OutputError: the output exists, or cannot be written.
     """
-    source = open_image_model(model, preprocess=preprocess)
+    source, task = choose_for(open_image_model(model, preprocess=preprocess), None)
+    expected = expected_answer(source, task, None, outputs)
+    foresee_outputs(source, expected)
     found = ImageSet.open(Path(images))
     proof = parity_images(found.sample(PARITY_IMAGES), source)
     with new_directory(Path(output)) as work:
         report = export_graph(
-            source, work, proof, fold=fold, keep_batchnorm=keep_batchnorm, strict=strict, threads=threads
+            source,
+            work,
+            proof,
+            fold=fold,
+            keep_batchnorm=keep_batchnorm,
+            strict=strict,
+            threads=threads,
+            expected=expected,
         )
         plan = plan_graph(work / FP32, report, Options())
         some = ImageSamples(found.sample(CALIBRATION_IMAGES), source.preprocess)

@@ -13,6 +13,7 @@ from edgeq.export.stage import ExportReport
 from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.base import Headline
+from edgeq.quality.tasks.embedding import output_row
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.int8.registry import lowering_for
 from edgeq.quantize.search.layer_search import Search, SearchStep
@@ -29,8 +30,14 @@ def print_export(report: ExportReport) -> None:
         )
     for name, reason in report.unfoldable.items():
         click.echo(f"  stays in FP32: {name}: {reason}")
-    parity = report.parity
-    click.echo(f"Parity: largest |error| is {parity.relative:.1e} of the output's range on {parity.images} images.")
+    for name, change in report.outputs.items():
+        click.echo(f"Output {name}: {change}.")
+    if report.answers:
+        behind = [name for name in report.parities if name not in report.answers]
+        told = f"; behind it {', '.join(behind)}" if behind else ""
+        click.echo(f"Answer: {', '.join(report.answers)}{told}.")
+    parity, of = report.parity, "worst output's" if report.parities else "output's"
+    click.echo(f"Parity: largest |error| is {parity.relative:.1e} of the {of} range on {parity.images} images.")
 
 
 def print_fold(record: EqualizationRecord) -> None:
@@ -81,10 +88,8 @@ def print_search(search: Search) -> None:
     )
     if search.check is not None:
         check = search.check.headline()
-        click.echo(
-            f"On {check.examples} images that were not searched: drop {check.drop:.2f}{_doubt(check)}, "
-            f"{check.alike} {check.agreement:.2f} %."
-        )
+        alike = "" if check.agreement is None else f", {check.alike} {check.agreement:.2f} %"
+        click.echo(f"On {check.examples} images that were not searched: drop {check.drop:.2f}{_doubt(check)}{alike}.")
 
 
 def _step_cells(step: SearchStep, chosen: bool) -> tuple[str, ...]:
@@ -93,7 +98,7 @@ def _step_cells(step: SearchStep, chosen: bool) -> tuple[str, ...]:
         str(len(step.kept)),
         f"{step.share:.1f} %",
         f"{headline.drop:+.2f}{_doubt(headline)}",
-        f"{headline.agreement:.2f} %",
+        "" if headline.agreement is None else f"{headline.agreement:.2f} %",
         "" if step.speedup is None else f"{step.speedup:.2f}",
         "chosen" if chosen else "",
     )
@@ -111,7 +116,8 @@ def print_quality(title: str, quality: Quality, *, made: str = "INT8") -> None:
         quality: what was measured of both.
         made: heads the column of what was made.
     """
-    rows = [*(quality.judged.rows() if quality.judged else ()), *_latency_rows(quality)]
+    rows = [*(quality.judged.rows() if quality.judged else ()), *map(output_row, quality.further)]
+    rows += _latency_rows(quality)
     header = ("", "FP32", made, f"{made} against FP32")
     print_table(title, header, [*rows, _size_row(quality)], numbers=header[1:3])
 

@@ -10,7 +10,7 @@ from edgeq.api.workshop.stages import export_model
 from edgeq.cli import console
 from edgeq.cli.flags import json_option, output_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_export, print_fold
-from edgeq.cli.workshop.options import fold_options, images_option
+from edgeq.cli.workshop.options import fold_options, images_option, outputs_option
 from edgeq.cli.workshop.preprocess_options import preprocess_options
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 
@@ -22,6 +22,7 @@ __all__ = ["command"]
 @images_option
 @output_option
 @fold_options
+@outputs_option
 @preprocess_options
 @threads_option
 @json_option
@@ -33,6 +34,7 @@ def command(
     keep_batchnorm: tuple[str, ...],
     strict: bool,
     channel_equalization: str,
+    outputs: tuple[str, ...],
     preprocess: PreprocessFlags | None,
     threads: int | None,
     as_json: bool,
@@ -50,6 +52,7 @@ def command(
         keep_batchnorm=keep_batchnorm,
         strict=strict,
         channel_equalization=channel_equalization,
+        outputs=outputs,
         preprocess=preprocess,
         threads=threads,
     )

@@ -7,6 +7,7 @@ import click
 from edgeq.api.workshop.describe import inspect
 from edgeq.cli import console
 from edgeq.cli.flags import json_option
+from edgeq.cli.workshop.options import outputs_option
 from edgeq.cli.workshop.preprocess_options import preprocess_options
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.inspect import Inspection
@@ -16,11 +17,12 @@ __all__ = ["command"]
 
 @click.command("inspect")
 @click.argument("model")
+@outputs_option
 @preprocess_options
 @json_option
-def command(model: str, preprocess: PreprocessFlags | None, as_json: bool) -> None:
+def command(model: str, outputs: tuple[str, ...], preprocess: PreprocessFlags | None, as_json: bool) -> None:
     """Show what MODEL is made of, and what would be done to each part."""
-    inspection = inspect(model, preprocess=preprocess)
+    inspection = inspect(model, preprocess=preprocess, outputs=outputs)
     if as_json:
         console.print_json(inspection)
     else:
@@ -43,6 +45,8 @@ def _print(inspection: Inspection) -> None:
         ],
         numbers=("layers", "parameters"),
     )
+    for line in inspection.outputs:
+        click.echo(line)
     click.echo(f"BatchNorm: {inspection.batchnorm}, of which {inspection.batchnorm_foldable} fold.")
     for name, reason in inspection.batchnorm_kept.items():
         click.echo(f"  {name} stays: {reason}")

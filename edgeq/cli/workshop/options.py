@@ -34,6 +34,7 @@ __all__ = [
     "gate_options",
     "guard_options",
     "images_option",
+    "outputs_option",
     "plan_choices",
     "plan_file_option",
     "plan_options",
@@ -56,6 +57,15 @@ def eval_option(*, required: bool) -> Callable[[F], F]:
     """--eval LABELLED."""
     text = "Labelled images: a folder or zip with one folder for each class."
     return click.option("--eval", "labelled", type=PATH, required=required, help=text)
+
+
+outputs_option = click.option(
+    "--output-name",
+    "outputs",
+    multiple=True,
+    metavar="NAME",
+    help="The graph's output that is the answer, where labels do not tell; repeatable, the first one is judged.",
+)
 
 
 def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -16,6 +16,7 @@ from edgeq.cli.workshop.options import (
     eval_option,
     fold_options,
     guard_options,
+    outputs_option,
     plan_choices,
     plan_options,
 )
@@ -68,6 +69,7 @@ __all__ = ["command"]
 @plan_options
 @fold_options
 @guard_options
+@outputs_option
 @preprocess_options
 @json_option
 def command(
@@ -185,11 +187,15 @@ def _print(planned: Planned) -> None:
         click.echo("\n".join(planned.changes) or "The two plans are equal.")
     elif planned.guards is not None:
         tripped = [finding.code for finding in planned.guards]
+        if len(planned.outputs) > 1:
+            click.echo("\n".join(planned.outputs))
         click.echo(f"All {len(GUARDS)} guards pass" + (f"; {', '.join(tripped)} by --allow." if tripped else "."))
     elif planned.memory is not None:
         print_memory(planned.memory)
     else:
         _print_table(planned)
+        for line in planned.outputs:
+            click.echo(line)
         _print_model(planned)
 
 

@@ -28,6 +28,7 @@ from edgeq.cli.workshop.options import (
     fold_options,
     gate_options,
     guard_options,
+    outputs_option,
     plan_choices,
     plan_file_option,
     plan_options,
@@ -66,8 +67,7 @@ CLASSIFIER_FLAGS: Final = (
     ),
     *PREPROCESS_FLAGS,
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
-    "task",
-    "detector_head",
+    *("task", "detector_head", "outputs"),
 )
 RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images", "unjudged")
 _OF_TEXTS: Final = (
@@ -127,6 +127,7 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 @search_options
 @gate_options
 @guard_options
+@outputs_option
 @preprocess_options
 @click.option("--device", help="Vision-language: plan its memory, and stop if the model does not fit.")
 @click.option(

@@ -3,7 +3,8 @@
 A task is one file in this folder and one line in `edgeq.quality.tasks.registry`. It says
 
 1. how the examples of a labelled set are read (`Task.open`): what is right for each, in the task's own form;
-2. which outputs of the network are the answer (`ImageTask.outputs`);
+2. which outputs of the network are the answer (`ImageTask.outputs`); of the others it is told how near the two
+   networks are;
 3. how the candidate is compared with FP32 on the same examples, in pairs (`ImageTask.tally` gives a `Tally`);
 4. what came of it (`Figures`): a `Headline` and rows for a table.
 
@@ -80,10 +81,10 @@ class Headline(BaseModel):
         standard_error: of `drop`, over the choice of examples, paired; None where it is not known.
         examples: how many it rests on.
         labelled: whether it was told what is right. Without that a drop says nothing of accuracy.
+        alike, agreement: what it is called that both say the same of an example, and in percent of the examples (or of
+            what is found on them) how often they do; None where that means nothing of such outputs.
         spread: without labels, the error of the answers against what tells images apart
             (`edgeq.quality.tasks.embedding`); None where that is not known.
-        alike, agreement: what it is called that both say the same of an example, and in percent of the examples (or of
-            what is found on them) how often they do.
         allowed: without labels, the largest drop that passes; None leaves that to the gate.
     """
 
@@ -98,7 +99,7 @@ class Headline(BaseModel):
     examples: int
     labelled: bool
     alike: str
-    agreement: float
+    agreement: float | None
     spread: float | None = None
     allowed: float | None = None
 
@@ -228,6 +229,9 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         features: the tally wants what enters the network's head as well, as one more tensor behind the outputs.
         batch: images that go through a network together.
         latency_batches: batch sizes at which latency is measured.
+        one_vector: the answer is one number for each class, [images, classes]: which of a graph's outputs that is, is
+            found by the number of classes, and a network that has none is refused.
+        one_class: of these classes one alone is right.
     """
 
     key: ClassVar[str] = "figures"
@@ -238,6 +242,8 @@ class ImageTask(Task[Examples[T]], Generic[T]):
     understands: ClassVar[bool] = False
     features: ClassVar[bool] = False
     batch: ClassVar[int] = BATCH
+    one_vector: ClassVar[bool] = False
+    one_class: ClassVar[bool] = False
     latency_batches: ClassVar[tuple[int, ...]] = (1, BATCH)
 
     def chosen_by(self, config: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
@@ -311,6 +317,10 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         """Those of a graph's outputs that are the answer: the first, unless a task says otherwise."""
         return tuple(names[:1])
 
+    def classes(self, examples: Examples[T]) -> int | None:  # noqa: ARG002
+        """How many classes a labelled set names; None where that says nothing of the network's outputs."""
+        return None
+
     @abstractmethod
     def tally(self, examples: Examples[T], labels: Sequence[str] | None, classes: int) -> Tally:
         """Begin a comparison.
@@ -358,8 +368,12 @@ class UnlabelledTask(ImageTask[None]):
         return self.begin()
 
     @abstractmethod
-    def begin(self) -> Tally:
-        """Begin a comparison."""
+    def begin(self, names: Sequence[str] = ()) -> Tally:
+        """Begin a comparison.
+
+        Args:
+            names: of the outputs that are compared; may be left out where there is one alone.
+        """
 
 
 def finite(role: str, values: NDArray[np.float32]) -> NDArray[np.float64]:

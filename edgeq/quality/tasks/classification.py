@@ -95,11 +95,17 @@ class ClassificationTask(ImageTask[str]):
     key = "answers"
     problem_type = "single_label_classification"
     features: ClassVar[bool] = True
+    one_vector: ClassVar[bool] = True
+    one_class: ClassVar[bool] = True
 
     def open(self, path: Path, labels: Sequence[str] | None) -> Examples[str]:  # noqa: ARG002
         """Images in folders named after their class; which logit that is, is known when the network is."""
         images = ImageSet.open(path, labelled=True)
         return Examples(images, {item.name: str(item.label) for item in images.items})
+
+    def classes(self, examples: Examples[str]) -> int | None:
+        """The folders."""
+        return len(set(examples.truth.values()))
 
     def tally(self, examples: Examples[str], labels: Sequence[str] | None, classes: int) -> Tally:
         """Top-1 and its drop, agreement, logit error, cosine of the features."""

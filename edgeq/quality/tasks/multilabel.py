@@ -115,6 +115,7 @@ class MultiLabelTask(ImageTask[Labels]):
     what = f"any number of labels for each image, told by its folders or by {_CSV}"
     figures: ClassVar[type[TaskFigures] | None] = MultiLabel
     problem_type = "multi_label_classification"
+    one_vector: ClassVar[bool] = True
 
     def open(self, path: Path, labels: Sequence[str] | None) -> Examples[Labels]:
         """Images, each once, with their labels; those must be the model's where its config names them."""
@@ -128,6 +129,10 @@ class MultiLabelTask(ImageTask[Labels]):
         truth, named = _read_csv(data, where, images)
         _check(named, labels, f"labels of {where}", images)
         return Examples(images, truth)
+
+    def classes(self, examples: Examples[Labels]) -> int | None:
+        """The labels that occur."""
+        return len(frozenset[str]().union(*examples.truth.values()))
 
     def tally(self, examples: Examples[Labels], labels: Sequence[str] | None, classes: int) -> Tally:
         """mAP and its drop, micro-F1, equal sets of labels, logit error; every logit is kept."""

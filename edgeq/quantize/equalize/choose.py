@@ -21,7 +21,7 @@ import onnx
 from edgeq.calibrate.samples import Array
 from edgeq.calibrate.stage import calibrate
 from edgeq.errors import ParityError
-from edgeq.export.parity import BOUND, Parity, measure_parity
+from edgeq.export.parity import BOUND, Parity, measure_outputs
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.plan.precision import ChannelEqualization
 from edgeq.quality.logits import LogitFigures, judge_answers
@@ -78,7 +78,8 @@ def choose_equalization(
     if best == "none":
         return setup.model, record
     model, changes = setup.folded(best)
-    parity = measure_parity(setup.network(setup.model), setup.network(model), proof)
+    parities = measure_outputs(setup.network(setup.model), setup.network(model), proof)
+    parity = max(parities, key=lambda each: each.relative)
     if not parity.holds:
         return setup.model, _refused(record, fold, parity)
     return model, record.model_copy(update={"points": _told(changes), "parity": parity})

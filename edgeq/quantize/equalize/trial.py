@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgeq.calibrate.samples import Array, Samples
 from edgeq.calibrate.stage import AUTO, hold_back
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.export.parity import Network
+from edgeq.engine.outputs import OutputRows, thinned
+from edgeq.export.parity import AllOutputs
 from edgeq.plan.precision import ChannelEqualization, Precision, PrecisionPlan
 from edgeq.quantize.equalize.channel_ranges import Range, channel_ranges
 from edgeq.quantize.equalize.conv_points import find_conv_points
@@ -100,20 +101,36 @@ class TrialSetup:
         return self.samples.sample(min(_SAMPLES, len(self.samples)))
 
     def run(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        """Logits of a graph on the samples held back, each run by itself: float32 [n, classes]."""
-        assert self.held_back is not None
-        network = self.network(model)
-        return np.concatenate([network(sample) for sample in self.held_back])
+        """A graph's answers to the samples held back, each run by itself: rows as in `OutputRows`."""
+        return self._rows(self._answers(model)).astype(np.float32)
 
-    def network(self, model: onnx.ModelProto) -> Network:
+    def network(self, model: onnx.ModelProto) -> AllOutputs:
         """A graph as a function of a batch."""
         engine = OnnxRuntimeEngine(model.SerializeToString(), threads=self.threads, memory_pattern=False)
-        return lambda batch: engine.run({engine.inputs[0]: batch})[engine.outputs[0]]
+
+        def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+            made = engine.run({engine.inputs[0]: batch})
+            return tuple(made[name] for name in engine.outputs)
+
+        return run
+
+    def _answers(self, model: onnx.ModelProto) -> list[tuple[NDArray[Any], ...]]:
+        assert self.held_back is not None
+        network = self.network(model)
+        return [tuple(map(thinned, network(sample))) for sample in self.held_back]
+
+    @cached_property
+    def _answered(self) -> list[tuple[NDArray[Any], ...]]:
+        return self._answers(self.model)
+
+    @cached_property
+    def _rows(self) -> OutputRows:
+        return OutputRows(self._answered)
 
     @cached_property
     def reference(self) -> NDArray[np.float32]:
-        """FP32's logits on the samples held back."""
-        return self.run(self.model)
+        """FP32's answers to the samples held back, as `run` gives them."""
+        return self._rows(self._answered).astype(np.float32)
 
     @cached_property
     def ranges(self) -> dict[str, Range]:

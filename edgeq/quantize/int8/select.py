@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from edgeq.calibrate.thresholds import METHODS
 from edgeq.engine import Engine
 from edgeq.engine.heap import trim_heap
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
+from edgeq.engine.outputs import OutputRows, thinned
 from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
@@ -73,11 +75,13 @@ def select(
     _, each = side_by_side(threads)
     trim_heap()
     with many_lowerings(), ThreadPoolExecutor(1) as running:
-        answering = running.submit(_logits, _Network(open_observed(graph, threads=each)), held_back, threads)
+        answering = running.submit(_answers, _Network(open_observed(graph, threads=each)), held_back, threads)
         model = load_outline(graph)
         read_in(model, graph)  # `onnx.load` would hold the file's bytes and the model at once
-        reference = answering.result()  # its session goes before graphs are made
-        trials = _Trials(held_back, reference, threads, advance, running)
+        answered = answering.result()  # its session goes before graphs are made
+        rows = OutputRows(answered)
+        reference = rows(answered)
+        trials = _Trials(held_back, rows, reference, threads, advance, running)
         tryable = _Tryable(model, plan, scales, threads)
         unsigned = trials.best_method(_Unsigned(tryable, pixel_input(preprocess)), bool(shared_add), shared_add is None)
         lowering = _Signed(tryable, bool(shared_add))
@@ -89,7 +93,7 @@ def select(
             "chosen": {USUAL.name: unsigned.choice.method, TENSORRT.name: signed.choice.method},
             "shared_add": unsigned.choice.shared_add,
             "held_back": len(held_back),
-            "trials": tuple(tried.trial(reference) for tried in trials.tried),
+            "trials": tuple(tried.trial(reference, rows.first) for tried in trials.tried),
         }
     )
 
@@ -105,11 +109,11 @@ class _Network:
     engine: Engine
     given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def __call__(self, sample: Array) -> NDArray[np.float32]:
-        """The logits of one sample."""
+    def __call__(self, sample: Array) -> tuple[NDArray[Any], ...]:
+        """All outputs for one sample."""
         engine = self.engine
-        logits: NDArray[np.float32] = engine.run({engine.inputs[0]: sample, **self.given})[engine.outputs[0]]
-        return logits
+        made = engine.run({engine.inputs[0]: sample, **self.given})
+        return tuple(thinned(made[name]) for name in engine.outputs)
 
 
 _Made = Callable[[], _Network]
@@ -175,6 +179,7 @@ class _Trials:
     """
 
     samples: Sequence[Array]
+    rows: OutputRows
     reference: NDArray[np.float64]
     threads: int | None
     advance: Callable[[int], None] | None
@@ -213,10 +218,10 @@ class _Trials:
     def _run(self, made: _Made, choice: _Choice, leader: _Tried | None) -> _Tried:
         """Run a choice over the first quarter of the images, and over the rest if it leads or has nobody to beat."""
         network, quarter = made(), -(-len(self.samples) // 4)
-        logits = _logits(network, self.samples[:quarter], self.threads)
+        logits = self.rows(_answers(network, self.samples[:quarter], self.threads))
         squares = _squares(logits, self.reference[:quarter])
         if leader is None or _error(squares) < _error(leader.squares[:quarter]):
-            logits = np.concatenate([logits, _logits(network, self.samples[quarter:], self.threads)])
+            logits = np.concatenate([logits, self.rows(_answers(network, self.samples[quarter:], self.threads))])
             squares = _squares(logits, self.reference)
         return _Tried(choice, logits, squares)
 
@@ -230,7 +235,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Tried:
-    """A choice with the logits it gave, float64 [n, classes], n short of all images where it left early.
+    """A choice with the rows it gave (`OutputRows`), float64 [n, numbers], n short of all images where it left early.
 
     Attributes:
         squares: per image, the squared distance to the reference's logits.
@@ -244,15 +249,16 @@ class _Tried:
         """Whether its error is smaller by this part on all images."""
         return len(self.squares) == len(other.squares) and _error(self.squares) < (1.0 - by) * _error(other.squares)
 
-    def trial(self, reference: NDArray[np.float64]) -> Trial:
-        """What is told of it."""
+    def trial(self, reference: NDArray[np.float64], first: int) -> Trial:
+        """What is told of it; `first` of the numbers are the answer's."""
         expected = reference[: len(self.logits)]
         length = max(float(np.linalg.norm(expected)), float(np.finfo(np.float64).tiny))
         return Trial(
             **asdict(self.choice),
             images=len(self.logits),
             logit_error=_error(self.squares) / length,
-            agreement=100.0 * float(np.mean(self.logits.argmax(axis=1) == expected.argmax(axis=1))),
+            agreement=100.0
+            * float(np.mean(self.logits[:, :first].argmax(axis=1) == expected[:, :first].argmax(axis=1))),
         )
 
 
@@ -284,8 +290,8 @@ def _open(model: bytes, threads: int | None, *, integers: bool = True) -> OnnxRu
     return OnnxRuntimeEngine(model, threads=each, integers=integers, memory_pattern=False)
 
 
-def _logits(network: _Network, samples: Sequence[Array], threads: int | None) -> NDArray[np.float64]:
+def _answers(network: _Network, samples: Sequence[Array], threads: int | None) -> list[tuple[NDArray[Any], ...]]:
     """Each sample by itself, two at once: memory stays that of two, whatever their size."""
     together, _ = side_by_side(threads)
     with ThreadPoolExecutor(together) as pool:
-        return np.concatenate(list(pool.map(network, samples))).astype(np.float64)
+        return list(pool.map(network, samples))

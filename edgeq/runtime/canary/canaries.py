@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
 
 from edgeq.artifact import Artifact
 
-__all__ = ["CANARIES", "CANARY_LIST", "Canaries", "Canary", "ClassCanaries", "ClassCanary"]
+__all__ = ["CANARIES", "CANARY_LIST", "Canaries", "Canary", "ClassCanaries", "ClassCanary", "OutputCanaries"]
 
 CANARIES: Final = "canaries"
 """The directory of the canaries in a bundle."""
@@ -76,6 +83,25 @@ class ClassCanary(BaseModel):
     pixels_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+class OutputCanaries(BaseModel):
+    """What two graphs of the bundle gave in one output, for each canary.
+
+    Attributes:
+        output: its name.
+        fp32, int8: file names, NumPy float32 [canaries, numbers].
+        every: so many-th number of the output alone is there, from the first on.
+        resized: its size differs from image to image, and rows are filled up with zeros.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str = Field(min_length=1)
+    fp32: _FileName
+    int8: _FileName
+    every: int = Field(1, ge=1)
+    resized: bool = False
+
+
 class ClassCanaries(Artifact):
     """All of a classifier's, with what two graphs of the bundle gave for them in ONNX Runtime, one image at a time.
 
@@ -84,6 +110,9 @@ class ClassCanaries(Artifact):
             reference again where floating point was kept.
         output: the output of both graphs that was kept.
         fp32_logits, int8_logits: file names of what they gave, NumPy float32 [canaries, classes].
+        answer: how the answer lies in these files where it is no vector for each image; None, and not written, where it
+            is.
+        further: the other outputs of both graphs; not written where there are none.
     """
 
     otherwise = "holds no canaries of a classifier"
@@ -96,3 +125,16 @@ class ClassCanaries(Artifact):
     fp32_logits: _FileName
     int8_logits: _FileName
     canaries: tuple[ClassCanary, ...] = Field(min_length=1, max_length=_MOST)
+    answer: OutputCanaries | None = None
+    further: tuple[OutputCanaries, ...] = Field((), max_length=_MOST)
+
+    @property
+    def outputs(self) -> tuple[OutputCanaries, ...]:
+        """All of them, the answer first."""
+        plain = OutputCanaries(output=self.output, fp32=self.fp32_logits, int8=self.int8_logits)
+        return (self.answer or plain, *self.further)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if value or name not in ("answer", "further")}

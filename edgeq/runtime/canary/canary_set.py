@@ -22,7 +22,16 @@ from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries, Class
 from edgeq.runtime.canary.files import read_array, read_picture
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompter
 
-__all__ = ["CanarySet", "KnownCanary", "Talk", "canary_digest", "canary_graph", "open_canaries", "refuse_retrieval"]
+__all__ = [
+    "CanaryOutput",
+    "CanarySet",
+    "KnownCanary",
+    "Talk",
+    "canary_digest",
+    "canary_graph",
+    "open_canaries",
+    "refuse_retrieval",
+]
 
 _PREPROCESS = "preprocessor_config.json"
 
@@ -35,9 +44,10 @@ class KnownCanary:
         image: its file name; of a text, the text.
         picture: it, mode RGB; None of a text.
         feeds: an array for each input of the network; where that is one alone, its name does not matter.
-        reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden] or [1, classes], see
-            `CanarySet.stacked`; of a two-tower model what the bundle's graph gave there, [1, dimension], of length one.
-        int8: of a classifier, what the INT8 graph gave there in ONNX Runtime, [1, classes].
+        reference: what the FP32 graph gave in the workshop, float32 [pictures, tokens, hidden], or [1, numbers] with
+            what a classifier gave in each of `CanarySet.parts`, see `CanarySet.stacked`; of a two-tower model what the
+            bundle's graph gave there, [1, dimension], of length one.
+        int8: of a classifier, what the INT8 graph gave there in ONNX Runtime, [1, numbers].
         same_pixels: whether the workshop had the same pixels; None where that is not known.
     """
 
@@ -63,6 +73,25 @@ class Talk:
 
 
 @dataclass(frozen=True)
+class CanaryOutput:
+    """One output of a classifier's graph, which is a part of each row that is compared.
+
+    Attributes:
+        name: of the output.
+        numbers: of the row that are its own.
+        every: so many-th number of it alone is in the row.
+        resized: its size differs from image to image: it is only looked at whether it gives anything.
+        classes: it is one number for each class.
+    """
+
+    name: str
+    numbers: int
+    every: int = 1
+    resized: bool = False
+    classes: bool = True
+
+
+@dataclass(frozen=True)
 class CanarySet:
     """All canaries of a bundle.
 
@@ -77,6 +106,7 @@ class CanarySet:
         stacked: the rows of all outputs are compared as those of one picture; otherwise the only output as it is.
         unit: what the graph gives is brought to length one before it is compared.
         against: what gave the references, in words.
+        parts: of a classifier, its outputs in the order in which they stand in a row, the answer first.
     """
 
     manifest: Manifest
@@ -88,6 +118,7 @@ class CanarySet:
     stacked: bool = False
     unit: bool = False
     against: str = "the FP32 graph in the workshop"
+    parts: tuple[CanaryOutput, ...] = ()
 
 
 def open_canaries(bundle: Path, manifest: Manifest | None = None) -> CanarySet:
@@ -148,9 +179,12 @@ def canary_digest(pixels: NDArray[np.float32]) -> str:
 def _of_classifier(bundle: Path, manifest: Manifest) -> CanarySet:
     listed = ClassCanaries.load(bundle / CANARY_LIST)
     folder, count = bundle / CANARIES, len(listed.canaries)
-    fp32, int8 = read_array(folder / listed.fp32_logits), read_array(folder / listed.int8_logits)
-    for name, logits in ((listed.fp32_logits, fp32), (listed.int8_logits, int8)):
-        _expect(folder / name, logits.shape, (count, len(manifest.labels) or fp32.shape[1]))
+    fp32, int8 = ([read_array(folder / name) for name in names] for names in _files(listed))
+    labels = len(manifest.labels) if listed.answer is None else 0
+    for names, arrays in zip(_files(listed), (fp32, int8), strict=True):
+        for place, (name, values) in enumerate(zip(names, arrays, strict=True)):
+            _expect(folder / name, values.shape, (count, (labels if place == 0 else 0) or fp32[place].shape[1]))
+    ours, theirs = np.concatenate(fp32, axis=1), np.concatenate(int8, axis=1)
     preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
     known = []
     for number, canary in enumerate(listed.canaries):
@@ -158,8 +192,18 @@ def _of_classifier(bundle: Path, manifest: Manifest) -> CanarySet:
         pixels = _preprocessed(preprocess, picture, folder / canary.image)
         rows = slice(number, number + 1)
         same = canary_digest(pixels) == canary.pixels_sha256
-        known.append(KnownCanary(canary.image, picture, {PIXELS: pixels[None]}, fp32[rows], int8[rows], same))
-    return CanarySet(manifest, bundle / listed.int8, bundle / listed.fp32, (listed.output,), tuple(known))
+        known.append(KnownCanary(canary.image, picture, {PIXELS: pixels[None]}, ours[rows], theirs[rows], same))
+    parts = tuple(
+        CanaryOutput(each.output, values.shape[1], each.every, each.resized, place == 0 and listed.answer is None)
+        for place, (each, values) in enumerate(zip(listed.outputs, fp32, strict=True))
+    )
+    outputs = tuple(part.name for part in parts)
+    return CanarySet(manifest, bundle / listed.int8, bundle / listed.fp32, outputs, tuple(known), parts=parts)
+
+
+def _files(listed: ClassCanaries) -> tuple[list[str], list[str]]:
+    """The files of FP32 and those of INT8, one for each output."""
+    return [each.fp32 for each in listed.outputs], [each.int8 for each in listed.outputs]
 
 
 def _of_vlm(bundle: Path, manifest: Manifest) -> CanarySet:

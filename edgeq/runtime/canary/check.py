@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from edgeq.engine import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.outputs import flat_row
 from edgeq.errors import EngineError, InputError, ParityError
 from edgeq.families.base import Arrays, output_rows
 from edgeq.quality.token_parity import TokenParity, measure_tokens
 from edgeq.runtime.canary.answers import ask_canaries
-from edgeq.runtime.canary.canary_set import CanarySet, KnownCanary, open_canaries
+from edgeq.runtime.canary.canary_set import CanaryOutput, CanarySet, KnownCanary, open_canaries
 from edgeq.runtime.canary.report import DEFAULT_BOUNDS, CanaryBounds, CanaryCheck, CanaryReport, ClassCheck
 
 __all__ = ["Seen", "canary_feeds", "check_canaries", "compare_canaries", "require_talk", "run_canaries"]
@@ -29,6 +30,7 @@ __all__ = ["Seen", "canary_feeds", "check_canaries", "compare_canaries", "requir
 Seen = tuple[NDArray[np.float32], ...]
 """What an engine gave for each canary, in the form of its reference."""
 
+_SEVERAL: Final = 2
 _VECTOR: Final = 2
 """Axes of what is one vector: logits or an embedding, and not pictures of tokens."""
 
@@ -82,6 +84,8 @@ def run_canaries(engine: Engine, canaries: CanarySet) -> Seen:
     if not set(outputs) <= set(engine.outputs) or (not canaries.outputs and len(outputs) != 1):
         raise _other_graph(engine, canaries.known[0], canaries.outputs)
     made = (engine.run(canary_feeds(engine, one), outputs) for one in canaries.known)
+    if canaries.parts:
+        return tuple(_row(found, canaries.parts) for found in made)
     if canaries.unit:
         return tuple(_unit(_only(found)) for found in made)
     return tuple(output_rows(found)[None] if canaries.stacked else _only(found) for found in made)
@@ -98,6 +102,19 @@ def canary_feeds(engine: Engine, known: KnownCanary) -> Arrays:
     if known.feeds.keys() != set(engine.inputs):
         raise _other_graph(engine, known, ())
     return known.feeds
+
+
+def _row(made: Arrays, parts: Sequence[CanaryOutput]) -> NDArray[np.float32]:
+    """What a classifier's graph gave in each output, one behind the other, float32 [1, numbers]."""
+    if len(parts) == 1 and parts[0].classes:
+        return _only(made)  # as it is: another shape is an error
+    rows = []
+    for part in parts:
+        flat = flat_row(made[part.name], part.every)
+        if part.resized:
+            flat = np.pad(flat[: part.numbers], (0, max(0, part.numbers - len(flat))))
+        rows.append(flat)
+    return np.concatenate(rows)[None]
 
 
 def _only(made: Arrays) -> NDArray[np.float32]:
@@ -135,23 +152,60 @@ def compare_canaries(
     known = canaries.known
     if against is not None:
         known = tuple(replace(one, reference=other) for one, other in zip(known, against, strict=True))
-    allowed = bounds.embeddings if canaries.unit else _allowed(known, bounds)
-    checks = tuple(
-        _check(n, one, found, allowed, bounds) for n, (one, found) in enumerate(zip(known, seen, strict=True))
-    )
-    failing = sorted((check for check in checks if check.failure), key=_badness)
-    failures = (
-        *(check.failure for check in failing),
-        *_far_on_average(known, checks, bounds),
-        *_other_classes(checks, bounds),
-    )
+    compared = [
+        _compared(*_cut(known, seen, place, canaries.parts), bounds, canaries.unit, part)
+        for place, part in enumerate(canaries.parts or (None,))
+    ]
     return CanaryReport(
         kind=canaries.manifest.kind,
         against=canaries.against if against is None else "ONNX Runtime here",
         bounds=bounds,
-        canaries=checks,
-        failures=failures,
+        canaries=tuple(map(_joined, zip(*(checks for checks, _ in compared), strict=True))),
+        failures=tuple(failure for _, failures in compared for failure in failures),
     )
+
+
+def _cut(
+    known: Sequence[KnownCanary], seen: Seen, place: int, parts: Sequence[CanaryOutput]
+) -> tuple[Sequence[KnownCanary], Seen]:
+    """What was known and seen of one output; all of it where rows are of another length than they should be."""
+    whole = sum(part.numbers for part in parts)
+    if len(parts) < _SEVERAL or any(row.shape != (1, whole) for row in seen):
+        return known, seen
+    start = sum(part.numbers for part in parts[:place])
+    piece = np.s_[:, start : start + parts[place].numbers]
+    cut = [
+        replace(one, reference=one.reference[piece], int8=None if one.int8 is None else one.int8[piece])
+        for one in known
+    ]
+    return cut, tuple(row[piece] for row in seen)
+
+
+def _compared(
+    known: Sequence[KnownCanary], seen: Seen, bounds: CanaryBounds, unit: bool, part: CanaryOutput | None
+) -> tuple[tuple[CanaryCheck, ...], tuple[str, ...]]:
+    """All canaries in one output, and what does not hold of them, the worst canary first."""
+    allowed = bounds.embeddings if unit else _allowed(known, bounds)
+    checks = tuple(
+        _check(n, one, found, allowed, bounds, part) for n, (one, found) in enumerate(zip(known, seen, strict=True))
+    )
+    failing = sorted((check for check in checks if check.failure), key=_badness)
+    return checks, (
+        *(check.failure for check in failing),
+        *_far_on_average(known, checks, bounds, _named(part)),
+        *_other_classes(checks, bounds),
+    )
+
+
+def _joined(checks: Sequence[CanaryCheck]) -> CanaryCheck:
+    """One canary: the answer's figures, and what is wrong in any output."""
+    failures = dict.fromkeys(check.failure for check in checks if check.failure)
+    return checks[0].model_copy(update={"failure": "; ".join(failures)})
+
+
+def _named(part: CanaryOutput | None) -> str:
+    """What is compared, for a sentence."""
+    return "the logits have" if part is None or part.classes else f"the output {part.name} has"
 
 
 def _allowed(known: Sequence[KnownCanary], bounds: CanaryBounds) -> float:
@@ -176,7 +230,12 @@ def _relative(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
 
 
 def _check(
-    number: int, known: KnownCanary, found: NDArray[np.float32], allowed: float, bounds: CanaryBounds
+    number: int,
+    known: KnownCanary,
+    found: NDArray[np.float32],
+    allowed: float,
+    bounds: CanaryBounds,
+    part: CanaryOutput | None,
 ) -> CanaryCheck:
     """One canary; what is wrong with it stands in `failure`."""
     name = f"canary {number} ({known.image})"
@@ -184,20 +243,32 @@ def _check(
     if found.shape != known.reference.shape:
         failure = f"{name}: the engine gave the shape {list(found.shape)}, not {list(known.reference.shape)}"
         return CanaryCheck(image=known.image, same_pixels=same, failure=failure)
+    if part is not None and part.resized:
+        wrong = _gives_nothing(found, known.reference)
+        failure = f"{name}: {_named(part)} {wrong}" if wrong else ""
+        return CanaryCheck(image=known.image, same_pixels=same, failure=failure)
     try:
         parity = _parity(number, known.reference, found, allowed)
         int8 = _parity(number, known.int8, found, bounds.logits) if known.int8 is not None else None
     except ParityError as error:  # NaN or infinity: the shapes are the same, and the reference is finite
         return CanaryCheck(image=known.image, same_pixels=same, failure=f"{name}: {error.what}")
     near = parity.holds or (int8 is not None and int8.holds)
+    apart = _difference(parity, int8, _named(part), vector=known.reference.ndim == _VECTOR)
     return CanaryCheck(
         image=known.image,
         parity=parity,
         int8=int8,
-        classes=_classes(known, found),
+        classes=_classes(known, found) if part is None or part.classes else None,
         same_pixels=same,
-        failure="" if near else f"{name}: {_difference(parity, int8, vector=known.reference.ndim == _VECTOR)}",
+        failure="" if near else f"{name}: {apart}",
     )
+
+
+def _gives_nothing(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> str:
+    """What is wrong with a list of what was found, whose length rounding may change; empty where nothing is."""
+    if not np.isfinite(found).all():
+        return "NaN or infinity"
+    return "nothing but zeros, the workshop found something" if wanted.any() and not found.any() else ""
 
 
 def _parity(number: int, reference: NDArray[np.float32], found: NDArray[np.float32], bound: float) -> TokenParity:
@@ -207,10 +278,10 @@ def _parity(number: int, reference: NDArray[np.float32], found: NDArray[np.float
     return measure_tokens(pairs, bound=bound)
 
 
-def _difference(parity: TokenParity, int8: TokenParity | None, *, vector: bool) -> str:
+def _difference(parity: TokenParity, int8: TokenParity | None, named: str, *, vector: bool) -> str:
     """What the worst token is, and what was demanded of it."""
     where = "the embedding has" if vector else f"token {parity.worst_token} of tile {parity.worst_tile} has"
-    where, to = ("the logits have", " to FP32") if int8 is not None else (where, "" if vector else " to FP32")
+    where, to = (named, " to FP32") if int8 is not None else (where, "" if vector else " to FP32")
     other = f", to INT8 {int8.worst_cosine:.4f} and {int8.worst_relative:.3g}" if int8 is not None else ""
     return (
         f"{where} the cosine {parity.worst_cosine:.4f}{to}, at least {1 - parity.bound:.4f} is demanded; "
@@ -227,7 +298,7 @@ def _classes(known: KnownCanary, found: NDArray[np.float32]) -> ClassCheck | Non
 
 
 def _far_on_average(
-    known: Sequence[KnownCanary], checks: Sequence[CanaryCheck], bounds: CanaryBounds
+    known: Sequence[KnownCanary], checks: Sequence[CanaryCheck], bounds: CanaryBounds, named: str
 ) -> tuple[str, ...]:
     """Whether all of a classifier's canaries together are too far from FP32 and from INT8."""
     pairs = [(check.parity, check.int8) for check in checks]
@@ -238,7 +309,7 @@ def _far_on_average(
     if fmean(errors) <= allowed:
         return ()
     return (
-        f"the logits have a relative error of {fmean(errors):.3g} on average over the canaries, to FP32 or to INT8, "
+        f"{named} a relative error of {fmean(errors):.3g} on average over the canaries, to FP32 or to INT8, "
         f"whichever is nearer; at most {allowed:.3g} is demanded",
     )
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.engine.onnxruntime import STAND_IN
+from edgeq.engine.outputs import flat_row, stride_for
 from edgeq.engine.registry import backend_of_graph
 from edgeq.errors import ImageError
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, ClassCanaries, ClassCanary
+from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, ClassCanaries, ClassCanary, OutputCanaries
 from edgeq.runtime.canary.canary_set import canary_digest
 
 __all__ = ["CANARY_SIDE", "COUNT", "make_class_canaries"]
@@ -33,6 +34,7 @@ CANARY_SIDE: Final = 1024
 """Longest side of a canary, in pixels, which is at most 3 MB then."""
 
 _FP32_LOGITS, _INT8_LOGITS = "fp32.npy", "int8.npy"
+_VECTOR: Final = 2
 
 
 def make_class_canaries(
@@ -45,14 +47,14 @@ def make_class_canaries(
     device: str | None = None,
     threads: int | None = None,
 ) -> ClassCanaries:
-    """Write some images with their logits from both graphs.
+    """Write some images with what both graphs give for them, in every output.
 
     Args:
         bundle: the directory that is being made, with both graphs in it.
         images: equally many are taken from each folder as far as possible; those that cannot be read are passed over.
         preprocess: from an image to the graphs' input.
-        fp32, int8: names of the graphs in `bundle`, each run in its own backend; the first output is the logits.
-        device: name of an INT8 graph that no backend here runs, whose logits stand in the place of those of `int8`.
+        fp32, int8: names of the graphs in `bundle`, each run in its own backend; the first output is the answer.
+        device: name of an INT8 graph that no backend here runs, whose outputs stand in the place of those of `int8`.
         threads: of one operator.
 
     Raises:
@@ -69,15 +71,17 @@ def make_class_canaries(
         batches.append(pixels[None])
     if not made:
         raise ImageError(f"no image in {images.path} can be read")
-    output = _run(bundle / fp32, batches, folder / _FP32_LOGITS, threads)
-    _run(bundle / (device or int8), batches, folder / _INT8_LOGITS, threads)
+    ours, theirs = (_run(bundle / graph, batches, threads) for graph in (fp32, device or int8))
+    answer, *further = (_save(folder, place, name, ours[name], theirs[name]) for place, name in enumerate(ours))
     canaries = ClassCanaries(
         fp32=fp32,
         int8=int8,
-        output=output,
-        fp32_logits=_FP32_LOGITS,
-        int8_logits=_INT8_LOGITS,
+        output=answer.output,
+        fp32_logits=answer.fp32,
+        int8_logits=answer.int8,
         canaries=tuple(made),
+        answer=None if _is_vector(next(iter(ours.values()))) else answer,
+        further=tuple(further),
     )
     canaries.save(bundle / CANARY_LIST)
     return canaries
@@ -103,10 +107,30 @@ def _bounded(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
     return picture
 
 
-def _run(graph: Path, batches: list[NDArray[np.float32]], file: Path, threads: int | None) -> str:
-    """Write what a graph's first output gives for each batch of one image, and return that output's name."""
+def _run(graph: Path, batches: list[NDArray[np.float32]], threads: int | None) -> dict[str, list[NDArray[Any]]]:
+    """What a graph gives in each output, for each batch of one image."""
     backend = backend_of_graph(graph.name)
     engine = (STAND_IN if backend.built else backend).open(graph, threads=threads, batch=1)
-    feeds, name = engine.inputs[0], str(engine.outputs[0])
-    np.save(file, np.concatenate([engine.run({feeds: batch}, (name,))[name] for batch in batches]).astype("<f4"))
-    return name
+    made = [engine.run({engine.inputs[0]: batch}) for batch in batches]
+    return {str(name): [values[name] for values in made] for name in engine.outputs}
+
+
+def _is_vector(values: list[NDArray[Any]]) -> bool:
+    """Whether an output is one vector for each image, of always the same length."""
+    return all(value.shape == values[0].shape and value.ndim == _VECTOR and len(value) == 1 for value in values)
+
+
+def _save(folder: Path, place: int, name: str, fp32: list[NDArray[Any]], int8: list[NDArray[Any]]) -> OutputCanaries:
+    """Write what both graphs gave in one output: a vector whole, of anything larger every so many-th number."""
+    shapes = {values.shape for values in (*fp32, *int8)}
+    every = 1 if _is_vector(fp32) else stride_for(max(values.size for values in (*fp32, *int8)))
+    numbers = max(1, *(len(flat_row(values, every)) for values in (*fp32, *int8)))
+    files = _FP32_LOGITS, _INT8_LOGITS
+    fp32_file, int8_file = files if place == 0 else (f"{place}.{file}" for file in files)
+    for file, images in ((fp32_file, fp32), (int8_file, int8)):
+        rows = np.zeros((len(images), numbers), "<f4")
+        for row, values in zip(rows, images, strict=True):
+            flat = flat_row(values, every)
+            row[: len(flat)] = flat
+        np.save(folder / file, rows)
+    return OutputCanaries(output=name, fp32=fp32_file, int8=int8_file, every=every, resized=len(shapes) > 1)

@@ -168,7 +168,6 @@ def test_the_head_is_a_pointwise_convolution_before_pooling() -> None:
 
 
 def test_networks_without_a_head_have_none() -> None:
-    assert head_of([helper.make_node("Conv", ["x", "w"], ["y"], name="dense")], W) == ()
     residual = [helper.make_node("Conv", ["x", "k"], ["a"]), helper.make_node("Add", ["a", "x"], ["y"])]
     assert head_of(residual, tensor("k", 8, 8, 1, 1)) == ()
     made = model(residual, [tensor("k", 8, 8, 1, 1)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import EngineError, ImageError
-from edgeq.quality.tasks.embedding import EmbeddingTask, compare_answers
+from edgeq.quality.tasks.embedding import EmbeddingTask, Fidelity, compare_answers
 
 
 def test_equal_answers() -> None:
@@ -72,3 +72,47 @@ def test_an_answer_that_is_no_number_is_an_error() -> None:
     broken = np.array([[1.0, np.nan]], np.float32)
     with pytest.raises(EngineError, match="NaN or infinity"):
         compare_answers(np.ones((1, 2), np.float32), broken)
+
+
+def test_each_output_is_compared_by_itself_and_the_worst_decides() -> None:
+    scores, boxes = np.array([[0.5, 0.25]], np.float32), np.full((1, 3, 4), 200.0, np.float32)
+    tally = EmbeddingTask().begin(("scores", "boxes"))
+    for _ in range(2):
+        tally.add(["a"], (scores, boxes), (scores + np.float32([[0.0, 0.25]]), boxes + np.float32(2.0)))
+    found = tally.figures()
+    assert isinstance(found, Fidelity)
+    ours, theirs = found.outputs
+    assert (ours.output, ours.images, theirs.output) == ("scores", 2, "boxes")
+    assert ours.error == pytest.approx(0.25 / math.hypot(0.5, 0.25))
+    assert theirs.error == pytest.approx(0.01)
+    assert (found.error, found.headline().drop) == (ours.error, ours.error)
+    assert (ours.agreement, theirs.agreement, found.agreement) == (100.0, None, 100.0)
+    assert [row[3] for row in found.rows()[-2:]] == ["0.4472", "0.0100"]
+    assert Fidelity.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("shape", [(3, 84, 5), (3, 2, 4, 4), (3,)])
+def test_answers_of_any_rank(shape: tuple[int, ...]) -> None:
+    answers = np.arange(1, 1 + math.prod(shape), dtype=np.float32).reshape(shape)
+    found = compare_answers(answers, answers * np.float32(1.5))
+    assert (found.images, found.agreement, found.neighbours) == (3, None, None)
+    assert found.error == pytest.approx(0.5)
+    assert found.cosine_worst == pytest.approx(1.0)
+
+
+def test_what_was_found_may_be_more_or_less() -> None:
+    ours, theirs = np.array([[3.0, 4.0], [0.0, 5.0]], np.float32), np.array([[3.0, 4.0]], np.float32)
+    tally = EmbeddingTask().begin(("found", "numbers"))
+    tally.add(["a"], (ours, np.array([2])), (theirs, np.array([1])))
+    tally.add(["b"], (theirs, np.array([1])), (theirs, np.array([1])))
+    tally.add(["c"], (ours[:0], np.array([0])), (ours[:0], np.array([0])))
+    found = tally.figures()
+    assert isinstance(found, Fidelity)
+    assert (found.outputs[0].images, found.outputs[0].resized) == (3, 1)
+    assert found.outputs[0].error == pytest.approx(5.0 / math.sqrt(25 + 25 + 25))
+    assert "1 of other sizes" in found.rows()[-2][3]
+
+
+def test_one_output_is_written_as_before() -> None:
+    found = compare_answers(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32))
+    assert list(found.model_dump()) == ["images", "error", "cosine_mean", "cosine_worst", "agreement", "neighbours"]

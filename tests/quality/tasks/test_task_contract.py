@@ -77,6 +77,7 @@ def test_a_worse_network_has_a_drop_that_the_gate_reads(task: ImageTask[Any], fo
     )
     headline = figures.headline()
     assert headline.drop > 0
+    assert headline.agreement is not None
     assert headline.agreement < 100
     if headline.labelled:
         assert headline.reference is not None

@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.model.images.preprocess import Preprocess
-from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.int8.pixels import PixelInput, take_pixels
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower, placement_of
@@ -117,7 +117,8 @@ def test_a_gemm_with_a_bias_writes_floating_point_too(tmp_path: Path) -> None:
         helper.make_node("Mul", ["t", "t"], ["y"], name="y"),
     ]
     model = model_of(nodes, constants, ["n", 5], ["n", 4])
-    made = lower(model, plan_classifier(model), scales({"x": (-1.0, 1.0)}), USUAL)
+    rule = Rule(name="int8-head", precision=Precision.INT8, reason="to try it", component="head", kind="linear")
+    made = lower(model, plan_classifier(model, rules=(rule,)), scales({"x": (-1.0, 1.0)}), USUAL)
     onnx.save(made, tmp_path / "made.onnx")
     operators = executed_operators(tmp_path / "made.onnx")
     assert (operators["QGemm"], operators["DequantizeLinear"]) == (1, 0)

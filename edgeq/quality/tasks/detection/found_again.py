@@ -220,7 +220,7 @@ class FoundAgainTask(UnlabelledTask):
         """Boxes and scores apart, float32 [n, ...] each."""
         return self._head.errors(outputs)
 
-    def begin(self) -> Tally:
+    def begin(self, names: Sequence[str] = ()) -> Tally:  # noqa: ARG002
         """Detections lost and new, shifts, an error for each field; boxes are in pixels of the network's input."""
         return _Tally(self._head)
 
