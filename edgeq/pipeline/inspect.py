@@ -250,7 +250,7 @@ def foreseen_outputs(
     model: str,
     config: Mapping[str, Any],
     *,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | PreprocessFlags | None = None,
     options: Options,
     labelled: Path | None = None,
 ) -> tuple[str, ...]:
