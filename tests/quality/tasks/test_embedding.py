@@ -115,4 +115,5 @@ def test_what_was_found_may_be_more_or_less() -> None:
 
 def test_one_output_is_written_as_before() -> None:
     found = compare_answers(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32))
-    assert list(found.model_dump()) == ["images", "error", "cosine_mean", "cosine_worst", "agreement", "neighbours"]
+    figures = ["images", "error", "cosine_mean", "cosine_worst", "agreement", "neighbours", "spread_error"]
+    assert list(found.model_dump()) == figures
