@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST_NUMBERS", "OutputRows", "flat_row", "stride_for", "thinned"]
+__all__ = ["MOST_NUMBERS", "OutputRows", "comparable", "flat_row", "stride_for", "thinned"]
 
 _VECTOR: Final = 2
 MOST_NUMBERS: Final = 1 << 16
@@ -45,6 +45,18 @@ def thinned(values: NDArray[Any]) -> NDArray[Any]:
     return values if values.ndim == _VECTOR and len(values) == 1 else flat_row(values, stride_for(values.size))[None]
 
 
+def comparable(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """What a network gives for one image, from `thinned`, without integers where there is anything else.
+
+    Integers are numbers of what was chosen; how far they are apart says nothing.
+
+    Args:
+        outputs: all of them.
+    """
+    floats = [values for values in outputs if values.dtype.kind == "f"]
+    return tuple(map(thinned, floats or outputs))
+
+
 class OutputRows:
     """Rows of everything that a network gives for an image, on which the distance of two networks is measured.
 
@@ -53,7 +65,7 @@ class OutputRows:
     scores below 1. Rows of different lengths are filled up with zeros.
 
     Args:
-        reference: what the network gave that others are compared with: for each image each output, from `thinned`.
+        reference: what the network gave that others are compared with: for each image the outputs, from `comparable`.
     """
 
     def __init__(self, reference: Sequence[Sequence[NDArray[Any]]]) -> None:
@@ -65,7 +77,7 @@ class OutputRows:
             self._lengths = [length or 1.0 for length in lengths]
 
     def __call__(self, images: Sequence[Sequence[NDArray[Any]]]) -> NDArray[np.float64]:
-        """The rows of what a network gave for each image, from `thinned`: float64 [images, numbers]."""
+        """The rows of what a network gave for each image, from `comparable`: float64 [images, numbers]."""
         parts = [self._filled(images, place) / length for place, length in enumerate(self._lengths)]
         return np.concatenate(parts, axis=1)
 

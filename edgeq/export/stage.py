@@ -172,8 +172,9 @@ def export_model(
         require_folded(folded)
     _write(model, source, directory)
     network, names = _network(directory / FP32, threads), opened.outputs.names
-    parities = prove_outputs(opened.reference, network, _single(images), names=names, bound=opened.bound)
-    _prove_batch(network, images)
+    listed = tuple(each.listed for each in opened.outputs.chosen)
+    parities = prove_outputs(opened.reference, network, _single(images), names=names, listed=listed, bound=opened.bound)
+    _prove_batch(network, images, listed)
     worst = max(parities, key=lambda parity: parity.relative)
     return save_report(directory, model, source.kind, folded, worst, _told(opened.outputs, parities))
 
@@ -445,14 +446,15 @@ def _write(model: onnx.ModelProto, source: ModelSource, directory: Path) -> None
         atomic_write(directory / name, json.dumps(content, indent=1, sort_keys=True).encode())
 
 
-def _prove_batch(network: AllOutputs, images: NDArray[np.float32]) -> None:
+def _prove_batch(network: AllOutputs, images: NDArray[np.float32], listed: tuple[bool, ...] = ()) -> None:
     """Run three images at once: a fixed batch size hides in reshapes as well as in the input's shape.
 
-    An output without a row for each image, such as a detector's list of what it found, is left out.
+    An output without a row for each image is left out.
 
     Args:
         network: that was proved with one image at a time.
         images: float32 [n, 3, H, W].
+        listed: of each output, whether it is a list of what was found, which is left out as well.
     """
     three = np.resize(images[:3], (3, *images.shape[1:]))
     try:
@@ -466,6 +468,7 @@ def _prove_batch(network: AllOutputs, images: NDArray[np.float32]) -> None:
         ) from error
     singles = list(zip(*(network(image) for image in _single(three)), strict=True))
     rows = [place for place, parts in enumerate(singles) if all(part.shape[:1] == (1,) for part in parts)]
+    rows = [place for place in rows if place >= len(listed) or not listed[place]]
     alone = [np.concatenate(singles[place]) for place in rows]
     for place, parts in zip(rows, alone, strict=True):
         if together[place].shape != parts.shape:

@@ -48,7 +48,8 @@ def logits_of(model: onnx.ModelProto, images: Array) -> Array:
 def test_the_answer_comes_first_as_one_number_for_each_class(way: str, images: Array, tmp_path: Path) -> None:
     report, made = exported(WRITTEN[way](tiny_network()), images, tmp_path)
     answer = next(iter(made.values()))
-    assert (answer.shape, answer.dtype) == ((5, len(CLASSES)), np.float32)
+    assert answer.shape == (5, len(CLASSES))
+    assert answer.dtype == np.float32
     logits = logits_of(tiny_network(), images)
     np.testing.assert_array_equal(answer.argmax(axis=1), logits.argmax(axis=1))
     if "as int32" not in way:  # which decides from shares
@@ -147,7 +148,9 @@ def test_a_list_of_what_was_found_goes_through(images: Array, tmp_path: Path) ->
         ("NonZero", ["large"], ["places"]),
         ("Transpose", ["places"], ["found"], {"perm": [1, 0]}),
     ]
-    network = give(tiny_network(), nodes, ["found", "logits"], constants={"least": np.float32(0.2)}, integers=["found"])
+    network = give(
+        tiny_network(), nodes, ["found", "logits"], constants={"least": np.array(0.2, np.float32)}, integers=["found"]
+    )
     report, made = exported(network, images, tmp_path)
     assert (list(made), made["found"].ndim, report.answers) == (["logits", "found"], 2, ("logits",))
 
@@ -155,8 +158,7 @@ def test_a_list_of_what_was_found_goes_through(images: Array, tmp_path: Path) ->
 def test_what_does_not_match_is_refused_without_reading_a_weight(tmp_path: Path) -> None:
     network = add_outputs(tiny_network(), "flat")
     folder = write_answering(tmp_path / "model", network, [str(place) for place in range(5)])
-    elsewhere = {"all_tensors_to_one_file": True, "location": "weights", "size_threshold": 0}
-    onnx.save_model(network, folder / "model.onnx", save_as_external_data=True, **elsewhere)
+    onnx.save_model(network, folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     (folder / "weights").unlink()
     with pytest.raises(ModelError, match=r"config\.json names 5 classes") as caught:
         foresee_outputs(open_model(folder))

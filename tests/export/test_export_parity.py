@@ -98,6 +98,22 @@ def test_each_output_is_held_against_its_own_range() -> None:
         prove_outputs(right, made, BATCHES, names=("boxes", "scores"))
 
 
+def test_a_list_of_what_was_found_may_be_another_on_one_image_in_ten() -> None:
+    def right(_batch: Array) -> tuple[Array, ...]:
+        return (np.array([[1.0, 2.0], [3.0, 5.0]], np.float32),)
+
+    def other(batch: Array) -> tuple[Array, ...]:
+        return (right(batch)[0][: 1 if batch[0, 0] < places else 2],)
+
+    images = [np.full((1, 1), place, np.float32) for place in range(20)]
+    places = 2
+    assert measure_outputs(right, other, images, listed=(True,))[0].holds
+    with pytest.raises(ParityError, match="shape"):
+        measure_outputs(right, other, images)
+    places = 3
+    assert not measure_outputs(right, other, images, listed=(True,))[0].holds
+
+
 def test_an_image_on_which_nothing_is_found_is_compared_too() -> None:
     nothing = measure_outputs(lambda _: (np.zeros((0, 6)),), lambda _: (np.zeros((0, 6)),), BATCHES)
     assert nothing == (Parity(3, 0.0, 0.0, 0.0),)

@@ -29,11 +29,11 @@ OPTIONS = Options(allow=ALLOWED, method="minmax", threads=1, timing=QUICK)
 def detector() -> onnx.ModelProto:
     """The tiny network with boxes in pixels, [batch, 2, 256], and the places where they are far to the right."""
     rng = np.random.default_rng(3)
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "boxes.weight": rng.standard_normal((2, 8, 3, 3)).astype(np.float32),
         "rows": np.array([0, 2, -1], np.int64),
-        "pixels": np.float32(300.0),
-        "far": np.float32(500.0),
+        "pixels": np.array(300.0, np.float32),
+        "far": np.array(500.0, np.float32),
     }
     nodes = [
         ("Conv", ["residual_relu", "boxes.weight"], ["shift"], {"pads": [1, 1, 1, 1]}),

@@ -27,6 +27,7 @@ _CARRIES: Final = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze"
 _SIGMOIDS: Final = frozenset({"HardSigmoid", "Sigmoid"})
 _SAME_ORDER: Final = _CARRIES | _SIGMOIDS | {"LogSoftmax", "Softmax"}
 _THRESHOLDS: Final = frozenset({"Greater", "GreaterOrEqual"})
+_LISTS: Final = frozenset({"ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
 _DECIDES: Final = _THRESHOLDS | {"ArgMax", "Round", "TopK"}
 
 
@@ -56,10 +57,13 @@ class Chosen:
     Attributes:
         output: as the file has it.
         form: what it becomes.
+        listed: it depends on which numbers are the largest, or above a threshold, as a list of what was found does:
+            where two are nearly alike, rounding changes it by more than rounding.
     """
 
     output: GraphOutput
     form: Form = "as it is"
+    listed: bool = False
 
     @property
     def numbers(self) -> int | None:
@@ -137,10 +141,14 @@ class _Choice:
         outputs = self._scores(self._tensors())
         answers, claims, settled = self._answers(outputs)
         rest = [output for output in outputs if output not in answers]
-        forms = [self._form(output, alone=len(outputs) == 1, claims=claims) for output in answers]
+        forms: list[Form] = [self._form(output, alone=len(outputs) == 1, claims=claims) for output in answers]
         for output, form in zip(answers, forms, strict=True):
             self._tell(output, form)
-        chosen = (*map(Chosen, answers, forms), *map(Chosen, rest))
+        forms += ["as it is"] * len(rest)
+        chosen = tuple(
+            Chosen(output, form, self._is_listed(output.name))
+            for output, form in zip((*answers, *rest), forms, strict=True)
+        )
         if claims and settled:
             self._check_classes(chosen[0])
         return Outputs(chosen, len(answers), self._changes, claims, settled)
@@ -199,6 +207,19 @@ class _Choice:
                 return False
             waiting += [name for reader in readers for name in reader.output]
         return True
+
+    def _is_listed(self, tensor: str) -> bool:
+        waiting, seen = [tensor], set[str]()
+        while waiting:
+            name = waiting.pop()
+            node = self._producers.get(name)
+            if node is None or name in seen:
+                continue
+            if node.op_type in _LISTS or "NMS" in node.op_type:
+                return True
+            seen.add(name)
+            waiting += reads(node)
+        return False
 
     def _answers(self, outputs: Sequence[GraphOutput]) -> tuple[list[GraphOutput], bool, bool]:
         """The answers among the outputs; whether the first is what class names are for; whether that is settled."""

@@ -62,7 +62,8 @@ class Fidelity(BaseModel):
 
     Attributes:
         images: how many were compared.
-        error: ||candidate - reference|| / ||reference|| over all answers; of several outputs, that of the worst.
+        error: ||candidate - reference|| / ||reference|| over all answers; of several outputs, that of the worst. It is
+            not that of integers, or of lists of different lengths, unless there is nothing else.
         cosine_mean, cosine_worst: between the two answers to an image, over images; of the same output.
         agreement: percent of images for which the same number of the answer is the largest: the class of a classifier.
             None where the first output is no vector.
@@ -167,6 +168,11 @@ class OutputsTally:
         for sums, ours, theirs in zip(self._sums, reference, candidate, strict=True):
             sums.add(ours, theirs, images)
 
+    @property
+    def floats(self) -> tuple[bool, ...]:
+        """Of each output, whether it is floating point."""
+        return tuple(sums.floats for sums in self._sums)
+
     def figures(self) -> tuple[OutputFidelity, ...]:
         """What all that was added comes to."""
         return tuple(sums.figures() for sums in self._sums)
@@ -181,9 +187,11 @@ class _OutputSums:
         self._cosines: list[NDArray[np.float64]] = []
         self._agreed: int | None = 0
         self._apart: _Apart | None = _Apart()
+        self.floats = True
 
     def add(self, reference: NDArray[Any], candidate: NDArray[Any], images: int) -> None:
         ours, theirs = (np.atleast_1d(np.asarray(values, np.float32)) for values in (reference, candidate))
+        self.floats = self.floats and np.asarray(reference).dtype.kind == "f"
         if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
             raise EngineError("a network gave NaN or infinity", expected="finite answers to real images")
         vector = ours.shape == theirs.shape and ours.ndim == _VECTOR and len(ours) == images and ours.shape[1] > 1
@@ -288,7 +296,8 @@ class _Answers:
         if self._sums is None:
             raise ImageError("no image could be judged")
         found = self._sums.figures()
-        worst = max(found, key=lambda one: one.error)
+        whole = [one for one, floats in zip(found, self._sums.floats, strict=True) if floats and not one.resized]
+        worst = max(whole or found, key=lambda one: one.error)
         several = len(found) > 1 or worst.resized
         return Fidelity(
             images=found[0].images,

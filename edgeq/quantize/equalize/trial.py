@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeq.calibrate.samples import Array, Samples
 from edgeq.calibrate.stage import AUTO, hold_back
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.engine.outputs import OutputRows, thinned
+from edgeq.engine.outputs import OutputRows, comparable
 from edgeq.export.parity import AllOutputs
 from edgeq.plan.precision import ChannelEqualization, Precision, PrecisionPlan
 from edgeq.quantize.equalize.channel_ranges import Range, channel_ranges
@@ -117,7 +117,7 @@ class TrialSetup:
     def _answers(self, model: onnx.ModelProto) -> list[tuple[NDArray[Any], ...]]:
         assert self.held_back is not None
         network = self.network(model)
-        return [tuple(map(thinned, network(sample))) for sample in self.held_back]
+        return [comparable(network(sample)) for sample in self.held_back]
 
     @cached_property
     def _answered(self) -> list[tuple[NDArray[Any], ...]]:

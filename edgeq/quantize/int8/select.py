@@ -24,7 +24,7 @@ from edgeq.calibrate.thresholds import METHODS
 from edgeq.engine import Engine
 from edgeq.engine.heap import trim_heap
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
-from edgeq.engine.outputs import OutputRows, thinned
+from edgeq.engine.outputs import OutputRows, comparable
 from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
@@ -113,7 +113,7 @@ class _Network:
         """All outputs for one sample."""
         engine = self.engine
         made = engine.run({engine.inputs[0]: sample, **self.given})
-        return tuple(thinned(made[name]) for name in engine.outputs)
+        return comparable([made[name] for name in engine.outputs])
 
 
 _Made = Callable[[], _Network]

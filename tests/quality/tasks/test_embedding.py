@@ -78,7 +78,7 @@ def test_each_output_is_compared_by_itself_and_the_worst_decides() -> None:
     scores, boxes = np.array([[0.5, 0.25]], np.float32), np.full((1, 3, 4), 200.0, np.float32)
     tally = EmbeddingTask().begin(("scores", "boxes"))
     for _ in range(2):
-        tally.add(["a"], (scores, boxes), (scores + np.float32([[0.0, 0.25]]), boxes + np.float32(2.0)))
+        tally.add(["a"], (scores, boxes), (scores + np.array([[0.0, 0.25]], np.float32), boxes + np.float32(2.0)))
     found = tally.figures()
     assert isinstance(found, Fidelity)
     ours, theirs = found.outputs
@@ -117,3 +117,13 @@ def test_one_output_is_written_as_before() -> None:
     found = compare_answers(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32))
     figures = ["images", "error", "cosine_mean", "cosine_worst", "agreement", "neighbours", "spread_error"]
     assert list(found.model_dump()) == figures
+
+
+def test_numbers_of_what_was_chosen_do_not_decide() -> None:
+    scores, places = np.array([[3.0, 4.0]], np.float32), np.array([[0, 7]])
+    tally = EmbeddingTask().begin(("scores", "places"))
+    tally.add(["a"], (scores, places), (scores * np.float32(1.1), places[:, ::-1]))
+    found = tally.figures()
+    assert isinstance(found, Fidelity)
+    assert found.error == pytest.approx(0.1)
+    assert found.outputs[1].error == pytest.approx(math.sqrt(2.0))
