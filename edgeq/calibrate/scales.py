@@ -110,8 +110,9 @@ class Trial(BaseModel):
     Attributes:
         backend, method, shared_add: the choice.
         images: how many of those images it was run on.
-        logit_error: ||INT8 - FP32|| / ||FP32|| over the logits of those images.
-        agreement: percent of images on which both name the same class.
+        logit_error: ||INT8 - FP32|| / ||FP32|| over the logits of those images; of the worst field where there are
+            several.
+        agreement: percent of images on which both name the same class: the largest number stands in the same place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

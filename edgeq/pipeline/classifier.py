@@ -184,7 +184,9 @@ def prepare(
             threads=options.threads,
             begin=partial(counter, report, "fold"),
         )
-        scales, skipped = calibrate_graph(graph, plan, planned_tensors(graph, plan), samples, options, report)
+        scales, skipped = calibrate_graph(
+            graph, plan, planned_tensors(graph, plan), samples, options, report, task=task
+        )
         plan = resolve(plan, scales)
         scales.save(work / SCALES)
         found, examples = _search(work, plan, scales, source, images, task, examples, options, report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,7 @@ def calibrate_graph(
     *,
     checkpoint: Path | None = None,
     counting: Counting | None = None,
+    task: ImageTask[Any] | None = None,
 ) -> tuple[Scales, tuple[str, ...]]:
     """Calibrate an exported graph, with a choice of method for each backend where `auto` is asked for.
 
@@ -256,6 +258,7 @@ def calibrate_graph(
         report: told of each stage.
         checkpoint: file of counts to go on from and to write; None for none.
         counting: elsewhere; None counts in this process.
+        task: what the graph is for, whose fields methods are judged by; None takes the first output.
 
     Returns:
         The scales, and the names of the samples that could not be read.
@@ -286,6 +289,7 @@ def calibrate_graph(
         samples.preprocess,
         judged,
         shared_add=options.shared_add,
+        fields=None if task is None or not task.understands else partial(_fields, task),
         threads=options.threads,
         advance=counter(report, "try", trials(options.shared_add)),
     )
@@ -302,6 +306,12 @@ def calibrate_graph(
             advance=counter(report, "search ranges", 0),
         )
     return scales, (*skipped, *unusable)
+
+
+def _fields(task: ImageTask[Any], outputs: Mapping[str, NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
+    """What a task finds in a graph's outputs, a tensor for each field."""
+    wanted = task.outputs(tuple(outputs))
+    return tuple(task.fields(tuple(outputs[name] for name in wanted)).values())
 
 
 def observe_some(

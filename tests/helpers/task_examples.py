@@ -16,8 +16,9 @@ from edgeq.model.heads.seen import Seen
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.quality.tasks.base import Examples, ImageTask, Outputs
 from edgeq.quality.tasks.detection.objects import LabelledObjects
+from edgeq.quality.tasks.segmentation.masks import LabelledMasks
 
-__all__ = ["SIDE", "fitted_task", "right_answers", "task_folder", "write_coco"]
+__all__ = ["SIDE", "fitted_task", "open_examples", "right_answers", "task_folder", "write_coco", "write_masks"]
 
 SIDE = 20
 """Of a drawn picture, and of the networks' input, in pixels."""
@@ -30,8 +31,28 @@ _ANCHORS = 30
 
 
 def task_folder(folder: Path) -> Path:
-    """12 pictures in three folders named after classes; one object on each, and a mask: every task can read them."""
-    return write_coco(draw_pictures(folder, each=4))
+    """12 pictures in three folders named after classes, one object on each; and 12 with masks."""
+    write_coco(draw_pictures(folder / "pictures", each=4))
+    write_masks(draw_pictures(folder / "masked" / "images", each=4))
+    return folder
+
+
+def open_examples(task: ImageTask[Any], folder: Path) -> Examples[Any]:
+    """The 12 pictures of `task_folder` that a task can read."""
+    return task.open(folder / ("masked" if task.name == "segmentation" else "pictures"), LABELS)
+
+
+def write_masks(folder: Path) -> Path:
+    """`masks` beside a folder of pictures: its class on the left, the next one on the right, one row of 255."""
+    for file in sorted(folder.rglob("*.jpg")):
+        own = LABELS.index(file.parent.name)
+        values = np.full((SIDE, SIDE), (own + 1) % len(LABELS), np.uint8)
+        values[:, : SIDE // 2] = own
+        values[-1] = 255
+        mask = folder.parent / "masks" / file.parent.name / f"{file.stem}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(mask)
+    return folder
 
 
 def write_coco(folder: Path) -> Path:
@@ -59,6 +80,8 @@ def fitted_task(task: ImageTask[Any]) -> ImageTask[Any]:
 
 
 def _shape(task: ImageTask[Any]) -> tuple[int | None, ...]:
+    if task.name == "segmentation":
+        return None, len(LABELS), SIDE // 2, SIDE // 2
     assert task.name == "detection"
     return None, 4 + len(LABELS), _ANCHORS
 
@@ -67,6 +90,8 @@ def right_answers(task: ImageTask[Any], examples: Examples[Any], *, sign: float 
     """What a right network gives, the less right the smaller `sign` is; features behind it where they are wanted."""
     if isinstance(examples, LabelledObjects):
         return (_boxes(examples, sign),)
+    if isinstance(examples, LabelledMasks):
+        return (_planes(examples, sign),)
     rng = np.random.default_rng(0)
     logits = rng.normal(-2.0, 0.1, (len(examples), len(LABELS))).astype(np.float32)
     for row, item in enumerate(examples.images.items):
@@ -83,4 +108,17 @@ def _boxes(examples: LabelledObjects, sign: float) -> NDArray[np.float32]:
         label = (LABELS.index(str(item.label)) + (sign < 0)) % len(LABELS)
         output[row, :4, 7] = left + width / 2 + (1.0 - max(sign, 0.5)), top + height / 2, width, height
         output[row, 4 + label, 7] = 0.9
+    return output
+
+
+def _planes(examples: LabelledMasks, sign: float) -> NDArray[np.float32]:
+    """Scores at half the size: right up to the middle, a column less where `sign` is below 1, swapped below 0."""
+    side = SIDE // 2
+    output = np.zeros((len(examples), len(LABELS), side, side), np.float32)
+    for row, item in enumerate(examples.images.items):
+        own = LABELS.index(str(item.label))
+        other = (own + 1) % len(LABELS)
+        left, right = (own, other) if sign > 0 else (other, own)
+        middle = side // 2 - (sign < 1)
+        output[row, left, :, :middle] = output[row, right, :, middle:] = 4.0
     return output

@@ -6,10 +6,12 @@ from typing import Final, Literal
 
 from edgeq.artifact import Artifact
 from edgeq.model.heads.detector import Head
+from edgeq.model.heads.masks import MaskHead
 
-__all__ = ["DETECTOR", "DetectorSettings"]
+__all__ = ["DETECTOR", "SEGMENTER", "DetectorSettings", "SegmenterSettings"]
 
 DETECTOR: Final = "detector.json"
+SEGMENTER: Final = "segmenter.json"
 
 
 class DetectorSettings(Artifact):
@@ -24,3 +26,17 @@ class DetectorSettings(Artifact):
 
     version: Literal["edgeq.detector/1"] = "edgeq.detector/1"
     head: Head
+
+
+class SegmenterSettings(Artifact):
+    """How an output becomes a class for each pixel.
+
+    Attributes:
+        head: of the graph.
+    """
+
+    otherwise = "does not say how a class for each pixel is read"
+    made_by = "edgeq prepare"
+
+    version: Literal["edgeq.segmenter/1"] = "edgeq.segmenter/1"
+    head: MaskHead

@@ -17,6 +17,7 @@ from edgeq.quality.tasks.embedding import EmbeddingTask
 from edgeq.quality.tasks.first_images import FirstImages
 from edgeq.quality.tasks.multilabel import MultiLabelTask
 from edgeq.quality.tasks.retrieval import RetrievalTask
+from edgeq.quality.tasks.segmentation.task import SamePixels, SegmentationTask
 
 __all__ = [
     "ANSWERS",
@@ -35,6 +36,7 @@ IMAGE_TASKS: Final[tuple[ImageTask[Any], ...]] = (
     ClassificationTask(),
     MultiLabelTask(),
     DetectionTask(),
+    SegmentationTask(),
 )
 """Tasks that `--task` chooses from; the first where neither a flag nor the model's config says which."""
 
@@ -99,7 +101,7 @@ def _read_figures(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     own = [task.figures for task in IMAGE_TASKS if task.figures is not None]
-    known: list[type[TaskFigures]] = [FirstImages, FoundAgain, *own]
+    known: list[type[TaskFigures]] = [FirstImages, FoundAgain, SamePixels, *own]
     kind = next((one for one in known if one.model_fields["task"].default == values.get("task")), None)
     return values if kind is None else kind.model_validate(values)
 

@@ -1,5 +1,8 @@
 """`auto`: try every method and keep what least disturbs the network's output on images held back.
 
+Numbers of different scales, such as a detector's boxes in pixels and its scores in 0..1, are fields with an error each,
+and the worst field counts: boxes would drown scores otherwise.
+
 A challenger that does not lead on the first quarter of those images is not run over the rest.
 """
 
@@ -24,7 +27,7 @@ from edgeq.calibrate.thresholds import METHODS
 from edgeq.engine import Engine
 from edgeq.engine.heap import trim_heap
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
-from edgeq.engine.outputs import OutputRows, comparable
+from edgeq.engine.outputs import comparable
 from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
@@ -35,6 +38,21 @@ from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
 
 __all__ = ["resolve", "select", "trials"]
+
+Fields = Callable[[Mapping[str, NDArray[np.float32]]], Sequence[NDArray[np.float32]]]
+"""What a network's outputs hold, by the outputs' names: a tensor for each field, the one that says most at the end."""
+
+
+def _every_output(outputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """Each output as a field of its own, the first one, which is the answer, at the end."""
+    answer, *others = comparable(list(outputs.values()))
+    return (*others, answer)
+
+
+_MOST_NUMBERS = 1 << 26
+"""Of what the network gives for all images held back; of larger outputs fewer images are judged by."""
+
+_FEWEST = 8
 
 _MARGIN = 0.03
 """A method takes the place of the one before it only if its error is smaller by this part: less is chance."""
@@ -55,6 +73,7 @@ def select(
     held_back: Sequence[Array],
     *,
     shared_add: bool | None = None,
+    fields: Fields | None = None,
     threads: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Scales:
@@ -69,20 +88,22 @@ def select(
         preprocess: from an image to the graph's input; None where that is no image.
         held_back: samples [1, ...] that `scales` has not seen: float32 pixels, or int64 token ids.
         shared_add: None tries both, with the method that won.
+        fields: of the outputs; None takes each output as one.
         threads: of one operator.
         advance: called with 1 after each trial.
     """
     _, each = side_by_side(threads)
     trim_heap()
     with many_lowerings(), ThreadPoolExecutor(1) as running:
-        answering = running.submit(_answers, _Network(open_observed(graph, threads=each)), held_back, threads)
+        network = _Network(open_observed(graph, threads=each), fields or _every_output)
+        held_back = held_back if fields is None else _affordable(network, held_back)
+        answering = running.submit(_answers, network, held_back, threads)
+        del network
         model = load_outline(graph)
         read_in(model, graph)  # `onnx.load` would hold the file's bytes and the model at once
-        answered = answering.result()  # its session goes before graphs are made
-        rows = OutputRows(answered)
-        reference = rows(answered)
-        trials = _Trials(held_back, rows, reference, threads, advance, running)
-        tryable = _Tryable(model, plan, scales, threads)
+        reference = answering.result()  # its session goes before graphs are made
+        trials = _Trials(held_back, reference, threads, advance, running)
+        tryable = _Tryable(model, plan, scales, threads, fields or _every_output)
         unsigned = trials.best_method(_Unsigned(tryable, pixel_input(preprocess)), bool(shared_add), shared_add is None)
         lowering = _Signed(tryable, bool(shared_add))
         del model, tryable  # TensorRT's graph in floating point needs their room
@@ -93,7 +114,7 @@ def select(
             "chosen": {USUAL.name: unsigned.choice.method, TENSORRT.name: signed.choice.method},
             "shared_add": unsigned.choice.shared_add,
             "held_back": len(held_back),
-            "trials": tuple(tried.trial(reference, rows.first) for tried in trials.tried),
+            "trials": tuple(tried.trial() for tried in trials.tried),
         }
     )
 
@@ -103,17 +124,17 @@ class _Network:
     """A graph that is ready to run.
 
     Attributes:
+        fields: of its outputs.
         given: what it is given beside the sample.
     """
 
     engine: Engine
+    fields: Fields
     given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def __call__(self, sample: Array) -> tuple[NDArray[Any], ...]:
-        """All outputs for one sample."""
-        engine = self.engine
-        made = engine.run({engine.inputs[0]: sample, **self.given})
-        return comparable([made[name] for name in engine.outputs])
+    def __call__(self, sample: Array) -> tuple[NDArray[np.float32], ...]:
+        """The fields of one sample."""
+        return tuple(self.fields(self.engine.run({self.engine.inputs[0]: sample, **self.given})))
 
 
 _Made = Callable[[], _Network]
@@ -128,6 +149,7 @@ class _Tryable:
     plan: PrecisionPlan
     scales: Scales
     threads: int | None
+    fields: Fields
     stored: StoredWeights = field(default_factory=dict)
 
 
@@ -144,7 +166,7 @@ class _Unsigned:
         plan = tried.plan.model_copy(update={"shared_add": choice.shared_add})
         scales = tried.scales.model_copy(update={"method": choice.method})
         lowered = lower(tried.model, plan, scales, self.lowering, pixels=self._pixels, stored=tried.stored)
-        return partial(_opened, lowered.SerializeToString(), tried.threads)
+        return partial(_opened, lowered.SerializeToString(), tried.threads, tried.fields)
 
 
 class _Signed:
@@ -154,7 +176,7 @@ class _Signed:
 
     def __init__(self, tried: _Tryable, shared_add: bool) -> None:
         plan = tried.plan.model_copy(update={"shared_add": shared_add})
-        self._scales, self._threads = tried.scales, tried.threads
+        self._scales, self._threads, self._fields = tried.scales, tried.threads, tried.fields
         self._placement = placement_of(tried.model, plan, self.lowering)
         lowered = lower(tried.model, plan, tried.scales, self.lowering, stored=tried.stored)
         take_scales(lowered, self._placement)
@@ -167,7 +189,7 @@ class _Signed:
 
     def made(self, choice: _Choice) -> _Made:
         scales = self._scales.model_copy(update={"method": choice.method})
-        return partial(_Network, self._engine, scales_to_give(self._placement, scales))
+        return partial(_Network, self._engine, self._fields, scales_to_give(self._placement, scales))
 
 
 @dataclass
@@ -179,8 +201,7 @@ class _Trials:
     """
 
     samples: Sequence[Array]
-    rows: OutputRows
-    reference: NDArray[np.float64]
+    reference: Sequence[_Answer]
     threads: int | None
     advance: Callable[[int], None] | None
     running: Executor
@@ -218,12 +239,18 @@ class _Trials:
     def _run(self, made: _Made, choice: _Choice, leader: _Tried | None) -> _Tried:
         """Run a choice over the first quarter of the images, and over the rest if it leads or has nobody to beat."""
         network, quarter = made(), -(-len(self.samples) // 4)
-        logits = self.rows(_answers(network, self.samples[:quarter], self.threads))
-        squares = _squares(logits, self.reference[:quarter])
-        if leader is None or _error(squares) < _error(leader.squares[:quarter]):
-            logits = np.concatenate([logits, self.rows(_answers(network, self.samples[quarter:], self.threads))])
-            squares = _squares(logits, self.reference)
-        return _Tried(choice, logits, squares)
+        tried = self._compared(choice, network, slice(0, quarter))
+        if leader is None or tried.error < leader.first(quarter).error:
+            return tried.joined(self._compared(choice, network, slice(quarter, None)))
+        return tried
+
+    def _compared(self, choice: _Choice, network: _Network, images: slice) -> _Tried:
+        pairs = list(zip(_answers(network, self.samples[images], self.threads), self.reference[images], strict=True))
+        fields = len(self.reference[0])
+        changes = np.array([_changes(given, wanted) for given, wanted in pairs]).reshape(-1, fields)
+        sizes = np.array([_changes(wanted, None) for _, wanted in pairs]).reshape(-1, fields)
+        same = np.array([given[-1].argmax() == wanted[-1].argmax() for given, wanted in pairs], np.bool_)
+        return _Tried(choice, changes, sizes, same)
 
 
 @dataclass(frozen=True)
@@ -233,37 +260,56 @@ class _Choice:
     shared_add: bool
 
 
+_Answer = tuple[NDArray[np.float32], ...]
+"""What a network gave for one image: a tensor for each field."""
+
+
 @dataclass(frozen=True)
 class _Tried:
-    """A choice with the rows it gave (`OutputRows`), float64 [n, numbers], n short of all images where it left early.
+    """A choice and what it does to the fields, float64 [n, fields], n short of all images where it left early.
 
     Attributes:
-        squares: per image, the squared distance to the reference's logits.
+        changes: per image, the squared distance to the reference's field.
+        sizes: per image, the squared length of that.
+        same: per image, whether the largest number of the last field stands where the reference has it.
     """
 
     choice: _Choice
-    logits: NDArray[np.float64]
-    squares: NDArray[np.float64]
+    changes: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    same: NDArray[np.bool_]
+
+    @property
+    def error(self) -> float:
+        """||INT8 - FP32|| / ||FP32|| of the worst field."""
+        sizes = np.maximum(self.sizes.sum(axis=0), np.finfo(np.float64).tiny)
+        return math.sqrt(float((self.changes.sum(axis=0) / sizes).max()))
+
+    def first(self, count: int) -> _Tried:
+        """On the first images alone."""
+        return replace(self, changes=self.changes[:count], sizes=self.sizes[:count], same=self.same[:count])
+
+    def joined(self, rest: _Tried) -> _Tried:
+        """With further images."""
+        return _Tried(
+            self.choice,
+            np.concatenate([self.changes, rest.changes]),
+            np.concatenate([self.sizes, rest.sizes]),
+            np.concatenate([self.same, rest.same]),
+        )
 
     def beats(self, other: _Tried, *, by: float) -> bool:
         """Whether its error is smaller by this part on all images."""
-        return len(self.squares) == len(other.squares) and _error(self.squares) < (1.0 - by) * _error(other.squares)
+        return len(self.changes) == len(other.changes) and self.error < (1.0 - by) * other.error
 
-    def trial(self, reference: NDArray[np.float64], first: int) -> Trial:
-        """What is told of it; `first` of the numbers are the answer's."""
-        expected = reference[: len(self.logits)]
-        length = max(float(np.linalg.norm(expected)), float(np.finfo(np.float64).tiny))
+    def trial(self) -> Trial:
+        """What is told of it."""
         return Trial(
             **asdict(self.choice),
-            images=len(self.logits),
-            logit_error=_error(self.squares) / length,
-            agreement=100.0
-            * float(np.mean(self.logits[:, :first].argmax(axis=1) == expected[:, :first].argmax(axis=1))),
+            images=len(self.changes),
+            logit_error=self.error,
+            agreement=100.0 * float(np.mean(self.same)),
         )
-
-
-def _error(squares: NDArray[np.float64]) -> float:
-    return math.sqrt(float(squares.sum()))
 
 
 def _better(best: _Tried | None, challenger: _Tried) -> _Tried:
@@ -271,9 +317,25 @@ def _better(best: _Tried | None, challenger: _Tried) -> _Tried:
     return challenger if best is None or challenger.beats(best, by=_MARGIN) else best
 
 
-def _squares(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    squares: NDArray[np.float64] = np.square(logits - reference).sum(axis=1)
-    return squares
+def _changes(given: _Answer, wanted: _Answer | None) -> list[float]:
+    """The squared distance of each field to what is wanted; its squared length where that is None."""
+    if wanted is None:
+        return [float(np.square(field, dtype=np.float64).sum()) for field in given]
+    return [_square(field, other) for field, other in zip(given, wanted, strict=True)]
+
+
+def _square(field: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """The squared distance of two tensors; the smaller one is filled up with zeros, as a list of what was found is."""
+    one, other = (values.reshape(-1).astype(np.float64) for values in (field, wanted))
+    shorter = min(len(one), len(other))
+    rest = one[shorter:] if len(one) > shorter else other[shorter:]
+    return float(np.square(one[:shorter] - other[:shorter]).sum() + np.square(rest).sum())
+
+
+def _affordable(network: _Network, samples: Sequence[Array]) -> Sequence[Array]:
+    """As many of the samples as have answers that can be kept, eight at least."""
+    numbers = sum(field.size for field in network(samples[0]))
+    return samples[: max(_MOST_NUMBERS // numbers, _FEWEST)]
 
 
 def resolve(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
@@ -281,8 +343,8 @@ def resolve(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
     return plan if scales.shared_add is None else plan.model_copy(update={"shared_add": scales.shared_add})
 
 
-def _opened(model: bytes, threads: int | None) -> _Network:
-    return _Network(_open(model, threads))
+def _opened(model: bytes, threads: int | None, fields: Fields | None) -> _Network:
+    return _Network(_open(model, threads), fields)
 
 
 def _open(model: bytes, threads: int | None, *, integers: bool = True) -> OnnxRuntimeEngine:
@@ -290,7 +352,7 @@ def _open(model: bytes, threads: int | None, *, integers: bool = True) -> OnnxRu
     return OnnxRuntimeEngine(model, threads=each, integers=integers, memory_pattern=False)
 
 
-def _answers(network: _Network, samples: Sequence[Array], threads: int | None) -> list[tuple[NDArray[Any], ...]]:
+def _answers(network: _Network, samples: Sequence[Array], threads: int | None) -> list[_Answer]:
     """Each sample by itself, two at once: memory stays that of two, whatever their size."""
     together, _ = side_by_side(threads)
     with ThreadPoolExecutor(together) as pool:

@@ -14,7 +14,7 @@ import pytest
 from labels import LABELS
 from numpy.typing import NDArray
 from PIL import Image
-from task_examples import fitted_task, right_answers, task_folder
+from task_examples import fitted_task, open_examples, right_answers, task_folder
 
 import edgeq
 from edgeq.errors import EngineError, ImageError, InputError, ModelError
@@ -59,7 +59,7 @@ def quality(task: ImageTask[Any], figures: Figures) -> Quality:
 
 @images_of_every_task
 def test_equal_networks_lose_nothing(task: ImageTask[Any], folder: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     answers = right_answers(task, examples)
     headline = compared(task, examples, answers, answers, at_once=5).headline()
     assert (headline.drop, headline.agreement, headline.examples) == (0.0, 100.0, 12)
@@ -71,7 +71,7 @@ def test_equal_networks_lose_nothing(task: ImageTask[Any], folder: Path) -> None
 
 @images_of_every_task
 def test_a_worse_network_has_a_drop_that_the_gate_reads(task: ImageTask[Any], folder: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     figures = compared(
         task, examples, right_answers(task, examples), right_answers(task, examples, sign=-1.0), at_once=64
     )
@@ -96,7 +96,7 @@ def test_a_worse_network_has_a_drop_that_the_gate_reads(task: ImageTask[Any], fo
 
 @images_of_every_task
 def test_batches_do_not_matter(task: ImageTask[Any], folder: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     sides = right_answers(task, examples), right_answers(task, examples, sign=0.3)
     whole, bit_by_bit = (compared(task, examples, *sides, at_once=size).headline() for size in (12, 1))
     assert whole.model_dump() == pytest.approx(bit_by_bit.model_dump())
@@ -104,7 +104,7 @@ def test_batches_do_not_matter(task: ImageTask[Any], folder: Path) -> None:
 
 @images_of_every_task
 def test_rows_are_for_a_table(task: ImageTask[Any], folder: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     sides = right_answers(task, examples), right_answers(task, examples, sign=0.3)
     figures = compared(task, examples, *sides, at_once=64)
     rows, headline = figures.rows(), figures.headline()
@@ -115,7 +115,7 @@ def test_rows_are_for_a_table(task: ImageTask[Any], folder: Path) -> None:
 
 @images_of_every_task
 def test_figures_are_read_back_from_quality_json(task: ImageTask[Any], folder: Path, tmp_path: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     answers = right_answers(task, examples)
     made = quality(task, compared(task, examples, answers, answers, at_once=64))
     made.save(tmp_path / "quality.json")
@@ -129,7 +129,7 @@ def test_figures_are_read_back_from_quality_json(task: ImageTask[Any], folder: P
 
 @images_of_every_task
 def test_a_network_that_gives_no_numbers_is_named(task: ImageTask[Any], folder: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     good = right_answers(task, examples)
     with pytest.raises(EngineError, match="gave NaN or infinity"):
         compared(task, examples, good, tuple(np.full_like(output, math.nan) for output in good), at_once=64)
@@ -138,12 +138,12 @@ def test_a_network_that_gives_no_numbers_is_named(task: ImageTask[Any], folder: 
 @images_of_every_task
 def test_nothing_judged_is_an_error(task: ImageTask[Any], folder: Path) -> None:
     with pytest.raises(ImageError):
-        fitted_task(task).tally(task.open(folder, LABELS), LABELS, len(LABELS)).figures()
+        fitted_task(task).tally(open_examples(task, folder), LABELS, len(LABELS)).figures()
 
 
 @images_of_every_task
 def test_a_part_means_what_the_whole_means(task: ImageTask[Any], folder: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     some = examples.part(examples.images.sample(5))
     answers = right_answers(task, some)
     assert compared(task, some, answers, answers, at_once=2).headline().examples == 5
@@ -151,7 +151,7 @@ def test_a_part_means_what_the_whole_means(task: ImageTask[Any], folder: Path) -
 
 @pytest.mark.parametrize("task", IMAGE_TASKS, ids=lambda task: task.name)
 def test_the_search_sees_the_same_headline(task: ImageTask[Any], folder: Path) -> None:
-    examples = task.open(folder, LABELS)
+    examples = open_examples(task, folder)
     ours, theirs = right_answers(task, examples), right_answers(task, examples, sign=0.3)
     names = [item.name for item in examples.images.items]
     tally = fitted_task(task).search_tally(examples, LABELS, len(LABELS))

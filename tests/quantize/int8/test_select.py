@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import networks
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pictures
 import pytest
+from numpy.typing import NDArray
 
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales, TensorRange
@@ -118,3 +120,31 @@ def test_without_trials_the_plan_stays(exported: tuple[Path, ModelSource], image
     plan, scales = calibrated(graph, source, images)
     assert resolve(plan, scales) is plan
     assert scales.method_for("tensorrt") == scales.method_for("onnxruntime") == "mse"
+
+
+def test_the_worst_field_counts(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
+    """Boxes of hundreds of pixels beside scores below 1: as one number nothing would be seen of the scores."""
+    graph, source = exported
+    plan, scales = calibrated(graph, source, images)
+    pixels = [source.preprocess(images.read(item))[np.newaxis] for item in images.items[:8]]
+
+    def fields(outputs: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
+        (logits,) = outputs.values()
+        return 1e6 + 0.0 * logits, logits  # the first field is right whatever the method
+
+    alone = select(graph, plan, scales, source.preprocess, pixels)
+    both = select(graph, plan, scales, source.preprocess, pixels, fields=fields)
+    assert both.chosen == alone.chosen
+    assert [(trial.method, trial.images) for trial in both.trials] == [
+        (trial.method, trial.images) for trial in alone.trials
+    ]
+    assert [trial.logit_error for trial in both.trials] == pytest.approx([trial.logit_error for trial in alone.trials])
+    one = select(
+        graph,
+        plan,
+        scales,
+        source.preprocess,
+        pixels,
+        fields=lambda outputs: (np.concatenate(fields(outputs), axis=1),),
+    )
+    assert max(trial.logit_error for trial in one.trials) < 1e-5

@@ -1,0 +1,1 @@
+"""A class for each pixel: masks as labels, mIoU, and INT8's pixels beside FP32's."""
