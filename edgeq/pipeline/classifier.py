@@ -6,6 +6,7 @@ It is an INT8 bundle, unless it is a transformer's and the gate says that INT8 i
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,6 +34,7 @@ from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.keep_float import keep_float
+from edgeq.pipeline.preprocess_check import better_ways, nearly_black
 from edgeq.pipeline.search import Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import (
     Options,
@@ -144,6 +146,7 @@ def prepare(
     options = (options or Options()).settled()
     require(backend(options.backend))
     report = progress or (lambda _stage, _done, _total: None)
+    begun = time.monotonic()
     with new_directory(output) as work:
         report("open", 0, 0)
         source = open_image_model(model, preprocess=preprocess)
@@ -153,7 +156,11 @@ def prepare(
         samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
         proof = parity_images(images, source)
-        notes = (*source.notes, *encoder_notes(source.config, (source.preprocess.height, source.preprocess.width)))
+        notes = (
+            *source.notes,
+            *nearly_black(proof, source.preprocess),
+            *encoder_notes(source.config, (source.preprocess.height, source.preprocess.width)),
+        )
         facts = image_facts(images, _images(examples), source.config)
         findings = check(replace(facts, pixel_deviation=float(proof.std(axis=(0, 2, 3)).max())), options.allow)
         report("export", 0, 0)
@@ -191,6 +198,17 @@ def prepare(
         quality = judge_graphs(
             work, task, examples, images, source, threads=options.threads, timing=options.timing, advance=advance
         )
+        at_chance = tuple(_at_chance(quality.answers, len(source.labels or ())))
+        other_ways = better_ways(
+            graph,
+            task,
+            examples,
+            source,
+            quality,
+            at_chance=bool(at_chance),
+            seconds=time.monotonic() - begun,
+            threads=options.threads,
+        )
         plan, gate = _gate(work, plan, quality, proof, options)
         running = FP32 if gate and not gate.passed else made_graph(work).name
         judged_by = _images(examples)
@@ -201,7 +219,7 @@ def prepare(
         allowed = {finding.code: finding.because for finding in findings}
         manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
     search = found.search if found else None
-    notes = (*_at_chance(quality.answers, len(source.labels or ())), *notes)
+    notes = (*at_chance, *other_ways, *notes)
     return _summary(
         output, exported, channels, plan, scales, skipped, search, quality, gate, diagnosis, findings, manifest, notes
     )
