@@ -152,12 +152,13 @@ def prepare(
         source = open_image_model(model, preprocess=preprocess)
         task = choose_task(options.task, source.config)
         source = replace(source, config=recorded(task, source.config))
-        images = ImageSet.open(calibration).sample(options.calibration_images)
+        images = ImageSet.open(calibration, calibration=True).sample(options.calibration_images)
         samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
         proof = parity_images(images, source)
         notes = (
             *source.notes,
+            *images.notes,
             *nearly_black(proof, source.preprocess),
             *encoder_notes(source.config, (source.preprocess.height, source.preprocess.width)),
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import EdgeqError
 from edgeq.model.checkpoint.source import ModelSource
-from edgeq.model.images.preprocess import GREY, Preprocess
+from edgeq.model.images.preprocess import GREY, ChannelOrder, Preprocess
 from edgeq.quality.judge import Quality, compare_preprocessing
 from edgeq.quality.tasks.base import Examples, Headline, ImageTask
 
@@ -134,7 +134,7 @@ def _said(flags: str, headline: Headline) -> str:
 def _orders(preprocess: Preprocess, before: str) -> Iterator[tuple[str, Preprocess]]:
     """The other order of the channels."""
     if preprocess.channel_order != GREY:
-        other = "rgb" if preprocess.channel_order == "bgr" else "bgr"
+        other: ChannelOrder = "rgb" if preprocess.channel_order == "bgr" else "bgr"
         yield f"{before}--channel-order {other}", replace(preprocess, channel_order=other)
 
 

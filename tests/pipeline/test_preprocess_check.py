@@ -46,7 +46,7 @@ def colour_network(order: tuple[int, int, int]) -> onnx.ModelProto:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
         [
             numpy_helper.from_array(value, name)
-            for name, value in (("turn", turn), ("zero", np.float32(0)), ("one", np.float32(1)))
+            for name, value in (("turn", turn), ("zero", np.array(0, np.float32)), ("one", np.array(1, np.float32)))
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -135,7 +135,7 @@ def export_model(
         OutputError: the output exists, or cannot be written.
     """
     source = open_image_model(model, preprocess=preprocess)
-    found = ImageSet.open(Path(images))
+    found = ImageSet.open(Path(images), calibration=True)
     proof = parity_images(found.sample(PARITY_IMAGES), source)
     with new_directory(Path(output)) as work:
         report = export_graph(
@@ -210,7 +210,7 @@ def calibrate_model(
         graph,
         plan,
         tensors,
-        ImageSamples(ImageSet.open(Path(images)).sample(calibration_images), source.preprocess),
+        ImageSamples(ImageSet.open(Path(images), calibration=True).sample(calibration_images), source.preprocess),
         Options(calibration_images=calibration_images, method=method, threads=threads),
         progress or (lambda _stage, _done, _total: None),
         checkpoint=partial if resume else None,
