@@ -171,7 +171,7 @@ class _Job:
                 f"not {self.graph_sha256[:12]}…",
                 expected="the same exported graph at the same path on all nodes",
             )
-        images = ImageSet.open(self.images)
+        images = ImageSet.open(self.images, calibration=True)
         there = {item.name for item in images.items}
         missing = [name for part in self.parts for name in part if name not in there]
         if missing:

@@ -15,7 +15,6 @@ from edgeq.model.images.decode import IMAGE_SUFFIXES
 __all__ = [
     "CAPTION_SUFFIX",
     "JSON_SUFFIX",
-    "MAX_NAME_BYTES",
     "GoneError",
     "Item",
     "Source",
@@ -26,9 +25,6 @@ __all__ = [
 
 CAPTION_SUFFIX: Final = ".txt"
 JSON_SUFFIX: Final = ".json"
-
-MAX_NAME_BYTES: Final = 4096
-"""The longest name of an image, in bytes."""
 
 _IDENTITY_BYTES: Final = 16
 

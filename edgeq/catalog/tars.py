@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
 from edgeq.catalog.items import CAPTION_SUFFIX, JSON_SUFFIX, GoneError, Item, absolute, images_of
-from edgeq.catalog.tar_headers import Member, members
 from edgeq.catalog.zips import MAX_MEMBERS
 from edgeq.errors import ImageError
 from edgeq.model.images.decode import MAX_ENCODED_BYTES
+from edgeq.model.images.tar_headers import Member, members
 
 __all__ = ["TarSource", "webdataset_key"]
 

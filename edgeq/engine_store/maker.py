@@ -134,5 +134,5 @@ def _batches(job: Job) -> Iterator[dict[str, NDArray[np.float32]]]:
     assert job.images is not None
     ((name, shape),) = _usual_shapes(job).items()
     preprocess = read_preprocess(read_json_object(job.bundle / PREPROCESS))
-    for _, pixels in ImageStream(ImageSet.open(job.images), preprocess, batch_size=shape[0]):
+    for _, pixels in ImageStream(ImageSet.open(job.images, calibration=True), preprocess, batch_size=shape[0]):
         yield {name: pixels}

@@ -137,6 +137,6 @@ def _calibration(settings: BuildSettings, listed: Mapping[str, str], images: Pat
         return ""
     if images is None:
         return listed.get(CALIBRATION_CACHE, "")
-    opened = ImageSet.open(images)
+    opened = ImageSet.open(images, calibration=True)
     digests = sorted(opened.digest(item) for item in opened.items)
     return hashlib.sha256("\n".join([listed.get(PREPROCESS, ""), *digests]).encode()).hexdigest()

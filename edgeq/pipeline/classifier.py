@@ -6,6 +6,7 @@ It is an INT8 bundle, unless the gate says that INT8 is not worth having.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,6 +36,7 @@ from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.fit_task import choose_for, fit_task
 from edgeq.pipeline.gate import Judging, settle
+from edgeq.pipeline.preprocess_check import better_ways, nearly_black
 from edgeq.pipeline.search import Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import (
     Options,
@@ -143,18 +145,24 @@ def prepare(
     options = (options or Options()).settled()
     require(backend(options.backend))
     report = progress or (lambda _stage, _done, _total: None)
+    begun = time.monotonic()
     with new_directory(output) as work:
         report("open", 0, 0)
         opened = open_image_model(model, preprocess=preprocess)
         source, task = choose_for(opened, options.task, options.detector_head)
-        images = ImageSet.open(calibration).sample(options.calibration_images)
+        images = ImageSet.open(calibration, calibration=True).sample(options.calibration_images)
         samples = ImageSamples(images, source.preprocess)
         examples = task.open(labelled, source.labels) if labelled else None
         expected = expected_answer(source, task, examples, options.outputs)
         foreseen = foresee_outputs(source, expected)
         check_classes(task, examples, source, foreseen.chosen[0].numbers if foreseen else None)
         proof = parity_images(images, source)
-        notes = (*source.notes, *encoder_notes(source.config, (source.preprocess.height, source.preprocess.width)))
+        notes = (
+            *source.notes,
+            *images.notes,
+            *nearly_black(proof, source.preprocess),
+            *encoder_notes(source.config, (source.preprocess.height, source.preprocess.width)),
+        )
         facts = image_facts(images, _images(examples), source.config)
         findings = check(replace(facts, pixel_deviation=float(proof.std(axis=(0, 2, 3)).max())), options.allow)
         report("export", 0, 0)
@@ -194,9 +202,22 @@ def prepare(
         report("quantize", 0, 0)
         quantize(graph, plan, scales, source.preprocess, work, backend=options.backend)
         write_classifier_inputs(work, plan, scales)
+        seconds = time.monotonic() - begun
         judging = Judging(work, scales, source, images, proof, task, examples, options, report)
         settled = settle(plan, judging)
-        plan, quality, examples, found = settled.plan, settled.quality, settled.examples, settled.found or found
+        plan, quality, found = settled.plan, settled.quality, settled.found or found
+        at_chance = tuple(_at_chance(quality.answers, len(source.labels or ())))
+        other_ways = better_ways(
+            graph,
+            task,
+            examples,
+            source,
+            quality,
+            at_chance=bool(at_chance),
+            seconds=seconds,
+            threads=options.threads,
+        )
+        examples = settled.examples
         judged_by = _images(examples)
         make_class_canaries(
             work,
@@ -212,7 +233,7 @@ def prepare(
         labels = (source.labels or ()) if exported.names_classes else ()
         manifest = write_manifest(work, labels=labels, allowed=allowed)
     search = found.search if found else None
-    notes = (*_at_chance(quality.answers, len(source.labels or ())), *notes)
+    notes = (*at_chance, *other_ways, *notes)
     return _summary(
         output,
         exported,

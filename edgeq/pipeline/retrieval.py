@@ -156,7 +156,9 @@ def prepare_retrieval(
         texts = some_captions(read_captions(captions), options.calibration_captions)
         judged = Pairs.open(pairs) if pairs else None
         _check_options(options, judged)
-        pixels = parity_images(ImageSet.open(images).sample(options.photographs), source, options.photographs)
+        pixels = parity_images(
+            ImageSet.open(images, calibration=True).sample(options.photographs), source, options.photographs
+        )
         size = (source.preprocess.height, source.preprocess.width)
         towers = load_towers(source.path, size)
         settings = _settings(towers, source.path)

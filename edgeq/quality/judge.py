@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from edgeq.engine.base import Engine, EngineBackend
 from edgeq.engine.onnxruntime import default_threads
 from edgeq.engine.registry import DEFAULT
+from edgeq.errors import EngineError
 from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.stream import ImageStream
 from edgeq.quality.judged import Judged
 from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_latency
-from edgeq.quality.tasks.base import Examples, Figures, ImageTask, Outputs, Tally, UnlabelledTask
+from edgeq.quality.tasks.base import Examples, Figures, Headline, ImageTask, Outputs, Tally, UnlabelledTask
 from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.embedding import Fidelity, OutputFidelity, OutputsTally
 from edgeq.quality.tasks.registry import AnyFigures, unlabelled
 
-__all__ = ["MOST_FURTHER", "Further", "Quality", "compare", "judge", "judge_all"]
+__all__ = ["MOST_FURTHER", "Further", "Quality", "compare", "compare_preprocessing", "judge", "judge_all"]
 
 QUALITY_VERSION: Final = "edgeq.quality/1"
 
@@ -297,6 +299,53 @@ def _labelled(
     batches = (([item.name for item in items], pixels) for items, pixels in stream)
     figures = _compared(ours, theirs, batches, tally, advance, answered)
     return _Comparison(figures, tally.further(), tuple(image.name for image in stream.skipped))
+
+
+def compare_preprocessing(
+    graph: Path,
+    task: ImageTask[Any],
+    examples: Examples[Any],
+    source: ModelSource,
+    others: Sequence[Preprocess],
+    *,
+    backend: EngineBackend = DEFAULT,
+    threads: int | None = None,
+) -> tuple[Headline | None, ...]:
+    """One graph with the model's preprocessing, as reference, and with each of others, on the same labelled images.
+
+    Args:
+        graph: FP32 ONNX file.
+        task: what the network is for.
+        examples: labelled images, which are read once.
+        source: gives the class names and the preprocessing.
+        others: the candidates; they differ from the model's in numbers and order of channels alone.
+        backend: that runs the graph.
+        threads: of one operator; None takes every processor there is.
+
+    Returns:
+        For each of `others` the headline; None where the graph gave NaN or infinity.
+
+    Raises:
+        ImageError: too many images cannot be read.
+        EngineError: the graph does not run, or gives NaN with the model's own preprocessing.
+    """
+    network = _network(graph, task, backend, threads or default_threads())
+    tallies: dict[int, Tally] = {}
+    failed: set[int] = set()
+    for items, pixels in ImageStream(examples.images, source.preprocess, batch_size=task.batch):
+        given, names = network(pixels)[: network.wanted], [item.name for item in items]
+        for place, other in enumerate(others):
+            if place not in tallies:
+                tallies[place] = task.tally(examples, source.labels, given[0].shape[-1])
+            try:
+                made = network(source.preprocess.converted(pixels, other))
+                tallies[place].add(names, given, made[: network.wanted])
+            except EngineError:
+                failed.add(place)
+    return tuple(
+        tallies[place].figures().headline() if place in tallies and place not in failed else None
+        for place in range(len(others))
+    )
 
 
 def _unlabelled(

@@ -223,7 +223,7 @@ def _notes(model: str, config: Mapping[str, Any], preprocess: Preprocess | Prepr
 
 
 def _facts(model: str, calibration: str | Path | None, evaluation: str | Path | None) -> Facts:
-    counted = ImageSet.open(Path(calibration)).sample(CALIBRATION_IMAGES) if calibration else None
+    counted = ImageSet.open(Path(calibration), calibration=True).sample(CALIBRATION_IMAGES) if calibration else None
     return image_facts(counted, ImageSet.open(Path(evaluation)) if evaluation else None, read_config(model))
 
 

@@ -140,7 +140,7 @@ def export_model(
     source, task = choose_for(open_image_model(model, preprocess=preprocess), None)
     expected = expected_answer(source, task, None, outputs)
     foresee_outputs(source, expected)
-    found = ImageSet.open(Path(images))
+    found = ImageSet.open(Path(images), calibration=True)
     proof = parity_images(found.sample(PARITY_IMAGES), source)
     with new_directory(Path(output)) as work:
         report = export_graph(
@@ -222,7 +222,7 @@ def calibrate_model(
         graph,
         plan,
         tensors,
-        ImageSamples(ImageSet.open(Path(images)).sample(calibration_images), source.preprocess),
+        ImageSamples(ImageSet.open(Path(images), calibration=True).sample(calibration_images), source.preprocess),
         Options(calibration_images=calibration_images, method=method, threads=threads),
         progress or (lambda _stage, _done, _total: None),
         checkpoint=partial if resume else None,

@@ -33,7 +33,7 @@ __all__ = ["command"]
 
 @click.command("calibrate")
 @click.argument("inputs", type=PATH, nargs=-1, required=True, metavar="EXPORTED")
-@click.option("--images", type=PATH, help="Calibration images: a folder or a zip.")
+@click.option("--images", type=PATH, help="Calibration images: a folder, zip, .npy, .npz, parquet or tar.")
 @calibration_options
 @click.option("-o", "--output", type=PATH, required=True, help="A scales file to make; it must not exist.")
 @click.option("--resume", is_flag=True, help="Save on the way to OUTPUT.partial, and go on from it where it exists.")

@@ -50,7 +50,12 @@ MAX_DROP_HELP = (
     "Searched on half of --eval, judged by the other."
 )
 
-images_option = click.option("--images", type=PATH, required=True, help="Calibration images: a folder or a zip.")
+images_option = click.option(
+    "--images",
+    type=PATH,
+    required=True,
+    help="Calibration images: a folder, zip, .npy, .npz, parquet or tar.",
+)
 
 
 def eval_option(*, required: bool) -> Callable[[F], F]:

@@ -91,7 +91,11 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 
 @click.command("prepare")
 @click.argument("model")
-@click.option("--images", type=PATH, help="Calibration images: a folder or a zip. Needed but for a text encoder alone.")
+@click.option(
+    "--images",
+    type=PATH,
+    help="Calibration images: a folder, zip, .npy, .npz, parquet or tar. Needed but for a text encoder alone.",
+)
 @click.option(
     "--eval",
     "labelled",

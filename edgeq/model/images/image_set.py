@@ -13,15 +13,19 @@ from PIL import Image
 
 from edgeq.errors import ImageError
 from edgeq.model.images.decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, MAX_PIXELS, decode_image, image_size
-from edgeq.model.images.store import ImageStore, open_store
+from edgeq.model.images.store import ImageStore
+from edgeq.model.images.stores import open_store
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "ImageItem", "ImageSet", "rank"]
 
 _HEAD_BYTES = 256 * 1024
-_NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photos", "pictures", "png"})
-"""Folders that hold a class's images, and are none."""
 _SPLITS = frozenset({"eval", "test", "testing", "train", "training", "val", "valid", "validation"})
-"""Folders of a divided data set."""
+"""Folders of a divided data set; COCO's have a year behind them."""
+_PICTURES = frozenset({"images", "jpegimages", "leftimg8bit"})
+_ANNOTATIONS = frozenset(
+    {"annotations", "gtfine", "labels", "masks", "segmentationclass", "segmentationobject", "stuffthingmaps"}
+)
+"""Folders beside those of pictures, in which masks may lie that are images by their names."""
 
 
 @dataclass(frozen=True, order=True)
@@ -43,21 +47,25 @@ class ImageSet:
         path: the folder or zip.
         items: the images, sorted by name.
         ignored: how many other, not hidden files are there.
+        notes: what was chosen of them, in sentences.
     """
 
     path: Path
     items: tuple[ImageItem, ...]
     ignored: int
     _store: ImageStore = field(repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, path: Path, *, labelled: bool = False) -> ImageSet:
+    def open(cls, path: Path, *, labelled: bool = False, calibration: bool = False) -> ImageSet:
         """Find the images at `path`, at any depth.
 
         Args:
-            path: a folder or a zip.
+            path: a folder or zip of image files; arrays (.npy, .npz), parquet files or tars, or a folder of such.
             labelled: demand that every image is in a folder named after its class, of at least two classes, and that
                 they are not of several splits of a data set.
+            calibration: of several splits take the one to train with, and leave out the masks and label images of COCO,
+                YOLO and VOC trees.
 
         Raises:
             ImageError: there are no images, the zip is damaged or not safe, or labels are missing.
@@ -65,14 +73,14 @@ class ImageSet:
         path = Path(path)
         store = open_store(path)
         names = store.names()
-        items = tuple(_item(name) for name in names if _is_image(name))
+        items = tuple(ImageItem(name, store.label(name)) for name in names if _is_image(name))
         if not items:
             raise _no_images(path, names)
         found = cls(path, items, len(names) - len(items), store)
         if labelled:
             found._require_one_split()
             found._require_labels()
-        return found
+        return found._for_calibration() if calibration else found
 
     def __len__(self) -> int:
         """The number of images."""
@@ -127,21 +135,50 @@ class ImageSet:
         left_out = set(others)
         return replace(self, items=tuple(item for item in self.items if item not in left_out))
 
+    def _for_calibration(self) -> ImageSet:
+        """Pictures alone, of one split; what was left out is noted."""
+        pictures = self._pictures()
+        notes = (
+            [f"{len(self) - len(pictures)} images in {self.path} lie among labels and were left out"]
+            if len(pictures) < len(self)
+            else []
+        )
+        splits = _splits([PurePosixPath(item.name).parts[:-1] for item in pictures])
+        if splits:
+            ranked = sorted(splits, key=lambda parts: (_split_rank(parts[-1]), parts))
+            chosen = ranked[0]
+            others = ", ".join(f"{'/'.join(parts)}/ ({splits[parts]})" for parts in ranked[1:])
+            notes.append(f"of {self.path}, the {splits[chosen]} images in {'/'.join(chosen)}/ are used, not {others}")
+            pictures = [item for item in pictures if PurePosixPath(item.name).parts[: len(chosen)] == chosen]
+        return replace(self, items=tuple(pictures), notes=tuple(notes)) if notes else self
+
+    def _pictures(self) -> list[ImageItem]:
+        """The images that are not below a folder of annotations which has pictures beside it."""
+        folders = {parent.parts for item in self.items for parent in PurePosixPath(item.name).parents if parent.parts}
+        beside = {parts[:-1] for parts in folders if parts[-1].lower() in _PICTURES or _has_year(parts[-1])}
+        labels = {parts for parts in folders if parts[-1].lower() in _ANNOTATIONS and parts[:-1] in beside}
+        return [
+            item
+            for item in self.items
+            if not any(parent.parts in labels for parent in PurePosixPath(item.name).parents)
+        ]
+
     def _require_one_split(self) -> None:
         """Raise ImageError where the images lie in `train`, `val` and the like: judged together they tell nothing."""
-        above = [PurePosixPath(item.name).parts[:-2] for item in self.items]
-        for depth in range(max(map(len, above))):
-            counts = Counter(parts[: depth + 1] for parts in above if len(parts) > depth)
-            if len(counts) < 2 or any(parts[-1].lower() not in _SPLITS for parts in counts):
-                continue
-            told = ", ".join(f"{parts[-1]}/ ({count})" for parts, count in sorted(counts.items()))
-            names = ["/".join(parts) for parts in sorted(counts)]
-            chosen = next((name for name in names if name.rpartition("/")[2].lower().startswith("val")), names[-1])
-            raise ImageError(
-                f"the images in {self.path} are of several splits: {told}",
-                expected="one of them",
-                next_step=f"give {self.path / chosen}" if self.path.is_dir() else f"give an archive of {chosen} alone",
-            )
+        counts = _splits([PurePosixPath(item.name).parts[:-2] for item in self.items])
+        if not counts:
+            return
+        told = ", ".join(f"{parts[-1]}/ ({count})" for parts, count in sorted(counts.items()))
+        names = ["/".join(parts) for parts in sorted(counts)]
+        chosen = next((name for name in names if name.rpartition("/")[2].lower().startswith("val")), names[-1])
+        whole = "the files" if self.path.is_dir() else "an archive"
+        raise ImageError(
+            f"the images in {self.path} are of several splits: {told}",
+            expected="one of them",
+            next_step=f"give {self.path / chosen}"
+            if (self.path / chosen).is_dir()
+            else f"give {whole} of {chosen} alone",
+        )
 
     def _require_labels(self) -> None:
         """Raise ImageError unless every image has a label and there are at least two."""
@@ -159,11 +196,32 @@ class ImageSet:
             )
 
 
-def _item(name: str) -> ImageItem:
-    """The item for a file name."""
-    folders = PurePosixPath(name).parts[:-1]
-    named = next((folder for folder in reversed(folders) if folder.lower() not in _NO_CLASSES), None)
-    return ImageItem(name, named or (folders[-1] if folders else None))
+def _splits(folders: list[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+    """The folders that divide a data set, each with its number of images; empty where there are no two of them.
+
+    Args:
+        folders: those above each image, from the top.
+    """
+    for depth in range(max(map(len, folders))):
+        counts = Counter(parts[: depth + 1] for parts in folders if len(parts) > depth)
+        if len(counts) > 1 and all(_split_name(parts[-1]) in _SPLITS for parts in counts):
+            return dict(counts)
+    return {}
+
+
+def _split_name(folder: str) -> str:
+    """`train` for `train2017`, which is COCO's."""
+    return folder[:-4].lower() if _has_year(folder) else folder.lower()
+
+
+def _has_year(folder: str) -> bool:
+    return folder[-4:].isdecimal() and folder[:-4].lower() in _SPLITS
+
+
+def _split_rank(folder: str) -> int:
+    """What is trained with comes first, what is tested with last."""
+    name = _split_name(folder)
+    return 0 if name.startswith("train") else 1 if name.startswith(("val", "eval")) else 2
 
 
 def _is_image(name: str) -> bool:

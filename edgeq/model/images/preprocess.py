@@ -197,6 +197,23 @@ class Preprocess:
             return self.pad.fill(self._scaled(pixels), self.height, self.width, 0.0)
         return self._scaled(self.pad.fill(pixels, self.height, self.width, self.pad.value))
 
+    def converted(self, pixels: NDArray[np.float32], other: Preprocess) -> NDArray[np.float32]:
+        """Pixels that this preprocessing made as another makes them, which differs in numbers and order alone.
+
+        Args:
+            pixels: float32 [n, C, H, W].
+            other: of the same geometry, and as many channels.
+
+        Returns:
+            float32 [n, C, H, W].
+        """
+        low = self.values[:, 0].astype(np.float64).reshape(-1, 1, 1)
+        step = (self.values[:, 255].astype(np.float64).reshape(-1, 1, 1) - low) / 255
+        stored = np.rint((pixels - low) / step).clip(0, 255).astype(np.uint8)
+        if self.channel_order != other.channel_order:
+            stored = stored[:, ::-1]
+        return np.stack([other.values[channel][stored[:, channel]] for channel in range(self.channels)], axis=1)
+
     @cached_property
     def values(self) -> NDArray[np.float32]:
         """What the pixel values 0..255 become, [C, 256], in the network's order of channels."""

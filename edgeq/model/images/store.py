@@ -19,8 +19,10 @@ from edgeq.errors import ImageError
 from edgeq.files import HEAD_BYTES, recognise
 from edgeq.model.images.decode import MAX_ENCODED_BYTES
 
-__all__ = ["Folder", "ImageStore", "Zip", "open_store", "read_file"]
+__all__ = ["Folder", "ImageStore", "Zip", "folder_label", "read_file"]
 
+_NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpeg", "jpegs", "jpg", "photos", "pictures", "png"})
+"""Folders that hold a class's images, and are none."""
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -41,21 +43,20 @@ class ImageStore(Protocol):
         """Its first bytes, at most `count`; raises ImageError."""
         ...
 
+    def label(self, name: str) -> str | None:
+        """What may be the class of one file; None where nothing says it."""
+        ...
 
-def open_store(path: Path) -> ImageStore:
-    """The folder or zip at `path`.
 
-    Raises:
-        ImageError: there is nothing, it is neither, it is damaged, or it has a member that is not safe.
+def folder_label(name: str) -> str | None:
+    """The folder that may name a file's class: the nearest that is not called `images` or the like; None at the top.
+
+    Args:
+        name: of the file, with `/` between its parts.
     """
-    try:
-        if path.is_dir():
-            return Folder(path)
-        if path.is_file():
-            return Zip(path)
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
-    raise ImageError(f"{path} does not exist", expected="a folder or a zip of images")
+    folders = PurePosixPath(name).parts[:-1]
+    named = next((folder for folder in reversed(folders) if folder.lower() not in _NO_CLASSES), None)
+    return named or (folders[-1] if folders else None)
 
 
 def read_file(path: Path, name: str) -> bytes:
@@ -102,6 +103,10 @@ class Folder:
         """Its first bytes, at most `count`; raises ImageError."""
         return _start(self._root / name, name, count)
 
+    def label(self, name: str) -> str | None:
+        """The folder that may name its class."""
+        return folder_label(name)
+
 
 class Zip:
     """The members of a zip archive, read through one handle under a lock; it is closed with the object."""
@@ -126,6 +131,10 @@ class Zip:
     def head(self, name: str, count: int) -> bytes:
         """Its first bytes, at most `count`; raises ImageError."""
         return self._start(name, count)[0]
+
+    def label(self, name: str) -> str | None:
+        """The folder that may name its class."""
+        return folder_label(name)
 
     def _start(self, name: str, count: int) -> tuple[bytes, int]:
         """The first bytes of one member, at most `count`, and how many the zip says it has."""

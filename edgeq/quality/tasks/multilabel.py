@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ImageError, InputError
 from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.store import open_store
+from edgeq.model.images.stores import open_store
 from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, Tally, TaskFigures, finite
 from edgeq.quality.tasks.classification import label_indices
 

@@ -83,6 +83,14 @@ def test_pixels_stay_as_they_are_without_rescaling() -> None:
     )
 
 
+def test_pixels_are_converted_to_those_of_another_scale_and_order() -> None:
+    image, ways = noise(8, 12), ("bgr", "bgr without normalization")
+    given = PreprocessFlags(mean=MEAN, std=STD, size=(8, 12)).apply(None)
+    for other in (PreprocessFlags(**WAYS[name]).apply(None) for name in ways):
+        assert np.array_equal(given.converted(given(image)[np.newaxis], other)[0], other(image))
+        assert np.array_equal(other.converted(other(image)[np.newaxis], given)[0], given(image))
+
+
 def test_crops_are_those_of_torchvision_and_timm() -> None:
     image = noise(400, 600)
     shorter = np.asarray(image.resize((384, 256), Image.Resampling.BILINEAR)).transpose(2, 0, 1)

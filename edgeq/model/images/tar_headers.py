@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from edgeq.catalog.items import MAX_NAME_BYTES
 from edgeq.errors import ImageError
 from edgeq.files import recognise
 
-__all__ = ["Member", "members"]
+__all__ = ["MAX_NAME_BYTES", "Member", "members"]
+
+MAX_NAME_BYTES: Final = 4096
+"""The longest name of an image, in bytes."""
 
 _BLOCK: Final = 512
 _MAX_EXTENDED_BYTES: Final = 64 << 10
