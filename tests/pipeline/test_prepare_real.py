@@ -212,7 +212,8 @@ def test_the_same_network_without_equalization_no_longer_sees_and_stays_in_float
     assert answers is not None
     assert answers.drop > 40, "of the INT8 graph that was tried"
     assert gate is not None
-    assert (gate.kept, gate.refused) == ("floating point", {"model.int8.trt.onnx"})
+    assert gate.kept == "floating point"
+    assert gate.refused == {"model.int8.trt.onnx"}
     widened = {f"/layer{block[5]}/{block}/conv{n}/Conv" for block in WIDENED for n in (1, 2)}
     assert {line.layer for line in gate.worst_layers} < widened, "what writes the wide channels, and what reads them"
     assert gate.others[-1].graph == "model.fp16.onnx"
