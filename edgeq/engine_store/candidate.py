@@ -13,8 +13,9 @@ from edgeq.engine.registry import BUILT, DEFAULT, require
 from edgeq.engine.tensorrt import TensorRtEngine
 from edgeq.engine_store.key import engine_key
 from edgeq.engine_store.machine import Machine, read_machine
-from edgeq.engine_store.planned import build_key, plan_build
-from edgeq.engine_store.store import EngineStore
+from edgeq.engine_store.planned import build_key, has_both, plan_build
+from edgeq.engine_store.quicker import read_choice
+from edgeq.engine_store.store import EngineStore, StoredEngine
 from edgeq.errors import EngineError
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 from edgeq.tensorrt.memory import open_memory
@@ -149,6 +150,8 @@ def find_engine(
     parts = build_key(bundle, manifest, settings, machine or read_machine())
     key = engine_key(parts)
     found = EngineStore(store).find(key) if key else None
+    if found is not None and has_both(manifest):
+        found = _chosen(found, EngineStore(store))
     if found is None:
         nearest = EngineStore(store).explain(parts)
         raise EngineError(
@@ -161,3 +164,11 @@ def find_engine(
             next_step=f"edgeq build {bundle} --backend {BUILT.name}",
         )
     return found.engine
+
+
+def _chosen(int8: StoredEngine, store: EngineStore) -> StoredEngine | None:
+    """The engine that was found to be quicker; None where they were not compared, or it is there no more."""
+    choice = read_choice(int8.engine)
+    if choice is None or choice.engines["int8"].key != int8.record.key:
+        return None
+    return store.find(choice.engines[choice.chosen].key)

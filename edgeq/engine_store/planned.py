@@ -14,11 +14,11 @@ from edgeq.errors import ArtifactError, InputError
 from edgeq.model.images.image_set import ImageSet
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE
-from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, FP16_INPUTS, EngineInputs
 from edgeq.tensorrt.loading import QuantizationMode, choose_quantization, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings, build_settings
 
-__all__ = ["PREPROCESS", "build_key", "encoders_of", "plan_build"]
+__all__ = ["PREPROCESS", "build_key", "encoders_of", "has_both", "plan_build"]
 
 PREPROCESS: Final = "preprocessor_config.json"
 _DEEP: Final = 2
@@ -32,6 +32,11 @@ def encoders_of(manifest: Manifest) -> tuple[str, ...]:
     return tuple(found) or ("",)
 
 
+def has_both(manifest: Manifest) -> bool:
+    """Whether a bundle's INT8 and FP16 graphs are both built, and the quicker engine is taken."""
+    return any(file.name == FP16_INPUTS for file in manifest.files)
+
+
 def plan_build(
     bundle: Path,
     *,
@@ -41,6 +46,7 @@ def plan_build(
     batch: Batch | None = None,
     workspace_bytes: int = WORKSPACE_BYTES,
     images: Path | None = None,
+    described: str = ENGINE_INPUTS,
 ) -> BuildSettings:
     """What a TensorRT builder would be told.
 
@@ -54,13 +60,14 @@ def plan_build(
         batch: least, usual and most pictures or texts at once; None takes the bundle's own.
         workspace_bytes: limit of the builder's workspace.
         images: calibrate on these instead of taking the bundle's ranges.
+        described: name of the file that is read: `FP16_INPUTS` for the FP16 graph of a bundle that has both.
 
     Raises:
         ArtifactError: the bundle does not say what an engine is built from.
         EngineError: the release does not have the quantization mode that is asked for, or the batch is not in order.
         InputError: images were given where nothing is calibrated.
     """
-    inputs = EngineInputs.load(bundle / encoder / ENGINE_INPUTS)
+    inputs = EngineInputs.load(bundle / encoder / described)
     release = version_of(tensorrt) if tensorrt else None
     chosen, because = _quantization(inputs, quantization, release)
     settings = build_settings(
@@ -83,7 +90,13 @@ def plan_build(
 
 
 def build_key(
-    bundle: Path, manifest: Manifest, settings: BuildSettings, machine: Machine, *, images: Path | None = None
+    bundle: Path,
+    manifest: Manifest,
+    settings: BuildSettings,
+    machine: Machine,
+    *,
+    images: Path | None = None,
+    described: str = ENGINE_INPUTS,
 ) -> KeyParts:
     """The parts of the key of a planned build.
 
@@ -93,18 +106,19 @@ def build_key(
         settings: from `plan_build`.
         machine: that builds.
         images: as for `plan_build`; each is read.
+        described: as for `plan_build`.
 
     Raises:
         ArtifactError: `engine.json` speaks of other files than the manifest.
         ImageError: the images cannot be opened.
     """
-    described = bundle / settings.encoder / ENGINE_INPUTS
-    inputs = EngineInputs.load(described)
+    file = bundle / settings.encoder / described
+    inputs = EngineInputs.load(file)
     listed = {file.name: file.sha256 for file in manifest.files}
     graph = {name: listed[name] for name in (settings.graph, f"{settings.graph}.data") if name in listed}
     if graph.get(settings.graph) != settings.graph_sha256 or inputs.plan_sha256 not in listed.values():
         raise ArtifactError(
-            f"{described} speaks of another {settings.graph} or another plan than the bundle holds",
+            f"{file} speaks of another {settings.graph} or another plan than the bundle holds",
             causes=("the graph or the plan was changed after the bundle was made",),
             next_step="prepare the bundle again",
         )

@@ -12,15 +12,17 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.bundle.manifest import Kind, Manifest, read_manifest
 from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.bundle.vlm_settings import VlmSettings
-from edgeq.engine.base import EngineBackend
+from edgeq.engine.base import EngineBackend, OpenEngine
 from edgeq.engine.registry import BUILT, DEFAULT
 from edgeq.engine_store.key import KeyParts, engine_key
 from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.engine_store.maker import Job, Maker, TensorRtMaker
-from edgeq.engine_store.planned import build_key, encoders_of, plan_build
+from edgeq.engine_store.planned import build_key, encoders_of, has_both, plan_build
+from edgeq.engine_store.quicker import EngineChoice, EnginePrecision, choose_engine
 from edgeq.engine_store.store import EngineStore
 from edgeq.errors import ArtifactError, EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
+from edgeq.tensorrt.inputs import FP16_INPUTS
 from edgeq.tensorrt.loading import QuantizationMode, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings, check_memory
 from edgeq.tensorrt.timing_cache import timing_cache_file
@@ -54,6 +56,7 @@ class BuiltEngine(BaseModel):
         key: in the store; None where none was built, as the two that follow.
         parts: what the key is made of.
         settings: what the builder was told.
+        choice: between an INT8 and an FP16 engine, where the bundle has both graphs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +70,7 @@ class BuiltEngine(BaseModel):
     key: str | None = None
     parts: KeyParts | None = None
     settings: BuildSettings | None = None
+    choice: EngineChoice | None = None
 
 
 class BuiltEncoders(BaseModel):
@@ -94,6 +98,7 @@ def build(
     maker: Maker | None = None,
     machine: Machine | None = None,
     free_bytes: int | None = None,
+    opener: OpenEngine | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, BuiltEngine]:
@@ -110,6 +115,7 @@ def build(
         maker: builds; None takes the TensorRT that is installed.
         machine: that it is built for; None reads this one.
         free_bytes: what the build may take; None asks this machine.
+        opener: opens engines that were built, where two are compared; None takes the backend's own.
         progress: called as (stage, done, total); `wait` while another process builds the same. Of several encoders, the
             encoder stands before the stage: `text: wait`.
         say: told what a person should know, in a sentence.
@@ -120,7 +126,7 @@ def build(
     Raises:
         ArtifactError: the bundle is damaged, or does not say what an engine is built from.
         EngineError: there is no such TensorRT, it refuses the graph, or built something else than was planned.
-        GateError: the build may take more memory than is free.
+        GateError: the build may take more memory than is free, or of two engines neither sees.
         OutputError: the store cannot be written.
     """
     manifest = read_manifest(bundle)
@@ -153,7 +159,32 @@ def build(
         heard = partial(_named, report, encoder) if encoder else report
         job = Job(bundle, settings, images, timing, heard, say or (lambda _sentence: None))
         made[encoder] = _built(job, parts[encoder], maker, EngineStore(store), free_bytes, backend)
+    if has_both(manifest) and "" in made:
+        half = plan_build(
+            bundle,
+            quantization=quantization,
+            tensorrt=maker.release,
+            batch=batch,
+            workspace_bytes=workspace_bytes,
+            described=FP16_INPUTS,
+        )
+        job = Job(bundle, half, None, timing, report, say or (lambda _sentence: None))
+        key = build_key(bundle, manifest, half, machine, described=FP16_INPUTS)
+        both = made[""], _built(job, key, maker, EngineStore(store), free_bytes, backend)
+        report("compare", 0, 0)
+        made[""] = _quicker(bundle, manifest, *both, EngineStore(store), opener or backend.open)
     return made
+
+
+def _quicker(
+    bundle: Path, manifest: Manifest, int8: BuiltEngine, half: BuiltEngine, store: EngineStore, opener: OpenEngine
+) -> BuiltEngine:
+    """The quicker of two engines that see."""
+    built: dict[EnginePrecision, BuiltEngine] = {"int8": int8, "fp16": half}
+    engines = {name: found for name, each in built.items() if (found := store.find(each.key or ""))}
+    choice = choose_engine(bundle, manifest, engines, opener)
+    taken = built[choice.chosen]
+    return taken.model_copy(update={"choice": choice, "because": f"{taken.because}; {choice.because}"})
 
 
 def _check_memory_of_all(

@@ -294,7 +294,7 @@ def encoder_notes(config: Mapping[str, Any], size: tuple[int, int]) -> tuple[str
     if is_vision_tower(config):
         notes.append(
             "a vision encoder alone is prepared as an image encoder, in INT8 where its gate keeps that, and embeddings "
-            "in INT8 are not those of an index in FP16: --gate-speedup 1000 keeps FP16. The whole model with "
+            "in INT8 are not those of an index in FP16: --gate-spread 0 keeps FP16. The whole model with "
             "--captions gets FP16 images, which texts find"
         )
         if not is_projected(config):

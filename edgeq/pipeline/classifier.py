@@ -361,8 +361,17 @@ def _refused(gate: Gate | None) -> Iterator[str]:
 
 
 def _at_chance(answers: Classification | None, classes: int) -> Iterator[str]:
-    """Says where FP32 itself does no better than guessing: INT8 then loses nothing, whatever it does."""
+    """Says where FP32 itself is right far more often in another order of its classes, or does no better than guessing.
+
+    INT8 then loses nothing, whatever it does.
+    """
     if answers is None or classes < _GUESSED_AMONG:
+        return
+    if order := answers.likely_order:
+        yield (
+            f"the labels look permuted: FP32 is right for {answers.top1_reference:.2f} % of {answers.images} images, "
+            f"and for {order.top1:.2f} % with the classes in another order ({order.name}): see id2label in config.json"
+        )
         return
     chance = 1.0 / classes
     most = chance + _DEVIATIONS * math.sqrt(chance * (1.0 - chance) / answers.images)
@@ -370,7 +379,7 @@ def _at_chance(answers: Classification | None, classes: int) -> Iterator[str]:
         yield (
             f"FP32 itself is right for {answers.top1_reference:.2f} % of {answers.images} images, no better than "
             f"guessing among {classes} classes: the preprocessing may be another (BGR, mean and std for 0..255), or "
-            "id2label in another order"
+            "id2label in an order that these images do not show"
         )
 
 

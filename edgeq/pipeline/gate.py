@@ -37,7 +37,7 @@ from edgeq.pipeline.keep_float import drop_half, keep_float
 from edgeq.pipeline.search import FEWEST, Found, halves, save_found, search_graph
 from edgeq.pipeline.stages import Options, Progress, counter, judge_graphs, spread_images
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.quality.gate import Gate, GraphVerdict, WorstLayer, decide, is_gated, is_transformer, judge_graph
+from edgeq.quality.gate import Gate, GateBounds, GraphVerdict, WorstLayer, decide, is_gated, is_transformer, judge_graph
 from edgeq.quality.judge import MOST_FURTHER, Further, Quality, compare
 from edgeq.quality.tasks.base import Examples, Figures, ImageTask
 from edgeq.quantize.engine_inputs import write_classifier_inputs
@@ -173,7 +173,7 @@ def _judge(plan: PrecisionPlan, job: Judging) -> Settled:
         return settled
     gate = decide(quality, options.gate, speed=is_transformer(plan), classes=job.classes)
     verdicts = (
-        _verdict(lowering.file, lowering.name, graph.backend, found, job)
+        _verdict(lowering.file, lowering.name, graph.backend, found, options.gate, job)
         for lowering, graph, found in zip(others, further, figures, strict=True)
     )
     return replace(settled, gate=gate.model_copy(update={"others": tuple(verdicts)}))
@@ -184,8 +184,10 @@ def _runs(lowering: Lowering) -> EngineBackend:
     return DEFAULT if lowering.backend is DEFAULT else STAND_IN
 
 
-def _verdict(name: str, made_for: str, run_by: EngineBackend, figures: Figures, job: Judging) -> GraphVerdict:
-    return judge_graph(name, made_for, run_by.version(), figures.headline(), job.options.gate, classes=job.classes)
+def _verdict(
+    name: str, made_for: str, run_by: EngineBackend, figures: Figures, bounds: GateBounds, job: Judging
+) -> GraphVerdict:
+    return judge_graph(name, made_for, run_by.version(), figures.headline(), bounds, classes=job.classes)
 
 
 def _accurate(gate: Gate) -> bool:
@@ -313,7 +315,7 @@ def _half_verdict(gate: Gate, job: Judging, *, needed: bool) -> GraphVerdict:
         figures, _ = compare(
             job.work / FP32, rounded, job.task, examples, job.source, pixels, threads=job.options.threads
         )
-    verdict = _verdict(FP16, BUILT.name, DEFAULT, figures, job)
+    verdict = _verdict(FP16, BUILT.name, DEFAULT, figures, job.options.gate.loosened(), job)
     if needed and not verdict.kept:
         raise _nothing_left(gate, verdict.reason)
     return verdict

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -86,6 +86,16 @@ class GateBounds:
     max_error: float = MAX_ERROR
     max_spread: float | None = None
     enforced: bool = True
+
+    def loosened(self) -> GateBounds:
+        """The usual bounds of accuracy where these are closer: a bound that keeps INT8 out is none on FP16."""
+        spread = self.max_spread if self.max_spread is None or self.max_spread > MAX_CLASS_SPREAD else None
+        return replace(
+            self,
+            max_drop=max(self.max_drop, MAX_DROP),
+            max_error=max(self.max_error, MAX_ERROR),
+            max_spread=spread,
+        )
 
     def accuracy(self, *, classes: bool) -> AccuracyBounds:
         """The bounds of accuracy.

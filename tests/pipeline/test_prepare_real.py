@@ -24,6 +24,8 @@ from edgeq.quality.judge import Quality
 from edgeq.runtime.canary.check import check_canaries
 
 FP32, INT8 = "model.fp32.onnx", "model.int8.ort.onnx"
+WIDENED = ("layer1.0", "layer1.1", "layer2.1", "layer3.2")
+"""Blocks of ResNet-20 with a wide channel between their convolutions, where a test wants that."""
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,12 @@ def test_the_bundle_tells_what_was_measured(resnet20: Prepared) -> None:
     assert all(entry.rounds == 1 for entry in resnet20.quality.latency)
     assert resnet20.calibration_images == 100
     assert resnet20.calibration_skipped == ()
-    assert resnet20.warnings == ()
+    assert resnet20.gate is not None
+    assert (resnet20.gate.kept, resnet20.gate.worst_layers) == ("int8", ())
+    assert [(other.graph, other.kept, other.headline.examples) for other in resnet20.gate.others] == [
+        ("model.int8.trt.onnx", True, 500)
+    ]
+    assert all("500 images do not show" in warning for warning in resnet20.warnings), "of a point of top-1"
 
 
 def test_the_same_again_gives_the_same_bytes(
@@ -165,7 +172,7 @@ def three_thousandfold(source: Path, directory: Path) -> Path:
     shutil.copytree(source, directory)
     model = onnx.load(directory / "model.onnx")
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for channel, block in enumerate(("layer1.0", "layer1.1", "layer2.1", "layer3.2"), start=1):
+    for channel, block in enumerate(WIDENED, start=1):
         for name, factor in ((f"{block}.bn1.weight", 3000.0), (f"{block}.bn1.bias", 3000.0)):
             value = numpy_helper.to_array(constants[name]).copy()
             value[channel] *= factor
@@ -195,11 +202,22 @@ def test_outliers_between_convolutions_cost_nothing(
     assert answers.agreement > 96
 
 
-def test_the_same_network_without_equalization_no_longer_sees(
+def test_the_same_network_without_equalization_no_longer_sees_and_stays_in_floating_point(
     shared_data: Path, calibration: Path, labelled: Path, tmp_path: Path
 ) -> None:
     model = three_thousandfold(shared_data / "cifar10-resnet20", tmp_path / "model")
     options = Options(timing=QUICK, channel_equalization="none", method="minmax")
-    answers = prepare(model, calibration, tmp_path / "bundle", labelled=labelled, options=options).quality.answers
+    made = prepare(model, calibration, tmp_path / "bundle", labelled=labelled, options=options)
+    answers, gate = made.quality.answers, made.gate
     assert answers is not None
-    assert answers.drop > 40
+    assert answers.drop > 40, "of the INT8 graph that was tried"
+    assert gate is not None
+    assert gate.kept == "floating point"
+    assert gate.refused == {"model.int8.trt.onnx"}
+    widened = {f"/layer{block[5]}/{block}/conv{n}/Conv" for block in WIDENED for n in (1, 2)}
+    assert {line.layer for line in gate.worst_layers} < widened, "what writes the wide channels, and what reads them"
+    assert gate.others[-1].graph == "model.fp16.onnx"
+    assert gate.others[-1].headline.agreement > 99
+    names = {path.name for path in made.bundle.iterdir()}
+    assert {FP32, "model.fp16.onnx", "gate.json"} <= names
+    assert not {INT8, "model.int8.trt.onnx", "calibration.cache", "search.json"} & names

@@ -18,7 +18,11 @@ from edgeq.tensorrt.settings import BuildSettings
 
 __all__ = ["print_plan", "progress_lines"]
 
-_STAGES = {"build": "building the engine", "wait": "another process builds this engine: waiting for it"}
+_STAGES = {
+    "build": "building the engine",
+    "wait": "another process builds this engine: waiting for it",
+    "compare": "INT8 and FP16: canaries, then both in turns",
+}
 _RANGES = {
     "none": "none: the graph says it all",
     "cache": "the bundle's ranges, calibration.cache",

@@ -123,8 +123,13 @@ def print_quality(title: str, quality: Quality, *, made: str = "INT8") -> None:
 
 
 def print_gate(gate: Gate) -> None:
-    """What the gate decided, and why."""
+    """What the gate decided of each graph, and why."""
     click.echo(f"Gate: {'INT8' if gate.passed else gate.kept} is kept: {'; '.join(gate.reasons)}.")
+    for other in gate.others:
+        decided = "is kept" if other.kept else "is not kept"
+        click.echo(f"Gate: {other.graph}, for {other.made_for}, {decided}: {other.reason} (run by {other.run_by}).")
+    if worst := gate.worst():
+        click.echo(f"{worst[0].upper()}{worst[1:]}.")
 
 
 def _latency_rows(quality: Quality) -> Iterator[tuple[str, str, str, str]]:

@@ -20,7 +20,7 @@ from edgeq.pipeline.stages import Options
 from edgeq.plan.guards import check_allowed
 from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope
 from edgeq.plan.rule_file import load_rules
-from edgeq.quality.gate import MAX_DROP, MIN_SPEEDUP
+from edgeq.quality.gate import MAX_CLASS_SPREAD, MAX_DROP, MAX_FEATURE_SPREAD, MIN_SPEEDUP, GateBounds
 from edgeq.quality.tasks.registry import IMAGE_TASKS, task_names
 from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
 
@@ -31,6 +31,7 @@ __all__ = [
     "cap_options",
     "eval_option",
     "fold_options",
+    "gate_bounds",
     "gate_options",
     "guard_options",
     "images_option",
@@ -215,6 +216,13 @@ search_options = _chain(
 
 gate_options = _chain(
     click.option(
+        "--gate",
+        type=click.Choice(("on", "off")),
+        default="on",
+        show_default=True,
+        help="off keeps INT8 whatever it loses, for comparison, and says what speaks against it.",
+    ),
+    click.option(
         "--gate-speedup",
         type=click.FloatRange(0.0),
         default=MIN_SPEEDUP,
@@ -228,7 +236,15 @@ gate_options = _chain(
         default=MAX_DROP,
         show_default=True,
         metavar="POINTS",
-        help="Likewise: points of top-1 (or of the task's own figure) that it may lose on --eval.",
+        help="Points of top-1 (or of the task's own figure) that a network in INT8 may lose on --eval. A drop above it "
+        "that may be the luck of few images is let through, with a warning.",
+    ),
+    click.option(
+        "--gate-spread",
+        type=click.FloatRange(0.0),
+        metavar="SHARE",
+        help="Without --eval: so large an error of the answers, against what tells images apart, is let through; "
+        f"{MAX_CLASS_SPREAD:g} where the classes have names and {MAX_FEATURE_SPREAD:g} elsewhere.",
     ),
 )
 
@@ -302,6 +318,18 @@ def plan_choices(
         allow=allowances(codes, reasons),
         **choices,
     )
+
+
+def gate_bounds(gate: str, gate_speedup: float, gate_drop: float, gate_spread: float | None) -> GateBounds:
+    """What the flags of `gate_options` demand.
+
+    Args:
+        gate: `on` or `off`.
+        gate_speedup: times FP32's speed at batch 1, of a transformer.
+        gate_drop: points of the task's figure that may be lost.
+        gate_spread: error against what tells images apart; None takes the usual one.
+    """
+    return GateBounds(min_speedup=gate_speedup, max_drop=gate_drop, max_spread=gate_spread, enforced=gate == "on")
 
 
 def search_bounds(max_drop: float | None, max_float_share: float, min_speedup: float | None) -> SearchBounds | None:

@@ -26,6 +26,7 @@ from edgeq.cli.workshop.options import (
     calibration_options,
     cap_options,
     fold_options,
+    gate_bounds,
     gate_options,
     guard_options,
     outputs_option,
@@ -48,7 +49,6 @@ from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
 from edgeq.plan.rule_file import load_rules
-from edgeq.quality.gate import GateBounds
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 
 __all__ = ["command", "print_prepared"]
@@ -66,7 +66,8 @@ CLASSIFIER_FLAGS: Final = (
         "backend",
     ),
     *PREPROCESS_FLAGS,
-    *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization", "gate_speedup", "gate_drop"),
+    *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization"),
+    *("gate", "gate_speedup", "gate_drop", "gate_spread"),
     *("task", "detector_head", "outputs"),
 )
 RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images", "unjudged")
@@ -154,8 +155,9 @@ def command(model: str, images: Path | None, output: Path, as_json: bool, **choi
 
     MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
     Hugging Face id. A classifier, or an image encoder, is exported, its BatchNorm folded and the result proved equal,
-    calibrated, quantized for ONNX Runtime and for TensorRT, and judged against FP32 on the labelled images. Of a
-    transformer, the INT8 graph is kept only if it is faster and loses little; else the bundle runs in floating point.
+    calibrated, quantized for ONNX Runtime and for TensorRT, and judged against FP32 on the labelled images. An INT8
+    graph is kept only if it loses little, and of a transformer only if it is faster; else a few layers, or all, run in
+    floating point.
     Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
     language model an NF4 checkpoint; the two are judged against the whole model on the questions. Of CLIP and SigLIP,
     the text encoder becomes INT8, calibrated on the captions, and the vision encoder FP16; INT8 texts are kept only if
@@ -304,8 +306,10 @@ def _prepare_classifier(
     max_drop: float | None,
     max_float_share: float,
     min_speedup: float | None,
+    gate: str,
     gate_speedup: float,
     gate_drop: float,
+    gate_spread: float | None,
     **choices: Any,
 ) -> None:
     own = {name: value for name, value in choices.items() if name not in (*VLM_FLAGS, *RETRIEVAL_FLAGS)}
@@ -318,7 +322,7 @@ def _prepare_classifier(
             preprocess=preprocess,
             options=plan_choices(
                 search=search_bounds(max_drop, max_float_share, min_speedup),
-                gate=GateBounds(min_speedup=gate_speedup, max_drop=gate_drop),
+                gate=gate_bounds(gate, gate_speedup, gate_drop, gate_spread),
                 **own,
             ),
             progress=progress,

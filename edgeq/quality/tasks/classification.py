@@ -11,16 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from edgeq.errors import ImageError, ModelError
 from edgeq.model.images.image_set import ImageSet
 from edgeq.quality.logits import Answers, LogitFigures, judge_answers
 from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, SearchTally, Tally, finite
+from edgeq.quality.tasks.label_order import LabelOrder, OrderTable
 
 __all__ = ["Classification", "ClassificationTask", "Judged", "compare_classifiers", "cosines", "label_indices"]
 
@@ -43,6 +44,8 @@ class Classification(BaseModel):
         only_reference_right, only_candidate_right: images that one gets right and the other does not.
         logit_error: ||candidate - reference|| / ||reference|| over all logits.
         feature_cosine_mean, feature_cosine_worst: cosine of what enters the head, over images.
+        likely_order: an order of the classes in which FP32 would be right far more often; None, and not written, where
+            there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +61,7 @@ class Classification(BaseModel):
     logit_error: float
     feature_cosine_mean: float
     feature_cosine_worst: float
+    likely_order: LabelOrder | None = None
 
     def headline(self) -> Headline:
         """Top-1."""
@@ -86,6 +90,13 @@ class Classification(BaseModel):
             ("relative logit error", "", "", f"{self.logit_error:.4f}"),
         )
 
+    @model_serializer(mode="wrap")
+    def _without_an_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return (
+            values if self.likely_order else {name: value for name, value in values.items() if name != "likely_order"}
+        )
+
 
 class ClassificationTask(ImageTask[str]):
     """One class for each image, told by the folder that it is in."""
@@ -109,7 +120,7 @@ class ClassificationTask(ImageTask[str]):
 
     def tally(self, examples: Examples[str], labels: Sequence[str] | None, classes: int) -> Tally:
         """Top-1 and its drop, agreement, logit error, cosine of the features."""
-        return _JudgeTally(_truth(examples, labels, classes))
+        return _JudgeTally(_truth(examples, labels, classes), labels)
 
     def search_tally(self, examples: Examples[str], labels: Sequence[str] | None, classes: int) -> SearchTally:
         """Top-1 and its drop beside figures of the logits."""
@@ -131,8 +142,8 @@ def _truth(examples: Examples[str], labels: Sequence[str] | None, classes: int) 
 class _JudgeTally:
     """`Tally` of logits and features, by the images' names."""
 
-    def __init__(self, truth: Mapping[str, int]) -> None:
-        self._truth, self._sums = truth, _Sums()
+    def __init__(self, truth: Mapping[str, int], labels: Sequence[str] | None) -> None:
+        self._truth, self._sums = truth, _Sums(labels)
 
     def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
         self._sums.add(_classes(self._truth, names), (reference[0], reference[1]), (candidate[0], candidate[1]))
@@ -261,7 +272,8 @@ def compare_classifiers(
 class _Sums:
     """Running sums; nothing is kept of an image but what it adds to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Sequence[str] | None = None) -> None:
+        self.orders = OrderTable(labels)
         self.images = 0
         self.right = np.zeros(2, np.int64)
         self.only_right = np.zeros(2, np.int64)
@@ -279,6 +291,7 @@ class _Sums:
         logits, other = (finite(role, part[0]) for role, part in (("FP32", reference), ("INT8", candidate)))
         ours, theirs = logits.argmax(axis=1), other.argmax(axis=1)
         ours_right, theirs_right = ours == truth, theirs == truth
+        self.orders.add(ours, truth, logits.shape[1])
         self.images += len(truth)
         self.right += (ours_right.sum(), theirs_right.sum())
         self.only_right += ((ours_right & ~theirs_right).sum(), (theirs_right & ~ours_right).sum())
@@ -307,6 +320,7 @@ class _Sums:
             logit_error=math.sqrt(self.squares[0] / max(self.squares[1], np.finfo(float).tiny)),
             feature_cosine_mean=self.cosine_sum / self.images,
             feature_cosine_worst=self.cosine_worst,
+            likely_order=self.orders.likely(),
         )
 
 
