@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak soak-catalog clean
+.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak soak-catalog clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
 	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
 	@echo "make bench-vit  a vision transformer in INT8: every technique beside FP32 and onnxruntime's quantizer"
+	@echo "make bench-detector  a detector in INT8: mAP of edgeq, onnxruntime's quantizer and NNCF beside FP32"
 	@echo "make bench-openvino  edgeq's INT8 graphs in OpenVINO and ONNX Runtime beside NNCF's model in OpenVINO"
 	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
 	@echo "make bench-vlm-memory  vision-language models on this machine: memory planned and measured"
@@ -87,6 +88,10 @@ bench-sensitivity: $(INSTALLED)
 # Another network: make bench-vit BENCH="--model benchmarks/weights/mobilenet"; speed alone: BENCH="--random vit-b"
 bench-vit: $(INSTALLED)
 	$(BIN)/python -m benchmarks.vit $(BENCH)
+
+# With NNCF in an environment of its own: make bench-detector NNCF_PYTHON=~/nncf/bin/python
+bench-detector: $(INSTALLED)
+	$(BIN)/python -m benchmarks.detector $(BENCH)
 
 # It needs OpenVINO, and NNCF in an environment of its own: make bench-openvino NNCF_PYTHON=~/nncf/bin/python
 bench-openvino: $(INSTALLED)

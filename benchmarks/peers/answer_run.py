@@ -1,4 +1,7 @@
-"""Logits of a graph over labelled images, in ONNX Runtime, or in OpenVINO where the file is an .xml."""
+"""Logits of a graph over images, in ONNX Runtime, or in OpenVINO where the file is an .xml.
+
+The images have labels, unless the setting is `unlabelled`.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,17 @@ Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def main() -> None:
-    """Save `logits` float32 [n, classes] and `labels`, the folders' names [n], as .npz."""
+    """Save `logits`, the first output, float32 [n, ...], `labels`, the folders' names [n], and `names` [n] as .npz."""
     task = Task.read()
     network = _openvino(task.graph) if task.graph.suffix == ".xml" else _onnxruntime(task.graph, task.threads)
-    images = ImageSet.open(task.images, labelled=True).sample(task.count)
-    logits, labels = [], []
+    images = ImageSet.open(task.images, labelled=task.setting != "unlabelled").sample(task.count)
+    logits, labels, names = [], [], []
     for items, pixels in ImageStream(images, task.preprocess, batch_size=BATCH):
         logits.append(network(pixels))
         labels += [str(item.label) for item in items]
+        names += [item.name for item in items]
     task.output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(task.output, logits=np.concatenate(logits), labels=np.array(labels))
+    np.savez(task.output, logits=np.concatenate(logits), labels=np.array(labels), names=np.array(names))
     report("answers", model=task.elapsed())
 
 

@@ -1,4 +1,8 @@
-"""NNCF on the OpenVINO model of the same ONNX file, with its defaults: min-max statistics and fast bias correction."""
+"""NNCF on the OpenVINO model of the same ONNX file, with its defaults: min-max statistics and fast bias correction.
+
+The setting is `minmax`, `mixed` (its preset for activations that are not symmetric) or `mixed-fp32end`, which ignores
+the nodes that `Task.end` names as well.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,14 @@ def main() -> None:
     task = Task.read()
     task.output.parent.mkdir(parents=True, exist_ok=True)
     model = openvino.Core().read_model(task.graph)
-    quantized = nncf.quantize(model, nncf.Dataset(task.pixels()), subset_size=task.count)
+    preset, *rest = task.setting.split("-")
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(task.pixels()),
+        subset_size=task.count,
+        preset=nncf.QuantizationPreset.MIXED if preset == "mixed" else None,
+        ignored_scope=nncf.IgnoredScope(names=task.end, validate=False) if rest == ["fp32end"] else None,
+    )
     openvino.save_model(quantized, task.output, compress_to_fp16=False)
     report(f"nncf {nncf.__version__}, openvino {openvino.__version__}", model=task.elapsed())
 

@@ -1,7 +1,9 @@
 """onnxruntime's `quantize_static`, per-channel weights.
 
-The setting is METHOD-ACTIVATIONS or METHOD-ACTIVATIONS-fp32head, for instance `percentile-u8`. Unsigned activations
-are asymmetric, signed ones symmetric as TensorRT wants them. Unless the setting says so, the head is quantized too.
+The setting is METHOD-ACTIVATIONS, METHOD-ACTIVATIONS-fp32head or METHOD-ACTIVATIONS-fp32end, for instance
+`percentile-u8`. Unsigned activations are asymmetric, signed ones symmetric as TensorRT wants them. Unless the setting
+says so, the head is quantized too; `fp32end` excludes the nodes that `Task.end` names. `default` is `quantize_static`
+with nothing said but model and images: weights are per tensor then.
 """
 
 from __future__ import annotations
@@ -23,9 +25,17 @@ METHODS = {
 def main() -> None:
     """Quantize as the setting says."""
     task = Task.read()
-    method, activations, *rest = task.setting.split("-")
     graph = onnx.load(task.graph)
     task.output.parent.mkdir(parents=True, exist_ok=True)
+    if task.setting == "default":
+        quantize_static(graph, task.output, Reader(task, graph.graph.input[0].name))
+    else:
+        _quantize(task, graph)
+    report(f"onnxruntime {onnxruntime.__version__}", model=task.elapsed())
+
+
+def _quantize(task: Task, graph: onnx.ModelProto) -> None:
+    method, activations, *rest = task.setting.split("-")
     quantize_static(
         graph,
         task.output,
@@ -34,18 +44,19 @@ def main() -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8 if activations == "u8" else QuantType.QInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_heads(graph) if rest == ["fp32head"] else [],
+        nodes_to_exclude=_excluded(task, graph, rest),
         calibrate_method=METHODS[method],
         extra_options={"ActivationSymmetric": activations == "s8", "WeightSymmetric": True},
     )
-    report(f"onnxruntime {onnxruntime.__version__}", model=task.elapsed())
 
 
-def _heads(graph: onnx.ModelProto) -> list[str]:
-    """The nodes that edgeq leaves in FP32."""
+def _excluded(task: Task, graph: onnx.ModelProto, said: list[str]) -> list[str]:
+    """`fp32head`: the nodes that edgeq leaves in FP32."""
     from edgeq.model.graph.components import head_nodes
 
-    return list(head_nodes(graph))
+    if said == ["fp32end"]:
+        return task.end
+    return list(head_nodes(graph)) if said == ["fp32head"] else []
 
 
 if __name__ == "__main__":

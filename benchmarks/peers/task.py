@@ -23,7 +23,9 @@ from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.model.images.stream import ImageStream
 
-__all__ = ["Task", "peak_memory", "report"]
+__all__ = ["END", "Task", "peak_memory", "report"]
+
+END = "end.json"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,12 @@ class Task:
     def preprocess(self) -> Preprocess:
         """From an image to the network's input."""
         return read_preprocess(json.loads(self.preprocess_config.read_text()))
+
+    @property
+    def end(self) -> list[str]:
+        """Names of the last nodes, which a setting leaves out of INT8: in `end.json` beside the graph."""
+        names: list[str] = json.loads(self.graph.with_name(END).read_text())
+        return names
 
     @property
     def image_set(self) -> ImageSet:
