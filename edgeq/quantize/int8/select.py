@@ -343,7 +343,7 @@ def resolve(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
     return plan if scales.shared_add is None else plan.model_copy(update={"shared_add": scales.shared_add})
 
 
-def _opened(model: bytes, threads: int | None, fields: Fields | None) -> _Network:
+def _opened(model: bytes, threads: int | None, fields: Fields) -> _Network:
     return _Network(_open(model, threads), fields)
 
 

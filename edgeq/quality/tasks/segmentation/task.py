@@ -263,7 +263,7 @@ class SamePixelsTask(UnlabelledTask):
         """The one that gives each pixel a class."""
         return (self._head.output,)
 
-    def begin(self) -> Tally:
+    def begin(self, names: Sequence[str] = ()) -> Tally:  # noqa: ARG002
         """Pixels of the same class, and mIoU with FP32's classes in the place of masks."""
         return _Alike(self._head)
 
