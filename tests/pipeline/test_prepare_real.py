@@ -218,7 +218,8 @@ def test_the_same_network_without_equalization_no_longer_sees_and_stays_in_float
     assert {line.layer for line in gate.worst_layers} < widened, "what writes the wide channels, and what reads them"
     assert gate.others[-1].graph == "model.fp16.onnx"
     agreement = gate.others[-1].headline.agreement
-    assert agreement is not None and agreement > 99
+    assert agreement is not None
+    assert agreement > 99
     names = {path.name for path in made.bundle.iterdir()}
     assert {FP32, "model.fp16.onnx", "gate.json"} <= names
     assert not {INT8, "model.int8.trt.onnx", "calibration.cache", "search.json"} & names

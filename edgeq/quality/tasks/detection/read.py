@@ -9,6 +9,7 @@ from typing import Final
 from edgeq.errors import InputError
 from edgeq.files import MAX_JSON_BYTES
 from edgeq.model.images.image_set import ImageSet
+from edgeq.model.images.store import ImageStore
 from edgeq.model.images.stores import open_store
 from edgeq.quality.tasks.detection.coco_labels import is_coco, read_coco
 from edgeq.quality.tasks.detection.objects import LabelledObjects
