@@ -258,7 +258,7 @@ def open_graph(source: ModelSource, directory: Path, threads: int | None) -> Ope
     """
     if source.onnx_path is not None:
         model = load_onnx(source.onnx_path)
-        adapted, adapter = adapt_input(model)
+        adapted, adapter = adapt_input(model, take_normalization=source.takes_normalization)
         reference = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
         model = adapted
         if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
