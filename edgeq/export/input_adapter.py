@@ -1,9 +1,10 @@
 """Inputs of other types and layouts, brought to float32 [batch, C, H, W] at the graph's edge.
 
 - FP16 becomes FP32 in the whole graph; weights stay what they are.
-- uint8 becomes float32 that holds the pixels 0..255; the Cast behind it is then a no-op. What the graph does to each
-  channel next, subtracting a mean or dividing by a deviation, goes into the preprocessing: so the first convolution can
-  take its eight bits from the pixels (`edgeq.quantize.int8.pixels`), as it does where normalization was never inside.
+- uint8 becomes float32 that holds the pixels 0..255; the Cast behind it is then a no-op.
+- Where pixels are fed as they are, what the graph does to each channel first, subtracting a mean or dividing by a
+  deviation, goes into the preprocessing: so the first convolution can take its eight bits from the pixels
+  (`edgeq.quantize.int8.pixels`), as it does where normalization was never inside.
 - Channels last become channels first by a Transpose, which takes out the exporter's own.
 
 The reference of the proof is the graph as it came; `InputAdapter.raw` gives it what it takes.
@@ -39,6 +40,11 @@ _MOVES: Final = frozenset(
 )
 """They move pixels and compute nothing, so that they do the same to float32."""
 _PIXEL_READERS: Final = frozenset({"Cast", "Shape", "Size"})
+_DTYPES: Final[dict[int, type[np.generic]]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.UINT8: np.uint8,
+}
 _AFFINE: Final = frozenset({"Add", "Div", "Mul", "Sub"})
 
 
@@ -72,6 +78,11 @@ class InputAdapter:
         return self.kind == TensorProto.UINT8
 
     @property
+    def changes(self) -> bool:
+        """Whether anything that is done to each channel was taken out of the graph."""
+        return bool((self.step != 1.0).any() or self.shift.any())
+
+    @property
     def bound(self) -> float:
         """The largest difference from the original that counts as the same network, as a part of the output's range.
 
@@ -90,12 +101,11 @@ class InputAdapter:
             [n, C, H, W] or [n, H, W, C], uint8, float16 or float32.
         """
         given: NDArray[Any] = pixels
-        if self.takes_pixels:
+        if self.takes_pixels or self.changes:
             column = (1, len(self.step), 1, 1)
             exact = (pixels.astype(np.float64) - self.shift.reshape(column)) / self.step.reshape(column)
-            given = np.rint(exact).clip(0, 255).astype(np.uint8)
-        elif self.kind == TensorProto.FLOAT16:
-            given = pixels.astype(np.float16)
+            given = np.rint(exact).clip(0, 255)
+        given = given.astype(_DTYPES[self.kind])
         return np.ascontiguousarray(given.transpose(0, 2, 3, 1)) if self.channels_last else given
 
     def said(self, preprocess: Preprocess | PreprocessFlags | None, *, alone: bool) -> Preprocess | PreprocessFlags:
@@ -122,12 +132,15 @@ class InputAdapter:
         return flags
 
     def over(self, preprocess: Preprocess) -> Preprocess:
-        """With the normalization that was taken out of the graph."""
-        if (self.step == 1.0).all() and not self.shift.any():
+        """With the normalization that was taken out of the graph; `preprocess` gives pixels as they are."""
+        if not self.changes:
             return preprocess
         order = slice(None, None, -1 if preprocess.channel_order == "bgr" else 1)  # `mean` is in R,G,B
         mean, std = (-self.shift / self.step)[order], (1.0 / self.step)[order]
-        return replace(preprocess, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+        pad = preprocess.pad
+        if pad is not None and pad.value is None:  # zero, and of pixels as they are that is black
+            pad = replace(pad, value=0)
+        return replace(preprocess, mean=tuple(map(float, mean)), std=tuple(map(float, std)), pad=pad)
 
 
 def open_image_model(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | None = None) -> ModelSource:
@@ -144,12 +157,25 @@ def open_image_model(model: str | Path, *, preprocess: Preprocess | PreprocessFl
     if path is None:
         return _open_checkpoint(model, preprocess)
     if _is_plain(path):
-        return open_model(model, preprocess=preprocess)
+        source = open_model(model, preprocess=preprocess)
+        return _with_normalization(source, path) if _gives_pixels(source.preprocess) else source
     adapter = adapt_input(load_onnx(path))[1]
     file = path.parent / "preprocessor_config.json"
     source = open_model(model, preprocess=adapter.said(preprocess, alone=not file.exists()))
     notes = (_PIXELS,) if adapter.takes_pixels and file.exists() and not isinstance(preprocess, Preprocess) else ()
-    return replace(source, preprocess=adapter.over(source.preprocess), notes=notes)
+    source = replace(source, notes=notes)
+    return _with_normalization(source, path) if _gives_pixels(source.preprocess) else source
+
+
+def _gives_pixels(preprocess: Preprocess) -> bool:
+    """Whether pixels stay as they are, 0..255."""
+    return preprocess.scale == 1.0 and not (preprocess.std or preprocess.rescale_offset)
+
+
+def _with_normalization(source: ModelSource, path: Path) -> ModelSource:
+    """With what the graph does to each channel of the pixels first."""
+    adapter = adapt_input(load_onnx(path), take_normalization=True)[1]
+    return replace(source, preprocess=adapter.over(source.preprocess), takes_normalization=adapter.changes)
 
 
 _PIXELS: Final = (
@@ -183,11 +209,12 @@ def _is_plain(path: Path) -> bool:
     return (kind.elem_type == TensorProto.FLOAT and 1 not in axes[1:2] + axes[3:4]) or len(axes) != 4
 
 
-def adapt_input(model: onnx.ModelProto) -> tuple[onnx.ModelProto, InputAdapter]:
+def adapt_input(model: onnx.ModelProto, *, take_normalization: bool = False) -> tuple[onnx.ModelProto, InputAdapter]:
     """A copy that takes float32 [batch, C, H, W], and what was changed.
 
     Args:
         model: as `edgeq.model.graph.onnx_file.load_onnx` gives it.
+        take_normalization: take out what it does to each channel first; the caller then does it to the pixels.
 
     Raises:
         ModelError: its input is none that is understood: names the type, the axes, and why.
@@ -203,6 +230,7 @@ def adapt_input(model: onnx.ModelProto) -> tuple[onnx.ModelProto, InputAdapter]:
     step, shift = np.ones(count), np.zeros(count)
     if kind == TensorProto.UINT8:
         _as_float(made)
+    if take_normalization:
         step, shift = _take_normalization(made, count, 3 if last else 1)
     made = channels_first(made) if last else made
     return made, InputAdapter(kind, half, channels, last, image_size(made), len(made.graph.node), step, shift)

@@ -345,7 +345,7 @@ def open_graph(
     model = load_onnx(source.onnx_path)
     outputs = _chosen(model, expected, source, threads)
     model = select_outputs(model, outputs)
-    adapted, adapter = adapt_input(model)
+    adapted, adapter = adapt_input(model, take_normalization=source.takes_normalization)
     network = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
     model = adapted
     if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
@@ -381,7 +381,7 @@ def _chosen(model: onnx.ModelProto, expected: Expected, source: ModelSource, thr
     if outputs.settled:
         return outputs
     height, width = _image(source)
-    adapter = adapt_input(model)[1]
+    adapter = adapt_input(model, take_normalization=source.takes_normalization)[1]
     network = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
     try:
         made = network(np.zeros((1, source.preprocess.channels, height, width), np.float32))

@@ -229,7 +229,8 @@ def _guards() -> Iterator[Guard]:
     yield Guard(
         "EQ110",
         "images that are nearly one colour after the preprocessing",
-        "mean and std are for pixels in 0..1, where 123.7 and 58.4 would be 0.485 and 0.229",
+        "mean and std are for pixels in 0..1, where 123.7 and 58.4 would be 0.485 and 0.229; those for 0..255 go with "
+        "--rescale-factor 1",
         _flat_inputs,
     )
 

@@ -95,6 +95,35 @@ def test_uint8_with_a_cast_alone_takes_pixels_as_they_are(pictures: ImageSet, tm
     assert "Cast" not in operators(made)
 
 
+def test_normalization_inside_a_float_graph_that_is_fed_pixels(pictures: ImageSet, tmp_path: Path) -> None:
+    model = takes_uint8(tiny_network(), scale=1 / 255, mean=MEAN, std=STD, last=True)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    place = written(tmp_path / "model", model, None)
+    said = {"preprocess": PreprocessFlags(size=(SIDE, SIDE), rescale_factor=1.0)}
+    made, preprocess, error = exported(place, pictures, tmp_path / "made", **said)
+    assert error <= BOUND
+    assert operators(made)[0] == "Conv"
+    np.testing.assert_allclose(preprocess.std, 255 * STD.astype(np.float64), rtol=1e-6)
+    # pixels that are normalized outside as well are not pixels as they are: nothing is taken out
+    twice = open_image_model(place, preprocess=PreprocessFlags(mean=(1.0,), std=(2.0,), size=(SIDE, SIDE)))
+    assert (twice.preprocess.mean, twice.takes_normalization) == ((1.0,) * 3, False)
+
+
+def test_black_stays_black_where_zeros_fill_up(pictures: ImageSet, tmp_path: Path) -> None:
+    yolos = {
+        "image_processor_type": "RTDetrImageProcessor",
+        "size": {"max_height": SIDE, "max_width": SIDE},
+        "do_pad": True,
+        "pad_size": SIDE,
+    }
+    model = takes_uint8(tiny_network(), mean=255 * MEAN, std=255 * STD)
+    made, preprocess, _ = exported(written(tmp_path / "model", model, yolos), pictures, tmp_path / "made")
+    wide = pictures.read(pictures.items[0]).resize((SIDE, SIDE // 2))
+    raw = np.zeros((1, 3, SIDE, SIDE), np.uint8)
+    raw[0, :, : SIDE // 2] = np.asarray(wide).transpose(2, 0, 1)
+    np.testing.assert_allclose(answers(made, preprocess(wide)[np.newaxis]), answers(model, raw), atol=1e-4)
+
+
 def test_a_negative_factor_stays_inside(pictures: ImageSet, tmp_path: Path) -> None:
     """255 - p is no mean and deviation: the nodes stay, and the proof holds."""
     model = takes_uint8(tiny_network(), scale=-1 / 255, mean=-np.ones(3, np.float32))

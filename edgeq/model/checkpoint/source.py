@@ -35,6 +35,8 @@ class ModelSource:
         architectures: the class names in it.
         labels: class names in the order of the logits, or None when the config has none.
         preprocess: from an image to the network's input.
+        takes_normalization: whether `preprocess` does what the graph does to each channel first, and which is then
+            taken out of it.
         notes: what a careful reader should know of how it was read.
         metadata: of the ONNX file, where it was asked for.
     """
@@ -46,6 +48,7 @@ class ModelSource:
     architectures: tuple[str, ...]
     labels: tuple[str, ...] | None
     preprocess: Preprocess
+    takes_normalization: bool = False
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
