@@ -199,7 +199,7 @@ def prepare(
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
-        manifest = write_manifest(work, labels=source.labels or (), allowed=allowed)
+        manifest = write_manifest(work, labels=source.labels or (), allowed=allowed, task=task.served_as)
     search = found.search if found else None
     notes = (*_at_chance(quality.answers, len(source.labels or ())), *notes)
     return _summary(
