@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeq.bundle.errors import ManifestError, UnsafeNameError
 from edgeq.bundle.needs import DeviceNeeds
 from edgeq.files import sha256_file
 
-__all__ = ["MANIFEST", "MANIFEST_VERSION", "SIGNATURE", "BundledFile", "Kind", "Manifest", "check_name", "not_a_bundle"]
+__all__ = [
+    "MANIFEST",
+    "MANIFEST_VERSION",
+    "SIGNATURE",
+    "BundledFile",
+    "Kind",
+    "Manifest",
+    "Task",
+    "check_name",
+    "not_a_bundle",
+]
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
@@ -23,6 +33,9 @@ _MAX_PART_BYTES: Final = 255
 _SHOWN: Final = 200
 
 Kind = Literal["classifier", "vision-language", "retrieval"]
+
+Task = Literal["detect", "segment"]
+"""What a graph from pixels is for that is neither a classifier's nor an encoder's."""
 
 
 class BundledFile(BaseModel):
@@ -50,6 +63,7 @@ class Manifest(BaseModel):
         labels: class names by logit; empty where the model has none.
         allowed: guards that said no and were passed all the same: code -> because.
         needs: of the device.
+        task: of a graph from pixels that finds objects, or gives each pixel a class; None, and not written, for others.
         files: every file but the manifest and its signature, by name. The plan, the memory plan, the quality figures
             and the canaries are among them.
     """
@@ -62,7 +76,13 @@ class Manifest(BaseModel):
     labels: tuple[str, ...]
     allowed: dict[str, str] = Field(default_factory=dict)
     needs: DeviceNeeds = DeviceNeeds()
+    task: Task | None = None
     files: tuple[BundledFile, ...]
+
+    @model_serializer(mode="wrap")
+    def _without_task(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "task" or value is not None}
 
     @property
     def total_bytes(self) -> int:

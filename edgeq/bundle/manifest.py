@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeq import __version__
-from edgeq.bundle.contents import MANIFEST, BundledFile, Kind, Manifest, check_name
+from edgeq.bundle.contents import MANIFEST, BundledFile, Kind, Manifest, Task, check_name
 from edgeq.bundle.directory import entries
 from edgeq.bundle.limits import DEFAULT_LIMITS
 from edgeq.bundle.needs import DeviceNeeds
@@ -23,6 +23,7 @@ def write_manifest(
     labels: tuple[str, ...] = (),
     allowed: Mapping[str, str] | None = None,
     needs: DeviceNeeds | None = None,
+    task: Task | None = None,
 ) -> Manifest:
     """Measure every file below `directory` and write its manifest; hidden files are not part of a bundle.
 
@@ -34,6 +35,7 @@ def write_manifest(
         labels: class names in the order of the logits; empty where there are none.
         allowed: guards that said no and were passed all the same: code -> because.
         needs: what the device must have; None for nothing.
+        task: as in `Manifest`.
 
     Raises:
         UnsafeNameError: a file's name could not be read back.
@@ -48,6 +50,7 @@ def write_manifest(
         labels=labels,
         allowed=dict(allowed or {}),
         needs=needs or DeviceNeeds(),
+        task=task,
         files=tuple(BundledFile.of(directory / name, directory) for name in names),
     )
     atomic_write(directory / MANIFEST, manifest.model_dump_json(indent=1).encode())

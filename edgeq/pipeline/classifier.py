@@ -230,8 +230,8 @@ def prepare(
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
-        labels = (source.labels or ()) if exported.names_classes else ()
-        manifest = write_manifest(work, labels=labels, allowed=allowed)
+        labels = (source.labels or ()) if exported.names_classes or task.served_as else ()
+        manifest = write_manifest(work, labels=labels, allowed=allowed, task=task.served_as)
     search = found.search if found else None
     notes = (*at_chance, *other_ways, *notes)
     return _summary(

@@ -24,6 +24,7 @@ from edgeq.service.routes.fetch import Fetcher
 from edgeq.service.routes.image_input import ImageInputs, ImageLimits
 from edgeq.service.routes.inspect_route import InspectRoute
 from edgeq.service.routes.openapi import describe
+from edgeq.service.routes.pixel_routes import PixelRoutes
 from edgeq.service.routes.retrieval_routes import RetrievalRoutes
 from edgeq.service.routes.schemas import Health, Model, ModelList
 from edgeq.service.routes.submit import Submitter
@@ -90,10 +91,13 @@ def _model_paths(
 ) -> Handlers:
     """Paths that answer with the model; which of them do depends on the bundle."""
     looking = VisionRoutes(served, pictures, intake, settings.request_seconds)
+    pixels = PixelRoutes(served, looking)
     finding = _retrieval_routes(served, settings, pictures, intake, metrics)
     found: Handlers = {
         ("POST", "/v1/classify"): looking.classify,
         ("POST", "/v1/embed"): looking.embed,
+        ("POST", "/v1/detect"): pixels.detect,
+        ("POST", "/v1/segment"): pixels.segment,
         ("POST", "/v1/embeddings"): finding.embeddings,
         ("POST", "/v1/search"): finding.search,
         ("GET", "/v1/search/images/{row}"): Thumbnails(

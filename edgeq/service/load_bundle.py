@@ -20,6 +20,7 @@ from edgeq.install.store import MARKER
 from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.runtime.canary.check import compare_canaries, run_canaries
 from edgeq.runtime.canary.report import CanaryReport
+from edgeq.runtime.pixel_answers import Detector, Segmenter
 from edgeq.runtime.scheduler.budget import serving_device
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
 from edgeq.runtime.vision_graph import VisionModel
@@ -30,7 +31,7 @@ from edgeq.runtime.vlm.stream import Failed
 from edgeq.service.load_retrieval import open_retrieval
 from edgeq.service.report import reader_of
 from edgeq.service.report_phrases import DEFAULT_PHRASES, PHRASES, ReportPhrases, load_report_phrases
-from edgeq.service.routes.vision_worker import VisionWorker
+from edgeq.service.routes.vision_worker import Sees, VisionWorker
 from edgeq.service.served_model import ServedModel
 from edgeq.service.settings import ServiceSettings
 
@@ -102,12 +103,19 @@ def open_served(
         backend=candidate.backend,
         canaries=report,
         talk=talk,
-        seeing=None if talk else VisionWorker(VisionModel.of_bundle(bundle, engine), queue=settings.queue),
+        seeing=None if talk else VisionWorker(_sees(bundle, verified.manifest, engine), queue=settings.queue),
         context=talk.settings.context if talk else None,
         most_images=runnable(talk.settings.model_type).most_images if talk else None,
         phrases=phrases,
         reader=reader_of(phrases),
     )
+
+
+def _sees(bundle: Path, manifest: Manifest, engine: Engine) -> Sees:
+    """What looks at images: by the bundle's task."""
+    if manifest.task == "detect":
+        return Detector.of_bundle(bundle, engine)
+    return Segmenter.of_bundle(bundle, engine) if manifest.task == "segment" else VisionModel.of_bundle(bundle, engine)
 
 
 def _refuse_index(bundle: Path, manifest: Manifest, settings: ServiceSettings) -> None:

@@ -13,16 +13,19 @@ from edgeq.runtime.vlm.api import GenerationRequest
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 from edgeq.runtime.vlm.stream import Done, Failed
 from edgeq.service.report import Report
-from edgeq.service.routes.schemas import ClassifyResponse
+from edgeq.service.routes.pixel_routes import detected, segmented
+from edgeq.service.routes.schemas import ClassifyResponse, DetectResponse, SegmentResponse
 from edgeq.service.routes.vision_routes import classes_of
 from edgeq.service.served_model import ServedModel
 
 __all__ = ["Look", "Seen", "watch_inference"]
 
 _TOP: Final = 5
+_SCORE: Final = 0.25
+_MOST: Final = 100
 
-Seen = Report | ClassifyResponse
-"""A report of a vision-language model, or a classifier's classes."""
+Seen = Report | ClassifyResponse | DetectResponse | SegmentResponse
+"""A report of a vision-language model, a classifier's classes, a detector's objects, or a class for each pixel."""
 
 Look = Callable[[Image.Image], Seen]
 """From an image in mode RGB to what is on it; raises EdgeqError."""
@@ -55,9 +58,13 @@ def watch_inference(served: ServedModel, seconds: float, max_tokens: int = MAX_N
         assert isinstance(last, Done)
         return served.reader(last.text, last.reason not in ("limit", "context"))
 
-    def classify(image: Image.Image) -> Seen:
+    def see(image: Image.Image) -> Seen:
         assert served.seeing is not None
-        logits = served.seeing.submit(image).result()
-        return ClassifyResponse(model=served.name, classes=classes_of(logits, served.manifest.labels, _TOP))
+        found, labels = served.seeing.submit(image).result(), served.manifest.labels
+        if served.manifest.task == "detect":
+            return DetectResponse(model=served.name, objects=detected(found.above(_SCORE), labels, _MOST))
+        if served.manifest.task == "segment":
+            return segmented(served.name, found, labels)
+        return ClassifyResponse(model=served.name, classes=classes_of(found, labels, _TOP))
 
-    return classify if served.talk is None else report
+    return see if served.talk is None else report

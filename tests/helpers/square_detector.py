@@ -12,16 +12,32 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
+from networks import ALLOWED, QUICK
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-__all__ = ["CLASSES", "FLAGS", "SIDE", "draw_scenes", "square_detector", "write_detector"]
+from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.classifier import Options, prepare
+
+__all__ = [
+    "CLASSES",
+    "OPTIONS",
+    "PREPROCESS",
+    "SIDE",
+    "detector_place",
+    "draw_scenes",
+    "square_detector",
+    "write_detector",
+]
 
 SIDE, CELL, BINS = 64, 8, 4
 CLASSES = ("blue", "green", "red")
 _COLOURS = {"blue": (30, 30, 220), "green": (30, 220, 30), "red": (220, 30, 30)}
-FLAGS = ("--mean", "0,0,0", "--std", "1,1,1", "--size", str(SIDE))
+PREPROCESS = Preprocess.from_flags((0, 0, 0), (1, 1, 1), (SIDE, SIDE))
+OPTIONS = Options(allow={**ALLOWED, "EQ109": "drawn", "EQ110": "drawn"}, threads=1, timing=QUICK)
+"""For tests on a few drawn scenes."""
 
 
 def square_detector() -> onnx.ModelProto:
@@ -116,6 +132,18 @@ def write_detector(directory: Path) -> Path:
     directory.mkdir(parents=True)
     onnx.save(square_detector(), directory / "model.onnx")
     return directory
+
+
+def detector_place(factory: pytest.TempPathFactory) -> Path:
+    """`model`, scenes to calibrate on and to judge by (of twice the size), `bundle` of them; not to be written to."""
+    folder = factory.getbasetemp() / "detector"
+    if not (folder / "bundle").exists():
+        write_detector(folder / "model")
+        calibration = draw_scenes(folder / "calibration", 32, seed=1)
+        labelled = draw_scenes(folder / "evaluation", 16, seed=2, size=2 * SIDE)
+        made = folder / "bundle"
+        prepare(folder / "model", calibration, made, labelled=labelled, preprocess=PREPROCESS, options=OPTIONS)
+    return folder
 
 
 def draw_scenes(folder: Path, count: int, *, seed: int = 0, size: int = SIDE) -> Path:

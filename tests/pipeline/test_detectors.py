@@ -9,78 +9,53 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from networks import ALLOWED, QUICK
-from square_detector import CLASSES, SIDE, draw_scenes, square_detector, write_detector
+from networks import QUICK
+from square_detector import CLASSES, OPTIONS, PREPROCESS, SIDE, detector_place, square_detector
 
 from edgeq.api.workshop.stages import evaluate
+from edgeq.bundle.manifest import read_manifest
 from edgeq.errors import ModelError
 from edgeq.model.heads.settings import DETECTOR, DetectorSettings
-from edgeq.model.images.preprocess import Preprocess
-from edgeq.pipeline.classifier import Options, Prepared, prepare
+from edgeq.pipeline.classifier import prepare
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.detection.found_again import FoundAgain
 from edgeq.quality.tasks.detection.task import Detection
 
-PREPROCESS = Preprocess.from_flags((0, 0, 0), (1, 1, 1), (SIDE, SIDE))
-OPTIONS = Options(allow={**ALLOWED, "EQ109": "drawn", "EQ110": "drawn"}, threads=1, timing=QUICK)
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The detector, scenes to calibrate on, and larger ones to judge by."""
-    folder = tmp_path_factory.mktemp("detector")
-    write_detector(folder / "model")
-    draw_scenes(folder / "calibration", 32, seed=1)
-    draw_scenes(folder / "evaluation", 16, seed=2, size=2 * SIDE)
-    return folder
+    return detector_place(tmp_path_factory)
 
 
-@pytest.fixture(scope="module")
-def judged(place: Path) -> Prepared:
-    return prepare(
-        place / "model",
-        place / "calibration",
-        place / "bundle",
-        labelled=place / "evaluation",
-        preprocess=PREPROCESS,
-        options=OPTIONS,
-    )
-
-
-def test_a_labelled_detector_is_judged_by_map(judged: Prepared) -> None:
+def test_a_labelled_detector_is_judged_by_map(place: Path) -> None:
     """The weights find every square in FP32, half a pixel off at most; in INT8 too."""
-    figures = judged.quality.judged
+    quality = Quality.load(place / "bundle" / "quality.json")
+    figures = quality.judged
     assert isinstance(figures, Detection)
     assert figures.map50_reference == pytest.approx(100.0)
     assert figures.map_reference > 85.0
     assert figures.images == 16
-    assert figures.objects == len(
-        json.loads((judged.bundle.parent / "evaluation/instances.json").read_text())["annotations"]
-    )
+    labels = json.loads((place / "evaluation" / "instances.json").read_text())
+    assert figures.objects == len(labels["annotations"])
     assert figures.found_again.lost == 0.0
     assert abs(figures.drop) < 10.0
     assert set(figures.found_again.field_errors) == {"boxes", "scores"}
-    assert Quality.load(judged.bundle / "quality.json") == judged.quality
-    assert [entry.batch for entry in judged.quality.latency] == [1, 4]
+    assert [entry.batch for entry in quality.latency] == [1, 4]
 
 
-def test_the_bundle_says_what_it_is(judged: Prepared) -> None:
-    assert judged.manifest.labels == CLASSES
-    head = DetectorSettings.load(judged.bundle / DETECTOR).head
-    assert (head.kind, head.outputs, head.classes, head.unit, head.scores) == (
-        "yolov8",
-        ("output0",),
-        3,
-        "pixels",
-        "done",
-    )
-    again = evaluate(judged.bundle, judged.bundle.parent / "evaluation", threads=1, timing=QUICK)
-    assert again.judged == judged.quality.judged
+def test_the_bundle_says_what_it_is(place: Path) -> None:
+    manifest = read_manifest(place / "bundle")
+    assert (manifest.labels, manifest.task) == (CLASSES, "detect")
+    head = DetectorSettings.load(place / "bundle" / DETECTOR).head
+    assert (head.kind, head.outputs, head.classes) == ("yolov8", ("output0",), 3)
+    assert (head.unit, head.scores) == ("pixels", "done")
+    again = evaluate(place / "bundle", place / "evaluation", threads=1, timing=QUICK)
+    assert again.judged == Quality.load(place / "bundle" / "quality.json").judged
 
 
-def test_without_labels_int8_must_find_what_fp32_finds(place: Path) -> None:
+def test_without_labels_int8_must_find_what_fp32_finds(place: Path, tmp_path: Path) -> None:
     prepared = prepare(
-        place / "model", place / "calibration", place / "unlabelled", preprocess=PREPROCESS, options=OPTIONS
+        place / "model", place / "calibration", tmp_path / "bundle", preprocess=PREPROCESS, options=OPTIONS
     )
     figures = prepared.quality.judged
     assert isinstance(figures, FoundAgain)

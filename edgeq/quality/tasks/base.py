@@ -29,7 +29,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,6 +226,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         architectures: endings of Hugging Face's class names of such models, by which it is chosen as well.
         exported_as: Ultralytics' word for it, by which an ONNX file chooses it; None where there is none.
         understands: `fitted` looks at the outputs.
+        served_as: what a bundle's manifest calls it; None for classes and features.
         features: the tally wants what enters the network's head as well, as one more tensor behind the outputs.
         batch: images that go through a network together.
         latency_batches: batch sizes at which latency is measured.
@@ -240,6 +241,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
     architectures: ClassVar[tuple[str, ...]] = ()
     exported_as: ClassVar[str | None] = None
     understands: ClassVar[bool] = False
+    served_as: ClassVar[Literal["detect", "segment"] | None] = None
     features: ClassVar[bool] = False
     batch: ClassVar[int] = BATCH
     one_vector: ClassVar[bool] = False

@@ -30,12 +30,16 @@ from edgeq.service.routes.retrieval_schema import (
 from edgeq.service.routes.schemas import (
     ClassifyRequest,
     ClassifyResponse,
+    DetectRequest,
+    DetectResponse,
     Embeddings,
     EmbedRequest,
     Health,
     InspectRequest,
     Model,
     ModelList,
+    SegmentRequest,
+    SegmentResponse,
 )
 from edgeq.service.served_model import ServedModel
 
@@ -160,6 +164,13 @@ def _ways(served: ServedModel) -> tuple[_Way, ...]:
                     parameter={"name": "row", "schema": {"type": "integer", "minimum": 0}, "example": 0},
                 )
             )
+    elif served.manifest.task == "detect":
+        objects = "Find objects on an image."
+        told.append(_posted("/v1/detect", objects, DetectRequest, DetectResponse, {"image": image, "score": 0.5}))
+    elif served.manifest.task == "segment":
+        told.append(
+            _posted("/v1/segment", "Give each pixel a class.", SegmentRequest, SegmentResponse, {"image": image})
+        )
     else:
         told += [_posted("/v1/classify", "Name an image.", ClassifyRequest, ClassifyResponse, {"image": image})]
         if not served.manifest.labels:

@@ -8,9 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 __all__ = [
     "IMAGE_URI",
+    "Box",
     "Class",
     "ClassifyRequest",
     "ClassifyResponse",
+    "DetectRequest",
+    "DetectResponse",
+    "DetectedObject",
     "EmbedRequest",
     "Embedding",
     "Embeddings",
@@ -18,6 +22,9 @@ __all__ = [
     "InspectRequest",
     "Model",
     "ModelList",
+    "SegmentRequest",
+    "SegmentResponse",
+    "SegmentedClass",
 ]
 
 IMAGE_URI: Final = "image-uri"
@@ -61,6 +68,22 @@ class EmbedRequest(_Form):
     normalize: bool = False
 
 
+class DetectRequest(_Form):
+    """An image to find objects on.
+
+    Attributes:
+        score: what is less likely is left out.
+        top: so many objects at most, the likeliest first.
+    """
+
+    score: float = Field(default=0.25, ge=0.01, le=1.0)
+    top: int = Field(default=100, ge=1, le=300)
+
+
+class SegmentRequest(_Form):
+    """An image whose pixels are to be named."""
+
+
 class InspectRequest(_Form):
     """An image to report on.
 
@@ -97,6 +120,70 @@ class ClassifyResponse(_Answer):
     object: Literal["classification"] = "classification"
     model: str
     classes: tuple[Class, ...]
+
+
+class Box(_Answer):
+    """A box in pixels of the image, counted from its left upper corner."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class DetectedObject(_Answer):
+    """An object.
+
+    Attributes:
+        index: of its class.
+        label: as the bundle names it; null where it has no names.
+        score: 0..1.
+        box: around it.
+    """
+
+    index: int
+    label: str | None
+    score: float
+    box: Box
+
+
+class DetectResponse(_Answer):
+    """The objects, the likeliest first."""
+
+    object: Literal["detection"] = "detection"
+    model: str
+    objects: tuple[DetectedObject, ...]
+
+
+class SegmentedClass(_Answer):
+    """A class that some pixels have.
+
+    Attributes:
+        index: of it: the value of these pixels in the mask.
+        label: as the bundle names it; null where it has no names.
+        pixels: of the mask.
+    """
+
+    index: int
+    label: str | None
+    pixels: int
+
+
+class SegmentResponse(_Answer):
+    """A class for each pixel.
+
+    Attributes:
+        width, height: of the mask, which are the image's, or smaller where a side of it is above 2048.
+        classes: those that occur.
+        mask: a grey PNG whose pixels are class numbers, in base64.
+    """
+
+    object: Literal["segmentation"] = "segmentation"
+    model: str
+    width: int
+    height: int
+    classes: tuple[SegmentedClass, ...]
+    mask: str
 
 
 class Embedding(_Answer):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,28 @@ from edgeq.service.http.connection import while_connected
 from edgeq.service.http.errors import RequestError
 from edgeq.service.http.request_body import RequestBodies
 from edgeq.service.routes.image_input import ImageInputs, ImageSource
-from edgeq.service.routes.schemas import Class, ClassifyRequest, ClassifyResponse, Embedding, Embeddings, EmbedRequest
+from edgeq.service.routes.schemas import (
+    Class,
+    ClassifyRequest,
+    ClassifyResponse,
+    DetectRequest,
+    Embedding,
+    Embeddings,
+    EmbedRequest,
+    SegmentRequest,
+)
 from edgeq.service.routes.vision_worker import VisionWorker
 from edgeq.service.served_model import ServedModel
 
 __all__ = ["VisionRoutes", "classes_of"]
 
-_Form = TypeVar("_Form", ClassifyRequest, EmbedRequest)
+_Form = TypeVar("_Form", ClassifyRequest, EmbedRequest, DetectRequest, SegmentRequest)
+
+_WHOSE: Final = {
+    None: "a classifier's or an encoder's",
+    "detect": "a detector's",
+    "segment": "of a class for each pixel",
+}
 
 
 class VisionRoutes:
@@ -46,7 +61,7 @@ class VisionRoutes:
 
     async def classify(self, request: Request) -> Response:
         """Name an image."""
-        asked, logits = await self._look(request, self._seeing("classes"), ClassifyRequest)
+        asked, logits = await self.look(request, self.seeing(None, "classes"), ClassifyRequest)
         classes = classes_of(logits, self._served.manifest.labels, asked.top)
         return _json(ClassifyResponse(model=self._served.name, classes=classes).model_dump_json())
 
@@ -56,18 +71,22 @@ class VisionRoutes:
             raise RequestError(
                 404, "no_vectors", "this bundle's vectors, of texts and of images, are at /v1/embeddings"
             )
-        seeing = self._seeing("vectors")
+        seeing = self.seeing(None, "vectors")
         if self._served.manifest.labels:
             raise RequestError(404, "no_vectors", "this bundle's graph ends in classes: it gives no vector of an image")
-        asked, vector = await self._look(request, seeing, EmbedRequest)
+        asked, vector = await self.look(request, seeing, EmbedRequest)
         length = float(np.linalg.norm(vector)) if asked.normalize else 1.0
         values = tuple(float(value) for value in vector / (length or 1.0))
         return _json(Embeddings(model=self._served.name, data=(Embedding(embedding=values),)).model_dump_json())
 
-    async def _look(
-        self, request: Request, seeing: VisionWorker, form: type[_Form]
-    ) -> tuple[_Form, NDArray[np.float32]]:
-        """What is asked, and what the graph gives for the image, float32 [n]."""
+    async def look(self, request: Request, seeing: VisionWorker, form: type[_Form]) -> tuple[_Form, Any]:
+        """What is asked, and what the graph gives for the image.
+
+        Args:
+            request: with the image.
+            seeing: from `seeing`.
+            form: of the body.
+        """
         with self._intake.room(request):
             asked = await self._intake.parse(request, form)
             self._served.check_name(asked.model)
@@ -75,11 +94,19 @@ class VisionRoutes:
             future = await while_connected(request.receive, use)
         return asked, await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))
 
-    def _seeing(self, what: str) -> VisionWorker:
+    def seeing(self, task: str | None, what: str) -> VisionWorker:
+        """What looks at images, where the bundle is for a task; RequestError 404 where it is for another.
+
+        Args:
+            task: as in the manifest; None for classes and vectors.
+            what: it gives, for the message.
+        """
+        manifest = self._served.manifest
         if self._served.seeing is None:
-            raise RequestError(
-                404, f"no_{what}", f"this bundle is a {self._served.manifest.kind} model's: it gives no {what}"
-            )
+            raise RequestError(404, f"no_{what}", f"this bundle is a {manifest.kind} model's: it gives no {what}")
+        if manifest.task != task:
+            where = "" if manifest.task is None else f", ask at /v1/{manifest.task}"
+            raise RequestError(404, f"no_{what}", f"this bundle gives no {what}: it is {_WHOSE[manifest.task]}{where}")
         return self._served.seeing
 
     def _left(self, request: Request) -> float:
@@ -98,7 +125,7 @@ def classes_of(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> 
     return tuple(Class(index=one.index, label=one.label, score=one.score) for one in rank_classes(logits, labels, top))
 
 
-def _submit(seeing: VisionWorker, images: tuple[EncodedImage, ...]) -> Future[NDArray[np.float32]]:
+def _submit(seeing: VisionWorker, images: tuple[EncodedImage, ...]) -> Future[Any]:
     (image,) = images
     return seeing.submit(image.decoded())
 

@@ -7,18 +7,26 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.runtime.scheduler.retry_after import RetryAfter
-from edgeq.runtime.vision_graph import VisionModel
 from edgeq.service.http.errors import RequestError
 
-__all__ = ["VisionWorker", "VisionWorkerFigures"]
+__all__ = ["Sees", "VisionWorker", "VisionWorkerFigures"]
 
-Vector = NDArray[np.float32]
+
+class Sees(Protocol):
+    """What looks at an image: its pixels are made ready where it is handed in, and run when its turn comes."""
+
+    def pixels(self, image: Image.Image) -> Any:
+        """What is run for an image (mode RGB); raises ImageError where it cannot be brought to the graph's size."""
+        ...
+
+    def run(self, pixels: Any) -> Any:
+        """What is seen; raises EngineError where the engine fails."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,14 +45,14 @@ class VisionWorkerFigures:
 
 
 class VisionWorker:
-    """A classifier's or an encoder's graph.
+    """A classifier's, an encoder's or a detector's graph, or one that gives each pixel a class.
 
     Args:
         graph: it.
         queue: images that may wait.
     """
 
-    def __init__(self, graph: VisionModel, *, queue: int) -> None:
+    def __init__(self, graph: Sees, *, queue: int) -> None:
         self._graph = graph
         self._queue = queue
         self._retry_after = RetryAfter()
@@ -58,8 +66,8 @@ class VisionWorker:
         with self._lock:
             return VisionWorkerFigures(min(self._waiting, 1), max(self._waiting - 1, 0), self._ended)
 
-    def submit(self, image: Image.Image) -> Future[Vector]:
-        """What the graph gives for an image (mode RGB), float32 [n]; the image is let go at once.
+    def submit(self, image: Image.Image) -> Future[Any]:
+        """What the graph gives for an image (mode RGB); the image is let go at once.
 
         Raises:
             RequestError: 429 as many wait as may, 503 it was closed.
@@ -78,7 +86,7 @@ class VisionWorker:
         future.add_done_callback(lambda _done: self._leave())
         return future
 
-    async def wait(self, future: Future[Vector], seconds: float) -> Vector:
+    async def wait(self, future: Future[Any], seconds: float) -> Any:
         """The result of `submit`; who stops waiting takes it back, unless it runs already.
 
         Raises:
@@ -101,8 +109,8 @@ class VisionWorker:
             self._waiting -= 1
             self._ended += 1
 
-    def _run(self, pixels: Vector) -> Vector:
+    def _run(self, pixels: Any) -> Any:
         start = time.monotonic()
-        vector = self._graph.run(pixels)
+        found = self._graph.run(pixels)
         self._retry_after.ended(time.monotonic() - start)
-        return vector
+        return found

@@ -106,6 +106,7 @@ class DetectionTask(ImageTask[Objects]):
     architectures: ClassVar[tuple[str, ...]] = ("ForObjectDetection",)
     exported_as = "detect"
     understands: ClassVar[bool] = True
+    served_as = "detect"
     batch: ClassVar[int] = 4
     latency_batches: ClassVar[tuple[int, ...]] = (1, 4)
 

@@ -148,6 +148,7 @@ class SegmentationTask(ImageTask[Mask]):
     problem_type = "image-segmentation"
     architectures: ClassVar[tuple[str, ...]] = ("ForSemanticSegmentation",)
     understands: ClassVar[bool] = True
+    served_as = "segment"
     batch: ClassVar[int] = 4
     latency_batches: ClassVar[tuple[int, ...]] = (1, 4)
 

@@ -131,7 +131,8 @@ def test_what_is_wrong_with_masks_is_named(tmp_path: Path) -> None:
 
 
 def scores_of(classes: Any, channels: int = 3) -> NDArray[np.float32]:
-    return np.eye(channels, dtype=np.float32)[np.array(classes)].transpose(2, 0, 1)[None]
+    scores: NDArray[np.float32] = np.eye(channels, dtype=np.float32)[np.array(classes)].transpose(2, 0, 1)[None]
+    return scores
 
 
 def task(height: int = 2, width: int = 4, **more: Any) -> SegmentationTask:
