@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgeq.artifact import Artifact
+from edgeq.calibrate.corrections import LayerCorrection
 from edgeq.calibrate.histogram import BINS, Histogram
 from edgeq.calibrate.thresholds import METHODS, asymmetric_range, symmetric_amax
 from edgeq.errors import ArtifactError, CalibrationError
@@ -141,6 +142,9 @@ class Scales(Artifact):
         drift: median distance between the histograms of a tenth of the images and of the rest (`diagnose.distance`);
             None for scales that were merged or resumed.
         tensors: one entry for every tensor that needs a scale.
+        corrections: of INT8 layers' weights and biases, by layer.
+        uncorrected: layers of which something could not be corrected, and why; both came later than version 1, and are
+            not written where they are empty.
     """
 
     otherwise = "is not a scales file"
@@ -158,6 +162,14 @@ class Scales(Artifact):
     trials: tuple[Trial, ...] = ()
     drift: float | None = None
     tensors: dict[str, TensorScale]
+    corrections: dict[str, LayerCorrection] = Field(default_factory=dict)
+    uncorrected: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_corrections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        empty = {name for name in ("corrections", "uncorrected") if not values.get(name)}
+        return {name: value for name, value in values.items() if name not in empty}
 
     def method_for(self, backend: str) -> str:
         """The method whose ranges `backend` gets."""

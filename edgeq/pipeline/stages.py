@@ -21,14 +21,14 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
 from edgeq.calibrate.tensorrt_scales import activation_tensors
 from edgeq.engine.registry import DEFAULT, backend_of_graph
-from edgeq.errors import ImageError
+from edgeq.errors import ImageError, PlanError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.answers import Expected
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
-from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity
+from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity, WeightRounding
 from edgeq.plan.rules import plan_classifier, replan
 from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
 from edgeq.quality.judge import Further, Quality, judge_all
@@ -38,6 +38,7 @@ from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import calibrated_tensors
 from edgeq.quantize.int8.select import resolve, select, trials
 from edgeq.quantize.int8.stage import made_graph
+from edgeq.quantize.rounding.stage import Wanted, correct_weights, some_to_learn_from, steps
 from edgeq.quantize.search.layer_search import SearchBounds
 from edgeq.quantize.search.range_search import search_ranges
 
@@ -62,6 +63,8 @@ __all__ = [
 PARITY_IMAGES = 32
 _OBSERVED_EVALUATION_IMAGES = 64
 _SEARCHED_SAMPLES = 64
+_FAR_FROM_FP32 = 0.1
+"""From this logit error on, on the images held back, `auto` takes the time to correct weights and biases."""
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total); total is 0 for a stage that is not counted."""
@@ -80,12 +83,16 @@ class Options:
         strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         rules: asked before the built-in ones.
         plan: a saved plan, whose rules, settings and allowances stand in for the built-in rules and for `weights`,
-            `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_equalization` and `rules`.
+            `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_equalization`, `weight_rounding`,
+            `bias_correction` and `rules`.
         allow: guards that may be passed: code -> because.
         shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
         transformer: which linear layers of a transformer are INT8.
         channel_equalization: how the channels before linear layers are brought to like ranges; `auto` leaves networks
             without normalization as they are.
+        weight_rounding: how INT8 weights are rounded; `auto` tries AdaRound where `method` is `search`, or where INT8
+            is far from FP32 without.
+        bias_correction: biases take back what quantization shifts on average; None as `auto` above.
         gate: what an INT8 graph must be worth to be kept.
         search: keep layers in floating point until the drop is within these bounds; None keeps none.
         backend: whose INT8 graph is judged; it is made beside those that every bundle has.
@@ -107,6 +114,8 @@ class Options:
     shared_add: bool | None = None
     transformer: Scope = "linears"
     channel_equalization: ChannelEqualization = "auto"
+    weight_rounding: WeightRounding = "auto"
+    bias_correction: bool | None = None
     gate: GateBounds = DEFAULT_BOUNDS
     rules: tuple[Rule, ...] = ()
     plan: PrecisionPlan | None = None
@@ -120,7 +129,12 @@ class Options:
     timing: Timing = DEFAULT_TIMING
 
     def settled(self) -> Options:
-        """With what the saved plan says, and with what the choices for comparison allow by themselves."""
+        """With what the saved plan says, and with what the choices for comparison allow by themselves.
+
+        Raises:
+            PlanError: corrections of weights or biases are asked for where they cannot be had.
+        """
+        _check_corrections(self)
         if self.plan is None:
             return replace(self, allow={**implied_allowances(self), **self.allow})
         return replace(
@@ -131,7 +145,19 @@ class Options:
             shared_add=self.plan.shared_add,
             transformer=self.plan.transformer,
             channel_equalization=self.plan.channel_equalization,
+            weight_rounding=self.plan.weight_rounding,
+            bias_correction=self.plan.bias_correction,
             allow={**self.plan.allowed, **self.allow},
+        )
+
+
+def _check_corrections(options: Options) -> None:
+    chosen = options.plan or options
+    if chosen.weight_rounding == "adaround" and chosen.weights == "per-tensor":
+        raise PlanError(
+            "--weight-rounding adaround with --weights per-tensor",
+            expected="a scale for each output channel, as AdaRound is done here",
+            next_step="leave out --weights per-tensor, or take --weight-rounding nearest",
         )
 
 
@@ -276,12 +302,10 @@ def calibrate_graph(
         advance=counter(report, "calibrate", len(counted)),
         counting=counting,
     )
-    if held_back is None:
-        return scales, skipped
     unusable: list[str] = []
-    judged = [array for _, array in held_back.arrays(unusable, len(samples))]
-    if not judged:  # every sample held back is damaged, which the whole set may still afford
-        return scales, (*skipped, *unusable)
+    judged = [] if held_back is None else [array for _, array in held_back.arrays(unusable, len(samples))]
+    if not judged:  # none was held back, or each is damaged, which the whole set may still afford
+        return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
     scales = select(
         graph,
         plan,
@@ -305,7 +329,47 @@ def calibrate_graph(
             threads=options.threads,
             advance=counter(report, "search ranges", 0),
         )
-    return scales, (*skipped, *unusable)
+    return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
+
+
+def _correct(
+    graph: Path,
+    plan: PrecisionPlan,
+    scales: Scales,
+    samples: Samples,
+    judged: Sequence[NDArray[Any]],
+    options: Options,
+    report: Progress,
+) -> Scales:
+    """Scales with weights' rounding and biases corrected, where that was asked for or is worth its time."""
+    wanted = _wanted(plan, scales, options)
+    if wanted is None or (not judged and not wanted.insist):
+        return scales
+    model, plan = onnx.load(graph), resolve(plan, scales)
+    return correct_weights(
+        model,
+        plan,
+        scales,
+        some_to_learn_from(model, samples),
+        judged,
+        wanted,
+        pixels=pixel_input(samples.preprocess),
+        threads=options.threads,
+        advance=counter(report, "correct weights", steps(model, plan, wanted)),
+    )
+
+
+def _wanted(plan: PrecisionPlan, scales: Scales, options: Options) -> Wanted | None:
+    """What of weights and biases is corrected; None for nothing."""
+    asked = options.weight_rounding == "adaround" or options.bias_correction is True
+    errors = [trial.logit_error for trial in scales.trials if trial.method == scales.method_for(trial.backend)]
+    tried = options.method == SEARCH or (options.method == AUTO and max(errors, default=0.0) > _FAR_FROM_FP32)
+    if not asked and (not tried or plan.weights == "per-tensor"):
+        return None
+    rounding = options.weight_rounding == "adaround" or (tried and options.weight_rounding == "auto")
+    biases = options.bias_correction is True or (tried and options.bias_correction is None)
+    rounding = rounding and plan.weights == "per-channel"
+    return Wanted(rounding, biases, insist=asked) if rounding or biases else None
 
 
 def _fields(task: ImageTask[Any], outputs: Mapping[str, NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:

@@ -30,11 +30,15 @@ __all__ = [
     "Rule",
     "Scope",
     "WeightGranularity",
+    "WeightRounding",
 ]
 
 PLAN_VERSION: Final = "edgeq.plan/1"
 
 WeightGranularity = Literal["per-channel", "per-tensor"]
+WeightRounding = Literal["auto", "nearest", "adaround"]
+"""How INT8 weights are rounded: to the nearest integer, or up or down by what the layer answers (AdaRound)."""
+
 Scope = Literal["ffn", "ffn-vo", "linears"]
 """Which linear layers of a transformer are INT8: feed-forward; those, value and output; or all, query and key too.
 
@@ -132,6 +136,9 @@ class Decision(BaseModel):
     overruled: tuple[str, ...] = ()
 
 
+_LATER: Final = ("weight_rounding", "bias_correction")
+
+
 class PrecisionPlan(Versioned):
     """A decision for every layer of one model, in the model's order, and the rules that led to them.
 
@@ -142,6 +149,9 @@ class PrecisionPlan(Versioned):
         transformer: which linear layers of a transformer are INT8; nothing where there is no attention.
         channel_equalization: how channels are brought to like ranges before calibration; in a plan that was carried
             out, how they were.
+        weight_rounding: how INT8 weights are rounded; in a plan that was carried out, how they were.
+        bias_correction: biases take back what quantization shifts on average; None leaves that open. These two came
+            later than version 1, and are not written where they say what always was.
         rules: those in force, in the order in which they are asked.
         allowed: guards that may be passed: code -> because.
     """
@@ -154,6 +164,8 @@ class PrecisionPlan(Versioned):
     keep_batchnorm: tuple[str, ...] = ()
     transformer: Scope = "linears"
     channel_equalization: ChannelEqualization = "none"
+    weight_rounding: WeightRounding = "nearest"
+    bias_correction: bool | None = False
     rules: tuple[Rule, ...] = ()
     allowed: dict[str, str] = Field(default_factory=dict)
     decisions: tuple[Decision, ...]
@@ -176,7 +188,11 @@ class PrecisionPlan(Versioned):
 
     def save(self, path: Path) -> None:
         """Write the plan as YAML, atomically."""
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        values = self.model_dump(mode="json")
+        for name in _LATER:
+            if values[name] == type(self).model_fields[name].default:
+                del values[name]
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(path, text.encode())
 
     @classmethod
@@ -201,7 +217,8 @@ def _repeated(names: Iterator[str]) -> list[str]:
 
 
 def _settings(old: PrecisionPlan, new: PrecisionPlan) -> Iterator[str]:
-    for name in ("weights", "shared_add", "keep_batchnorm", "transformer", "channel_equalization", "allowed"):
+    names = ("weights", "shared_add", "keep_batchnorm", "transformer", "channel_equalization", *_LATER, "allowed")
+    for name in names:
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield f"{name}: {before} -> {after}"

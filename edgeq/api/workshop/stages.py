@@ -41,7 +41,7 @@ from edgeq.pipeline.stages import (
 )
 from edgeq.plan.facts import Facts
 from edgeq.plan.guards import GuardFinding, check
-from edgeq.plan.precision import ChannelEqualization, PrecisionPlan
+from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightRounding
 from edgeq.plan.rules import plan_classifier
 from edgeq.quality.judge import Quality
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
@@ -169,6 +169,8 @@ def calibrate_model(
     *,
     calibration_images: int = CALIBRATION_IMAGES,
     method: str = AUTO,
+    weight_rounding: WeightRounding = "auto",
+    bias_correction: bool | None = None,
     resume: bool = False,
     every_activation: bool = False,
     threads: int | None = None,
@@ -189,6 +191,8 @@ def calibrate_model(
         output: a scales file to make (JSON); it must not exist.
         calibration_images: use at most so many.
         method: how a histogram becomes a range: `minmax`, `entropy`, `percentile`, `mse`, `auto` or `search`.
+        weight_rounding: `nearest`, `adaround`, or `auto`, which tries it with `search` or where INT8 is far from FP32.
+        bias_correction: biases take back what quantization shifts on average; None as `auto`.
         resume: save on the way to OUTPUT.partial, and go on from it where it exists.
         every_activation: observe more than edgeq's own graphs need, for a TensorRT calibration cache.
         threads: of one operator; None takes every processor there is, and in an actor as many as it has CPUs.
@@ -210,6 +214,13 @@ def calibrate_model(
     directory, file = Path(exported), Path(output)
     require_new(file)
     partial = file.with_name(f"{file.name}.partial")
+    options = Options(
+        calibration_images=calibration_images,
+        method=method,
+        weight_rounding=weight_rounding,
+        bias_correction=bias_correction,
+        threads=threads,
+    )
     cluster = Cluster(address, actors, cpus_per_actor, stall_minutes) if on == "ray" else None
     if cluster is not None:
         require_ray()
@@ -223,7 +234,7 @@ def calibrate_model(
         plan,
         tensors,
         ImageSamples(ImageSet.open(Path(images), calibration=True).sample(calibration_images), source.preprocess),
-        Options(calibration_images=calibration_images, method=method, threads=threads),
+        options,
         progress or (lambda _stage, _done, _total: None),
         checkpoint=partial if resume else None,
         counting=None

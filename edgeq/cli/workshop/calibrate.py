@@ -17,7 +17,7 @@ from edgeq.calibrate.stage import AUTO, WITHOUT_TRIALS
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, cluster_options, json_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_trials
-from edgeq.cli.workshop.options import calibration_options
+from edgeq.cli.workshop.options import calibration_options, correction_options
 from edgeq.cli.workshop.trt_cache import (
     check_trt_flags,
     read_trt_cache,
@@ -26,6 +26,7 @@ from edgeq.cli.workshop.trt_cache import (
 )
 from edgeq.export.stage import FP32
 from edgeq.files import require_new
+from edgeq.plan.precision import WeightRounding
 from edgeq.tensorrt.version import Version
 
 __all__ = ["command"]
@@ -35,6 +36,7 @@ __all__ = ["command"]
 @click.argument("inputs", type=PATH, nargs=-1, required=True, metavar="EXPORTED")
 @click.option("--images", type=PATH, help="Calibration images: a folder, zip, .npy, .npz, parquet or tar.")
 @calibration_options
+@correction_options
 @click.option("-o", "--output", type=PATH, required=True, help="A scales file to make; it must not exist.")
 @click.option("--resume", is_flag=True, help="Save on the way to OUTPUT.partial, and go on from it where it exists.")
 @click.option("--merge", is_flag=True, help="Join the scales files given instead of EXPORTED, of different images.")
@@ -47,6 +49,8 @@ def command(
     images: Path | None,
     calibration_images: int,
     method: str,
+    weight_rounding: WeightRounding,
+    bias_correction: bool | None,
     output: Path,
     resume: bool,
     merge: bool,
@@ -90,6 +94,8 @@ def command(
                     output,
                     calibration_images=calibration_images,
                     method=method,
+                    weight_rounding=weight_rounding,
+                    bias_correction=bias_correction,
                     resume=resume,
                     every_activation=trt_cache is not None,
                     threads=threads,

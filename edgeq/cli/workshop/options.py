@@ -18,7 +18,7 @@ from edgeq.errors import PlanError
 from edgeq.model.heads.detector import HEAD_KINDS
 from edgeq.pipeline.stages import Options
 from edgeq.plan.guards import check_allowed
-from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope
+from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope, WeightRounding
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.gate import MAX_CLASS_SPREAD, MAX_DROP, MAX_FEATURE_SPREAD, MIN_SPEEDUP, GateBounds
 from edgeq.quality.tasks.registry import IMAGE_TASKS, task_names
@@ -29,6 +29,7 @@ __all__ = [
     "backend_option",
     "calibration_options",
     "cap_options",
+    "correction_options",
     "eval_option",
     "fold_options",
     "gate_bounds",
@@ -135,6 +136,22 @@ calibration_options = _chain(
         show_default=True,
         help="How a histogram becomes a range; auto tries all on images held back, search then looks for each tensor's "
         "own range, which takes a transformer some minutes.",
+    ),
+)
+
+correction_options = _chain(
+    click.option(
+        "--weight-rounding",
+        type=click.Choice(get_args(WeightRounding)),
+        default="auto",
+        show_default=True,
+        help="How INT8 weights are rounded: nearest, or adaround, by what the layer answers; auto tries it with "
+        "--method search, or where INT8 is far from FP32.",
+    ),
+    click.option(
+        "--bias-correction/--no-bias-correction",
+        default=None,
+        help="Let biases take back what quantization shifts on average; without the flag, as --weight-rounding auto.",
     ),
 )
 
@@ -283,6 +300,8 @@ _SETTLED_BY_PLAN = (
     "fold",
     "keep_batchnorm",
     "channel_equalization",
+    "weight_rounding",
+    "bias_correction",
 )
 
 

@@ -25,6 +25,7 @@ from edgeq.cli.workshop.options import (
     backend_option,
     calibration_options,
     cap_options,
+    correction_options,
     fold_options,
     gate_bounds,
     gate_options,
@@ -68,7 +69,7 @@ CLASSIFIER_FLAGS: Final = (
     *PREPROCESS_FLAGS,
     *("max_drop", "max_float_share", "min_speedup", "transformer", "channel_equalization"),
     *("gate", "gate_speedup", "gate_drop", "gate_spread"),
-    *("task", "detector_head", "outputs"),
+    *("task", "detector_head", "outputs", "weight_rounding", "bias_correction"),
 )
 RETRIEVAL_FLAGS: Final = ("captions", "compare_int8_images", "unjudged")
 _OF_TEXTS: Final = (
@@ -125,6 +126,7 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 @task_option
 @output_option
 @calibration_options
+@correction_options
 @backend_option
 @plan_options
 @plan_file_option

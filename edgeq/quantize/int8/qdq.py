@@ -25,6 +25,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from edgeq.calibrate.corrections import LayerCorrection
 from edgeq.calibrate.scales import Scales
 from edgeq.export.simplify import quiet
 from edgeq.model.graph.external_data import has_external_data
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 _INT32_LIMIT = float(2**31 - 1)
+_UNCORRECTED = LayerCorrection()
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class _Stored:
     integers: NDArray[np.int8]
 
 
-StoredWeights = dict[tuple[str, int | None], _Stored]
-"""What several lowerings of one graph need not quantize twice: by tensor and axis of the scales."""
+StoredWeights = dict[tuple[str, int | None, str], _Stored]
+"""What several lowerings of one graph need not quantize twice: by tensor, axis of the scales, and how it is rounded."""
 
 
 def calibrated_tensors(model: onnx.ModelProto, plan: PrecisionPlan) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ def lower(
 
     Raises:
         CalibrationError: a tensor of the plan has no scale.
+        ArtifactError: a correction of `scales` does not fit its layer.
         QuantizeError: the graph made differs from the plan.
     """
     with quiet():
@@ -172,7 +175,8 @@ def _lower(
     placement = place(graph, plan, lowering)
     grids = {**choose_grids(placement, scales, lowering), **prepared}
     for node in weighted:
-        _quantize_parameters(graph, node, grids[node.inputs[0].name], plan, lowering, stored)
+        correction = scales.corrections.get(node.name, _UNCORRECTED)
+        _quantize_parameters(graph, node, grids[node.inputs[0].name], plan, lowering, stored, correction)
     lowering.before_pairs(graph, grids, int8)
     insert_pairs(graph, placement, grids)
     lowering.after_pairs(graph, grids, int8)
@@ -181,12 +185,18 @@ def _lower(
 
 
 def _quantize_parameters(
-    graph: gs.Graph, node: gs.Node, grid: Grid, plan: PrecisionPlan, lowering: Lowering, stored: StoredWeights
+    graph: gs.Graph,
+    node: gs.Node,
+    grid: Grid,
+    plan: PrecisionPlan,
+    lowering: Lowering,
+    stored: StoredWeights,
+    correction: LayerCorrection,
 ) -> None:
-    bias = node.inputs[2].values.astype(np.float32) if len(node.inputs) > 2 else None
+    bias = _corrected_bias(node, correction, lowering)
     axis = _channel_axis(node, len(node.inputs[1].shape)) if plan.weights == "per-channel" else None
     floor = _smallest_scale(bias, grid, axis) if bias is not None and lowering.integer_bias else None
-    integers, scale = _quantize_weight(node.inputs[1], axis, floor, stored)
+    integers, scale = _quantize_weight(node, axis, floor, stored, correction)
     node.inputs[1] = dequantized(graph, f"{node.name}.weight", integers, scale, axis)
     if bias is None or not lowering.integer_bias:
         return
@@ -195,17 +205,44 @@ def _quantize_parameters(
     node.inputs[2] = dequantized(graph, f"{node.name}.bias", integer_bias, bias_scale, None if axis is None else 0)
 
 
+def _corrected_bias(node: gs.Node, correction: LayerCorrection, lowering: Lowering) -> NDArray[np.float32] | None:
+    """The bias, with what the correction adds to it for the backend; None where there is none."""
+    bias = node.inputs[2].values.astype(np.float32) if len(node.inputs) > 2 else None
+    channels = node.inputs[1].shape[_channel_axis(node, len(node.inputs[1].shape))]
+    shift = correction.shift(node.name, lowering.ranges_of, channels)
+    if shift is None:
+        return bias
+    bias = shift if bias is None else bias + shift
+    node.inputs = [*node.inputs[:2], gs.Constant(f"{node.name}.corrected_bias", bias)]
+    return bias
+
+
 def _quantize_weight(
-    weight: gs.Constant, axis: int | None, floor: np.ndarray | None, stored: StoredWeights
+    node: gs.Node, axis: int | None, floor: np.ndarray | None, stored: StoredWeights, correction: LayerCorrection
 ) -> tuple[np.ndarray, np.ndarray]:
     """Integers and scales; a weight that is in `stored` is not even read, unless the floor lifts a scale."""
-    found = stored.get((weight.name, axis))
+    weight = node.inputs[1]
+    key = (weight.name, axis, correction.rounding and node.name)
+    found = stored.get(key)
     if found is None or not np.array_equal(found.scale, weight_scale(found.amax, floor)):
         floats = _floats(weight)
         amax = weight_amax(floats, axis)
         scale = weight_scale(amax, floor)
-        found = stored[weight.name, axis] = _Stored(amax, scale, round_weight(floats, axis, scale))
+        deltas = correction.deltas(node.name, floats.shape)
+        if deltas is not None:
+            floats = _rounded(floats, deltas, axis, weight_scale(amax))
+        found = stored[key] = _Stored(amax, scale, round_weight(floats, axis, scale))
     return found.integers, found.scale
+
+
+def _rounded(
+    floats: NDArray[np.float32], deltas: NDArray[np.int8], axis: int | None, scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """A weight on its grid, rounded as a correction wants it; the nearest integers of that are its own."""
+    integers = np.clip(round_weight(floats, axis, scale).astype(np.int16) + deltas, -127, 127)
+    shape = [-1 if place == axis else 1 for place in range(floats.ndim)] if axis is not None else [1] * floats.ndim
+    on_grid: NDArray[np.float32] = integers.astype(np.float32) * scale.reshape(shape)
+    return on_grid
 
 
 def _floats(constant: gs.Constant) -> NDArray[np.float32]:

@@ -339,8 +339,14 @@ def _affordable(network: _Network, samples: Sequence[Array]) -> Sequence[Array]:
 
 
 def resolve(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
-    """`plan` with what `auto` found about residual additions."""
-    return plan if scales.shared_add is None else plan.model_copy(update={"shared_add": scales.shared_add})
+    """`plan` with what `auto` found about residual additions, and with what was corrected of weights and biases."""
+    corrections = scales.corrections.values()
+    settled = {
+        "shared_add": plan.shared_add if scales.shared_add is None else scales.shared_add,
+        "weight_rounding": "adaround" if any(each.rounding for each in corrections) else "nearest",
+        "bias_correction": any(each.biases for each in corrections),
+    }
+    return plan.model_copy(update=settled)
 
 
 def _opened(model: bytes, threads: int | None, fields: Fields) -> _Network:

@@ -288,7 +288,8 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
         keep_batchnorm=plan.keep_batchnorm,
         transformer=plan.transformer,
     )
-    return made.model_copy(update={"allowed": plan.allowed, "channel_equalization": plan.channel_equalization})
+    settled = ("allowed", "channel_equalization", "weight_rounding", "bias_correction")
+    return made.model_copy(update={name: getattr(plan, name) for name in settled})
 
 
 def float_share(plan: PrecisionPlan, kept: Sequence[str] = ()) -> float:

@@ -30,7 +30,7 @@ from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.sweep import Runner, Track, together
 from edgeq.quantize.search.variants import Variant, Workbench
 
-__all__ = ["PARTS", "SEARCHED", "clipped", "search_ranges"]
+__all__ = ["PARTS", "SEARCHED", "answers_one_by_one", "clipped", "search_ranges", "trial_of"]
 
 Errors = NDArray[np.float64]
 
@@ -187,22 +187,25 @@ def _accept(
     threads: int | None,
 ) -> Scales:
     """The scales whose whole INT8 network is nearer to FP32, with both compared among the trials."""
-    reference = _logits(model, samples, threads)
+    reference = answers_one_by_one(model, samples, threads)
     tried = [
-        judge_answers(reference, _logits(lower(model, plan, each, USUAL, pixels=pixels), samples, threads), None)
+        judge_answers(
+            reference, answers_one_by_one(lower(model, plan, each, USUAL, pixels=pixels), samples, threads), None
+        )
         for each in (scales, found)
     ]
     before, after = (answers.error.sum() for answers in tried)
-    trials = [_trial(each, plan, answers) for each, answers in zip((scales, found), tried, strict=True)]
+    trials = [trial_of(each, plan, answers, DEFAULT.name) for each, answers in zip((scales, found), tried, strict=True)]
     chosen = found.chosen if after < before else {**scales.chosen, DEFAULT.name: scales.method_for(DEFAULT.name)}
     return found.model_copy(update={"chosen": chosen, "trials": (*scales.trials, *trials)})
 
 
-def _trial(scales: Scales, plan: PrecisionPlan, answers: Answers) -> Trial:
+def trial_of(scales: Scales, plan: PrecisionPlan, answers: Answers, backend: str) -> Trial:
+    """What is told of the graph that some scales make for a backend, by its answers beside FP32's."""
     figures = answers.figures()
     return Trial(
-        backend=DEFAULT.name,
-        method=scales.method_for(DEFAULT.name),
+        backend=backend,
+        method=scales.method_for(backend),
         shared_add=plan.shared_add,
         images=figures.images,
         logit_error=figures.logit_error,
@@ -210,8 +213,17 @@ def _trial(scales: Scales, plan: PrecisionPlan, answers: Answers) -> Trial:
     )
 
 
-def _logits(model: onnx.ModelProto, samples: Sequence[Array], threads: int | None) -> NDArray[np.float32]:
-    """Logits of each sample, run by itself."""
-    engine = OnnxRuntimeEngine(model.SerializeToString(), threads=threads, memory_pattern=False)
+def answers_one_by_one(
+    model: onnx.ModelProto, samples: Sequence[Array], threads: int | None, *, integers: bool = True
+) -> NDArray[np.float32]:
+    """Logits of each sample, run by itself: float32 [n, classes].
+
+    Args:
+        model: with one output.
+        samples: [1, ...] each.
+        threads: of one operator.
+        integers: as in `OnnxRuntimeEngine`.
+    """
+    engine = OnnxRuntimeEngine(model.SerializeToString(), threads=threads, integers=integers, memory_pattern=False)
     source, output = engine.inputs[0], engine.outputs[0]
     return np.concatenate([engine.run({source: sample})[output] for sample in samples])
