@@ -26,6 +26,7 @@ from edgeq.export.fold import (
 from edgeq.export.image_input import channels_first, image_size, is_channels_last
 from edgeq.export.opset import is_supported, to_supported_opset
 from edgeq.export.parity import Network, Parity, measure_parity, prove_parity
+from edgeq.export.rewrites.doubles import single_precision
 from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
 from edgeq.export.simplify import simplify
 from edgeq.export.torch_export import export_classifier
@@ -218,7 +219,7 @@ def fold_graph(
     Raises:
         ExportError: the graph is not well formed, or `keep_batchnorm` names a node that is no BatchNorm.
     """
-    batch = fixed_batch(model)
+    batch, model = fixed_batch(model), single_precision(model)
     model = free_batch(name_nodes(simplify(with_dynamic_batch(model))), batch)
     if fold:
         model, report = fold_batchnorm(model, keep=keep_batchnorm)
