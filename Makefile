@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load soak soak-catalog clean
+.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-fine-text  how small a text one to sixteen tiles of an image still show, on drawn digits"
 	@echo "make bench-search-load  text search over HTTP under open-loop load, beside a plain server"
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
+	@echo "make bench-architectures  every family and architecture with drawn weights through inspect and prepare"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
@@ -123,6 +124,10 @@ bench-search-load: $(INSTALLED)
 
 bench-retrieval: $(INSTALLED)
 	$(BIN)/python -m benchmarks.retrieval $(BENCH)
+
+# Some of them, with all that was said: make bench-architectures BENCH="--only 'swin*' detr --said"
+bench-architectures: $(INSTALLED)
+	$(BIN)/python -m benchmarks.architectures $(BENCH)
 
 # Ten million vectors: make bench-vector-index BENCH="--rows 10000000 --sides edgeq --work /large/disk"
 bench-vector-index: $(INSTALLED)

@@ -11,18 +11,24 @@ import contextlib
 import io
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
 import onnx.inliner
+import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 import onnxruntime
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from edgeq.errors import ExportError
+from edgeq.export.rewrites.casts import settle_casts
+from edgeq.export.rewrites.folds import write_out_folds
 from edgeq.export.rewrites.noops import bypass_noops
 from edgeq.export.rewrites.pads import give_pads_to_convolutions
 from edgeq.export.rewrites.reshapes import settle_reshapes
 from edgeq.export.rewrites.scalars import make_scalars
+from edgeq.export.rewrites.sequences import split_sequences
+from edgeq.export.rewrites.shapes import slice_shapes
 from edgeq.model.graph.onnx_file import MAX_IR_VERSION
 from edgeq.model.graph.tensors import drop_constant_inputs
 
@@ -32,6 +38,8 @@ __all__ = ["quiet", "simplify"]
 _LARGEST_CONSTANT = 512 * 1024 * 1024
 # Each round may uncover work for the next; real graphs settle in two or three.
 _MOST_ROUNDS = 20
+# What a Constant may hold beside a tensor (ONNX operators, Constant).
+_BARE = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 # ONNX Runtime's severities; warnings and above are what it writes when nobody said otherwise.
 _WARNING, _FATAL = 2, 4
 
@@ -69,7 +77,21 @@ def _own_copy(model: onnx.ModelProto) -> onnx.ModelProto:
         made = onnx.ModelProto()
         made.CopyFrom(model)
     drop_constant_inputs(made)
+    _give_constants_types(made)
     return made
+
+
+def _give_constants_types(model: onnx.ModelProto) -> None:
+    """Constant nodes that hold a bare number, or several, hold a tensor instead, in place.
+
+    onnx-graphsurgeon 0.6.1 takes a bare float for a double, and no numbers at all for doubles too.
+    """
+    for node in (node for node in model.graph.node if node.op_type == "Constant"):
+        for held in node.attribute:
+            kind = _BARE.get(held.name)
+            if kind is not None:
+                values = np.array(onnx.helper.get_attribute_value(held), kind)
+                held.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(values)))
 
 
 def _one_round(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,7 +104,11 @@ def _one_round(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reduced(graph: gs.Graph) -> onnx.ModelProto:
+    slice_shapes(graph)
+    settle_casts(graph)
     _fold_constants(graph)
+    split_sequences(graph)
+    write_out_folds(graph)
     settle_reshapes(graph)
     make_scalars(graph)
     give_pads_to_convolutions(graph)

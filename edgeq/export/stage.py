@@ -29,6 +29,7 @@ from edgeq.export.input_adapter import InputAdapter, adapt_input
 from edgeq.export.opset import is_supported, to_supported_opset
 from edgeq.export.parity import BOUND, AllOutputs, Parity, measure_outputs, prove_outputs
 from edgeq.export.rewrites.answers import as_chosen, finish_outputs, select_outputs
+from edgeq.export.rewrites.doubles import single_precision
 from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
 from edgeq.export.simplify import simplify
 from edgeq.export.torch_export import OUTPUT, export_classifier
@@ -268,7 +269,7 @@ def fold_graph(
     Raises:
         ExportError: the graph is not well formed, or `keep_batchnorm` names a node that is no BatchNorm.
     """
-    batch = fixed_batch(model)
+    batch, model = fixed_batch(model), single_precision(model)
     model = free_batch(name_nodes(simplify(with_dynamic_batch(model))), batch)
     if fold:
         model, report = fold_batchnorm(model, keep=keep_batchnorm)
@@ -364,7 +365,7 @@ def _exported(source: ModelSource, directory: Path, expected: Expected) -> Opene
     outputs = choose_outputs(model, expected, size)
     if model.graph.output[0].name != OUTPUT:
         outputs = replace(outputs, claims_labels=False)
-    return OpenedGraph(model, lambda pixels: as_chosen((exported.reference(pixels),), outputs), outputs, BOUND)
+    return OpenedGraph(model, lambda pixels: as_chosen(exported.every_output(pixels), outputs), outputs, BOUND)
 
 
 def _expected(source: ModelSource, expected: Expected | None) -> Expected:

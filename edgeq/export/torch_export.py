@@ -8,7 +8,8 @@ the other one gives 18. Tracing turns every size but the batch into a constant: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,8 +33,17 @@ __all__ = ["INPUT", "OPSET", "OUTPUT", "TorchExport", "export_classifier", "refu
 
 INPUT, OUTPUT = "pixel_values", "logits"
 
-_ANSWERS: Final = (OUTPUT, "image_embeds", "pooler_output")
-"""Fields of transformers' outputs, one vector for each image; the first that a network fills is what it is for."""
+_ANSWERS: Final = (
+    (OUTPUT, "pred_boxes"),
+    ("class_queries_logits", "masks_queries_logits"),
+    ("predicted_depth",),
+    ("reconstruction",),
+    ("heatmaps",),
+    ("image_embeds",),
+    ("pooler_output",),
+    ("last_hidden_state",),
+)
+"""Fields of transformers' outputs; the first line of which a network fills some is what it is for."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +51,17 @@ class TorchExport:
     """An ONNX file and the network that it was made from.
 
     Attributes:
-        path: the file: input `pixel_values` float32 [batch, channels, height, width], output `logits` [batch, labels];
-            of an encoder, `image_embeds` or `pooler_output` [batch, features].
-        labels: number of classes, or of features.
-        reference: the torch network itself on the CPU, batch to logits, both float32 arrays.
+        path: the file: input `pixel_values` float32 [batch, channels, height, width], output `logits` [batch, labels],
+            of a detector `pred_boxes` too; of an encoder, `image_embeds`, `pooler_output` or `last_hidden_state`.
+        labels: length of the first output's second axis: the number of classes, or of features.
+        reference: the torch network itself on the CPU, batch to its first output, both float32 arrays.
+        every_output: the same with all outputs, in the file's order.
     """
 
     path: Path
     labels: int
     reference: Network
+    every_output: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
 
 
 def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, int], channels: int = 3) -> TorchExport:
@@ -75,35 +87,35 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
     labels = _count_labels(directory, network, shape)
     # Two images, so that an axis that happens to be the batch is not taken for a constant one.
     examples = {INPUT: np.zeros((2, *shape[1:]), np.float32)}
-    outputs = {str(network.given): {0: "batch"}}
+    outputs = {name: {0: "batch"} for name in network.given}
     model = trace(network, examples, source=directory, inputs=(GraphInput(INPUT, {0: "batch"}),), outputs=outputs)
     save_onnx(model, output)
-    return TorchExport(output, labels, lambda batch: _run(reference, batch))
+    return TorchExport(output, labels, lambda batch: _run(reference, batch)[0], lambda batch: _run(reference, batch))
 
 
-def _load(directory: Path, image_size: tuple[int, int]) -> tuple[torch.nn.Module, torch.nn.Module]:
+def _load(directory: Path, image_size: tuple[int, int]) -> tuple[Any, torch.nn.Module]:
     """The network in eval mode and float32, taking pixels and giving logits or features; and what it must equal."""
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory} has no config.json", expected="a Hugging Face model directory")
     import torch
 
     class Answering(torch.nn.Module):
-        """Pixels to logits or features, without transformers' output object; `given` is that object's field."""
+        """Pixels to answers, without transformers' output object; `given` are that object's fields."""
 
         def __init__(self, inner: torch.nn.Module) -> None:
             super().__init__()
             self.inner = inner
-            self.given = OUTPUT
+            self.given: tuple[str, ...] = (OUTPUT,)
 
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            """[batch, channels, height, width] to [batch, labels or features]."""
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            """[batch, channels, height, width] to what is in `given`; a tuple where that is more than one."""
             made = self.inner(pixel_values=pixel_values)
             if isinstance(made, torch.Tensor):
-                self.given = _ANSWERS[-1]
+                self.given = ("pooler_output",)
                 return made
-            self.given = next(name for name in _ANSWERS if made.get(name) is not None)
-            answer: torch.Tensor = made[self.given]
-            return answer
+            self.given = _answers(made)
+            answers = tuple(made[name] for name in self.given)
+            return answers if len(answers) > 1 else answers[0]
 
     try:
         with quiet():
@@ -123,6 +135,25 @@ def _load(directory: Path, image_size: tuple[int, int]) -> tuple[torch.nn.Module
     # The flag is set on the wrapper itself: the exporter puts a wrapper's flag back recursively.
     network = Answering(inner).eval()
     return network, network
+
+
+def _answers(made: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that are a network's answer.
+
+    Args:
+        made: what it gave, one of transformers' output objects.
+
+    Raises:
+        ExportError: none of them is known here.
+    """
+    filled = {name for name, value in made.items() if value is not None}
+    found = next((names for names in _ANSWERS if filled & set(names)), ())
+    if not found:
+        raise ExportError(
+            f"the network gives {', '.join(sorted(filled)) or 'nothing'}",
+            expected=f"one of {', '.join(name for names in _ANSWERS for name in names)}",
+        )
+    return tuple(name for name in found if name in filled)
 
 
 def _unloadable(directory: Path, reason: str) -> ModelError:
@@ -214,25 +245,39 @@ def refuse_gaps(directory: Path, loading: Mapping[str, Any]) -> None:
 
 
 def _count_labels(directory: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> int:
+    """Run one image, a gradient, twice, before anything takes long."""
+    image = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
     try:
         with quiet():
-            logits = _run(network, np.zeros(shape, dtype=np.float32))
+            first, again = (_run(network, image) for _ in range(2))
+    except ExportError:
+        raise
     except Exception as error:  # a network refuses a shape in its own words
         raise ExportError(
             f"the network in {directory} does not take images of shape {list(shape[1:])}",
             causes=(first_line(error),),
             next_step="give the size of its preprocessor_config.json",
         ) from error
-    if logits.ndim != 2 or len(logits) != shape[0]:
+    for values in first:
+        if values.ndim < 2 or len(values) != shape[0]:
+            raise ExportError(
+                f"the network in {directory} gives {list(values.shape)}", expected="[batch, ...], a row for each image"
+            )
+    if not all(
+        one.shape == other.shape and np.array_equal(one, other) for one, other in zip(first, again, strict=True)
+    ):
         raise ExportError(
-            f"the network in {directory} gives {list(logits.shape)}", expected="[batch, labels] or [batch, features]"
+            f"the network in {directory} answers the same image in two ways",
+            expected="the same answer each time",
+            causes=("it draws random numbers, as a masked autoencoder does which hides patches while it is trained",),
+            next_step="give the network that is used after training, such as its encoder with a class head",
         )
-    return int(logits.shape[1])
+    return int(first[0].shape[1])
 
 
-def _run(network: torch.nn.Module, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+def _run(network: torch.nn.Module, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     import torch
 
     with torch.inference_mode():
-        logits: NDArray[np.float32] = network(torch.tensor(batch)).numpy()
-    return logits
+        made = network(torch.tensor(batch))
+    return tuple(values.numpy() for values in (made if isinstance(made, tuple) else (made,)))

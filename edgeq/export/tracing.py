@@ -1,7 +1,7 @@
-"""torch's tracing exporter, asked so that nothing is folded on the way, and what it made compared with what was asked.
+"""torch's exporters, asked so that nothing is folded on the way, and what they made compared with what was asked.
 
-Nodes are named after their modules (`/vision/encoder/layers.0/mlp/fc1/MatMul`), the opset is 17, and every size that is
-not said to be free becomes a constant.
+By the tracing one nodes are named after their modules (`/vision/encoder/layers.0/mlp/fc1/MatMul`), the opset is 17, and
+every size that is not said to be free becomes a constant. What it cannot write the newer one does, in opset 18.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from onnx import TensorProto
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OPSET", "quiet", "trace"]
 
-OPSET = 17
+OPSET: Final = 17
+_NEWER_OPSET: Final = 18
+"""Of torch's newer exporter, where the tracing one does not know an operator."""
 
 Axes = Mapping[int, str]
 """Axes of a tensor whose length differs from run to run -> their names."""
@@ -60,33 +62,66 @@ def trace(
     import torch
 
     given = tuple(torch.from_numpy(examples[entry.name]) for entry in inputs)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "traced.onnx"
-        try:
-            with quiet(), torch.no_grad():  # else every layer's attention scores are kept for a backward pass
-                torch.onnx.export(
-                    network,
-                    given,
-                    str(path),
-                    dynamo=False,
-                    opset_version=OPSET,
-                    export_params=weights,
-                    # With eval mode or constant folding here, versions of the exporter fold BatchNorm.
-                    training=torch.onnx.TrainingMode.PRESERVE,
-                    do_constant_folding=False,
-                    input_names=[entry.name for entry in inputs],
-                    output_names=list(outputs),
-                    dynamic_axes={entry.name: dict(entry.free) for entry in inputs}
-                    | {name: dict(axes) for name, axes in outputs.items()},
-                )
-        except Exception as error:  # the exporter's errors share no base class
-            raise ExportError(
-                f"the network in {source} cannot be exported to ONNX opset {OPSET}", causes=(first_line(error),)
-            ) from error
-        model = load_onnx(path)
+    options: dict[str, Any] = {
+        "export_params": weights,
+        "input_names": [entry.name for entry in inputs],
+        "output_names": list(outputs),
+    }
+    axes = {entry.name: dict(entry.free) for entry in inputs}
+    traced = {
+        "dynamo": False,
+        "opset_version": OPSET,
+        # With eval mode or constant folding here, versions of the exporter fold BatchNorm.
+        "training": torch.onnx.TrainingMode.PRESERVE,
+        "do_constant_folding": False,
+        "dynamic_axes": axes | {name: dict(free) for name, free in outputs.items()},
+    }
+    try:
+        model = _exported(network, given, {**options, **traced})
+    except Exception as error:  # the exporter's errors share no base class
+        model = _exported_by_dynamo(network, given, source, options, axes, error)
     own = set() if weights else set(network.state_dict())
     _verify(model, {entry.name: _wanted(entry, examples[entry.name].shape) for entry in inputs}, outputs, own)
     return model
+
+
+def _exported(network: torch.nn.Module, given: tuple[torch.Tensor, ...], options: Mapping[str, Any]) -> onnx.ModelProto:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "exported.onnx"
+        with quiet(), torch.no_grad():  # else every layer's attention scores are kept for a backward pass
+            torch.onnx.export(network, given, str(path), **options)
+        return load_onnx(path)
+
+
+def _exported_by_dynamo(
+    network: torch.nn.Module,
+    given: tuple[torch.Tensor, ...],
+    source: Path,
+    options: Mapping[str, Any],
+    axes: Mapping[str, Axes],
+    before: Exception,
+) -> onnx.ModelProto:
+    """What torch's newer exporter writes, which knows operators that the tracing one does not; it takes ten times as
+    long.
+
+    Args:
+        network, given, source, options: as for the tracing one.
+        axes: of each input, those whose length is free.
+        before: why the tracing one could not.
+    """
+    import torch
+
+    free = tuple({axis: torch.export.Dim(name) for axis, name in entry.items()} for entry in axes.values())
+    newer = {"dynamo": True, "opset_version": _NEWER_OPSET, "dynamic_shapes": free, "optimize": False, "verbose": False}
+    try:
+        return _exported(network, given, {**options, **newer})
+    except Exception as error:
+        raise ExportError(
+            f"the network in {source} cannot be exported to ONNX",
+            causes=(f"opset {OPSET}: {first_line(before)}", f"opset {_NEWER_OPSET}: {first_line(error)}"),
+        ) from before
 
 
 def _wanted(given: GraphInput, shape: Sequence[int]) -> tuple[int, list[int | str]]:
@@ -103,7 +138,7 @@ def _verify(
     """What was asked for is what came: exporters change an opset without a word."""
     opsets = {item.domain: item.version for item in model.opset_import}
     faults = []
-    if opsets != {"": OPSET}:
+    if opsets not in ({"": OPSET}, {"": _NEWER_OPSET}):
         faults.append(f"opsets {opsets}")
     if model.ir_version > MAX_IR_VERSION:
         faults.append(f"IR {model.ir_version}")

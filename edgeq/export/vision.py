@@ -19,7 +19,8 @@ from edgeq.bundle.vision_report import TOKENS, VISION_FP16, VISION_FP32, GraphFi
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError, first_line
 from edgeq.export.late_weights import simplify_with_weights
-from edgeq.export.tracing import OPSET, trace
+from edgeq.export.opset import opset_of
+from edgeq.export.tracing import trace
 from edgeq.export.vision_module import VisionModule, load_vision_module
 from edgeq.export.vision_pixels import ParityRun, read_runs
 from edgeq.families.base import FEATURES, PIXELS, Arrays, AxisRange, VisionGraph, output_rows
@@ -91,7 +92,7 @@ def export_vision(
         lengths=_lengths(vision_half, runs),
         image_tokens=tokens,
         hidden=reference[0].shape[1],
-        opset=OPSET,
+        opset=opset_of(graph),
         ir_version=graph.ir_version,
         parameters=parameters,
         fp32=GraphFiles.of(directory / VISION_FP32),

@@ -31,6 +31,7 @@ __all__ = [
     "describe_text_tower",
     "describe_two_tower",
     "encoder_notes",
+    "is_image_classifier",
     "is_projected",
     "is_text_tower",
     "is_two_tower",
@@ -135,10 +136,15 @@ def is_two_tower(config: Mapping[str, Any]) -> bool:
     kind, names = config.get("model_type"), _names(config)
     both = isinstance(config.get("text_config"), Mapping) and isinstance(config.get("vision_config"), Mapping)
     if kind in TWO_TOWERS:
-        return both and not any("ForImageClassification" in name for name in names)
+        return both and not is_image_classifier(config)
     compares = kind in _OTHERS or (both and "logit_scale_init_value" in config)
     answers = any(name.endswith(_ANSWERING) for name in names) or (kind in _BOTH and not names)
     return compares and not answers
+
+
+def is_image_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json names a class with a head for image classes, whatever else it describes."""
+    return any("ForImageClassification" in name for name in _names(config))
 
 
 def is_vision_tower(config: Mapping[str, Any]) -> bool:

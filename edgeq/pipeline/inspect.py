@@ -22,6 +22,7 @@ from edgeq.families.two_tower import TwoTower, check_two_tower, encoder_notes, i
 from edgeq.files import read_json_object
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
 from edgeq.model.checkpoint.source import ModelSource, find_checkpoint, open_model
+from edgeq.model.checkpoint.stored import FLOATS, read_stored
 from edgeq.model.graph.answers import Expected, Outputs
 from edgeq.model.graph.components import Layer, name_nodes, read_components
 from edgeq.model.graph.onnx_file import load_onnx
@@ -120,10 +121,12 @@ def inspect_model(
     graph = name_nodes(simplify(opened.model))
     planned, report = fold_graph(graph, outputs=opened.outputs)
     parts = read_components(graph)
+    held = sum(part.parameters for part in parts)
+    parameters = _stored_parameters(source.path) if source.kind == "hf" else held
     return Inspection(
         model=str(model),
         source=source.kind,
-        parameters=sum(part.parameters for part in parts),
+        parameters=parameters,
         bytes=sum(part.bytes for part in parts),
         components=tuple(
             Part(name=part.name, layers=len(part.layers), parameters=part.parameters, bytes=part.bytes)
@@ -134,7 +137,11 @@ def inspect_model(
         batchnorm_foldable=len(report.folded),
         batchnorm_kept={kept.batchnorm: kept.reason for kept in report.kept},
         outputs=tuple(_told(opened.outputs)),
-        notes=(*source.notes, *encoder_notes(config, (source.preprocess.height, source.preprocess.width))),
+        notes=(
+            *source.notes,
+            *encoder_notes(config, (source.preprocess.height, source.preprocess.width)),
+            *_computed_beforehand(parameters, held),
+        ),
     )
 
 
@@ -144,6 +151,25 @@ def _told(outputs: Outputs) -> Iterator[str]:
         yield f"{'Answer' if place < outputs.answers else 'Output'}: {chosen.output}"
     for name, change in outputs.changes.items():
         yield f"  {name}: {change}"
+
+
+def _stored_parameters(directory: Path) -> int:
+    """Learned numbers of a checkpoint: every floating-point tensor but a BatchNorm's running mean and variance."""
+    stored = read_stored(directory).items()
+    return sum(
+        tensor.elements
+        for name, tensor in stored
+        if tensor.dtype in FLOATS and not name.endswith(("running_mean", "running_var"))
+    )
+
+
+def _computed_beforehand(stored: int, held: int) -> Iterator[str]:
+    """Says where a checkpoint's parameters are not those of its graph."""
+    if stored != held:
+        yield (
+            f"the checkpoint stores {stored:,} parameters, and the graph holds {held:,}: what does not depend on the "
+            "image, such as tables of relative positions, is computed beforehand"
+        )
 
 
 def _inspect_towers(model: str, source: ModelSource, scratch: Path) -> Inspection:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from edgeq.device import PROFILES, device_profile
 from edgeq.errors import GateError, PlanError
 from edgeq.families.modules import VlmDescription
-from edgeq.families.two_tower import is_two_tower
+from edgeq.families.two_tower import is_image_classifier, is_two_tower
 from edgeq.pipeline.vlm_options import VlmOptions
 from edgeq.plan.changes import Change
 from edgeq.plan.memory import MemoryPlan, plan_memory
@@ -27,11 +27,11 @@ _ROOMY: Final = next(iter(PROFILES.values())).model_copy(update={"title": "any d
 def is_vision_language(config: Mapping[str, Any]) -> bool:
     """Whether a config.json speaks of a vision part or a language part, as those of vision-language models do.
 
-    Of those with both, CLIP and SigLIP are none: they answer nothing.
+    Of those with both, CLIP and SigLIP are none: they answer nothing, nor do their vision encoders with a class head.
     """
-    return not is_two_tower(config) and any(
-        isinstance(config.get(key), Mapping) for key in ("vision_config", "text_config")
-    )
+    if is_two_tower(config) or is_image_classifier(config):
+        return False
+    return any(isinstance(config.get(key), Mapping) for key in ("vision_config", "text_config"))
 
 
 def plan_vlm(model: VlmDescription, options: VlmOptions) -> PrecisionPlan:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError
 from edgeq.export.late_weights import simplify_with_weights
+from edgeq.export.simplify import simplify
 from edgeq.export.tracing import trace
 from edgeq.families.base import Arrays, GraphInput
 
@@ -59,6 +60,45 @@ def test_other_lengths_than_those_of_the_example(inside: bool) -> None:
             wanted = network(*(torch.from_numpy(given[name]) for name in ("rows", "picked")))
         for name, value in zip(OUTPUTS, wanted, strict=True):
             np.testing.assert_allclose(found[name], value.numpy(), rtol=0, atol=1e-6)
+
+
+class Folding(torch.nn.Module):
+    """Patches taken apart and put together, as MobileViT V2 does; the tracing exporter knows no `fold`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, 3, 8, 8] to [n, 4, 8, 8]."""
+        patches = torch.nn.functional.unfold(self.norm(self.conv(pixels)), 2, stride=2)
+        return torch.nn.functional.fold(patches.relu(), (8, 8), 2, stride=2)
+
+
+def test_what_the_tracing_exporter_does_not_know_the_newer_one_writes() -> None:
+    torch.manual_seed(0)
+    network = Folding().eval()
+    pixels = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
+    image, free = GraphInput("pixels", {0: "n"}), {0: "n"}
+    made = trace(network, {"pixels": pixels[:2]}, source=Path("m"), inputs=(image,), outputs={"y": free})
+    assert [opset.version for opset in made.opset_import] == [18]
+    assert "BatchNormalization" in {node.op_type for node in made.graph.node}, "left to edgeq.export.fold"
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(pixels)).numpy()
+    for graph in (made, simplify(made)):
+        found = OnnxRuntimeEngine(graph.SerializeToString(), threads=1).run({"pixels": pixels})["y"]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    assert "Col2Im" not in {node.op_type for node in simplify(made).graph.node}
+
+
+def test_what_neither_knows_is_refused_with_both_reasons() -> None:
+    class Solving(torch.nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.eigvals(rows[:, :6]).real.expand(len(rows), -1)
+
+    with pytest.raises(ExportError, match="cannot be exported to ONNX") as caught:
+        trace(Solving(), {"rows": feeds(4, 3)["rows"]}, source=Path("m"), inputs=(ROWS,), outputs={"y": {0: "rows"}})
+    assert [cause[:8] for cause in caught.value.causes] == ["opset 17", "opset 18"]
 
 
 def test_nothing_is_kept_for_a_backward_pass() -> None:

@@ -246,7 +246,12 @@ def test_an_older_chat_template_is_found(tiny_vlm_model: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [({"vision_config": {}, "text_config": {}}, True), ({"text_config": {}}, True), ({"model_type": "resnet"}, False)],
+    [
+        ({"vision_config": {}, "text_config": {}}, True),
+        ({"text_config": {}}, True),
+        ({"model_type": "resnet"}, False),
+        ({"vision_config": {}, "text_config": {}, "architectures": ["CLIPForImageClassification"]}, False),
+    ],
 )
 def test_which_configs_speak_of_two_halves(config: dict[str, Any], expected: bool) -> None:
     assert is_vision_language(config) is expected

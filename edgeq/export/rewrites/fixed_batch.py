@@ -18,6 +18,8 @@ from edgeq.model.graph.wiring import Wiring, attribute, label, operator
 __all__ = ["fixed_batch", "free_batch", "with_dynamic_batch"]
 
 _COPY, _REST = 0, -1  # in Reshape's shape: the input's axis, and what is left
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "MatMul", "Equal", "Greater", "Less")
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
@@ -53,8 +55,8 @@ def free_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     for node in list(wiring.nodes):
         if operator(node) == "Reshape":
             _free_reshape(wiring, node, shapes, batch)
-        elif operator(node) == "Concat" and batch is not None:
-            _free_concat(wiring, node, shapes, batch)
+        elif batch is not None:
+            _free_constants(wiring, node, shapes, batch)
     wiring.finish()
     return made
 
@@ -87,7 +89,7 @@ def _free_reshape(
 ) -> None:
     """`[1, 64]` becomes `[0, 64]` where the first axis is the input's, and `[-1, 64]` where it is a multiple."""
     wanted, source = wiring.constant(node.input[1]), shapes.get(node.input[0])
-    if wanted is None or not wanted.size or not source or attribute(node, "allowzero", 0):
+    if wanted is None or not wanted.size or not source or (attribute(node, "allowzero", 0) and not wanted.all()):
         return
     whole = bool((wanted > 0).all())
     if wanted[0] <= 0 or wanted[0] % (batch or 1) or (batch is None and not (whole and wanted[0] == 1 == source[0])):
@@ -95,6 +97,9 @@ def _free_reshape(
     freed = _freed(wanted, source, shapes.get(node.output[0]))
     if freed is not None:
         wiring.store(node, 1, freed, f"{label(node)}/shape")
+        left = [one for one in node.attribute if one.name != "allowzero"]  # 0 is a copy from now on
+        del node.attribute[:]
+        node.attribute.extend(left)
 
 
 def _freed(
@@ -109,6 +114,62 @@ def _freed(
     return None
 
 
+def _free_constants(
+    wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int
+) -> None:
+    """The other places where an exporter writes the number of images: sizes, states, rows beside images."""
+    kind = operator(node)
+    if kind == "Concat":
+        _free_concat(wiring, node, shapes, batch)
+    elif kind == "Resize":
+        _free_sizes(wiring, node, batch)
+    elif kind == "Expand":
+        _free_expand(wiring, node, shapes, batch)
+    elif kind in _RECURRENT:
+        _drop_zero_states(wiring, node)
+    elif kind in _BROADCASTING and batch > 1:
+        _free_operands(wiring, node, shapes, batch)
+
+
+def _free_sizes(wiring: Wiring, node: onnx.NodeProto, batch: int) -> None:
+    """Resize to sizes that begin with the batch: that one is read from the images."""
+    sizes = wiring.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+    if sizes is None or attribute(node, "axes", None) is not None or len(sizes) < 2 or sizes[0] != batch:
+        return
+    stem = f"{label(node)}/sizes"
+    rest = wiring.add_constant(sizes[1:], f"{stem}/rest")
+    whole = onnx.helper.make_node("Concat", [f"{stem}/images", rest], [stem], name=stem, axis=0)
+    wiring.insert_before(node, (*_images(wiring, node.input[0], f"{stem}/images"), whole))
+    wiring.set_input(node, 3, stem)
+
+
+def _free_expand(wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int) -> None:
+    """Expand to a shape that begins with the batch: 1 leaves the images as many as they are."""
+    wanted, source = wiring.constant(node.input[1]), shapes.get(node.input[0])
+    if wanted is not None and source and len(source) == len(wanted) and source[0] == wanted[0] == batch:
+        wiring.store(node, 1, np.array([1, *wanted[1:]], np.int64), f"{label(node)}/shape")
+
+
+def _drop_zero_states(wiring: Wiring, node: onnx.NodeProto) -> None:
+    """States that begin at zero, [directions, batch, hidden], are left out: that is what no state means."""
+    for place in (5, 6):
+        state = wiring.constant(node.input[place]) if len(node.input) > place and node.input[place] else None
+        if state is not None and not state.any():
+            wiring.set_input(node, place, "")
+
+
+def _free_operands(wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int) -> None:
+    """A constant with the same row for each image is one row, which is spread over all."""
+    ranks = [len(shapes.get(name) or ()) for name in node.input if wiring.constant(name) is None]
+    for place, name in enumerate(node.input):
+        value = wiring.constant(name)
+        least = 3 if operator(node) == "MatMul" else 1  # the last two axes of a MatMul are no images
+        if value is None or value.ndim < least or value.ndim != max(ranks, default=0) or len(value) != batch:
+            continue
+        if (value == value[:1]).all():
+            wiring.store(node, place, value[:1], f"{label(node)}/input{place}")
+
+
 def _free_concat(wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int) -> None:
     """A constant that has a row for each image is repeated as often as there are images."""
     images = next((name for name in node.input if wiring.constant(name) is None), None)
@@ -121,13 +182,19 @@ def _free_concat(wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[i
             wiring.set_input(node, place, rows)
 
 
+def _images(wiring: Wiring, tensor: str, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """Nodes that make `name`, int64 [1], the number of images in a tensor; in a form that every opset has."""
+    shape = onnx.helper.make_node("Shape", [tensor], [f"{name}/shape"], name=f"{name}/shape")
+    first = wiring.add_constant(np.zeros(1, np.int64), f"{name}/first")
+    return shape, onnx.helper.make_node("Gather", [shape.output[0], first], [name], name=name, axis=0)
+
+
 def _repeated(wiring: Wiring, node: onnx.NodeProto, place: int, row: NDArray[Any], images: str) -> str:
     """The tensor that has `row` once for each of `images`: Expand to their number."""
     stem = f"{label(node)}/input{place}"
-    count = onnx.helper.make_node("Shape", [images], [f"{stem}/images"], name=f"{stem}/images", start=0, end=1)
     ones = wiring.add_constant(np.ones(row.ndim - 1, np.int64), f"{stem}/ones")
-    shape = onnx.helper.make_node("Concat", [count.output[0], ones], [f"{stem}/shape"], name=f"{stem}/shape", axis=0)
+    shape = onnx.helper.make_node("Concat", [f"{stem}/images", ones], [f"{stem}/shape"], name=f"{stem}/shape", axis=0)
     held = wiring.add_constant(row, f"{stem}/row")
     expand = onnx.helper.make_node("Expand", [held, shape.output[0]], [f"{stem}/rows"], name=f"{stem}/rows")
-    wiring.insert_before(node, (count, shape, expand))
+    wiring.insert_before(node, (*_images(wiring, images, f"{stem}/images"), shape, expand))
     return str(expand.output[0])

@@ -109,6 +109,8 @@ _SLOTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "Mul": ((0, 1), ()),
     "Div": ((0, 1), ()),
     "Gather": ((0,), ()),
+    "Concat": (tuple(range(8)), ()),  # a class token beside the patches
+    "Expand": ((0,), ()),  # the same, once for each image
 }
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 

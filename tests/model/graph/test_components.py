@@ -109,6 +109,22 @@ def test_a_shared_weight_is_counted_once_and_formula_constants_are_not() -> None
     assert (layers["first"].bytes, layers["first"].output) == (256, "a")
 
 
+def test_a_class_token_counts() -> None:
+    """Beside the patches as it is, or once for each image."""
+    made = model(
+        [
+            helper.make_node("Expand", ["token", "shape"], ["tokens"], name="repeated"),
+            helper.make_node("Concat", ["tokens", "x", "other"], ["y"], name="beside", axis=1),
+        ],
+        [
+            tensor("token", 1, 1, 4, 4),
+            tensor("other", 1, 2, 4, 4),
+            numpy_helper.from_array(np.array([1, 1, 4, 4]), "shape"),
+        ],
+    )
+    assert [(layer.name, layer.parameters) for layer in read_layers(made)] == [("repeated", 16), ("beside", 32)]
+
+
 def test_nodes_get_unique_names_in_a_copy() -> None:
     made = model(
         [

@@ -1,0 +1,1 @@
+"""Every architecture that people bring, with drawn weights, through `inspect` and `prepare`."""
