@@ -24,8 +24,8 @@ from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.demo.clip.pairs import CAPTIONS, write_captions, write_pairs
 from edgeq.demo.clip.score import CLIP_WEIGHTS
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval.options import RetrievalOptions
+from edgeq.pipeline.retrieval.prepare import PreparedRetrieval, prepare_retrieval
 from edgeq.plan.precision import ChannelEqualization
 from edgeq.quality.tasks.pairs import Pairs
 from edgeq.quality.tasks.registry import RETRIEVAL

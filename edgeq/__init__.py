@@ -29,7 +29,7 @@ _PLACES = {
     "Precision": "edgeq.plan.precision",
     "PrecisionPlan": "edgeq.plan.precision",
     "Prepared": "edgeq.pipeline.classifier",
-    "PreparedRetrieval": "edgeq.pipeline.retrieval",
+    "PreparedRetrieval": "edgeq.pipeline.retrieval.prepare",
     "PreparedText": "edgeq.pipeline.text_encoder",
     "PreparedVlm": "edgeq.pipeline.vlm",
     "Preprocess": "edgeq.model.images.preprocess",
@@ -37,7 +37,7 @@ _PLACES = {
     "Quality": "edgeq.quality.judge",
     "Quantized": "edgeq.api.workshop.stages",
     "Reply": "edgeq.runtime.vlm.model",
-    "RetrievalOptions": "edgeq.pipeline.retrieval_options",
+    "RetrievalOptions": "edgeq.pipeline.retrieval.options",
     "Rule": "edgeq.plan.precision",
     "Scales": "edgeq.calibrate.scales",
     "SearchBounds": "edgeq.quantize.search.layer_search",
@@ -91,8 +91,8 @@ if TYPE_CHECKING:
     from edgeq.model.images.preprocess_flags import PreprocessFlags
     from edgeq.pipeline.classifier import Prepared
     from edgeq.pipeline.inspect import Inspection
-    from edgeq.pipeline.retrieval import PreparedRetrieval
-    from edgeq.pipeline.retrieval_options import RetrievalOptions
+    from edgeq.pipeline.retrieval.options import RetrievalOptions
+    from edgeq.pipeline.retrieval.prepare import PreparedRetrieval
     from edgeq.pipeline.search import Found
     from edgeq.pipeline.stages import Options
     from edgeq.pipeline.text_encoder import PreparedText

@@ -26,9 +26,9 @@ from edgeq.families.two_tower import TwoTower, text_notes
 from edgeq.files import new_directory, read_json_object
 from edgeq.model.checkpoint.source import find_checkpoint
 from edgeq.model.graph.onnx_file import load_onnx
-from edgeq.pipeline.retrieval_engines import TEXT_FP16_PLAN, describe_text_engine, settle_text_engine
-from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.pipeline.retrieval_tokenizer import prove_tokenizer, require_tokenizer, save_tokenizer, tokenizer_pad_id
+from edgeq.pipeline.retrieval.engines import TEXT_FP16_PLAN, describe_text_engine, settle_text_engine
+from edgeq.pipeline.retrieval.options import RetrievalOptions
+from edgeq.pipeline.retrieval.tokenizer import prove_tokenizer, require_tokenizer, save_tokenizer, tokenizer_pad_id
 from edgeq.pipeline.stages import Progress
 from edgeq.plan.precision import PrecisionPlan, Rule
 from edgeq.plan.rules import plan_float

@@ -13,7 +13,7 @@ from two_towers import SENTENCES, write_two_tower
 
 import edgeq as api
 from edgeq.errors import ArtifactError, InputError
-from edgeq.pipeline.retrieval import PreparedRetrieval
+from edgeq.pipeline.retrieval.prepare import PreparedRetrieval
 
 QUICK = ("--threads", "1", "--method", "minmax", "--channel-equalization", "none")
 

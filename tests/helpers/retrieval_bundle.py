@@ -11,8 +11,8 @@ from PIL import Image
 from two_towers import SENTENCES, write_text_tower, write_two_tower
 
 from edgeq.api.device.retrieval import index_images
-from edgeq.pipeline.retrieval import prepare_retrieval
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval.options import RetrievalOptions
+from edgeq.pipeline.retrieval.prepare import prepare_retrieval
 from edgeq.pipeline.text_encoder import prepare_text
 
 __all__ = ["PLACES", "add_image", "indexed", "retrieval_bundle", "text_bundle"]

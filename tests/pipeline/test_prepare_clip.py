@@ -17,8 +17,8 @@ from edgeq.demo.clip.pairs import CLIP_WEIGHTS, write_captions, write_pairs
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, executed_operators
 from edgeq.errors import EngineError
 from edgeq.files import sha256_file
-from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval.options import RetrievalOptions
+from edgeq.pipeline.retrieval.prepare import PreparedRetrieval, prepare_retrieval
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.tasks.retrieval_gate import RetrievalBounds, RetrievalGate
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower

@@ -19,7 +19,7 @@ from two_towers import CONTEXT, SENTENCES, write_text_tower, write_two_tower
 
 import edgeq as api
 from edgeq.errors import ArtifactError, EngineError, InputError
-from edgeq.pipeline.retrieval_tokenizer import require_tokenizer
+from edgeq.pipeline.retrieval.tokenizer import require_tokenizer
 from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
 from edgeq.runtime.retrieval.two_tower import open_two_tower
 
@@ -140,11 +140,11 @@ def test_a_vision_encoder_alone_reads_no_captions(edgeq: Edgeq, captions: Path, 
 def test_siglips_own_tokenizer_asks_for_its_package_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "SiglipTokenizer"}')
-    monkeypatch.setattr("edgeq.pipeline.retrieval_tokenizer.find_spec", lambda _: None)
+    monkeypatch.setattr("edgeq.pipeline.retrieval.tokenizer.find_spec", lambda _: None)
     with pytest.raises(EngineError, match="the package sentencepiece is missing") as caught:
         require_tokenizer(tmp_path)
     assert caught.value.next_step == "pip install sentencepiece"
-    monkeypatch.setattr("edgeq.pipeline.retrieval_tokenizer.find_spec", lambda _: object())
+    monkeypatch.setattr("edgeq.pipeline.retrieval.tokenizer.find_spec", lambda _: object())
     for name in ("spiece.model", "tokenizer.json"):
         with pytest.raises(api.EdgeqError, match=f"has no {name}"):
             require_tokenizer(tmp_path)

@@ -22,7 +22,7 @@ from edgeq.export.towers import export_text, load_towers
 from edgeq.model.graph.element_types import element_types
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import constant_tensors
-from edgeq.pipeline.retrieval_engines import length_buckets
+from edgeq.pipeline.retrieval.engines import length_buckets
 from edgeq.pipeline.stages import Options, calibrate_graph
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import plan_classifier, plan_float

@@ -13,8 +13,8 @@ from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.classifier import prepare as prepare_classifier
 from edgeq.pipeline.inspect import read_config
-from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval.options import RetrievalOptions
+from edgeq.pipeline.retrieval.prepare import PreparedRetrieval, prepare_retrieval
 from edgeq.pipeline.stages import Options, Progress
 from edgeq.pipeline.text_encoder import PreparedText, prepare_text
 from edgeq.pipeline.vlm import PreparedVlm, prepare_vlm

@@ -13,7 +13,7 @@ from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.workshop.classifier_tables import print_quality
 from edgeq.cli.workshop.options import eval_option, task_option
 from edgeq.cli.workshop.retrieval_tables import print_zero_shot
-from edgeq.pipeline.zero_shot import judge_zero_shot
+from edgeq.pipeline.retrieval.zero_shot import judge_zero_shot
 from edgeq.quantize.int8.stage import FP16, made_graph
 
 __all__ = ["command"]

@@ -45,7 +45,7 @@ from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_towe
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.classifier import Prepared
 from edgeq.pipeline.inspect import read_config
-from edgeq.pipeline.retrieval_options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions, UnjudgedText
+from edgeq.pipeline.retrieval.options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions, UnjudgedText
 from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity

@@ -6,9 +6,9 @@ import click
 
 from edgeq.cli import console
 from edgeq.cli.workshop.classifier_tables import print_fold, print_search, print_trials
-from edgeq.pipeline.retrieval import PreparedRetrieval
+from edgeq.pipeline.retrieval.prepare import PreparedRetrieval
+from edgeq.pipeline.retrieval.zero_shot import ZeroShotQuality
 from edgeq.pipeline.text_encoder import PreparedText
-from edgeq.pipeline.zero_shot import ZeroShotQuality
 from edgeq.plan.query_rate import QueryRate
 from edgeq.quality.tasks.retrieval_gate import RetrievalGate
 

@@ -1,6 +1,6 @@
 """From texts to token ids with `tokenizer.json` alone: what transformers does beside it was written into the file.
 
-`edgeq.pipeline.retrieval_tokenizer` writes that file and proves it against transformers.
+`edgeq.pipeline.retrieval.tokenizer` writes that file and proves it against transformers.
 """
 
 from __future__ import annotations

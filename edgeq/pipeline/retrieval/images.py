@@ -19,8 +19,8 @@ from edgeq.calibrate.samples import ImageSamples
 from edgeq.export.stage import FP32
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
 from edgeq.model.images.image_set import ImageSet
-from edgeq.pipeline.retrieval_judge import Encoders
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval.judge import Encoders
+from edgeq.pipeline.retrieval.options import RetrievalOptions
 from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, planned_tensors
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.equalize.stage import equalize_graph

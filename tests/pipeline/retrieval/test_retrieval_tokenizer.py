@@ -14,8 +14,8 @@ from two_towers import CONTEXT, SENTENCES, write_clip_tokenizer, write_siglip_to
 
 from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.errors import ModelError
-from edgeq.pipeline import retrieval_tokenizer as module
-from edgeq.pipeline.retrieval_tokenizer import PROBES, prove_tokenizer, save_tokenizer, tokenizer_pad_id
+from edgeq.pipeline.retrieval import tokenizer as module
+from edgeq.pipeline.retrieval.tokenizer import PROBES, prove_tokenizer, save_tokenizer, tokenizer_pad_id
 
 
 def settings_of(kind: str, size: int, **changes: Any) -> RetrievalSettings:

@@ -16,10 +16,10 @@ from edgeq.bundle.retrieval_settings import TEXT
 from edgeq.bundle.vision_report import VISION_FP16
 from edgeq.calibrate.samples import CaptionSamples
 from edgeq.model.images.image_set import ImageSet
-from edgeq.pipeline.retrieval_images import int8_image_encoder
-from edgeq.pipeline.retrieval_judge import Encoders, RetrievalJudge, embed_images
-from edgeq.pipeline.retrieval_options import RetrievalOptions, UnjudgedText
-from edgeq.pipeline.retrieval_text import QuantizedText, keep_text_layers
+from edgeq.pipeline.retrieval.images import int8_image_encoder
+from edgeq.pipeline.retrieval.judge import Encoders, RetrievalJudge, embed_images
+from edgeq.pipeline.retrieval.options import RetrievalOptions, UnjudgedText
+from edgeq.pipeline.retrieval.text import QuantizedText, keep_text_layers
 from edgeq.pipeline.search import Found
 from edgeq.pipeline.stages import Progress, counter
 from edgeq.pipeline.text_encoder import HALF

@@ -18,8 +18,8 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.graph.onnx_file import load_onnx
-from edgeq.pipeline.retrieval_judge import Encoders
-from edgeq.pipeline.retrieval_options import RetrievalOptions
+from edgeq.pipeline.retrieval.judge import Encoders
+from edgeq.pipeline.retrieval.options import RetrievalOptions
 from edgeq.pipeline.search import Found, save_found
 from edgeq.pipeline.stages import Options, Progress, calibrate_graph, counter, planned_tensors
 from edgeq.plan.precision import PrecisionPlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeq.pipeline.retrieval_decision import doubts
+from edgeq.pipeline.retrieval.decision import doubts
 from edgeq.pipeline.search import Found
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.quality.logits import judge_answers

@@ -35,12 +35,12 @@ from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
-from edgeq.pipeline.retrieval_decision import TEXT_INT8, decide_text, doubts
-from edgeq.pipeline.retrieval_engines import describe_text_engine, describe_vision_engine, settle_text_engine
-from edgeq.pipeline.retrieval_judge import Encoders
-from edgeq.pipeline.retrieval_options import RetrievalOptions
-from edgeq.pipeline.retrieval_text import quantize_text, text_samples
-from edgeq.pipeline.retrieval_tokenizer import require_tokenizer
+from edgeq.pipeline.retrieval.decision import TEXT_INT8, decide_text, doubts
+from edgeq.pipeline.retrieval.engines import describe_text_engine, describe_vision_engine, settle_text_engine
+from edgeq.pipeline.retrieval.judge import Encoders
+from edgeq.pipeline.retrieval.options import RetrievalOptions
+from edgeq.pipeline.retrieval.text import quantize_text, text_samples
+from edgeq.pipeline.retrieval.tokenizer import require_tokenizer
 from edgeq.pipeline.stages import Progress, parity_images
 from edgeq.pipeline.text_encoder import HALF, graph_bytes, half_precision, prove_tokens, some_captions, text_settings
 from edgeq.plan.precision import Precision

@@ -25,9 +25,9 @@ from edgeq.engine_store.planned import build_key, encoders_of, plan_build
 from edgeq.errors import ArtifactError, CalibrationError, EdgeqError, GateError, ImageError, InputError, ModelError
 from edgeq.files import sha256_file
 from edgeq.pipeline.inspect import inspect_model
-from edgeq.pipeline.retrieval import PreparedRetrieval, prepare_retrieval
-from edgeq.pipeline.retrieval_options import RetrievalOptions, UnjudgedText
-from edgeq.pipeline.zero_shot import judge_zero_shot
+from edgeq.pipeline.retrieval.options import RetrievalOptions, UnjudgedText
+from edgeq.pipeline.retrieval.prepare import PreparedRetrieval, prepare_retrieval
+from edgeq.pipeline.retrieval.zero_shot import judge_zero_shot
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.runtime.canary.canary_set import canary_graph, open_canaries
 from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
