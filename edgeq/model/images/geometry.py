@@ -61,7 +61,15 @@ class Pad:
     center: bool
 
     def corner(self, rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
-        """Top and left of an image of `rows` x `columns` in one of `height` x `width`, in pixels."""
+        """Where an image lies in the one that it is filled up to.
+
+        Args:
+            rows, columns: of the image, in pixels.
+            height, width: of what is filled up, in pixels.
+
+        Returns:
+            Its top and its left, in pixels.
+        """
         return ((height - rows) // 2, (width - columns) // 2) if self.center else (0, 0)
 
     def fill(self, pixels: NDArray[Number], height: int, width: int, value: Any) -> NDArray[Number]:
