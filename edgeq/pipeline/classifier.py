@@ -201,12 +201,16 @@ def prepare(
         plan, gate = _gate(work, plan, quality, proof, options)
         running = FP32 if gate and not gate.passed else made_graph(work).name
         judged_by = _images(examples)
+        labels = (source.labels or ()) if exported.names_classes else ()
         make_class_canaries(
-            work, judged_by or images, source.preprocess, fp32=FP32, int8=running, threads=options.threads
+            *(work, judged_by or images, source.preprocess),
+            fp32=FP32,
+            int8=running,
+            classes=bool(labels),
+            threads=options.threads,
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
-        labels = (source.labels or ()) if exported.names_classes else ()
         manifest = write_manifest(work, labels=labels, allowed=allowed)
     search = found.search if found else None
     notes = (*_at_chance(quality.answers, len(source.labels or ())), *notes)
