@@ -41,12 +41,14 @@ def flat_row(values: NDArray[Any], every: int = 1) -> NDArray[np.float32]:
 
 
 def thinned(values: NDArray[Any]) -> NDArray[Any]:
-    """What an output gives for one image, to be compared: a vector [1, numbers] as it is, of anything else a row."""
+    """What an output gives for one image, to be compared: a vector [1, numbers] as it is, in its own dtype; of anything
+    else every so many-th number, float32 [1, numbers].
+    """
     return values if values.ndim == _VECTOR and len(values) == 1 else flat_row(values, stride_for(values.size))[None]
 
 
 def comparable(outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-    """What a network gives for one image, from `thinned`, without integers where there is anything else.
+    """What a network gives for one image, [1, numbers] in the dtypes of `thinned`; no integers where there is more.
 
     Integers are numbers of what was chosen; how far they are apart says nothing.
 

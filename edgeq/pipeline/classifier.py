@@ -219,18 +219,17 @@ def prepare(
         )
         examples = settled.examples
         judged_by = _images(examples)
+        labels = (source.labels or ()) if exported.names_classes or task.served_as else ()
         make_class_canaries(
-            work,
-            judged_by or images,
-            source.preprocess,
+            *(work, judged_by or images, source.preprocess),
             fp32=FP32,
             int8=settled.running,
             device=settled.device,
+            classes=bool(labels) and not task.served_as,
             threads=options.threads,
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
-        labels = (source.labels or ()) if exported.names_classes or task.served_as else ()
         manifest = write_manifest(work, labels=labels, allowed=allowed, task=task.served_as)
     search = found.search if found else None
     notes = (*at_chance, *other_ways, *notes)

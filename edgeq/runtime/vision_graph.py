@@ -20,8 +20,7 @@ from edgeq.runtime.canary.canaries import CANARY_LIST, ClassCanaries
 
 __all__ = ["ClassScore", "VisionModel", "rank_classes"]
 
-_WHOLE: Final = 1e-3
-"""So far from 1 the sum of a softmax in FP16 may be."""
+_LEAST: Final = np.float32(1e-30)
 _PREPROCESS: Final = "preprocessor_config.json"
 
 
@@ -32,8 +31,7 @@ class ClassScore:
     Attributes:
         index: of the logit.
         label: as the bundle names it; None where it has no names.
-        score: softmax over all logits, 0..1; what the network gives where that is a softmax's own already. It is no
-            probability unless the network was calibrated to give one.
+        score: softmax over all logits, 0..1. It is no probability unless the network was calibrated to give one.
     """
 
     index: int
@@ -48,17 +46,19 @@ class VisionModel:
         engine: the graph.
         output: of the graph, that is read; None for its only one.
         preprocess: from an image to its input.
+        shares: the output is a softmax's, or two shares of one: classes are named by the logarithms, which are logits.
 
     Raises:
         EngineError: the graph has other inputs or outputs.
     """
 
-    def __init__(self, engine: Engine, output: str | None, preprocess: Preprocess) -> None:
+    def __init__(self, engine: Engine, output: str | None, preprocess: Preprocess, *, shares: bool = False) -> None:
         self._output = output or engine.outputs[0]
         if len(engine.inputs) != 1 or self._output not in engine.outputs:
             raise EngineError(f"the graph has inputs {list(engine.inputs)} and outputs {list(engine.outputs)}")
         self._engine = engine
         self._preprocess = preprocess
+        self._shares = shares
 
     @classmethod
     def of_bundle(cls, bundle: Path, engine: Engine) -> VisionModel:
@@ -69,7 +69,8 @@ class VisionModel:
             EngineError: the engine's graph is not the bundle's.
         """
         preprocess = read_preprocess(read_json_object(bundle / _PREPROCESS))
-        return cls(engine, ClassCanaries.load(bundle / CANARY_LIST).output, preprocess)
+        canaries = ClassCanaries.load(bundle / CANARY_LIST)
+        return cls(engine, canaries.output, preprocess, shares=canaries.shares)
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """The graph's input for an image (mode RGB), float32 [3, H, W].
@@ -89,12 +90,7 @@ class VisionModel:
         vector: NDArray[np.float32] = found.astype(np.float32).reshape(-1)
         if not np.isfinite(vector).all():
             raise EngineError("the graph gave NaN or infinity for this image")
-        return vector
-
-
-def _are_shares(values: NDArray[np.float64]) -> bool:
-    """Whether numbers are shares of a whole, as a softmax in the graph gives them: a second one would level them."""
-    return bool((values >= 0.0).all()) and abs(float(values.sum()) - 1.0) <= _WHOLE
+        return np.log(np.maximum(vector, _LEAST)) if self._shares else vector
 
 
 def rank_classes(logits: NDArray[np.float32], labels: Sequence[str], top: int) -> tuple[ClassScore, ...]:
@@ -105,8 +101,7 @@ def rank_classes(logits: NDArray[np.float32], labels: Sequence[str], top: int) -
         labels: by logit; empty where they have no names.
         top: how many.
     """
-    exact = logits.astype(np.float64)
-    powers = np.exp(exact - exact.max())
-    scores = exact if _are_shares(exact) else powers / powers.sum()
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    scores = powers / powers.sum()
     best = np.argsort(-logits, kind="stable")[:top]
     return tuple(ClassScore(int(one), labels[one] if one < len(labels) else None, float(scores[one])) for one in best)

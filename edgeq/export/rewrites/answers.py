@@ -119,7 +119,7 @@ def _unused(graph: onnx.GraphProto, name: str) -> str:
 
 
 def as_chosen(values: tuple[NDArray[Any], ...], outputs: Outputs) -> tuple[NDArray[Any], ...]:
-    """What `select_outputs` gave, [images, ...] each, in the forms that were chosen."""
+    """What `select_outputs` gave, [images, ...] each, in the forms that were chosen and in the same dtype."""
     return tuple(_as(value, each.form) for value, each in zip(values, outputs.chosen, strict=True))
 
 

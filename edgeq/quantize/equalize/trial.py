@@ -101,7 +101,7 @@ class TrialSetup:
         return self.samples.sample(min(_SAMPLES, len(self.samples)))
 
     def run(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        """A graph's answers to the samples held back, each run by itself: rows as in `OutputRows`."""
+        """A graph's answers to the samples held back, each run by itself: float32 [n, numbers], see `OutputRows`."""
         return self._rows(self._answers(model)).astype(np.float32)
 
     def network(self, model: onnx.ModelProto) -> AllOutputs:
@@ -129,7 +129,7 @@ class TrialSetup:
 
     @cached_property
     def reference(self) -> NDArray[np.float32]:
-        """FP32's answers to the samples held back, as `run` gives them."""
+        """FP32's answers to the samples held back, as `run` gives them, float32 [n, numbers]."""
         return self._rows(self._answered).astype(np.float32)
 
     @cached_property

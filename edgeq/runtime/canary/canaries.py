@@ -26,6 +26,7 @@ CANARY_LIST: Final = f"{CANARIES}/canaries.json"
 _MOST: Final = 64
 _LONGEST: Final = 65_536
 
+_LATER: Final = ("answer", "further", "shares")
 _FileName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]{0,99}$")]
 """A file of the canaries' directory, and of no other place."""
 
@@ -113,6 +114,8 @@ class ClassCanaries(Artifact):
         answer: how the answer lies in these files where it is no vector for each image; None, and not written, where it
             is.
         further: the other outputs of both graphs; not written where there are none.
+        shares: the answer is a number from 0 to 1 for each class, all of which add up to 1, and no logits; not written
+            where it is not.
     """
 
     otherwise = "holds no canaries of a classifier"
@@ -127,6 +130,7 @@ class ClassCanaries(Artifact):
     canaries: tuple[ClassCanary, ...] = Field(min_length=1, max_length=_MOST)
     answer: OutputCanaries | None = None
     further: tuple[OutputCanaries, ...] = Field((), max_length=_MOST)
+    shares: bool = False
 
     @property
     def outputs(self) -> tuple[OutputCanaries, ...]:
@@ -137,4 +141,4 @@ class ClassCanaries(Artifact):
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if value or name not in ("answer", "further")}
+        return {name: value for name, value in values.items() if value or name not in _LATER}

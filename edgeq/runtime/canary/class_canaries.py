@@ -35,6 +35,7 @@ CANARY_SIDE: Final = 1024
 
 _FP32_LOGITS, _INT8_LOGITS = "fp32.npy", "int8.npy"
 _VECTOR: Final = 2
+_ROUNDING: Final = 1e-3
 
 
 def make_class_canaries(
@@ -45,6 +46,7 @@ def make_class_canaries(
     fp32: str,
     int8: str,
     device: str | None = None,
+    classes: bool = False,
     threads: int | None = None,
 ) -> ClassCanaries:
     """Write some images with what both graphs give for them, in every output.
@@ -55,6 +57,7 @@ def make_class_canaries(
         preprocess: from an image to the graphs' input.
         fp32, int8: names of the graphs in `bundle`, each run in its own backend; the first output is the answer.
         device: name of an INT8 graph that no backend here runs, whose outputs stand in the place of those of `int8`.
+        classes: the answer has a number for each class that the bundle names.
         threads: of one operator.
 
     Raises:
@@ -82,6 +85,7 @@ def make_class_canaries(
         canaries=tuple(made),
         answer=None if _is_vector(next(iter(ours.values()))) else answer,
         further=tuple(further),
+        shares=classes and all(map(_are_shares, next(iter(ours.values())))),
     )
     canaries.save(bundle / CANARY_LIST)
     return canaries
@@ -118,6 +122,11 @@ def _run(graph: Path, batches: list[NDArray[np.float32]], threads: int | None) -
 def _is_vector(values: list[NDArray[Any]]) -> bool:
     """Whether an output is one vector for each image, of always the same length."""
     return all(value.shape == values[0].shape and value.ndim == _VECTOR and len(value) == 1 for value in values)
+
+
+def _are_shares(values: NDArray[Any]) -> bool:
+    """Whether numbers are shares of a whole, as a softmax in the graph gives them."""
+    return bool((values >= 0).all()) and abs(float(values.sum()) - 1.0) <= _ROUNDING
 
 
 def _save(folder: Path, place: int, name: str, fp32: list[NDArray[Any]], int8: list[NDArray[Any]]) -> OutputCanaries:
