@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from blocks import transformer, write_model
+from command import Edgeq
 from networks import ALLOWED, QUICK
 from numpy.typing import NDArray
 from pictures import draw_pictures
@@ -139,3 +140,10 @@ def test_where_neither_sees_there_is_no_engine(bundle: Path, tmp_path: Path) -> 
         run(bundle, tmp_path / "store", Opener(bundle, (INT8, FP16)))
     with pytest.raises(EngineError, match="has no engine of"):
         find_engine(bundle, read_manifest(bundle), tmp_path / "store", RELEASE, quantization="explicit", machine=ORIN)
+
+
+def test_both_are_shown_before_anything_is_built(bundle: Path, edgeq: Edgeq) -> None:
+    done = edgeq("build", bundle, "--dry-run", "--tensorrt", "11.0.0")
+    assert done.status == 0, done.err
+    assert f"What TensorRT would be told of {INT8}" in done.out
+    assert f"What TensorRT would be told of {FP16}" in done.out

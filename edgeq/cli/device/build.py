@@ -17,11 +17,12 @@ from edgeq.cli.device.build_tables import print_plan, progress_lines
 from edgeq.engine.registry import BUILT, NAMES
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.machine import read_machine
-from edgeq.engine_store.planned import build_key, encoders_of, plan_build
+from edgeq.engine_store.planned import build_key, encoders_of, has_both, plan_build
 from edgeq.engine_store.run import BuiltEncoders
 from edgeq.engine_store.store import EngineStore, default_store
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
+from edgeq.tensorrt.inputs import FP16_INPUTS
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings
 
@@ -82,8 +83,9 @@ def command(
     """Build the engine of BUNDLE for this device, or find it in the store. CLIP and SigLIP have one for each encoder.
 
     The engine is kept under a key made of the graph, the plan, what the builder is told, TensorRT's release, the GPU
-    and the system's release: another device or release gets another engine. With --dry-run nothing is built: what would
-    be set is printed, for a person to read before going to the device.
+    and the system's release: another device or release gets another engine. Of a bundle with an INT8 and an FP16 graph
+    both are built and run the canaries, and the quicker one that passes is taken. With --dry-run nothing is built: what
+    would be set is printed, for a person to read before going to the device.
     """
     if not named(backend).built:
         _refuse(_FOR_TENSORRT)
@@ -119,6 +121,10 @@ def _dry_run(bundle: Path, root: Path, tensorrt: str | None, choices: dict[str, 
     for settings in planned.values():
         parts = build_key(bundle, manifest, settings, read_machine(), images=choices["images"])
         print_plan(settings, parts, EngineStore(root))
+    if has_both(manifest):
+        half = plan_build(bundle, tensorrt=release, described=FP16_INPUTS, **{**choices, "images": None})
+        parts = build_key(bundle, manifest, half, read_machine(), described=FP16_INPUTS)
+        print_plan(half, parts, EngineStore(root))
 
 
 def _in_json(planned: dict[str, BuildSettings]) -> str:
