@@ -369,7 +369,14 @@ def _exported(source: ModelSource, directory: Path, expected: Expected) -> Opene
 
 
 def _expected(source: ModelSource, expected: Expected | None) -> Expected:
-    return expected or Expected(labels=len(source.labels) if source.labels else None)
+    """What is expected; of a directory that was exported the answers that its report names, unless others are asked."""
+    expected = expected or Expected(labels=len(source.labels) if source.labels else None)
+    if expected.outputs or source.onnx_path is None or source.onnx_path.name != FP32:
+        return expected
+    try:
+        return replace(expected, outputs=ExportReport.load(source.path).answers)
+    except ArtifactError:  # it is a file of that name
+        return expected
 
 
 def _image(source: ModelSource) -> tuple[int, int]:

@@ -32,6 +32,9 @@ def test_the_name_goes_into_the_graph_and_is_needed_once(edgeq: Edgeq, tiny_pict
     assert [value.name for value in onnx.load(made / "model.fp32.onnx").graph.output] == ["logits", "flat"]
     assert json.loads((made / "export.json").read_text())["answers"] == ["logits"]
     assert "Answer: logits float [batch, 3]\nOutput: flat float [batch, 8]\n" in edgeq("inspect", made).out
+    features = tmp_path / "features"
+    assert edgeq("export", made, "--images", tiny_pictures, "-o", features, "--output-name", "flat").status == 0
+    assert "Answer: flat float [batch, 8]\nOutput: logits" in edgeq("inspect", features).out
     assert_refused(edgeq("inspect", model, "--output-name", "scores"), "no output scores", "logits float [batch, 3]")
 
 

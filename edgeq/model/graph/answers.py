@@ -136,6 +136,7 @@ class _Choice:
         self._producers = {name: node for node in model.graph.node for name in node.output if name}
         self._constants = constant_names(model.graph)
         self._changes: dict[str, str] = {}
+        self._instead: dict[str, str] = {}
 
     def made(self) -> Outputs:
         outputs = self._scores(self._tensors())
@@ -171,12 +172,14 @@ class _Choice:
         for output in outputs:
             scores = self._scores_of(output, alone=len(outputs) == 1)
             if scores is not output:
-                self._changes[output.name] = f"gives way to {scores}, which it only decides from"
+                what = "its logits" if self._decided(output.name) is None else "which it only decides from"
+                self._changes[output.name] = f"gives way to {scores}, {what}"
+            self._instead[output.name] = scores.name
             found.setdefault(scores.name, scores)
         return tuple(found.values())
 
     def _scores_of(self, output: GraphOutput, *, alone: bool) -> GraphOutput:
-        behind = self._decided(output.name)
+        behind = self._decided(output.name) or self._logits(output)
         if behind is None:
             return output
         (scores,) = describe_tensors(self._model, [behind], self._image)
@@ -192,6 +195,15 @@ class _Choice:
                 break
             tensor = node.input[0]
         return scores
+
+    def _logits(self, output: GraphOutput) -> str | None:
+        """Of probabilities of several labels, each by itself, what their sigmoid reads: yes is said above 0 there."""
+        if not self._expected.one_vector or self._expected.one_class or not output.numbers:
+            return None
+        node = self._producers.get(output.name)
+        while node is not None and node.op_type in _CARRIES:
+            node = self._producers.get(node.input[0])
+        return str(node.input[0]) if node is not None and node.op_type == "Sigmoid" else None
 
     def _decision_alone(self, node: onnx.NodeProto) -> bool:
         """Whether a decision is given to the caller alone: a detector goes on with what its TopK found."""
@@ -248,8 +260,7 @@ class _Choice:
     def _named(self, outputs: Sequence[GraphOutput]) -> list[GraphOutput]:
         """Those that were asked for, or what took their places."""
         by_name = {output.name: output for output in outputs}
-        asked = self._expected.outputs
-        return list(dict.fromkeys(by_name.get(name) or by_name[self._decided(name) or name] for name in asked))
+        return list(dict.fromkeys(by_name[self._instead[name]] for name in self._expected.outputs))
 
     def _by_count(self, outputs: Sequence[GraphOutput]) -> list[GraphOutput]:
         """The outputs that may have a number for each class."""

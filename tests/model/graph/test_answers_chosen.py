@@ -142,6 +142,14 @@ def test_a_threshold_gives_way_to_the_probability() -> None:
     assert (found.output.name, found.form) == ("p", "probability")
 
 
+def test_probabilities_of_several_labels_give_way_to_logits() -> None:
+    model = graph(TEN, ("Sigmoid", ["logits"], ["p"]), outputs=["p"], ten=(3, 10))
+    found = chosen(model, labels=10, one_class=False)
+    assert (found.names, found.changes) == (("logits",), {"p": "gives way to logits float [batch, 10], its logits"})
+    assert chosen(model, outputs=("p",), labels=10, one_class=False).names == ("logits",)
+    assert chosen(model, labels=10).names == ("p",), "of classes that exclude each other the largest is taken"
+
+
 def test_what_a_detector_goes_on_with_stays() -> None:
     nodes = (
         TEN,
