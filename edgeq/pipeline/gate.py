@@ -332,9 +332,8 @@ def _nothing_left(gate: Gate, half: str) -> GateError:
 
 
 def _kept(settled: Settled, job: Judging) -> Settled:
-    gate = settled.gate
-    if gate is not None:
-        gate.save(job.work / GATE)
-        if gate.passed:
-            settled.quality.save(job.work / QUALITY)
+    if settled.gate is not None:
+        settled.gate.save(job.work / GATE)
+    if settled.gate is None or settled.gate.passed:
+        settled.quality.save(job.work / QUALITY)
     return settled
