@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.errors import ModelError
 from edgeq.export.stage import FP32
 from edgeq.model.checkpoint.source import ModelSource
+from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.heads.seen import Seen, Shape, class_names
 from edgeq.model.images.image_set import ImageSet
@@ -42,7 +44,7 @@ def choose_for(source: ModelSource, task: str | None, head: str | None = None) -
     Raises:
         ModelError: there is no such task, the model says another, or the outputs are none that the task knows.
     """
-    model = None if source.onnx_path is None else load_outline(source.onnx_path)
+    model = None if source.onnx_path is None else _outline(source.onnx_path)
     metadata = {} if model is None else {entry.key: entry.value for entry in model.metadata_props}
     chosen = choose_task(task, source.config, metadata)
     source = _with_names(replace(source, metadata=metadata, config=recorded(chosen, source.config)))
@@ -115,6 +117,14 @@ def refit_task(
         return known
     some = parity_images(images, source, count=_RUN)
     return fit_task(task, source, directory / FP32, some, head=head, threads=threads)
+
+
+def _outline(path: Path) -> onnx.ModelProto:
+    """The graph without its weights; what cannot be read so is read as a whole, which says best what is wrong."""
+    try:
+        return load_outline(path)
+    except ModelError:
+        return load_onnx(path)
 
 
 def _seen(source: ModelSource, shapes: Mapping[str, Shape], values: Mapping[str, NDArray[np.float32]] | None) -> Seen:

@@ -12,11 +12,13 @@ import pytest
 from networks import QUICK
 from square_detector import CLASSES, OPTIONS, PREPROCESS, SIDE, detector_place, square_detector
 
-from edgeq.api.workshop.stages import evaluate
+from edgeq.api.device.opened import open_bundle
+from edgeq.api.workshop.stages import calibrate_model, evaluate, export_model, quantize_model
 from edgeq.bundle.manifest import read_manifest
-from edgeq.errors import ModelError
+from edgeq.errors import ArtifactError, InputError, ModelError
 from edgeq.model.heads.settings import DETECTOR, DetectorSettings
 from edgeq.pipeline.classifier import prepare
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.detection.found_again import FoundAgain
 from edgeq.quality.tasks.detection.task import Detection
@@ -110,3 +112,38 @@ def test_the_drawn_squares_are_found_where_they_are() -> None:
     assert output[0, 4:].argmax() == 2 * 80 + anchor
     assert output[0, 6, anchor] > 0.99
     assert np.delete(output[0, 4:].reshape(-1), 2 * 80 + anchor).max() < 0.25
+
+
+def test_the_stages_one_by_one_know_the_task_too(place: Path, tmp_path: Path) -> None:
+    exported, quantized = tmp_path / "exported", tmp_path / "quantized"
+    export_model(place / "model", place / "calibration", exported, preprocess=PREPROCESS, threads=1)
+    calibrated = calibrate_model(exported, place / "calibration", tmp_path / "scales.json", threads=1)
+    assert {trial.images for trial in calibrated.scales.trials} <= {2, 8}
+    quantize_model(exported, tmp_path / "scales.json", quantized, options=OPTIONS)
+    figures = evaluate(quantized, place / "evaluation", threads=1, timing=QUICK).judged
+    assert isinstance(figures, Detection)
+    assert figures.map50_reference == pytest.approx(100.0)
+
+
+def test_what_computes_with_boxes_and_scores_stays_in_floating_point(place: Path) -> None:
+    """Behind the last convolutions fields of different scales are joined: none of that has one scale."""
+    decisions = {one.layer: one.precision for one in PrecisionPlan.load(place / "bundle" / "plan.yaml").decisions}
+    behind = ("p3.both", "p4.both", "p3.flat", "p4.flat", "all", "split", "by_bin", "bins_first", "shares", "ltrb")
+    decoded = ("ends", "x1y1", "x2y2", "sum", "centre", "wh", "cells", "pixels", "scores", "output")
+    assert {decisions[name] for name in (*behind, *decoded)} == {Precision.FP32}
+    assert decisions["stem"] is decisions["body"] is Precision.INT8
+
+
+def test_the_python_api_finds_objects(place: Path) -> None:
+    picture = place / "evaluation" / "000.png"
+    labels = json.loads((place / "evaluation" / "instances.json").read_text())["annotations"]
+    wanted = sorted(one["bbox"][:2] for one in labels if one["image_id"] == 0)
+    with open_bundle(place / "bundle", threads=1) as bundle:
+        found = bundle.detect(picture)
+        np.testing.assert_allclose(sorted(found.boxes[:, :2].tolist()), np.array(wanted), atol=1.5)
+        assert len(bundle.detect(picture, score=1.0)) == 0
+        for ask in (bundle.classify, bundle.embed, bundle.segment):
+            with pytest.raises(ArtifactError, match="gives no"):
+                ask(picture)
+        with pytest.raises(InputError, match="a score of 0"):
+            bundle.detect(picture, score=0.0)

@@ -17,6 +17,8 @@ from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
+from edgeq.model.heads.boxes import Detections
+from edgeq.runtime.pixel_answers import LEAST_SCORE, Detector, Segmenter
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel
 from edgeq.runtime.vision_graph import ClassScore, VisionModel, rank_classes
 from edgeq.runtime.vlm.language import require_packages
@@ -25,7 +27,7 @@ from edgeq.runtime.vlm.model import MAX_NEW_TOKENS, Reply, VisionLanguageModel, 
 __all__ = ["Bundle", "open_bundle"]
 
 _Image = TypeVar("_Image", bound=ImageLike)
-_Model = VisionLanguageModel | VisionModel | TwoTowerModel
+_Model = VisionLanguageModel | VisionModel | Detector | Segmenter | TwoTowerModel
 
 
 class Bundle:
@@ -120,6 +122,46 @@ class Bundle:
             return [self._classify(graph, image, top) for image in images]
         return self._classify(graph, images, top)
 
+    def detect(self, image: ImageLike, score: float = 0.25) -> Detections:
+        """The objects on an image, the likeliest first, with boxes in the image's own pixels.
+
+        Args:
+            image: as for `classify`.
+            score: what is less likely is left out.
+
+        Raises:
+            ArtifactError: it is not the bundle of a detector.
+            ImageError: the image cannot be read.
+            InputError: `score` is below 0.01 or above 1, or the bundle was closed.
+            EngineError: the graph fails on the image.
+        """
+        if not LEAST_SCORE <= score <= 1.0:
+            raise InputError(f"a score of {score} was asked for", expected=f"{LEAST_SCORE} to 1")
+        model = self._opened()
+        if not isinstance(model, Detector):
+            raise _not_for(self.path, "objects", "a detector")
+        return model.run(model.pixels(open_image(image))).above(score)
+
+    def segment(self, image: ImageLike) -> NDArray[np.uint16]:
+        """The class of each pixel of an image.
+
+        Args:
+            image: as for `classify`.
+
+        Returns:
+            uint16 [height, width] of the image; of fewer pixels where a side is above 2048.
+
+        Raises:
+            ArtifactError: it is not the bundle of a network that gives each pixel a class.
+            ImageError: the image cannot be read.
+            InputError: the bundle was closed.
+            EngineError: the graph fails on the image.
+        """
+        model = self._opened()
+        if not isinstance(model, Segmenter):
+            raise _not_for(self.path, "masks", "a network that gives each pixel a class")
+        return model.run(model.pixels(open_image(image)))
+
     def embed(
         self, images: ImageLike | list[_Image] | tuple[_Image, ...], *, normalize: bool = False
     ) -> NDArray[np.float32]:
@@ -189,7 +231,8 @@ class Bundle:
     def _seeing(self, what: str) -> VisionModel:
         _check_sees(self.path, self.manifest, what)
         graph = self._opened()
-        assert isinstance(graph, VisionModel)
+        if not isinstance(graph, VisionModel):
+            raise _not_for(self.path, what, "a classifier or an image encoder")
         return graph
 
 
@@ -236,6 +279,10 @@ def open_bundle(
     model: _Model
     if manifest.kind == "vision-language":
         model = load_vlm(bundle, engine=engine, threads=threads)
+    elif manifest.task == "detect":
+        model = Detector.of_bundle(bundle, engine)
+    elif manifest.task == "segment":
+        model = Segmenter.of_bundle(bundle, engine)
     else:
         model = VisionModel.of_bundle(bundle, engine)
     return Bundle(bundle, manifest, candidate.backend, model)
@@ -249,6 +296,10 @@ def _open_towers(place: Path, bundle: Path, manifest: Manifest, backend: str, th
         )
     model, version = open_two_tower_here(place, bundle, manifest, backend, threads=threads)
     return Bundle(bundle, manifest, version, model)
+
+
+def _not_for(bundle: Path, what: str, whose: str) -> ArtifactError:
+    return ArtifactError(f"{bundle} gives no {what}", expected=f"the bundle of {whose}")
 
 
 def _check_sees(bundle: Path, manifest: Manifest, what: str) -> None:

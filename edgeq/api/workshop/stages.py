@@ -225,7 +225,9 @@ def calibrate_model(
     if cluster is not None:
         require_ray()
     ExportReport.load(directory)
-    source = open_model(directory)
+    found = ImageSet.open(Path(images), calibration=True).sample(calibration_images)
+    source, task = choose_for(open_model(directory), None)
+    task = refit_task(task, source, directory, found, threads=threads)
     graph = directory / FP32
     plan = plan_classifier(load_outline(graph))
     tensors = observed_tensors(graph) if every_activation else planned_tensors(graph, plan)
@@ -233,13 +235,14 @@ def calibrate_model(
         graph,
         plan,
         tensors,
-        ImageSamples(ImageSet.open(Path(images), calibration=True).sample(calibration_images), source.preprocess),
+        ImageSamples(found, source.preprocess),
         options,
         progress or (lambda _stage, _done, _total: None),
         checkpoint=partial if resume else None,
         counting=None
         if cluster is None
         else OnRay(cluster, graph, tensors, Path(images), source.preprocess, threads=threads),
+        task=task,
     )
     scales.save(file)
     partial.unlink(missing_ok=True)
