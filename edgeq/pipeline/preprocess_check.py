@@ -24,9 +24,13 @@ __all__ = ["better_ways", "nearly_black"]
 
 _FIRST: Final = 64
 _MOST: Final = 200
-"""Images that each way is tried on at first, and those that a promising one is then held against."""
-_SHARE: Final = 0.02
+"""Images that each way is tried on at first, and those that a promising one is then held against; at the most."""
+_SHARE: Final = 0.04
 """Of the time that preparing has taken, what looking for blue before red may take where nothing points at it."""
+_CHANCE_SHARE: Final = 0.1
+"""The same where FP32 guesses, and there is something to find."""
+_FEWEST: Final = 24
+"""Images, below which the difference of two orders says nothing."""
 _DEVIATIONS: Final = 2.5
 """Standard errors, of the paired difference, that a way must gain: by chance, one of some hundred networks."""
 _DARK: Final = 15
@@ -70,8 +74,9 @@ def better_ways(
 ) -> tuple[str, ...]:
     """Flags with which FP32 would be right more often, each as a warning with its figures.
 
-    Where FP32 does better than chance, only blue before red is looked for, and only where that takes a fiftieth of the
-    time spent so far.
+    Where FP32 does better than chance, only blue before red is looked for, on so many images as take a twenty-fifth of
+    the time spent so far, and on none where these are too few. Only what gains more there than its standard error is
+    held against four times as many.
 
     Args:
         graph: FP32 ONNX file.
@@ -86,20 +91,27 @@ def better_ways(
     if examples is None or quality.headline is None or not quality.headline.labelled:
         return ()
     ways = dict(_orders(source.preprocess, ""))
-    expected = 2 * min(_FIRST, len(examples)) * quality.latency[0].reference_ms / 1000
     if at_chance:
         ways |= dict(_scales(source.preprocess))
-    elif expected > _SHARE * seconds:
+    share = _CHANCE_SHARE if at_chance else _SHARE
+    first = min(_FIRST, int(share * seconds / ((len(ways) + 1) * quality.latency[0].reference_ms / 1000)))
+    if not ways or (first < _FEWEST and not at_chance):
         return ()
+    first = max(first, _FEWEST)
+    most = min(_MOST, 4 * first)
     flags, others = list(ways), list(ways.values())
-    compared = _compared(graph, task, examples, source, others, _FIRST, threads)
-    gains = {place: -each.drop for place, each in enumerate(compared) if each is not None and each.drop < 0}
+    compared = _compared(graph, task, examples, source, others, first, threads)
+    gains = {
+        place: -each.drop
+        for place, each in enumerate(compared)
+        if each is not None and -each.drop > (each.standard_error or 0.0)
+    }
     if not gains:
         return ()
     best = max(gains, key=lambda place: gains[place])
     (headline,) = (
-        _compared(graph, task, examples, source, [others[best]], _MOST, threads)
-        if len(examples) > _FIRST
+        _compared(graph, task, examples, source, [others[best]], most, threads)
+        if len(examples) > first
         else (compared[best],)
     )
     if headline is None or -headline.drop <= _DEVIATIONS * (headline.standard_error or 0.0):

@@ -351,7 +351,8 @@ def _prepare_vlm(
 ) -> None:
     if rules_file and plan_file:
         raise click.UsageError("--rules and --plan: the plan settles that; make another with edgeq plan")
-    own = {name: value for name, value in choices.items() if name not in (*CLASSIFIER_FLAGS, *RETRIEVAL_FLAGS)}
+    others = (*CLASSIFIER_FLAGS, *RETRIEVAL_FLAGS, "preprocess")
+    own = {name: value for name, value in choices.items() if name not in others}
     options = VlmOptions(
         rules=load_rules(rules_file) if rules_file else (),
         plan=PrecisionPlan.load(plan_file) if plan_file else None,

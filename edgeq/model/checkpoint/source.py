@@ -13,6 +13,7 @@ from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
+from edgeq.model.images.timm_config import from_timm
 
 __all__ = ["ModelSource", "download", "find_checkpoint", "find_graph", "open_model"]
 
@@ -76,7 +77,7 @@ def open_model(model: str | Path, *, preprocess: Preprocess | PreprocessFlags | 
         config=config,
         architectures=_architectures(config, directory),
         labels=_labels(config, directory),
-        preprocess=_preprocess(directory, preprocess),
+        preprocess=_preprocess(directory, config, preprocess),
     )
 
 
@@ -212,12 +213,16 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json_object(path) if path.exists() else {}
 
 
-def _preprocess(directory: Path, said: Preprocess | PreprocessFlags | None) -> Preprocess:
-    """What was said over `preprocessor_config.json`; ModelError where that is missing says which flags stand in."""
+def _preprocess(directory: Path, config: Mapping[str, Any], said: Preprocess | PreprocessFlags | None) -> Preprocess:
+    """What was said over `preprocessor_config.json`, or over timm's part of config.json.
+
+    Where both are missing, ModelError says which flags stand in.
+    """
     if isinstance(said, Preprocess):
         return said
     path = directory / "preprocessor_config.json"
-    return (said or PreprocessFlags()).apply(read_json_object(path) if path.exists() else None, directory)
+    file = read_json_object(path) if path.exists() else from_timm(config)
+    return (said or PreprocessFlags()).apply(file, directory)
 
 
 def _architectures(config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:

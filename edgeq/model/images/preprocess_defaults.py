@@ -186,11 +186,13 @@ OWN = {
 NO_NORMALIZATION = frozenset({"MobileViTImageProcessor", "SuperPointImageProcessor"})
 """Which have no such step, whatever `do_normalize` says."""
 NOT_TAKEN = {
+    "DonutImageProcessor": "turns and shrinks images by their own shape (do_align_long_axis, do_thumbnail)",
     "GLPNImageProcessor": "rounds each image's own size down (size_divisor): their shapes differ",
     "ImageGPTImageProcessor": "makes color clusters of pixels (clusters)",
     "OneFormerImageProcessor": "makes a text of the task beside the pixels (class_info_file)",
     "Owlv2ImageProcessor": "pads before it resizes, with scipy's filters",
     "PerceiverImageProcessor": "crops before it resizes (crop_size)",
+    "PromptDepthAnythingImageProcessor": "takes depths beside the image (prompt_depth)",
     "Swin2SRImageProcessor": "keeps each image's own size (size_divisor): their shapes differ",
     "TextNetImageProcessor": "rounds each image's own shape up (size_divisor): their shapes differ",
     "VitMatteImageProcessor": "takes a trimap beside the image",

@@ -42,7 +42,8 @@ class PreprocessFlags:
             `rescale_factor`.
         size: (height, width) that images are resized to, in pixels; with `crop`, a whole number is that of their
             shorter edge.
-        crop: (height, width) that is then cut out of the middle; None cuts nothing.
+        crop: (height, width) that is then cut out of the middle; None cuts nothing. Of an odd rest the smaller half
+            lies above and left, as transformers has it; torchvision rounds it to an even number.
         crop_pct: as timm's: the shorter edge becomes the side of `size` divided by this, and `size` is cut out.
         letterbox: keep the aspect ratio inside `size`, the image in the middle (edges rounded to the nearest pixel, as
             Ultralytics') or at the top left (rounded down, as YOLOX's), and fill up with `pad_value`.

@@ -16,6 +16,7 @@ from edgeq.errors import ImageError, ModelError
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_config import read_preprocess
+from edgeq.model.images.preprocess_defaults import DEFAULTS, NOT_TAKEN
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -223,6 +224,27 @@ def test_the_pixels_are_those_of_transformers(photos: list[Image.Image], name: s
         assert pixels.dtype == np.float32
         scale = max(1.0, float(np.abs(expected).max()) / 3)
         assert np.abs(pixels - expected).max() <= TOLERANCE * scale
+
+
+def test_every_image_processor_of_a_vision_network_is_known_or_refused_with_the_reason() -> None:
+    """Of those that transformers has for Pillow, which is what the device has."""
+    pytest.importorskip("transformers")
+    from transformers.models.auto import image_processing_auto, modeling_auto
+
+    kinds = (
+        *("IMAGE_CLASSIFICATION", "IMAGE_SEGMENTATION", "INSTANCE_SEGMENTATION", "SEMANTIC_SEGMENTATION"),
+        *("UNIVERSAL_SEGMENTATION", "OBJECT_DETECTION", "DEPTH_ESTIMATION"),
+    )
+    models = {model for kind in kinds for model in getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")}
+    # a language model, and what has the transforms of a library of its own
+    models -= {"shieldgemma2", "timm_wrapper"}
+    names = {image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model, {}).get("pil") for model in models}
+    names = {name.removesuffix("Pil") for name in names if name}
+    assert len(names) > 25
+    assert names - set(DEFAULTS) - set(NOT_TAKEN) == set()
+    for name in names & set(NOT_TAKEN):
+        with pytest.raises(ModelError, match=rf"image_processor_type is {name}, which "):
+            read_preprocess({"image_processor_type": name})
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -103,6 +103,20 @@ def test_crops_are_those_of_torchvision_and_timm() -> None:
     assert PreprocessFlags(**PLAIN, size=(224, 224), crop_pct=0.9).apply(None).resize == 248
 
 
+def test_timm_says_its_preprocessing_in_config_json(tmp_path: Path) -> None:
+    said = {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic", "mean": MEAN, "std": STD}
+    (tmp_path / "model.onnx").write_bytes(b"not looked at")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit", "pretrained_cfg": said}))
+    flags = PreprocessFlags(mean=MEAN, std=STD, size=(224, 224), crop_pct=0.9, resample=RESAMPLES["bicubic"])
+    assert open_model(tmp_path).preprocess == flags.apply(None)
+    squashed = {**said, "crop_mode": "squash", "crop_pct": 1.0}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": squashed}))
+    assert open_model(tmp_path).preprocess.resize == (224, 224)
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {**said, "crop_mode": "border"}}))
+    with pytest.raises(ModelError, match="crop_mode 'border'"):
+        open_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("letterbox", "image", "inside", "top", "left"),
     [
