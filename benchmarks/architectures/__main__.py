@@ -103,7 +103,8 @@ def _prepared(verb: dict[str, Any]) -> str:
     if "layers" not in found:
         return f"done as {found['kind']}"
     layers = "/".join(map(str, found["layers"]))
-    error = "" if found["error"] is None else f"error {found['error']:.4f}, same {found['agreement']:.0f} %"
+    error = "" if found["error"] is None else f"error {found['error']:.4f}"
+    error += "" if found["agreement"] is None else f", same {found['agreement']:.0f} %"
     kept = f", kept {found['gate']}" if found["gate"] else ""
     return f"{layers} {error}{kept}, parity {found['parity']:.1e}, {verb['seconds']:.1f} s"
 

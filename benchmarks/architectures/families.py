@@ -48,8 +48,12 @@ _SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 
 _DINO = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
 _RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"}
 _STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
-_SEGFORMER = {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4]}
-_SEGFORMER = {**_SEGFORMER, "decoder_hidden_size": 32}
+_SEGFORMER: dict[str, Any] = {
+    "hidden_sizes": [16, 16, 32, 32],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 2, 2, 4],
+    "decoder_hidden_size": 32,
+}
 _DETR = {
     "d_model": 32,
     "encoder_layers": 1,
@@ -381,13 +385,14 @@ def make(name: str, directory: Path) -> torch.nn.Module:
     if "For" in variant.model:
         settings = {"num_labels": LABELS, **settings}
     try:
-        model = kind(kind.config_class(**settings))
+        model: Any = kind(kind.config_class(**settings))
     except ImportError as error:
         raise SkippedError(str(error).strip().splitlines()[0]) from error
     draw_statistics(model)
     model.eval().save_pretrained(directory)
     _processor(variant, model.config.model_type).save_pretrained(directory)
-    return model
+    made: torch.nn.Module = model
+    return made
 
 
 def draw_statistics(model: torch.nn.Module) -> None:
@@ -398,10 +403,10 @@ def draw_statistics(model: torch.nn.Module) -> None:
             value = getattr(module, attribute, None)
             if isinstance(value, torch.Tensor):
                 value.uniform_(low, high, generator=generator)
-        if "Norm" in type(module).__name__ and isinstance(getattr(module, "weight", None), torch.Tensor):
-            module.weight.data.uniform_(0.7, 1.3, generator=generator)
-            if isinstance(getattr(module, "bias", None), torch.Tensor):
-                module.bias.data.uniform_(-0.2, 0.2, generator=generator)
+        for attribute, low, high in (("weight", 0.7, 1.3), ("bias", -0.2, 0.2)):
+            value = getattr(module, attribute, None)
+            if "Norm" in type(module).__name__ and isinstance(value, torch.Tensor):
+                value.data.uniform_(low, high, generator=generator)
 
 
 def _processor(variant: Variant, model_type: str) -> Any:

@@ -466,6 +466,7 @@ class YOLO(nn.Module):
         self.boxes = nn.ModuleList(nn.Conv2d(width, 4 * bins, 1) for width in (64, 32))
         self.scores = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in (64, 32))
         self.classes, self.bins = classes, bins
+        self.weights: torch.Tensor
         self.register_buffer("weights", torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -480,7 +481,7 @@ class YOLO(nn.Module):
             torch.cat([boxes(place), scores(place)], 1).flatten(2)
             for boxes, scores, place in zip(self.boxes, self.scores, maps, strict=True)
         ]
-        boxes, scores = torch.cat(found, 2).split((4 * self.bins, self.classes), 1)
+        boxes, scores = torch.split(torch.cat(found, 2), [4 * self.bins, self.classes], 1)  # type: ignore[no-untyped-call]
         share = boxes.view(x.shape[0], 4, self.bins, -1).transpose(1, 2).softmax(1)
         distance = fn.conv2d(share, self.weights).view(x.shape[0], 4, -1)
         grid, stride = self._grid(maps, x)
@@ -561,10 +562,10 @@ class ViT(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), self.patches(x)], 1) + self.positions
-        tokens = self.norm(self.blocks(tokens))
+        normed: torch.Tensor = self.norm(self.blocks(tokens))
         if self.answer == "tokens":
-            return tokens
-        made: torch.Tensor = self.head(tokens[:, 0])
+            return normed
+        made: torch.Tensor = self.head(normed[:, 0])
         return made
 
 
@@ -651,8 +652,9 @@ class Grid(nn.Module):
         cut = x.reshape(shape).permute(order)
         tokens = cut.reshape(-1, window * window, width)
         tokens = tokens + self.attention(self.norm(tokens))
-        back = tokens.reshape(cut.shape).permute([order.index(place) for place in range(6)])
-        return back.reshape(count, height, height, width).permute(0, 3, 1, 2)
+        back: torch.Tensor = tokens.reshape(cut.shape).permute([order.index(place) for place in range(6)])
+        made: torch.Tensor = back.reshape(count, height, height, width).permute(0, 3, 1, 2)
+        return made
 
 
 def coatnet() -> nn.Module:
@@ -707,7 +709,8 @@ def convnext() -> nn.Module:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             made = self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
-            return x + (self.gamma * made).permute(0, 3, 1, 2)
+            moved: torch.Tensor = (self.gamma * made).permute(0, 3, 1, 2)
+            return x + moved
 
     return nn.Sequential(
         *(nn.Conv2d(3, 16, 4, 4), LastNorm(16), Block(16), LastNorm(16), nn.Conv2d(16, 32, 2, 2), Block(32)),

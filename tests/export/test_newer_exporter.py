@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from export_graphs import assert_same, graph, operators, random, run
@@ -13,7 +15,7 @@ from edgeq.export.simplify import simplify
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (1, 3), (-2, 4), (1, None)])
 def test_a_part_of_a_shape(start: int, end: int | None) -> None:
     """onnx-graphsurgeon takes it for the whole shape."""
-    part = {"start": start} if end is None else {"start": start, "end": end}
+    part: dict[str, Any] = {"start": start} if end is None else {"start": start, "end": end}
     nodes = [
         helper.make_node("Shape", ["x"], ["part"], name="part", **part),
         helper.make_node("Cast", ["part"], ["y"], to=TensorProto.FLOAT),

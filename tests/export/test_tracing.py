@@ -94,7 +94,8 @@ def test_what_the_tracing_exporter_does_not_know_the_newer_one_writes() -> None:
 def test_what_neither_knows_is_refused_with_both_reasons() -> None:
     class Solving(torch.nn.Module):
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
-            return torch.linalg.eigvals(rows[:, :6]).real.expand(len(rows), -1)
+            made: torch.Tensor = torch.linalg.eigvals(rows[:, :6]).real.expand(len(rows), -1)
+            return made
 
     with pytest.raises(ExportError, match="cannot be exported to ONNX") as caught:
         trace(Solving(), {"rows": feeds(4, 3)["rows"]}, source=Path("m"), inputs=(ROWS,), outputs={"y": {0: "rows"}})

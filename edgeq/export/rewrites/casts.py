@@ -26,4 +26,4 @@ def settle_casts(graph: gs.Graph) -> None:
 
 def _element_type(kind: object) -> int:
     """ONNX's number of a type, which graphsurgeon gives as NumPy's or, where NumPy has none, as ONNX's own."""
-    return kind if isinstance(kind, int) else int(onnx.helper.np_dtype_to_tensor_dtype(kind))  # type: ignore[arg-type]
+    return kind if isinstance(kind, int) else int(onnx.helper.np_dtype_to_tensor_dtype(kind))
