@@ -142,6 +142,18 @@ def test_a_second_output_that_mixes_images_is_refused(images: Array, tmp_path: P
         exported(give(tiny_network(), nodes, ["logits", "boxes"]), images, tmp_path)
 
 
+def test_a_list_that_mixes_images_is_refused(images: Array, tmp_path: Path) -> None:
+    nodes = [
+        ("ReduceMean", ["flat"], ["mean"], {"axes": [0], "keepdims": 1}),
+        ("Mul", ["mean", "flat"], ["mixed"]),
+        ("TopK", ["mixed", "k"], ["best", "places"], {"axis": 1}),
+        ("Relu", ["best"], ["boxes"]),
+    ]
+    network = give(tiny_network(), nodes, ["logits", "boxes"], constants={"k": np.array([2], np.int64)})
+    with pytest.raises(ExportError, match="three images at once give other answers"):
+        exported(network, images, tmp_path)
+
+
 def test_a_list_of_what_was_found_goes_through(images: Array, tmp_path: Path) -> None:
     nodes = [
         ("Greater", ["flat", "least"], ["large"]),
