@@ -201,12 +201,12 @@ def prepare(
         plan, gate = _gate(work, plan, quality, proof, options)
         running = FP32 if gate and not gate.passed else made_graph(work).name
         judged_by = _images(examples)
-        labels = (source.labels or ()) if exported.names_classes else ()
+        labels = (source.labels or ()) if exported.names_classes or not task.one_vector else ()
         make_class_canaries(
             *(work, judged_by or images, source.preprocess),
             fp32=FP32,
             int8=running,
-            classes=bool(labels),
+            classes=task.one_vector if labels else None,
             threads=options.threads,
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
