@@ -27,7 +27,7 @@ from edgeq.export.fold import (
 from edgeq.export.image_input import image_channels, image_size
 from edgeq.export.input_adapter import InputAdapter, adapt_input
 from edgeq.export.opset import is_supported, to_supported_opset
-from edgeq.export.parity import BOUND, AllOutputs, Parity, measure_outputs, prove_outputs
+from edgeq.export.parity import BOUND, AllOutputs, Parity, measure_parity, prove_outputs
 from edgeq.export.rewrites.answers import as_chosen, finish_outputs, select_outputs
 from edgeq.export.rewrites.doubles import single_precision
 from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
@@ -457,12 +457,12 @@ def _write(model: onnx.ModelProto, source: ModelSource, directory: Path) -> None
 def _prove_batch(network: AllOutputs, images: NDArray[np.float32], listed: tuple[bool, ...] = ()) -> None:
     """Run three images at once: a fixed batch size hides in reshapes as well as in the input's shape.
 
-    An output without a row for each image is left out.
+    An output without a row for each image is left out; of a list of what was found, one image must be the same.
 
     Args:
         network: that was proved with one image at a time.
         images: float32 [n, 3, H, W].
-        listed: of each output, whether it is a list of what was found, which is left out as well.
+        listed: of each output, whether it is such a list.
     """
     three = np.resize(images[:3], (3, *images.shape[1:]))
     try:
@@ -476,20 +476,31 @@ def _prove_batch(network: AllOutputs, images: NDArray[np.float32], listed: tuple
         ) from error
     singles = list(zip(*(network(image) for image in _single(three)), strict=True))
     rows = [place for place, parts in enumerate(singles) if all(part.shape[:1] == (1,) for part in parts)]
-    rows = [place for place in rows if place >= len(listed) or not listed[place]]
     alone = [np.concatenate(singles[place]) for place in rows]
     for place, parts in zip(rows, alone, strict=True):
-        if together[place].shape != parts.shape:
+        lists = place < len(listed) and listed[place]
+        if together[place].shape != parts.shape and not lists:
             raise ExportError(
                 f"the graph gives {list(together[place].shape)} for three images", expected=f"{list(parts.shape)}"
             )
-    both = tuple(alone), tuple(together[place] for place in rows)
-    parities = measure_outputs(lambda _: both[0], lambda _: both[1], [three]) if rows else ()
-    worst = max(parities, key=lambda parity: parity.relative, default=None)
-    if worst is not None and not worst.holds:
-        raise ExportError(
-            "three images at once give other answers than each alone",
-            expected=f"a difference of at most {worst.bound:g} of their range, not {worst.relative:.3g}",
-            causes=("it was exported with a fixed batch size, and mixes images",),
-            next_step="export it with a dynamic batch axis",
-        )
+        if together[place].shape != parts.shape:
+            continue
+        parity = _apart(parts, together[place], listed=lists)
+        if not parity.holds:
+            raise ExportError(
+                "three images at once give other answers than each alone",
+                expected=f"a difference of at most {parity.bound:g} of their range, not {parity.relative:.3g}",
+                causes=("it was exported with a fixed batch size, and mixes images",),
+                next_step="export it with a dynamic batch axis",
+            )
+
+
+def _apart(alone: NDArray[Any], together: NDArray[Any], *, listed: bool) -> Parity:
+    """How far images at once are from each alone; of lists the image that is nearest: rounding may change some."""
+    pieces = np.split(np.arange(len(alone)), len(alone) if listed else 1)
+    parities = [_between(alone[piece], together[piece]) for piece in pieces]
+    return min(parities, key=lambda parity: parity.relative)
+
+
+def _between(right: NDArray[Any], made: NDArray[Any]) -> Parity:
+    return measure_parity(lambda _: right, lambda _: made, [right])

@@ -219,13 +219,13 @@ def prepare(
         )
         examples = settled.examples
         judged_by = _images(examples)
-        labels = (source.labels or ()) if exported.names_classes or task.served_as else ()
+        labels = (source.labels or ()) if exported.names_classes or not task.one_vector else ()
         make_class_canaries(
             *(work, judged_by or images, source.preprocess),
             fp32=FP32,
             int8=settled.running,
             device=settled.device,
-            classes=bool(labels) and not task.served_as,
+            classes=task.one_vector if labels else None,
             threads=options.threads,
         )
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))

@@ -87,6 +87,18 @@ def test_one_probability_becomes_two_classes(labels: tuple[str, ...] | None, ima
     assert "a probability p becomes two classes" in report.outputs["probability"]
 
 
+@pytest.mark.parametrize(("op", "values"), [("Squeeze", (1,)), ("Reshape", (0, 1, 1, 1))])
+def test_one_probability_of_any_rank_becomes_two_classes(
+    op: str, values: tuple[int, ...], images: Array, tmp_path: Path
+) -> None:
+    held, nodes = {"axes": np.array(values, np.int64)}, [(op, ["probability", "axes"], ["p"])]
+    network = give(two_of(tiny_network(), sigmoid=True), nodes, ["p"], constants=held)
+    _, made = exported(network, images, tmp_path, ("cat", "dog"))
+    logits = logits_of(tiny_network(), images)
+    np.testing.assert_array_equal(made["p"].argmax(axis=1), logits[:, [0, 2]].argmax(axis=1))
+    assert made["p"].shape == (5, 2)
+
+
 def test_one_logit_becomes_two_classes(images: Array, tmp_path: Path) -> None:
     _, made = exported(two_of(tiny_network(), sigmoid=False), images, tmp_path, ("cat", "dog"))
     logits = logits_of(tiny_network(), images)
@@ -140,6 +152,18 @@ def test_a_second_output_that_mixes_images_is_refused(images: Array, tmp_path: P
     ]
     with pytest.raises(ExportError, match="three images at once give other answers"):
         exported(give(tiny_network(), nodes, ["logits", "boxes"]), images, tmp_path)
+
+
+def test_a_list_that_mixes_images_is_refused(images: Array, tmp_path: Path) -> None:
+    nodes = [
+        ("ReduceMean", ["flat"], ["mean"], {"axes": [0], "keepdims": 1}),
+        ("Mul", ["mean", "flat"], ["mixed"]),
+        ("TopK", ["mixed", "k"], ["best", "places"], {"axis": 1}),
+        ("Relu", ["best"], ["boxes"]),
+    ]
+    network = give(tiny_network(), nodes, ["logits", "boxes"], constants={"k": np.array([2], np.int64)})
+    with pytest.raises(ExportError, match="three images at once give other answers"):
+        exported(network, images, tmp_path)
 
 
 def test_a_list_of_what_was_found_goes_through(images: Array, tmp_path: Path) -> None:

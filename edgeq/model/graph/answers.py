@@ -339,14 +339,13 @@ class _Choice:
         )
 
     def _refused(self, what: str, expected: str, next_step: str = "") -> ModelError:
-        causes = (
-            f"the outputs are {'; '.join(map(str, self._given))}",
+        one = any(output.numbers == 1 for output in self._given)
+        likely = (
             "config.json belongs to another model" if self._expected.labels is not None else "",
-            "of one number for an image two classes are made where config.json names two, the other one first"
-            if any(output.numbers == 1 for output in self._given)
-            else "",
+            "of one number two classes are made where config.json names two, the other one first" if one else "",
             "the network is no classifier: leave out --eval, or say with --task what it is for",
         )
+        causes = (f"the outputs are {'; '.join(map(str, self._given))}", *(() if next_step else likely))
         name = next((each.name for each in self._given if each.kind != NO_TENSOR), "NAME")
         return ModelError(
             what,

@@ -111,8 +111,8 @@ class ClassCanaries(Artifact):
             reference again where floating point was kept.
         output: the output of both graphs that was kept.
         fp32_logits, int8_logits: file names of what they gave, NumPy float32 [canaries, classes].
-        answer: how the answer lies in these files where it is no vector for each image; None, and not written, where it
-            is.
+        answer: how the answer lies in these files where it is no vector of classes or features for each image; None,
+            and not written, where it is.
         further: the other outputs of both graphs; not written where there are none.
         shares: the answer is a number from 0 to 1 for each class, all of which add up to 1, and no logits; not written
             where it is not.

@@ -46,7 +46,7 @@ def make_class_canaries(
     fp32: str,
     int8: str,
     device: str | None = None,
-    classes: bool = False,
+    classes: bool | None = None,
     threads: int | None = None,
 ) -> ClassCanaries:
     """Write some images with what both graphs give for them, in every output.
@@ -57,7 +57,7 @@ def make_class_canaries(
         preprocess: from an image to the graphs' input.
         fp32, int8: names of the graphs in `bundle`, each run in its own backend; the first output is the answer.
         device: name of an INT8 graph that no backend here runs, whose outputs stand in the place of those of `int8`.
-        classes: the answer has a number for each class that the bundle names.
+        classes: whether the answer has a number for each class that the bundle names; None where it names none.
         threads: of one operator.
 
     Raises:
@@ -83,9 +83,9 @@ def make_class_canaries(
         fp32_logits=answer.fp32,
         int8_logits=answer.int8,
         canaries=tuple(made),
-        answer=None if _is_vector(next(iter(ours.values()))) else answer,
+        answer=None if _is_vector(next(iter(ours.values()))) and classes is not False else answer,
         further=tuple(further),
-        shares=classes and all(map(_are_shares, next(iter(ours.values())))),
+        shares=bool(classes) and all(map(_are_shares, next(iter(ours.values())))),
     )
     canaries.save(bundle / CANARY_LIST)
     return canaries
