@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from colour_networks import colour_network, draw_close_colours, write_colour_network
 from command import ALLOW_FLAGS, Edgeq
-from networks import ALLOWED, QUICK
+from networks import ALLOWED, CLASSES, QUICK
 from pictures import draw_pictures
 
 from edgeq.pipeline.classifier import Options, prepare
 from edgeq.pipeline.gate import GATE
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.gate import Gate
+from edgeq.quality.judge import Quality
+from edgeq.quality.tasks.label_order import LabelOrder
 from edgeq.runtime.canary.check import check_canaries
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, FP16_INPUTS, EngineInputs
 
@@ -134,3 +136,19 @@ def test_a_loss_that_tensorrt_alone_has_takes_its_graph_alone(tmp_path: Path) ->
     assert (inputs.precision, inputs.graphs["explicit"].file) == ("fp16", FP16)
     assert PrecisionPlan.load(made.bundle / "plan.yaml").layers(Precision.INT8)
     assert check_canaries(made.bundle, threads=1).passed
+
+
+def test_labels_in_another_order_are_told_with_the_order_that_fits(pictures: Path, tmp_path: Path) -> None:
+    model = write_colour_network(tmp_path / "model", colour_network())
+    config = {"id2label": {str(index): name for index, name in enumerate(reversed(CLASSES))}}
+    (model / "config.json").write_text(json.dumps(config))
+    made = prepare(model, pictures, tmp_path / "bundle", labelled=pictures, options=PLAIN)
+    wanted = (
+        "the labels look permuted: FP32 is right for 33.33 % of 120 images, and for 100.00 % with the classes in "
+        "another order (reversed): see id2label in config.json"
+    )
+    assert wanted in made.warnings
+    assert not any("guessing" in warning for warning in made.warnings)
+    answers = Quality.load(made.bundle / "quality.json").answers
+    assert answers is not None
+    assert answers.likely_order == LabelOrder(name="reversed", top1=100.0)
