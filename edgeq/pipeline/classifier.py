@@ -59,6 +59,7 @@ from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.stage import made_graph, quantize
 from edgeq.quantize.search.layer_search import Search
 from edgeq.runtime.canary.class_canaries import make_class_canaries
+from edgeq.runtime.canary.draw_compared import draw_compared
 
 __all__ = ["Options", "Prepared", "Progress", "prepare"]
 
@@ -194,9 +195,10 @@ def prepare(
         plan, gate = _gate(work, plan, quality, proof, options)
         running = FP32 if gate and not gate.passed else made_graph(work).name
         judged_by = _images(examples)
-        make_class_canaries(
+        canaries = make_class_canaries(
             work, judged_by or images, source.preprocess, fp32=FP32, int8=running, threads=options.threads
         )
+        draw_compared(work, canaries, task, source.preprocess, source.labels or (), threads=options.threads)
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
         manifest = write_manifest(work, labels=source.labels or (), allowed=allowed, task=task.served_as)
