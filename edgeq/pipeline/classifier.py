@@ -65,6 +65,7 @@ from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.stage import quantize
 from edgeq.quantize.search.layer_search import Search
 from edgeq.runtime.canary.class_canaries import make_class_canaries
+from edgeq.runtime.canary.draw_compared import draw_compared
 
 __all__ = ["Options", "Prepared", "Progress", "prepare"]
 
@@ -220,7 +221,7 @@ def prepare(
         examples = settled.examples
         judged_by = _images(examples)
         labels = (source.labels or ()) if exported.names_classes or not task.one_vector else ()
-        make_class_canaries(
+        canaries = make_class_canaries(
             *(work, judged_by or images, source.preprocess),
             fp32=FP32,
             int8=settled.running,
@@ -228,6 +229,7 @@ def prepare(
             classes=task.one_vector if labels else None,
             threads=options.threads,
         )
+        draw_compared(work, canaries, task, source.preprocess, labels, threads=options.threads)
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
         manifest = write_manifest(work, labels=labels, allowed=allowed, task=task.served_as)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from networks import QUICK
+from PIL import Image
 from square_detector import CLASSES, OPTIONS, PREPROCESS, SIDE, detector_place, square_detector
 
 from edgeq.api.device.opened import open_bundle
@@ -147,3 +148,17 @@ def test_the_python_api_finds_objects(place: Path) -> None:
                 ask(picture)
         with pytest.raises(InputError, match="a score of 0"):
             bundle.detect(picture, score=0.0)
+
+
+def test_pictures_show_fp32_beside_int8(place: Path) -> None:
+    """Both find the same here, so that both halves are the same but for scores; frames are where the squares are."""
+    pictures = sorted((place / "bundle" / "compared").iterdir())
+    assert [picture.name for picture in pictures] == [f"{number}.png" for number in range(4)]
+    assert {file.name for file in read_manifest(place / "bundle").files} >= {"compared/0.png"}
+    with Image.open(pictures[0]) as image, Image.open(place / "bundle" / "canaries" / "0.png") as canary:
+        assert image.size == (2 * canary.width + 8, canary.height)
+        drawn, original = np.asarray(image), np.asarray(canary)
+    assert (drawn[:, canary.width : canary.width + 8] == 255).all()
+    left, right = drawn[:, : canary.width], drawn[:, canary.width + 8 :]
+    for side in (left, right):
+        assert 50 < (side != original).any(axis=2).sum() < 0.6 * side.shape[0] * side.shape[1]

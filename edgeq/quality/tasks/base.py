@@ -33,6 +33,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import EngineError, ModelError
@@ -227,6 +228,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         exported_as: Ultralytics' word for it, by which an ONNX file chooses it; None where there is none.
         understands: `fitted` looks at the outputs.
         served_as: what a bundle's manifest calls it; None for classes and features.
+        draws: `drawn` gives pictures.
         features: the tally wants what enters the network's head as well, as one more tensor behind the outputs.
         batch: images that go through a network together.
         latency_batches: batch sizes at which latency is measured.
@@ -241,6 +243,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
     architectures: ClassVar[tuple[str, ...]] = ()
     exported_as: ClassVar[str | None] = None
     understands: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
     served_as: ClassVar[Literal["detect", "segment"] | None] = None
     features: ClassVar[bool] = False
     batch: ClassVar[int] = BATCH
@@ -299,6 +302,16 @@ class ImageTask(Task[Examples[T]], Generic[T]):
             float32 by the field's name.
         """
         return {str(place): output for place, output in enumerate(outputs)}
+
+    def drawn(self, image: Image.Image, outputs: Outputs, labels: Sequence[str]) -> Image.Image:  # noqa: ARG002
+        """An image with what the outputs say of it, for a person; of a fitted task.
+
+        Args:
+            image: mode RGB; it may be smaller than what the network saw, of the same shape.
+            outputs: for that image, float32 [1, ...] each.
+            labels: class names; empty where there are none.
+        """
+        return image
 
     def record(self, directory: Path) -> None:
         """Write into a bundle what a device must know of a fitted task; nothing, unless a task says otherwise."""

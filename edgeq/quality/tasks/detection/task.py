@@ -8,6 +8,7 @@ from typing import ClassVar, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeq.errors import ImageError, ModelError
 from edgeq.model.heads.boxes import Detections
@@ -32,6 +33,7 @@ from edgeq.quality.tasks.detection.found_again import Comparison, FoundAgain, Fo
 from edgeq.quality.tasks.detection.objects import LabelledObjects, Objects
 from edgeq.quality.tasks.detection.precision import measure_precision, paired_error, require_pycocotools
 from edgeq.quality.tasks.detection.read import read_objects
+from edgeq.quality.tasks.drawing import draw_boxes
 
 __all__ = ["Detection", "DetectionTask"]
 
@@ -107,6 +109,7 @@ class DetectionTask(ImageTask[Objects]):
     exported_as = "detect"
     understands: ClassVar[bool] = True
     served_as = "detect"
+    draws: ClassVar[bool] = True
     batch: ClassVar[int] = 4
     latency_batches: ClassVar[tuple[int, ...]] = (1, 4)
 
@@ -128,6 +131,14 @@ class DetectionTask(ImageTask[Objects]):
     def fields(self, outputs: Outputs) -> Mapping[str, NDArray[np.float32]]:
         """Boxes and scores apart, float32 [n, ...] each."""
         return super().fields(outputs) if self._head is None else self._head.errors(outputs)
+
+    def drawn(self, image: Image.Image, outputs: Outputs, labels: Sequence[str]) -> Image.Image:
+        """Boxes of what scores 0.25 and more."""
+        if self._head is None or self._preprocess is None:
+            return image
+        (found,) = self._head.detect(outputs, Limits())
+        placed = Placement.of(self._preprocess, *image.size).boxes(found.boxes)
+        return draw_boxes(image, Detections(placed, found.scores, found.classes), labels)
 
     def record(self, directory: Path) -> None:
         """Write `detector.json`."""

@@ -13,6 +13,7 @@ from typing import ClassVar, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgeq.errors import ImageError, ModelError
 from edgeq.model.heads.masks import MaskHead, recognise_masks
@@ -31,6 +32,7 @@ from edgeq.quality.tasks.base import (
     UnlabelledTask,
     finite,
 )
+from edgeq.quality.tasks.drawing import draw_classes
 from edgeq.quality.tasks.segmentation.counts import PixelCounts, paired_error
 from edgeq.quality.tasks.segmentation.masks import IGNORED, LabelledMasks, Mask, check_classes, read_masks
 
@@ -149,6 +151,7 @@ class SegmentationTask(ImageTask[Mask]):
     architectures: ClassVar[tuple[str, ...]] = ("ForSemanticSegmentation",)
     understands: ClassVar[bool] = True
     served_as = "segment"
+    draws: ClassVar[bool] = True
     batch: ClassVar[int] = 4
     latency_batches: ClassVar[tuple[int, ...]] = (1, 4)
 
@@ -167,6 +170,14 @@ class SegmentationTask(ImageTask[Mask]):
     def outputs(self, names: Sequence[str]) -> tuple[str, ...]:
         """The one that gives each pixel a class; the first until that is known."""
         return tuple(names[:1]) if self._head is None else (self._head.output,)
+
+    def drawn(self, image: Image.Image, outputs: Outputs, labels: Sequence[str]) -> Image.Image:  # noqa: ARG002
+        """A colour for each class."""
+        if self._head is None or self._preprocess is None:
+            return image
+        (found,) = self._head.class_maps(outputs[0])
+        rows, columns = Placement.of(self._preprocess, *image.size).from_image(*found.shape)
+        return draw_classes(image, found[rows][:, columns])
 
     def record(self, directory: Path) -> None:
         """Write `segmenter.json`."""
