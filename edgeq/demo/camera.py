@@ -29,7 +29,12 @@ def photograph(rng: np.random.Generator, surface: Surface) -> Image.Image:
 
 
 def lighting(rng: np.random.Generator, height: int, width: int) -> Field:
-    """Light that falls off to one side and towards the corners, [height, width]; about 1 in the middle."""
+    """Light that falls off to one side and towards the corners, float32 [height, width]; about 1 in the middle.
+
+    Args:
+        rng: draws how it falls off.
+        height, width: of the surface, in pixels.
+    """
     angle = rng.uniform(0, 2 * math.pi)
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     down, across = (rows / height - 0.5), (columns / width - 0.5)
