@@ -204,14 +204,19 @@ def photos(shared_data: Path) -> list[Image.Image]:
     return picks
 
 
-def theirs(config: dict[str, Any], image: Image.Image) -> Any:
-    """What the Pillow processor of transformers makes of an image."""
+def processor(config: dict[str, Any]) -> Any:
+    """The Pillow processor of transformers for a config."""
     name = config.get("image_processor_type") or config["feature_extractor_type"]
     stem = name.removesuffix("Fast").replace("FeatureExtractor", "").replace("ImageProcessor", "")
     package = MODULES.get(stem, stem.lower())
     module = importlib.import_module(f"transformers.models.{package}.image_processing_pil_{package}")
     keys = {key: value for key, value in config.items() if not key.endswith("_type")}
-    return getattr(module, f"{stem}ImageProcessorPil")(**keys)(image, return_tensors="np")["pixel_values"][0]
+    return getattr(module, f"{stem}ImageProcessorPil")(**keys)
+
+
+def theirs(config: dict[str, Any], image: Image.Image) -> Any:
+    """What the Pillow processor of transformers makes of an image."""
+    return processor(config)(image, return_tensors="np")["pixel_values"][0]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -253,6 +258,12 @@ def test_a_config_written_is_read_back_equal(name: str) -> None:
     again = read_preprocess(json.loads(json.dumps(preprocess.to_config())))
     assert again == preprocess
     assert again.digest == preprocess.digest
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_transformers_writes_is_read_likewise(name: str) -> None:
+    pytest.importorskip("transformers")
+    assert read_preprocess(json.loads(processor(CONFIGS[name]).to_json_string())) == read_preprocess(CONFIGS[name])
 
 
 @pytest.mark.parametrize("name", ["convnext 224", "efficientnet top", "clip old", "poolformer", "mobilevit small"])
