@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.bundle.manifest import Manifest, write_manifest
 from edgeq.calibrate.diagnose import Diagnosis, diagnose
@@ -52,7 +52,7 @@ from edgeq.pipeline.stages import (
 )
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GuardFinding, check
-from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity
+from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity, WeightRounding
 from edgeq.plan.rules import WEIGHTED
 from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
@@ -86,6 +86,9 @@ class Prepared(BaseModel):
         calibration_skipped: calibration images that could not be read.
         method: whose ranges ONNX Runtime's graph got.
         trials: what `auto` tried, on images held back from calibration.
+        weight_rounding: how INT8 weights were rounded.
+        bias_correction: whether biases take back what quantization shifts.
+        uncorrected: layers of which something could not be corrected, and why.
         int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
         search: which layers a bound on the drop keeps in floating point; `quality` is then that of the images that were
             not searched. Where floating point was kept, it is that of the INT8 graph that was tried.
@@ -106,6 +109,9 @@ class Prepared(BaseModel):
     method: str
     trials: tuple[Trial, ...]
     weights: WeightGranularity
+    weight_rounding: WeightRounding = "nearest"
+    bias_correction: bool | None = False
+    uncorrected: dict[str, str] = Field(default_factory=dict)
     int8_layers: int
     fp16_layers: int
     fp32_layers: int
@@ -317,6 +323,9 @@ def _summary(
         method=scales.method_for(DEFAULT.name),
         trials=scales.trials,
         weights=plan.weights,
+        weight_rounding=plan.weight_rounding,
+        bias_correction=plan.bias_correction,
+        uncorrected=scales.uncorrected,
         int8_layers=weighted[Precision.INT8],
         fp16_layers=weighted[Precision.FP16],
         fp32_layers=weighted[Precision.FP32],

@@ -72,6 +72,8 @@ def command(
     """
     if on == "ray" and (images is None or merge):
         raise click.UsageError("--on ray is for --images: a cluster counts images")
+    if (weight_rounding == "adaround" or bias_correction) and (images is None or merge):
+        raise click.UsageError("--weight-rounding adaround and --bias-correction are for --images: they look at some")
     require_new(output)
     skipped: tuple[str, ...] = ()
     if merge:

@@ -336,6 +336,14 @@ def _prepare_classifier(
         print_prepared(prepared)
 
 
+def _print_corrections(prepared: Prepared) -> None:
+    done = ("weights rounded by AdaRound" if prepared.weight_rounding == "adaround" else "", "biases corrected")
+    words = " and ".join(word for word in (done if prepared.bias_correction else done[:1]) if word)
+    if words:
+        left = f"; not in full: {', '.join(list(prepared.uncorrected)[:3])}" if prepared.uncorrected else ""
+        click.echo(f"INT8: {words}{left}.")
+
+
 def _prepare_vlm(
     model: str,
     images: Path,
@@ -380,6 +388,7 @@ def print_prepared(prepared: Prepared) -> None:
         f"Calibrated on {prepared.calibration_images} images ({prepared.method}), {prepared.held_back} held back."
     )
     print_trials(prepared.trials)
+    _print_corrections(prepared)
     if prepared.search is not None:
         print_search(prepared.search)
     for name, skipped in (("calibration", prepared.calibration_skipped), ("evaluation", quality.skipped)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,7 +91,8 @@ class LayerInput:
         reach = tuple((size - 1) * gap + 1 for size, gap in zip(self.kernel, self.dilations, strict=True))
         windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + axes)))
         windows = windows[(slice(None), slice(None), *(slice(None, None, step) for step in self.strides))]
-        windows = windows[(..., *(slice(None, None, gap) for gap in self.dilations))]
+        dilated: tuple[Any, ...] = (..., *(slice(None, None, gap) for gap in self.dilations))
+        windows = windows[dilated]
         places = windows.shape[2 : 2 + axes]
         images, *where = np.unravel_index(_spread(len(values) * int(np.prod(places)), most), (len(values), *places))
         taken = np.moveaxis(windows, 1, 1 + axes)[(images, *where)]  # [n, channels, kernel ...]

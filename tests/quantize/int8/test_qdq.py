@@ -173,7 +173,7 @@ def test_a_lowering_that_finds_its_weights_is_the_one_that_makes_them(narrow: fl
     plan, stored = plan_classifier(model), StoredWeights()
     ranges = scales({name: (narrow * low, narrow * high) for name, (low, high) in RESIDUAL_RANGES.items()})
     lower(model, plan, scales(RESIDUAL_RANGES), USUAL, stored=stored)
-    assert {tensor for tensor, _ in stored} == {"w1", "w2"}
+    assert {tensor for tensor, *_ in stored} == {"w1", "w2"}
     again = lower(model, plan, ranges, USUAL, stored=stored)
     assert again == lower(model, plan, ranges, USUAL)
 

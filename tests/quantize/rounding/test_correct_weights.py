@@ -36,7 +36,7 @@ from edgeq.quantize.rounding.layers import find_layers
 from edgeq.quantize.rounding.stage import Wanted, correct_weights, some_to_learn_from
 
 LOWERINGS = (USUAL, TENSORRT)
-BOTH = {"weight_rounding": "adaround", "bias_correction": True}
+BOTH: dict[str, Any] = {"weight_rounding": "adaround", "bias_correction": True}
 
 
 class Calibrate:

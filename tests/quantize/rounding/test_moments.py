@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from edgeq.quantize.rounding.moments import LayerInput, Moments, layer_input
 
 
-def convolution(**attributes: object) -> onnx.NodeProto:
+def convolution(**attributes: Any) -> onnx.NodeProto:
     return helper.make_node("Conv", ["x", "w"], ["y"], name="conv", **attributes)
 
 
