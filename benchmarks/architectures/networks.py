@@ -481,7 +481,7 @@ class YOLO(nn.Module):
             torch.cat([boxes(place), scores(place)], 1).flatten(2)
             for boxes, scores, place in zip(self.boxes, self.scores, maps, strict=True)
         ]
-        boxes, scores = torch.split(torch.cat(found, 2), [4 * self.bins, self.classes], 1)  # type: ignore[no-untyped-call]
+        boxes, scores = torch.split(torch.cat(found, 2), [4 * self.bins, self.classes], 1)
         share = boxes.view(x.shape[0], 4, self.bins, -1).transpose(1, 2).softmax(1)
         distance = fn.conv2d(share, self.weights).view(x.shape[0], 4, -1)
         grid, stride = self._grid(maps, x)
