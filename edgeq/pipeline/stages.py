@@ -31,7 +31,7 @@ from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity, WeightRounding
 from edgeq.plan.rules import plan_classifier, replan
 from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
-from edgeq.quality.judge import Further, Quality, judge_all
+from edgeq.quality.judge import Further, Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
 from edgeq.quality.tasks.base import Examples, Figures, ImageTask
 from edgeq.quantize.int8.pixels import pixel_input
@@ -467,14 +467,14 @@ def judge_graphs(
         threads: of one operator.
         advance: called with the number of images just judged.
         timing: how long latency is measured.
-        further, advance_further: as for `edgeq.quality.judge.judge_all`.
+        further, advance_further: as for `edgeq.quality.judge.judge`.
 
     Raises:
         ImageError: no image can be read, or examples and classes do not match.
         EngineError: a graph does not run.
     """
     made = made_graph(directory)
-    return judge_all(
+    return judge(
         directory / FP32,
         made,
         further,

@@ -24,7 +24,7 @@ from edgeq.quality.tasks.classification import Classification
 from edgeq.quality.tasks.embedding import Fidelity, OutputFidelity, OutputsTally
 from edgeq.quality.tasks.registry import AnyFigures, unlabelled
 
-__all__ = ["MOST_FURTHER", "Further", "Quality", "compare", "compare_preprocessing", "judge", "judge_all"]
+__all__ = ["MOST_FURTHER", "Further", "Quality", "compare", "compare_preprocessing", "judge"]
 
 QUALITY_VERSION: Final = "edgeq.quality/1"
 
@@ -81,53 +81,6 @@ class Quality(Judged):
 def judge(
     reference: Path,
     candidate: Path,
-    task: ImageTask[Any],
-    examples: Examples[Any] | None,
-    source: ModelSource,
-    images: NDArray[np.float32],
-    *,
-    backend: EngineBackend = DEFAULT,
-    threads: int | None = None,
-    timing: Timing = DEFAULT_TIMING,
-    advance: Callable[[int], None] | None = None,
-) -> Quality:
-    """Run both graphs in one backend and compare.
-
-    Args:
-        reference, candidate: ONNX files; the candidate was made from the reference and has its node names.
-        task: what the networks are for.
-        examples: labelled images; None leaves what is right unjudged.
-        source: gives the class names and the preprocessing.
-        images: real ones without labels, float32 [n, 3, H, W]; latency is measured on copies of the first. Without
-            `examples`, the two graphs' answers to them are compared.
-        backend: that runs both.
-        threads: of one operator.
-        timing: how long latency is measured.
-        advance: called with the number of images just judged.
-
-    Raises:
-        ImageError: examples and classes do not match, or too many images cannot be read.
-        EngineError: a graph does not run.
-    """
-    quality, _ = judge_all(
-        reference,
-        candidate,
-        (),
-        task,
-        examples,
-        source,
-        images,
-        backend=backend,
-        threads=threads,
-        timing=timing,
-        advance=advance,
-    )
-    return quality
-
-
-def judge_all(
-    reference: Path,
-    candidate: Path,
     further: Sequence[Further],
     task: ImageTask[Any],
     examples: Examples[Any] | None,
@@ -140,17 +93,31 @@ def judge_all(
     advance: Callable[[int], None] | None = None,
     advance_further: Callable[[int], None] | None = None,
 ) -> tuple[Quality, tuple[Figures, ...]]:
-    """As `judge`, and further graphs by accuracy alone, on `MOST_FURTHER` of the labelled images at most.
+    """Run both graphs in one backend and compare, and further graphs by accuracy alone.
 
-    What FP32 answers is computed once, and one further graph is open at a time, after the others.
+    These see `MOST_FURTHER` of the labelled images at most. What FP32 answers is computed once, and one further graph
+    is open at a time, after the others.
 
     Args:
-        reference, candidate, task, examples, source, images, backend, threads, timing, advance: as for `judge`.
+        reference, candidate: ONNX files; the candidate was made from the reference and has its node names.
         further: the other graphs.
+        task: what the networks are for.
+        examples: labelled images; None leaves what is right unjudged.
+        source: gives the class names and the preprocessing.
+        images: real ones without labels, float32 [n, 3, H, W]; latency is measured on copies of the first. Without
+            `examples`, the graphs' answers to them are compared.
+        backend: that runs the reference and the candidate.
+        threads: of one operator.
+        timing: how long latency is measured.
+        advance: called with the number of images just judged.
         advance_further: called with the number of images that a further graph has just seen.
 
     Returns:
         What was measured of the pair, and the figures of each further graph beside FP32.
+
+    Raises:
+        ImageError: examples and classes do not match, or too many images cannot be read.
+        EngineError: a graph does not run.
     """
     threads = threads or default_threads()
     part = None if examples is None else examples.part(examples.images.sample(MOST_FURTHER))
