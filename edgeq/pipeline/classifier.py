@@ -110,7 +110,7 @@ class Prepared(BaseModel):
     trials: tuple[Trial, ...]
     weights: WeightGranularity
     weight_rounding: WeightRounding = "nearest"
-    bias_correction: bool | None = False
+    bias_correction: bool = False
     uncorrected: dict[str, str] = Field(default_factory=dict)
     int8_layers: int
     fp16_layers: int

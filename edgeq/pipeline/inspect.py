@@ -363,5 +363,4 @@ def plan_model(
         if int8_linears(plan):
             plan = plan.model_copy(update={"channel_equalization": options.channel_equalization})
         allowed |= unfoldable_allowance(report.unfoldable)
-    corrections = {"weight_rounding": options.weight_rounding, "bias_correction": options.bias_correction}
-    return plan.model_copy(update={"allowed": allowed, **corrections})
+    return plan.model_copy(update={"allowed": allowed})

@@ -83,8 +83,8 @@ class Options:
         strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         rules: asked before the built-in ones.
         plan: a saved plan, whose rules, settings and allowances stand in for the built-in rules and for `weights`,
-            `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_equalization`, `weight_rounding`,
-            `bias_correction` and `rules`.
+            `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_equalization` and `rules`; AdaRound and
+            bias correction where it has them.
         allow: guards that may be passed: code -> because.
         shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
         transformer: which linear layers of a transformer are INT8.
@@ -145,15 +145,15 @@ class Options:
             shared_add=self.plan.shared_add,
             transformer=self.plan.transformer,
             channel_equalization=self.plan.channel_equalization,
-            weight_rounding=self.plan.weight_rounding,
-            bias_correction=self.plan.bias_correction,
+            weight_rounding="adaround" if self.plan.weight_rounding == "adaround" else self.weight_rounding,
+            bias_correction=self.plan.bias_correction or self.bias_correction,
             allow={**self.plan.allowed, **self.allow},
         )
 
 
 def _check_corrections(options: Options) -> None:
-    chosen = options.plan or options
-    if chosen.weight_rounding == "adaround" and chosen.weights == "per-tensor":
+    asked = "adaround" in (options.weight_rounding, options.plan.weight_rounding if options.plan else "")
+    if asked and (options.plan or options).weights == "per-tensor":
         raise PlanError(
             "--weight-rounding adaround with --weights per-tensor",
             expected="a scale for each output channel, as AdaRound is done here",

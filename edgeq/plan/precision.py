@@ -149,9 +149,9 @@ class PrecisionPlan(Versioned):
         transformer: which linear layers of a transformer are INT8; nothing where there is no attention.
         channel_equalization: how channels are brought to like ranges before calibration; in a plan that was carried
             out, how they were.
-        weight_rounding: how INT8 weights are rounded; in a plan that was carried out, how they were.
-        bias_correction: biases take back what quantization shifts on average; None leaves that open. These two came
-            later than version 1, and are not written where they say what always was.
+        weight_rounding: how INT8 weights are rounded; `nearest` leaves that open in a plan to be carried out.
+        bias_correction: biases take back what quantization shifts on average; False leaves that open likewise. Both
+            came later than version 1, and are not written where they say what always was.
         rules: those in force, in the order in which they are asked.
         allowed: guards that may be passed: code -> because.
     """
@@ -164,8 +164,8 @@ class PrecisionPlan(Versioned):
     keep_batchnorm: tuple[str, ...] = ()
     transformer: Scope = "linears"
     channel_equalization: ChannelEqualization = "none"
-    weight_rounding: WeightRounding = "nearest"
-    bias_correction: bool | None = False
+    weight_rounding: Literal["nearest", "adaround"] = "nearest"
+    bias_correction: bool = False
     rules: tuple[Rule, ...] = ()
     allowed: dict[str, str] = Field(default_factory=dict)
     decisions: tuple[Decision, ...]

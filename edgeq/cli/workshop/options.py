@@ -300,8 +300,6 @@ _SETTLED_BY_PLAN = (
     "fold",
     "keep_batchnorm",
     "channel_equalization",
-    "weight_rounding",
-    "bias_correction",
 )
 
 

@@ -346,7 +346,8 @@ def resolve(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
         "weight_rounding": "adaround" if any(each.rounding for each in corrections) else "nearest",
         "bias_correction": any(each.biases for each in corrections),
     }
-    return plan.model_copy(update=settled)
+    changed = {name: value for name, value in settled.items() if getattr(plan, name) != value}
+    return plan.model_copy(update=changed) if changed else plan
 
 
 def _opened(model: bytes, threads: int | None, fields: Fields) -> _Network:

@@ -46,13 +46,13 @@ class Layer:
     measured: str
 
     def by_group(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Numbers in the weight's shape as [groups, outputs, inputs]."""
+        """Numbers in the weight's shape, float64 [...], as float64 [groups, outputs, inputs]."""
         groups = self.reads.groups if isinstance(self.reads, LayerInput) else 1
         rows = np.moveaxis(values, self.axis, 0)
         return rows.reshape(groups, len(rows) // groups, -1)
 
     def as_stored(self, values: NDArray[np.int8]) -> NDArray[np.int8]:
-        """The reverse of `by_group`."""
+        """The reverse of `by_group`: int8 [groups, outputs, inputs] to int8 [...], the weight's shape."""
         outputs = self.weight.shape[self.axis]
         rest = tuple(size for place, size in enumerate(self.weight.shape) if place != self.axis)
         return np.ascontiguousarray(np.moveaxis(values.reshape(outputs, *rest), 0, self.axis))

@@ -38,7 +38,7 @@ def learn_rounding(
     threads: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, NDArray[np.int8]]:
-    """By layer, what is added to the nearest integers of its weight: int8, -1, 0 or 1, in the weight's shape.
+    """By layer, what is added to the nearest integers of its weight: int8 [...], its shape, -1, 0 or 1.
 
     Args:
         model: FP32, every node named.

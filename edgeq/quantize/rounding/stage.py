@@ -72,7 +72,13 @@ def some_to_learn_from(model: onnx.ModelProto, samples: Samples) -> list[Array]:
 
 
 def steps(model: onnx.ModelProto, plan: PrecisionPlan, wanted: Wanted) -> int:
-    """How many layers are gone through, once for the rounding and once for the biases of each backend."""
+    """How many layers are gone through, once for the rounding and once for the biases of each backend.
+
+    Args:
+        model: FP32, every node named.
+        plan: for that graph.
+        wanted: what is corrected.
+    """
     layers, _ = find_layers(model, plan)
     rounded = sum(not isinstance(layer.reads, str) for layer in layers) if wanted.rounding else 0
     return rounded + len(_BIASES_OF) * (sum(bool(layer.measured) for layer in layers) if wanted.biases else 0)

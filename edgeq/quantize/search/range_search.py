@@ -201,7 +201,13 @@ def _accept(
 
 
 def trial_of(scales: Scales, plan: PrecisionPlan, answers: Answers, backend: str) -> Trial:
-    """What is told of the graph that some scales make for a backend, by its answers beside FP32's."""
+    """What is told of a graph by its answers beside FP32's.
+
+    Args:
+        scales, plan: that it was made from.
+        answers: FP32's and its own.
+        backend: that it was made for.
+    """
     figures = answers.figures()
     return Trial(
         backend=backend,
