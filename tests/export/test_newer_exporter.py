@@ -64,8 +64,9 @@ def test_bare_numbers() -> None:
     assert_same(model, made, random(3, 2, 3))
 
 
+@pytest.mark.parametrize("opset", [11, 17])
 @pytest.mark.parametrize("split", [np.array([1, 2, 1]), np.array(2)])
-def test_a_sequence_that_is_read_place_by_place(split: np.ndarray) -> None:
+def test_a_sequence_that_is_read_place_by_place(split: np.ndarray, opset: int) -> None:
     """As `torch.split` and `torch.chunk` are written."""
     nodes = [
         helper.make_node("SplitToSequence", ["x", "split"], ["parts"], name="split", axis=1),
@@ -73,7 +74,7 @@ def test_a_sequence_that_is_read_place_by_place(split: np.ndarray) -> None:
         helper.make_node("SequenceAt", ["parts", "second"], ["b"], name="second"),
         helper.make_node("Concat", ["b", "a"], ["y"], axis=1, name="turned"),
     ]
-    model = graph(nodes, {"split": split, "first": np.array(0), "second": np.array(1)}, ("batch", 4))
+    model = graph(nodes, {"split": split, "first": np.array(0), "second": np.array(1)}, ("batch", 4), opset=opset)
     made = simplify(model)
     assert operators(made) == ["Split", "Concat"]
     assert_same(model, made, random(4, 2, 4))

@@ -13,6 +13,8 @@ import onnx_graphsurgeon as gs
 __all__ = ["split_sequences"]
 
 _STANDARD: Final = (None, "", "ai.onnx")
+_LENGTHS_ARE_AN_INPUT: Final = 13
+"""Since this opset; before, they are Split's attribute (ONNX operators, Split)."""
 
 
 def split_sequences(graph: gs.Graph) -> None:
@@ -29,8 +31,11 @@ def split_sequences(graph: gs.Graph) -> None:
         for reader, place in zip(readers, places, strict=True):
             reader.op, reader.attrs, reader.inputs = "Identity", {}, [cut[place or 0]]
         node.op, node.attrs = "Split", {"axis": node.attrs.get("axis", 0)}
-        node.inputs = [node.inputs[0], gs.Constant(f"{stem}/split", np.array(parts, np.int64))]
-        node.outputs = cut
+        node.inputs, node.outputs = node.inputs[:1], cut
+        if graph.opset < _LENGTHS_ARE_AN_INPUT:
+            node.attrs["split"] = parts
+        else:
+            node.inputs.append(gs.Constant(f"{stem}/split", np.array(parts, np.int64)))
 
 
 def _parts(node: gs.Node) -> list[int] | None:
