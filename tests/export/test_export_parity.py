@@ -119,3 +119,11 @@ def test_an_image_on_which_nothing_is_found_is_compared_too() -> None:
     assert nothing == (Parity(3, 0.0, 0.0, 0.0),)
     with pytest.raises(ParityError, match=r"shape \[1, 6\]"):
         measure_outputs(lambda _: (np.zeros((0, 6)),), lambda _: (np.zeros((1, 6)),), BATCHES)
+
+
+def test_outputs_that_are_nearly_constant_differ_by_their_rounding() -> None:
+    """0.5 with a range of 1e-6: one rounding of float32 is 6e-8, a sixteenth of the range and no other network."""
+    right = np.array([[0.5, 0.5 + 1e-6]], np.float32)
+    one_rounding, other = np.nextafter(right, np.float32(1)), right + np.float32(1e-5)
+    assert measure_parity(lambda _: right, lambda _: one_rounding, [right]).holds
+    assert not measure_parity(lambda _: right, lambda _: other, [right]).holds
