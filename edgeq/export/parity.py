@@ -36,7 +36,7 @@ AllOutputs = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]
 BOUND = 1e-4
 _IN_TEN = 10
 _ROUNDINGS: Final = 4 * float(np.finfo(np.float32).eps)
-"""Of the largest number: so much two float32 networks that compute the same may differ by, however small the range is."""
+"""Of the largest number: so much may two float32 networks differ by that compute the same, whatever the range."""
 
 
 @dataclass(frozen=True)
