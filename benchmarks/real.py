@@ -101,7 +101,9 @@ def _rows(options: argparse.Namespace, network: Real) -> Iterator[list[str]]:
     try:
         layers = _prepare(options, network, source, images, bundle)
         for name in _BACKENDS:
-            yield [network.title, name, layers, *_judged(options, network, bundle, images, name)]
+            row = [network.title, name, layers, *_judged(options, network, bundle, images, name)]
+            _say(f"  {', '.join(row)}")
+            yield row
     except EdgeqError as error:
         yield [network.title, "-", "-", "-", str(error), "", ""]
 
