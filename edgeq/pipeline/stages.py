@@ -26,6 +26,7 @@ from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.answers import Expected
 from edgeq.model.graph.outline import load_outline
+from edgeq.model.graph.outputs import read_outputs
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity, WeightRounding
@@ -288,7 +289,12 @@ def calibrate_graph(
 
     Returns:
         The scales, and the names of the samples that could not be read.
+
+    Raises:
+        PlanError: a search, or corrections of weights, were asked for, and the network gives no vector for each image.
     """
+    if options.method == SEARCH and not _gives_one_vector(graph):
+        raise _no_vector("a search for ranges", "--method auto, which judges every output")
     method = AUTO if options.method == SEARCH else options.method
     counted, held_back = hold_back(samples, method)
     scales, skipped = calibrate(
@@ -345,6 +351,10 @@ def _correct(
     wanted = _wanted(plan, scales, options)
     if wanted is None or (not judged and not wanted.insist):
         return scales
+    if not _gives_one_vector(graph):
+        if wanted.insist:
+            raise _no_vector("the rounding of weights and biases", "--weight-rounding nearest --no-bias-correction")
+        return scales
     model, plan = onnx.load(graph), resolve(plan, scales)
     return correct_weights(
         model,
@@ -356,6 +366,20 @@ def _correct(
         pixels=pixel_input(samples.preprocess),
         threads=options.threads,
         advance=counter(report, "correct weights", steps(model, plan, wanted)),
+    )
+
+
+def _gives_one_vector(graph: Path) -> bool:
+    """Whether the answers of a graph are what corrections are judged by: one output, a vector for each image."""
+    outputs = read_outputs(load_outline(graph))
+    return len(outputs) == 1 and outputs[0].numbers is not None
+
+
+def _no_vector(what: str, instead: str) -> PlanError:
+    return PlanError(
+        f"{what} can be judged only where a network gives one vector for each image",
+        expected="one output [images, numbers]",
+        next_step=instead,
     )
 
 
