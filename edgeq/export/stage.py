@@ -31,6 +31,7 @@ from edgeq.export.parity import BOUND, AllOutputs, Parity, measure_parity, prove
 from edgeq.export.rewrites.answers import as_chosen, finish_outputs, select_outputs
 from edgeq.export.rewrites.doubles import single_precision
 from edgeq.export.rewrites.fixed_batch import fixed_batch, free_batch, with_dynamic_batch
+from edgeq.export.rewrites.pads import keep_pads_before_pools
 from edgeq.export.simplify import simplify
 from edgeq.export.torch_export import OUTPUT, export_classifier
 from edgeq.files import atomic_write, sha256_file
@@ -343,7 +344,7 @@ def open_graph(
     expected = _expected(source, expected)
     if source.onnx_path is None:
         return _exported(source, directory, expected)
-    model = load_onnx(source.onnx_path)
+    model = keep_pads_before_pools(load_onnx(source.onnx_path))
     outputs = _chosen(model, expected, source, threads)
     model = select_outputs(model, outputs)
     adapted, adapter = adapt_input(model, take_normalization=source.takes_normalization)
@@ -358,7 +359,7 @@ def _exported(source: ModelSource, directory: Path, expected: Expected) -> Opene
     """A checkpoint: its class names are for logits, and for no features."""
     size, raw = _image(source), directory / "model.traced.onnx"
     exported = export_classifier(source.path, raw, image_size=size, channels=source.preprocess.channels)
-    model = load_onnx(raw)
+    model = keep_pads_before_pools(load_onnx(raw))
     raw.unlink()
     if model.graph.output[0].name != OUTPUT:
         expected = replace(expected, labels=None)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ExportError, ModelError, first_line
 from edgeq.export.naflex import at_one_resolution, by_patches
 from edgeq.export.parity import Network
+from edgeq.export.rewrites.batch_statistics import write_out_batch_statistics
 from edgeq.export.tracing import OPSET, quiet, trace
 from edgeq.families.base import GraphInput
 from edgeq.families.modules import load_config
@@ -89,7 +90,7 @@ def export_classifier(directory: Path, output: Path, *, image_size: tuple[int, i
     examples = {INPUT: np.zeros((2, *shape[1:]), np.float32)}
     outputs = {name: {0: "batch"} for name in network.given}
     model = trace(network, examples, source=directory, inputs=(GraphInput(INPUT, {0: "batch"}),), outputs=outputs)
-    save_onnx(model, output)
+    save_onnx(write_out_batch_statistics(model), output)
     return TorchExport(output, labels, lambda batch: _run(reference, batch)[0], lambda batch: _run(reference, batch))
 
 

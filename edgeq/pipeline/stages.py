@@ -20,13 +20,13 @@ from edgeq.calibrate.samples import Samples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
 from edgeq.calibrate.tensorrt_scales import activation_tensors
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.engine.registry import DEFAULT, backend_of_graph
 from edgeq.errors import ImageError, PlanError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.answers import Expected
 from edgeq.model.graph.outline import load_outline
-from edgeq.model.graph.outputs import read_outputs
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity, WeightRounding
@@ -64,6 +64,7 @@ __all__ = [
 PARITY_IMAGES = 32
 _OBSERVED_EVALUATION_IMAGES = 64
 _SEARCHED_SAMPLES = 64
+_VECTOR = 2
 _FAR_FROM_FP32 = 0.1
 """From this logit error on, on the images held back, `auto` takes the time to correct weights and biases."""
 
@@ -293,7 +294,7 @@ def calibrate_graph(
     Raises:
         PlanError: a search, or corrections of weights, were asked for, and the network gives no vector for each image.
     """
-    if options.method == SEARCH and not _gives_one_vector(graph):
+    if options.method == SEARCH and not _gives_one_vector(graph, samples):
         raise _no_vector("a search for ranges", "--method auto, which judges every output")
     method = AUTO if options.method == SEARCH else options.method
     counted, held_back = hold_back(samples, method)
@@ -351,7 +352,7 @@ def _correct(
     wanted = _wanted(plan, scales, options)
     if wanted is None or (not judged and not wanted.insist):
         return scales
-    if not _gives_one_vector(graph):
+    if not _gives_one_vector(graph, samples):
         if wanted.insist:
             raise _no_vector("the rounding of weights and biases", "--weight-rounding nearest --no-bias-correction")
         return scales
@@ -369,10 +370,16 @@ def _correct(
     )
 
 
-def _gives_one_vector(graph: Path) -> bool:
-    """Whether the answers of a graph are what corrections are judged by: one output, a vector for each image."""
-    outputs = read_outputs(load_outline(graph))
-    return len(outputs) == 1 and outputs[0].numbers is not None
+def _gives_one_vector(graph: Path, samples: Samples) -> bool:
+    """Whether a graph's answers are what searches and corrections are judged by: one output, a vector for each image."""
+    if len(load_outline(graph).graph.output) > 1:
+        return False
+    sample = next((array for _, array in samples.sample(1).arrays([], len(samples))), None)
+    if sample is None:  # damaged, of which more is said where all are read
+        return True
+    engine = OnnxRuntimeEngine(graph)
+    (answer,) = engine.run({engine.inputs[0]: sample}).values()
+    return answer.ndim == _VECTOR
 
 
 def _no_vector(what: str, instead: str) -> PlanError:

@@ -119,7 +119,7 @@ def test_without_openvino_nothing_begins(
         raise AssertionError("work was begun")
 
     for work in (
-        "pipeline.classifier.open_model",
+        "pipeline.classifier.open_image_model",
         "api.workshop.stages.open_model",
         "pipeline.stages.judge",
         "cli.device.verify_engine.canary_sets",

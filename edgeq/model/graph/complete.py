@@ -24,8 +24,9 @@ _IMAGE_AXES = ("batch", "channels", "height", "width")
 def complete(model: onnx.ModelProto, path: Path) -> None:
     """Sort the nodes, name the graph, and describe inputs and outputs, in place.
 
-    An input without a shape is taken for an image, [batch, channels, height, width] with every axis dynamic. Types and
-    shapes of outputs come from ONNX's shape inference; where that finds none they stay as they are.
+    An input without a shape is taken for an image, [batch, channels, height, width] with every axis dynamic. Sizes
+    below 1, as Paddle's exporter (-1) and MXNet's (0) write them, are dynamic. Types and shapes of outputs come from
+    ONNX's shape inference; where that finds none they stay as they are.
 
     Args:
         model: with local functions inlined.
@@ -36,6 +37,7 @@ def complete(model: onnx.ModelProto, path: Path) -> None:
     """
     graph = model.graph
     graph.name = graph.name or "graph"
+    _free_sizes(graph)
     _sort(graph, path)
     for value in graph.input:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
@@ -43,6 +45,14 @@ def complete(model: onnx.ModelProto, path: Path) -> None:
                 value.type.tensor_type.shape.dim.add().dim_param = axis
     if any(not value.type.tensor_type.HasField("shape") for value in graph.output):
         _describe_outputs(model)
+
+
+def _free_sizes(graph: onnx.GraphProto) -> None:
+    for place, value in enumerate((*graph.input, *graph.output, *graph.value_info)):
+        least = 1 if place < len(graph.input) else 0  # what a graph computes may be empty
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.HasField("dim_value") and axis.dim_value < least:
+                axis.ClearField("dim_value")
 
 
 def _sort(graph: onnx.GraphProto, path: Path) -> None:

@@ -68,6 +68,16 @@ def test_sorted_nodes_stay_where_they_are(tmp_path: Path) -> None:
     assert list(load_onnx(tmp_path / "a.onnx").graph.node) == list(tiny_network().graph.node)
 
 
+@pytest.mark.parametrize("size", [-1, 0])  # as Paddle's exporter writes it, and MXNet's
+def test_a_size_below_one_is_dynamic(size: int, tmp_path: Path) -> None:
+    model = tiny_network()
+    for axis in model.graph.input[0].type.tensor_type.shape.dim:
+        axis.dim_value = size
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    axes = load_onnx(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [axis.WhichOneof("value") for axis in axes] == [None] * 4
+
+
 def test_a_cycle_is_named(tmp_path: Path) -> None:
     model = tiny_network()
     relu = next(node for node in model.graph.node if node.name == "stem_relu")

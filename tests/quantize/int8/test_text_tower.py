@@ -133,5 +133,5 @@ def test_outliers_compute_the_same_in_floating_point() -> None:
 def test_ranges_are_searched_on_captions_of_different_lengths(tmp_path: Path) -> None:
     model = text_towers.clip_tower()
     _, scales, _ = made(tmp_path, model, method="search")
-    assert scales.trials[-1].method == "searched"
+    assert "searched" in {trial.method for trial in scales.trials}
     assert max(errors(tmp_path, model)) < 0.05
