@@ -371,7 +371,7 @@ def _correct(
 
 
 def _gives_one_vector(graph: Path, samples: Samples) -> bool:
-    """Whether a graph's answers are what searches and corrections are judged by: one output, a vector for each image."""
+    """Whether a graph gives what searches and corrections are judged by: one output, a vector for each image."""
     if len(load_outline(graph).graph.output) > 1:
         return False
     sample = next((array for _, array in samples.sample(1).arrays([], len(samples))), None)
