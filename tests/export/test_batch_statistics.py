@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from edgeq.export.rewrites.batch_statistics import write_out_batch_statistics
 from edgeq.export.rewrites.pads import keep_pads_before_pools
 
 
-def graph(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.generic]], opset: int) -> onnx.ModelProto:
+def graph(nodes: list[onnx.NodeProto], constants: Mapping[str, NDArray[np.generic]], opset: int) -> onnx.ModelProto:
     made = helper.make_graph(
         nodes,
         "graph",

@@ -69,8 +69,8 @@ def found(
     task = ClassificationTask()
     examples = task.open(colours, source.labels)
     graph = place / "model.onnx"
-    quality = judge(
-        graph, graph, task, examples, source, parity_images(examples.images, source, 1), threads=1, timing=QUICK
+    quality, _ = judge(
+        graph, graph, (), task, examples, source, parity_images(examples.images, source, 1), threads=1, timing=QUICK
     )
     assert quality.answers is not None
     at_chance = quality.answers.top1_reference < 40
@@ -108,7 +108,7 @@ def test_nothing_is_looked_for_where_it_would_take_too_long(colours: Path, tmp_p
     graph = tmp_path / "model.onnx"
     source = replace(source, labels=("blue", "green", "red"))
     sample = parity_images(examples.images, source, 1)
-    quality = judge(graph, graph, task, examples, source, sample, threads=1, timing=QUICK)
+    quality, _ = judge(graph, graph, (), task, examples, source, sample, threads=1, timing=QUICK)
     graph.unlink()  # nobody opens it
     assert better_ways(graph, task, examples, source, quality, at_chance=False, seconds=0.0) == ()
     assert better_ways(graph, task, None, source, quality, at_chance=True, seconds=LONG) == ()
