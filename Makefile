@@ -130,7 +130,7 @@ bench-search-load: $(INSTALLED)
 bench-retrieval: $(INSTALLED)
 	$(BIN)/python -m benchmarks.retrieval $(BENCH)
 
-# Some of them, with all that was said: make bench-architectures BENCH="--only 'swin*' detr --said"
+# Some of them, with each refusal whole: make bench-architectures BENCH="--only 'swin*' detr --refusals"
 bench-architectures: $(INSTALLED)
 	$(BIN)/python -m benchmarks.architectures $(BENCH)
 

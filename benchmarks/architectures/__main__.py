@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names, such as 'swin*'")
     parser.add_argument("--json", type=Path, help="every figure, one network a line")
-    parser.add_argument("--said", action="store_true", help="print each refusal whole")
+    parser.add_argument("--refusals", action="store_true", help="print each refusal whole")
     given = parser.parse_args()
     chosen = [case for case in cases() if any(fnmatch(case.title.lower(), only.lower()) for only in given.only)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -37,7 +37,7 @@ def main() -> None:
         for row in _attempts(chosen, images):
             rows.append(row)
             print(_line(row), flush=True)
-            if given.said and (said := _said(row)):
+            if given.refusals and (said := _said(row)):
                 print("    " + said.replace("\n", "\n    "), flush=True)
             if given.json:
                 given.json.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -108,11 +108,13 @@ class InputAdapter:
         given = given.astype(_DTYPES[self.kind])
         return np.ascontiguousarray(given.transpose(0, 2, 3, 1)) if self.channels_last else given
 
-    def said(self, preprocess: Preprocess | PreprocessFlags | None, *, alone: bool) -> Preprocess | PreprocessFlags:
-        """The preprocessing that was said, with what the graph's input says of it.
+    def preprocessing(
+        self, preprocess: Preprocess | PreprocessFlags | None, *, alone: bool
+    ) -> Preprocess | PreprocessFlags:
+        """The preprocessing that was given, with what the graph's input says of it.
 
         Args:
-            preprocess: what was said; None where nothing was.
+            preprocess: what was given; None where nothing was.
             alone: whether the model has no file that says more.
 
         Raises:
@@ -151,7 +153,7 @@ def open_image_model(model: str | Path, *, preprocess: Preprocess | PreprocessFl
         preprocess: as for `open_model`.
 
     Raises:
-        ModelError: as `open_model`; the graph takes no images, or something that contradicts what was said.
+        ModelError: as `open_model`; the graph takes no images, or something that contradicts what was given.
     """
     path = find_graph(model)
     if path is None:
@@ -161,7 +163,7 @@ def open_image_model(model: str | Path, *, preprocess: Preprocess | PreprocessFl
         return _with_normalization(source, path) if _gives_pixels(source.preprocess) else source
     adapter = adapt_input(load_onnx(path))[1]
     file = path.parent / "preprocessor_config.json"
-    source = open_model(model, preprocess=adapter.said(preprocess, alone=not file.exists()))
+    source = open_model(model, preprocess=adapter.preprocessing(preprocess, alone=not file.exists()))
     notes = (_PIXELS,) if adapter.takes_pixels and file.exists() and not isinstance(preprocess, Preprocess) else ()
     source = replace(source, notes=notes)
     return _with_normalization(source, path) if _gives_pixels(source.preprocess) else source

@@ -63,8 +63,8 @@ def preprocess_options(function: F) -> F:
 
     @functools.wraps(function)
     def collected(*arguments: Any, **options: Any) -> Any:
-        said = {name: options.pop(name) for name in PREPROCESS_FLAGS}
-        return function(*arguments, preprocess=_flags(**said), **options)
+        given = {name: options.pop(name) for name in PREPROCESS_FLAGS}
+        return function(*arguments, preprocess=_flags(**given), **options)
 
     decorated: Any = collected
     for option in reversed(_OPTIONS):
@@ -72,16 +72,16 @@ def preprocess_options(function: F) -> F:
     return decorated  # type: ignore[no-any-return]
 
 
-def _flags(*, pad_value: int, **said: Any) -> PreprocessFlags | None:
+def _flags(*, pad_value: int, **given: Any) -> PreprocessFlags | None:
     """What was given.
 
     Raises:
         click.UsageError: it is malformed, or contradicts itself.
     """
-    if all(value is None for value in said.values()):
+    if all(value is None for value in given.values()):
         return None
     mean, std, size, crop, factor, resample = (
-        said[name] for name in ("mean", "std", "size", "crop", "rescale_factor", "resample")
+        given[name] for name in ("mean", "std", "size", "crop", "rescale_factor", "resample")
     )
     side = size is not None and crop is not None and "x" not in size.lower()
     try:
@@ -90,12 +90,12 @@ def _flags(*, pad_value: int, **said: Any) -> PreprocessFlags | None:
             std=None if std is None else _numbers("--std", std),
             size=None if size is None else parse_size("--size", size)[0] if side else parse_size("--size", size),
             crop=None if crop is None else parse_size("--crop", crop),
-            crop_pct=said["crop_pct"],
-            letterbox=said["letterbox"],
+            crop_pct=given["crop_pct"],
+            letterbox=given["letterbox"],
             pad_value=pad_value,
             resample=None if resample is None else RESAMPLES[resample],
             rescale_factor=None if factor is None else _factor(factor),
-            channel_order=said["channel_order"],
+            channel_order=given["channel_order"],
         )
     except ModelError as error:
         raise click.UsageError(error.what) from None

@@ -1,7 +1,7 @@
 """Give a graph the outputs that were chosen: the answers first, one number for each class, in types that engines give.
 
-Nothing is computed anew but what `Form` says: a vector without axes of length 1, and two classes from one number, which
-are exact. `as_chosen` does the same to what the file as it came gave, which the graph is then held against.
+Nothing more is computed than what `Form` says: a vector without axes of length 1, and two classes from one number,
+which are exact. `as_chosen` does the same to what the file as it came gave, which the graph is then held against.
 """
 
 from __future__ import annotations

@@ -213,16 +213,16 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json_object(path) if path.exists() else {}
 
 
-def _preprocess(directory: Path, config: Mapping[str, Any], said: Preprocess | PreprocessFlags | None) -> Preprocess:
-    """What was said over `preprocessor_config.json`, or over timm's part of config.json.
+def _preprocess(directory: Path, config: Mapping[str, Any], given: Preprocess | PreprocessFlags | None) -> Preprocess:
+    """What was given over `preprocessor_config.json`, or over timm's part of config.json.
 
     Where both are missing, ModelError says which flags stand in.
     """
-    if isinstance(said, Preprocess):
-        return said
+    if isinstance(given, Preprocess):
+        return given
     path = directory / "preprocessor_config.json"
     file = read_json_object(path) if path.exists() else from_timm(config)
-    return (said or PreprocessFlags()).apply(file, directory)
+    return (given or PreprocessFlags()).apply(file, directory)
 
 
 def _architectures(config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:

@@ -75,14 +75,14 @@ def _shown(shape: Shape) -> str:
     return f"[{', '.join('?' if length is None else str(length) for length in shape)}]"
 
 
-def _nms(seen: Seen, said: bool) -> Head | None:
+def _nms(seen: Seen, asked: bool) -> Head | None:
     names = seen.names
     if len(seen.shapes) == 1:
         ((name, shape),) = seen.shapes.items()
         rows = shape[1] if len(shape) == 3 else None
         if len(shape) != 3 or shape[2] != _ROW or rows == _ROW or (rows or 0) > _MOST_AFTER_NMS:
             return None
-        if not said and names is not None and len(names) in (1, 2):  # [N, A, 4+2] or [N, A, 5+1] look the same
+        if not asked and names is not None and len(names) in (1, 2):  # [N, A, 4+2] or [N, A, 5+1] look the same
             whole = _integers(seen, name)
             if whole is False or (whole is None and rows is not None and rows > _MOST_AFTER_NMS // 2):
                 return None
@@ -143,9 +143,9 @@ def _pair(seen: Seen) -> tuple[str, str, int | None] | None:
     return None if scores is None else (scores, boxes, three[scores][2])
 
 
-def _detr(seen: Seen, said: bool) -> Head | None:
+def _detr(seen: Seen, asked: bool) -> Head | None:
     found = _pair(seen)
-    if found is None or (not said and found[1] != "pred_boxes"):
+    if found is None or (not asked and found[1] != "pred_boxes"):
         return None
     scores, boxes, length = found
     names = seen.names
@@ -165,7 +165,7 @@ def _detr(seen: Seen, said: bool) -> Head | None:
     )
 
 
-def _ssd(seen: Seen, _said: bool) -> Head | None:
+def _ssd(seen: Seen, _asked: bool) -> Head | None:
     found = _pair(seen)
     if found is None or found[1] == "pred_boxes":
         return None
@@ -198,15 +198,15 @@ def _has_background(names: Sequence[str] | None, length: int, values: NDArray[np
     return values is not None and bool(np.allclose(values.sum(axis=-1), 1.0, atol=1e-3))
 
 
-def _yolov5(seen: Seen, said: bool) -> Head | None:
-    return _yolo(seen, "yolov5", said)
+def _yolov5(seen: Seen, asked: bool) -> Head | None:
+    return _yolo(seen, "yolov5", asked)
 
 
-def _yolov8(seen: Seen, said: bool) -> Head | None:
-    return _yolo(seen, "yolov8", said)
+def _yolov8(seen: Seen, asked: bool) -> Head | None:
+    return _yolo(seen, "yolov8", asked)
 
 
-def _yolo(seen: Seen, kind: HeadKind, said: bool) -> Head | None:
+def _yolo(seen: Seen, kind: HeadKind, asked: bool) -> Head | None:
     """One output of three axes, of which one is 4 (or 5) and the classes.
 
     Without class names the order of the axes tells: YOLOv5 puts the anchors first, YOLOv8 last. There are more anchors
@@ -224,7 +224,7 @@ def _yolo(seen: Seen, kind: HeadKind, said: bool) -> Head | None:
         places = [axis for axis in (1, 2) if shape[axis] == wanted]
     else:
         axis = _shorter(shape)
-        if axis is None or (not said and axis != (2 if kind == "yolov5" else 1)):
+        if axis is None or (not asked and axis != (2 if kind == "yolov5" else 1)):
             return None
         places = [axis]
     if not places:

@@ -1,4 +1,4 @@
-"""Preprocessing said in single steps: over what a model's `preprocessor_config.json` says, or in its place."""
+"""Preprocessing given step by step: over what a model's `preprocessor_config.json` says, or in its place."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _ADD = "add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 224 (with th
 
 @dataclass(frozen=True)
 class PreprocessFlags:
-    """What is said of the preprocessing; None: not said, and left to the model's file.
+    """What is given of the preprocessing; None: not given, and left to the model's file.
 
     Where `mean`, `std` and `size` are all given, the file is not read: pixels are resized (bilinear), divided by 255
-    and normalized, but for what else is said. Any of `size`, `crop`, `crop_pct` and `letterbox` says all of an image's
+    and normalized, but for what else is given. Any of `size`, `crop`, `crop_pct` and `letterbox` says all of an image's
     geometry.
 
     Attributes:
@@ -70,7 +70,7 @@ class PreprocessFlags:
     as_pixels: bool = False
 
     def __post_init__(self) -> None:
-        """Check that sizes are said in one way, and that pixels which stay as they are are not normalized."""
+        """Check that sizes are given in one way, and that pixels which stay as they are are not normalized."""
         if self.as_pixels and (self.mean, self.std, self.rescale_factor) not in _UNCHANGED:
             raise ModelError(
                 "the network takes pixels as they are, and mean, std or rescale_factor were given",
@@ -97,7 +97,7 @@ class PreprocessFlags:
             place: whose it is, for an error.
 
         Raises:
-            ModelError: something is neither said nor in the file, is out of range, or is not understood.
+            ModelError: something is neither given nor in the file, is out of range, or is not understood.
         """
         base = self._from_flags(place) if config is None or self._is_whole else self._over(config)
         changes: dict[str, Any] = {}
@@ -139,19 +139,19 @@ class PreprocessFlags:
         )
 
     def _over(self, config: Mapping[str, Any]) -> Preprocess:
-        """The file's steps, with those that are said in their place."""
-        said = {
+        """The file's steps, with those that are given in their place."""
+        given = {
             key: list(value) for key, value in (("image_mean", self.mean), ("image_std", self.std)) if value is not None
         }
-        normalizes: dict[str, Any] = {"do_normalize": True} if said else {}
+        normalizes: dict[str, Any] = {"do_normalize": True} if given else {}
         if self.as_pixels:
             normalizes = {"do_normalize": False, "include_top": False}
         return read_preprocess(
-            {**config, **said, **normalizes}, geometry=self._geometry(), channel_order=self.channel_order
+            {**config, **given, **normalizes}, geometry=self._geometry(), channel_order=self.channel_order
         )
 
     def _geometry(self) -> Geometry | None:
-        """How images get their size; None where nothing is said of it."""
+        """How images get their size; None where nothing is given."""
         if self.size is None:
             return None
         if self.crop is not None:
