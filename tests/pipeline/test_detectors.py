@@ -131,7 +131,8 @@ def test_what_computes_with_boxes_and_scores_stays_in_floating_point(place: Path
     decisions = {one.layer: one.precision for one in PrecisionPlan.load(place / "bundle" / "plan.yaml").decisions}
     behind = ("p3.both", "p4.both", "p3.flat", "p4.flat", "all", "split", "by_bin", "bins_first", "shares", "ltrb")
     decoded = ("ends", "x1y1", "x2y2", "sum", "centre", "wh", "cells", "pixels", "scores", "output")
-    assert {decisions[name] for name in (*behind, *decoded)} == {Precision.FP32}
+    heads = ("p3.cv2", "p3.cv3", "p4.cv2", "p4.cv3", "dfl")
+    assert {decisions[name] for name in (*heads, *behind, *decoded)} == {Precision.FP32}
     assert decisions["stem"] is decisions["body"] is Precision.INT8
 
 
