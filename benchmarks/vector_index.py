@@ -199,7 +199,7 @@ class Job:
         seed: of drawing, building and asking.
         threads: for building.
         like: what the vectors are like.
-        share: the kind whose index by plain faiss gives its next one centres and lists; empty for none.
+        given_lists: plain faiss takes centres and lists of edgeq's index of the same kind.
     """
 
     work: Path
@@ -208,7 +208,7 @@ class Job:
     seed: int
     threads: int
     like: str
-    share: str = ""
+    given_lists: bool = False
 
     @property
     def shards(self) -> Path:
@@ -303,7 +303,7 @@ def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -
     index = faiss().index_factory(job.dimension, record.factory, faiss().METRIC_INNER_PRODUCT)
     start = time.perf_counter()
     points = training_points(kind, job.rows)
-    lists = _lists_of(job) if kind in IVF_KINDS else None
+    lists = _lists_of_edgeq(job, kind) if job.given_lists and kind in IVF_KINDS else None
     if lists:
         index.quantizer.add(lists.centres)  # a quantizer that holds as many as there are lists is not trained
     if points:
@@ -328,11 +328,9 @@ class Lists:
     of: NDArray[np.int64]
 
 
-def _lists_of(job: Job) -> Lists | None:
-    """Those of plain faiss' index of the kind that was asked to share them; None where none was."""
-    if not job.share:
-        return None
-    index = faiss().read_index(str(job.index(job.share, "faiss") / INDEX_FILE), faiss().IO_FLAG_MMAP)
+def _lists_of_edgeq(job: Job, kind: IndexKind) -> Lists:
+    """Where edgeq put each vector."""
+    index = faiss().read_index(str(job.index(kind, "edgeq") / INDEX_FILE), faiss().IO_FLAG_MMAP)
     of = np.empty(job.rows, np.int64)
     for number in range(index.nlist):
         ids = faiss().rev_swig_ptr(index.invlists.get_ids(number), index.invlists.list_size(number))
@@ -450,11 +448,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--share-lists",
-        choices=IVF_KINDS,
-        default="",
-        metavar="KIND",
-        help="plain faiss takes centres and lists of its index of this kind in --work: its seconds are of codes alone",
+        "--given-lists",
+        action="store_true",
+        help="plain faiss takes edgeq's centres and lists, which spares its k-means: its seconds are those of codes",
     )
     parser.add_argument("--work", type=Path, help="keeps shards and indexes there; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write every figure there as well")
@@ -465,8 +461,8 @@ def main() -> int:
         return 0
     work = given.work or Path(tempfile.mkdtemp(prefix="vector-index-"))
     try:
-        share = given.share_lists
-        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like, share)
+        lists = given.given_lists
+        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like, lists)
         draw_shards(job.shards, job.rows, job.dimension, job.seed, job.like)
         if not job.truth.exists():
             _child(job, "truth")
