@@ -11,6 +11,7 @@ where the Q/DQ pairs say. Where accuracy is lost, the layers that lose most are 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Collection
 from contextlib import suppress
@@ -60,6 +61,8 @@ _SEARCHED: Final = 2000
 _RANKING_IMAGES: Final = 32
 """That tell which layers lose most."""
 _NAMED: Final = 5
+_FP16_STEP: Final = 2.0**-10
+"""What a node may add to the relative error in FP16, twice its rounding; such errors add up as a square root."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +188,17 @@ def _runs(lowering: Lowering) -> EngineBackend:
 
 
 def _verdict(
-    name: str, made_for: str, run_by: EngineBackend, figures: Figures, bounds: GateBounds, job: Judging
+    name: str,
+    made_for: str,
+    run_by: EngineBackend,
+    figures: Figures,
+    bounds: GateBounds,
+    job: Judging,
+    *,
+    rounding: float = 0.0,
 ) -> GraphVerdict:
-    return judge_graph(name, made_for, run_by.version(), figures.headline(), bounds, classes=job.classes)
+    headline, version = figures.headline(), run_by.version()
+    return judge_graph(name, made_for, version, headline, bounds, classes=job.classes, rounding=rounding)
 
 
 def _accurate(gate: Gate) -> bool:
@@ -309,13 +320,15 @@ def _half_verdict(gate: Gate, job: Judging, *, needed: bool) -> GraphVerdict:
     if examples is not None:
         examples = examples.part(examples.images.sample(MOST_FURTHER))
     pixels = spread_images(job.images, job.source, labelled=examples is not None)
+    half = load_onnx(job.work / FP16)
+    rounding = _FP16_STEP * math.sqrt(len(half.graph.node))
     with tempfile.TemporaryDirectory() as folder:
         rounded = Path(folder) / FP16
-        save_onnx(simulate_fp16(load_onnx(job.work / FP16)), rounded)
+        save_onnx(simulate_fp16(half), rounded)
         figures, _ = compare(
             job.work / FP32, rounded, job.task, examples, job.source, pixels, threads=job.options.threads
         )
-    verdict = _verdict(FP16, BUILT.name, DEFAULT, figures, job.options.gate.loosened(), job)
+    verdict = _verdict(FP16, BUILT.name, DEFAULT, figures, job.options.gate.loosened(), job, rounding=rounding)
     if needed and not verdict.kept:
         raise _nothing_left(gate, verdict.reason)
     return verdict

@@ -284,6 +284,7 @@ def judge_graph(
     bounds: GateBounds = DEFAULT_BOUNDS,
     *,
     classes: bool = True,
+    rounding: float = 0.0,
 ) -> GraphVerdict:
     """What accuracy says of a further graph.
 
@@ -292,8 +293,9 @@ def judge_graph(
         headline: of the comparison with FP32.
         bounds: what is demanded.
         classes: as in `GateBounds.accuracy`.
+        rounding: as in `AccuracyBounds`.
     """
-    accuracy = judge_accuracy(headline, bounds.accuracy(classes=classes))
+    accuracy = judge_accuracy(headline, replace(bounds.accuracy(classes=classes), rounding=rounding))
     return GraphVerdict(
         graph=graph,
         made_for=made_for,

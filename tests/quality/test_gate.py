@@ -176,6 +176,13 @@ def test_too_few_images_are_told_and_how_many_would_do() -> None:
     assert decide(paired(5000, 10, 10)).doubts == ()
 
 
+@pytest.mark.parametrize(("rounding", "kept"), [(0.0, False), (0.009, False), (0.01, True)])
+def test_images_told_apart_by_less_than_fp16_rounds_are_no_objection(rounding: float, kept: bool) -> None:
+    found = judge_graph("model.fp16.onnx", "tensorrt", "onnxruntime", fidelity(0.01, 5.0).headline(), rounding=rounding)
+    assert found.kept is kept
+    assert ("by less than FP16 rounds" in found.doubt) is kept
+
+
 @pytest.mark.parametrize(("spread", "classes", "kept"), [(0.1, True, True), (0.1, False, False), (0.16, True, False)])
 def test_answers_without_labels_are_held_against_what_tells_images_apart(
     spread: float, classes: bool, kept: bool
