@@ -348,7 +348,7 @@ def open_graph(
     outputs = _chosen(model, expected, source, threads)
     model = select_outputs(model, outputs)
     adapted, adapter = adapt_input(model, take_normalization=source.takes_normalization)
-    network = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
+    network = _as_exported(model, adapter, threads)
     model = adapted
     if not is_supported(model):  # shape arithmetic first: the converter knows fewer operators than ONNX Runtime
         model = to_supported_opset(simplify(model), source.onnx_path)
@@ -391,7 +391,7 @@ def _chosen(model: onnx.ModelProto, expected: Expected, source: ModelSource, thr
         return outputs
     height, width = _image(source)
     adapter = adapt_input(model, take_normalization=source.takes_normalization)[1]
-    network = _as_exported(_network(model.SerializeToString(), threads), fixed_batch(model) or 1, adapter)
+    network = _as_exported(model, adapter, threads)
     try:
         made = network(np.zeros((1, source.preprocess.channels, height, width), np.float32))
     except EngineError:  # it takes other images, of which more is said later
@@ -410,14 +410,15 @@ def _network(model: Path | bytes, threads: int | None) -> AllOutputs:
     return run
 
 
-def _as_exported(network: AllOutputs, batch: int, adapter: InputAdapter) -> AllOutputs:
+def _as_exported(model: onnx.ModelProto, adapter: InputAdapter, threads: int | None) -> AllOutputs:
     """A network for one image [1, C, H, W], whatever it was exported for.
 
     Args:
-        network: as it came.
-        batch: what it was exported for; it sees the same image in each place.
+        model: as it came; where it was exported for a batch, it sees the same image in each place.
         adapter: gives it its own type and layout.
+        threads: of one operator.
     """
+    network, batch = _network(model.SerializeToString(), threads), fixed_batch(model) or 1
 
     def run(pixels: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         made = network(np.repeat(adapter.raw(pixels), batch, axis=0))

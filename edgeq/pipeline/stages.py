@@ -352,7 +352,7 @@ def _correct(
     wanted = _wanted(plan, scales, options)
     if wanted is None or (not judged and not wanted.insist):
         return scales
-    if not _gives_one_vector(graph, samples):
+    if options.method != SEARCH and not _gives_one_vector(graph, samples):  # a search has looked already
         if wanted.insist:
             raise _no_vector("the rounding of weights and biases", "--weight-rounding nearest --no-bias-correction")
         return scales

@@ -78,7 +78,7 @@ class GateBounds:
         max_error: relative error of the answers at most, where there are none.
         max_spread: their error against what tells images apart at most; None takes `MAX_CLASS_SPREAD` where the
             network's classes are known, and `MAX_FEATURE_SPREAD` elsewhere.
-        enforced: False keeps INT8 whatever it loses, for comparison; what speaks against it is said.
+        enforced: False keeps INT8 whatever it loses, for comparison; what speaks against it is written all the same.
     """
 
     min_speedup: float = MIN_SPEEDUP

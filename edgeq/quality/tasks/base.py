@@ -56,6 +56,7 @@ __all__ = [
     "TaskFigures",
     "UnlabelledTask",
     "finite",
+    "require_finite",
 ]
 
 T = TypeVar("T")
@@ -396,3 +397,10 @@ def finite(role: str, values: NDArray[np.float32]) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise EngineError(f"the {role} network gave NaN or infinity", expected="finite logits on real images")
     return values.astype(np.float64)
+
+
+def require_finite(reference: Outputs, candidate: Outputs) -> None:
+    """Raise EngineError where an output of FP32, or of the candidate, holds NaN or infinity."""
+    for role, outputs in (("FP32", reference), ("INT8", candidate)):
+        for output in outputs:
+            finite(role, output)

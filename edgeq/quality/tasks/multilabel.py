@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ImageError, InputError
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.stores import open_store
-from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, Tally, TaskFigures, finite
+from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, Tally, TaskFigures, require_finite
 from edgeq.quality.tasks.classification import label_indices
 
 __all__ = ["MAX_CSV_BYTES", "MAX_SCORES", "MultiLabel", "MultiLabelTask", "average_precision", "mean_precision"]
@@ -152,8 +152,7 @@ class _Tally:
         self._logits: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
 
     def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
-        for role, outputs in (("FP32", reference), ("INT8", candidate)):
-            finite(role, outputs[0])
+        require_finite(reference, candidate)
         right = np.zeros(reference[0].shape, np.bool_)
         for row, name in enumerate(names):
             right[row, self._truth[name]] = True

@@ -17,7 +17,7 @@ from edgeq.errors import ImageError
 from edgeq.model.heads.boxes import Detections, overlap
 from edgeq.model.heads.detector import Head, Limits
 from edgeq.quality.estimate import Ratio
-from edgeq.quality.tasks.base import Headline, Outputs, Row, Tally, TaskFigures, UnlabelledTask, finite
+from edgeq.quality.tasks.base import Headline, Outputs, Row, Tally, TaskFigures, UnlabelledTask, require_finite
 
 __all__ = ["MAX_LOST", "SCORE", "Comparison", "FieldErrors", "FoundAgain", "FoundAgainTask"]
 
@@ -232,9 +232,7 @@ class _Tally:
         self._head, self._comparison = head, Comparison()
 
     def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:  # noqa: ARG002
-        for role, outputs in (("FP32", reference), ("INT8", candidate)):
-            for output in outputs:
-                finite(role, output)
+        require_finite(reference, candidate)
         self._comparison.fields.add(self._head.errors(reference), self._head.errors(candidate))
         found = (self._head.detect(outputs, _LEAST) for outputs in (reference, candidate))
         for ours, theirs in zip(*found, strict=True):

@@ -27,7 +27,7 @@ from edgeq.quality.tasks.base import (
     Tally,
     TaskFigures,
     UnlabelledTask,
-    finite,
+    require_finite,
 )
 from edgeq.quality.tasks.detection.found_again import Comparison, FoundAgain, FoundAgainTask
 from edgeq.quality.tasks.detection.objects import LabelledObjects, Objects
@@ -178,9 +178,7 @@ class _Tally:
         self._found: tuple[list[Detections], list[Detections]] = ([], [])
 
     def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
-        for role, outputs in (("FP32", reference), ("INT8", candidate)):
-            for output in outputs:
-                finite(role, output)
+        require_finite(reference, candidate)
         self._comparison.fields.add(self._head.errors(reference), self._head.errors(candidate))
         found = (self._head.detect(outputs, _JUDGED) for outputs in (reference, candidate))
         for name, ours, theirs in zip(names, *found, strict=True):

@@ -30,7 +30,7 @@ from edgeq.quality.tasks.base import (
     Tally,
     TaskFigures,
     UnlabelledTask,
-    finite,
+    require_finite,
 )
 from edgeq.quality.tasks.drawing import draw_classes
 from edgeq.quality.tasks.segmentation.counts import PixelCounts, paired_error
@@ -299,6 +299,5 @@ class _Alike:
 
 def _maps(head: MaskHead, reference: Outputs, candidate: Outputs) -> tuple[list[NDArray[np.uint16]], ...]:
     """The class of each pixel, of both networks."""
-    for role, outputs in (("FP32", reference), ("INT8", candidate)):
-        finite(role, outputs[0])
+    require_finite(reference, candidate)
     return list(head.class_maps(reference[0])), list(head.class_maps(candidate[0]))
