@@ -64,6 +64,7 @@ class Row:
         side: `edgeq`, or `faiss` for the plain library.
         train, add: seconds of building; adding includes finding each row's list.
         tune: seconds in which edgeq measured recall and chose its settings.
+        cpu: of the processors, all threads, in building without `tune`; other work beside it changes these least.
         peak: bytes of memory of its own (`RssAnon`) that building added to a process with its libraries, at the most.
         planned: the same, as `index_bytes` says; 0 for faiss.
         file: bytes of the index on disk.
@@ -77,6 +78,7 @@ class Row:
     train: float
     add: float
     tune: float
+    cpu: float
     peak: int
     planned: int
     file: int
@@ -174,15 +176,15 @@ def open_shards(directory: Path) -> list[NDArray[np.float16]]:
 def table(rows: list[Row]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| kind | built by | train, s | add, s | tune, s | peak, GB | planned, GB | file, GB | nprobe | refine "
+        "| kind | built by | train, s | add, s | CPU, s | tune, s | peak, GB | planned, GB | file, GB | nprobe | refine "
         "| recall@10 | queries/s |",
-        "|" + "---|" * 12,
+        "|" + "---|" * 13,
     ]
     for row in rows:
         planned = f"{row.planned / 1e9:.2f}" if row.planned else ""
         tune = f"{row.tune:.0f}" if row.side == "edgeq" else ""
         lines.append(
-            f"| {row.kind} | {row.side} | {row.train:.0f} | {row.add:.0f} | {tune} | {row.peak / 1e9:.2f} | {planned} "
+            f"| {row.kind} | {row.side} | {row.train:.0f} | {row.add:.0f} | {row.cpu:.0f} | {tune} | {row.peak / 1e9:.2f} | {planned} "
             f"| {row.file / 1e9:.3f} | {row.nprobe or ''} | {row.refine or ''} | {row.recall:.4f} | {row.speed:,.0f} |"
         )
     return "\n".join(lines)
@@ -272,11 +274,13 @@ def _build(job: Job, kind: IndexKind, side: str) -> dict[str, Any]:
 
 def _build_edgeq(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -> dict[str, float]:
     began: dict[str, float] = {}
+    busy: dict[str, float] = {}
 
     def progress(stage: str, _done: int, _total: int) -> None:
         began.setdefault(stage, time.perf_counter())
+        busy.setdefault(stage, time.process_time())
 
-    start = time.perf_counter()
+    start, busy_before = time.perf_counter(), time.process_time()
     build_index(
         shards,
         job.rows,
@@ -289,7 +293,12 @@ def _build_edgeq(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -
         progress=progress,
     )
     trained = start + _training_seconds(began, start)
-    return {"train": trained - start, "add": began["recall"] - trained, "tune": began["write"] - began["recall"]}
+    return {
+        "train": trained - start,
+        "add": began["recall"] - trained,
+        "tune": began["write"] - began["recall"],
+        "cpu": busy["recall"] - busy_before,
+    }
 
 
 def _training_seconds(began: dict[str, float], start: float) -> float:
@@ -301,7 +310,7 @@ def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -
     """As a script would: train on a sample in float32, add in blocks."""
     record = IndexRecord.load(job.index(kind, "edgeq") / "index.json")
     index = faiss().index_factory(job.dimension, record.factory, faiss().METRIC_INNER_PRODUCT)
-    start = time.perf_counter()
+    start, busy_before = time.perf_counter(), time.process_time()
     points = training_points(kind, job.rows)
     lists = _lists_of_edgeq(job, kind) if job.given_lists and kind in IVF_KINDS else None
     if lists:
@@ -314,10 +323,10 @@ def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -
             _add_to_lists(index, block.vectors, block.ids, lists.of[block.ids])
         else:
             index.add_with_ids(block.vectors, block.ids)
-    added = time.perf_counter()
+    added, busy = time.perf_counter(), time.process_time() - busy_before
     job.index(kind, "faiss").mkdir(exist_ok=True)
     faiss().write_index(index, str(job.index(kind, "faiss") / INDEX_FILE))
-    return {"train": trained - start, "add": added - trained, "tune": 0.0}
+    return {"train": trained - start, "add": added - trained, "tune": 0.0, "cpu": busy}
 
 
 @dataclass(frozen=True)
