@@ -176,15 +176,16 @@ def open_shards(directory: Path) -> list[NDArray[np.float16]]:
 def table(rows: list[Row]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| kind | built by | train, s | add, s | CPU, s | tune, s | peak, GB | planned, GB | file, GB | nprobe | refine "
-        "| recall@10 | queries/s |",
+        "| kind | built by | train, s | add, s | CPU, s | tune, s | peak, GB | planned, GB | file, GB | nprobe "
+        "| refine | recall@10 | queries/s |",
         "|" + "---|" * 13,
     ]
     for row in rows:
         planned = f"{row.planned / 1e9:.2f}" if row.planned else ""
         tune = f"{row.tune:.0f}" if row.side == "edgeq" else ""
+        seconds = f"{row.train:.0f} | {row.add:.0f} | {row.cpu:.0f} | {tune}"
         lines.append(
-            f"| {row.kind} | {row.side} | {row.train:.0f} | {row.add:.0f} | {row.cpu:.0f} | {tune} | {row.peak / 1e9:.2f} | {planned} "
+            f"| {row.kind} | {row.side} | {seconds} | {row.peak / 1e9:.2f} | {planned} "
             f"| {row.file / 1e9:.3f} | {row.nprobe or ''} | {row.refine or ''} | {row.recall:.4f} | {row.speed:,.0f} |"
         )
     return "\n".join(lines)

@@ -10,9 +10,9 @@ import onnx
 from onnx import inliner, version_converter
 
 from edgeq.errors import ModelError, first_line
-from edgeq.model.graph.element_types import element_types, schema_of
+from edgeq.model.graph.element_types import element_types, opset_of, schema_of
 
-__all__ = ["MAX_OPSET", "MIN_OPSET", "is_supported", "opset_of", "to_supported_opset"]
+__all__ = ["MAX_OPSET", "MIN_OPSET", "is_supported", "to_supported_opset"]
 
 MIN_OPSET = 17
 """The oldest opset worked with: LayerNormalization is one node from here on."""
@@ -23,11 +23,6 @@ _DEFAULT = ("", "ai.onnx")
 _WRITTEN_OUT = "edgeq.written-out"
 _WHY = "opset 17 or 18: TensorRT 10.3 on Jetson Orin does not read all of what is newer"
 _NEXT_STEP = "export the model with opset_version=17 or 18"
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of the default operator set; 0 when the model does not say it."""
-    return max((opset.version for opset in model.opset_import if opset.domain in _DEFAULT), default=0)
 
 
 def is_supported(model: onnx.ModelProto) -> bool:
@@ -82,9 +77,9 @@ def _renamed(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     """A copy that says it is of another opset. Most versions of an operator since 18 only allow more types."""
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)
-    for opset in renamed.opset_import:
-        if opset.domain in _DEFAULT:
-            opset.version = target
+    for entry in renamed.opset_import:
+        if entry.domain in _DEFAULT:
+            entry.version = target
     return renamed
 
 

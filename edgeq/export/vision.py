@@ -19,11 +19,11 @@ from edgeq.bundle.vision_report import TOKENS, VISION_FP16, VISION_FP32, GraphFi
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import ExportError, first_line
 from edgeq.export.late_weights import simplify_with_weights
-from edgeq.export.opset import opset_of
 from edgeq.export.tracing import trace
 from edgeq.export.vision_module import VisionModule, load_vision_module
 from edgeq.export.vision_pixels import ParityRun, read_runs
 from edgeq.families.base import FEATURES, PIXELS, Arrays, AxisRange, VisionGraph, output_rows
+from edgeq.model.graph.element_types import opset_of
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import name_nodes
 from edgeq.quality.token_parity import FP32_BOUND, Place, prove_tokens

@@ -169,7 +169,6 @@ def _speed(graph: Path, sample: NDArray[np.float32], threads: int | None) -> Spe
 def _out_of_reach(found: Search) -> GateError:
     best = min(found.steps, key=lambda step: step.headline.standard_error or 0.0)
     headline = best.headline
-    doubt = "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
     speed = "" if found.min_speedup is None else f" and {found.min_speedup:g} times FP32's speed"
     return GateError(
         f"no set of layers within the budget keeps the drop under {found.max_drop:g} points",
@@ -177,7 +176,7 @@ def _out_of_reach(found: Search) -> GateError:
         f"with at most {found.max_share:g} % of the bytes in floating point{speed}",
         causes=(
             f"with {len(best.kept)} layers kept ({best.share:.1f} % of the bytes{_times(best)}) the drop is "
-            f"{headline.drop:.2f}{doubt} points on {headline.examples} images",
+            f"{headline.drop:.2f}{headline.doubt} points on {headline.examples} images",
             "with few images, the drop's own error is larger than the bound",
         ),
         next_step="allow more with --max-drop, --max-float-share or --min-speedup, or give more labelled images",

@@ -99,9 +99,8 @@ def images_needed(headline: Headline, max_drop: float) -> int | None:
 
 
 def _labelled(headline: Headline, max_drop: float) -> Accuracy:
-    doubt = "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
     reason = (
-        f"{headline.name} drops by {headline.drop:.2f}{doubt} {headline.unit} on {headline.examples} images, "
+        f"{headline.name} drops by {headline.drop:.2f}{headline.doubt} {headline.unit} on {headline.examples} images, "
         f"at most {max_drop:g} is allowed"
     )
     low, high = drop_limits(headline)

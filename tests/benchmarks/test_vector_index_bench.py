@@ -30,11 +30,11 @@ def test_shards_are_cut_where_they_are_full(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_table() -> None:
-    row = Row("ivf-pq", "edgeq", 61.4, 120.0, 9.6, 4 * 10**8, 5 * 10**8, 81 * 10**6, 16, 8, 0.98765, 1234.5)
-    plain = Row("flat", "faiss", 0.0, 3.0, 0.0, 10**9, 0, 10**9, 0, 0, 1.0, 20.0)
+    row = Row("ivf-pq", "edgeq", 61.4, 120.0, 9.6, 333.0, 4 * 10**8, 5 * 10**8, 81 * 10**6, 16, 8, 0.98765, 1234.5)
+    plain = Row("flat", "faiss", 0.0, 3.0, 0.0, 5.5, 10**9, 0, 10**9, 0, 0, 1.0, 20.0)
     assert table([row, plain]).splitlines()[2:] == [
-        "| ivf-pq | edgeq | 61 | 120 | 10 | 0.40 | 0.50 | 0.081 | 16 | 8 | 0.9877 | 1,234 |",
-        "| flat | faiss | 0 | 3 |  | 1.00 |  | 1.000 |  |  | 1.0000 | 20 |",
+        "| ivf-pq | edgeq | 61 | 120 | 333 | 10 | 0.40 | 0.50 | 0.081 | 16 | 8 | 0.9877 | 1,234 |",
+        "| flat | faiss | 0 | 3 | 6 |  | 1.00 |  | 1.000 |  |  | 1.0000 | 20 |",
     ]
 
 

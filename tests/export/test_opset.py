@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import ModelError
-from edgeq.export.opset import opset_of, to_supported_opset
+from edgeq.export.opset import to_supported_opset
+from edgeq.model.graph.element_types import opset_of
 
 FILE = Path("a.onnx")
 

@@ -21,7 +21,7 @@ __all__ = [
     "fp16_inputs",
     "fp16_outputs",
     "inner_reads",
-    "opset",
+    "opset_of",
     "outside_fp16",
     "schema_of",
     "unfit_layers",
@@ -39,9 +39,9 @@ _MOST_LOST = 0.05
 _SHAPE_BYTES = 1024
 
 
-def opset(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that `model` is written in."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that `model` is written in; 0 where it does not say it."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -140,7 +140,7 @@ def unfit_layers(model: onnx.ModelProto) -> dict[str, str]:
     Raises:
         QuantizeError: the element types of the graph contradict each other.
     """
-    types, version = element_types(model), opset(model)
+    types, version = element_types(model), opset_of(model)
     weights = {
         name: outside_fp16(numpy_helper.to_array(tensor))
         for name, tensor in constant_tensors(model.graph).items()

@@ -105,6 +105,16 @@ class Headline(BaseModel):
     spread: float | None = None
     allowed: float | None = None
 
+    @property
+    def doubt(self) -> str:
+        """The standard error behind a figure, such as ` ± 0.12`; empty where it is not known."""
+        return "" if self.standard_error is None else f" ± {self.standard_error:.2f}"
+
+    def row(self, what: str) -> Row:
+        """Of labelled examples, for a table: both values in percent, and the drop as a gain."""
+        change = f"{0.0 - self.drop:+.2f}{self.doubt} {self.unit}"
+        return (what, f"{self.reference:.2f} %", f"{self.candidate:.2f} %", change)
+
 
 class Decisive(Protocol):
     """What a comparison for the search found."""

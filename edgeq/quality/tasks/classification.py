@@ -80,10 +80,9 @@ class Classification(BaseModel):
 
     def rows(self) -> tuple[Row, ...]:
         """For a table."""
-        change = f"{-self.drop:+.2f} ± {self.drop_standard_error:.2f} points"
         cosine = f"{self.feature_cosine_mean:.5f}, worst {self.feature_cosine_worst:.4f}"
         return (
-            ("top-1", f"{self.top1_reference:.2f} %", f"{self.top1_candidate:.2f} %", change),
+            self.headline().row("top-1"),
             (f"same class, {self.images} images", "", "", f"{self.agreement:.2f} %"),
             ("right alone, images", str(self.only_reference_right), str(self.only_candidate_right), ""),
             ("feature cosine", "", "", cosine),

@@ -61,9 +61,9 @@ class FirstImages(TaskFigures):
 
     def rows(self) -> tuple[Row, ...]:
         """For a table."""
-        doubt = "" if self.standard_error is None else f" ± {self.standard_error:.2f}"
+        expected = f"{self.expected_drop:.2f}{self.headline().doubt} points"
         return (
-            (f"expected drop of recall@1, {self.captions} captions", "", "", f"{self.expected_drop:.2f}{doubt} points"),
+            (f"expected drop of recall@1, {self.captions} captions", "", "", expected),
             (f"same image first, of {self.images}", "", "", f"{self.same_first:.2f} %"),
             ("cosine", "", "", f"{self.cosine_mean:.5f}, worst {self.cosine_worst:.4f}"),
         )

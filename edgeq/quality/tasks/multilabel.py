@@ -98,10 +98,9 @@ class MultiLabel(TaskFigures):
 
     def rows(self) -> tuple[Row, ...]:
         """For a table."""
-        doubt = "" if self.drop_standard_error is None else f" ± {self.drop_standard_error:.2f}"
         f1 = self.micro_f1_reference, self.micro_f1_candidate
         return (
-            ("mAP", f"{self.map_reference:.2f} %", f"{self.map_candidate:.2f} %", f"{-self.drop:+.2f}{doubt} points"),
+            self.headline().row("mAP"),
             ("micro-F1", f"{f1[0]:.2f} %", f"{f1[1]:.2f} %", f"{f1[1] - f1[0]:+.2f} points"),
             (f"same labels, {self.images} images", "", "", f"{self.same_labels:.2f} %"),
             ("relative logit error", "", "", f"{self.logit_error:.4f}"),

@@ -115,9 +115,8 @@ def decide_retrieval(figures: RetrievalFigures, bounds: RetrievalBounds = DEFAUL
 
 def _drop_reason(figures: RetrievalFigures, bounds: RetrievalBounds) -> str:
     headline = figures.headline()
-    doubt = "" if headline.standard_error is None else f" ± {headline.standard_error:.2f}"
     return (
-        f"{headline.name} drops by {headline.drop:.2f}{doubt} points on {headline.examples} texts, "
+        f"{headline.name} drops by {headline.drop:.2f}{headline.doubt} points on {headline.examples} texts, "
         f"less than {bounds.max_drop:g} is demanded"
     )
 

@@ -21,7 +21,7 @@ from edgeq.model.graph.element_types import (
     fp16_inputs,
     fp16_outputs,
     inner_reads,
-    opset,
+    opset_of,
     unfit_layers,
 )
 from edgeq.model.graph.tensors import constant_tensors
@@ -66,7 +66,7 @@ class _Lowering:
 
     def __init__(self, model: onnx.ModelProto, half: frozenset[str]) -> None:
         self._source, self._layers = model, half
-        self._types, self._version = element_types(model), opset(model)
+        self._types, self._version = element_types(model), opset_of(model)
         self._constants = constant_tensors(model.graph)
         self._suffix = _new_suffix(self._types)
         self._in_fp32 = self._read_in_fp32()

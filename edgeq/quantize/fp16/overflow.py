@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.model.graph.element_types import LARGEST, SHAPE_READERS, element_types, fp16_inputs, fp16_outputs, opset
+from edgeq.model.graph.element_types import LARGEST, SHAPE_READERS, element_types, fp16_inputs, fp16_outputs, opset_of
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import constant_tensors
 
@@ -58,7 +58,7 @@ def find_overflow(
         EngineError: the graph does not take these runs.
     """
     found = peaks(model, runs, threads=threads)
-    version = opset(model)
+    version = opset_of(model)
     return tuple(node.name for node in model.graph.node if _largest(node, found, version) > limit)
 
 
@@ -105,7 +105,7 @@ def _peak(values: NDArray[np.float32]) -> float:
 
 def _computed(model: onnx.ModelProto) -> list[str]:
     """The float32 tensors that a layer could write in FP16, and the graph's float32 inputs."""
-    types, version = element_types(model), opset(model)
+    types, version = element_types(model), opset_of(model)
     names = [value.name for value in model.graph.input]
     for node in model.graph.node:
         slots = zip(node.output, fp16_outputs(node, version), strict=True)

@@ -9,7 +9,14 @@ import onnx
 from onnx import TensorProto
 
 from edgeq.errors import QuantizeError
-from edgeq.model.graph.element_types import SHAPE_READERS, element_types, fp16_inputs, fp16_outputs, inner_reads, opset
+from edgeq.model.graph.element_types import (
+    SHAPE_READERS,
+    element_types,
+    fp16_inputs,
+    fp16_outputs,
+    inner_reads,
+    opset_of,
+)
 from edgeq.plan.precision import Precision, PrecisionPlan
 
 __all__ = ["verify_fp16"]
@@ -49,7 +56,7 @@ class _Found:
         found = cls(
             model=model,
             types=element_types(model),
-            version=opset(model),
+            version=opset_of(model),
             half=plan.layers(Precision.FP16),
             planned=frozenset(decision.layer for decision in plan.decisions),
             nodes={node.name: node for node in model.graph.node},

@@ -82,12 +82,10 @@ class Detection(TaskFigures):
 
     def rows(self) -> tuple[Row, ...]:
         """For a table."""
-        doubt = "" if self.drop_standard_error is None else f" ± {self.drop_standard_error:.2f}"
-        change = f"{-self.drop:+.2f}{doubt} points"
         change50 = f"{self.map50_candidate - self.map50_reference:+.2f} points"
         counted = f"mAP@50:95, {self.objects} objects on {self.images} images"
         return (
-            (counted, f"{self.map_reference:.2f} %", f"{self.map_candidate:.2f} %", change),
+            self.headline().row(counted),
             ("mAP@50", f"{self.map50_reference:.2f} %", f"{self.map50_candidate:.2f} %", change50),
             *self.found_again.details(),
         )

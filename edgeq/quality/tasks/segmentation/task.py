@@ -125,12 +125,9 @@ class Segmentation(TaskFigures):
 
     def rows(self) -> tuple[Row, ...]:
         """For a table."""
-        doubt = "" if self.drop_standard_error is None else f" ± {self.drop_standard_error:.2f}"
         ours, theirs = self.accuracy_reference, self.accuracy_candidate
-        name = f"mIoU, {self.classes} classes on {self.images} images"
-        change = f"{-self.drop:+.2f}{doubt} points"
         return (
-            (name, f"{self.miou_reference:.2f} %", f"{self.miou_candidate:.2f} %", change),
+            self.headline().row(f"mIoU, {self.classes} classes on {self.images} images"),
             ("pixels that are right", f"{ours:.2f} %", f"{theirs:.2f} %", f"{theirs - ours:+.2f} points"),
             ("pixels of the same class", "", "", f"{self.same:.3f} %"),
         )
