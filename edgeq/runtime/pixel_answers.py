@@ -84,7 +84,7 @@ class Detector:
         """
         outputs = _run(self._engine, image.pixels, self._head.outputs)
         (found,) = self._head.detect(outputs, Limits(score=LEAST_SCORE))
-        return Detections(image.placement.boxes(found.boxes), found.scores, found.classes)
+        return found.in_image(image.placement)
 
 
 class Segmenter:

@@ -2,7 +2,8 @@
 
 Two scales, each with a box and a class branch; box distances by a softmax over bins (DFL), all joined behind the last
 convolutions as Ultralytics' export does: one output [N, 4+3, A], boxes as centre and size in pixels, scores behind a
-sigmoid, and the metadata `names`, `stride` and `task`.
+sigmoid, and the metadata `names`, `stride` and `task`. With keypoints it finds two corners of each square as well, left
+upper and right lower, as Ultralytics' pose models do: [N, 4+3+6, A].
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ OPTIONS = Options(allow={**ALLOWED, "EQ109": "drawn", "EQ110": "drawn"}, threads
 """For tests on a few drawn scenes."""
 
 
-def square_detector() -> onnx.ModelProto:
-    """float32 [batch, 3, 64, 64] in 0..1 -> [batch, 7, 80]."""
+def square_detector(*, keypoints: bool = False) -> onnx.ModelProto:
+    """float32 [batch, 3, 64, 64] in 0..1 -> [batch, 7, 80], or [batch, 13, 80] with keypoints."""
     rng = np.random.default_rng(0)
     stem = np.zeros((8, 3, CELL, CELL), np.float32)
     for channel in range(8):  # blue, green, red over a cell, and five mixtures
@@ -71,6 +72,16 @@ def square_detector() -> onnx.ModelProto:
         "halves": np.array([2, 2]),
         "two": np.array(2.0, np.float32),
     }
+    if keypoints:
+        constants |= {
+            "cv4.w": rng.normal(0, 0.002, (6, 8, 1, 1)).astype(np.float32),
+            "cv4.b": np.array([0.0, 0.0, 8.0, 0.5, 0.5, 8.0], np.float32),  # 0.5 is one cell: it is doubled
+            "points.flat": np.array([0, 6, -1]),
+            "points.apart": np.array([0, 2, 3, 80]),
+            "two_one": np.array([2, 1]),
+            "half": np.array(0.5, np.float32),
+            "points.joined": np.array([0, 6, 80]),
+        }
     anchors, strides = [], []
     for cells, stride in ((SIDE // CELL, CELL), (SIDE // CELL // 2, 2 * CELL)):
         place = np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), axis=0).reshape(2, -1) + 0.5
@@ -111,26 +122,54 @@ def square_detector() -> onnx.ModelProto:
         node("Concat", ["centre", "wh"], ["cells"], name="cells", axis=1),
         node("Mul", ["cells", "strides"], ["pixels"], name="pixels"),
         node("Sigmoid", ["cls"], ["scores"], name="scores"),
-        node("Concat", ["pixels", "scores"], ["output0"], name="output", axis=1),
     ]
+    if keypoints:
+        nodes += _keypoint_nodes()
+    ends = ["pixels", "scores", *(["keypoints"] if keypoints else [])]
+    nodes.append(node("Concat", ends, ["output0"], name="output", axis=1))
     graph = helper.make_graph(
         nodes,
         "squares",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, ["batch", 4 + len(CLASSES), 80])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, ["batch", 4 + len(CLASSES) + 6 * keypoints, 80])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     names = str(dict(enumerate(CLASSES)))
-    helper.set_model_props(model, {"names": names, "stride": "16", "task": "detect"})
+    told = {"task": "pose", "kpt_shape": "[2, 3]"} if keypoints else {"task": "detect"}
+    helper.set_model_props(model, {"names": names, "stride": "16", **told})
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def write_detector(directory: Path) -> Path:
+def _keypoint_nodes() -> list[onnx.NodeProto]:
+    """From both scales to `keypoints` [N, 6, A]: x = (2 v + anchor - 0.5) x stride, and a sigmoid of visibility."""
+    node = helper.make_node
+    nodes = []
+    for scale in ("p3", "p4"):
+        nodes += [
+            node("Conv", [scale, "cv4.w", "cv4.b"], [f"{scale}.points"], name=f"{scale}.cv4"),
+            node("Reshape", [f"{scale}.points", "points.flat"], [f"{scale}.points_flat"], name=f"{scale}.points_flat"),
+        ]
+    return [
+        *nodes,
+        node("Concat", ["p3.points_flat", "p4.points_flat"], ["points_all"], name="points_all", axis=2),
+        node("Reshape", ["points_all", "points.apart"], ["points_apart"], name="points_apart"),
+        node("Split", ["points_apart", "two_one"], ["places", "sure"], name="points_split", axis=2),
+        node("Mul", ["places", "two"], ["doubled"], name="doubled"),
+        node("Sub", ["anchors", "half"], ["cell_corners"], name="cell_corners"),
+        node("Add", ["doubled", "cell_corners"], ["in_cells"], name="in_cells"),
+        node("Mul", ["in_cells", "strides"], ["in_pixels"], name="in_pixels"),
+        node("Sigmoid", ["sure"], ["visibility"], name="visibility"),
+        node("Concat", ["in_pixels", "visibility"], ["points_again"], name="points_again", axis=2),
+        node("Reshape", ["points_again", "points.joined"], ["keypoints"], name="keypoints"),
+    ]
+
+
+def write_detector(directory: Path, *, keypoints: bool = False) -> Path:
     """A MODEL directory with the detector alone: its file says what it is for and names the classes."""
     directory.mkdir(parents=True)
-    onnx.save(square_detector(), directory / "model.onnx")
+    onnx.save(square_detector(keypoints=keypoints), directory / "model.onnx")
     return directory
 
 
@@ -147,7 +186,10 @@ def detector_place(factory: pytest.TempPathFactory) -> Path:
 
 
 def draw_scenes(folder: Path, count: int, *, seed: int = 0, size: int = SIDE) -> Path:
-    """Dark scenes of `size` pixels with up to four squares each, and `instances.json` that tells of them."""
+    """Dark scenes of `size` pixels with up to four squares each, and `instances.json` that tells of them.
+
+    Each square's left upper and right lower corners are told as keypoints.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     images, annotations = [], []
@@ -159,7 +201,9 @@ def draw_scenes(folder: Path, count: int, *, seed: int = 0, size: int = SIDE) ->
             top, left = side * (cell // cells), side * (cell % cells)
             scene[top : top + side, left : left + side] = np.array(_COLOURS[name]) + rng.integers(-25, 25, 3)
             category = 1 + CLASSES.index(name)
-            annotations.append({"image_id": number, "category_id": category, "bbox": [left, top, side, side]})
+            corners = [left, top, 2, left + side, top + side, 2]
+            told = {"image_id": number, "category_id": category, "keypoints": corners}
+            annotations.append({**told, "bbox": [left, top, side, side]})
         Image.fromarray(scene).save(folder / f"{number:03d}.png")
         images.append({"id": number, "file_name": f"{number:03d}.png", "width": size, "height": size})
     categories = [{"id": 1 + place, "name": name} for place, name in enumerate(CLASSES)]

@@ -26,6 +26,9 @@ SIDE = 20
 BOX = (4.0, 5.0, 10.0, 8.0)
 """Left, top, width, height of the one object on each picture."""
 
+KEYPOINT = (6.0, 7.0)
+"""The one keypoint of each object."""
+
 PREPROCESS = Preprocess(SIDE, SIDE, resize=(SIDE, SIDE), resample=2, center_crop=False, scale=1 / 255)
 _ANCHORS = 30
 
@@ -66,7 +69,8 @@ def write_coco(folder: Path) -> Path:
         name = file.relative_to(folder).as_posix()
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         category = 10 + LABELS.index(file.parent.name)
-        annotations.append({"id": number, "image_id": number, "category_id": category, "bbox": BOX, "iscrowd": 0})
+        told = {"id": number, "image_id": number, "category_id": category, "bbox": BOX, "iscrowd": 0}
+        annotations.append({**told, "keypoints": [*KEYPOINT, 2]})
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(content))
     return folder
@@ -82,14 +86,14 @@ def fitted_task(task: ImageTask[Any]) -> ImageTask[Any]:
 def _shape(task: ImageTask[Any]) -> tuple[int | None, ...]:
     if task.name == "segmentation":
         return None, len(LABELS), SIDE // 2, SIDE // 2
-    assert task.name == "detection"
-    return None, 4 + len(LABELS), _ANCHORS
+    assert task.name in ("detection", "keypoints")
+    return None, 4 + len(LABELS) + 3 * (task.name == "keypoints"), _ANCHORS
 
 
 def right_answers(task: ImageTask[Any], examples: Examples[Any], *, sign: float = 1.0) -> Outputs:
     """What a right network gives, the less right the smaller `sign` is; features behind it where they are wanted."""
     if isinstance(examples, LabelledObjects):
-        return (_boxes(examples, sign),)
+        return (_boxes(examples, sign, keypoints=task.name == "keypoints"),)
     if isinstance(examples, LabelledMasks):
         return (_planes(examples, sign),)
     rng = np.random.default_rng(0)
@@ -99,9 +103,11 @@ def right_answers(task: ImageTask[Any], examples: Examples[Any], *, sign: float 
     return (logits, logits) if task.features else (logits,)
 
 
-def _boxes(examples: LabelledObjects, sign: float) -> NDArray[np.float32]:
+def _boxes(examples: LabelledObjects, sign: float, *, keypoints: bool) -> NDArray[np.float32]:
     """A YOLOv8 head's output: the right box, of the right class unless `sign` is negative, further off below 1."""
-    output = np.zeros((len(examples), 4 + len(LABELS), _ANCHORS), np.float32)
+    output = np.zeros((len(examples), 4 + len(LABELS) + 3 * keypoints, _ANCHORS), np.float32)
+    if keypoints:
+        output[:, -3:, :] = np.array([*KEYPOINT, 1.0], np.float32)[None, :, None]
     output[:, :4, :] = 1.0
     left, top, width, height = BOX
     for row, item in enumerate(examples.images.items):

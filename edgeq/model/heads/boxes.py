@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeq.model.images.placement import Placement
 
 __all__ = ["Detections", "corners", "overlap", "suppress"]
 
@@ -21,11 +23,13 @@ class Detections:
         boxes: left, top, right, bottom in pixels, float32 [n, 4].
         scores: 0..1, float32 [n].
         classes: numbers of classes, int64 [n].
+        keypoints: x, y in pixels and visibility (0..1) of each keypoint, float32 [n, K, 3]; None where there are none.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
+    keypoints: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """How many there are."""
@@ -41,7 +45,15 @@ class Detections:
         Args:
             which: bool [n], or places, int64 [k].
         """
-        return Detections(self.boxes[which], self.scores[which], self.classes[which])
+        keypoints = None if self.keypoints is None else self.keypoints[which]
+        return Detections(self.boxes[which], self.scores[which], self.classes[which], keypoints)
+
+    def in_image(self, placement: Placement) -> Detections:
+        """Those of a network's input, in pixels of the image that lies in it."""
+        keypoints = None if self.keypoints is None else self.keypoints.copy()
+        if keypoints is not None:
+            keypoints[..., :2] = placement.points(keypoints[..., :2])
+        return replace(self, boxes=placement.boxes(self.boxes), keypoints=keypoints)
 
 
 def corners(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,11 +2,12 @@
 
 | kind | outputs | as written by |
 |---|---|---|
-| `yolov8` | one [N, 4+C, A] or [N, A, 4+C]: centre and size, scores by class | YOLOv8, YOLO11 |
+| `yolov8` | one [N, 4+C, A] or [N, A, 4+C]: centre and size, scores by class; behind them keypoints | YOLOv8, YOLO11 |
 | `yolov5` | one [N, A, 5+C] or [N, 5+C, A]: centre and size, objectness, scores by class | YOLOv5, YOLOX, YOLOv7 |
 | `ssd` | scores [N, A, C], boxes [N, A, 4], decoded | SSD and the like, with or without a background class |
 | `detr` | logits [N, Q, C] or [N, Q, C+1], boxes [N, Q, 4] in shares | DETR, RT-DETR, YOLOS of transformers |
-| `nms` | one [N, K, 6]: corners, score, class; or count [N, 1], boxes [N, K, 4], scores [N, K], classes [N, K] | \
+| `nms` | one [N, K, 6]: corners, score, class, and keypoints behind them; \
+or count [N, 1], boxes [N, K, 4], scores [N, K], classes [N, K] | \
 Ultralytics with NMS, TensorRT's EfficientNMS |
 
 A is the number of anchors, Q of queries, K of detections, C of classes.
@@ -20,12 +21,13 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgeq.errors import EngineError
 from edgeq.model.heads.boxes import Detections, corners, suppress
+from edgeq.model.heads.seen import MOST_KEYPOINTS
 
-__all__ = ["HEAD_KINDS", "Head", "HeadKind", "Limits"]
+__all__ = ["HEAD_KINDS", "Head", "HeadKind", "KeypointShape", "Limits"]
 
 HeadKind = Literal["yolov8", "yolov5", "ssd", "detr", "nms"]
 HEAD_KINDS: Final[tuple[HeadKind, ...]] = get_args(HeadKind)
@@ -57,6 +59,25 @@ class Limits:
     every_class: bool = False
 
 
+class KeypointShape(BaseModel):
+    """What Ultralytics calls `kpt_shape`.
+
+    Attributes:
+        count: keypoints of each object.
+        values: of each keypoint: 2 are x and y, the third is how surely it is visible.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = Field(ge=1, le=MOST_KEYPOINTS)
+    values: Literal[2, 3]
+
+    @property
+    def numbers(self) -> int:
+        """That a detection has for its keypoints."""
+        return self.count * self.values
+
+
 class Head(BaseModel):
     """A head that was recognised.
 
@@ -71,6 +92,8 @@ class Head(BaseModel):
         scores: what still has to be done to them.
         background: which score is that of nothing being there.
         first_class: the number of the first class among the model's class names: 1 where background has a name.
+        keypoints: behind the scores of `yolov8` and the classes of `nms`, on the scale of the boxes; None where there
+            are none, and not written then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +109,12 @@ class Head(BaseModel):
     scores: Literal["done", "sigmoid", "softmax"]
     background: Literal["none", "first", "last"] = "none"
     first_class: int = 0
+    keypoints: KeypointShape | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_keypoints(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "keypoints" or value is not None}
 
     def fields(self, outputs: Sequence[NDArray[Any]]) -> Fields:
         """What the outputs hold, as the graph gives it: a field for each thing that has a scale of its own.
@@ -95,7 +124,8 @@ class Head(BaseModel):
 
         Returns:
             `boxes` [n, A, 4] and `scores` [n, A, C]; of `yolov5` `objectness` [n, A] as well; of `nms` `boxes`
-            [n, K, 4], `scores` [n, K] and `classes` [n, K], with `count` [n] where the graph tells it. All float32.
+            [n, K, 4], `scores` [n, K] and `classes` [n, K], with `count` [n] where the graph tells it; with keypoints
+            `keypoints` [n, A, P, 2], and `visibility` [n, A, P] where they have it. All float32.
 
         Raises:
             EngineError: the outputs are not those of this head.
@@ -146,14 +176,24 @@ class Head(BaseModel):
         if self.kind in ("yolov8", "yolov5"):
             rows = first.transpose(0, 2, 1) if self.anchors_last else first
             if self.kind == "yolov8":
-                return {"boxes": rows[..., :_BOX], "scores": rows[..., _BOX:]}
+                last = _BOX + self.classes
+                scores = rows[..., _BOX:] if self.keypoints is None else rows[..., _BOX:last]
+                return {"boxes": rows[..., :_BOX], "scores": scores, **self._keypoints(rows[..., last:])}
             return {"boxes": rows[..., :_BOX], "objectness": rows[..., _BOX], "scores": rows[..., _BOX + 1 :]}
         if self.kind != "nms":
             return {"scores": first, "boxes": outputs[1]}
         if len(self.outputs) == 1:
-            return {"boxes": first[..., :_BOX], "scores": first[..., _BOX], "classes": first[..., _BOX + 1]}
+            points = self._keypoints(first[..., _ROW:])
+            return {"boxes": first[..., :_BOX], "scores": first[..., _BOX], "classes": first[..., _BOX + 1], **points}
         count, boxes, scores, classes = outputs
         return {"count": count.reshape(len(boxes)), "boxes": boxes, "scores": scores, "classes": classes}
+
+    def _keypoints(self, numbers: NDArray[Any]) -> Fields:
+        """What stands behind scores or classes, [n, A, ...], as fields."""
+        if self.keypoints is None:
+            return {}
+        points = numbers.reshape(*numbers.shape[:2], self.keypoints.count, self.keypoints.values)
+        return {"keypoints": points[..., :2], **({"visibility": points[..., 2]} if points.shape[-1] > 2 else {})}
 
     def _raw(self, fields: Mapping[str, NDArray[np.float32]], limits: Limits) -> Detections:
         """Of one image: fields [A, ...]."""
@@ -168,9 +208,8 @@ class Head(BaseModel):
             classes = best[anchors]
         likely = scores[anchors, classes]
         order = _largest(likely, limits.candidates)
-        boxes = self._pixels(fields["boxes"][anchors[order]])
-        numbers = classes[order].astype(np.int64) + self.first_class
-        found = Detections(boxes, likely[order].astype(np.float32), numbers)
+        places, numbers = anchors[order], classes[order].astype(np.int64) + self.first_class
+        found = self._detections(fields, places, likely[order], numbers)
         if self.kind in _NMS_IOU:
             return suppress(found, _NMS_IOU[self.kind], limits.detections)
         return found.only(np.arange(min(len(found), limits.detections)))
@@ -183,7 +222,22 @@ class Head(BaseModel):
             there &= np.arange(len(scores)) < float(fields["count"])
         places = np.flatnonzero(there)
         places = places[_largest(scores[places], limits.detections)]
-        return Detections(self._pixels(fields["boxes"][places]), scores[places].astype(np.float32), classes[places])
+        return self._detections(fields, places, scores[places], classes[places])
+
+    def _detections(
+        self,
+        fields: Mapping[str, NDArray[np.float32]],
+        places: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        classes: NDArray[np.int64],
+    ) -> Detections:
+        """Of one image: fields [A, ...], and the places that are detections."""
+        boxes, keypoints = self._pixels(fields["boxes"][places]), None
+        if "keypoints" in fields:
+            points = fields["keypoints"][places] * self._unit(2)
+            seen = fields["visibility"][places] if "visibility" in fields else np.ones(points.shape[:2], np.float32)
+            keypoints = np.concatenate([points, seen[..., None]], axis=-1).astype(np.float32)
+        return Detections(boxes, scores.astype(np.float32), classes, keypoints)
 
     def _probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scores == "softmax":
@@ -198,9 +252,12 @@ class Head(BaseModel):
     def _pixels(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes [n, 4] as corners in pixels of the input."""
         found = corners(boxes) if self.boxes == "centre" else boxes
-        if self.unit == "shares":
-            found = found * np.array([self.width, self.height] * 2, np.float32)
-        return found.astype(np.float32)
+        return (found * self._unit(_BOX)).astype(np.float32)
+
+    def _unit(self, numbers: int) -> NDArray[np.float32]:
+        """Pixels of the input that 1 is, of x, y and so on, float32 [numbers]."""
+        sides = [self.width, self.height] if self.unit == "shares" else [1, 1]
+        return np.array(sides * (numbers // 2), np.float32)
 
 
 def _largest(values: NDArray[np.float32], most: int) -> NDArray[np.int64]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
-from edgeq.model.heads.detector import HEAD_KINDS, Head, HeadKind
-from edgeq.model.heads.seen import Seen, Shape
+from edgeq.model.heads.detector import HEAD_KINDS, Head, HeadKind, KeypointShape
+from edgeq.model.heads.seen import MOST_KEYPOINTS, Seen, Shape
 
 __all__ = ["recognise_head"]
 
@@ -30,18 +30,24 @@ _ANY_CLASSES: Final = 10_000
 """Where NMS is inside and nobody names the classes, their number is not told by any shape."""
 
 
-def recognise_head(seen: Seen, kind: str | None = None) -> Head:
+def recognise_head(seen: Seen, kind: str | None = None, *, keypoints: bool = False) -> Head:
     """The head of a detector.
 
     Args:
         seen: what is known of it.
         kind: given with `--detector-head`; None leaves it to what is seen.
+        keypoints: of each object are told as well, which `yolov8` and `nms` can.
 
     Raises:
         ModelError: it is none of those known, or not the one given; the error names the outputs.
     """
     if kind is not None and kind not in HEAD_KINDS:
         raise ModelError(f"there is no detector head {kind}", expected=f"one of {', '.join(HEAD_KINDS)}")
+    if keypoints:
+        head = next(filter(None, (_with_keypoints(seen, one) for one in _POSE if kind in (None, one))), None)
+        if head is None:
+            raise _unknown_pose(seen, kind)
+        return head
     tried = HEAD_KINDS if kind is None else (kind,)
     for one in sorted(tried, key=_ORDER.index):
         head = _READERS[one](seen, kind is not None)
@@ -52,6 +58,9 @@ def recognise_head(seen: Seen, kind: str | None = None) -> Head:
 
 _ORDER: Final[tuple[HeadKind, ...]] = ("nms", "detr", "ssd", "yolov5", "yolov8")
 """The most particular first."""
+
+_POSE: Final[tuple[HeadKind, ...]] = ("nms", "yolov8")
+"""Those that may have keypoints, likewise."""
 
 
 def _unknown(seen: Seen, kind: str | None) -> ModelError:
@@ -69,6 +78,103 @@ def _unknown(seen: Seen, kind: str | None) -> ModelError:
         ),
         next_step="say the kind with --detector-head, and the classes with id2label in config.json",
     )
+
+
+def _unknown_pose(seen: Seen, kind: str | None) -> ModelError:
+    outputs = ", ".join(f"{name} {_shown(shape)}" for name, shape in list(seen.shapes.items())[:_SHOWN])
+    told = seen.keypoints
+    return ModelError(
+        f"no {'' if kind is None else f'{kind} '}head with keypoints that is known has these outputs: {outputs}",
+        expected="one of [N, 4+C+P, A] (yolov8) or [N, K, 6+P] (nms), P = keypoints x (2 or 3)",
+        causes=(
+            "the file's metadata has no kpt_shape, such as [17, 3]"
+            if told is None
+            else f"the file's metadata has kpt_shape {list(told)}",
+            "the number of its classes is not known"
+            if seen.names is None
+            else f"it has {len(seen.names)} classes, by config.json (id2label) or the file's metadata",
+        ),
+        next_step="export with Ultralytics' metadata, or take another task with --task",
+    )
+
+
+def _with_keypoints(seen: Seen, kind: HeadKind) -> Head | None:
+    """One output whose rows end in keypoints: of Ultralytics' pose models."""
+    if len(seen.shapes) != 1:
+        return None
+    ((name, shape),) = seen.shapes.items()
+    if len(shape) != 3:
+        return None
+    classes = None if seen.names is None else len(seen.names)
+    return _pose_after_nms(seen, name, shape, classes) if kind == "nms" else _pose(seen, name, shape, classes)
+
+
+def _pose_after_nms(seen: Seen, name: str, shape: Shape, classes: int | None) -> Head | None:
+    """[N, K, 6+P]; where nobody says what P is, there are more detections than numbers of each."""
+    rows, length = shape[1:]
+    if length is None or (rows or 0) > _MOST_AFTER_NMS or (seen.keypoints is None and _shorter(shape) != 2):
+        return None
+    values = None if seen.values is None else seen.values[name]
+    if values is not None and not np.array_equal(values[..., 5], np.rint(values[..., 5])):
+        return None
+    keypoints = _keypoint_shape(seen, length - _ROW, None if values is None else values[..., _ROW:])
+    if keypoints is None:
+        return None
+    return Head(
+        kind="nms",
+        outputs=(name,),
+        classes=classes or _ANY_CLASSES,
+        height=seen.height,
+        width=seen.width,
+        boxes="corners",
+        unit=_unit(None if values is None else values[..., :4], "pixels"),
+        scores="done",
+        keypoints=keypoints,
+    )
+
+
+def _pose(seen: Seen, name: str, shape: Shape, classes: int | None) -> Head | None:
+    """[N, 4+C+P, A] or [N, A, 4+C+P]; without names there is one class."""
+    axis = _shorter(shape)
+    length = None if axis is None else shape[axis]
+    if axis is None or length is None:
+        return None
+    last = 4 + (1 if classes is None else classes)
+    values = None if seen.values is None else np.moveaxis(seen.values[name], axis, -1)
+    keypoints = _keypoint_shape(seen, length - last, None if values is None else values[..., last:])
+    if keypoints is None:
+        return None
+    return Head(
+        kind="yolov8",
+        outputs=(name,),
+        classes=last - 4,
+        height=seen.height,
+        width=seen.width,
+        anchors_last=axis == 1,
+        boxes="centre",
+        unit=_unit(None if values is None else values[..., :4], "pixels"),
+        scores=_activation(None if values is None else values[..., 4:last], "sigmoid"),
+        keypoints=keypoints,
+    )
+
+
+def _keypoint_shape(seen: Seen, numbers: int, values: NDArray[np.float32] | None) -> KeypointShape | None:
+    """Of so many numbers a row: as the metadata says; else threes where each third is a probability, or twos.
+
+    Args:
+        seen: what is known of the network.
+        numbers: that stand behind boxes, scores and classes.
+        values: those, float32 [n, A, numbers]; None where the network has not run.
+    """
+    if seen.keypoints is not None:
+        count, size = seen.keypoints
+        return KeypointShape(count=count, values=3 if size == 3 else 2) if count * size == numbers else None
+    if numbers <= 0 or numbers > 3 * MOST_KEYPOINTS:
+        return None
+    thirds = numbers % 3 == 0 and (values is None or _activation(values[..., 2::3], "no") == "done")
+    if not thirds and numbers % 2:
+        return None
+    return KeypointShape(count=numbers // (3 if thirds else 2), values=3 if thirds else 2)
 
 
 def _shown(shape: Shape) -> str:

@@ -60,6 +60,18 @@ class Placement:
         made: NDArray[np.float32] = ((found - offset) / scale).clip(0.0, edges).astype(np.float32)
         return made
 
+    def points(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Points of the input as points of the image, which may lie outside it.
+
+        Args:
+            found: x, y in pixels of the input, float32 [..., 2].
+
+        Returns:
+            The same in pixels of the image, float32 [..., 2].
+        """
+        made: NDArray[np.float32] = ((found - np.array(self.offset)) / np.array(self.scale)).astype(np.float32)
+        return made
+
     def rows_and_columns(self, rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which pixel of the image each pixel of the input shows, by its centre.
 

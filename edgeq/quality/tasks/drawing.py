@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from edgeq.model.heads.boxes import Detections
+from edgeq.quality.tasks.detection.similarity import SEEN
 
 __all__ = ["DRAWN_SIDE", "draw_boxes", "draw_classes", "side_by_side", "smaller"]
 
@@ -20,6 +21,7 @@ DRAWN_SIDE: Final = 480
 _GOLDEN: Final = 0.618033988749895
 _MOST_LABELS: Final = 30
 _GAP: Final = 8
+_DOT: Final = 2
 
 
 def smaller(image: Image.Image) -> Image.Image:
@@ -30,7 +32,7 @@ def smaller(image: Image.Image) -> Image.Image:
 
 
 def draw_boxes(image: Image.Image, found: Detections, labels: Sequence[str]) -> Image.Image:
-    """An image with a frame around each object, and its class and score.
+    """An image with a frame around each object, its class and score, and a dot for each keypoint that is to be seen.
 
     Args:
         image: mode RGB.
@@ -46,6 +48,9 @@ def draw_boxes(image: Image.Image, found: Detections, labels: Sequence[str]) -> 
         if place < _MOST_LABELS:
             name = labels[number] if number < len(labels) else str(number)
             pen.text((left + 3, top + 2), f"{name} {score:.2f}", fill=_colour(number))
+    for number, points in zip(found.classes.tolist(), () if found.keypoints is None else found.keypoints, strict=False):
+        for across, down in points[points[:, 2] >= SEEN, :2].tolist():
+            pen.ellipse((across - _DOT, down - _DOT, across + _DOT, down + _DOT), fill=_colour(number))
     return drawn
 
 

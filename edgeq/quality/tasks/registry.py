@@ -12,6 +12,7 @@ from edgeq.quality.tasks.answers import AnswersTask
 from edgeq.quality.tasks.base import ImageTask, Task, TaskFigures, UnlabelledTask
 from edgeq.quality.tasks.classification import ClassificationTask
 from edgeq.quality.tasks.detection.found_again import FoundAgain
+from edgeq.quality.tasks.detection.keypoints import KeypointTask
 from edgeq.quality.tasks.detection.task import DetectionTask
 from edgeq.quality.tasks.embedding import EmbeddingTask
 from edgeq.quality.tasks.first_images import FirstImages
@@ -36,6 +37,7 @@ IMAGE_TASKS: Final[tuple[ImageTask[Any], ...]] = (
     ClassificationTask(),
     MultiLabelTask(),
     DetectionTask(),
+    KeypointTask(),
     SegmentationTask(),
 )
 """Tasks that `--task` chooses from; the first where neither a flag nor the model's config says which."""

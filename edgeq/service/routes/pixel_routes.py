@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from edgeq.service.routes.schemas import (
     DetectedObject,
     DetectRequest,
     DetectResponse,
+    Keypoint,
+    PosedObject,
     SegmentedClass,
     SegmentRequest,
     SegmentResponse,
@@ -61,16 +64,22 @@ def detected(found: Detections, labels: Sequence[str], top: int) -> tuple[Detect
         labels: by class; empty where they have no names.
         top: how many.
     """
-    rows = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-    return tuple(
-        DetectedObject(
-            index=number,
-            label=labels[number] if number < len(labels) else None,
-            score=score,
-            box=Box(left=box[0], top=box[1], right=box[2], bottom=box[3]),
-        )
-        for number, score, box in list(rows)[:top]
-    )
+    return tuple(_object(found, place, labels) for place in range(min(top, len(found))))
+
+
+def _object(found: Detections, place: int, labels: Sequence[str]) -> DetectedObject:
+    number = int(found.classes[place])
+    left, top, right, bottom = found.boxes[place].tolist()
+    told: dict[str, Any] = {
+        "index": number,
+        "label": labels[number] if number < len(labels) else None,
+        "score": float(found.scores[place]),
+        "box": Box(left=left, top=top, right=right, bottom=bottom),
+    }
+    if found.keypoints is None:
+        return DetectedObject(**told)
+    points = found.keypoints[place].tolist()
+    return PosedObject(**told, keypoints=tuple(Keypoint(x=x, y=y, visibility=sure) for x, y, sure in points))
 
 
 def segmented(model: str, found: NDArray[np.uint16], labels: Sequence[str]) -> SegmentResponse:

@@ -147,12 +147,31 @@ class DetectedObject(_Answer):
     box: Box
 
 
+class Keypoint(_Answer):
+    """A keypoint, in pixels of the image, which it may leave.
+
+    Attributes:
+        x, y: counted from the image's left upper corner.
+        visibility: 0..1; 1 where the network does not say.
+    """
+
+    x: float
+    y: float
+    visibility: float
+
+
+class PosedObject(DetectedObject):
+    """An object with keypoints, in the order of the network's training."""
+
+    keypoints: tuple[Keypoint, ...]
+
+
 class DetectResponse(_Answer):
-    """The objects, the likeliest first."""
+    """The objects, the likeliest first; with keypoints where the network gives them."""
 
     object: Literal["detection"] = "detection"
     model: str
-    objects: tuple[DetectedObject, ...]
+    objects: tuple[PosedObject | DetectedObject, ...]
 
 
 class SegmentedClass(_Answer):

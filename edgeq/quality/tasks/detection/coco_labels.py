@@ -1,4 +1,4 @@
-"""COCO's `instances_*.json`: images, annotations with a box each, categories."""
+"""COCO's `instances_*.json`: images, annotations with a box each, categories; `person_keypoints_*.json` likewise."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeq.errors import ImageError, InputError
 from edgeq.files import MAX_JSON_BYTES
+from edgeq.model.heads.seen import MOST_KEYPOINTS
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.quality.tasks.detection.objects import LabelledObjects, Objects
+from edgeq.quality.tasks.detection.similarity import AREA_OF_BOX
 
 __all__ = ["is_coco", "read_coco"]
 
@@ -42,6 +44,7 @@ class _Annotation(_Form):
     bbox: tuple[float, float, Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
     iscrowd: int = 0
     area: Annotated[float, Field(ge=0)] | None = None
+    keypoints: Annotated[tuple[float, ...], Field(max_length=3 * MOST_KEYPOINTS)] = ()
 
 
 class _Category(_Form):
@@ -177,11 +180,14 @@ def _truth(coco: _Coco, items: Mapping[int | str, ImageItem], where: str) -> dic
                 expected="left, top, width and height in pixels of the image",
             )
         by_image[annotation.image_id].append(annotation)
+    count = _keypoints(coco, where)
     truth = {}
     for image in coco.images:
         found = by_image[image.id]
         edges = np.array([one.bbox for one in found], np.float64).reshape(-1, 4)
-        area = [one.bbox[2] * one.bbox[3] if one.area is None else one.area for one in found]
+        share = AREA_OF_BOX if count else 1.0
+        area = [share * one.bbox[2] * one.bbox[3] if one.area is None else one.area for one in found]
+        points = [one.keypoints or (0.0,) * (3 * count) for one in found]
         truth[items[image.id].name] = Objects(
             height=image.height,
             width=image.width,
@@ -189,5 +195,19 @@ def _truth(coco: _Coco, items: Mapping[int | str, ImageItem], where: str) -> dic
             categories=np.array([places[one.category_id] for one in found], np.int64),
             crowd=np.array([bool(one.iscrowd) for one in found], np.bool_),
             area=np.array(area, np.float64),
+            keypoints=np.array(points, np.float64).reshape(-1, count, 3) if count else None,
         )
     return truth
+
+
+def _keypoints(coco: _Coco, where: str) -> int:
+    """How many each object has; 0 where none has any."""
+    told = {len(one.keypoints): number for number, one in enumerate(coco.annotations) if one.keypoints}
+    wrong = next((number for length, number in told.items() if length % 3), None)
+    if wrong is not None or len(told) > 1:
+        number = max(told.values()) if wrong is None else wrong
+        raise InputError(
+            f"{where}: annotations.{number}.keypoints has {len(coco.annotations[number].keypoints)} numbers",
+            expected="x, y and visibility of each keypoint, as many for every object",
+        )
+    return next(iter(told), 0) // 3

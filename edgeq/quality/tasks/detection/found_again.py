@@ -1,23 +1,26 @@
 """What INT8 finds beside what FP32 finds on the same images: how much is lost, how much is new, how far things moved.
 
 Nothing here is accuracy: FP32 stands in for what is right. A detection is found again where the candidate has one of
-the same class with an overlap of half or more, and with a score above the threshold as well. Numbers of different
-scales, boxes in pixels and scores in 0..1, have an error each, and never one together.
+the same class with an overlap of half or more, and with a score above the threshold as well; where objects have
+keypoints, those must be half as near as can be (OKS) too. Numbers of different scales, boxes in pixels and scores in
+0..1, have an error each, and never one together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from edgeq.errors import ImageError
 from edgeq.model.heads.boxes import Detections, overlap
 from edgeq.model.heads.detector import Head, Limits
 from edgeq.quality.estimate import Ratio
 from edgeq.quality.tasks.base import Headline, Outputs, Row, Tally, TaskFigures, UnlabelledTask, require_finite
+from edgeq.quality.tasks.detection.similarity import AREA_OF_BOX, keypoint_similarity
 
 __all__ = ["MAX_LOST", "SCORE", "Comparison", "FieldErrors", "FoundAgain", "FoundAgainTask"]
 
@@ -45,6 +48,8 @@ class FoundAgain(TaskFigures):
         box_shift: mean distance of its corners' coordinates, in pixels.
         box_overlap: mean overlap (IoU) of its boxes.
         field_errors: ||candidate - FP32|| / ||FP32|| of each field of the outputs.
+        keypoint_shift: mean distance of the keypoints of what both find, in pixels; None, and not written, without any.
+        keypoint_similarity: mean OKS of it; likewise.
     """
 
     task: Literal["found-again"] = "found-again"
@@ -59,6 +64,13 @@ class FoundAgain(TaskFigures):
     box_shift: float | None
     box_overlap: float | None
     field_errors: dict[str, float]
+    keypoint_shift: float | None = None
+    keypoint_similarity: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_keypoints(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if not name.startswith("keypoint_") or value is not None}
 
     @property
     def found_again(self) -> float:
@@ -99,6 +111,9 @@ class FoundAgain(TaskFigures):
         if self.score_shift is not None:
             moved = f"{self.box_shift:.2f} pixels, IoU {self.box_overlap:.4f}"
             rows += [("mean shift of a score", "", "", f"{self.score_shift:.4f}"), ("of a box", "", "", moved)]
+        if self.keypoint_shift is not None:
+            moved = f"{self.keypoint_shift:.2f} pixels, OKS {self.keypoint_similarity:.4f}"
+            rows.append(("of a keypoint", "", "", moved))
         errors = ", ".join(f"{name} {error:.4f}" for name, error in self.field_errors.items())
         return (*rows, ("relative error by field", "", "", errors))
 
@@ -157,7 +172,8 @@ class Comparison:
             matched.append(_shifts(ours, theirs, same))
         shifts = np.concatenate(matched)
         share = lost.estimate() if lost.items else None
-        means = [float(value) for value in shifts.mean(axis=0)] if len(shifts) else [None] * 3
+        means: list[float | None] = [float(value) for value in shifts.mean(axis=0)] if len(shifts) else []
+        means += [None] * (5 - len(means))
         return FoundAgain(
             images=len(shown),
             threshold=threshold,
@@ -169,13 +185,19 @@ class Comparison:
             box_shift=means[1],
             box_overlap=means[2],
             field_errors=self.fields.errors(),
+            keypoint_shift=means[3],
+            keypoint_similarity=means[4],
         )
 
 
 def _matched(ours: Detections, theirs: Detections) -> list[tuple[int, int]]:
-    """Pairs of the same class that overlap by half at least: the likeliest of ours choose first."""
+    """Pairs of the same class that overlap by half at least, keypoints too: the likeliest of ours choose first."""
     shares = overlap(ours.boxes, theirs.boxes)
     shares[ours.classes[:, None] != theirs.classes[None, :]] = 0.0
+    if ours.keypoints is not None:
+        first, second = np.nonzero(shares >= _OVERLAP)
+        far = _similarity(ours.only(first), theirs.only(second)) < _OVERLAP
+        shares[first[far], second[far]] = 0.0
     pairs = []
     for place in range(len(ours) if len(theirs) else 0):
         best = int(shares[place].argmax())
@@ -186,14 +208,29 @@ def _matched(ours: Detections, theirs: Detections) -> list[tuple[int, int]]:
 
 
 def _shifts(ours: Detections, theirs: Detections, pairs: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
-    """Change of the score, of the corners in pixels, and the overlap, float64 [pairs, 3]."""
+    """Change of the score, of the corners in pixels, and the overlap; of keypoints the distance and OKS.
+
+    Returns:
+        float64 [pairs, 3], or [pairs, 5] with keypoints.
+    """
     if not pairs:
-        return np.zeros((0, 3))
+        return np.zeros((0, 3 if ours.keypoints is None else 5))
     first, second = (ours.only(np.array([a for a, _ in pairs])), theirs.only(np.array([b for _, b in pairs])))
     overlaps = np.diagonal(overlap(first.boxes, second.boxes))
     scores = np.abs(first.scores.astype(np.float64) - second.scores)
     boxes = np.abs(first.boxes.astype(np.float64) - second.boxes).mean(axis=1)
-    return np.stack([scores, boxes, overlaps], axis=1)
+    if first.keypoints is None or second.keypoints is None:
+        return np.stack([scores, boxes, overlaps], axis=1)
+    distances = np.linalg.norm(first.keypoints[..., :2].astype(np.float64) - second.keypoints[..., :2], axis=-1)
+    return np.stack([scores, boxes, overlaps, distances.mean(axis=1), _similarity(first, second)], axis=1)
+
+
+def _similarity(ours: Detections, theirs: Detections) -> NDArray[np.float64]:
+    """OKS of each pair, float64 [n]."""
+    assert ours.keypoints is not None
+    assert theirs.keypoints is not None
+    sides = (ours.boxes[:, 2:] - ours.boxes[:, :2]).astype(np.float64).clip(min=0.0)
+    return keypoint_similarity(ours.keypoints, theirs.keypoints, AREA_OF_BOX * sides.prod(axis=1))
 
 
 class FoundAgainTask(UnlabelledTask):

@@ -35,6 +35,8 @@ class Objects:
         categories: number of each object's category in `LabelledObjects.categories`, int64 [n].
         crowd: whether a box stands for many objects, which need not be told apart, bool [n].
         area: in square pixels, of the object's outline where that is known, float64 [n].
+        keypoints: x, y in pixels of the image, and 0 for a keypoint that is not labelled, float64 [n, K, 3]; None where
+            the set has none.
     """
 
     height: int
@@ -43,6 +45,14 @@ class Objects:
     categories: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     area: NDArray[np.float64]
+    keypoints: NDArray[np.float64] | None = None
+
+    def counted(self, by_keypoints: bool) -> NDArray[np.bool_]:
+        """Those that must be found, bool [n]: no crowd, and by their keypoints only those that have one."""
+        if self.keypoints is None or not by_keypoints:
+            return ~self.crowd
+        labelled: NDArray[np.bool_] = ~self.crowd & (self.keypoints[..., 2] > 0).any(axis=1)
+        return labelled
 
     def __len__(self) -> int:
         """How many objects there are."""
@@ -58,6 +68,12 @@ class LabelledObjects(Examples[Objects]):
     """
 
     categories: tuple[str, ...] = ()
+
+    @property
+    def keypoints(self) -> int:
+        """Of each object; 0 where none are told."""
+        first = next(iter(self.truth.values()), None)
+        return 0 if first is None or first.keypoints is None else first.keypoints.shape[1]
 
     @classmethod
     def checked(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgeq.errors import InputError
 from edgeq.model.heads.boxes import Detections
 from edgeq.quality.tasks.detection.objects import Objects
+from edgeq.quality.tasks.detection.similarity import sigmas
 
 __all__ = ["Ranked", "measure_precision", "paired_error", "require_pycocotools"]
 
@@ -79,13 +80,16 @@ def require_pycocotools() -> None:
         ) from error
 
 
-def measure_precision(truth: Sequence[Objects], found: Sequence[Detections], categories: int) -> Ranked:
+def measure_precision(
+    truth: Sequence[Objects], found: Sequence[Detections], categories: int, *, keypoints: int = 0
+) -> Ranked:
     """mAP of detections.
 
     Args:
         truth: of each image; one object at least.
         found: on each image, in its pixels; classes are numbers of categories.
         categories: how many there are.
+        keypoints: of each object, by which detections are matched (OKS); 0 matches them by their boxes.
 
     Raises:
         InputError: pycocotools is not installed.
@@ -96,7 +100,9 @@ def measure_precision(truth: Sequence[Objects], found: Sequence[Detections], cat
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
         right = _coco(_objects(truth), len(truth), categories)
         made = _coco(_detections(found), len(truth), categories)
-        evaluation = COCOeval(right, made, "bbox")
+        evaluation = COCOeval(right, made, "keypoints" if keypoints else "bbox")
+        if keypoints:
+            evaluation.params.kpt_oks_sigmas = sigmas(keypoints)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -137,20 +143,24 @@ def _coco(annotations: Iterator[dict[str, Any]], images: int, categories: int) -
 
 def _objects(truth: Sequence[Objects]) -> Iterator[dict[str, Any]]:
     for image, objects in enumerate(truth, start=1):
-        rows = zip(objects.boxes, objects.categories, objects.crowd, objects.area, strict=True)
-        for box, category, crowd, area in rows:
+        keypoints = [None] * len(objects) if objects.keypoints is None else list(objects.keypoints)
+        rows = zip(objects.boxes, objects.categories, objects.crowd, objects.area, keypoints, strict=True)
+        for box, category, crowd, area, points in rows:
             yield {
                 "image_id": image,
                 "category_id": int(category) + 1,
                 "bbox": _edges(box),
                 "area": float(area),
                 "iscrowd": int(crowd),
+                **({} if points is None else _told(points)),
             }
 
 
 def _detections(found: Sequence[Detections]) -> Iterator[dict[str, Any]]:
     for image, detections in enumerate(found, start=1):
-        for box, score, category in zip(detections.boxes, detections.scores, detections.classes, strict=True):
+        keypoints = [None] * len(detections) if detections.keypoints is None else list(detections.keypoints)
+        rows = zip(detections.boxes, detections.scores, detections.classes, keypoints, strict=True)
+        for box, score, category, points in rows:
             edges = _edges(box)
             yield {
                 "image_id": image,
@@ -159,7 +169,13 @@ def _detections(found: Sequence[Detections]) -> Iterator[dict[str, Any]]:
                 "area": edges[2] * edges[3],
                 "score": float(score),
                 "iscrowd": 0,
+                **({} if points is None else _told(points)),
             }
+
+
+def _told(points: NDArray[Any]) -> dict[str, Any]:
+    """Keypoints [K, 3] in COCO's words."""
+    return {"keypoints": points.reshape(-1).tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
 
 
 def _edges(box: NDArray[Any]) -> list[float]:
@@ -170,11 +186,12 @@ def _edges(box: NDArray[Any]) -> list[float]:
 
 def _matches(evaluation: Any, truth: Sequence[Objects], categories: int) -> Iterator[_Matches]:
     """What pycocotools found, of each category that has an object."""
+    by_keypoints = evaluation.params.iouType == "keypoints"
     images, sizes = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
     for category in range(categories):
         start = (category * sizes + _ALL_SIZES) * images
         entries = evaluation.evalImgs[start : start + images]
-        counted = [objects.categories[~objects.crowd] for objects in truth]
+        counted = [objects.categories[objects.counted(by_keypoints)] for objects in truth]
         objects = np.array([int((one == category).sum()) for one in counted], np.int64)
         if not objects.any():
             continue
