@@ -94,6 +94,8 @@ class Head(BaseModel):
         first_class: the number of the first class among the model's class names: 1 where background has a name.
         keypoints: behind the scores of `yolov8` and the classes of `nms`, on the scale of the boxes; None where there
             are none, and not written then.
+        coefficients: of an instance mask each, in the keypoints' place; 0 where there are none, and not written then.
+            The masks themselves, which are sums of another output's planes, are not read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,11 +112,12 @@ class Head(BaseModel):
     background: Literal["none", "first", "last"] = "none"
     first_class: int = 0
     keypoints: KeypointShape | None = None
+    coefficients: int = Field(default=0, ge=0)
 
     @model_serializer(mode="wrap")
-    def _without_no_keypoints(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name != "keypoints" or value is not None}
+        return {name: value for name, value in values.items() if name not in ("keypoints", "coefficients") or value}
 
     def fields(self, outputs: Sequence[NDArray[Any]]) -> Fields:
         """What the outputs hold, as the graph gives it: a field for each thing that has a scale of its own.
@@ -125,7 +128,8 @@ class Head(BaseModel):
         Returns:
             `boxes` [n, A, 4] and `scores` [n, A, C]; of `yolov5` `objectness` [n, A] as well; of `nms` `boxes`
             [n, K, 4], `scores` [n, K] and `classes` [n, K], with `count` [n] where the graph tells it; with keypoints
-            `keypoints` [n, A, P, 2], and `visibility` [n, A, P] where they have it. All float32.
+            `keypoints` [n, A, P, 2], and `visibility` [n, A, P] where they have it; with those of masks `coefficients`
+            [n, A, M]. All float32.
 
         Raises:
             EngineError: the outputs are not those of this head.
@@ -177,19 +181,22 @@ class Head(BaseModel):
             rows = first.transpose(0, 2, 1) if self.anchors_last else first
             if self.kind == "yolov8":
                 last = _BOX + self.classes
-                scores = rows[..., _BOX:] if self.keypoints is None else rows[..., _BOX:last]
-                return {"boxes": rows[..., :_BOX], "scores": scores, **self._keypoints(rows[..., last:])}
+                more = self.keypoints is not None or self.coefficients
+                scores = rows[..., _BOX:last] if more else rows[..., _BOX:]
+                return {"boxes": rows[..., :_BOX], "scores": scores, **self._behind(rows[..., last:])}
             return {"boxes": rows[..., :_BOX], "objectness": rows[..., _BOX], "scores": rows[..., _BOX + 1 :]}
         if self.kind != "nms":
             return {"scores": first, "boxes": outputs[1]}
         if len(self.outputs) == 1:
-            points = self._keypoints(first[..., _ROW:])
-            return {"boxes": first[..., :_BOX], "scores": first[..., _BOX], "classes": first[..., _BOX + 1], **points}
+            more = self._behind(first[..., _ROW:])
+            return {"boxes": first[..., :_BOX], "scores": first[..., _BOX], "classes": first[..., _BOX + 1], **more}
         count, boxes, scores, classes = outputs
         return {"count": count.reshape(len(boxes)), "boxes": boxes, "scores": scores, "classes": classes}
 
-    def _keypoints(self, numbers: NDArray[Any]) -> Fields:
+    def _behind(self, numbers: NDArray[Any]) -> Fields:
         """What stands behind scores or classes, [n, A, ...], as fields."""
+        if self.coefficients:
+            return {"coefficients": numbers.reshape(*numbers.shape[:2], self.coefficients)}
         if self.keypoints is None:
             return {}
         points = numbers.reshape(*numbers.shape[:2], self.keypoints.count, self.keypoints.values)

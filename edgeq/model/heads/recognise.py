@@ -7,7 +7,7 @@ gives for real images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ModelError
 from edgeq.model.heads.detector import HEAD_KINDS, Head, HeadKind, KeypointShape
-from edgeq.model.heads.seen import MOST_KEYPOINTS, Seen, Shape
+from edgeq.model.heads.seen import MOST_KEYPOINTS, Seen, Shape, ultralytics_task
 
 __all__ = ["recognise_head"]
 
@@ -43,10 +43,11 @@ def recognise_head(seen: Seen, kind: str | None = None, *, keypoints: bool = Fal
     """
     if kind is not None and kind not in HEAD_KINDS:
         raise ModelError(f"there is no detector head {kind}", expected=f"one of {', '.join(HEAD_KINDS)}")
-    if keypoints:
-        head = next(filter(None, (_with_keypoints(seen, one) for one in _POSE if kind in (None, one))), None)
+    if keypoints or ultralytics_task(seen.metadata) == "segment":
+        more = _keypoints_behind if keypoints else _coefficients_behind
+        head = next(filter(None, (_with_more(seen, one, more) for one in _WITH_MORE if kind in (None, one))), None)
         if head is None:
-            raise _unknown_pose(seen, kind)
+            raise _unknown_pose(seen, kind) if keypoints else _unknown(seen, kind)
         return head
     tried = HEAD_KINDS if kind is None else (kind,)
     for one in sorted(tried, key=_ORDER.index):
@@ -59,8 +60,8 @@ def recognise_head(seen: Seen, kind: str | None = None, *, keypoints: bool = Fal
 _ORDER: Final[tuple[HeadKind, ...]] = ("nms", "detr", "ssd", "yolov5", "yolov8")
 """The most particular first."""
 
-_POSE: Final[tuple[HeadKind, ...]] = ("nms", "yolov8")
-"""Those that may have keypoints, likewise."""
+_WITH_MORE: Final[tuple[HeadKind, ...]] = ("nms", "yolov8")
+"""Those that may have more behind boxes and scores, likewise."""
 
 
 def _unknown(seen: Seen, kind: str | None) -> ModelError:
@@ -98,18 +99,25 @@ def _unknown_pose(seen: Seen, kind: str | None) -> ModelError:
     )
 
 
-def _with_keypoints(seen: Seen, kind: HeadKind) -> Head | None:
-    """One output whose rows end in keypoints: of Ultralytics' pose models."""
-    if len(seen.shapes) != 1:
+_More = dict[str, Any]
+"""Fields of `Head` that say what stands behind boxes, scores and classes in each row."""
+
+_Behind = Callable[[Seen, int, NDArray[np.float32] | None], _More | None]
+"""What so many numbers behind them are, [n, A, numbers] where the network has run; None for nothing that is known."""
+
+
+def _with_more(seen: Seen, kind: HeadKind, behind: _Behind) -> Head | None:
+    """An output whose rows go on behind boxes, scores and classes: of Ultralytics' pose and instance masks' models."""
+    three = [(name, shape) for name, shape in seen.shapes.items() if len(shape) == 3]
+    if len(three) != 1:
         return None
-    ((name, shape),) = seen.shapes.items()
-    if len(shape) != 3:
-        return None
+    ((name, shape),) = three
     classes = None if seen.names is None else len(seen.names)
-    return _pose_after_nms(seen, name, shape, classes) if kind == "nms" else _pose(seen, name, shape, classes)
+    read = _more_after_nms if kind == "nms" else _more_before_nms
+    return read(seen, name, shape, classes, behind)
 
 
-def _pose_after_nms(seen: Seen, name: str, shape: Shape, classes: int | None) -> Head | None:
+def _more_after_nms(seen: Seen, name: str, shape: Shape, classes: int | None, behind: _Behind) -> Head | None:
     """[N, K, 6+P]; where nobody says what P is, there are more detections than numbers of each."""
     rows, length = shape[1:]
     if length is None or (rows or 0) > _MOST_AFTER_NMS or (seen.keypoints is None and _shorter(shape) != 2):
@@ -117,8 +125,8 @@ def _pose_after_nms(seen: Seen, name: str, shape: Shape, classes: int | None) ->
     values = None if seen.values is None else seen.values[name]
     if values is not None and not np.array_equal(values[..., 5], np.rint(values[..., 5])):
         return None
-    keypoints = _keypoint_shape(seen, length - _ROW, None if values is None else values[..., _ROW:])
-    if keypoints is None:
+    more = behind(seen, length - _ROW, None if values is None else values[..., _ROW:])
+    if more is None:
         return None
     return Head(
         kind="nms",
@@ -129,11 +137,11 @@ def _pose_after_nms(seen: Seen, name: str, shape: Shape, classes: int | None) ->
         boxes="corners",
         unit=_unit(None if values is None else values[..., :4], "pixels"),
         scores="done",
-        keypoints=keypoints,
+        **more,
     )
 
 
-def _pose(seen: Seen, name: str, shape: Shape, classes: int | None) -> Head | None:
+def _more_before_nms(seen: Seen, name: str, shape: Shape, classes: int | None, behind: _Behind) -> Head | None:
     """[N, 4+C+P, A] or [N, A, 4+C+P]; without names there is one class."""
     axis = _shorter(shape)
     length = None if axis is None else shape[axis]
@@ -141,8 +149,8 @@ def _pose(seen: Seen, name: str, shape: Shape, classes: int | None) -> Head | No
         return None
     last = 4 + (1 if classes is None else classes)
     values = None if seen.values is None else np.moveaxis(seen.values[name], axis, -1)
-    keypoints = _keypoint_shape(seen, length - last, None if values is None else values[..., last:])
-    if keypoints is None:
+    more = behind(seen, length - last, None if values is None else values[..., last:])
+    if more is None:
         return None
     return Head(
         kind="yolov8",
@@ -154,8 +162,19 @@ def _pose(seen: Seen, name: str, shape: Shape, classes: int | None) -> Head | No
         boxes="centre",
         unit=_unit(None if values is None else values[..., :4], "pixels"),
         scores=_activation(None if values is None else values[..., 4:last], "sigmoid"),
-        keypoints=keypoints,
+        **more,
     )
+
+
+def _coefficients_behind(seen: Seen, numbers: int, _values: NDArray[np.float32] | None) -> _More | None:
+    """One for each plane of the other output, [N, M, rows, columns]."""
+    planes = [shape[1] for shape in seen.shapes.values() if len(shape) == 4]
+    return {"coefficients": numbers} if planes == [numbers] else None
+
+
+def _keypoints_behind(seen: Seen, numbers: int, values: NDArray[np.float32] | None) -> _More | None:
+    found = _keypoint_shape(seen, numbers, values) if len(seen.shapes) == 1 else None
+    return None if found is None else {"keypoints": found}
 
 
 def _keypoint_shape(seen: Seen, numbers: int, values: NDArray[np.float32] | None) -> KeypointShape | None:

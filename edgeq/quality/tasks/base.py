@@ -236,7 +236,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         figures: the type that `figures` in `quality.json` is read back as; None for those two.
         problem_type: Hugging Face's word for it, by which a model's config chooses it; None where there is none.
         architectures: endings of Hugging Face's class names of such models, by which it is chosen as well.
-        exported_as: Ultralytics' word for it, by which an ONNX file chooses it; None where there is none.
+        exported_as: Ultralytics' words for it, by which an ONNX file chooses it.
         understands: `fitted` looks at the outputs.
         served_as: what a bundle's manifest calls it; None for classes and features.
         draws: `drawn` gives pictures.
@@ -252,7 +252,7 @@ class ImageTask(Task[Examples[T]], Generic[T]):
     figures: ClassVar[type[TaskFigures] | None] = None
     problem_type: ClassVar[str | None] = None
     architectures: ClassVar[tuple[str, ...]] = ()
-    exported_as: ClassVar[str | None] = None
+    exported_as: ClassVar[tuple[str, ...]] = ()
     understands: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     served_as: ClassVar[Literal["detect", "segment"] | None] = None
@@ -275,9 +275,8 @@ class ImageTask(Task[Examples[T]], Generic[T]):
         for name in named if isinstance(named, list) else ():
             if self.architectures and str(name).endswith(self.architectures):
                 return f"config.json says {name}"
-        if self.exported_as and ultralytics_task(metadata) == self.exported_as:
-            return f"ONNX file says task {self.exported_as}"
-        return ""
+        exported = ultralytics_task(metadata)
+        return f"ONNX file says task {exported}" if exported in self.exported_as else ""
 
     def fitted(self, seen: Seen, preprocess: Preprocess, head: str | None = None) -> ImageTask[T]:  # noqa: ARG002
         """The task of one network, whose outputs it understands; itself where there is nothing to understand.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, SerializeAsAny
 
 from edgeq.errors import ModelError
+from edgeq.model.heads.seen import ultralytics_task
 from edgeq.quality.tasks.answers import AnswersTask
 from edgeq.quality.tasks.base import ImageTask, Task, TaskFigures, UnlabelledTask
 from edgeq.quality.tasks.classification import ClassificationTask
@@ -54,6 +55,10 @@ RETRIEVAL: Final = RetrievalTask()
 TASKS: Final[tuple[Task[Any], ...]] = (*IMAGE_TASKS, UNLABELLED, ANSWERS, RETRIEVAL)
 
 
+_NOT_JUDGED: Final = ("obb",)
+"""Ultralytics' words of what no task is for: fields on several scales would be one answer."""
+
+
 def task_names() -> tuple[str, ...]:
     """What `--task` may be."""
     return tuple(task.name for task in IMAGE_TASKS)
@@ -79,6 +84,11 @@ def choose_task(
     """
     told = {task.name: task.chosen_by(config, metadata or {}) for task in IMAGE_TASKS}
     said = next((task for task in IMAGE_TASKS if told[task.name]), None)
+    if name is None and said is None and ultralytics_task(metadata or {}) in _NOT_JUDGED:
+        raise ModelError(
+            f"the ONNX file says task {ultralytics_task(metadata or {})}: oriented boxes are not read",
+            expected=f"a network for one of {', '.join(task_names())}",
+        )
     if name is None:
         return said or IMAGE_TASKS[0]
     chosen = next((task for task in IMAGE_TASKS if task.name == name), None)

@@ -164,3 +164,23 @@ def test_what_is_said_must_fit() -> None:
 def test_a_head_is_read_back_as_it_was_written() -> None:
     head = recognise_head(seen({"output0": (None, 84, 8400)}, COCO))
     assert Head.model_validate_json(head.model_dump_json()) == head
+
+
+def test_instance_masks_leave_their_coefficients_behind_the_scores() -> None:
+    """YOLOv8-seg: 32 numbers of each anchor weigh the 32 planes of the other output."""
+    metadata = {"names": "{0: 'bolt', 1: 'crack', 2: 'rust'}", "task": "segment"}
+    shapes = {"output0": (None, 4 + 3 + 32, 8400), "output1": (None, 32, 160, 160)}
+    head = recognise_head(seen(shapes, metadata=metadata))
+    assert (head.kind, head.outputs, head.classes, head.coefficients) == ("yolov8", ("output0",), 3, 32)
+    after = recognise_head(seen({**shapes, "output0": (None, 300, 38)}, metadata=metadata))
+    assert (after.kind, after.coefficients) == ("nms", 32)
+    rows = np.zeros((2, 39, 50), np.float32)
+    fields = head.fields([rows])
+    assert {name: field.shape[2:] for name, field in fields.items()} == {
+        "boxes": (4,),
+        "scores": (3,),
+        "coefficients": (32,),
+    }
+    assert "keypoints" not in head.model_dump()
+    with pytest.raises(ModelError, match=r"output0 \[\?, 39, 8400\], output1 \[\?, 16, 160, 160\]"):
+        recognise_head(seen({**shapes, "output1": (None, 16, 160, 160)}, metadata=metadata))

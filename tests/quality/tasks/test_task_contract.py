@@ -182,8 +182,8 @@ def test_a_config_chooses_a_task_and_a_flag_does_not_contradict_it(task: ImageTa
     assert choose_task(None, recorded(task, {"a": 1})) is task
     for ending in task.architectures:
         assert choose_task(None, {"architectures": [f"Detr{ending}"]}) is task
-    if task.exported_as:
-        assert choose_task(None, {}, {"task": task.exported_as}) is task
+    for exported in task.exported_as:
+        assert choose_task(None, {}, {"task": exported}) is task
     said = {"problem_type": task.problem_type}
     assert recorded(task, said) is said
     for other in IMAGE_TASKS:
@@ -195,6 +195,8 @@ def test_a_config_chooses_a_task_and_a_flag_does_not_contradict_it(task: ImageTa
 def test_where_nothing_is_said_it_is_a_classifier() -> None:
     assert choose_task(None, {}) is choose_task(None, {"problem_type": ["odd"]}) is IMAGE_TASKS[0]
     assert recorded(IMAGE_TASKS[0], {}) == {}
+    with pytest.raises(ModelError, match="says task obb: oriented boxes are not read"):
+        choose_task(None, {}, {"task": "obb"})
     with pytest.raises(ModelError, match="there is no task tea"):
         choose_task("tea", {})
 

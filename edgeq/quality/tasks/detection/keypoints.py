@@ -48,7 +48,7 @@ class KeypointTask(DetectionTask):
     figures: ClassVar[type[TaskFigures] | None] = Keypoints
     problem_type = "keypoint-detection"
     architectures: ClassVar[tuple[str, ...]] = ()
-    exported_as = "pose"
+    exported_as: ClassVar[tuple[str, ...]] = ("pose",)
     keypoints: ClassVar[bool] = True
     judged_by: ClassVar[type[PrecisionTally]] = _Tally
 

@@ -197,7 +197,7 @@ class DetectionTask(ImageTask[Objects]):
     figures: ClassVar[type[TaskFigures] | None] = Detection
     problem_type = "object-detection"
     architectures: ClassVar[tuple[str, ...]] = ("ForObjectDetection",)
-    exported_as = "detect"
+    exported_as: ClassVar[tuple[str, ...]] = ("detect", "segment")
     understands: ClassVar[bool] = True
     served_as = "detect"
     draws: ClassVar[bool] = True
