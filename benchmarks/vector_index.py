@@ -9,6 +9,7 @@ process of its own; every process reads the same shards.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import shutil
@@ -28,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.vector_index.build import build_index
-from edgeq.vector_index.kinds import IVF_KINDS, IndexKind, index_bytes, training_points
-from edgeq.vector_index.library import faiss, use_threads
+from edgeq.vector_index.kinds import IndexKind, index_bytes, training_points
+from edgeq.vector_index.library import use_threads
 from edgeq.vector_index.recall import Truth, exact_neighbours
 from edgeq.vector_index.record import INDEX_FILE, IndexRecord
 from edgeq.vector_index.search import VectorIndex
@@ -202,7 +203,6 @@ class Job:
         seed: of drawing, building and asking.
         threads: for building.
         like: what the vectors are like.
-        given_lists: plain faiss takes centres and lists of edgeq's index of the same kind.
     """
 
     work: Path
@@ -211,7 +211,6 @@ class Job:
     seed: int
     threads: int
     like: str
-    given_lists: bool = False
 
     @property
     def shards(self) -> Path:
@@ -266,7 +265,6 @@ def _truth(job: Job) -> dict[str, Any]:
 
 def _build(job: Job, kind: IndexKind, side: str) -> dict[str, Any]:
     """Build once; seconds by stage and the peak."""
-    use_threads(job.threads)
     shards = open_shards(job.shards)
     with _peak() as peak:
         seconds = _build_edgeq(job, kind, shards) if side == "edgeq" else _build_plain(job, kind, shards)
@@ -274,6 +272,7 @@ def _build(job: Job, kind: IndexKind, side: str) -> dict[str, Any]:
 
 
 def _build_edgeq(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -> dict[str, float]:
+    use_threads(job.threads)
     began: dict[str, float] = {}
     busy: dict[str, float] = {}
 
@@ -307,51 +306,29 @@ def _training_seconds(began: dict[str, float], start: float) -> float:
     return min(began.get("assign", began["add"]), began["add"]) - start
 
 
+def _plain_faiss(threads: int) -> Any:
+    """The library as it comes; in this process edgeq has not set it to compare without matrix products."""
+    library = importlib.import_module("faiss")
+    library.omp_set_num_threads(threads)
+    return library
+
+
 def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -> dict[str, float]:
     """As a script would: train on a sample in float32, add in blocks."""
     record = IndexRecord.load(job.index(kind, "edgeq") / "index.json")
-    index = faiss().index_factory(job.dimension, record.factory, faiss().METRIC_INNER_PRODUCT)
+    faiss = _plain_faiss(job.threads)
+    index = faiss.index_factory(job.dimension, record.factory, faiss.METRIC_INNER_PRODUCT)
     start, busy_before = time.perf_counter(), time.process_time()
     points = training_points(kind, job.rows)
-    lists = _lists_of_edgeq(job, kind) if job.given_lists and kind in IVF_KINDS else None
-    if lists:
-        index.quantizer.add(lists.centres)  # a quantizer that holds as many as there are lists is not trained
     if points:
         index.train(Shards(shards).read(even_sample(job.rows, None, points, job.seed)).astype(np.float32))
     trained = time.perf_counter()
     for block in Shards(shards).blocks():
-        if lists:
-            _add_to_lists(index, block.vectors, block.ids, lists.of[block.ids])
-        else:
-            index.add_with_ids(block.vectors, block.ids)
+        index.add_with_ids(block.vectors, block.ids)
     added, busy = time.perf_counter(), time.process_time() - busy_before
     job.index(kind, "faiss").mkdir(exist_ok=True)
-    faiss().write_index(index, str(job.index(kind, "faiss") / INDEX_FILE))
+    faiss.write_index(index, str(job.index(kind, "faiss") / INDEX_FILE))
     return {"train": trained - start, "add": added - trained, "tune": 0.0, "cpu": busy}
-
-
-@dataclass(frozen=True)
-class Lists:
-    """The inverted lists of an index: `centres` float32 [lists, dimension], and the list `of` each id, int64 [rows]."""
-
-    centres: NDArray[np.float32]
-    of: NDArray[np.int64]
-
-
-def _lists_of_edgeq(job: Job, kind: IndexKind) -> Lists:
-    """Where edgeq put each vector."""
-    index = faiss().read_index(str(job.index(kind, "edgeq") / INDEX_FILE), faiss().IO_FLAG_MMAP)
-    of = np.empty(job.rows, np.int64)
-    for number in range(index.nlist):
-        ids = faiss().rev_swig_ptr(index.invlists.get_ids(number), index.invlists.list_size(number))
-        of[ids] = number
-    return Lists(index.quantizer.reconstruct_n(0, index.nlist), of)
-
-
-def _add_to_lists(index: Any, vectors: NDArray[np.float32], ids: NDArray[np.int64], lists: NDArray[np.int64]) -> None:
-    """Add vectors [n, dimension] whose lists are known, which spares comparing them with every centre."""
-    pointer = faiss().swig_ptr
-    index.add_core(len(ids), pointer(vectors), pointer(ids), pointer(lists))
 
 
 def _search(job: Job, kind: IndexKind, side: str, what: str) -> dict[str, Any]:
@@ -390,16 +367,16 @@ def _edgeq_search(job: Job, kind: IndexKind, shards: Shards) -> Find:
 
 def _plain_search(job: Job, kind: IndexKind, shards: Shards, record: IndexRecord) -> Find:
     """All in memory; behind short codes faiss's own second look at float16 vectors."""
-    index = faiss().read_index(str(job.index(kind, "faiss") / INDEX_FILE))
-    use_threads(1)
+    faiss = _plain_faiss(1)
+    index = faiss.read_index(str(job.index(kind, "faiss") / INDEX_FILE))
     if record.nprobe:
         index.nprobe = record.nprobe
     if not record.refine:
         return lambda query, k: index.search(query, k)[1][0][None]
-    second = faiss().IndexScalarQuantizer(job.dimension, faiss().ScalarQuantizer.QT_fp16, faiss().METRIC_INNER_PRODUCT)
+    second = faiss.IndexScalarQuantizer(job.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     for block in shards.blocks():
         second.add(block.vectors)
-    refined = faiss().IndexRefine(index, second)
+    refined = faiss.IndexRefine(index, second)
     refined.k_factor = float(record.refine)
     return lambda query, k: refined.search(query, k)[1][0][None]
 
@@ -457,11 +434,6 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="for building")
     parser.add_argument("--rounds", type=int, default=3, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--given-lists",
-        action="store_true",
-        help="plain faiss takes edgeq's centres and lists, which spares its k-means: its seconds are those of codes",
-    )
     parser.add_argument("--work", type=Path, help="keeps shards and indexes there; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write every figure there as well")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -471,8 +443,7 @@ def main() -> int:
         return 0
     work = given.work or Path(tempfile.mkdtemp(prefix="vector-index-"))
     try:
-        lists = given.given_lists
-        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like, lists)
+        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like)
         draw_shards(job.shards, job.rows, job.dimension, job.seed, job.like)
         if not job.truth.exists():
             _child(job, "truth")

@@ -181,8 +181,8 @@ class Head(BaseModel):
             rows = first.transpose(0, 2, 1) if self.anchors_last else first
             if self.kind == "yolov8":
                 last = _BOX + self.classes
-                more = self.keypoints is not None or self.coefficients
-                scores = rows[..., _BOX:last] if more else rows[..., _BOX:]
+                ends = self.keypoints is not None or self.coefficients > 0
+                scores = rows[..., _BOX:last] if ends else rows[..., _BOX:]
                 return {"boxes": rows[..., :_BOX], "scores": scores, **self._behind(rows[..., last:])}
             return {"boxes": rows[..., :_BOX], "objectness": rows[..., _BOX], "scores": rows[..., _BOX + 1 :]}
         if self.kind != "nms":
