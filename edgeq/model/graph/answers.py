@@ -17,7 +17,7 @@ from edgeq.model.graph.tensors import constant_names, reads
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Chosen", "Expected", "Form", "Outputs", "choose_outputs"]
+__all__ = ["Chosen", "Expected", "Form", "Outputs", "choose_outputs", "listed_outputs"]
 
 Form = Literal["as it is", "vector", "probability", "logit"]
 """What an output becomes: itself; a vector [images, numbers]; or two classes, from a probability or from a logit."""
@@ -120,6 +120,30 @@ def choose_outputs(
     return _Choice(model, expected, image, measured or {}).made()
 
 
+def listed_outputs(model: onnx.ModelProto) -> frozenset[str]:
+    """The outputs of a graph that are lists of what was found, as `Chosen.listed` says.
+
+    Args:
+        model: nodes in any order; weights need not be there.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    return frozenset(value.name for value in model.graph.output if _is_listed(value.name, producers))
+
+
+def _is_listed(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    waiting, seen = [tensor], set[str]()
+    while waiting:
+        name = waiting.pop()
+        node = producers.get(name)
+        if node is None or name in seen:
+            continue
+        if node.op_type in _LISTS or "NMS" in node.op_type:
+            return True
+        seen.add(name)
+        waiting += reads(node)
+    return False
+
+
 class _Choice:
     """One choice under way."""
 
@@ -147,7 +171,7 @@ class _Choice:
             self._tell(output, form)
         forms += ["as it is"] * len(rest)
         chosen = tuple(
-            Chosen(output, form, self._is_listed(output.name))
+            Chosen(output, form, _is_listed(output.name, self._producers))
             for output, form in zip((*answers, *rest), forms, strict=True)
         )
         if claims and settled:
@@ -219,19 +243,6 @@ class _Choice:
                 return False
             waiting += [name for reader in readers for name in reader.output]
         return True
-
-    def _is_listed(self, tensor: str) -> bool:
-        waiting, seen = [tensor], set[str]()
-        while waiting:
-            name = waiting.pop()
-            node = self._producers.get(name)
-            if node is None or name in seen:
-                continue
-            if node.op_type in _LISTS or "NMS" in node.op_type:
-                return True
-            seen.add(name)
-            waiting += reads(node)
-        return False
 
     def _answers(self, outputs: Sequence[GraphOutput]) -> tuple[list[GraphOutput], bool, bool]:
         """The answers among the outputs; whether the first is what class names are for; whether that is settled."""
