@@ -17,7 +17,7 @@ from edgeq.model.graph.tensors import constant_names, reads
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Chosen", "Expected", "Form", "Outputs", "choose_outputs", "listed_outputs"]
+__all__ = ["Chosen", "Expected", "Form", "Outputs", "choose_outputs", "decided_outputs"]
 
 Form = Literal["as it is", "vector", "probability", "logit"]
 """What an output becomes: itself; a vector [images, numbers]; or two classes, from a probability or from a logit."""
@@ -28,6 +28,7 @@ _SIGMOIDS: Final = frozenset({"HardSigmoid", "Sigmoid"})
 _SAME_ORDER: Final = _CARRIES | _SIGMOIDS | {"LogSoftmax", "Softmax"}
 _THRESHOLDS: Final = frozenset({"Greater", "GreaterOrEqual"})
 _LISTS: Final = frozenset({"ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
+_COMPARES: Final = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round"})
 _DECIDES: Final = _THRESHOLDS | {"ArgMax", "Round", "TopK"}
 
 
@@ -120,24 +121,25 @@ def choose_outputs(
     return _Choice(model, expected, image, measured or {}).made()
 
 
-def listed_outputs(model: onnx.ModelProto) -> frozenset[str]:
-    """The outputs of a graph that are lists of what was found, as `Chosen.listed` says.
+def decided_outputs(model: onnx.ModelProto) -> frozenset[str]:
+    """The outputs of a graph that are lists of what was found, as `Chosen.listed` says, or hang on a comparison.
 
     Args:
         model: nodes in any order; weights need not be there.
     """
     producers = {name: node for node in model.graph.node for name in node.output if name}
-    return frozenset(value.name for value in model.graph.output if _is_listed(value.name, producers))
+    outputs = [value.name for value in model.graph.output]
+    return frozenset(name for name in outputs if _is_listed(name, producers, _LISTS | _COMPARES))
 
 
-def _is_listed(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
+def _is_listed(tensor: str, producers: Mapping[str, onnx.NodeProto], decisions: frozenset[str] = _LISTS) -> bool:
     waiting, seen = [tensor], set[str]()
     while waiting:
         name = waiting.pop()
         node = producers.get(name)
         if node is None or name in seen:
             continue
-        if node.op_type in _LISTS or "NMS" in node.op_type:
+        if node.op_type in decisions or "NMS" in node.op_type:
             return True
         seen.add(name)
         waiting += reads(node)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.engine.outputs import thinned
 from edgeq.errors import ParityError
-from edgeq.model.graph.answers import listed_outputs
+from edgeq.model.graph.answers import decided_outputs
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.quality.token_parity import FP16_BOUND, Place, TokenParity, prove_tokens
 from edgeq.quantize.fp16.fp16_simulation import simulate_fp16
@@ -54,7 +54,8 @@ def prove_judged_fp16(
     """As `prove_fp16`, for a graph whose answers are judged by what they are for besides.
 
     Lists of what was found need only be finite then: where two scores are nearly alike, rounding changes which of them
-    comes first, and so what stands in a row.
+    comes first, and so what stands in a row. So need numbers behind a comparison, such as attention within a mask that
+    is drawn at a threshold.
 
     Args:
         reference, half, runs, threads: as there.
@@ -62,13 +63,13 @@ def prove_judged_fp16(
     Raises:
         ParityError: as there.
     """
-    _proved(reference, half, runs, listed_outputs(half), threads)
+    _proved(reference, half, runs, decided_outputs(half), threads)
 
 
 def _proved(
-    reference: Path, half: onnx.ModelProto, runs: Iterable[Feeds], listed: Collection[str], threads: int | None
+    reference: Path, half: onnx.ModelProto, runs: Iterable[Feeds], decided: Collection[str], threads: int | None
 ) -> list[TokenParity]:
-    """Of every output but those listed; none where all of them are."""
+    """Of every output but those decided; none where all of them are."""
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder) / "rounded.onnx"
         save_onnx(simulate_fp16(half), exact)
@@ -77,13 +78,13 @@ def _proved(
         for number, feeds in enumerate(runs):
             wanted, found = ours.run(feeds), theirs.run(feeds)
             for name in ours.outputs:
-                if name in listed:
+                if name in decided:
                     _require_finite(name, found[name])
                 elif _comparable(wanted[name], found[name]):
                     pair = (number, 0), _rows(wanted[name]), _rows(found[name])
                     pairs.setdefault(name, []).append(pair)
     several = len(ours.outputs) > 1
-    nothing: dict[str, list[_Pair]] = {} if listed else {"": []}
+    nothing: dict[str, list[_Pair]] = {} if decided else {"": []}
     return [
         prove_tokens(each, bound=FP16_BOUND, made=f"FP16 in the output {name}" if several else "FP16")
         for name, each in (pairs or nothing).items()
