@@ -88,6 +88,9 @@ def test_each_split_of_arrays_has_its_own_classes(tmp_path: Path) -> None:
     found = {item.name: item.label for item in ImageSet.open(tmp_path / "med.npz").items}
     assert [label for name, label in found.items() if name.startswith("train/")] == ["7", "8", "7"]
     assert [label for name, label in found.items() if name.startswith("test/")] == ["8", "9"]
+    with pytest.raises(ImageError, match="several splits") as caught:
+        ImageSet.open(tmp_path / "med.npz", labelled=True)
+    assert "give an archive of test alone" in str(caught.value)
 
 
 def test_two_arrays_of_classes_say_nothing(tmp_path: Path) -> None:
