@@ -318,7 +318,13 @@ FAMILIES: dict[str, Variant] = {
     ),
     "perceiver": Variant(
         "PerceiverForImageClassificationConvProcessing",
-        {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2, "num_self_attention_heads": 4},
+        {
+            "d_latents": 32,
+            "num_latents": 8,
+            "num_self_attends_per_block": 2,
+            "num_self_attention_heads": 4,
+            "num_cross_attention_heads": 1,
+        },
     ),
     "yolos": Variant("YolosForObjectDetection", {**_VIT, "image_size": [64, 64], "num_detection_tokens": 10}),
     "detr": Variant("DetrForObjectDetection"),

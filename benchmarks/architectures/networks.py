@@ -902,10 +902,12 @@ NETWORKS: dict[str, Network] = {
     "DeepLab": Network(DeepLab, ("map",), exporters=("dynamo", "legacy")),
     "SSD": Network(SSD, ("scores", "boxes"), exporters=_ALL),
     "YOLO": Network(YOLO, ("output0",), exporters=_ALL),
-    "DETR": Network(DETR, ("scores", "boxes"), exporters=("dynamo", "dynamo fixed")),
+    "DETR": Network(DETR, ("scores", "boxes"), exporters=("dynamo", "dynamo fixed", "legacy fixed")),
     "MLP-Mixer": Network(mixer, exporters=_ALL),
     "ViT": Network(ViT, exporters=_ALL),
-    "ViT, torch's encoder": Network(lambda: ViT(attention="torch"), exporters=("dynamo", "dynamo fixed")),
+    "ViT, torch's encoder": Network(
+        lambda: ViT(attention="torch"), exporters=("dynamo", "dynamo fixed", "legacy fixed")
+    ),
     "Transformer encoder": Network(lambda: ViT("tokens"), ("last_hidden_state",), exporters=("dynamo", "legacy")),
     "Swin": Network(swin, exporters=_ALL),
     "CoAtNet": Network(coatnet, exporters=("dynamo", "legacy")),

@@ -39,6 +39,7 @@ from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.answers import Expected, Outputs, choose_outputs
 from edgeq.model.graph.complete import complete
 from edgeq.model.graph.components import name_nodes
+from edgeq.model.graph.external_data import stored_bytes
 from edgeq.model.graph.onnx_file import load_onnx, save_onnx
 from edgeq.model.graph.outline import load_outline
 from edgeq.plan.precision import ChannelEqualization
@@ -50,6 +51,7 @@ __all__ = [
     "PREPROCESS",
     "ExportReport",
     "OpenedGraph",
+    "check_batch",
     "export_model",
     "fold_graph",
     "foresee_outputs",
@@ -62,6 +64,8 @@ FP32 = "model.fp32.onnx"
 PREPROCESS = "preprocessor_config.json"
 CONFIG = "config.json"
 EXPORT = "export.json"
+_IN_MEMORY = 1 << 30
+"""Bytes of weights of a graph that is run from memory."""
 
 
 class ExportReport(Versioned):
@@ -495,6 +499,27 @@ def _prove_batch(network: AllOutputs, images: NDArray[np.float32], listed: tuple
                 causes=("it was exported with a fixed batch size, and mixes images",),
                 next_step="export it with a dynamic batch axis",
             )
+
+
+def check_batch(opened: OpenedGraph, made: onnx.ModelProto, source: ModelSource) -> None:
+    """Check an ONNX file against its preprocessing, and run it on three drawn images where it can be from memory.
+
+    Args:
+        opened: gives its outputs.
+        made: the graph that `fold_graph` made of it.
+        source: gives the size of an image.
+
+    Raises:
+        ModelError: it takes other images than the preprocessing makes.
+        ExportError: three at once do not run, or give other answers than each alone.
+    """
+    _check_size(opened.model, source)
+    if source.kind != "onnx" or stored_bytes(made) > _IN_MEMORY:
+        return
+    shape = (3, source.preprocess.channels, *_image(source))
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    listed = tuple(each.listed for each in opened.outputs.chosen)
+    _prove_batch(_network(made.SerializeToString(), None), images, listed)
 
 
 def _apart(alone: NDArray[Any], together: NDArray[Any], *, listed: bool) -> Parity:

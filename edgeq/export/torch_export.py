@@ -8,6 +8,7 @@ the other one gives 18. Tracing turns every size but the batch into a constant: 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def _load(directory: Path, image_size: tuple[int, int]) -> tuple[Any, torch.nn.M
     except Exception as error:  # transformers, safetensors and the config classes raise whatever they like
         raise _unloadable(directory, first_line(error)) from error
     refuse_gaps(directory, loading)
+    _check_pixels(directory, inner)
     if config["model_type"] in NAFLEX:
         pair = (at_one_resolution(inner, image_size), by_patches(inner, inner))
         return Answering(pair[0]).eval(), Answering(pair[1]).eval()
@@ -185,6 +187,16 @@ def _check_encoder(directory: Path, config: Mapping[str, Any], image_size: tuple
             f"{directory} has no head that makes one vector of an image's patches",
             expected="vision_use_head in config.json, with its weights",
             causes=("it is the encoder of a vision-language model, which takes the patches",),
+        )
+
+
+def _check_pixels(directory: Path, network: Any) -> None:
+    """Raise ModelError for a network that is not given pixels, such as one that reads an image as a sentence."""
+    if INPUT not in inspect.signature(network.forward).parameters:
+        raise ModelError(
+            f"{directory} takes {network.main_input_name}, and no {INPUT}",
+            expected="a network of images as numbers, [batch, channels, height, width]",
+            causes=(f"{type(network).__name__} reads something else of an image, as ImageGPT its colours' classes",),
         )
 
 

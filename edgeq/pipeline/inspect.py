@@ -16,7 +16,7 @@ from edgeq.errors import PlanError
 from edgeq.export.fold import FoldReport, require_folded
 from edgeq.export.input_adapter import open_image_model
 from edgeq.export.simplify import simplify
-from edgeq.export.stage import FP32, fold_graph, foresee_outputs, open_graph
+from edgeq.export.stage import FP32, check_batch, fold_graph, foresee_outputs, open_graph
 from edgeq.export.towers import export_text, export_vision, load_text_tower, load_towers
 from edgeq.families.two_tower import TwoTower, check_two_tower, encoder_notes, is_text_tower, is_two_tower, text_notes
 from edgeq.files import read_json_object
@@ -108,7 +108,7 @@ def inspect_model(
 
     Raises:
         ModelError: the model cannot be read.
-        ExportError: it cannot be exported.
+        ExportError: it cannot be exported, or takes one number of images only.
     """
     config = read_config(model)
     if is_text_tower(config):
@@ -120,6 +120,7 @@ def inspect_model(
     opened = open_graph(source, scratch, None, expected=expected_answer(source, task, None, outputs))
     graph = name_nodes(simplify(opened.model))
     planned, report = fold_graph(graph, outputs=opened.outputs)
+    check_batch(opened, planned, source)
     parts = read_components(graph)
     held = sum(part.parameters for part in parts)
     parameters = _stored_parameters(source.path) if source.kind == "hf" else held

@@ -22,7 +22,7 @@ from edgeq.quantize.engine_inputs import write_float_inputs
 from edgeq.quantize.fp16.convert import to_fp16
 from edgeq.quantize.fp16.overflow import Feeds
 from edgeq.quantize.fp16.overflow_rules import overflow_rules
-from edgeq.quantize.fp16.prove import prove_fp16
+from edgeq.quantize.fp16.prove import prove_judged_fp16
 from edgeq.quantize.int8.registry import LOWERINGS
 from edgeq.quantize.int8.stage import FP16, FP16_PLAN, PLAN
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
@@ -46,7 +46,8 @@ def keep_float(
     Args:
         directory: with `model.fp32.onnx`; its INT8 graphs are removed, and its calibration cache with TensorRT's.
         plan: that of the INT8 graphs; its settings and allowances are taken over.
-        images: real ones, float32 [n, 3, H, W], at least one: overflow is looked for on them, and parity proved.
+        images: real ones, float32 [n, 3, H, W], at least one: overflow is looked for on them, and parity proved. Lists
+            of what was found are to be judged by the caller.
         because: why floating point is kept, in a sentence.
         keep: files of INT8 graphs that stay; the plan of these stays then, and that of the FP16 graph is a file beside
             it.
@@ -63,7 +64,7 @@ def keep_float(
     made = plan.model_copy(update={"rules": floating.rules, "decisions": floating.decisions})
     half = to_fp16(model, made)
     drop_graphs(directory, keep)
-    prove_fp16(directory / FP32, half, runs, threads=threads)
+    prove_judged_fp16(directory / FP32, half, runs, threads=threads)
     save_onnx(half, directory / FP16)
     plan_file = FP16_PLAN if keep else PLAN
     made.save(directory / plan_file)

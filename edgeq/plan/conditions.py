@@ -159,6 +159,8 @@ def _makes_angles(node: onnx.NodeProto, graph: Surroundings) -> bool:
 def _done_by_int8_layer(node: onnx.NodeProto, graph: Surroundings) -> bool:
     if node.op_type not in FUSED_ACTIVATIONS or not graph.is_int8(node.input[0]):
         return False
+    if graph.producer[node.input[0]].op_type in FUSED_ACTIVATIONS:  # a layer applies one, not one upon another
+        return False
     return len(graph.consumers[node.input[0]]) == 1 and node.input[0] not in graph.outputs
 
 

@@ -55,6 +55,7 @@ def test_a_model_with_a_fixed_batch_in_a_reshape(edgeq: Edgeq, tiny_pictures: Pa
     done = edgeq("prepare", tmp_path / "model", "--images", tiny_pictures, "-o", tmp_path / "made")
     assert_refused(done, "does not run on a batch of three", "next: export it with a dynamic batch axis")
     assert listing(tmp_path) == before
+    assert_refused(edgeq("inspect", tmp_path / "model"), "does not run on a batch of three")
 
 
 def test_without_preprocessing_the_error_names_the_flags(edgeq: Edgeq, tiny_pictures: Path, tmp_path: Path) -> None:

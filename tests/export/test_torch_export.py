@@ -198,6 +198,16 @@ def test_image_that_the_network_does_not_take(resnet: Path, tmp_path: Path) -> N
         export_classifier(resnet, tmp_path / "model.onnx", image_size=SIZE, channels=4)
 
 
+def test_a_network_that_reads_colours_as_words(tmp_path: Path) -> None:
+    """ImageGPT's input is `input_ids`: no size of image would do."""
+    from transformers import ImageGPTConfig, ImageGPTForImageClassification
+
+    config = ImageGPTConfig(vocab_size=9, n_positions=16, n_embd=8, n_layer=1, n_head=1, num_labels=LABELS)
+    ImageGPTForImageClassification(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="takes input_ids, and no pixel_values"):
+        export_classifier(tmp_path / "model", tmp_path / "model.onnx", image_size=SIZE)
+
+
 def test_reference_is_the_network_in_eval_mode(resnet: Path, tmp_path: Path) -> None:
     """In training mode BatchNorm would make an image's logits depend on its neighbours."""
     exported = export_classifier(resnet, tmp_path / "model.onnx", image_size=SIZE)

@@ -86,6 +86,18 @@ def test_adding_a_constant_is_not_residual() -> None:
     assert rules["b"] == "fp32-otherwise"
 
 
+def test_an_activation_upon_another_is_not_fused() -> None:
+    """As pooling by a generalized mean begins, which keeps what a Relu gave above zero: no range is known between."""
+    rules = rules_of(
+        node("Conv", ["x", "w"], "a"),
+        node("Relu", ["a"], "b"),
+        node("Clip", ["b"], "c"),
+        node("Conv", ["c", "w"], "last"),
+    )
+    assert (rules["a"], rules["b"], rules["c"]) == ("int8-weighted", "int8-activation", "fp32-otherwise")
+    assert rules["last"] == "int8-weighted"
+
+
 def test_an_activation_whose_input_is_read_elsewhere_is_not_fused() -> None:
     rules = rules_of(
         node("Conv", ["x", "w"], "a"),

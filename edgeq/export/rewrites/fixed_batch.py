@@ -2,17 +2,20 @@
 
 An exporter that was given no dynamic axes writes the batch size as a number: into the input's shape, into the shapes of
 Reshape (`[1, 64]`), and into constants that stand for every image, as the class token of a vision transformer does.
-What is done here says the same of that batch size; that it is right for others must be proved by running them.
+torch's attention has it on other axes as well (`edgeq.export.rewrites.batch_axis`). What is done here says the same of
+that batch size; that it is right for others must be proved by running them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.export.rewrites.batch_axis import Traced, freed_shape, reshaped, trace_images
 from edgeq.model.graph.wiring import Wiring, attribute, label, operator
 
 __all__ = ["fixed_batch", "free_batch", "with_dynamic_batch"]
@@ -50,15 +53,92 @@ def free_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    wiring = Wiring(made)
-    shapes = _shapes(made, batch or 1)
+    for _ in model.graph.node:  # each time as far as images can be followed
+        if not _free_traced(made, batch):
+            break
+    followed, shapes, wiring = trace_images(made, batch or 1), _shapes(made, batch or 1), Wiring(made)
     for node in list(wiring.nodes):
-        if operator(node) == "Reshape":
+        if operator(node) == "Reshape" and node.input[0] not in followed:
             _free_reshape(wiring, node, shapes, batch)
-        elif batch is not None:
-            _free_constants(wiring, node, shapes, batch)
+        elif batch is not None and operator(node) == "Resize":
+            _free_sizes(wiring, node, batch)
+        elif batch is not None and operator(node) in _RECURRENT:
+            _drop_zero_states(wiring, node)
     wiring.finish()
     return made
+
+
+def _free_traced(model: onnx.ModelProto, batch: int | None) -> bool:
+    """Free what reads tensors whose images can be followed, and say whether anything was freed."""
+    traced, wiring, freed = trace_images(model, batch or 1), Wiring(model), False
+    images = model.graph.input[0].name
+    for node in list(wiring.nodes):
+        kind, sources = operator(node), [traced[name] for name in node.input if name in traced]
+        if not sources:
+            continue
+        if kind == "Reshape":
+            freed |= node.input[0] in traced and _reshape_traced(wiring, node, sources[0], batch)
+        elif batch is not None and kind in (*_BROADCASTING, "Concat"):
+            freed |= _fit_constants(wiring, node, traced, batch, images)
+        elif batch is not None and kind == "Expand":
+            freed |= _expand_traced(wiring, node, sources[0])
+    wiring.finish()
+    return freed
+
+
+def _reshape_traced(wiring: Wiring, node: onnx.NodeProto, source: Traced, batch: int | None) -> bool:
+    """A Reshape says `-1`, or 0, for the axis that images are on."""
+    wanted, made = wiring.constant(node.input[1]), reshaped(wiring, node, source)
+    if wanted is None or made is None or (batch is None and (wanted <= 0).any()):
+        return False
+    freed = freed_shape(wanted.tolist(), made, source, batch or 1)
+    if freed is not None:
+        _store_shape(wiring, node, np.array(freed, np.int64))
+    return freed is not None
+
+
+def _expand_traced(wiring: Wiring, node: onnx.NodeProto, source: Traced) -> bool:
+    """Expand to a shape with the batch in it: 1 leaves the images as many as they are."""
+    wanted = wiring.constant(node.input[1])
+    place = 0 if wanted is None else len(wanted) - len(source.lengths) + source.axis
+    if wanted is None or place < 0 or wanted[place] in (1, -1) or wanted[place] != source.lengths[source.axis]:
+        return False
+    freed = wanted.copy()
+    freed[place] = 1
+    wiring.store(node, 1, freed, f"{label(node)}/shape")
+    return True
+
+
+def _fit_constants(wiring: Wiring, node: onnx.NodeProto, traced: Mapping[str, Traced], batch: int, images: str) -> bool:
+    """A constant beside images that has the same for each of them has it once, spread or repeated over all."""
+    beside = max((traced[name] for name in node.input if name in traced), key=lambda each: len(each.lengths))
+    behind = len(beside.lengths) - beside.axis  # axes are counted from the last, as broadcasting does
+    joins = operator(node) == "Concat"
+    if beside.outer != 1 or (operator(node) == "MatMul" and behind <= 2):  # the last two axes are no images
+        return False
+    if joins and attribute(node, "axis", 0) % len(beside.lengths) == beside.axis:
+        return False
+    each, fitted = beside.lengths[beside.axis] // batch, False
+    for place, name in enumerate(node.input):
+        value = wiring.constant(name)
+        axis = -1 if value is None else value.ndim - behind
+        if value is None or axis < 0 or value.shape[axis] != each * batch or (each * batch == 1 and not joins):
+            continue
+        once = _once(value, axis, batch)
+        if once is None:
+            continue
+        if each == 1 and not joins:
+            wiring.store(node, place, once, f"{label(node)}/input{place}")
+        else:
+            wiring.set_input(node, place, _repeated(wiring, node, place, once, axis, images))
+        fitted = True
+    return fitted
+
+
+def _once(value: NDArray[Any], axis: int, batch: int) -> NDArray[Any] | None:
+    """The part of a constant that is for one image; None where images have different ones."""
+    parts = np.split(value, batch, axis=axis)
+    return parts[0] if all(np.array_equal(part, parts[0]) for part in parts[1:]) else None
 
 
 def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, tuple[int | None, ...]]:
@@ -96,10 +176,14 @@ def _free_reshape(
         return
     freed = _freed(wanted, source, shapes.get(node.output[0]))
     if freed is not None:
-        wiring.store(node, 1, freed, f"{label(node)}/shape")
-        left = [one for one in node.attribute if one.name != "allowzero"]  # 0 is a copy from now on
-        del node.attribute[:]
-        node.attribute.extend(left)
+        _store_shape(wiring, node, freed)
+
+
+def _store_shape(wiring: Wiring, node: onnx.NodeProto, shape: NDArray[np.int64]) -> None:
+    wiring.store(node, 1, shape, f"{label(node)}/shape")
+    left = [one for one in node.attribute if one.name != "allowzero"]  # 0 is a copy from now on
+    del node.attribute[:]
+    node.attribute.extend(left)
 
 
 def _freed(
@@ -114,23 +198,6 @@ def _freed(
     return None
 
 
-def _free_constants(
-    wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int
-) -> None:
-    """The other places where an exporter writes the number of images: sizes, states, rows beside images."""
-    kind = operator(node)
-    if kind == "Concat":
-        _free_concat(wiring, node, shapes, batch)
-    elif kind == "Resize":
-        _free_sizes(wiring, node, batch)
-    elif kind == "Expand":
-        _free_expand(wiring, node, shapes, batch)
-    elif kind in _RECURRENT:
-        _drop_zero_states(wiring, node)
-    elif kind in _BROADCASTING and batch > 1:
-        _free_operands(wiring, node, shapes, batch)
-
-
 def _free_sizes(wiring: Wiring, node: onnx.NodeProto, batch: int) -> None:
     """Resize to sizes that begin with the batch: that one is read from the images."""
     sizes = wiring.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
@@ -143,43 +210,12 @@ def _free_sizes(wiring: Wiring, node: onnx.NodeProto, batch: int) -> None:
     wiring.set_input(node, 3, stem)
 
 
-def _free_expand(wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int) -> None:
-    """Expand to a shape that begins with the batch: 1 leaves the images as many as they are."""
-    wanted, source = wiring.constant(node.input[1]), shapes.get(node.input[0])
-    if wanted is not None and source and len(source) == len(wanted) and source[0] == wanted[0] == batch:
-        wiring.store(node, 1, np.array([1, *wanted[1:]], np.int64), f"{label(node)}/shape")
-
-
 def _drop_zero_states(wiring: Wiring, node: onnx.NodeProto) -> None:
     """States that begin at zero, [directions, batch, hidden], are left out: that is what no state means."""
     for place in (5, 6):
         state = wiring.constant(node.input[place]) if len(node.input) > place and node.input[place] else None
         if state is not None and not state.any():
             wiring.set_input(node, place, "")
-
-
-def _free_operands(wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int) -> None:
-    """A constant with the same row for each image is one row, which is spread over all."""
-    ranks = [len(shapes.get(name) or ()) for name in node.input if wiring.constant(name) is None]
-    for place, name in enumerate(node.input):
-        value = wiring.constant(name)
-        least = 3 if operator(node) == "MatMul" else 1  # the last two axes of a MatMul are no images
-        if value is None or value.ndim < least or value.ndim != max(ranks, default=0) or len(value) != batch:
-            continue
-        if (value == value[:1]).all():
-            wiring.store(node, place, value[:1], f"{label(node)}/input{place}")
-
-
-def _free_concat(wiring: Wiring, node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], batch: int) -> None:
-    """A constant that has a row for each image is repeated as often as there are images."""
-    images = next((name for name in node.input if wiring.constant(name) is None), None)
-    if images is None or attribute(node, "axis", 0) == 0 or (shapes.get(images) or (None,))[0] != batch:
-        return
-    for place, name in enumerate(node.input):
-        value = wiring.constant(name)
-        if value is not None and value.ndim and len(value) == batch and (value == value[:1]).all():
-            rows = _repeated(wiring, node, place, value[:1], images)
-            wiring.set_input(node, place, rows)
 
 
 def _images(wiring: Wiring, tensor: str, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
@@ -189,12 +225,15 @@ def _images(wiring: Wiring, tensor: str, name: str) -> tuple[onnx.NodeProto, onn
     return shape, onnx.helper.make_node("Gather", [shape.output[0], first], [name], name=name, axis=0)
 
 
-def _repeated(wiring: Wiring, node: onnx.NodeProto, place: int, row: NDArray[Any], images: str) -> str:
-    """The tensor that has `row` once for each of `images`: Expand to their number."""
-    stem = f"{label(node)}/input{place}"
-    ones = wiring.add_constant(np.ones(row.ndim - 1, np.int64), f"{stem}/ones")
-    shape = onnx.helper.make_node("Concat", [f"{stem}/images", ones], [f"{stem}/shape"], name=f"{stem}/shape", axis=0)
-    held = wiring.add_constant(row, f"{stem}/row")
-    expand = onnx.helper.make_node("Expand", [held, shape.output[0]], [f"{stem}/rows"], name=f"{stem}/rows")
-    wiring.insert_before(node, (*_images(wiring, images, f"{stem}/images"), shape, expand))
-    return str(expand.output[0])
+def _repeated(wiring: Wiring, node: onnx.NodeProto, place: int, once: NDArray[Any], axis: int, images: str) -> str:
+    """The tensor that has `once` for each of `images`: on an axis of its own first, then joined with `axis`."""
+    stem, before, behind = f"{label(node)}/input{place}", once.shape[:axis], once.shape[axis:]
+    held = wiring.add_constant(once.reshape(*before, 1, *behind), f"{stem}/row")
+    ones = [wiring.add_constant(np.ones(len(lengths), np.int64), f"{stem}/ones") for lengths in (before, behind)]
+    joined = wiring.add_constant(np.array([*before, _REST, *behind[1:]], np.int64), f"{stem}/joined")
+    parts = [ones[0], f"{stem}/images", ones[1]]
+    shape = onnx.helper.make_node("Concat", parts, [f"{stem}/shape"], name=f"{stem}/shape", axis=0)
+    spread = onnx.helper.make_node("Expand", [held, shape.output[0]], [f"{stem}/spread"], name=f"{stem}/spread")
+    rows = onnx.helper.make_node("Reshape", [spread.output[0], joined], [f"{stem}/rows"], name=f"{stem}/rows")
+    wiring.insert_before(node, (*_images(wiring, images, f"{stem}/images"), shape, spread, rows))
+    return str(rows.output[0])

@@ -17,7 +17,7 @@ from edgeq.model.graph.tensors import constant_names, reads
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Chosen", "Expected", "Form", "Outputs", "choose_outputs"]
+__all__ = ["Chosen", "Expected", "Form", "Outputs", "choose_outputs", "decided_outputs"]
 
 Form = Literal["as it is", "vector", "probability", "logit"]
 """What an output becomes: itself; a vector [images, numbers]; or two classes, from a probability or from a logit."""
@@ -28,6 +28,7 @@ _SIGMOIDS: Final = frozenset({"HardSigmoid", "Sigmoid"})
 _SAME_ORDER: Final = _CARRIES | _SIGMOIDS | {"LogSoftmax", "Softmax"}
 _THRESHOLDS: Final = frozenset({"Greater", "GreaterOrEqual"})
 _LISTS: Final = frozenset({"ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
+_COMPARES: Final = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round"})
 _DECIDES: Final = _THRESHOLDS | {"ArgMax", "Round", "TopK"}
 
 
@@ -120,6 +121,31 @@ def choose_outputs(
     return _Choice(model, expected, image, measured or {}).made()
 
 
+def decided_outputs(model: onnx.ModelProto) -> frozenset[str]:
+    """The outputs of a graph that are lists of what was found, as `Chosen.listed` says, or hang on a comparison.
+
+    Args:
+        model: nodes in any order; weights need not be there.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    outputs = [value.name for value in model.graph.output]
+    return frozenset(name for name in outputs if _is_listed(name, producers, _LISTS | _COMPARES))
+
+
+def _is_listed(tensor: str, producers: Mapping[str, onnx.NodeProto], decisions: frozenset[str] = _LISTS) -> bool:
+    waiting, seen = [tensor], set[str]()
+    while waiting:
+        name = waiting.pop()
+        node = producers.get(name)
+        if node is None or name in seen:
+            continue
+        if node.op_type in decisions or "NMS" in node.op_type:
+            return True
+        seen.add(name)
+        waiting += reads(node)
+    return False
+
+
 class _Choice:
     """One choice under way."""
 
@@ -147,7 +173,7 @@ class _Choice:
             self._tell(output, form)
         forms += ["as it is"] * len(rest)
         chosen = tuple(
-            Chosen(output, form, self._is_listed(output.name))
+            Chosen(output, form, _is_listed(output.name, self._producers))
             for output, form in zip((*answers, *rest), forms, strict=True)
         )
         if claims and settled:
@@ -219,19 +245,6 @@ class _Choice:
                 return False
             waiting += [name for reader in readers for name in reader.output]
         return True
-
-    def _is_listed(self, tensor: str) -> bool:
-        waiting, seen = [tensor], set[str]()
-        while waiting:
-            name = waiting.pop()
-            node = self._producers.get(name)
-            if node is None or name in seen:
-                continue
-            if node.op_type in _LISTS or "NMS" in node.op_type:
-                return True
-            seen.add(name)
-            waiting += reads(node)
-        return False
 
     def _answers(self, outputs: Sequence[GraphOutput]) -> tuple[list[GraphOutput], bool, bool]:
         """The answers among the outputs; whether the first is what class names are for; whether that is settled."""

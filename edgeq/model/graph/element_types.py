@@ -25,6 +25,7 @@ __all__ = [
     "outside_fp16",
     "schema_of",
     "unfit_layers",
+    "without_weights",
 ]
 
 LARGEST: Final = 65504.0
@@ -54,7 +55,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
         QuantizeError: the types contradict each other.
     """
     try:
-        graph = onnx.shape_inference.infer_shapes(_without_weights(model), check_type=True).graph
+        graph = onnx.shape_inference.infer_shapes(without_weights(model), check_type=True).graph
     except onnx.shape_inference.InferenceError as error:
         raise QuantizeError(
             "the element types of the graph contradict each other", causes=(" ".join(str(error).split())[:300],)
@@ -67,8 +68,8 @@ def _constant_types(model: onnx.ModelProto) -> dict[str, int]:
     return {name: tensor.data_type for name, tensor in constant_tensors(model.graph).items()}
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its large initializers as inputs, and without what the file claims about tensors inside it."""
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its large initializers as inputs behind its own, without what it claims of tensors inside."""
     graph = model.graph
     small = [tensor for tensor in graph.initializer if tensor.ByteSize() <= _SHAPE_BYTES]
     large = [tensor for tensor in graph.initializer if tensor.ByteSize() > _SHAPE_BYTES]

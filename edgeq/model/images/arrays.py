@@ -1,6 +1,7 @@
 """Images in .npy and .npz files: whole numbers 0..255, [n, H, W, 3], [n, 3, H, W], [n, H, W] or one image alone.
 
-A header is read and bounded before anything behind it; objects, which NumPy would unpickle, are never loaded.
+Classes are those of an array beside them in an .npz file (`edgeq.model.images.array_labels`). A header is read and
+bounded before anything behind it; objects, which NumPy would unpickle, are never loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.errors import ImageError
+from edgeq.model.images.array_labels import class_names, label_key
 from edgeq.model.images.decode import MAX_PIXELS
 
 __all__ = ["ARRAY_SUFFIXES", "Arrays"]
@@ -46,6 +48,7 @@ class Arrays:
         self._loaded: dict[str, NDArray[np.uint8]] = {}
         self._load: dict[str, Callable[[], NDArray[np.uint8]]] = {}
         self._places: dict[str, tuple[str, int]] = {}
+        self._labels: dict[str, list[str | None]] = {}
         try:
             shapes = self._open_npz(path) if path.suffix.lower() == ".npz" else self._open_npy(path)
         except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
@@ -62,9 +65,10 @@ class Arrays:
         """A name for each image, by its place."""
         return tuple(sorted(self._places))
 
-    def label(self, name: str) -> None:  # noqa: ARG002
-        """Nothing is said of classes."""
-        return
+    def label(self, name: str) -> str | None:
+        """The class of an image; None where none is said."""
+        key, index = self._places[name]
+        return self._labels[key][index] if key in self._labels else None
 
     def read(self, name: str) -> bytes:
         """One image as a BMP file; raises ImageError."""
@@ -96,7 +100,7 @@ class Arrays:
 
     def _open_npz(self, path: Path) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
-        others: dict[str, str] = {}
+        others: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 key = member.filename.removesuffix(".npy")
@@ -111,28 +115,36 @@ class Arrays:
                     found[key] = shape
                     self._load[key] = self._member(path, member.filename, shape)
                 else:
-                    others[key] = f"{key}: {dtype} {list(shape)}"
+                    others[key] = shape, dtype
         if not found:
-            raise ImageError(
-                f"{path} has no images; found: {', '.join(others.values()) or 'nothing'}", expected=_EXPECTED
-            )
+            named = ", ".join(f"{key}: {dtype} {list(shape)}" for key, (shape, dtype) in others.items())
+            raise ImageError(f"{path} has no images; found: {named or 'nothing'}", expected=_EXPECTED)
         if len(found) > 1 and not all(_SPLIT.search(key) for key in found):
             raise ImageError(
                 f"{path} has several arrays of images: {', '.join(sorted(found))}",
                 expected="one, or one for each split",
             )
+        for key, shape in found.items():
+            if (labels := label_key(key, _count(shape), others)) is not None:
+                self._labels[key] = class_names(_read_member(path, f"{labels}.npy", others[labels][0]))
         return found
 
     @staticmethod
     def _member(path: Path, name: str, shape: tuple[int, ...]) -> Callable[[], NDArray[np.uint8]]:
         def load() -> NDArray[np.uint8]:
-            with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-                array: NDArray[np.uint8] = np.lib.format.read_array(file, allow_pickle=False)
-            if array.shape != shape:
-                raise ValueError(f"{name} was changed since it was opened")
-            return array
+            pixels: NDArray[np.uint8] = _read_member(path, name, shape)
+            return pixels
 
         return load
+
+
+def _read_member(path: Path, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """One array of an .npz file; raises ValueError where it has another shape than it had."""
+    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    if array.shape != shape:
+        raise ValueError(f"{name} was changed since it was opened")
+    return array
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -165,12 +165,15 @@ class ImageSet:
 
     def _require_one_split(self) -> None:
         """Raise ImageError where the images lie in `train`, `val` and the like: judged together they tell nothing."""
-        counts = _splits([PurePosixPath(item.name).parts[:-2] for item in self.items])
+        counts = _splits([_above_class(item) for item in self.items])
         if not counts:
             return
         told = ", ".join(f"{parts[-1]}/ ({count})" for parts, count in sorted(counts.items()))
         names = ["/".join(parts) for parts in sorted(counts)]
-        chosen = next((name for name in names if name.rpartition("/")[2].lower().startswith("val")), names[-1])
+        held_out = [
+            name for kind in ("val", "test") for name in names if name.rpartition("/")[2].lower().startswith(kind)
+        ]
+        chosen = (held_out or names[-1:])[0]
         whole = "the files" if self.path.is_dir() else "an archive"
         raise ImageError(
             f"the images in {self.path} are of several splits: {told}",
@@ -186,7 +189,7 @@ class ImageSet:
         if bare:
             raise ImageError(
                 f"{len(bare)} of {len(self)} images in {self.path} lie in no folder, the first is {bare[0]}",
-                expected="every image in a folder named after its class",
+                expected="every image in a folder named after its class, or classes in the file: `labels` in an .npz",
             )
         if len(self.labels) < 2:
             raise ImageError(
@@ -207,6 +210,12 @@ def _splits(folders: list[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
         if len(counts) > 1 and all(_split_name(parts[-1]) in _SPLITS for parts in counts):
             return dict(counts)
     return {}
+
+
+def _above_class(item: ImageItem) -> tuple[str, ...]:
+    """The folders above that of its class; all of them where the class is not said by a folder."""
+    folders = PurePosixPath(item.name).parts[:-1]
+    return folders[:-1] if item.label is None or folders[-1:] == (item.label,) else folders
 
 
 def _split_name(folder: str) -> str:

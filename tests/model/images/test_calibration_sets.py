@@ -54,7 +54,61 @@ def test_arrays_of_every_layout_are_the_same_images(tmp_path: Path) -> None:
     for name in ("last.npy", "first.npy", "one.npz", "small.npz", "folder"):
         images = ImageSet.open(tmp_path / name, calibration=True)
         assert np.array_equal(read(images), wanted), name
-        assert (images.labels, images.notes) == ((), ())
+        assert len(images.labels) == (12 if name == "one.npz" else 0)
+        assert images.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "wanted"),
+    [
+        ("labels", np.array([0, 1, 1, -1]), ["0", "1", "1", None]),
+        ("y", np.array([[3], [3], [10], [3]], np.uint8), ["3", "3", "10", "3"]),
+        ("target", np.array(["cat", "dog", "cat", "owl"]), ["cat", "dog", "cat", "owl"]),
+        ("labels", np.arange(5), [None] * 4),  # of other images
+        ("labels", np.ones((4, 3), np.int64), [None] * 4),  # several for each
+        ("labels", np.ones(4, np.float32), [None] * 4),
+        ("bounding_boxes", np.arange(4), [None] * 4),
+        ("coarse_labels", np.arange(4), [None] * 4),  # somebody else's classes
+        ("test_labels", np.arange(4), [None] * 4),
+    ],
+)
+def test_classes_lie_beside_an_array(tmp_path: Path, key: str, values: NDArray[Any], wanted: list[str | None]) -> None:
+    np.savez(tmp_path / "one.npz", **{"images": pixels(4), key: values})
+    assert [item.label for item in ImageSet.open(tmp_path / "one.npz").items] == wanted
+
+
+def test_each_split_of_arrays_has_its_own_classes(tmp_path: Path) -> None:
+    arrays = {
+        "train_images": pixels(3),
+        "train_labels": [[7], [8], [7]],
+        "test_images": pixels(2),
+        "test_labels": [8, 9],
+    }
+    np.savez(tmp_path / "med.npz", **arrays)
+    found = {item.name: item.label for item in ImageSet.open(tmp_path / "med.npz").items}
+    assert [label for name, label in found.items() if name.startswith("train/")] == ["7", "8", "7"]
+    assert [label for name, label in found.items() if name.startswith("test/")] == ["8", "9"]
+    with pytest.raises(ImageError, match="several splits") as caught:
+        ImageSet.open(tmp_path / "med.npz", labelled=True)
+    assert "give an archive of test alone" in str(caught.value)
+
+
+def test_two_arrays_of_classes_say_nothing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "two.npz", images=pixels(4), labels=np.arange(4), y=np.arange(4)[::-1])
+    assert ImageSet.open(tmp_path / "two.npz").labels == ()
+
+
+def test_classes_that_numpy_would_unpickle_are_refused_or_left(tmp_path: Path) -> None:
+    np.savez(tmp_path / "objects.npz", images=pixels(2), labels=np.array([{"a": 1}, None], object))
+    assert ImageSet.open(tmp_path / "objects.npz").labels == ()
+
+
+def test_labelled_arrays_are_labelled_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "labelled.npz", images=pixels(4), labels=np.array(["cat", "dog", "cat", "dog"]))
+    assert ImageSet.open(tmp_path / "labelled.npz", labelled=True).labels == ("cat", "dog")
+    np.savez(tmp_path / "bare.npz", images=pixels(4))
+    with pytest.raises(ImageError):
+        ImageSet.open(tmp_path / "bare.npz", labelled=True)
 
 
 def test_grey_arrays_and_a_stream_of_them(tmp_path: Path) -> None:
