@@ -53,7 +53,7 @@ from edgeq.pipeline.stages import (
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity, WeightRounding
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.rules import WEIGHTED, added_in_float
 from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.base import Examples, ImageTask
@@ -88,6 +88,7 @@ class Prepared(BaseModel):
         trials: what `auto` tried, on images held back from calibration.
         weight_rounding: how INT8 weights were rounded.
         bias_correction: whether biases take back what quantization shifts.
+        float_additions: residual additions that stay in FP32 beside INT8 layers, by name.
         uncorrected: layers of which something could not be corrected, and why.
         int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
         search: which layers a bound on the drop keeps in floating point; `quality` is then that of the images that were
@@ -111,6 +112,7 @@ class Prepared(BaseModel):
     weights: WeightGranularity
     weight_rounding: WeightRounding = "nearest"
     bias_correction: bool = False
+    float_additions: tuple[str, ...] = ()
     uncorrected: dict[str, str] = Field(default_factory=dict)
     int8_layers: int
     fp16_layers: int
@@ -202,7 +204,7 @@ def prepare(
         scales, skipped = calibrate_graph(
             graph, plan, planned_tensors(graph, plan), samples, options, report, task=task
         )
-        plan = resolve(plan, scales)
+        plan = resolve(plan, scales, graph)
         scales.save(work / SCALES)
         found, examples = _search(work, plan, scales, source, images, task, examples, options, report)
         plan = found.plan if found else plan
@@ -325,6 +327,7 @@ def _summary(
         weights=plan.weights,
         weight_rounding=plan.weight_rounding,
         bias_correction=plan.bias_correction,
+        float_additions=added_in_float(plan),
         uncorrected=scales.uncorrected,
         int8_layers=weighted[Precision.INT8],
         fp16_layers=weighted[Precision.FP16],

@@ -47,6 +47,8 @@ __all__ = [
     "PRODUCTS",
     "VISION_RULES",
     "WEIGHTED",
+    "added_in_float",
+    "float_additions",
     "plan_classifier",
     "plan_float",
     "plan_modules",
@@ -105,6 +107,13 @@ CLASSIFIER_RULES: Final = (
     _rule("fp32-otherwise", _FP32, "no integer kernel beside INT8 layers"),
 )
 """For an image classifier's graph, or an image encoder's."""
+
+_FLOAT_ADDITIONS: Final = _rule(
+    "fp32-residual",
+    _FP32,
+    "rounded behind every block, what the skip connections carry was the largest error",
+    when="adds-tensors",
+)
 
 _SCOPES: Final[dict[Scope, tuple[str, ...]]] = {
     "ffn": ("fp16-patches", "fp16-query-key", "fp16-value-output", "fp16-linear"),
@@ -173,6 +182,28 @@ def plan_classifier(
         rules=_in_force(in_force, asked),
         decisions=decisions,
     )
+
+
+def float_additions(model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:
+    """`plan` with the residual additions that it has in INT8 in FP32, and what follows from that around them.
+
+    What the skip connections carry is rounded by no addition then; layers with weights stay as they are.
+
+    Args:
+        model: FP32, with the node names of `plan`.
+        plan: for that graph; its rules before the one that puts additions in INT8 still come first.
+    """
+    place = next((at for at, rule in enumerate(plan.rules) if rule.name == "int8-add"), None)
+    if place is None or not any(decision.rule == "int8-add" for decision in plan.decisions):
+        return plan
+    rules = (*plan.rules[:place], _FLOAT_ADDITIONS, *plan.rules[place:])
+    decisions = _decide_graph(model, _subjects(model), rules, Asked())
+    return plan.model_copy(update={"rules": rules, "decisions": decisions})
+
+
+def added_in_float(plan: PrecisionPlan) -> tuple[str, ...]:
+    """Names of the additions that `float_additions` put in FP32, in the graph's order."""
+    return tuple(decision.layer for decision in plan.decisions if decision.rule == _FLOAT_ADDITIONS.name)
 
 
 def _built_in(subjects: Sequence[tuple[str, Layer]], transformer: Scope) -> tuple[Rule, ...]:

@@ -337,6 +337,8 @@ def _prepare_classifier(
 
 
 def _print_corrections(prepared: Prepared) -> None:
+    if prepared.float_additions:
+        click.echo(f"FP32: {len(prepared.float_additions)} residual additions, which have no weights.")
     done = ("weights rounded by AdaRound" if prepared.weight_rounding == "adaround" else "", "biases corrected")
     words = " and ".join(word for word in (done if prepared.bias_correction else done[:1]) if word)
     if words:

@@ -28,7 +28,7 @@ from edgeq.errors import ImageError
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
-from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, plan_classifier
+from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, added_in_float, float_additions, plan_classifier
 from edgeq.quality.logits import LogitFigures
 from edgeq.quality.tasks.base import Decisive, Examples, Headline, ImageTask, Outputs, TaskFigures
 from edgeq.quality.tasks.registry import AnyFigures
@@ -279,7 +279,8 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
         )
         for layer in layers
     )
-    own = tuple(rule for rule in plan.rules if rule not in CLASSIFIER_RULES)
+    floating = {decision.rule for decision in plan.decisions if decision.layer in added_in_float(plan)}
+    own = tuple(rule for rule in plan.rules if rule not in CLASSIFIER_RULES and rule.name not in floating)
     made = plan_classifier(
         model,
         rules=(*kept, *own),
@@ -288,6 +289,7 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
         keep_batchnorm=plan.keep_batchnorm,
         transformer=plan.transformer,
     )
+    made = float_additions(model, made) if floating else made
     settled = ("allowed", "channel_equalization", "weight_rounding", "bias_correction")
     return made.model_copy(update={name: getattr(plan, name) for name in settled})
 
