@@ -89,6 +89,7 @@ class Prepared(BaseModel):
         weight_rounding: how INT8 weights were rounded.
         bias_correction: whether biases take back what quantization shifts.
         float_additions: residual additions that stay in FP32 beside INT8 layers, by name.
+        float_layers: layers that a search left in FP32, and the percent of all multiplications that each is.
         uncorrected: layers of which something could not be corrected, and why.
         int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
         search: which layers a bound on the drop keeps in floating point; `quality` is then that of the images that were
@@ -113,6 +114,7 @@ class Prepared(BaseModel):
     weight_rounding: WeightRounding = "nearest"
     bias_correction: bool = False
     float_additions: tuple[str, ...] = ()
+    float_layers: dict[str, float] = Field(default_factory=dict)
     uncorrected: dict[str, str] = Field(default_factory=dict)
     int8_layers: int
     fp16_layers: int
@@ -328,6 +330,7 @@ def _summary(
         weight_rounding=plan.weight_rounding,
         bias_correction=plan.bias_correction,
         float_additions=added_in_float(plan),
+        float_layers=scales.float_layers,
         uncorrected=scales.uncorrected,
         int8_layers=weighted[Precision.INT8],
         fp16_layers=weighted[Precision.FP16],

@@ -41,6 +41,7 @@ from edgeq.quantize.int8.select import resolve, select, trials
 from edgeq.quantize.int8.stage import made_graph
 from edgeq.quantize.rounding.stage import Wanted, correct_weights, some_to_learn_from, steps
 from edgeq.quantize.search.addition_trial import try_float_additions
+from edgeq.quantize.search.float_layers import try_float_layers
 from edgeq.quantize.search.layer_search import SearchBounds
 from edgeq.quantize.search.range_search import search_ranges
 
@@ -329,17 +330,8 @@ def calibrate_graph(
         advance=counter(report, "try", trials(options.shared_add)),
     )
     if options.method == SEARCH:
-        if options.float_adds is None:
-            scales = try_float_additions(
-                onnx.load(graph),
-                resolve(plan, scales, graph),
-                scales,
-                judged,
-                pixels=pixel_input(samples.preprocess),
-                threads=options.threads,
-                advance=counter(report, "try additions", 0),
-            )
         some = counted.sample(min(_SEARCHED_SAMPLES, 2 * len(judged), len(counted)))
+        scales = _leave_in_float(graph, plan, scales, some, judged, options, report)
         scales = search_ranges(
             onnx.load(graph),
             resolve(plan, scales, graph),
@@ -351,6 +343,27 @@ def calibrate_graph(
             advance=counter(report, "search ranges", 0),
         )
     return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
+
+
+def _leave_in_float(
+    graph: Path,
+    plan: PrecisionPlan,
+    scales: Scales,
+    samples: Samples,
+    judged: Sequence[NDArray[Any]],
+    options: Options,
+    report: Progress,
+) -> Scales:
+    """Scales with what a search leaves in floating point of an image network: additions, and a few layers."""
+    pixels, threads = pixel_input(samples.preprocess), options.threads
+    if pixels is None or options.plan is not None:
+        return scales
+    model = onnx.load(graph)
+    if options.float_adds is None:
+        advance, resolved = counter(report, "try additions", 0), resolve(plan, scales, graph)
+        scales = try_float_additions(model, resolved, scales, judged, pixels=pixels, threads=threads, advance=advance)
+    resolved = resolve(plan, scales, graph)
+    return try_float_layers(model, resolved, scales, samples, judged, pixels=pixels, threads=threads, report=report)
 
 
 def _correct(

@@ -37,6 +37,7 @@ from edgeq.quantize.int8.pixels import PixelInput, pixel_input
 from edgeq.quantize.int8.qdq import StoredWeights, lower, many_lowerings, placement_of, scales_to_give, take_scales
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
+from edgeq.quantize.search.layer_search import KEPT_BECAUSE, keep_layers
 
 __all__ = ["resolve", "select", "trials"]
 
@@ -349,6 +350,8 @@ def resolve(plan: PrecisionPlan, scales: Scales, graph: Path) -> PrecisionPlan:
     """
     if scales.float_adds:
         plan = float_additions(load_outline(graph), plan)
+    if scales.float_layers:
+        plan = keep_layers(load_outline(graph), plan, tuple(scales.float_layers), because=KEPT_BECAUSE)
     corrections = scales.corrections.values()
     settled = {
         "shared_add": plan.shared_add if scales.shared_add is None else scales.shared_add,

@@ -38,6 +38,7 @@ from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.sensitivity import Sensitivity
 
 __all__ = [
+    "KEPT_BECAUSE",
     "MAX_SHARE",
     "Evaluation",
     "ImageEvaluation",
@@ -53,6 +54,9 @@ __all__ = [
 SEARCH_VERSION: Final = "edgeq.search/1"
 MAX_SHARE: Final = 15.0
 """Percent of the weighted layers' bytes that may stay in floating point, where nothing else is said."""
+
+KEPT_BECAUSE: Final = "it costs the output most for what it multiplies"
+"""Of layers that a search leaves in floating point without a bound on the drop."""
 
 UNSEEN: Final = 3.0
 """Times the drop allowed on the images searched, that it may be on others, where nothing else is said."""
@@ -260,13 +264,20 @@ def worst_first(table: Sensitivity) -> tuple[str, ...]:
     return tuple(line.layer for line in lines)
 
 
-def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[str]) -> PrecisionPlan:
+def keep_layers(
+    model: onnx.ModelProto,
+    plan: PrecisionPlan,
+    layers: Sequence[str],
+    *,
+    because: str = "without it the drop would be larger than allowed",
+) -> PrecisionPlan:
     """`plan` with these layers in FP32, each by a rule of its own, and what follows from that around them.
 
     Args:
         model: FP32, with the node names of `plan`.
         plan: for that graph; its own rules stay behind the new ones.
         layers: names of those to keep; none gives `plan` itself.
+        because: why, in a sentence.
     """
     if not layers:
         return plan
@@ -275,7 +286,7 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
             name=f"fp32-kept-{layer}",
             layer=glob.escape(layer),
             precision=Precision.FP32,
-            reason="without it the drop would be larger than allowed",
+            reason=because,
         )
         for layer in layers
     )
