@@ -16,8 +16,8 @@ from edgeq.quality.tasks.base import Headline
 from edgeq.quality.tasks.embedding import output_row
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.int8.registry import lowering_for
-from edgeq.quantize.search.addition_trial import FLOAT_ADDITIONS
 from edgeq.quantize.search.layer_search import Search, SearchStep
+from edgeq.quantize.search.range_search import FLOAT_ADDITIONS
 
 __all__ = ["print_export", "print_fold", "print_gate", "print_quality", "print_search", "print_trials"]
 

@@ -22,10 +22,7 @@ from edgeq.quantize.int8.qdq import many_lowerings
 from edgeq.quantize.int8.registry import LOWERINGS
 from edgeq.quantize.search.range_search import answers_one_by_one, try_graph
 
-__all__ = ["FLOAT_ADDITIONS", "try_float_additions"]
-
-FLOAT_ADDITIONS: Final = "float-additions"
-"""Behind a method's name in a trial."""
+__all__ = ["try_float_additions"]
 
 _MARGIN: Final = 0.1
 """The error must get smaller by this part, on the average of both backends' graphs: less is not worth the time."""
@@ -63,7 +60,7 @@ def try_float_additions(
                 tried.append(try_graph(model, each, scales, lowering, reference, samples, pixels, threads))
                 advance(1)
             before, after = tried
-            trials.append(after.model_copy(update={"method": f"{after.method} {FLOAT_ADDITIONS}"}))
+            trials.append(after)
             ratios.append(after.logit_error / max(before.logit_error, float(np.finfo(np.float64).tiny)))
     better = float(np.mean(ratios)) < 1.0 - _MARGIN and max(ratios) < 1.0
     return scales.model_copy(update={"float_adds": better, "trials": (*scales.trials, *trials)})

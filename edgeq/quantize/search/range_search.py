@@ -22,7 +22,7 @@ from edgeq.calibrate.scales import Scales, TensorRange, Trial
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
 from edgeq.engine.registry import DEFAULT
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.rules import WEIGHTED, added_in_float
 from edgeq.quality.logits import Answers, judge_answers
 from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.pixels import PixelInput
@@ -31,9 +31,21 @@ from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.sweep import Runner, Track, together
 from edgeq.quantize.search.variants import Variant, Workbench
 
-__all__ = ["PARTS", "SEARCHED", "answers_one_by_one", "clipped", "search_ranges", "trial_of", "try_graph"]
+__all__ = [
+    "FLOAT_ADDITIONS",
+    "PARTS",
+    "SEARCHED",
+    "answers_one_by_one",
+    "clipped",
+    "search_ranges",
+    "trial_of",
+    "try_graph",
+]
 
 Errors = NDArray[np.float64]
+
+FLOAT_ADDITIONS: Final = "float-additions"
+"""Behind a method's name in a trial whose plan has residual additions in floating point."""
 
 SEARCHED: Final = "searched"
 """The name that ranges found here go by, beside those of the methods."""
@@ -210,9 +222,10 @@ def trial_of(scales: Scales, plan: PrecisionPlan, answers: Answers, backend: str
         backend: that it was made for.
     """
     figures = answers.figures()
+    method = scales.method_for(backend)
     return Trial(
         backend=backend,
-        method=scales.method_for(backend),
+        method=f"{method} {FLOAT_ADDITIONS}" if added_in_float(plan) else method,
         shared_add=plan.shared_add,
         images=figures.images,
         logit_error=figures.logit_error,

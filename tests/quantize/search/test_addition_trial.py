@@ -24,7 +24,8 @@ from edgeq.quantize.int8.qdq import calibrated_tensors, lower
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
-from edgeq.quantize.search.addition_trial import FLOAT_ADDITIONS, try_float_additions
+from edgeq.quantize.search.addition_trial import try_float_additions
+from edgeq.quantize.search.range_search import FLOAT_ADDITIONS
 
 BLOCKS = 12
 PREPROCESS = Preprocess.from_flags((0.5,) * 3, (0.25,) * 3, (SIDE, SIDE))
