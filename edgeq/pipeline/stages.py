@@ -91,7 +91,8 @@ class Options:
             AdaRound and bias correction where it has them.
         allow: guards that may be passed: code -> because.
         shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
-        float_adds: residual additions stay in floating point; None tries it where `method` is `search`.
+        float_adds: residual additions stay in floating point; None tries it where `method` is `search`. With False a
+            search leaves no layer in floating point either.
         transformer: which linear layers of a transformer are INT8.
         channel_equalization: how the channels before linear layers are brought to like ranges; `auto` leaves networks
             without normalization as they are.
@@ -356,12 +357,11 @@ def _leave_in_float(
 ) -> Scales:
     """Scales with what a search leaves in floating point of an image network: additions, and a few layers."""
     pixels, threads = pixel_input(samples.preprocess), options.threads
-    if pixels is None or options.plan is not None:
+    if pixels is None or options.plan is not None or options.float_adds is False:
         return scales
     model = onnx.load(graph)
-    if options.float_adds is None:
-        advance, resolved = counter(report, "try additions", 0), resolve(plan, scales, graph)
-        scales = try_float_additions(model, resolved, scales, judged, pixels=pixels, threads=threads, advance=advance)
+    resolved, advance = resolve(plan, scales, graph), counter(report, "try additions", 0)
+    scales = try_float_additions(model, resolved, scales, judged, pixels=pixels, threads=threads, advance=advance)
     resolved = resolve(plan, scales, graph)
     return try_float_layers(model, resolved, scales, samples, judged, pixels=pixels, threads=threads, report=report)
 

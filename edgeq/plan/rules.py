@@ -184,7 +184,7 @@ def plan_classifier(
     )
 
 
-def float_additions(model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:
+def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool = False) -> PrecisionPlan:
     """`plan` with the residual additions that it has in INT8 in FP32, and what follows from that around them.
 
     What the skip connections carry is rounded by no addition then; layers with weights stay as they are.
@@ -192,10 +192,12 @@ def float_additions(model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPla
     Args:
         model: FP32, with the node names of `plan`.
         plan: for that graph; its rules before the one that puts additions in INT8 still come first.
+        named: the rule is there even where no addition is in INT8, so that the plan says why.
     """
-    place = next((at for at, rule in enumerate(plan.rules) if rule.name == "int8-add"), None)
-    if place is None or not any(decision.rule == "int8-add" for decision in plan.decisions):
+    if not named and not any(decision.rule == "int8-add" for decision in plan.decisions):
         return plan
+    last = len(plan.rules) - 1  # for all that is left
+    place = next((at for at, rule in enumerate(plan.rules) if rule.name == "int8-add"), last)
     rules = (*plan.rules[:place], _FLOAT_ADDITIONS, *plan.rules[place:])
     decisions = _decide_graph(model, _subjects(model), rules, Asked())
     return plan.model_copy(update={"rules": rules, "decisions": decisions})

@@ -178,7 +178,7 @@ plan_options = _chain(
         default=AUTO,
         show_default=True,
         help="Scales of the two inputs of a residual addition; auto tries both where --method auto does, else shares. "
-        "float leaves additions in floating point, which costs speed; --method search tries that.",
+        "float leaves additions in floating point, which costs speed; --method search tries that with auto.",
     ),
     click.option(
         "--transformer",

@@ -300,7 +300,7 @@ def keep_layers(
         keep_batchnorm=plan.keep_batchnorm,
         transformer=plan.transformer,
     )
-    made = float_additions(model, made) if floating else made
+    made = float_additions(model, made, named=True) if floating else made
     settled = ("allowed", "channel_equalization", "weight_rounding", "bias_correction")
     return made.model_copy(update={name: getattr(plan, name) for name in settled})
 
