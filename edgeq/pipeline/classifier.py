@@ -53,7 +53,7 @@ from edgeq.pipeline.stages import (
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity, WeightRounding
-from edgeq.plan.rules import WEIGHTED, added_in_float
+from edgeq.plan.rules import WEIGHTED, left_in_float
 from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.base import Examples, ImageTask
@@ -206,7 +206,8 @@ def prepare(
         scales, skipped = calibrate_graph(
             graph, plan, planned_tensors(graph, plan), samples, options, report, task=task
         )
-        plan = resolve(plan, scales, graph)
+        before, plan = plan, resolve(plan, scales, graph)
+        additions = left_in_float(before, plan)
         scales.save(work / SCALES)
         found, examples = _search(work, plan, scales, source, images, task, examples, options, report)
         plan = found.plan if found else plan
@@ -250,6 +251,7 @@ def prepare(
         exported,
         channels,
         plan,
+        additions,
         scales,
         skipped,
         search,
@@ -306,6 +308,7 @@ def _summary(
     exported: ExportReport,
     channels: EqualizationRecord | None,
     plan: PrecisionPlan,
+    additions: tuple[str, ...],
     scales: Scales,
     skipped: tuple[str, ...],
     search: Search | None,
@@ -329,7 +332,7 @@ def _summary(
         weights=plan.weights,
         weight_rounding=plan.weight_rounding,
         bias_correction=plan.bias_correction,
-        float_additions=added_in_float(plan),
+        float_additions=additions,
         float_layers=scales.float_layers,
         uncorrected=scales.uncorrected,
         int8_layers=weighted[Precision.INT8],

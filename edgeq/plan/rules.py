@@ -49,6 +49,7 @@ __all__ = [
     "WEIGHTED",
     "added_in_float",
     "float_additions",
+    "left_in_float",
     "plan_classifier",
     "plan_float",
     "plan_modules",
@@ -201,6 +202,22 @@ def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool 
     rules = (*plan.rules[:place], _FLOAT_ADDITIONS, *plan.rules[place:])
     decisions = _decide_graph(model, _subjects(model), rules, Asked())
     return plan.model_copy(update={"rules": rules, "decisions": decisions})
+
+
+def left_in_float(before: PrecisionPlan, plan: PrecisionPlan) -> tuple[str, ...]:
+    """Names of the additions that are in floating point by `float_additions`, or because a layer before them is.
+
+    Args:
+        before: the plan as it was made.
+        plan: what became of it, for the same graph.
+    """
+    int8 = {decision.layer for decision in before.decisions if decision.rule == "int8-add"}
+    floating = set(added_in_float(plan))
+    return tuple(
+        decision.layer
+        for decision in plan.decisions
+        if decision.layer in floating or (decision.layer in int8 and decision.precision is not _INT8)
+    )
 
 
 def added_in_float(plan: PrecisionPlan) -> tuple[str, ...]:

@@ -18,13 +18,14 @@ from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import float_additions, plan_classifier
+from edgeq.plan.rules import added_in_float, float_additions, left_in_float, plan_classifier
 from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
 from edgeq.quantize.search.addition_trial import try_float_additions
+from edgeq.quantize.search.layer_search import keep_layers
 from edgeq.quantize.search.range_search import FLOAT_ADDITIONS
 
 BLOCKS = 12
@@ -82,6 +83,15 @@ def test_what_is_added_is_not_rounded(deep: Network, lowering: Lowering) -> None
     for node in after.graph.node:
         if node.name in weights:
             assert all(name.endswith(".dq") for name in node.input[:2])
+
+
+def test_additions_behind_a_layer_in_floating_point_are_told_too(deep: Network) -> None:
+    """What the first convolution writes is one side of each sum: none of them can be stored then."""
+    every = tuple(f"add{block}" for block in range(BLOCKS))
+    assert left_in_float(deep.plan, deep.plan) == ()
+    assert left_in_float(deep.plan, keep_layers(deep.model, deep.plan, ["stem"])) == every
+    both = keep_layers(deep.model, float_additions(deep.model, deep.plan), ["stem"])
+    assert left_in_float(deep.plan, both) == added_in_float(both) == every
 
 
 def test_every_convolution_has_an_integer_kernel(deep: Network, tmp_path: Path) -> None:
