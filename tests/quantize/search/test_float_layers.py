@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pictures
 import pytest
+from networks import export_tiny
 from onnx import numpy_helper
 from residuals import SIDE, residual_network
 
@@ -16,6 +17,7 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import calibrate
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
+from edgeq.pipeline.stages import Options, calibrate_graph, planned_tensors
 from edgeq.plan.precision import Precision
 from edgeq.plan.rules import float_additions, plan_classifier
 from edgeq.quality.logits import LogitFigures
@@ -105,3 +107,18 @@ def test_the_layer_that_everything_goes_through_is_left_in_floating_point(search
     assert {trial.backend for trial in named} == {"onnxruntime", "tensorrt"}
     assert {trial.images for trial in named} == {24}
     assert Scales.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_search_leaves_nothing_where_additions_were_settled(tmp_path: Path) -> None:
+    images = ImageSet.open(pictures.draw_pictures(tmp_path / "pictures", each=12))
+    graph, source = export_tiny(tmp_path, images)
+    plan, samples = plan_classifier(onnx.load(graph)), ImageSamples(images, source.preprocess)
+    told = {}
+    for asked in (False, None):
+        options = Options(method="search", float_adds=asked, shared_add=True, threads=1, weight_rounding="nearest")
+        tensors = planned_tensors(graph, plan)
+        scales, _ = calibrate_graph(graph, plan, tensors, samples, options.settled(), lambda *_: None)
+        told[asked] = [trial.method for trial in scales.trials if "float" in trial.method]
+        assert asked is None or not (scales.float_adds or scales.float_layers)
+    assert told[False] == []
+    assert told[None]
