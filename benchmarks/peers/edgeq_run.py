@@ -27,7 +27,7 @@ def main() -> None:
     scales, _ = calibrate_graph(task.graph, plan, tensors, samples, options, lambda *_: None)
     scales.save(task.output / SCALES)
     calibrated, peak = task.elapsed(), peak_memory()
-    quantize(task.graph, resolve(plan, scales), scales, preprocess, task.output)
+    quantize(task.graph, resolve(plan, scales, task.graph), scales, preprocess, task.output)
     report(f"edgeq {__version__}", scales_peak=peak, scales=calibrated, model=task.elapsed())
 
 

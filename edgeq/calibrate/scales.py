@@ -19,6 +19,7 @@ from edgeq.errors import ArtifactError, CalibrationError
 __all__ = ["PackedHistogram", "Scales", "TensorRange", "TensorScale", "Trial"]
 
 SCALES_VERSION: Final = "edgeq.scales/1"
+_LATER: Final = ("corrections", "uncorrected", "float_adds", "float_layers")
 
 
 class TensorRange(BaseModel):
@@ -137,14 +138,16 @@ class Scales(Artifact):
         method: the method asked for; `auto` chooses one for each backend.
         chosen: what it chose.
         shared_add: whether the two sides of a residual addition share a scale; None leaves that to the plan.
+        float_adds: residual additions are in floating point.
+        float_layers: layers with weights that are, and the percent of all multiplications that each is.
         held_back: images that `auto` judged by; they are not in the histograms.
         trials: every choice that was tried, in order.
         drift: median distance between the histograms of a tenth of the images and of the rest (`diagnose.distance`);
             None for scales that were merged or resumed.
         tensors: one entry for every tensor that needs a scale.
         corrections: of INT8 layers' weights and biases, by layer.
-        uncorrected: layers of which something could not be corrected, and why; both came later than version 1, and are
-            not written where they are empty.
+        uncorrected: layers of which something could not be corrected, and why; these two and `float_adds`,
+            `float_layers` came later than version 1, and are not written where they are empty or False.
     """
 
     otherwise = "is not a scales file"
@@ -158,6 +161,8 @@ class Scales(Artifact):
     method: str
     chosen: dict[str, str] = Field(default_factory=dict)
     shared_add: bool | None = None
+    float_adds: bool = False
+    float_layers: dict[str, float] = Field(default_factory=dict)
     held_back: int = 0
     trials: tuple[Trial, ...] = ()
     drift: float | None = None
@@ -166,9 +171,9 @@ class Scales(Artifact):
     uncorrected: dict[str, str] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
-    def _without_empty_corrections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        empty = {name for name in ("corrections", "uncorrected") if not values.get(name)}
+        empty = {name for name in _LATER if not values.get(name)}
         return {name: value for name, value in values.items() if name not in empty}
 
     def method_for(self, backend: str) -> str:

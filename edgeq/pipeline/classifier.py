@@ -53,7 +53,7 @@ from edgeq.pipeline.stages import (
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.precision import Precision, PrecisionPlan, WeightGranularity, WeightRounding
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.rules import WEIGHTED, left_in_float
 from edgeq.quality.gate import Gate
 from edgeq.quality.judge import Quality
 from edgeq.quality.tasks.base import Examples, ImageTask
@@ -88,6 +88,8 @@ class Prepared(BaseModel):
         trials: what `auto` tried, on images held back from calibration.
         weight_rounding: how INT8 weights were rounded.
         bias_correction: whether biases take back what quantization shifts.
+        float_additions: residual additions that stay in FP32 beside INT8 layers, by name.
+        float_layers: layers that a search left in FP32, and the percent of all multiplications that each is.
         uncorrected: layers of which something could not be corrected, and why.
         int8_layers, fp16_layers, fp32_layers: layers with weights, by precision. ONNX Runtime's CPU runs FP16 as FP32.
         search: which layers a bound on the drop keeps in floating point; `quality` is then that of the images that were
@@ -111,6 +113,8 @@ class Prepared(BaseModel):
     weights: WeightGranularity
     weight_rounding: WeightRounding = "nearest"
     bias_correction: bool = False
+    float_additions: tuple[str, ...] = ()
+    float_layers: dict[str, float] = Field(default_factory=dict)
     uncorrected: dict[str, str] = Field(default_factory=dict)
     int8_layers: int
     fp16_layers: int
@@ -202,7 +206,8 @@ def prepare(
         scales, skipped = calibrate_graph(
             graph, plan, planned_tensors(graph, plan), samples, options, report, task=task
         )
-        plan = resolve(plan, scales)
+        before, plan = plan, resolve(plan, scales, graph)
+        additions = left_in_float(before, plan)
         scales.save(work / SCALES)
         found, examples = _search(work, plan, scales, source, images, task, examples, options, report)
         plan = found.plan if found else plan
@@ -246,6 +251,7 @@ def prepare(
         exported,
         channels,
         plan,
+        additions,
         scales,
         skipped,
         search,
@@ -302,6 +308,7 @@ def _summary(
     exported: ExportReport,
     channels: EqualizationRecord | None,
     plan: PrecisionPlan,
+    additions: tuple[str, ...],
     scales: Scales,
     skipped: tuple[str, ...],
     search: Search | None,
@@ -325,6 +332,8 @@ def _summary(
         weights=plan.weights,
         weight_rounding=plan.weight_rounding,
         bias_correction=plan.bias_correction,
+        float_additions=additions,
+        float_layers=scales.float_layers,
         uncorrected=scales.uncorrected,
         int8_layers=weighted[Precision.INT8],
         fp16_layers=weighted[Precision.FP16],

@@ -33,7 +33,7 @@ from edgeq.pipeline.stages import Options, check_classes, expected_answer, unfol
 from edgeq.pipeline.text_encoder import FLOAT_REASON
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import plan_classifier, plan_float, plan_modules, plan_vision
+from edgeq.plan.rules import float_additions, plan_classifier, plan_float, plan_modules, plan_vision
 from edgeq.quality.tasks.base import Examples, ImageTask
 from edgeq.quantize.equalize.trial import int8_linears
 
@@ -361,6 +361,7 @@ def plan_model(
             shared_add=options.shared_add is not False,
             keep_batchnorm=tuple(kept.batchnorm for kept in report.kept),
         )
+        plan = float_additions(graph, plan) if options.float_adds else plan
         if int8_linears(plan):
             plan = plan.model_copy(update={"channel_equalization": options.channel_equalization})
         allowed |= unfoldable_allowance(report.unfoldable)

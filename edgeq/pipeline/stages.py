@@ -30,7 +30,7 @@ from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity, WeightRounding
-from edgeq.plan.rules import plan_classifier, replan
+from edgeq.plan.rules import float_additions, plan_classifier, replan
 from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
 from edgeq.quality.judge import Further, Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
@@ -40,6 +40,8 @@ from edgeq.quantize.int8.qdq import calibrated_tensors
 from edgeq.quantize.int8.select import resolve, select, trials
 from edgeq.quantize.int8.stage import made_graph
 from edgeq.quantize.rounding.stage import Wanted, correct_weights, some_to_learn_from, steps
+from edgeq.quantize.search.addition_trial import try_float_additions
+from edgeq.quantize.search.float_layers import try_float_layers
 from edgeq.quantize.search.layer_search import SearchBounds
 from edgeq.quantize.search.range_search import search_ranges
 
@@ -85,10 +87,12 @@ class Options:
         strict: a BatchNorm that cannot be folded is an error; without it, it stays in FP32.
         rules: asked before the built-in ones.
         plan: a saved plan, whose rules, settings and allowances stand in for the built-in rules and for `weights`,
-            `fold`, `keep_batchnorm`, `shared_add`, `transformer`, `channel_equalization` and `rules`; AdaRound and
-            bias correction where it has them.
+            `fold`, `keep_batchnorm`, `shared_add`, `float_adds`, `transformer`, `channel_equalization` and `rules`;
+            AdaRound and bias correction where it has them.
         allow: guards that may be passed: code -> because.
         shared_add: one scale for both inputs of a residual addition; None lets `auto` try both and shares otherwise.
+        float_adds: residual additions stay in floating point; None tries it where `method` is `search`. With False a
+            search leaves no layer in floating point either.
         transformer: which linear layers of a transformer are INT8.
         channel_equalization: how the channels before linear layers are brought to like ranges; `auto` leaves networks
             without normalization as they are.
@@ -114,6 +118,7 @@ class Options:
     keep_batchnorm: tuple[str, ...] = ()
     strict: bool = False
     shared_add: bool | None = None
+    float_adds: bool | None = None
     transformer: Scope = "linears"
     channel_equalization: ChannelEqualization = "auto"
     weight_rounding: WeightRounding = "auto"
@@ -145,6 +150,7 @@ class Options:
             weights=self.plan.weights,
             keep_batchnorm=self.plan.keep_batchnorm,
             shared_add=self.plan.shared_add,
+            float_adds=False,  # the plan's rules say it
             transformer=self.plan.transformer,
             channel_equalization=self.plan.channel_equalization,
             weight_rounding="adaround" if self.plan.weight_rounding == "adaround" else self.weight_rounding,
@@ -326,9 +332,10 @@ def calibrate_graph(
     )
     if options.method == SEARCH:
         some = counted.sample(min(_SEARCHED_SAMPLES, 2 * len(judged), len(counted)))
+        scales = _leave_in_float(graph, plan, scales, some, judged, options, report)
         scales = search_ranges(
             onnx.load(graph),
-            resolve(plan, scales),
+            resolve(plan, scales, graph),
             scales,
             [array for _, array in some.arrays([], len(samples))],
             judged,
@@ -337,6 +344,26 @@ def calibrate_graph(
             advance=counter(report, "search ranges", 0),
         )
     return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
+
+
+def _leave_in_float(
+    graph: Path,
+    plan: PrecisionPlan,
+    scales: Scales,
+    samples: Samples,
+    judged: Sequence[NDArray[Any]],
+    options: Options,
+    report: Progress,
+) -> Scales:
+    """Scales with what a search leaves in floating point of an image network: additions, and a few layers."""
+    pixels, threads = pixel_input(samples.preprocess), options.threads
+    if pixels is None or options.plan is not None or options.float_adds is False:
+        return scales
+    model = onnx.load(graph)
+    resolved, advance = resolve(plan, scales, graph), counter(report, "try additions", 0)
+    scales = try_float_additions(model, resolved, scales, judged, pixels=pixels, threads=threads, advance=advance)
+    resolved = resolve(plan, scales, graph)
+    return try_float_layers(model, resolved, scales, samples, judged, pixels=pixels, threads=threads, report=report)
 
 
 def _correct(
@@ -356,7 +383,7 @@ def _correct(
         if wanted.insist:
             raise _no_vector("the rounding of weights and biases", "--weight-rounding nearest --no-bias-correction")
         return scales
-    model, plan = onnx.load(graph), resolve(plan, scales)
+    model, plan = onnx.load(graph), resolve(plan, scales, graph)
     return correct_weights(
         model,
         plan,
@@ -469,6 +496,7 @@ def plan_graph(graph: Path, exported: ExportReport, options: Options) -> Precisi
         keep_batchnorm=tuple(exported.kept),
         transformer=options.transformer,
     )
+    plan = float_additions(model, plan) if options.float_adds else plan
     return plan.model_copy(update=settled)
 
 

@@ -164,9 +164,12 @@ def _done_by_int8_layer(node: onnx.NodeProto, graph: Surroundings) -> bool:
     return len(graph.consumers[node.input[0]]) == 1 and node.input[0] not in graph.outputs
 
 
+def _adds_tensors(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    return node.op_type == "Add" and len(graph.values(node)) == 2
+
+
 def _adds_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
-    values = graph.values(node)
-    return node.op_type == "Add" and len(values) == 2 and all(graph.is_stored(name) for name in values)
+    return _adds_tensors(node, graph) and all(graph.is_stored(name) for name in graph.values(node))
 
 
 def _moves_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
@@ -200,6 +203,7 @@ INT8_CONDITIONS: Final[dict[Condition, Callable[[onnx.NodeProto, Surroundings], 
 
 CONDITIONS: Final = {
     **INT8_CONDITIONS,
+    "adds-tensors": _adds_tensors,
     "unknown-operator": _unknown_operator,
     "embeds-patches": _embeds_patches,
     "makes-angles": _makes_angles,

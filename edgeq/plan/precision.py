@@ -57,6 +57,7 @@ ChannelEqualization = Annotated[str, StringConstraints(pattern=CHANNEL_EQUALIZAT
 Condition = Literal[
     "constant-weight",
     "done-by-int8-layer",
+    "adds-tensors",
     "adds-int8",
     "moves-int8",
     "pools-int8",

@@ -47,6 +47,9 @@ __all__ = [
     "PRODUCTS",
     "VISION_RULES",
     "WEIGHTED",
+    "added_in_float",
+    "float_additions",
+    "left_in_float",
     "plan_classifier",
     "plan_float",
     "plan_modules",
@@ -105,6 +108,13 @@ CLASSIFIER_RULES: Final = (
     _rule("fp32-otherwise", _FP32, "no integer kernel beside INT8 layers"),
 )
 """For an image classifier's graph, or an image encoder's."""
+
+_FLOAT_ADDITIONS: Final = _rule(
+    "fp32-residual",
+    _FP32,
+    "rounded behind every block, what the skip connections carry was the largest error",
+    when="adds-tensors",
+)
 
 _SCOPES: Final[dict[Scope, tuple[str, ...]]] = {
     "ffn": ("fp16-patches", "fp16-query-key", "fp16-value-output", "fp16-linear"),
@@ -173,6 +183,46 @@ def plan_classifier(
         rules=_in_force(in_force, asked),
         decisions=decisions,
     )
+
+
+def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool = False) -> PrecisionPlan:
+    """`plan` with the residual additions that it has in INT8 in FP32, and what follows from that around them.
+
+    What the skip connections carry is rounded by no addition then; layers with weights stay as they are.
+
+    Args:
+        model: FP32, with the node names of `plan`.
+        plan: for that graph; its rules before the one that puts additions in INT8 still come first.
+        named: the rule is there even where no addition is in INT8, so that the plan says why.
+    """
+    if not named and not any(decision.rule == "int8-add" for decision in plan.decisions):
+        return plan
+    last = len(plan.rules) - 1  # for all that is left
+    place = next((at for at, rule in enumerate(plan.rules) if rule.name == "int8-add"), last)
+    rules = (*plan.rules[:place], _FLOAT_ADDITIONS, *plan.rules[place:])
+    decisions = _decide_graph(model, _subjects(model), rules, Asked())
+    return plan.model_copy(update={"rules": rules, "decisions": decisions})
+
+
+def left_in_float(before: PrecisionPlan, plan: PrecisionPlan) -> tuple[str, ...]:
+    """Names of the additions that are in floating point by `float_additions`, or because a layer before them is.
+
+    Args:
+        before: the plan as it was made.
+        plan: what became of it, for the same graph.
+    """
+    int8 = {decision.layer for decision in before.decisions if decision.rule == "int8-add"}
+    floating = set(added_in_float(plan))
+    return tuple(
+        decision.layer
+        for decision in plan.decisions
+        if decision.layer in floating or (decision.layer in int8 and decision.precision is not _INT8)
+    )
+
+
+def added_in_float(plan: PrecisionPlan) -> tuple[str, ...]:
+    """Names of the additions that `float_additions` put in FP32, in the graph's order."""
+    return tuple(decision.layer for decision in plan.decisions if decision.rule == _FLOAT_ADDITIONS.name)
 
 
 def _built_in(subjects: Sequence[tuple[str, Layer]], transformer: Scope) -> tuple[Rule, ...]:

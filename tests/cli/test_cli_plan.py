@@ -62,6 +62,16 @@ def test_a_saved_plan_makes_the_bundle(
     assert made.decisions == PrecisionPlan.load(plan).decisions
 
 
+def test_a_saved_plan_leaves_additions_in_floating_point(
+    edgeq: Edgeq, tiny_model: Path, tiny_pictures: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    assert edgeq("plan", tiny_model, "--add-scales", "float", "-o", plan).status == 0
+    done = edgeq("prepare", tiny_model, "--images", tiny_pictures, "--plan", plan, "-o", tmp_path / "b", "--json")
+    assert done.status == 0, done.err
+    assert Prepared.model_validate_json(done.out).float_additions == ("residual",)
+
+
 def test_what_a_plan_keeps_is_kept(edgeq: Edgeq, tiny_model: Path, tiny_pictures: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     assert edgeq("plan", tiny_model, "--keep-batchnorm", "stem_bn", "-o", plan).status == 0

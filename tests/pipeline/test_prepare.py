@@ -15,7 +15,7 @@ from edgeq.errors import ExportError, GuardError, ImageError, OutputError
 from edgeq.export.fold import count_batchnorm
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.pipeline.classifier import Options, _at_chance, prepare
-from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.tasks.classification import Classification
 
 INT8 = "model.int8.ort.onnx"
@@ -153,6 +153,15 @@ def test_both_inputs_of_an_addition_share_a_scale_unless_told_otherwise(
         assert PrecisionPlan.load(made.bundle / "plan.yaml").shared_add is shared
         found.append(len(_add_scales(made.bundle)))
     assert found == [1, 2]
+
+
+def test_additions_stay_in_floating_point_where_that_is_asked_for(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    options = Options(allow=ALLOWED, float_adds=True, threads=1, timing=QUICK)
+    made = prepare(*tiny, tmp_path / "bundle", options=options)
+    assert made.float_additions == ("residual",)
+    precisions = {d.layer: d.precision for d in PrecisionPlan.load(made.bundle / "plan.yaml").decisions}
+    assert {precisions[name] for name in ("residual", "residual_relu")} == {Precision.FP32}
+    assert {precisions[name] for name in ("stem", "depthwise", "pointwise")} == {Precision.INT8}
 
 
 def test_the_stages_are_reported_in_order(tiny: tuple[Path, Path], tmp_path: Path) -> None:

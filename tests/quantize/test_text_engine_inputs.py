@@ -74,7 +74,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     plan, tensors = plan_classifier(model), calibrated_tensors(model, plan_classifier(model))
     options = Options(method="minmax", threads=1)
     scales, _ = calibrate_graph(folder / "model.fp32.onnx", plan, tensors, samples, options, lambda *_: None)
-    quantize(folder / "model.fp32.onnx", resolve(plan, scales), scales, None, folder)
+    quantize(folder / "model.fp32.onnx", resolve(plan, scales, folder / "model.fp32.onnx"), scales, None, folder)
     in_int8 = write_text_inputs(bundle, "text", folder / PLAN, batch=BATCHES, lengths=lengths)
     return Made(bundle, end, free, in_int8, in_half)
 

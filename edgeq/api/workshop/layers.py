@@ -169,7 +169,7 @@ def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, Preci
     if (directory / PLAN).is_file():
         return scales, PrecisionPlan.load(directory / PLAN)
     plan = plan_classifier(load_outline(directory / FP32), keep_batchnorm=tuple(report.kept))
-    return scales, resolve(plan, scales)
+    return scales, resolve(plan, scales, directory / FP32)
 
 
 def _truth(

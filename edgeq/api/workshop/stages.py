@@ -286,7 +286,7 @@ def quantize_model(
     decided = plan_graph(graph, report, settled)
     findings = check(_facts(decided, found, preprocess), decided.allowed)
     if settled.shared_add is None:
-        decided = resolve(decided, found)
+        decided = resolve(decided, found, graph)
     with new_directory(Path(output)) as work:
         quantize(graph, decided, found, preprocess, work, backend=settled.backend)
         found.save(work / SCALES)

@@ -17,6 +17,7 @@ from edgeq.quality.tasks.embedding import output_row
 from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.int8.registry import lowering_for
 from edgeq.quantize.search.layer_search import Search, SearchStep
+from edgeq.quantize.search.range_search import FLOAT_ADDITIONS
 
 __all__ = ["print_export", "print_fold", "print_gate", "print_quality", "print_search", "print_trials"]
 
@@ -70,7 +71,8 @@ def _outcome(trial: Trial, most: int) -> str:
 
 
 def _choice(trial: Trial) -> str:
-    if not lowering_for(trial.backend).stores_outputs:  # there one side of an addition is never stored
+    stored = lowering_for(trial.backend).stores_outputs  # otherwise one side of an addition never is
+    if not stored or FLOAT_ADDITIONS in trial.method:
         return trial.method
     return f"{trial.method} ({'shared' if trial.shared_add else 'separate'} additions)"
 

@@ -174,10 +174,11 @@ plan_options = _chain(
     ),
     click.option(
         "--add-scales",
-        type=click.Choice([AUTO, "shared", "separate"]),
+        type=click.Choice([AUTO, "shared", "separate", "float"]),
         default=AUTO,
         show_default=True,
-        help="Scales of the two inputs of a residual addition; auto tries both where --method auto does, else shares.",
+        help="Scales of the two inputs of a residual addition; auto tries both where --method auto does, else shares. "
+        "float leaves additions in floating point, which costs speed; --method search tries that with auto.",
     ),
     click.option(
         "--transformer",
@@ -315,7 +316,7 @@ def plan_choices(
     """The main job's options from the flags of `plan_options`, `guard_options` and `plan_file_option`, and others.
 
     Args:
-        add_scales: `auto`, `shared` or `separate`: scales of a residual addition's two inputs.
+        add_scales: `auto`, `shared` or `separate`: scales of a residual addition's two inputs; `float` for none.
         rules_file: rules that come before edgeq's own; None for none.
         codes: guards that may be passed, from --allow.
         reasons: why, one for each of `codes`.
@@ -330,6 +331,7 @@ def plan_choices(
         _check_alone(click.get_current_context())
     return Options(
         shared_add=None if add_scales == AUTO else add_scales == "shared",
+        float_adds=None if add_scales == AUTO else add_scales == "float",
         rules=load_rules(rules_file) if rules_file else (),
         plan=PrecisionPlan.load(plan_file) if plan_file else None,
         allow=allowances(codes, reasons),

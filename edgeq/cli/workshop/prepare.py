@@ -337,6 +337,11 @@ def _prepare_classifier(
 
 
 def _print_corrections(prepared: Prepared) -> None:
+    if prepared.float_additions:
+        click.echo(f"FP32: {len(prepared.float_additions)} residual additions, which have no weights.")
+    if prepared.float_layers:
+        share = sum(prepared.float_layers.values())
+        click.echo(f"FP32: {', '.join(prepared.float_layers)}; {share:.1f} % of the multiplications.")
     done = ("weights rounded by AdaRound" if prepared.weight_rounding == "adaround" else "", "biases corrected")
     words = " and ".join(word for word in (done if prepared.bias_correction else done[:1]) if word)
     if words:

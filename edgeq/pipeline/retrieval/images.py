@@ -75,5 +75,5 @@ def int8_image_encoder(
         scales, _ = calibrate_graph(graph, plan, planned_tensors(graph, plan), samples, calibration, report)
         made = Path(scratch) / USUAL.file
         pixels = pixel_input(encoders.preprocess)
-        save_onnx(lower(onnx.load(graph), resolve(plan, scales), scales, USUAL, pixels=pixels), made)
+        save_onnx(lower(onnx.load(graph), resolve(plan, scales, graph), scales, USUAL, pixels=pixels), made)
         return encoders.vision(made)

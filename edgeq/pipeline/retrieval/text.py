@@ -108,7 +108,7 @@ def quantize_text(
     graph = folder / FP32
     calibration = Options(method=options.method, weights=options.weights, threads=options.threads)
     scales, _ = calibrate_graph(graph, plan, planned_tensors(graph, plan), samples, calibration, report)
-    plan = resolve(plan, scales)
+    plan = resolve(plan, scales, graph)
     scales.save(folder / SCALES)
     report("quantize", 0, 0)
     quantize(graph, plan, scales, None, folder)

@@ -32,10 +32,12 @@ from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.plan.precision import PrecisionPlan
+from edgeq.plan.rules import float_additions
 from edgeq.quantize.int8.pixels import PixelInput, pixel_input
 from edgeq.quantize.int8.qdq import StoredWeights, lower, many_lowerings, placement_of, scales_to_give, take_scales
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
+from edgeq.quantize.search.layer_search import KEPT_BECAUSE, keep_layers
 
 __all__ = ["resolve", "select", "trials"]
 
@@ -338,8 +340,18 @@ def _affordable(network: _Network, samples: Sequence[Array]) -> Sequence[Array]:
     return samples[: max(_MOST_NUMBERS // numbers, _FEWEST)]
 
 
-def resolve(plan: PrecisionPlan, scales: Scales) -> PrecisionPlan:
-    """`plan` with what `auto` found about residual additions, and with what was corrected of weights and biases."""
+def resolve(plan: PrecisionPlan, scales: Scales, graph: Path) -> PrecisionPlan:
+    """`plan` with what was found about residual additions, and with what was corrected of weights and biases.
+
+    Args:
+        plan: for the graph.
+        scales: for the graph.
+        graph: the FP32 file.
+    """
+    if scales.float_adds:
+        plan = float_additions(load_outline(graph), plan)
+    if scales.float_layers:
+        plan = keep_layers(load_outline(graph), plan, tuple(scales.float_layers), because=KEPT_BECAUSE)
     corrections = scales.corrections.values()
     settled = {
         "shared_add": plan.shared_add if scales.shared_add is None else scales.shared_add,

@@ -15,8 +15,6 @@ from edgeq.calibrate.samples import Array, Samples
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.errors import QuantizeError
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.quality.logits import judge_answers
-from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower, many_lowerings
 from edgeq.quantize.int8.registry import LOWERINGS
@@ -24,7 +22,7 @@ from edgeq.quantize.rounding.bias import learn_biases
 from edgeq.quantize.rounding.layers import Layer, find_layers
 from edgeq.quantize.rounding.learn import learn_rounding
 from edgeq.quantize.search.pieces import Cutter
-from edgeq.quantize.search.range_search import answers_one_by_one, trial_of
+from edgeq.quantize.search.range_search import answers_one_by_one, try_graph
 from edgeq.quantize.search.sweep import bytes_at_cuts, together
 
 __all__ = ["Wanted", "correct_weights", "some_to_learn_from", "steps"]
@@ -173,28 +171,13 @@ def _accept(
     ratios: list[float] = []
     for lowering in _BIASES_OF:
         before, after = (
-            _tried(model, plan, each, lowering, reference, held_back, pixels, threads) for each in (scales, found)
+            try_graph(model, plan, each, lowering, reference, held_back, pixels, threads) for each in (scales, found)
         )
         trials += [before, after.model_copy(update={"method": f"{after.method} {wanted.name}"})]
         ratios.append(after.logit_error / max(before.logit_error, float(np.finfo(np.float64).tiny)))
     better = float(np.mean(ratios)) < 1.0 - _MARGIN and max(ratios) < 1.0 + _MARGIN
     taken = found if better or wanted.insist else scales
     return taken.model_copy(update={"trials": (*scales.trials, *trials)})
-
-
-def _tried(
-    model: onnx.ModelProto,
-    plan: PrecisionPlan,
-    scales: Scales,
-    lowering: Lowering,
-    reference: NDArray[np.float32],
-    held_back: Sequence[Array],
-    pixels: PixelInput | None,
-    threads: int | None,
-) -> Trial:
-    int8 = lower(model, plan, scales, lowering, pixels=pixels)
-    answers = answers_one_by_one(int8, held_back, threads, integers=lowering.integer_bias)
-    return trial_of(scales, plan, judge_answers(reference, answers, None), lowering.ranges_of)
 
 
 def _nothing(left: dict[str, str]) -> QuantizeError:

@@ -28,7 +28,7 @@ from edgeq.errors import ImageError
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
-from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, plan_classifier
+from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, added_in_float, float_additions, plan_classifier
 from edgeq.quality.logits import LogitFigures
 from edgeq.quality.tasks.base import Decisive, Examples, Headline, ImageTask, Outputs, TaskFigures
 from edgeq.quality.tasks.registry import AnyFigures
@@ -38,6 +38,7 @@ from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.sensitivity import Sensitivity
 
 __all__ = [
+    "KEPT_BECAUSE",
     "MAX_SHARE",
     "Evaluation",
     "ImageEvaluation",
@@ -53,6 +54,9 @@ __all__ = [
 SEARCH_VERSION: Final = "edgeq.search/1"
 MAX_SHARE: Final = 15.0
 """Percent of the weighted layers' bytes that may stay in floating point, where nothing else is said."""
+
+KEPT_BECAUSE: Final = "it costs the output most for what it multiplies"
+"""Of layers that a search leaves in floating point without a bound on the drop."""
 
 UNSEEN: Final = 3.0
 """Times the drop allowed on the images searched, that it may be on others, where nothing else is said."""
@@ -260,13 +264,20 @@ def worst_first(table: Sensitivity) -> tuple[str, ...]:
     return tuple(line.layer for line in lines)
 
 
-def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[str]) -> PrecisionPlan:
+def keep_layers(
+    model: onnx.ModelProto,
+    plan: PrecisionPlan,
+    layers: Sequence[str],
+    *,
+    because: str = "without it the drop would be larger than allowed",
+) -> PrecisionPlan:
     """`plan` with these layers in FP32, each by a rule of its own, and what follows from that around them.
 
     Args:
         model: FP32, with the node names of `plan`.
         plan: for that graph; its own rules stay behind the new ones.
         layers: names of those to keep; none gives `plan` itself.
+        because: why, in a sentence.
     """
     if not layers:
         return plan
@@ -275,11 +286,12 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
             name=f"fp32-kept-{layer}",
             layer=glob.escape(layer),
             precision=Precision.FP32,
-            reason="without it the drop would be larger than allowed",
+            reason=because,
         )
         for layer in layers
     )
-    own = tuple(rule for rule in plan.rules if rule not in CLASSIFIER_RULES)
+    floating = {decision.rule for decision in plan.decisions if decision.layer in added_in_float(plan)}
+    own = tuple(rule for rule in plan.rules if rule not in CLASSIFIER_RULES and rule.name not in floating)
     made = plan_classifier(
         model,
         rules=(*kept, *own),
@@ -288,6 +300,7 @@ def keep_layers(model: onnx.ModelProto, plan: PrecisionPlan, layers: Sequence[st
         keep_batchnorm=plan.keep_batchnorm,
         transformer=plan.transformer,
     )
+    made = float_additions(model, made, named=True) if floating else made
     settled = ("allowed", "channel_equalization", "weight_rounding", "bias_correction")
     return made.model_copy(update={name: getattr(plan, name) for name in settled})
 

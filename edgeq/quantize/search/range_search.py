@@ -22,17 +22,30 @@ from edgeq.calibrate.scales import Scales, TensorRange, Trial
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine, default_threads
 from edgeq.engine.registry import DEFAULT
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.rules import WEIGHTED, added_in_float
 from edgeq.quality.logits import Answers, judge_answers
+from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower, many_lowerings, placement_of
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.search.sweep import Runner, Track, together
 from edgeq.quantize.search.variants import Variant, Workbench
 
-__all__ = ["PARTS", "SEARCHED", "answers_one_by_one", "clipped", "search_ranges", "trial_of"]
+__all__ = [
+    "FLOAT_ADDITIONS",
+    "PARTS",
+    "SEARCHED",
+    "answers_one_by_one",
+    "clipped",
+    "search_ranges",
+    "trial_of",
+    "try_graph",
+]
 
 Errors = NDArray[np.float64]
+
+FLOAT_ADDITIONS: Final = "float-additions"
+"""Behind a method's name in a trial whose plan has residual additions in floating point."""
 
 SEARCHED: Final = "searched"
 """The name that ranges found here go by, beside those of the methods."""
@@ -209,14 +222,41 @@ def trial_of(scales: Scales, plan: PrecisionPlan, answers: Answers, backend: str
         backend: that it was made for.
     """
     figures = answers.figures()
+    method = scales.method_for(backend)
     return Trial(
         backend=backend,
-        method=scales.method_for(backend),
+        method=f"{method} {FLOAT_ADDITIONS}" if added_in_float(plan) else method,
         shared_add=plan.shared_add,
         images=figures.images,
         logit_error=figures.logit_error,
         agreement=figures.agreement,
     )
+
+
+def try_graph(
+    model: onnx.ModelProto,
+    plan: PrecisionPlan,
+    scales: Scales,
+    lowering: Lowering,
+    reference: NDArray[np.float32],
+    samples: Sequence[Array],
+    pixels: PixelInput | None,
+    threads: int | None,
+) -> Trial:
+    """Make the INT8 graph of a backend and hold its answers against FP32's.
+
+    Args:
+        model: FP32, folded, with the node names of `plan`.
+        plan, scales: for that graph.
+        lowering: of the backend.
+        reference: FP32's answers, float32 [n, numbers].
+        samples: that they are answers to, each [1, ...].
+        pixels: as in `lower`.
+        threads: of one operator.
+    """
+    int8 = lower(model, plan, scales, lowering, pixels=pixels)
+    answers = answers_one_by_one(int8, samples, threads, integers=lowering.integer_bias)
+    return trial_of(scales, plan, judge_answers(reference, answers, None), lowering.ranges_of)
 
 
 def answers_one_by_one(

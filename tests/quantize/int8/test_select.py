@@ -82,7 +82,7 @@ def test_the_choice_is_the_least_disturbing_trial(exported: tuple[Path, ModelSou
         assert min(t.logit_error for t in won) <= min(t.logit_error for t in tried) / 0.97
     assert all(trial.images == len(held) for trial in chosen.trials if trial.method == chosen.method_for(trial.backend))
     assert chosen.held_back == len(held)
-    assert resolve(plan, chosen).shared_add is chosen.shared_add
+    assert resolve(plan, chosen, graph).shared_add is chosen.shared_add
     assert Scales.model_validate_json(chosen.model_dump_json()) == chosen
 
 
@@ -118,7 +118,7 @@ def test_what_is_settled_is_not_tried(exported: tuple[Path, ModelSource], images
 def test_without_trials_the_plan_stays(exported: tuple[Path, ModelSource], images: ImageSet) -> None:
     graph, source = exported
     plan, scales = calibrated(graph, source, images)
-    assert resolve(plan, scales) is plan
+    assert resolve(plan, scales, graph) is plan
     assert scales.method_for("tensorrt") == scales.method_for("onnxruntime") == "mse"
 
 

@@ -49,7 +49,7 @@ def made(
     options, tensors = Options(method=method, threads=1), calibrated_tensors(equalized, plan)
     scales, skipped = calibrate_graph(graph, plan, tensors, samples, options, lambda *_: None)
     assert not skipped
-    plan = resolve(plan, scales)
+    plan = resolve(plan, scales, graph)
     quantize(graph, plan, scales, None, directory)
     return plan, scales, record
 

@@ -126,12 +126,12 @@ def test_a_layer_in_floating_point_is_left_alone(calibrated: Calibrate, correcte
 def test_what_was_done_is_in_the_plan_and_only_then_written(
     calibrated: Calibrate, corrected: Scales, tmp_path: Path
 ) -> None:
-    plan = resolve(calibrated.plan, corrected)
+    plan = resolve(calibrated.plan, corrected, calibrated.graph)
     assert (plan.weight_rounding, plan.bias_correction) == ("adaround", True)
     plan.save(tmp_path / "plan.yaml")
     assert PrecisionPlan.load(tmp_path / "plan.yaml") == plan
     assert Options(plan=plan).settled().weight_rounding == "adaround"
-    resolve(calibrated.plan, calibrated()).save(tmp_path / "plain.yaml")
+    resolve(calibrated.plan, calibrated(), calibrated.graph).save(tmp_path / "plain.yaml")
     assert "rounding" not in (tmp_path / "plain.yaml").read_text()
     calibrated().save(tmp_path / "plain.json")
     assert not {"corrections", "uncorrected"} & json.loads((tmp_path / "plain.json").read_text()).keys()
