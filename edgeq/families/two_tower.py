@@ -191,7 +191,7 @@ def describe_two_tower(config: Mapping[str, Any]) -> TwoTower:
         found = TWO_TOWERS[kind](config["text_config"], config)
         images = found.dimension if kind == "clip" else int(config["vision_config"]["hidden_size"])
         pooled = kind == "clip" or bool(config["vision_config"]["vision_use_head"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"the config of the {kind} model lacks {error}") from error
     if images != found.dimension:
         raise ModelError(
@@ -222,7 +222,7 @@ def describe_text_tower(config: Mapping[str, Any]) -> TwoTower:
         found = TEXT_TOWERS[kind][1](config, config)
         if kind == "clip_text_model" and not is_projected(config):
             found = replace(found, dimension=int(config["hidden_size"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"the config of the {kind} lacks {error}") from error
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeq.install.records import mark_failed
 from edgeq.install.states import State, go_back, read_state
-from edgeq.install.store import MARKER, Store, is_id
+from edgeq.install.store import Store, is_id
 
 __all__ = ["recover", "sweep"]
 
@@ -56,7 +56,7 @@ def _rubbish(store: Store, state: State) -> Iterator[Path]:
     yield from [path for path in store.states.iterdir() if path.name not in kept]
     yield from [path for path in store.versions.iterdir() if not is_id(path.name)]
     yield from [path for path in store.records.iterdir() if not store.version(path.stem).is_dir()]
-    yield from [*store.staging.iterdir(), *store.root.glob(f".{MARKER}.partial-*")]
+    yield from [*store.staging.iterdir(), *store.root.glob(".*.json.partial-*")]
 
 
 def _unused_objects(store: Store) -> Iterator[Path]:
