@@ -13,11 +13,12 @@ import pwd
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.release import moment
+from edgeq.errors import OutputError
 from edgeq.install.store import Store, sync_directory
 from edgeq.strict_json import read_model
 
@@ -51,12 +52,12 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal["edgeq.history/1"] = "edgeq.history/1"
-    number: int
-    before: str
-    at: str
-    who: str
     did: Act
     id: str
+    number: int = 0
+    before: str = _NOTHING
+    at: str = ""
+    who: str = ""
     product: str | None = None
     sequence: int | None = None
     signed_by: str | None = None
@@ -72,60 +73,47 @@ class Head(BaseModel):
     digest: str = _NOTHING
 
 
-def append(
-    store: Store,
-    did: Act,
-    identity: str,
-    *,
-    product: str | None = None,
-    sequence: int | None = None,
-    signed_by: str | None = None,
-    because: str = "",
-) -> Head:
+def append(store: Store, entry: Entry) -> Head:
     """Add a line, which is on the disk when this returns; the lock must be held.
 
     Args:
         store: that something is done to.
-        did, identity, product, sequence, signed_by, because: as in `Entry`.
+        entry: what is done; its number, the line before, the moment and the user are filled in.
 
     Raises:
-        OSError: it cannot be written.
+        OutputError: it cannot be written.
     """
     path = store.root / HISTORY
     new = not path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
     try:
-        lines = _lines(_whole_lines(descriptor))
-        entry = Entry(
-            number=len(lines) + 1,
-            before=_digest(lines[-1]) if lines else _NOTHING,
-            at=moment(datetime.now(timezone.utc)),
-            who=_who(),
-            did=did,
-            id=identity,
-            product=product,
-            sequence=sequence,
-            signed_by=signed_by,
-            because=because,
-        )
-        line = entry.model_dump_json(exclude_defaults=False, exclude_none=True).encode()
-        os.write(descriptor, line + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if new:
-        sync_directory(store.root)
-    return Head(number=entry.number, digest=_digest(line))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
+        with open(descriptor, "r+b") as file:
+            head = _added(file, entry)
+            file.flush()
+            os.fsync(descriptor)
+        if new:
+            sync_directory(store.root)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return head
 
 
-def _whole_lines(descriptor: int) -> bytes:
-    """What is there; a line that a power cut left half written was never told to anybody, and is cut off."""
-    with open(descriptor, "rb", closefd=False) as file:
-        data = file.read()
+def _added(file: BinaryIO, entry: Entry) -> Head:
+    """Write the line behind the last one, and tell the new end.
+
+    What a power cut or a full disk left of a line was never told to anybody, and is cut off.
+    """
+    data = file.read()
     end = data.rfind(b"\n") + 1
     if end < len(data):
-        os.ftruncate(descriptor, end)
-    return data[:end]
+        file.truncate(end)
+    lines = _lines(data[:end])
+    now = moment(datetime.now(timezone.utc))
+    place = {"number": len(lines) + 1, "before": _digest(lines[-1]) if lines else _NOTHING, "at": now, "who": _who()}
+    line = entry.model_copy(update=place).model_dump_json(exclude_none=True).encode()
+    file.seek(0, os.SEEK_END)
+    file.write(line + b"\n")
+    return Head(number=len(lines) + 1, digest=_digest(line))
 
 
 def read_history(store: Store, head: Head) -> tuple[tuple[Entry, ...], str]:

@@ -16,7 +16,7 @@ from edgeq.artifact import Artifact
 from edgeq.engine_store.lock import is_free
 from edgeq.errors import ArtifactError, OutputError
 
-__all__ = ["ENGINES", "MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "sync_directory"]
+__all__ = ["ENGINES", "MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "refuse_writable", "sync_directory"]
 
 ROOT: Final = Path("/var/lib/edgeq")
 """The store of a device."""
@@ -137,7 +137,7 @@ def locked(root: Path, *, make: bool = False) -> Iterator[Store]:
         else:
             open_store(root)
         _lock(store, stack)
-        _refuse_writable(store)
+        refuse_writable(store)
         with _advice(store.root):
             if make:
                 _make(store)
@@ -160,7 +160,7 @@ def _narrow_umask() -> int:
     return before
 
 
-def _refuse_writable(store: Store) -> None:
+def refuse_writable(store: Store) -> None:
     """Raise ArtifactError where everybody may write into a store: what it remembers would be worth nothing."""
     names = ("", ENGINES, *_DIRECTORIES, *(path.name for path in store.root.glob("*.json*")))
     for path in (store.root / name for name in names):

@@ -31,9 +31,9 @@ from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.release import Moment, parse_moment
 from edgeq.bundle.verify import Trust, Verified, read_head
 from edgeq.errors import ArtifactError, InputError
-from edgeq.install.history import HISTORY, Act, Head, append, read_history
+from edgeq.install.history import HISTORY, Act, Entry, Head, append, read_history
 from edgeq.install.records import read_record, read_records
-from edgeq.install.store import MARKER, Store, locked, open_store
+from edgeq.install.store import MARKER, Store, locked, open_store, refuse_writable
 
 __all__ = [
     "ALLOW",
@@ -174,7 +174,8 @@ def note(
     if not (store.root / _MEMORY).exists():
         memory.save(store.root / _MEMORY)  # first: a history without it would be one that somebody took it from
     product, sequence = (None, None) if manifest is None else (manifest.product, manifest.sequence)
-    head = append(store, did, identity, product=product, sequence=sequence, signed_by=signed_by, because=because)
+    entry = Entry(did=did, id=identity, product=product, sequence=sequence, signed_by=signed_by, because=because)
+    head = append(store, entry)
     memory.model_copy(update={"head": head}).save(store.root / _MEMORY)
 
 
@@ -239,6 +240,8 @@ def trust_at(place: Path, bundle: Path, keys: Sequence[str | Path], *, device: D
     if not (root / MARKER).is_file():
         return Trust(given, bool(given), device)
     store = Store(root.resolve())
+    if os.path.lexists(store.root / _MEMORY):
+        refuse_writable(store)
     return trust_for(store, given, device=device, unsigned=_is_allowed(store, bundle.resolve().name))
 
 
@@ -330,6 +333,13 @@ def remember(
 
     It is called when the version has passed its check and before that counts, so that no interruption leaves a version
     in use that the store does not remember.
+
+    Args:
+        store: that has the version.
+        manifest: of the version.
+        identity: of the version.
+        signed_by: id of the key whose signature was checked; None where none was.
+        given: keys that a person named.
     """
     memory = read_memory(store)
     keys = {key.id: key for key in memory.keys} | {key.id: ListedKey.of(key) for key in given}

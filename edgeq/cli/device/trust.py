@@ -149,9 +149,13 @@ def set_command(file: Path, root: Path, roots: tuple[Path, ...], as_json: bool) 
 @click.argument("key", metavar="ID")
 @root_option
 @click.option("--because", metavar="TEXT", required=True, help="Why; it is told wherever the key is met.")
-def revoke_command(key: str, root: Path, because: str) -> None:
+@json_option
+def revoke_command(key: str, root: Path, because: str, as_json: bool) -> None:
     """Trust a key no more on this device, by its id, whatever the list of keys says; it cannot be undone."""
     revoke_key(root, key, because)
+    if as_json:
+        console.print_json(show_trust(root))
+        return
     click.echo(f"{key} is revoked: nothing that it signed is installed, started or rolled back to.")
 
 
