@@ -4,8 +4,8 @@ Between the check of a file and its use by a library that opens it by name, some
 file's ctime whenever its bytes, its names or its mode change, and nobody can set it back: so a file that has the same
 inode, size, mtime and ctime as before was not changed, and neither was a directory which has. That costs a look at each
 name. Read again are small files, those that were changed so shortly before the first look that the clock of the file
-system could not tell, and those whose number of names changed (`edgeq install` and `prune` link and unlink files that
-versions share, which sets the ctime as well).
+system could not tell, and those of several names whose ctime alone changed (`edgeq install` and `prune` link and unlink
+files that versions of a store share).
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ class _Place:
         return cls(it.st_dev, it.st_ino, size, it.st_mtime_ns, it.st_ctime_ns, it.st_nlink, directory)
 
     def may_be(self, other: _Place) -> bool:
-        """Whether nothing but names of the file elsewhere came or went."""
+        """Whether nothing but names of the file elsewhere came or went; a store's files have several."""
         ours = (self.device, self.inode, self.size, self.mtime, self.directory)
         theirs = (other.device, other.inode, other.size, other.mtime, other.directory)
-        return ours == theirs and (self.ctime == other.ctime or (self.names != other.names and not self.directory))
+        return ours == theirs and (self.ctime == other.ctime or (self._is_linked(other) and not self.directory))
+
+    def _is_linked(self, other: _Place) -> bool:
+        return self.names > 1 or other.names > 1
 
 
 @dataclass(frozen=True)
