@@ -54,6 +54,7 @@ RELEASES: Final = 6
 MADE: Final = "2026-01-01T00:00:00Z"
 
 Act = Callable[[Path], object]
+"""What is done to a store, or to a name."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _change_header(changed: bytearray, block: int, chance: random.Random) -> Non
     changed[block + 148 : block + 156] = b"%06o\0 " % total
 
 
-VALUES: Final = (
+VALUES: Final[tuple[object, ...]] = (
     *(None, True, -1, 0, 1, 2**63, 10**30, 1.5, "", "x", "../evil", "/tmp/evil", "manifest.json/x", "a\0b", [], {}),
     *(
         "edgeq.bundle/2",
@@ -266,9 +267,8 @@ def _change_directory(bundle: Path, chance: random.Random) -> None:
         path.write_bytes(data[: chance.randrange(len(data))])
     elif name == "vision.onnx":
         path.unlink()
-        [lambda: path.mkdir(), lambda: path.symlink_to("/etc/passwd"), lambda: os.mkfifo(path), lambda: None][
-            kind - 2
-        ]()
+        others: list[Act] = [Path.mkdir, lambda it: it.symlink_to("/etc/passwd"), os.mkfifo, lambda _it: None]
+        others[kind - 2](path)
     elif kind == 2:
         text = path.read_text()
         line = chance.choice(text.splitlines()[1:-1])
@@ -283,12 +283,8 @@ def _add(bundle: Path, chance: random.Random) -> None:
     name = chance.choice(
         ["new", "language/new", ".hidden", "VISION.ONNX", "manifest.json.bak", "language/chat_template.jinja"]
     )
-    makers = [
-        lambda: (bundle / name).write_bytes(b"x"),
-        lambda: (bundle / name).symlink_to("/etc"),
-        lambda: (bundle / name).mkdir(),
-    ]
-    chance.choice(makers)()
+    others: list[Act] = [lambda it: it.write_bytes(b"x"), lambda it: it.symlink_to("/etc"), Path.mkdir]
+    chance.choice(others)(bundle / name)
 
 
 def _change_value(content: object, chance: random.Random) -> None:

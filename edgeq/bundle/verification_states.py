@@ -192,7 +192,7 @@ class Digested(_State):
                 causes=("the signature was removed", "the bundle was never signed"),
                 next_step="edgeq sign BUNDLE --key NAME.private.pem",
             )
-        if required and not keys:
+        if required and not keys and not revoked:
             raise UnknownKeyError(
                 f"no key was given to check the signature of {self.where}", next_step="--key NAME.public.pem"
             )

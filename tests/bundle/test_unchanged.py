@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from packed import CONTENTS, make_bundle
 
-from edgeq.bundle import snapshot
+from edgeq.bundle import snapshot, verify
+from edgeq.bundle.directory import copy_file
 from edgeq.bundle.errors import DigestError
 from edgeq.bundle.keys import KeyPair
 from edgeq.bundle.signature import sign_bundle
@@ -86,10 +87,12 @@ def test_a_change_after_the_check(
 def _read(monkeypatch: pytest.MonkeyPatch, bundle: Path, verified: Verified) -> list[str]:
     """The files that the second look reads."""
     read = list[str]()
-    from edgeq.bundle import verify
 
-    copy = verify.copy_file
-    monkeypatch.setattr(verify, "copy_file", lambda path, size: (read.append(path.name), copy(path, size))[1])
+    def copy(path: Path, size: int) -> str:
+        read.append(path.name)
+        return copy_file(path, size)
+
+    monkeypatch.setattr(verify, "copy_file", copy)
     check_unchanged(bundle, verified)
     monkeypatch.undo()
     return sorted(read)

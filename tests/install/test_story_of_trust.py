@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import Edgeq, assert_refused
+from command import Edgeq, Outcome, assert_refused
 from packed import make_bundle
 from small_bundles import pair, sha256
 
@@ -55,7 +55,7 @@ def identity(bundle: Path) -> str:
 def test_the_story(edgeq: Edgeq, tmp_path: Path, root: Path, keys: dict[str, str], release: Release) -> None:
     public = {name: tmp_path / f"{name}.public.pem" for name in keys}
 
-    def install(bundle: Path, *flags: str | Path) -> object:
+    def install(bundle: Path, *flags: str | Path) -> Outcome:
         return edgeq("install", bundle, "--root", root, "--no-check", *flags)
 
     # The first one brings the key; the second needs to name none.

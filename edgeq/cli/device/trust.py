@@ -9,7 +9,6 @@ from typing import Literal
 
 import click
 from pydantic import BaseModel, ConfigDict
-from rich.markup import escape
 
 from edgeq.bundle.key_list import (
     KeyList,
@@ -181,9 +180,10 @@ def _show(root: Path, report: TrustReport) -> None:
     if not rows:
         click.echo(f"{root} trusts everybody: no key was given yet, and no signature is looked at.")
         return
-    by = "by the keys that were given" if report.list is None else f"by list {report.list}"
-    shown = (tuple(escape(cell) for cell in row) for row in rows)
-    console.print_table(f"Trusted in {root}, {by}", ("", "", ""), shown, numbers=())
+    by = "the keys that were given count" if report.list is None else f"list {report.list} says which keys count"
+    click.echo(f"In {root} {by}.")
+    for row in rows:
+        click.echo("  ".join(filter(None, row)))
 
 
 @command.command("log")
@@ -196,9 +196,8 @@ def log_command(root: Path, as_json: bool) -> None:
     if as_json:
         console.print_json(_Log(entries=entries, damage=damage))
     else:
-        rows = (tuple(escape(cell) for cell in _cells(entry)) for entry in entries)
-        header = ("", "when", "who", "what", "version or key", "release", "signed by", "because")
-        console.print_table(f"Done to {root}", header, rows, numbers=("",))
+        for entry in entries:
+            click.echo("  ".join(filter(None, _cells(entry))))
     if damage:
         raise GateError(
             f"the history of {root} is damaged: {damage}",
@@ -215,6 +214,6 @@ def _cells(entry: Entry) -> tuple[str, ...]:
         entry.did,
         short(entry.id) if entry.did in ("install", "failed", "rollback") else entry.id,
         f"{entry.product} {entry.sequence}" if entry.product else "",
-        entry.signed_by or "",
-        entry.because,
+        f"signed by {entry.signed_by}" if entry.signed_by else "",
+        f"because: {entry.because}" if entry.because else "",
     )
