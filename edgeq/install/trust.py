@@ -67,6 +67,7 @@ class Highest(BaseModel):
     key: str | None
     sequence: int
     id: str
+    made: Moment
 
 
 class Memory(Artifact):
@@ -76,7 +77,6 @@ class Memory(Artifact):
         keys: that were given with --key when something was installed.
         revoked: keys that must not be trusted any more, by what a person said here.
         highest: one for each product and key.
-        made: the latest moment that a signed bundle says it was made: no clock of this device is before it.
         head: the end of the history.
     """
 
@@ -87,7 +87,6 @@ class Memory(Artifact):
     keys: tuple[ListedKey, ...] = ()
     revoked: tuple[RevokedKey, ...] = ()
     highest: tuple[Highest, ...] = ()
-    made: Moment | None = None
     head: Head = Field(default_factory=Head)
 
 
@@ -304,9 +303,8 @@ def _fault(known: _Known, verified: Verified) -> ReleaseError | None:
             causes=("it is older, from before releases were numbered", "it was signed without --product"),
             next_step=f"edgeq sign BUNDLE --key KEY --product NAME; or {ALLOW}",
         )
-    now = datetime.now(timezone.utc)
-    if known.memory.made is not None:
-        now = max(now, parse_moment(known.memory.made))
+    signed = [parse_moment(each.made) for each in highest if each.key is not None]
+    now = max([datetime.now(timezone.utc), *signed])  # a clock that is before what was signed is wrong
     if release.expires is not None and parse_moment(release.expires) <= now:
         return ExpiredError(
             f"release {release.sequence} of {release.product} expired at {release.expires}",
@@ -348,15 +346,13 @@ def remember(
     release = manifest.release
     if release is not None:
         place = (release.product, signed_by)
-        new = Highest(product=release.product, key=signed_by, sequence=release.sequence, id=identity)
+        new = Highest(product=release.product, key=signed_by, sequence=release.sequence, id=identity, made=release.made)
         if place not in highest or highest[place].sequence < new.sequence:
             highest[place] = new
-    made = [at for at in (memory.made, release.made if release and signed_by else None) if at is not None]
     found = memory.model_copy(
         update={
             "keys": tuple(key for key in keys.values() if key.id not in gone),
             "highest": tuple(highest.values()),
-            "made": max(made, default=None),
         }
     )
     if found != memory:

@@ -195,7 +195,7 @@ def test_a_clock_that_jumps(
         install(over, root)
     with pytest.raises(ReleaseError, match="is older"):
         install(release(4, made="2026-12-01T00:00:00Z"), root)
-    _Clock.says = datetime(2099, 1, 1, tzinfo=timezone.utc)
+    _Clock.says = datetime(2099, 1, 1, tzinfo=timezone.utc)  # forward it stops what expires, until it is set
     with pytest.raises(ExpiredError):
         install(release(8, expires="2027-01-01T00:00:00Z"), root)
     _Clock.says = NOW
@@ -203,6 +203,18 @@ def test_a_clock_that_jumps(
     done = install(over, root, because="the newer ones do not fit")
     assert "expired" in done.notes[0]
     assert examine(current(root), trust_at(root, current(root), [])).signed_by == ours.id  # what is in use goes on
+
+
+def test_a_laptop_clock_of_2099_is_forgotten_with_its_key(
+    release: Callable[..., Path], root: Path, ours: KeyPair, theirs: KeyPair
+) -> None:
+    install(release(1), root, keys=[ours.public, theirs.public])
+    install(release(2, key=theirs, made="2099-01-01T00:00:00Z"), root)
+    soon = release(3, expires="2098-01-01T00:00:00Z")
+    with pytest.raises(ExpiredError):
+        install(soon, root)
+    revoke_key(root, theirs.id, "its clock was wrong")
+    install(soon, root)
 
 
 def test_a_checked_signature_is_not_replaced_by_one_that_was_not(
