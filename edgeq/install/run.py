@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.bundle.errors import UnknownKeyError, UnsignedError
+from edgeq.bundle.errors import RevokedKeyError, UnknownKeyError, UnsignedError
 from edgeq.bundle.keys import PublicKey, load_public
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.verify import Trust, Verified
@@ -156,7 +156,7 @@ def _advice(trust: Trust, given: Sequence[PublicKey]) -> Iterator[None]:
     try:
         yield
     except (UnsignedError, UnknownKeyError) as error:
-        if given or (trust.keys and not isinstance(error, UnsignedError)):
+        if given or isinstance(error, RevokedKeyError) or (trust.keys and not isinstance(error, UnsignedError)):
             raise
         raise type(error)(
             error.what,

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.artifact import Artifact
 from edgeq.bundle.contents import Manifest
-from edgeq.bundle.errors import ExpiredError, ReleaseError, RevokedKeyError, UnknownKeyError, UnsignedError
+from edgeq.bundle.errors import BundleError, ExpiredError, ReleaseError, RevokedKeyError, UnknownKeyError, UnsignedError
 from edgeq.bundle.key_list import KeyList, ListedKey, RevokedKey, accepted, check_first, load_list
 from edgeq.bundle.keys import PublicKey, load_public
 from edgeq.bundle.limits import DEFAULT_LIMITS
@@ -33,6 +33,7 @@ from edgeq.bundle.verify import Trust, Verified, read_head
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.history import HISTORY, Act, Entry, Head, append, read_history
 from edgeq.install.records import read_record, read_records
+from edgeq.install.states import read_state
 from edgeq.install.store import MARKER, Store, locked, open_store, refuse_writable
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "check_version",
     "note",
     "read_memory",
+    "refused_now",
     "remember",
     "revoke_key",
     "show_trust",
@@ -441,6 +443,18 @@ def revoke_key(root: Path, identity: str, because: str) -> None:
         revoked = {**{key.id: key for key in memory.revoked}, gone.id: gone}
         kept = tuple(key for key in memory.keys if key.id != identity)
         memory.model_copy(update={"keys": kept, "revoked": tuple(revoked.values())}).save(store.root / _MEMORY)
+
+
+def refused_now(root: Path) -> str:
+    """Why the version in use would not be started any more, by today's keys; empty where it would, or there is none."""
+    store = open_store(root)
+    state = read_state(store)
+    try:
+        if state.current is not None:
+            check_version(store, state.current)
+    except BundleError as error:
+        return error.what
+    return ""
 
 
 def show_trust(root: Path) -> TrustReport:

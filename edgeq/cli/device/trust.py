@@ -27,7 +27,7 @@ from edgeq.cli.flags import PATH, json_option
 from edgeq.errors import GateError, OutputError
 from edgeq.install.history import Entry, read_history
 from edgeq.install.store import open_store
-from edgeq.install.trust import TrustReport, read_memory, revoke_key, show_trust, take_list
+from edgeq.install.trust import TrustReport, read_memory, refused_now, revoke_key, show_trust, take_list
 
 __all__ = ["command"]
 
@@ -142,6 +142,14 @@ def set_command(file: Path, root: Path, roots: tuple[Path, ...], as_json: bool) 
     The first one must be signed with the root keys that are given; later ones with those of the list before.
     """
     _tell(take_list(file, root, roots), as_json)
+    _warn(root)
+
+
+def _warn(root: Path) -> None:
+    """Say so where the service would not start again."""
+    refused = refused_now(root)
+    if refused:
+        click.echo(f"The version in use is refused from now on: {refused}. Install another one.", err=True)
 
 
 @command.command("revoke")
@@ -152,6 +160,7 @@ def set_command(file: Path, root: Path, roots: tuple[Path, ...], as_json: bool) 
 def revoke_command(key: str, root: Path, because: str, as_json: bool) -> None:
     """Trust a key no more on this device, by its id, whatever the list of keys says; it cannot be undone."""
     revoke_key(root, key, because)
+    _warn(root)
     if as_json:
         console.print_json(show_trust(root))
         return
