@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeq.bundle.directory import read_small
 from edgeq.bundle.errors import KeyListError
@@ -49,6 +49,16 @@ _MOST_BYTES: Final = 1 << 20
 _MOST_KEYS: Final = 256
 _KEY_BYTES: Final = 32
 
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a text has characters that cannot be shown")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_printable)]
+"""Shown on a terminal, which a list must not command."""
+
 KeyId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
@@ -59,7 +69,7 @@ class ListedKey(BaseModel):
 
     id: KeyId
     public: str
-    name: str = Field(default="", max_length=100)
+    name: _Text = Field(default="", max_length=100)
 
     @classmethod
     def of(cls, key: PublicKey, name: str = "") -> ListedKey:
@@ -84,7 +94,7 @@ class RevokedKey(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: KeyId
-    because: str = Field(min_length=1, max_length=500)
+    because: _Text = Field(min_length=1, max_length=500)
 
 
 class KeyList(BaseModel):

@@ -138,6 +138,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no threshold": lambda it: it.update(threshold=0),
     "a key more": lambda it: it.update(x=1),
     "no moment": lambda it: it.update(made="yesterday"),
+    "a name that commands the terminal": lambda it: it["keys"][0].update(name="\x1b[2Jteam"),
     "another version": lambda it: it.update(version="edgeq.keys/2"),
 }
 

@@ -56,6 +56,8 @@ def test_show_and_revoke(edgeq: Edgeq, root: Path, ours: KeyPair) -> None:
     assert "the keys that were given count" in done.out
     assert ours.id in done.out
     assert_refused(edgeq("trust", "revoke", "no id", "--root", root, "--because", "x"), "16 hexadecimal digits")
+    assert_refused(edgeq("trust", "revoke", ours.id, "--root", root, "--because", "\x1b[2J"), "cannot be revoked")
+    assert_refused(edgeq("rollback", "--root", root, "--allow-older", "--because", "\x1b[2J"), "--because TEXT")
     done = edgeq("trust", "revoke", ours.id, "--root", root, "--because", "[bold]lost")
     assert f"{ours.id} is revoked" in done.out
     assert "The version in use is refused from now on" in done.err

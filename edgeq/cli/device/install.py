@@ -52,9 +52,9 @@ def allowed_because(allow_older: bool, because: str | None) -> str:
         UsageError: one is given without the other.
     """
     reason = (because or "").strip()
-    if allow_older != bool(reason) or len(reason) > _MOST_REASON:
+    if allow_older != bool(reason) or len(reason) > _MOST_REASON or not reason.isprintable():
         raise click.UsageError(
-            f"--allow-older and --because TEXT go together; TEXT has at most {_MOST_REASON} characters"
+            f"--allow-older and --because TEXT go together; TEXT is a line of at most {_MOST_REASON} characters"
         )
     return reason
 
