@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog clean
+.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -33,6 +33,7 @@ help:
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
+	@echo "make soak-install  installs killed at random, and bundles that were changed at random"
 	@echo "make clean   remove .venv, .venv-newest and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -151,6 +152,10 @@ soak: $(INSTALLED)
 # Other moments: make soak-catalog BENCH="--seed 7 --kills 200 --kinds actor driver"
 soak-catalog: $(INSTALLED)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.catalog_killed $(BENCH)
+
+# The same again: make soak-install BENCH="--seed 7 --kills 50 --mutants 5000"
+soak-install: $(INSTALLED)
+	$(BIN)/python -m benchmarks.install_attacked $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(NEWEST) out

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
 from edgeq.old_names import current_keys
+from edgeq.strict_json import read_model
 
 __all__ = ["MAX_ARTIFACT_BYTES", "Artifact", "Versioned"]
 
@@ -56,7 +57,7 @@ class Artifact(Versioned):
         try:
             if path.stat().st_size > MAX_ARTIFACT_BYTES:
                 raise ValueError(f"larger than {MAX_ARTIFACT_BYTES} bytes")
-            return cls.model_validate_json(path.read_bytes())
+            return read_model(cls, path.read_bytes())
         except (OSError, ValueError, ValidationError) as error:
             version = cls.model_fields["version"].default
             raise ArtifactError(

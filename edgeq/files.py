@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgeq.errors import ModelError, OutputError
+from edgeq.strict_json import read_json
 
 __all__ = [
     "HEAD_BYTES",
@@ -268,8 +268,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if len(data) > MAX_JSON_BYTES:
         raise ModelError(f"{path} is too long for a config", expected=f"at most {MAX_JSON_BYTES:,} bytes")
     try:
-        value = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        value = read_json(data, mark=True)
+    except ValueError as error:
         found = recognise(data[:HEAD_BYTES])
         reason = f"it is {found}" if found and "JSON" not in found else str(error)
         raise ModelError(

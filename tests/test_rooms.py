@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 ROOMS = (
     "errors",
     "old_names",
+    "strict_json",
     "files",
     "artifact",
     "device",
@@ -48,6 +49,7 @@ ROOMS = (
 DEVICE = (
     "errors",
     "old_names",
+    "strict_json",
     "files",
     "artifact",
     "device",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
@@ -9,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from edgeq.bundle.errors import ManifestError, UnsafeNameError
 from edgeq.bundle.needs import DeviceNeeds
+from edgeq.bundle.release import Moment, Product, Release, Sequence
 from edgeq.files import sha256_file
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "Manifest",
     "Task",
     "check_name",
+    "check_names",
     "not_a_bundle",
 ]
 
@@ -33,6 +37,9 @@ _MAX_PART_BYTES: Final = 255
 _SHOWN: Final = 200
 
 Kind = Literal["classifier", "vision-language", "retrieval"]
+
+_UNWRITTEN: Final = ("task", "product", "sequence", "made", "expires")
+"""Fields that are not written where they are None, so that bundles without them are those of before, byte for byte."""
 
 Task = Literal["detect", "segment"]
 """What a graph from pixels is for that is neither a classifier's nor an encoder's."""
@@ -64,6 +71,8 @@ class Manifest(BaseModel):
         allowed: guards that said no and were passed all the same: code -> because.
         needs: of the device.
         task: of a graph from pixels that finds objects, or gives each pixel a class; None, and not written, for others.
+        product, sequence, made, expires: which release it is, as in `Release`; None, and not written, where that is
+            not said.
         files: every file but the manifest and its signature, by name. The plan, the memory plan, the quality figures
             and the canaries are among them.
     """
@@ -77,17 +86,35 @@ class Manifest(BaseModel):
     allowed: dict[str, str] = Field(default_factory=dict)
     needs: DeviceNeeds = DeviceNeeds()
     task: Task | None = None
+    product: Product | None = None
+    sequence: Sequence | None = None
+    made: Moment | None = None
+    expires: Moment | None = None
     files: tuple[BundledFile, ...]
 
     @model_serializer(mode="wrap")
-    def _without_task(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name != "task" or value is not None}
+        return {name: value for name, value in values.items() if name not in _UNWRITTEN or value is not None}
+
+    @property
+    def release(self) -> Release | None:
+        """Which release it is, if it says so."""
+        if self.product is None or self.sequence is None or self.made is None:
+            return None
+        return Release(product=self.product, sequence=self.sequence, made=self.made, expires=self.expires)
 
     @property
     def total_bytes(self) -> int:
         """Of all files listed."""
         return sum(file.size for file in self.files)
+
+    @model_validator(mode="after")
+    def _release_is_told_whole(self) -> Manifest:
+        told = {value is None for value in (self.product, self.sequence, self.made)}
+        if len(told) > 1 or (self.expires is not None and self.product is None):
+            raise ValueError("product, sequence and made come together")
+        return self
 
     @model_validator(mode="after")
     def _files_can_lie_side_by_side(self) -> Manifest:
@@ -114,12 +141,46 @@ def check_name(name: str, where: str, *, most_bytes: int) -> None:
     """
     fault = _fault(name, most_bytes)
     if fault:
-        shown = name.encode("unicode_escape", "replace").decode("ascii")[:80]
-        raise UnsafeNameError(
-            f"{where} names a file {shown!r}: {fault}",
-            expected="names below the bundle, such as language/config.json",
-            causes=("it was made to write elsewhere", "it was not made by edgeq"),
-        )
+        raise _unsafe(name, where, fault)
+
+
+def check_names(names: Iterable[str], where: str, *, most_bytes: int) -> None:
+    """Refuse names that cannot lie side by side on every file system, besides what `check_name` refuses.
+
+    macOS and Windows take `Weights` for `weights`, and macOS both Unicode forms of `é` for one name: there the second
+    file would replace the first one.
+
+    Args:
+        names: of a bundle's files, without the manifest and its signature.
+        where: who names them, for the message.
+        most_bytes: the longest name, in UTF-8.
+
+    Raises:
+        UnsafeNameError: a name is none, or is another's, but for case or Unicode form, or lies below the manifest.
+    """
+    spelled = {_folded(own): own for own in (MANIFEST, SIGNATURE)}
+    for name in names:
+        check_name(name, where, most_bytes=most_bytes)
+        path = PurePosixPath(name)
+        for part in (*(parent.as_posix() for parent in path.parents[:-1]), name):
+            if spelled.setdefault(_folded(part), part) != part:
+                raise _unsafe(name, where, f"{spelled[_folded(part)]!r:.80} differs in case or Unicode form alone")
+        if _folded(path.parts[0]) in (MANIFEST, SIGNATURE):
+            raise _unsafe(name, where, f"{path.parts[0]} is the bundle's own file")
+
+
+def _folded(name: str) -> str:
+    """What case and Unicode form leave of a name."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _unsafe(name: str, where: str, fault: str) -> UnsafeNameError:
+    shown = name.encode("unicode_escape", "replace").decode("ascii")[:80]
+    return UnsafeNameError(
+        f"{where} names a file {shown!r}: {fault}",
+        expected="names below the bundle, such as language/config.json",
+        causes=("it was made to write elsewhere", "it was not made by edgeq"),
+    )
 
 
 def _fault(name: str, most_bytes: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -14,6 +13,7 @@ from edgeq.bundle.directory import read_small
 from edgeq.bundle.errors import ManifestError
 from edgeq.bundle.limits import DEFAULT_LIMITS, Limits
 from edgeq.bundle.verify import verify_bundle
+from edgeq.strict_json import read_json
 
 __all__ = ["QUALITY", "BundleDiff", "Change", "ChangedFile", "diff_bundles"]
 
@@ -101,8 +101,8 @@ def _figures(directory: Path, limits: Limits) -> dict[str, Value]:
     """The values of `quality.json` by their places."""
     path = directory / QUALITY
     try:
-        return dict(_leaves("", json.loads(read_small(path, limits.manifest_bytes))))
-    except (ValueError, RecursionError) as error:
+        return dict(_leaves("", read_json(read_small(path, limits.manifest_bytes))))
+    except ValueError as error:
         raise ManifestError(f"{path} holds no quality figures", expected="JSON") from error
 
 

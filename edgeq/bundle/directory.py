@@ -66,8 +66,14 @@ def _open_plain(path: Path) -> Iterator[BufferedReader]:
     if path.is_symlink():
         _plain_size(path.lstat(), path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _plain_size(
+            os.fstat(descriptor), path
+        )  # before it is a file to Python, which refuses directories in its own way
+    except IrregularFileError:
+        os.close(descriptor)
+        raise
     with open(descriptor, "rb") as file:
-        _plain_size(os.fstat(descriptor), path)
         yield file
 
 

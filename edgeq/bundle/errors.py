@@ -13,6 +13,10 @@ ArtifactError
     ├── SignatureError        the signature is not one of this manifest
     │   ├── UnsignedError     there is none, and one is required
     │   └── UnknownKeyError   it was made with a key that is not trusted here
+    │       └── RevokedKeyError  it was made with a key that must not be trusted any more
+    ├── ReleaseError          it is older than what was installed before
+    │   └── ExpiredError      its time is over
+    ├── KeyListError          a list of keys is none, or not signed as it must be
     ├── DeviceError           the bundle needs what this device does not have
     ├── KeyFileError          a file holds no key of the kind needed
     └── TransportError        the file is no transport file of a bundle
@@ -29,12 +33,16 @@ __all__ = [
     "DeviceError",
     "DigestError",
     "DuplicateFileError",
+    "ExpiredError",
     "IrregularFileError",
     "KeyFileError",
+    "KeyListError",
     "LengthError",
     "LinkError",
     "ManifestError",
     "MissingFileError",
+    "ReleaseError",
+    "RevokedKeyError",
     "SignatureError",
     "TransportError",
     "TruncatedError",
@@ -91,6 +99,22 @@ class UnsignedError(SignatureError):
 
 class UnknownKeyError(SignatureError):
     """The signature was made with a key that is not among the trusted ones."""
+
+
+class RevokedKeyError(UnknownKeyError):
+    """The signature was made with a key that was trusted once and must not be any more."""
+
+
+class ReleaseError(BundleError):
+    """The bundle is older than one that was installed before, or does not say which release it is."""
+
+
+class ExpiredError(ReleaseError):
+    """The bundle is not to be installed any more."""
+
+
+class KeyListError(BundleError):
+    """A list of keys is none, or is not signed by those who may."""
 
 
 class DeviceError(BundleError):

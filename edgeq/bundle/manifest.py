@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeq import __version__
-from edgeq.bundle.contents import MANIFEST, BundledFile, Kind, Manifest, Task, check_name
+from edgeq.bundle.contents import MANIFEST, BundledFile, Kind, Manifest, Task, check_names
 from edgeq.bundle.directory import entries
 from edgeq.bundle.limits import DEFAULT_LIMITS
 from edgeq.bundle.needs import DeviceNeeds
@@ -42,8 +42,7 @@ def write_manifest(
         IrregularFileError: something below is neither a file nor a directory, or is a link.
     """
     names = [name for name, _ in entries(directory)]
-    for name in names:
-        check_name(name, str(directory), most_bytes=DEFAULT_LIMITS.name_bytes)
+    check_names(names, str(directory), most_bytes=DEFAULT_LIMITS.name_bytes)
     manifest = Manifest(
         kind=kind,
         made_by=f"edgeq {__version__}",

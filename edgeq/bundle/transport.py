@@ -140,7 +140,9 @@ def _stream(source: BufferedReader, where: str, trust: Trust, into: Path | None,
         raise TruncatedError(
             f"{where} ends too early", causes=("it was not copied to its end",), next_step="copy it again"
         ) from error
-    verified = digested.signed(seal, trust.keys, required=trust.required).matched(trust.device).load()
+    verified = (
+        digested.signed(seal, trust.keys, required=trust.required, revoked=trust.revoked).matched(trust.device).load()
+    )
     if into:
         (into / MANIFEST).write_bytes(raw)
         if seal is not None:

@@ -9,10 +9,10 @@ here: who drives the machine, for a directory or a stream, brings what it saw. T
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeq.bundle.contents import MANIFEST, SIGNATURE, BundledFile, Manifest, check_name, not_a_bundle
+from edgeq.bundle.contents import MANIFEST, SIGNATURE, BundledFile, Manifest, check_names, not_a_bundle
 from edgeq.bundle.errors import (
     DeviceError,
     DigestError,
@@ -26,6 +26,8 @@ from edgeq.bundle.keys import PublicKey
 from edgeq.bundle.limits import Limits
 from edgeq.bundle.manifest_signature import check_signature
 from edgeq.bundle.needs import DeviceFacts
+from edgeq.bundle.snapshot import Snapshot
+from edgeq.strict_json import read_model
 
 __all__ = ["Digested", "Listed", "Matched", "Signed", "Verified", "list_files"]
 
@@ -41,11 +43,15 @@ class Verified:
         manifest: may be acted upon now.
         raw: the manifest's bytes.
         signed_by: id of the key whose signature was checked; None where none was.
+        seal: the bytes of the signature, checked or not; None where there is none.
+        seen: the files as they were when they were looked at; None where they came in a stream.
     """
 
     manifest: Manifest
     raw: bytes
     signed_by: str | None
+    seal: bytes | None = None
+    seen: Snapshot | None = None
 
     @property
     def digest(self) -> str:
@@ -67,12 +73,12 @@ def list_files(raw: bytes, where: str, limits: Limits) -> Listed:
         UnsafeNameError: it lists a name that cannot be.
     """
     try:
-        manifest = Manifest.model_validate_json(raw)
+        manifest = read_model(Manifest, raw)
     except ValueError as error:
         raise not_a_bundle(where, error) from error
     _bound(len(manifest.files), limits.files, f"{where} lists {len(manifest.files):,} files")
+    check_names((file.name for file in manifest.files), where, most_bytes=limits.name_bytes)
     for file in manifest.files:
-        check_name(file.name, where, most_bytes=limits.name_bytes)
         _bound(file.size, limits.file_bytes, f"{where} lists {file.size:,} bytes for {file.name}")
     _bound(manifest.total_bytes, limits.total_bytes, f"{where} lists {manifest.total_bytes:,} bytes in all")
     return Listed(where, raw, manifest)
@@ -93,6 +99,11 @@ class _State:
 @dataclass(frozen=True)
 class Listed(_State):
     """The manifest is read, and within the limits. Next: lengths, then digests."""
+
+    @property
+    def says(self) -> Manifest:
+        """The manifest as data; nothing of it is proved."""
+        return self._manifest
 
     @property
     def total_bytes(self) -> int:
@@ -153,13 +164,21 @@ class Listed(_State):
 class Digested(_State):
     """Every file is the one listed. Next: who says so?"""
 
-    def signed(self, seal: bytes | None, keys: Sequence[PublicKey], *, required: bool) -> Signed:
+    def signed(
+        self,
+        seal: bytes | None,
+        keys: Sequence[PublicKey],
+        *,
+        required: bool,
+        revoked: Mapping[str, str] | None = None,
+    ) -> Signed:
         """Check the signature; without keys it is not looked at, unless one is required.
 
         Args:
             seal: bytes of the signature file; None where there is none.
             keys: a signature by one of them counts.
             required: an unsigned bundle is refused.
+            revoked: ids of keys that must not be trusted any more -> why.
 
         Raises:
             UnsignedError: there is none, and one is required.
@@ -173,12 +192,15 @@ class Digested(_State):
                 causes=("the signature was removed", "the bundle was never signed"),
                 next_step="edgeq sign BUNDLE --key NAME.private.pem",
             )
-        if required and not keys:
+        if required and not keys and not revoked:
             raise UnknownKeyError(
                 f"no key was given to check the signature of {self.where}", next_step="--key NAME.public.pem"
             )
-        signed_by = check_signature(seal, self.raw, keys, self.where) if seal is not None and keys else None
-        return Signed(self.where, self.raw, self._manifest, signed_by)
+        looked_at = seal is not None and (keys or revoked)
+        signed_by = (
+            check_signature(seal, self.raw, keys, self.where, revoked) if seal is not None and looked_at else None
+        )
+        return Signed(self.where, self.raw, self._manifest, signed_by, seal)
 
 
 def _any(keys: Sequence[PublicKey]) -> str:
@@ -190,6 +212,7 @@ class Signed(_State):
     """Its origin is known, or nobody asked. Next: is it for this device?"""
 
     signed_by: str | None
+    seal: bytes | None
 
     def matched(self, device: DeviceFacts | None) -> Matched:
         """Compare with what the bundle needs; None leaves that out.
@@ -204,7 +227,7 @@ class Signed(_State):
                 causes=missing,
                 next_step="install the bundle that was made for this device",
             )
-        return Matched(self.where, self.raw, self._manifest, self.signed_by)
+        return Matched(self.where, self.raw, self._manifest, self.signed_by, self.seal)
 
 
 @dataclass(frozen=True)
@@ -212,7 +235,8 @@ class Matched(_State):
     """All checks are behind. Next: load."""
 
     signed_by: str | None
+    seal: bytes | None
 
     def load(self) -> Verified:
         """Hand out the manifest; whatever it lists may be opened now."""
-        return Verified(self._manifest, self.raw, self.signed_by)
+        return Verified(self._manifest, self.raw, self.signed_by, self.seal)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeq.errors import ArtifactError
 from edgeq.families.base import AxisRange
 from edgeq.files import atomic_write, sha256_file
 from edgeq.quality.token_parity import TokenParity
+from edgeq.strict_json import read_model
 
 __all__ = [
     "TOKENS",
@@ -147,8 +148,8 @@ class VisionReport(BaseModel):
             ArtifactError: there is no report, or a graph was changed since.
         """
         try:
-            report = cls.model_validate_json((directory / VISION).read_bytes())
-        except (OSError, KeyError, TypeError, ValidationError) as error:
+            report = read_model(cls, (directory / VISION).read_bytes())
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{directory} has no vision graph that edgeq made", expected=f"{VISION_FP32} and {VISION}"
             ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from edgeq.catalog.arrow import equal_rows, read_table
 from edgeq.catalog.layout import Catalog, FileRecord, Layout, ShardEntry
 from edgeq.errors import ArtifactError, InputError
 from edgeq.files import sha256_file
+from edgeq.strict_json import read_json
 
 __all__ = ["CatalogReader", "open_catalog"]
 
@@ -288,12 +288,12 @@ def _removed_lines(path: Path, catalog: Catalog) -> Iterator[tuple[int, list[int
         if path.stat().st_size > _MAX_REMOVED_BYTES:
             raise ValueError("it is too long")
         for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
+            entry = read_json(line.encode())
             yield int(entry["shard"]), [int(row) for row in entry["rows"]]
     except FileNotFoundError:
         if catalog.removed:
             raise _other(path, "is missing") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{path} is no list of removed rows", causes=(str(error),)) from error
 
 

@@ -91,32 +91,42 @@ _OTHERS: Final = frozenset(
 _ANSWERING: Final = ("ForConditionalGeneration", "ForQuestionAnswering")
 """Endings of classes that answer in text."""
 
+_MOST: Final = 2**31
+
 _BOTH: Final = frozenset({"blip", "blip-2"})
 """Model types of both kinds; one that names no class is taken for one that answers."""
 
 
+def _whole(values: Mapping[str, Any], name: str) -> int:
+    """A count or the id of a token in a config; raises ModelError where it is none, KeyError where it is missing."""
+    found = values[name]
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < _MOST:
+        raise ModelError(f"{name} in config.json is {str(found)!r:.40}", expected="a whole number, 0 or more")
+    return found
+
+
 def _clip(text: Mapping[str, Any], config: Mapping[str, Any]) -> TwoTower:
-    eos = int(text["eos_token_id"])
+    eos = _whole(text, "eos_token_id")
     return TwoTower(
         model_type="clip",
-        dimension=int(config["projection_dim"]),
-        context=int(text["max_position_embeddings"]),
+        dimension=_whole(config, "projection_dim"),
+        context=_whole(text, "max_position_embeddings"),
         padding="trim",
         pooling="argmax" if eos == _LEGACY_EOS else "first",
         eos_id=eos,
-        pad_id=int(text["pad_token_id"]),
+        pad_id=_whole(text, "pad_token_id"),
     )
 
 
 def _siglip(text: Mapping[str, Any], config: Mapping[str, Any]) -> TwoTower:
     return TwoTower(
         model_type=str(config["model_type"]).partition("_")[0],
-        dimension=int(text["projection_size"]),
-        context=int(text["max_position_embeddings"]),
+        dimension=_whole(text, "projection_size"),
+        context=_whole(text, "max_position_embeddings"),
         padding="fixed",
         pooling="last",
         eos_id=None,
-        pad_id=int(text["pad_token_id"]),
+        pad_id=_whole(text, "pad_token_id"),
     )
 
 
@@ -189,9 +199,9 @@ def describe_two_tower(config: Mapping[str, Any]) -> TwoTower:
     kind = str(config["model_type"])
     try:
         found = TWO_TOWERS[kind](config["text_config"], config)
-        images = found.dimension if kind == "clip" else int(config["vision_config"]["hidden_size"])
+        images = found.dimension if kind == "clip" else _whole(config["vision_config"], "hidden_size")
         pooled = kind == "clip" or bool(config["vision_config"]["vision_use_head"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"the config of the {kind} model lacks {error}") from error
     if images != found.dimension:
         raise ModelError(
@@ -221,8 +231,8 @@ def describe_text_tower(config: Mapping[str, Any]) -> TwoTower:
     try:
         found = TEXT_TOWERS[kind][1](config, config)
         if kind == "clip_text_model" and not is_projected(config):
-            found = replace(found, dimension=int(config["hidden_size"]))
-    except (KeyError, TypeError, ValueError) as error:
+            found = replace(found, dimension=_whole(config, "hidden_size"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"the config of the {kind} lacks {error}") from error
     return found
 
@@ -253,7 +263,7 @@ def check_image_size(config: Mapping[str, Any], size: tuple[int, int]) -> None:
                 expected="height and width that the patch divides",
                 next_step="give another --size",
             )
-        if isqrt(int(config["num_patches"])) ** 2 != config["num_patches"]:
+        if isqrt(_whole(config, "num_patches")) ** 2 != config["num_patches"]:
             raise ModelError(f"the vision encoder has {config['num_patches']} positions", expected="a square of them")
     elif isinstance(config.get("image_size"), int) and size != (config["image_size"], config["image_size"]):
         side = config["image_size"]

@@ -30,6 +30,7 @@ class Version(BaseModel):
         installed: when, by the device's clock, ISO 8601 in UTC; empty where that is not known.
         source: what it was installed from.
         signed_by: id of the key whose signature was checked; None where none was asked for.
+        product, sequence: which release it is; None where it does not say so.
         failed: why its check failed; empty where it did not.
         damage: what is wrong with its files; empty where nothing is; None where they were not read.
     """
@@ -45,6 +46,8 @@ class Version(BaseModel):
     installed: str
     source: str
     signed_by: str | None
+    product: str | None = None
+    sequence: int | None = None
     failed: str
     damage: str | None
 
@@ -76,6 +79,8 @@ def _version(store: Store, state: State, record: Record, check: bool) -> Version
         installed=record.installed,
         source=record.source,
         signed_by=record.signed_by,
+        product=manifest.product if manifest else None,
+        sequence=manifest.sequence if manifest else None,
         failed=record.failed,
         damage=damage(store, record.id) if check else None,
     )

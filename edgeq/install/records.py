@@ -9,7 +9,7 @@ from edgeq.artifact import Artifact
 from edgeq.errors import ArtifactError
 from edgeq.install.store import Store, is_id
 
-__all__ = ["Record", "mark_failed", "read_records", "write_record"]
+__all__ = ["Record", "mark_failed", "read_record", "read_records", "write_record"]
 
 
 class Record(Artifact):
@@ -22,6 +22,7 @@ class Record(Artifact):
         source: what it was installed from.
         signed_by: id of the key whose signature was checked; None where none was asked for.
         failed: why it is not to be used; empty where nothing was found.
+        because: why it was taken though it was older, expired or not signed; empty for all others.
     """
 
     otherwise: ClassVar[str] = "is not the record of an installed version"
@@ -34,6 +35,7 @@ class Record(Artifact):
     source: str = ""
     signed_by: str | None = None
     failed: str = ""
+    because: str = ""
 
 
 def write_record(store: Store, record: Record) -> None:
@@ -53,18 +55,18 @@ def mark_failed(store: Store, identity: str, reason: str) -> None:
         identity: of the version.
         reason: for people.
     """
-    record = _read(store, identity)
+    record = read_record(store, identity)
     if not record.failed:
         write_record(store, record.model_copy(update={"failed": reason}))
 
 
 def read_records(store: Store) -> tuple[Record, ...]:
     """A record for every version, the newest first; may be called without the lock."""
-    records = [_read(store, path.name) for path in store.versions.iterdir() if is_id(path.name)]
+    records = [read_record(store, path.name) for path in store.versions.iterdir() if is_id(path.name)]
     return tuple(sorted(records, key=lambda record: (-record.number, record.id)))
 
 
-def _read(store: Store, identity: str) -> Record:
+def read_record(store: Store, identity: str) -> Record:
     """The record of a version; an empty one where it cannot be read, since that is no reason to refuse the version."""
     try:
         return Record.load(_path(store, identity))

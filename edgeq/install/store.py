@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import string
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ from edgeq.artifact import Artifact
 from edgeq.engine_store.lock import is_free
 from edgeq.errors import ArtifactError, OutputError
 
-__all__ = ["ENGINES", "MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "sync_directory"]
+__all__ = ["ENGINES", "MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "refuse_writable", "sync_directory"]
 
 ROOT: Final = Path("/var/lib/edgeq")
 """The store of a device."""
@@ -32,6 +33,7 @@ _LINKS: Final = ("current", "previous")
 _STATE: Final = "state"
 _HEX: Final = frozenset(string.hexdigits.lower())
 _ID_DIGITS: Final = 64
+_EVERYBODY: Final = stat.S_IWOTH
 _DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -123,16 +125,19 @@ def locked(root: Path, *, make: bool = False) -> Iterator[Store]:
 
     Raises:
         OutputError: another process holds it, or the place cannot be written.
-        ArtifactError: there is none; or, with `make`, the directory belongs to something else.
+        ArtifactError: there is none; or everybody may write to it; or, with `make`, the directory belongs to something
+            else.
     """
     store = Store(Path(root).resolve())
-    if make:
-        _refuse_foreign(store.root)
-        _make_root(store.root)
-    else:
-        open_store(root)
     with ExitStack() as stack:
+        stack.callback(os.umask, _narrow_umask())
+        if make:
+            _refuse_foreign(store.root)
+            _make_root(store.root)
+        else:
+            open_store(root)
         _lock(store, stack)
+        refuse_writable(store)
         with _advice(store.root):
             if make:
                 _make(store)
@@ -146,6 +151,26 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _narrow_umask() -> int:
+    """From here on nothing is made that everybody may write to; gives what to set afterwards."""
+    before = os.umask(_EVERYBODY)
+    os.umask(before | _EVERYBODY)
+    return before
+
+
+def refuse_writable(store: Store) -> None:
+    """Raise ArtifactError where everybody may write into a store: what it remembers would be worth nothing."""
+    names = ("", ENGINES, *_DIRECTORIES, *(path.name for path in store.root.glob("*.json*")))
+    for path in (store.root / name for name in names):
+        if os.path.lexists(path) and not path.is_symlink() and path.stat().st_mode & _EVERYBODY:
+            raise ArtifactError(
+                f"everybody may write to {path}",
+                expected="a store that its owner writes to, and perhaps a group",
+                causes=("it was made so, or changed since",),
+                next_step=f"look what is in it, then chmod -R o-w {store.root}",
+            )
 
 
 def _lock(store: Store, stack: ExitStack) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from edgeq.errors import EdgeqError
 from edgeq.install.records import mark_failed
 from edgeq.install.states import State, go_back, read_state
-from edgeq.install.store import MARKER, Store, is_id
+from edgeq.install.store import Store, is_id
+from edgeq.install.trust import note
 
 __all__ = ["recover", "sweep"]
 
@@ -28,6 +31,9 @@ def recover(store: Store) -> bool:
         if state.current is not None:
             mark_failed(store, state.current, "its check did not come to an end")
         go_back(store, state)
+        if state.current is not None:
+            with suppress(EdgeqError):  # whoever cannot write it still has the version before
+                note(store, "failed", state.current)
     sweep(store)
     return interrupted
 
@@ -56,7 +62,7 @@ def _rubbish(store: Store, state: State) -> Iterator[Path]:
     yield from [path for path in store.states.iterdir() if path.name not in kept]
     yield from [path for path in store.versions.iterdir() if not is_id(path.name)]
     yield from [path for path in store.records.iterdir() if not store.version(path.stem).is_dir()]
-    yield from [*store.staging.iterdir(), *store.root.glob(f".{MARKER}.partial-*")]
+    yield from [*store.staging.iterdir(), *store.root.glob(".*.json.partial-*")]
 
 
 def _unused_objects(store: Store) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterable
@@ -14,18 +15,20 @@ from edgeq.bundle.verify import Verified
 from edgeq.errors import EdgeqError, OutputError, first_line
 from edgeq.files import new_directory, sha256_file
 from edgeq.install.store import Store, is_id, sync_directory
+from edgeq.strict_json import read_model
 
 __all__ = ["bundle_files", "damage", "manifest_of", "publish", "withdraw"]
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 
 
-def bundle_files(bundle: Path, verified: Verified) -> tuple[BundledFile, ...]:
+def bundle_files(verified: Verified) -> tuple[BundledFile, ...]:
     """Every file of a bundle that was verified: the manifest, its signature if there is one, and what it lists."""
-    size = (bundle / MANIFEST).stat().st_size
-    own = BundledFile(name=MANIFEST, size=size, sha256=verified.digest)
-    seal = (BundledFile.of(bundle / SIGNATURE, bundle),) if (bundle / SIGNATURE).exists() else ()
-    return own, *seal, *verified.manifest.files
+    own = BundledFile(name=MANIFEST, size=len(verified.raw), sha256=verified.digest)
+    if verified.seal is None:
+        return own, *verified.manifest.files
+    digest = hashlib.sha256(verified.seal).hexdigest()
+    return own, BundledFile(name=SIGNATURE, size=len(verified.seal), sha256=digest), *verified.manifest.files
 
 
 def publish(store: Store, identity: str, files: Iterable[BundledFile]) -> None:
@@ -77,7 +80,7 @@ def damage(store: Store, identity: str) -> str:
 def manifest_of(store: Store, identity: str) -> Manifest | None:
     """A version's manifest, without a look at the other files; None where it cannot be read."""
     try:
-        return Manifest.model_validate_json((store.version(identity) / MANIFEST).read_bytes())
+        return read_model(Manifest, (store.version(identity) / MANIFEST).read_bytes())
     except (OSError, ValueError):
         return None
 

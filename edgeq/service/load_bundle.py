@@ -9,7 +9,7 @@ from typing import Final
 
 from edgeq.bundle.manifest import MANIFEST, Manifest
 from edgeq.bundle.needs import DeviceFacts
-from edgeq.bundle.verify import Trust, examine
+from edgeq.bundle.verify import Verified, check_unchanged, examine
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
 from edgeq.errors import ArtifactError, InputError
@@ -17,6 +17,7 @@ from edgeq.families.registry import runnable
 from edgeq.install.candidate_here import require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
+from edgeq.install.trust import trust_at
 from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.runtime.canary.check import compare_canaries, run_canaries
 from edgeq.runtime.canary.report import CanaryReport
@@ -81,7 +82,18 @@ def open_served(
     bundle = find_bundle(place)
     require_backend(settings.backend)
     tell("checking the bundle")
-    verified = examine(bundle, Trust.of(settings.keys, device=device))
+    verified = examine(bundle, trust_at(place, bundle, settings.keys, device=device))
+    served = _opened(place, bundle, verified, settings, tell)
+    try:
+        check_unchanged(bundle, verified)
+    except BaseException:
+        served.close(drain=False)
+        raise
+    return served
+
+
+def _opened(place: Path, bundle: Path, verified: Verified, settings: ServiceSettings, tell: Say) -> ServedModel:
+    """What was checked, loaded."""
     phrases = _phrases(bundle, verified.manifest, settings)
     name = settings.name or _name(place, bundle, verified.manifest)
     if verified.manifest.kind == "retrieval":

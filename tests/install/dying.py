@@ -25,7 +25,10 @@ from small_bundles import check_clean, make_version, pair
 
 from edgeq.bundle.transport import pack
 from edgeq.errors import GateError
+from edgeq.install.history import read_history
 from edgeq.install.run import install, prune, rollback
+from edgeq.install.store import Store
+from edgeq.install.trust import read_memory
 
 VERSIONS = 5
 RANDOM_KILLS = 200
@@ -124,6 +127,7 @@ def die_everywhere(story: Story, loss: Loss, scratch: Path, after: Callable[[Pat
         assert status in (0, DIED), f"ended with {status} at change {count}"
         found = pair(root)
         assert found in (story.outcomes if status == DIED else story.outcomes[-1:]), f"{found} after change {count}"
+        check_memory(root)
         new = after(root)
         assert pair(root) in [(new, current) for current, _ in story.outcomes]
         check_clean(root)
@@ -131,6 +135,13 @@ def die_everywhere(story: Story, loss: Loss, scratch: Path, after: Callable[[Pat
         if status == 0:
             return count - 1
     raise AssertionError("it never came to its end")
+
+
+def check_memory(root: Path) -> None:
+    """What a store remembers can be read, and its history goes to where that says."""
+    store = Store(root.resolve())
+    damage = read_history(store, read_memory(store).head)[1]
+    assert not damage, damage
 
 
 def _die(story: Story, root: Path, loss: Loss, count: int) -> None:
@@ -186,6 +197,7 @@ def die_anywhere(bundles: list[Path], ids: list[str], root: Path) -> int:
         if count % EVERY == 0:
             install(bundles[0], root)
             check_clean(root)
+        check_memory(root)
         if killed == RANDOM_KILLS:
             break
     return killed

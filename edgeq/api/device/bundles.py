@@ -120,6 +120,7 @@ def install_bundle(
     backend: str | None = None,
     answers: bool = False,
     threads: int | None = None,
+    because: str = "",
     progress: Callable[[str, int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Installed:
@@ -128,12 +129,15 @@ def install_bundle(
     Args:
         bundle: a directory or an .edgeq.tar file; whether this device has what it needs is checked too.
         root: the directory of installed bundles.
-        keys: files of public keys; it must be signed by one of them. Without any the signature is not looked at.
+        keys: files of public keys; it must be signed by one of them, and they are remembered. Without any, it must be
+            signed by one that was remembered; where none was, the signature is not looked at.
         check: compare the engine with what the workshop saw.
         backend: what is checked: TensorRT's engine, which is built if need be, or the graph in another backend; None
             takes TensorRT where it is installed and there is a GPU, else the backend that the bundle was made for.
         answers: ask a vision-language model the canaries' questions as well.
         threads: of one operator; None takes every processor there is.
+        because: why a bundle is taken that is older than one before, expired, or not signed though others were; empty
+            refuses it.
         progress: called as (stage, done, total).
         say: told what a person should know, in a sentence.
 
@@ -158,6 +162,7 @@ def install_bundle(
         device=this_device(),
         check=canaries if check else None,
         report=progress,
+        because=because,
     )
 
 

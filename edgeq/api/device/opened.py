@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.bundle.manifest import Kind, Manifest
-from edgeq.bundle.verify import Trust, examine
+from edgeq.bundle.verify import check_unchanged, examine
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
+from edgeq.install.trust import trust_at
 from edgeq.model.heads.boxes import Detections
 from edgeq.runtime.pixel_answers import LEAST_SCORE, Detector, Segmenter
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel
@@ -265,7 +266,16 @@ def open_bundle(
     require_backend(backend)
     place = Path(path)
     bundle = current(place) if (place / MARKER).is_file() else place
-    manifest = examine(bundle, Trust.of([Path(key) for key in keys])).manifest
+    verified = examine(bundle, trust_at(place, bundle, keys))
+    opened = _opened(place, bundle, verified.manifest, kind, backend, threads)
+    check_unchanged(bundle, verified)
+    return opened
+
+
+def _opened(
+    place: Path, bundle: Path, manifest: Manifest, kind: Kind | None, backend: str, threads: int | None
+) -> Bundle:
+    """What was checked, loaded."""
     if kind == "vision-language":
         check_answers(bundle, manifest)
     elif kind == "classifier":

@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.artifact import Artifact
-from edgeq.bundle.manifest import Manifest
-from edgeq.bundle.verify import Trust, examine
+from edgeq.bundle.verify import Verified, check_unchanged, examine
 from edgeq.catalog.build import BATCH, Progress, build_catalog
 from edgeq.catalog.layout import SHARD_SIZE, Catalog
 from edgeq.catalog.on_ray import build_on_ray
@@ -30,6 +29,7 @@ from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
+from edgeq.install.trust import trust_at
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel
 from edgeq.vector_index.build import build_index
 from edgeq.vector_index.choose import choose_kind
@@ -186,10 +186,10 @@ def index_images(
     if kind is not None:
         faiss()  # said before hours of embedding, not after
     place, report = Path(catalog), progress or (lambda _stage, _done, _total: None)
-    folder, manifest, digest = _checked(bundle, keys)
+    folder, verified = _checked(bundle, keys)
     given = [images] if isinstance(images, str | Path) else list(images)
     how: _Choices = {
-        "bundle_digest": digest,
+        "bundle_digest": verified.digest,
         "shard_size": shard_size,
         "batch": batch,
         "workers": workers,
@@ -204,11 +204,11 @@ def index_images(
         opener = partial(_opened, folder.absolute(), absolute, threads or cpus_per_actor, backend)
         made = build_on_ray(opener, given, place, Cluster(address, actors, cpus_per_actor, stall_minutes), **how)
     else:
-        embedder = _Embedder(_model(folder, manifest, backend, threads))
+        embedder = _Embedder(_model(folder, verified, backend, threads))
         chosen = None if shards is None else range(shards[0], shards[1] + 1)
         with open_sources(given) as sources:
             made = build_catalog(embedder, sources, place, shards=chosen, **how)
-    EmbeddedBy(bundle=str(folder.resolve()), digest=digest).save(place / _EMBEDDED_BY)
+    EmbeddedBy(bundle=str(folder.resolve()), digest=verified.digest).save(place / _EMBEDDED_BY)
     if made is None:
         return Indexed(catalog=place, complete=False)
     record, because = (None, "") if kind is None else _index(place, kind, memory_bytes, threads, report)
@@ -298,26 +298,28 @@ def open_search(
     place = Path(catalog)
     reader = open_catalog(place)
     known = EmbeddedBy.load(place / _EMBEDDED_BY) if bundle is None else None
-    folder, manifest, digest = _checked(known.bundle if known is not None else bundle, keys)
-    searched = open_searched(place, bundle_digest=digest, bundle=str(folder), threads=threads, reader=reader)
-    return ImageSearch(searched, _model(folder, manifest, backend, threads))
+    folder, verified = _checked(known.bundle if known is not None else bundle, keys)
+    searched = open_searched(place, bundle_digest=verified.digest, bundle=str(folder), threads=threads, reader=reader)
+    return ImageSearch(searched, _model(folder, verified, backend, threads))
 
 
-def _model(folder: Path, manifest: Manifest, backend: str, threads: int | None) -> TwoTowerModel:
-    return open_two_tower_here(folder, folder, manifest, backend, threads=threads)[0]
+def _model(folder: Path, verified: Verified, backend: str, threads: int | None) -> TwoTowerModel:
+    model = open_two_tower_here(folder, folder, verified.manifest, backend, threads=threads)[0]
+    check_unchanged(folder, verified)
+    return model
 
 
-def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Path, Manifest, str]:
-    """A two-tower bundle whose bytes were checked, its manifest, and its digest."""
+def _checked(bundle: str | Path | None, keys: Sequence[str | Path]) -> tuple[Path, Verified]:
+    """A two-tower bundle whose bytes were checked."""
     place = Path(bundle or "")
     folder = current(place) if (place / MARKER).is_file() else place
-    verified = examine(folder, Trust.of([Path(key) for key in keys]))
+    verified = examine(folder, trust_at(place, folder, keys))
     if verified.manifest.kind != "retrieval":
         raise ArtifactError(
             f"{folder} is the bundle of a {verified.manifest.kind}, which embeds no texts",
             expected="that of CLIP or SigLIP",
         )
-    return folder, verified.manifest, verified.digest
+    return folder, verified
 
 
 def _opened(bundle: Path, keys: Sequence[str | Path], threads: int, backend: str) -> tuple[_Embedder, str]:
@@ -329,8 +331,8 @@ def _opened(bundle: Path, keys: Sequence[str | Path], threads: int, backend: str
         threads: of one operator.
         backend: what runs it.
     """
-    folder, manifest, digest = _checked(bundle, keys)
-    return _Embedder(_model(folder, manifest, backend, threads)), digest
+    folder, verified = _checked(bundle, keys)
+    return _Embedder(_model(folder, verified, backend, threads)), verified.digest
 
 
 def _index(

@@ -49,7 +49,7 @@ def command(root: Path, check: bool, as_json: bool) -> None:
 
 
 def _print(root: Path, versions: tuple[Version, ...]) -> None:
-    header = ("version", "", "MB", "installed", "from")
+    header = ("version", "", "release", "MB", "installed", "from")
     rows = [tuple(escape(cell) for cell in _cells(version)) for version in versions]
     console.print_table(f"Installed in {root}", header, rows, numbers=("MB",))
     for version in versions:
@@ -61,6 +61,7 @@ def _cells(version: Version) -> tuple[str, ...]:
     return (
         short(version.id),
         version.use,
+        f"{version.product} {version.sequence}" if version.product else "",
         f"{version.bytes / 1e6:,.1f}",
         version.installed[: len("2000-01-01T00:00")].replace("T", " "),
         version.source,

@@ -39,6 +39,10 @@ class _Answer(BaseModel):
     signed_by: str | None
     files: int
     bytes: int
+    product: str | None = None
+    sequence: int | None = None
+    made: str | None = None
+    expires: str | None = None
 
 
 @click.command("verify")
@@ -62,12 +66,19 @@ def command(bundle: Path, keys: tuple[Path, ...], here: bool, as_json: bool) -> 
         signed_by=verified.signed_by,
         files=len(manifest.files),
         bytes=manifest.total_bytes,
+        product=manifest.product,
+        sequence=manifest.sequence,
+        made=manifest.made,
+        expires=manifest.expires,
     )
     if as_json:
         console.print_json(answer)
         return
     click.echo(f"{bundle} is whole: {answer.files} files, {answer.bytes / 1e6:,.1f} MB, by {answer.made_by}.")
     click.echo(said_of_signature(verified.signed_by))
+    if manifest.release is not None:
+        until = f", to be installed before {manifest.expires}" if manifest.expires else ""
+        click.echo(f"It is release {manifest.sequence} of {manifest.product}, made {manifest.made}{until}.")
 
 
 def said_of_signature(signed_by: str | None) -> str:

@@ -6,12 +6,12 @@ Format: https://github.com/huggingface/safetensors#format. Eight bytes with the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError
 from edgeq.files import HEAD_BYTES, recognise
+from edgeq.strict_json import read_json
 
 __all__ = ["MAX_HEADER_BYTES", "read_safetensors_header"]
 
@@ -43,8 +43,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     """The header's JSON object without its metadata."""
     try:
-        header = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        header = read_json(text)
+    except ValueError as error:
         raise _damaged(path) from error
     if not isinstance(header, dict):
         raise _damaged(path)

@@ -136,7 +136,7 @@ def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
     try:
         said = json.loads(metadata.get(b"huggingface", b"{}"))
         features = said["info"]["features"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return (
         {name: each for name, each in features.items() if isinstance(each, dict)} if isinstance(features, dict) else {}
