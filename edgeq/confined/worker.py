@@ -59,7 +59,8 @@ class Worker:
         self.calls = 0
         self._killed = False
         self._line, theirs = socket.socketpair()
-        paths = [str(Path(edgeq.__file__).resolve().parents[1]), *(str(Path(path).absolute()) for path in sys.path if path)]
+        own = Path(edgeq.__file__).resolve().parents[1]
+        paths = [str(Path(path).absolute()) for path in (own, *filter(None, sys.path))]
         with theirs:
             command = [sys.executable, *_FLAGS, "-c", _START, json.dumps(paths)]
             self._process = subprocess.Popen(

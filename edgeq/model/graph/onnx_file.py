@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgeq.errors import ModelError
-from edgeq.files import HEAD_BYTES, atomic_write, recognise
+from edgeq.files import HEAD_BYTES, atomic_write, read_plain, recognise
 from edgeq.model.graph.complete import complete
 from edgeq.model.graph.external_data import has_external_data, move_out, read_in, stored_bytes
 from edgeq.model.graph.onnx_checks import check_model, check_not_quantized, check_parts
@@ -95,7 +95,7 @@ def _read(path: Path) -> bytes:
                 f"{path} has {size:,} bytes; a protobuf file ends at 2 GiB",
                 next_step="export the model with external data (save_as_external_data)",
             )
-        return path.read_bytes()
+        return read_plain(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist", expected="an .onnx file") from error
     except OSError as error:

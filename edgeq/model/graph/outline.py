@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeq.errors import ModelError
+from edgeq.files import open_plain
 from edgeq.model.graph.external_data import SMALLEST, refer
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def load_outline(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_plain(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(data, path.name)
     except (OSError, ValueError, IndexError, DecodeError) as error:  # ValueError: an empty file cannot be mapped
         raise ModelError(
