@@ -94,8 +94,8 @@ def _check_events(events: Iterator[Any], most: int) -> None:
         if isinstance(event, yaml.AliasEvent):
             aliases += 1
             if any(anchor == event.anchor for anchor, _ in open_above):
-                raise ValueError(f"the alias *{event.anchor[:60]} stands inside of what it stands for")
-            values += sizes.get(event.anchor, 1)
+                raise ValueError(f"the alias *{str(event.anchor)[:60]} stands inside of what it stands for")
+            values += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             values += 1
             if event.implicit[0] and len(event.value) > _LONGEST_BARE:

@@ -60,7 +60,7 @@ class Worker:
         self._killed = False
         self._line, theirs = socket.socketpair()
         own = Path(edgeq.__file__).resolve().parents[1]
-        paths = [str(Path(path).absolute()) for path in (own, *filter(None, sys.path))]
+        paths = [str(own), *(str(Path(path).absolute()) for path in sys.path if path)]
         with theirs:
             command = [sys.executable, *_FLAGS, "-c", _START, json.dumps(paths)]
             self._process = subprocess.Popen(
