@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from edgeq.errors import ArtifactError
-from edgeq.files import atomic_write
+from edgeq.files import atomic_write, require_plain
 from edgeq.old_names import current_keys
 from edgeq.strict_json import read_model
 
@@ -55,6 +55,7 @@ class Artifact(Versioned):
             ArtifactError: the file is missing, too large, no JSON, or of another kind or version.
         """
         try:
+            require_plain(path)
             if path.stat().st_size > MAX_ARTIFACT_BYTES:
                 raise ValueError(f"larger than {MAX_ARTIFACT_BYTES} bytes")
             return read_model(cls, path.read_bytes())

@@ -6,6 +6,7 @@
     │   ├── ImageError        an image, a folder or a zip of images
     │   ├── ArtifactError     a plan, scales or bundle that is not what it says
     │   │   └── BundleError   a bundle is refused; its kinds are in edgeq.bundle.errors
+    │   ├── LimitError        it would take more time or memory than untrusted input may
     │   └── PlanError         rules that match nothing, shadow each other, or ask for what cannot be
     ├── GateError             a figure is not within the bound that was asked for
     │   └── GuardError        a guard said no, and nobody allowed it
@@ -33,6 +34,7 @@ __all__ = [
     "GuardError",
     "ImageError",
     "InputError",
+    "LimitError",
     "ModelError",
     "OutputError",
     "ParityError",
@@ -86,6 +88,10 @@ class ImageError(InputError):
 
 class ArtifactError(InputError):
     """A plan, scales or bundle is not what it says it is."""
+
+
+class LimitError(InputError):
+    """What is asked for would take more time or memory than untrusted input may."""
 
 
 class PlanError(InputError):

@@ -12,8 +12,10 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,9 +27,13 @@ __all__ = [
     "MAX_JSON_BYTES",
     "atomic_write",
     "new_directory",
+    "open_plain",
     "read_json_object",
+    "read_plain",
     "recognise",
     "require_new",
+    "require_plain",
+    "require_plain_files",
     "sha256_file",
 ]
 
@@ -115,6 +121,63 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def open_plain(path: Path) -> BufferedReader:
+    """Open a plain file for reading, at once: a named pipe would let its reader wait for ever, a device never end.
+
+    Args:
+        path: of a file, or of a link to one.
+
+    Raises:
+        OSError: it is no plain file, or cannot be opened.
+    """
+    _check_plain(path, path.stat().st_mode)  # before: to open a device may do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _check_plain(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_plain(path: Path) -> bytes:
+    """All bytes of a plain file whose length was looked at; raises OSError as `open_plain`."""
+    with open_plain(path) as file:
+        return file.read()
+
+
+def require_plain(path: Path) -> None:
+    """Raise OSError where `open_plain` would, for a library that opens the file by itself."""
+    _check_plain(path, path.stat().st_mode)
+
+
+def require_plain_files(directory: Path) -> None:
+    """Look at what lies in a directory, for libraries that open files of it by themselves.
+
+    Raises:
+        ModelError: something in it is neither a file nor a directory.
+    """
+    try:
+        for path in directory.iterdir():
+            mode = path.stat().st_mode if path.exists() else stat.S_IFREG  # a link that leads nowhere opens nothing
+            if not stat.S_ISDIR(mode):
+                _check_plain(path, mode)
+    except OSError as error:
+        raise ModelError(
+            f"{error.filename or directory} cannot be read: {error.strerror or error}", expected="plain files"
+        ) from error
+
+
+def _check_plain(path: Path, mode: int) -> None:
+    """Raise OSError with the kind of what is no plain file."""
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    raise OSError(errno.EINVAL, f"it is {kind}, expected a plain file", str(path))
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes in hexadecimal, read in pieces of 1 MiB.
 
@@ -122,7 +185,7 @@ def sha256_file(path: Path) -> str:
         OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with open_plain(Path(path)) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -261,7 +324,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelError: the file is missing, unreadable, too large, not UTF-8, malformed, or holds something else.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             data = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeq.errors import CalibrationError
+from edgeq.files import open_plain
 
 __all__ = ["MAX_CAPTIONS_BYTES", "read_captions"]
 
@@ -43,7 +44,7 @@ def read_captions(path: Path) -> tuple[str, ...]:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             data = file.read(MAX_CAPTIONS_BYTES + 1)
     except OSError as error:
         raise CalibrationError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgeq.catalog.items import GoneError, Item, absolute, images_of, stem
 from edgeq.errors import ImageError
+from edgeq.files import open_plain
 from edgeq.model.images.decode import MAX_ENCODED_BYTES
 
 __all__ = ["FolderSource"]
@@ -44,7 +45,7 @@ class FolderSource:
     def read(self, item: Item) -> bytes:
         """The bytes of one image; raises GoneError where it is another by now, and ImageError."""
         try:
-            with self._inside(item.name).open("rb") as file:
+            with open_plain(self._inside(item.name)) as file:
                 status = os.fstat(file.fileno())
                 if (status.st_size, _stamp(status)) != (item.size, item.stamp):
                     raise GoneError(f"{item.path} was changed since it was listed")
@@ -61,7 +62,7 @@ class FolderSource:
             path = self._inside(name)
             if not path.is_file():
                 return None
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 return _at_most(file.read(most + 1), f"{self._root}/{name}", most)
         except FileNotFoundError:
             return None

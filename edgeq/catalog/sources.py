@@ -16,6 +16,7 @@ from edgeq.catalog.items import GoneError, Item, Source, absolute
 from edgeq.catalog.tars import TarSource
 from edgeq.catalog.zips import ZipSource
 from edgeq.errors import ImageError, InputError
+from edgeq.files import open_plain
 
 __all__ = ["GoneError", "Item", "Sources", "open_sources"]
 
@@ -177,7 +178,7 @@ def _looks_like_tar(path: Path) -> bool:
     """Whether a file is to be read as a tar: by its name, or by its first header."""
     if path.suffix.lower() == _TAR or ".tar." in path.name.lower() or path.suffix.lower() == ".tgz":
         return True
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), open_plain(path) as file:
         return file.read(262)[257:] == b"ustar"
     return False
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, Validatio
 
 from edgeq.artifact import Versioned
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
+from edgeq.engine.trial import trial_run
 from edgeq.errors import ArtifactError, EngineError, ExportError, ModelError
 from edgeq.export.fold import (
     KEPT_BY_PLAN,
@@ -344,11 +345,14 @@ def open_graph(
     Raises:
         ModelError: the model cannot be read, or its outputs do not fit what is expected.
         ExportError: it cannot be exported.
+        LimitError: one run of it takes more time or memory than any network's.
     """
     expected = _expected(source, expected)
     if source.onnx_path is None:
         return _exported(source, directory, expected)
-    model = keep_pads_before_pools(load_onnx(source.onnx_path))
+    loaded = load_onnx(source.onnx_path)
+    trial_run(source.onnx_path, (source.preprocess.channels, *_image(source)))
+    model = keep_pads_before_pools(loaded)
     outputs = _chosen(model, expected, source, threads)
     model = select_outputs(model, outputs)
     adapted, adapter = adapt_input(model, take_normalization=source.takes_normalization)

@@ -16,7 +16,7 @@ from edgeq.errors import ModelError, first_line
 from edgeq.families.base import Config
 from edgeq.families.registry import check_parts
 from edgeq.families.structure import Parts, components, find_parts
-from edgeq.files import read_json_object
+from edgeq.files import read_json_object, require_plain_files
 from edgeq.model.checkpoint.compare import compare
 from edgeq.model.checkpoint.hub import fetch_description, is_hub_id
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
@@ -91,6 +91,7 @@ def load_config(directory: Path) -> Config:
     """
     from transformers import AutoConfig
 
+    require_plain_files(directory)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         found: Config = config.to_dict()

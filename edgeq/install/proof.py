@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS
+from edgeq.confined.limits import Made
+from edgeq.confined.worker import run_confined
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT, backend_of_graph, installed, require
+from edgeq.engine.registry import backend as named
+from edgeq.engine.trial import trial_limits
 from edgeq.engine_store.candidate import graph_for
 from edgeq.engine_store.machine import ask_driver
 from edgeq.engine_store.run import build
-from edgeq.errors import EngineError
+from edgeq.errors import EdgeqError, EngineError, LimitError
 from edgeq.runtime.canary.canary_set import canary_graph
 from edgeq.runtime.canary.check import check_canaries
 from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
@@ -50,6 +55,8 @@ def canary_check(
     def check(bundle: Path) -> None:
         if progress:
             progress("checking", 0, 0)
+        if not answers and _passes_confined(bundle, backend, threads):
+            return
         if (bundle / RETRIEVAL_SETTINGS).is_file():
             _check_two_tower(bundle, backend or backend_here())
             return
@@ -73,6 +80,42 @@ def canary_check(
         check_retrieval_canaries(bundle, model).raise_if_failed()
 
     return check
+
+
+def _passes_confined(bundle: Path, backend: EngineBackend | None, threads: int | None) -> bool:
+    """Whether a bundle passes in a child, which is killed where its graph takes more than it may.
+
+    False where an engine must be built first, and where it fails: it is checked once more then, in this process, which
+    says best why; the child has shown that this ends.
+
+    Raises:
+        LimitError: it takes more time or memory, or it ends the child.
+    """
+    two_towers = (bundle / RETRIEVAL_SETTINGS).is_file()
+    chosen = backend or (backend_here() if two_towers else backend_here(canary_graph(bundle).name))
+    if chosen.built:
+        return False
+    plain = {"bundle": str(bundle.resolve()), "backend": chosen.name, "threads": threads}
+    try:
+        run_confined(f"{__name__}:check_confined", plain, limits=trial_limits(bundle), what=f"{bundle}")
+    except LimitError:
+        raise
+    except EdgeqError:
+        return False
+    return True
+
+
+def check_confined(plain: Mapping[str, Any], _data: bytearray) -> Made:
+    """Called in the child: the check itself, with a backend that builds nothing."""
+    bundle, chosen, threads = Path(plain["bundle"]), named(plain["backend"]), plain["threads"]
+    if not (bundle / RETRIEVAL_SETTINGS).is_file():
+        engine = chosen.open(graph_for(bundle, canary_graph(bundle), chosen), threads=threads)
+        check_canaries(bundle, engine, threads=threads).raise_if_failed()
+    elif chosen is DEFAULT:
+        check_retrieval_canaries(bundle, open_two_tower(bundle, threads=threads)).raise_if_failed()
+    else:
+        raise EngineError("both encoders are built first")
+    return Made({})
 
 
 def backend_here(graph: str = DEFAULT.graph) -> EngineBackend:

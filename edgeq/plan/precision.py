@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from edgeq.artifact import Versioned
 from edgeq.errors import ArtifactError
 from edgeq.files import atomic_write
+from edgeq.yaml_text import read_yaml
 
 __all__ = [
     "CHANNEL_EQUALIZATIONS",
@@ -204,8 +205,8 @@ class PrecisionPlan(Versioned):
             ArtifactError: the file is missing, is not YAML, or is not a plan of this version.
         """
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+            return cls.model_validate(read_yaml(path))
+        except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"{path} is not a precision plan",
                 expected=f"YAML with version {PLAN_VERSION}",

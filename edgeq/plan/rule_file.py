@@ -13,22 +13,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.errors import ArtifactError
 from edgeq.plan.precision import Rule
+from edgeq.yaml_text import read_yaml
 
 __all__ = ["load_rules"]
 
 RULES_VERSION: Final = "edgeq.rules/1"
 
 
+_MOST_RULES: Final = 10_000
+_MOST_BYTES: Final = 4 << 20
+
+
 class _RuleFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal["edgeq.rules/1"]
-    rules: tuple[Rule, ...] = Field(min_length=1)
+    rules: tuple[Rule, ...] = Field(min_length=1, max_length=_MOST_RULES)
 
 
 def load_rules(path: Path) -> tuple[Rule, ...]:
@@ -38,8 +42,8 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
         ArtifactError: the file is missing, is not YAML, or does not hold rules.
     """
     try:
-        return _RuleFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).rules
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        return _RuleFile.model_validate(read_yaml(path, _MOST_BYTES)).rules
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} is not a file of rules",
             expected=f"YAML with version {RULES_VERSION} and rules, each with name, precision, reason and patterns",

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from edgeq.confined.pool import Pool
+from edgeq.model.images.confined_decode import DECODER, ConfinedDecoder
 from edgeq.service.http.access import Access
 from edgeq.service.http.errors import RequestError
 from edgeq.service.http.in_flight import InFlight
@@ -21,7 +23,7 @@ from edgeq.service.pages.page import page_of
 from edgeq.service.routes.chat import Chat
 from edgeq.service.routes.embedder import Embedder
 from edgeq.service.routes.fetch import Fetcher
-from edgeq.service.routes.image_input import ImageInputs, ImageLimits
+from edgeq.service.routes.image_input import AT_ONCE, ImageInputs, ImageLimits
 from edgeq.service.routes.inspect_route import InspectRoute
 from edgeq.service.routes.openapi import describe
 from edgeq.service.routes.pixel_routes import PixelRoutes
@@ -46,15 +48,22 @@ class Service:
         app: the application.
         served: the bundle behind it.
         traffic: requests under way.
+        children: its own, in which images are decoded, to be closed at the end; None where they are another's.
     """
 
     app: Middleware
     served: ServedModel
     traffic: InFlight
+    children: Pool | None
 
 
 def make_service(
-    served: ServedModel, settings: ServiceSettings, token: str | None = None, *, fetcher: Fetcher | None = None
+    served: ServedModel,
+    settings: ServiceSettings,
+    token: str | None = None,
+    *,
+    fetcher: Fetcher | None = None,
+    children: Pool | None = None,
 ) -> Service:
     """Join everything.
 
@@ -63,15 +72,19 @@ def make_service(
         settings: limits and times.
         token: that requests must bring; None for none.
         fetcher: gets images from other hosts; by default from those of the settings.
+        children: in which images are decoded; by default some of its own.
     """
+    pool = children or Pool(AT_ONCE, [DECODER])
+    pool.start()
+    decoder = ConfinedDecoder(pool)
     traffic = InFlight()
     metrics = Metrics(served, traffic)
     limits = ImageLimits(settings.image_bytes, settings.image_pixels, settings.images_bytes, settings.images_pixels)
     fetcher = fetcher or Fetcher(settings.image_hosts, settings.image_bytes, settings.body_seconds)
-    pictures = ImageInputs(limits, fetcher)
+    pictures = ImageInputs(limits, fetcher, decoder.decode)
     intake = RequestBodies(body_limit(settings.images_bytes), settings.body_seconds)
     handlers = _open_paths(served, settings, metrics, traffic) | _model_paths(
-        served, settings, pictures, intake, metrics
+        served, settings, pictures, intake, metrics, decoder
     )
     page = page_of(served) if settings.page else {}
     handlers.update({("GET", path): file for path, file in page.items()})
@@ -80,14 +93,19 @@ def make_service(
     routes = [Route(path, _Endpoint(path, handler), methods=[method]) for (method, path), handler in handlers.items()]
     access = Access(token, page)
     front = Middleware(Router(routes, redirect_slashes=False), [path for _, path in handlers], access, traffic, metrics)
-    return Service(front, served, traffic)
+    return Service(front, served, traffic, None if children else pool)
 
 
 Handlers = dict[tuple[str, str], Handler]
 
 
 def _model_paths(
-    served: ServedModel, settings: ServiceSettings, pictures: ImageInputs, intake: RequestBodies, metrics: Metrics
+    served: ServedModel,
+    settings: ServiceSettings,
+    pictures: ImageInputs,
+    intake: RequestBodies,
+    metrics: Metrics,
+    decoder: ConfinedDecoder,
 ) -> Handlers:
     """Paths that answer with the model; which of them do depends on the bundle."""
     looking = VisionRoutes(served, pictures, intake, settings.request_seconds)
@@ -104,6 +122,7 @@ def _model_paths(
             served.retrieval.catalog if served.retrieval is not None else None,
             queue=settings.queue,
             seconds=settings.request_seconds,
+            decode=decoder.decode,
         ),
     }
     if served.talk is None:

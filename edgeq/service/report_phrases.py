@@ -18,11 +18,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-import yaml
 from pydantic import Field, StringConstraints
 
-from edgeq.artifact import MAX_ARTIFACT_BYTES, Artifact
+from edgeq.artifact import Artifact
 from edgeq.errors import ArtifactError
+from edgeq.yaml_text import read_yaml
 
 __all__ = ["DEFAULT_PHRASES", "PHRASES", "PHRASES_VERSION", "Phrases", "ReportPhrases", "load_report_phrases"]
 
@@ -103,12 +103,8 @@ def load_report_phrases(path: Path) -> ReportPhrases:
         ArtifactError: it is missing, too long, is not YAML, or has other keys.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_ARTIFACT_BYTES + 1)
-        if len(text) > MAX_ARTIFACT_BYTES:
-            raise ValueError("it is too long")
-        return ReportPhrases.model_validate(yaml.safe_load(text.decode("utf-8")))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return ReportPhrases.model_validate(read_yaml(path))
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} {ReportPhrases.otherwise}",
             expected=f"YAML with version: {PHRASES_VERSION}, question, damage, and perhaps place, severity, action",

@@ -162,6 +162,8 @@ class Server:
         drained = drain.done() and drain.result()
         for task in (hurry, drain):
             task.cancel()
+        if self._service.children is not None:  # what is still decoded is given up
+            await to_thread.run_sync(self._service.children.close)
         await to_thread.run_sync(self._service.served.close, drained)
         return drained
 

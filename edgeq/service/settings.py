@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from edgeq.engine.registry import NAMES
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO
 from edgeq.runtime.scheduler.admission import SLOTS
+from edgeq.yaml_text import read_yaml
 
 __all__ = ["SETTINGS_VERSION", "ServiceSettings", "change", "load_settings"]
 
@@ -127,15 +127,11 @@ def load_settings(path: Path) -> ServiceSettings:
         ArtifactError: the file is missing, too long, is not YAML, or has a key or a value that is not known.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
-        found = yaml.safe_load(text.decode("utf-8"))
+        found = read_yaml(path, _MOST_BYTES)
         if not isinstance(found, dict) or "version" not in found:
             raise ValueError("it does not say its version")
         return ServiceSettings.model_validate(found)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} does not hold the settings of the service",
             expected=f"YAML with version: {SETTINGS_VERSION} and the keys that jetson/edgeq.conf explains",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeq.errors import ArtifactError
-from edgeq.files import atomic_write
+from edgeq.files import atomic_write, open_plain
 from edgeq.tensorrt.version import Version, from_number, to_number, version_problem
 
 __all__ = ["ALGORITHMS", "MAX_CACHE_BYTES", "CalibrationCache"]
@@ -122,7 +122,7 @@ class CalibrationCache:
         try:
             if path.exists() and not path.is_file():
                 raise ArtifactError(f"{path} is not a file", expected="a TensorRT calibration cache")
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 data = file.read(MAX_CACHE_BYTES + 1)
         except OSError as error:
             raise ArtifactError(

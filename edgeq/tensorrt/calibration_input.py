@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, CalibrationError, InputError
+from edgeq.files import open_plain
 
 __all__ = ["MAX_CACHE_BYTES", "Batch", "batch_size", "count_images", "read_cache"]
 
@@ -74,7 +75,7 @@ def read_cache(cache: bytes | Path | None) -> bytes | None:
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(MAX_CACHE_BYTES + 1)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -19,8 +19,10 @@ import openai
 from PIL import Image
 
 from edgeq.bundle.manifest import Manifest
+from edgeq.confined.pool import Pool
 from edgeq.engine import Engine
 from edgeq.errors import EdgeqError
+from edgeq.model.images.confined_decode import DECODER
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.runtime.scheduler.errors import ClosedError
 from edgeq.runtime.scheduler.snapshot import CacheFigures, Snapshot
@@ -52,6 +54,9 @@ USAGE = Usage(
     first_token_seconds=1.5,
     seconds=4.5,
 )
+CHILDREN = Pool(2, [DECODER])
+"""In which the services of all tests decode images; started by the first."""
+
 WAIT_S = 20.0
 """How long a test waits for what must come; never for what may not."""
 
@@ -255,7 +260,7 @@ def running(
 ) -> Iterator[Running]:
     """Run a service until the block ends."""
     chosen = ServiceSettings(port=0, **settings)
-    service = make_service(served, chosen, token, fetcher=fetcher)
+    service = make_service(served, chosen, token, fetcher=fetcher, children=CHILDREN)
     ready = threading.Event()
     server = Server(service, chosen, reserve("127.0.0.1", 0), notifier, lambda _url: ready.set())
     url = server.address

@@ -184,7 +184,7 @@ def test_too_many_pictures_at_once(bundle: Path, catalog: Path, monkeypatch: pyt
     go = threading.Event()
     made = thumbnails.thumbnail
 
-    def held(data: bytes, name: str) -> bytes:
+    def held(data: bytes, name: str, *_: object) -> bytes:
         assert go.wait(WAIT_S)
         return made(data, name)
 

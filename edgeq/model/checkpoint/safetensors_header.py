@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError
-from edgeq.files import HEAD_BYTES, recognise
+from edgeq.files import HEAD_BYTES, open_plain, recognise
 from edgeq.strict_json import read_json
 
 __all__ = ["MAX_HEADER_BYTES", "read_safetensors_header"]
@@ -27,7 +27,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     """
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise _damaged(path)
@@ -61,7 +61,7 @@ def _data_bytes(path: Path, tensors: dict[str, Any]) -> int:
 
 def _damaged(path: Path) -> ModelError:
     """The error for a file that is not whole."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         found = recognise(file.read(HEAD_BYTES))
     known = f": it is {found}" if found and "safetensors" not in found else ""
     return ModelError(

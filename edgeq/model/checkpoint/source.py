@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeq.errors import ModelError, first_line
-from edgeq.files import read_json_object
+from edgeq.files import read_json_object, require_plain_files
 from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
@@ -176,6 +176,7 @@ def _find_onnx(path: Path) -> Path | None:
 
 def _check_weights(directory: Path) -> None:
     """Raise ModelError unless a Hugging Face directory has a config and all its safetensors files, whole."""
+    require_plain_files(directory)
     shards = sorted(directory.glob("*.safetensors"))
     if not shards:
         pickles = sorted(file.name for pattern in _PICKLES for file in directory.glob(pattern))

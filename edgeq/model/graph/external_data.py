@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgeq.errors import ModelError
+from edgeq.files import open_plain
 
 if TYPE_CHECKING:
     import onnx
@@ -129,7 +130,7 @@ def _append_from(file: BinaryIO, source: Path, offset: int, length: int) -> int:
     if length == 0:
         return _append(file, b"")
     with (
-        source.open("rb") as other,
+        open_plain(source) as other,
         mmap.mmap(other.fileno(), 0, access=mmap.ACCESS_READ) as data,
         memoryview(data) as whole,
         whole[offset : offset + length] as piece,
@@ -150,7 +151,7 @@ def _read_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     data_file = _resolve(entries.get("location", ""), path, tensor.name)
     try:
         offset, length = _extent(data_file, entries, f"tensor {tensor.name!r} of {path.name}")
-        with data_file.open("rb") as file:
+        with open_plain(data_file) as file:
             file.seek(offset)
             tensor.raw_data = file.read(length)
     except OSError as error:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgeq.errors import ModelError
-from edgeq.files import HEAD_BYTES, atomic_write, recognise
+from edgeq.files import HEAD_BYTES, atomic_write, read_plain, recognise
 from edgeq.model.graph.complete import complete
 from edgeq.model.graph.external_data import has_external_data, move_out, read_in, stored_bytes
+from edgeq.model.graph.onnx_bounds import check_costs, check_node_count
 from edgeq.model.graph.onnx_checks import check_model, check_not_quantized, check_parts
 from edgeq.model.graph.tensors import drop_constant_inputs
 
@@ -41,9 +42,13 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: the file is missing, empty, cut short, not ONNX, invalid, already quantized, keeps its weights where
             they may not be read, or has a cycle.
+        LimitError: it has too many nodes, or its loops go round too often.
     """
     path = Path(path)
-    model = _parse(path, _read(path))
+    data = _read(path)
+    check_node_count(data, path)
+    model = _parse(path, data)
+    check_costs(model, path)
     check_parts(model, path)
     if model.functions:
         model = _inline_functions(model, path)
@@ -95,7 +100,7 @@ def _read(path: Path) -> bytes:
                 f"{path} has {size:,} bytes; a protobuf file ends at 2 GiB",
                 next_step="export the model with external data (save_as_external_data)",
             )
-        return path.read_bytes()
+        return read_plain(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist", expected="an .onnx file") from error
     except OSError as error:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeq.errors import ImageError
+from edgeq.files import open_plain
 from edgeq.model.images.array_labels import class_names, label_key
 from edgeq.model.images.decode import MAX_PIXELS
 
@@ -91,7 +92,7 @@ class Arrays:
         return self.read(name)[:count]
 
     def _open_npy(self, path: Path) -> dict[str, tuple[int, ...]]:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             shape, dtype = _header(file)
         _check(path.name, shape, dtype, path)
         self._load[""] = lambda: np.load(path, mmap_mode="r", allow_pickle=False)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from edgeq.errors import ImageError
-from edgeq.files import HEAD_BYTES, recognise
+from edgeq.files import HEAD_BYTES, open_plain, recognise
 from edgeq.model.images.decode import MAX_ENCODED_BYTES
 
 __all__ = ["Folder", "ImageStore", "Zip", "folder_label", "read_file"]
@@ -77,7 +77,7 @@ def _start(path: Path, name: str, count: int) -> bytes:
     try:
         if path.exists() and not path.is_file():  # reading a pipe or a device could wait for ever
             raise ImageError(f"{name} is not a file", expected="an image")
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(count)
     except OSError as error:
         raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
@@ -203,7 +203,7 @@ def _hidden(name: str) -> bool:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     """The archive with its directory read, or ImageError naming what the file is instead."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             head = file.read(HEAD_BYTES)
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, UnicodeDecodeError) as error:

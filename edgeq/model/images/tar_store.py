@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from edgeq.errors import ImageError
+from edgeq.files import open_plain
 from edgeq.model.images.decode import MAX_ENCODED_BYTES
 from edgeq.model.images.store import folder_label
 from edgeq.model.images.tar_headers import Member, members
@@ -29,7 +30,7 @@ class Tar:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = path.open("rb")
+            self._file = open_plain(path)
         except OSError as error:
             raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
         self._closed = weakref.finalize(self, self._file.close)

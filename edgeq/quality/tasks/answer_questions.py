@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeq.errors import ImageError, InputError
-from edgeq.files import MAX_JSON_BYTES
+from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.decode import decode_image
 from edgeq.model.images.store import Folder
 from edgeq.quality.tasks.json_lines import read_line, split_lines
@@ -123,7 +123,7 @@ class Questions:
 def _lines(path: Path) -> list[tuple[str, bytes]]:
     """(where, line) of every line that is not blank."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             data = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise InputError(

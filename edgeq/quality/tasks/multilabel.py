@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ImageError, InputError
+from edgeq.files import open_plain
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.stores import open_store
 from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, Tally, TaskFigures, require_finite
@@ -318,7 +319,7 @@ def _find_csv(path: Path) -> tuple[str, bytes] | None:
 
 def _start(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(MAX_CSV_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

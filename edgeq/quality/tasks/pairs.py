@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeq.errors import ImageError, InputError
-from edgeq.files import MAX_JSON_BYTES
+from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.decode import IMAGE_SUFFIXES
 from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.stores import open_store
@@ -199,7 +199,7 @@ def _find(path: Path) -> tuple[str, bytes, Path]:
     try:
         if file.exists() and not file.is_file():  # reading a pipe or a device could wait for ever
             raise InputError(f"{file} is not a file", expected="a JSONL file of images and captions")
-        with file.open("rb") as opened:
+        with open_plain(file) as opened:
             data = opened.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise InputError(

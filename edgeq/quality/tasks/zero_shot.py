@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import EngineError, InputError
-from edgeq.files import MAX_JSON_BYTES
+from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.image_set import ImageSet
 from edgeq.quality.tasks.recall import Z, check_right, compare_hits, directions, recall, search
 from edgeq.quality.tasks.retrieval_figures import ZeroShot
@@ -113,7 +113,7 @@ def _lines(path: Path, what: str) -> list[tuple[str, str]]:
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is not a file", expected=f"a text file of {what}, one in each line")
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             data = file.read(MAX_JSON_BYTES + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:

@@ -20,6 +20,7 @@ from edgeq.errors import EngineError, ImageError, InputError, ModelError, first_
 from edgeq.families.base import Arrays, Config, Given, ImageFeatures, ImagePrompt, Layout
 from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable, runnable
+from edgeq.files import require_plain_files
 from edgeq.model.images.image_processor import load_image_processor
 
 __all__ = [
@@ -228,6 +229,7 @@ def load_tokenizer(directory: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    require_plain_files(directory)
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers and transformers raise nearly anything for a damaged file

@@ -26,7 +26,7 @@ from edgeq.runtime.vlm.api import EncodedImage
 from edgeq.service.http.errors import RequestError
 from edgeq.service.routes.fetch import Fetcher
 
-__all__ = ["FORMATS", "ImageInputs", "ImageLimits", "ImageSource", "data_uri_bytes"]
+__all__ = ["AT_ONCE", "FORMATS", "ImageInputs", "ImageLimits", "ImageSource", "data_uri_bytes"]
 
 FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/bmp": "BMP"}
 """Media types of a data URI, and Pillow's name of each. What the bytes are is looked at all the same."""
@@ -39,7 +39,7 @@ _REMOTE: Final = ("http://", "https://")
 _SMALL: Final = 64 << 10
 """Characters of data URIs that are read faster than a thread is woken for them."""
 
-_AT_ONCE: Final = 2
+AT_ONCE: Final = 2
 """Requests whose images are decoded at once, one after another: each may take three bytes for each of its pixels."""
 
 
@@ -79,12 +79,16 @@ class ImageInputs:
     Args:
         limits: of the images of a request.
         fetcher: gets those that are given by their address.
+        decode: makes an image of a file and its name in errors; a service does that in children that can be killed.
     """
 
-    def __init__(self, limits: ImageLimits, fetcher: Fetcher) -> None:
+    def __init__(
+        self, limits: ImageLimits, fetcher: Fetcher, decode: Callable[[bytes, str], Image.Image] = decode_image
+    ) -> None:
         self._limits = limits
+        self._decode = decode
         self._fetcher = fetcher
-        self._turns = CapacityLimiter(_AT_ONCE)
+        self._turns = CapacityLimiter(AT_ONCE)
 
     async def use(self, sources: Sequence[ImageSource], then: Callable[[tuple[EncodedImage, ...]], _Made]) -> _Made:
         """Take the files of a request's images, hand them on, and let them go.
@@ -147,8 +151,14 @@ class ImageInputs:
                 _check_all(encoded, limits.all_bytes, "bytes")
                 pixels += _pixels_of(data, limits.pixels)
                 _check_all(pixels, limits.all_pixels, "pixels")
-            images.append(EncodedImage(data, partial(_decode, source.place)))
+            images.append(EncodedImage(data, partial(self._decoded, source.place)))
         return tuple(images)
+
+    def _decoded(self, place: str, data: bytes) -> Image.Image:
+        try:
+            return self._decode(data, _NAME)
+        except ImageError as error:
+            raise RequestError(422, "image_unreadable", error.what, param=place) from error
 
 
 def _is_remote(url: str) -> bool:
@@ -163,13 +173,6 @@ def _naming(source: ImageSource) -> Iterator[None]:
     except RequestError as error:
         error.at(source.place)
         raise
-
-
-def _decode(place: str, data: bytes) -> Image.Image:
-    try:
-        return decode_image(data, _NAME)
-    except ImageError as error:
-        raise RequestError(422, "image_unreadable", error.what, param=place) from error
 
 
 def _check_all(count: int, most: int, what: str) -> None:

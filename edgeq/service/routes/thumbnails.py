@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
@@ -34,6 +34,14 @@ _AT_ONCE: Final = 2
 """Images decoded at once: each may take three bytes for each of its pixels."""
 
 
+class Decode(Protocol):
+    """As `edgeq.model.images.decode.decode_image`."""
+
+    def __call__(self, data: bytes, name: str, *, side: int | None = None) -> Image.Image:
+        """Mode RGB, upright; raises ImageError."""
+        ...
+
+
 class Thumbnails:
     """Shows what was found.
 
@@ -41,10 +49,14 @@ class Thumbnails:
         catalog: whose images are shown; None where none is searched.
         queue: requests that may wait.
         seconds: from a request's header to its answer.
+        decode: makes an image of a file, its name in errors, and the side that suffices.
     """
 
-    def __init__(self, catalog: ServedCatalog | None, *, queue: int, seconds: float) -> None:
+    def __init__(
+        self, catalog: ServedCatalog | None, *, queue: int, seconds: float, decode: Decode = decode_image
+    ) -> None:
         self._catalog = catalog
+        self._decode = decode
         self._queue = queue
         self._seconds = seconds
         self._turns = CapacityLimiter(_AT_ONCE)
@@ -65,7 +77,7 @@ class Thumbnails:
         if self._asked >= _AT_ONCE + max(self._queue, 1):
             raise BusyError(1)
         known = request.headers.get("if-none-match", "")
-        make = partial(to_thread.run_sync, _answer, self._catalog, row, known, limiter=self._turns)
+        make = partial(to_thread.run_sync, _answer, self._catalog, row, known, self._decode, limiter=self._turns)
         self._asked += 1
         try:
             return await within(request, self._seconds, make)
@@ -73,13 +85,13 @@ class Thumbnails:
             self._asked -= 1
 
 
-def thumbnail(data: bytes, name: str) -> bytes:
+def thumbnail(data: bytes, name: str, decode: Decode = decode_image) -> bytes:
     """A JPEG of an encoded image, of SIDE pixels at most; nothing of the file but its pixels is in it.
 
     Raises:
         ImageError: it cannot be decoded, or has too many pixels.
     """
-    image = decode_image(data, name, side=2 * SIDE)
+    image = decode(data, name, side=2 * SIDE)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     image.info.clear()  # a comment would be written again
     file = io.BytesIO()
@@ -87,13 +99,15 @@ def thumbnail(data: bytes, name: str) -> bytes:
     return file.getvalue()
 
 
-def _answer(catalog: ServedCatalog, row: int, known: str) -> Response:
+def _answer(catalog: ServedCatalog, row: int, known: str, decode: Decode) -> Response:
     try:
         found = catalog.image(row)
         tag = _tag(found)
         if tag in (each.strip().removeprefix("W/") for each in known.split(",")):
             return Response(status_code=304, headers=_headers(tag))
-        return Response(thumbnail(found.read(), found.item.path), headers=_headers(tag), media_type="image/jpeg")
+        return Response(
+            thumbnail(found.read(), found.item.path, decode), headers=_headers(tag), media_type="image/jpeg"
+        )
     except (ImageError, InputError) as error:  # where the images lie is not told, as it is in no answer but a search's
         told = f"row {row} has no image here: there is no such row, or the image was removed, changed or cannot be read"
         raise RequestError(404, "no_image", told) from error

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from edgeq.errors import InputError
-from edgeq.files import MAX_JSON_BYTES
+from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.store import ImageStore
 from edgeq.model.images.stores import open_store
@@ -62,7 +62,7 @@ def _may_be_coco(name: str) -> bool:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -14,7 +14,6 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from edgeq.errors import ImageError, InputError
@@ -23,6 +22,7 @@ from edgeq.model.images.image_set import ImageItem, ImageSet
 from edgeq.model.images.store import ImageStore
 from edgeq.quality.tasks.detection.objects import LabelledObjects, Objects
 from edgeq.quality.tasks.detection.similarity import AREA_OF_BOX
+from edgeq.yaml_text import parse_yaml
 
 __all__ = ["DATA", "is_yolo", "read_yolo"]
 
@@ -74,10 +74,8 @@ def read_yolo(store: ImageStore, images: ImageSet, labels: Sequence[str] | None)
 
 def _description(data: bytes, where: str) -> Mapping[str, Any]:
     try:
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-        found = yaml.safe_load(data.decode("utf-8-sig"))
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        found = parse_yaml(data, _MAX_BYTES)
+    except ValueError as error:
         raise InputError(f"{where} cannot be read: {' '.join(str(error).split())[:200]}", expected="YAML") from error
     if not isinstance(found, dict):
         raise InputError(f"{where} holds no description of a data set", expected="YAML with names, train and val")
