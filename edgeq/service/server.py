@@ -27,7 +27,7 @@ from edgeq.service.settings import ServiceSettings
 
 __all__ = ["Server", "reserve"]
 
-_BACKLOG = 512
+_BACKLOG = 128
 _IDLE_S = 30
 _LAST_S = 5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -89,7 +89,7 @@ class Server:
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 service.app,
-                http=protocol_class(settings.body_seconds),
+                http=protocol_class(settings.body_seconds, service.connections),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -17,7 +17,7 @@ from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.engine.registry import NAMES
 from edgeq.install.candidate_here import AUTO
 from edgeq.service.app import make_service
-from edgeq.service.http.access import read_token
+from edgeq.service.http.access import read_tokens
 from edgeq.service.http.log import log, logged
 from edgeq.service.http.notify import Notifier
 from edgeq.service.load_bundle import open_served
@@ -72,7 +72,7 @@ class _Serving(BaseModel):
 )
 @click.option("--host", help="The address to listen on; any but the loopback one needs a token.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The TCP port; 0 takes a free one.  [default: 8000]")
-@click.option("--token-file", type=PATH, help="Its first line is the bearer token.  [default: variable EDGEQ_TOKEN]")
+@click.option("--token-file", type=PATH, help="Bearer tokens, one a line.  [default: variable EDGEQ_TOKEN]")
 @click.option("--slots", "sequences", type=click.IntRange(1), help="Requests answered at once.  [default: 4]")
 @click.option("--queue", type=click.IntRange(0), help="Requests that may wait.  [default: 16]")
 @click.option("--max-images", type=click.IntRange(1, 64), help="Images in one request.  [default: 8]")
@@ -89,12 +89,12 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
     status is 1. SIGTERM lets the requests under way end. The log is JSON, a line for each request, on stderr.
     """
     settings = chosen_settings(config, **flags)
-    token = read_token(settings.host, settings.token_file)
+    tokens = read_tokens(settings.host, settings.token_file)
     with reserve(settings.host, settings.port) as listener, logged(settings.log_level):
         notifier = Notifier.from_environment()
         served = open_chosen(bundle, settings, lambda what: _tell(notifier, what))
         server = Server(
-            make_service(served, settings, token),
+            make_service(served, settings, tokens),
             settings,
             listener,
             notifier,
