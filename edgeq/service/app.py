@@ -20,6 +20,7 @@ from edgeq.service.http.request_body import RequestBodies, body_limit
 from edgeq.service.metrics import CONTENT_TYPE, Metrics
 from edgeq.service.pages.page import page_of
 from edgeq.service.routes.chat import Chat
+from edgeq.service.routes.decode_room import DecodeRoom, decode_budget
 from edgeq.service.routes.embedder import Embedder
 from edgeq.service.routes.fetch import Fetcher
 from edgeq.service.routes.image_input import ImageInputs, ImageLimits
@@ -81,7 +82,7 @@ def make_service(
     metrics = Metrics(served, traffic)
     limits = ImageLimits(settings.image_bytes, settings.image_pixels, settings.images_bytes, settings.images_pixels)
     fetcher = fetcher or Fetcher(settings.image_hosts, settings.image_bytes, settings.body_seconds)
-    pictures = ImageInputs(limits, fetcher)
+    pictures = ImageInputs(limits, fetcher, DecodeRoom(decode_budget(settings)))
     intake = RequestBodies(body_limit(settings.images_bytes), settings.body_seconds, traffic=traffic)
     handlers = _open_paths(served, settings, metrics, traffic) | _model_paths(
         served, settings, pictures, intake, metrics

@@ -14,6 +14,7 @@ import openai
 import pytest
 from running import (
     ANSWER,
+    HOLD,
     NAME,
     Running,
     SimulatedRuntime,
@@ -35,7 +36,7 @@ from edgeq.errors import InputError
 from edgeq.service.http.access import is_loopback, read_tokens
 from edgeq.service.http.log import log, logged, request_id
 from edgeq.service.http.protocol import HEADER_BYTES
-from edgeq.service.http.request_body import body_limit
+from edgeq.service.http.request_body import RequestBodies, body_limit
 
 pytest_plugins = ["one_service"]
 
@@ -320,9 +321,18 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body(service: Running, run
     assert service.http.post(CHAT, json=chat()).status_code == 200
 
 
-def test_too_many_large_bodies_at_once() -> None:
+def test_too_many_large_bodies_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four of the largest may come in at once; a fifth is told to come again, and small ones get through."""
-    with running(talking(SimulatedRuntime()), **SMALL) as service:
+    monkeypatch.setattr("edgeq.service.http.request_body._GRACE_S", 600.0)
+    intakes: list[RequestBodies] = []
+    made = RequestBodies.__init__
+
+    def make(self: RequestBodies, *args: Any, **options: Any) -> None:
+        intakes.append(self)
+        made(self, *args, **options)
+
+    monkeypatch.setattr(RequestBodies, "__init__", make)
+    with running(talking(SimulatedRuntime()), **SMALL, body_seconds=600) as service:
         most = body_limit(int(SMALL_MIB * 2**20))
         head = post_bytes(CHAT, b"", headers={"Content-Length": str(most)})
         body = json.dumps(chat()).encode().ljust(most)
@@ -333,7 +343,8 @@ def test_too_many_large_bodies_at_once() -> None:
         assert post(service, body) == (200, "")  # what was only announced takes nothing
         for bare in slow:
             bare.sendall(body[:-1])
-        eventually(lambda: post(service, body) == (429, "too_many_bodies"))
+        eventually(lambda: free(intakes) == 4 * (64 << 10) + 4)
+        assert post(service, body) == (429, "too_many_bodies")
         assert service.http.post(CHAT, json=chat()).status_code == 200
         with service.connect() as bare:  # which writes more than the system holds for it, and only then reads
             bare.sendall(post_bytes(CHAT, bytes(7 << 20)))
@@ -342,6 +353,63 @@ def test_too_many_large_bodies_at_once() -> None:
             bare.close()
         eventually(lambda: service.service.traffic.active == 0)
         assert post(service, body) == (200, "")
+
+
+def test_a_large_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up long before its time is over; a small one may take all of it."""
+    monkeypatch.setattr("edgeq.service.http.request_body._GRACE_S", 0.05)
+    with running(talking(SimulatedRuntime()), **SMALL, body_seconds=600) as service, service.connect() as small:
+        small.sendall(post_bytes(CHAT, chat())[:-1])
+        eventually(lambda: service.service.traffic.active == 1)
+        with service.connect() as bare:
+            bare.sendall(post_bytes(CHAT, b"{", headers={"Content-Length": "1000000"}))
+            assert answered(bare) == (408, "body_too_slow")
+        small.sendall(post_bytes(CHAT, chat())[-1:])
+        assert small.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_silent_uploads_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as may be under way: the one that is silent for longest is given up for a request that comes."""
+    monkeypatch.setattr("edgeq.service.app.AT_ONCE", 3)
+    with running(talking(SimulatedRuntime()), body_seconds=600) as service:
+        silent = [service.connect() for _ in range(3)]
+        for number, bare in enumerate(silent, start=1):
+            bare.sendall(post_bytes(CHAT, chat())[:-1])
+            eventually(lambda: service.service.traffic.active == number)  # noqa: B023
+        assert service.http.post(CHAT, json=chat()).status_code == 200
+        assert answered(silent[0]) == (408, "body_too_slow")
+        for bare in silent[1:]:
+            bare.sendall(post_bytes(CHAT, chat())[-1:])
+            assert bare.recv(4096).startswith(b"HTTP/1.1 200 OK")
+        for bare in silent:
+            bare.close()
+
+
+def test_nobody_takes_the_places_of_another_token() -> None:
+    """Of 6 places each of two tokens has 3."""
+    runtime = SimulatedRuntime()
+    first, second = ({"authorization": f"Bearer {TOKEN}-{number}"} for number in (1, 2))
+    tokens = [f"{TOKEN}-1", f"{TOKEN}-2"]
+    with running(talking(runtime), token=tokens, sequences=4, queue=2) as service:
+        held = [service.connect() for _ in range(3)]
+        for bare in held:
+            bare.sendall(post_bytes(CHAT, chat(HOLD), headers=first))
+        eventually(lambda: len(runtime.asks) == 3)
+        lines = io.StringIO()
+        with logged("info", lines):
+            answer = service.http.post(CHAT, json=chat(), headers=first)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "token_quota")
+            assert service.http.post(CHAT, json=chat(), headers=second).status_code == 200
+            eventually(lambda: lines.getvalue().count("\n") == 2)
+        assert [json.loads(line)["token"] for line in lines.getvalue().splitlines()] == [1, 2]
+        assert service.http.get("/v1/models", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 401
+        for bare in held:
+            bare.close()
+
+
+def free(intakes: list[RequestBodies]) -> int:
+    """Bytes that bodies may still come to take."""
+    return sum(intake._free for intake in intakes)
 
 
 def post(service: Running, body: bytes) -> tuple[int, str]:

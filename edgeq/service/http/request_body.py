@@ -120,7 +120,7 @@ class RequestBodies:
             with self._traffic.coming_in(scope) as number:
                 return await self._read(request, number)
         if anyio.current_time() < scope.deadline:
-            raise RequestError(408, "body_too_slow", "others came, and this body had brought nothing for longest")
+            raise self._too_slow("others came, and this body had brought nothing for longest")
         raise self._too_slow(f"the body did not come within {self._seconds:g} s")
 
     async def _read(self, request: Request, number: int) -> bytes:
