@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from edgeq.service.server import Server, reserve
 from edgeq.service.settings import ServiceSettings, change, load_settings
 
 __all__ = ["bundle_options", "chosen_settings", "command", "open_chosen"]
+
+_FAILED = 70  # EX_SOFTWARE of sysexits.h
 
 _BUNDLE_OPTIONS = (
     click.option("--config", type=PATH, help="Settings (YAML), such as jetson/edgeq.conf; other options go before it."),
@@ -81,12 +84,13 @@ class _Serving(BaseModel):
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.  [default: info]"
 )
 @json_option
-def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: Any) -> None:
+def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: Any) -> int:
     """Serve BUNDLE over HTTP: chat, classes, reports, embeddings, search, health, metrics.
 
     BUNDLE is a bundle's directory or a store of `edgeq install`; without it, what the settings name. Every byte is
     checked and the engine compared with the canaries before the first request is taken; where that fails, the exit
-    status is 1. SIGTERM lets the requests under way end. The log is JSON, a line for each request, on stderr.
+    status is 1. SIGTERM lets the requests under way end. The log is JSON, a line for each request, on stderr. Where the
+    model fails so that nothing can be answered any more, the exit status is 70.
     """
     settings = chosen_settings(config, **flags)
     tokens = read_tokens(settings.host, settings.token_file)
@@ -99,8 +103,9 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
             listener,
             notifier,
             ready=lambda address: _announce(address, served, as_json),
+            end=partial(os._exit, _FAILED),
         )
-        server.run()
+        return 0 if server.run() else _FAILED
 
 
 def chosen_settings(config: Path | None, **flags: Any) -> ServiceSettings:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +49,36 @@ def test_a_process_that_says_nothing(text: str, tmp_path: Path) -> None:
     (tmp_path / "proc/self/status").write_text(text)
     with pytest.raises(InputError, match="memory is not known"):
         MemoryWatch(root=tmp_path)
+
+
+def test_a_look_that_fails_is_unknown(tmp_path: Path) -> None:
+    """And nothing is raised: the runtime goes on with what it knew."""
+    machine(tmp_path, 500, 100)
+    watch = MemoryWatch(root=tmp_path)
+    for name in ("meminfo", "self/status"):
+        (tmp_path / "proc" / name).write_text("nothing\n")
+        assert watch.look() is None
+        machine(tmp_path, 500, 100)
+    assert watch.look() == MemorySeen(free=500 * MIB, own=0)
+
+
+def test_it_looks_where_no_descriptor_is_left() -> None:
+    """As when connections have taken all of them."""
+    watch = MemoryWatch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        assert watch.look() is not None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def test_what_torch_holds_on_a_shared_gpu_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
