@@ -48,7 +48,7 @@ _BUNDLE_OPTIONS = (
 )
 
 
-def bundle_options(command: Callable[..., None]) -> Callable[..., None]:
+def bundle_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """The options that say how a bundle is opened."""
     return reduce(lambda wrapped, option: option(wrapped), reversed(_BUNDLE_OPTIONS), command)
 

@@ -87,8 +87,8 @@ class JsonBounds:
     def _add_structure(self, outside: bytes) -> None:
         """What is between strings, without blanks."""
         brackets = outside.translate(None, _NOT_BRACKETS)
-        for sign in brackets[: 4 * MOST_ITEMS]:
-            self._depth += 1 if sign in b"[{" else -1
+        for bracket in brackets[: 4 * MOST_ITEMS]:
+            self._depth += 1 if bracket in b"[{" else -1
             if self._depth > MOST_DEPTH:
                 told = f"more than {MOST_DEPTH} arrays and objects are within each other"
                 raise RequestError(400, "not_json", told, close=True)
