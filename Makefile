@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install clean
+.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
 	@echo "make bench-architectures  every family and architecture with drawn weights through inspect and prepare"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
+	@echo "make bench-attacks  the service under hostile requests: memory, and how long its health is silent"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
 	@echo "make soak-install  installs killed at random, and bundles that were changed at random"
@@ -144,6 +145,10 @@ bench-architectures: $(INSTALLED)
 # Ten million vectors: make bench-vector-index BENCH="--rows 10000000 --sides edgeq --work /large/disk"
 bench-vector-index: $(INSTALLED)
 	$(BIN)/python -m benchmarks.vector_index $(BENCH)
+
+# Some of them: make bench-attacks BENCH="--only idle silent"
+bench-attacks: $(INSTALLED)
+	$(BIN)/python -m benchmarks.attacks $(BUNDLE) $(BENCH)
 
 # Five minutes of mixed load from 64 clients.
 soak: $(INSTALLED)

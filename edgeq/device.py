@@ -7,6 +7,9 @@ of the Jetsons' figures was measured by edgeq.
 
 from __future__ import annotations
 
+import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,7 +17,17 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import InputError
 
-__all__ = ["PEAKS", "PROFILES", "THIS_MACHINE", "DevicePeak", "DeviceProfile", "device_profile", "probe"]
+__all__ = [
+    "PEAKS",
+    "PROFILES",
+    "THIS_MACHINE",
+    "DevicePeak",
+    "DeviceProfile",
+    "MemoryFiles",
+    "OpenText",
+    "device_profile",
+    "probe",
+]
 
 MIB: Final = 1 << 20
 THIS_MACHINE: Final = "this-machine"
@@ -23,6 +36,7 @@ _IDLE: Final = 1216 * MIB
 _CUDA_RUNTIME: Final = 2_000_000_000
 _CPU_RUNTIME: Final = 455_000_000
 _UNLIMITED: Final = 1 << 60
+_MOST_TEXT: Final = 1 << 16
 
 
 class DeviceProfile(BaseModel):
@@ -148,10 +162,7 @@ def probe(root: Path = Path("/")) -> DeviceProfile:
     Raises:
         InputError: there is no `/proc/meminfo`, or it lacks a figure.
     """
-    total, available = _meminfo(root / "proc/meminfo")
-    limit, used = _cgroup(root / "sys/fs/cgroup")
-    if limit < total:
-        total, available = limit, min(available, max(limit - used, 0))
+    total, available = MemoryFiles(root).read()
     return DeviceProfile(
         name=THIS_MACHINE,
         title="this machine",
@@ -164,41 +175,101 @@ def probe(root: Path = Path("/")) -> DeviceProfile:
     )
 
 
-def _meminfo(path: Path) -> tuple[int, int]:
-    """MemTotal and MemAvailable in bytes."""
-    try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-        fields = {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
-        return int(fields["MemTotal"][0]) * 1024, int(fields["MemAvailable"][0]) * 1024
-    except (OSError, KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"this machine's memory is not known: {path} cannot be read",
-            expected="Linux",
-            next_step=f"name a device: --device {next(iter(PROFILES))}",
-        ) from error
+class MemoryFiles:
+    """The files that tell of this machine's memory, open: so they can be read when no descriptor is left.
 
+    Args:
+        root: where `proc` and `sys` are; another one for a test.
 
-def _cgroup(directory: Path) -> tuple[int, int]:
-    """A control group's memory limit and use in bytes, version 2 or 1; no limit where there is none.
-
-    Files that nobody reads at present count as used there, and the kernel takes their memory back before anything else.
+    Raises:
+        InputError: there is no `/proc/meminfo`.
     """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._path = root / "proc/meminfo"
+        try:
+            self._meminfo = OpenText(self._path)
+        except OSError as error:
+            raise _unknown(self._path) from error
+        self._cgroups = list(_open_cgroups(root / "sys/fs/cgroup"))
+
+    def read(self) -> tuple[int, int]:
+        """Bytes in all and bytes that a process could still take: the machine's, or a container's if that is less.
+
+        Raises:
+            InputError: `/proc/meminfo` lacks a figure.
+        """
+        try:
+            lines = self._meminfo.read().splitlines()
+            fields = {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+            total, available = (int(fields[name][0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+        except (OSError, KeyError, IndexError, ValueError) as error:
+            raise _unknown(self._path) from error
+        limit, used = self._cgroup()
+        return (limit, min(available, max(limit - used, 0))) if limit < total else (total, available)
+
+    def _cgroup(self) -> tuple[int, int]:
+        """A control group's memory limit and use in bytes, version 2 or 1; no limit where there is none.
+
+        Files that nobody reads at present count as used there, and the kernel takes their memory back before anything
+        else.
+        """
+        for limit, used, idle in self._cgroups:
+            try:
+                total, taken = int(limit.read()), int(used.read())
+            except (OSError, ValueError):  # "max"
+                continue
+            return total, max(taken - (_idle_files(idle) if idle is not None else 0), 0)
+        return _UNLIMITED, 0
+
+
+class OpenText:
+    """A file of the kernel, whose text is another one each time; open until nobody has it any more.
+
+    Args:
+        path: of it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self) -> str:
+        """What is in it now; raises OSError where it cannot be read."""
+        return os.pread(self._descriptor, _MOST_TEXT, 0).decode("ascii", "replace")
+
+
+def _unknown(path: Path) -> InputError:
+    return InputError(
+        f"this machine's memory is not known: {path} cannot be read",
+        expected="Linux",
+        next_step=f"name a device: --device {next(iter(PROFILES))}",
+    )
+
+
+def _open_cgroups(directory: Path) -> Iterator[tuple[OpenText, OpenText, OpenText | None]]:
+    """Limit, use, and what the use consists of, of each version that there is."""
     for limit, used, idle in (
         ("memory.max", "memory.current", "memory.stat"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
         try:
-            total, taken = int((directory / limit).read_text()), int((directory / used).read_text())
-        except (OSError, ValueError):  # not there, or "max"
+            files = OpenText(directory / limit), OpenText(directory / used)
+        except OSError:  # not there
             continue
-        return total, max(taken - _idle_files(directory / idle), 0)
-    return _UNLIMITED, 0
+        try:
+            yield *files, OpenText(directory / idle)
+        except OSError:
+            yield *files, None
 
 
-def _idle_files(path: Path) -> int:
+def _idle_files(file: OpenText) -> int:
     """Bytes of the page cache that were not used lately; 0 where it is not said."""
     try:
-        fields = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+        fields = dict(line.split() for line in file.read().splitlines())
         return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
     except (OSError, ValueError):
         return 0

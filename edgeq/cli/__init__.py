@@ -1,7 +1,7 @@
 """The command line: one file for each verb.
 
-Exit status: 0 done, 1 a gate said no, 2 bad input or usage, 130 stopped with Ctrl-C, 141 whoever read stdout closed
-it, 143 terminated.
+Exit status: 0 done, 1 a gate said no, 2 bad input or usage, 70 a service failed, 130 stopped with Ctrl-C, 141 whoever
+read stdout closed it, 143 terminated.
 """
 
 from __future__ import annotations

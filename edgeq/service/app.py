@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,16 +14,18 @@ from starlette.types import Receive, Scope, Send
 from edgeq.confined.pool import Pool
 from edgeq.model.images.confined_decode import DECODER, ConfinedDecoder
 from edgeq.service.http.access import Access
+from edgeq.service.http.connections import Connections, descriptor_room
 from edgeq.service.http.errors import RequestError
-from edgeq.service.http.in_flight import InFlight
+from edgeq.service.http.in_flight import AT_ONCE, InFlight
 from edgeq.service.http.middleware import Middleware
 from edgeq.service.http.request_body import RequestBodies, body_limit
 from edgeq.service.metrics import CONTENT_TYPE, Metrics
 from edgeq.service.pages.page import page_of
 from edgeq.service.routes.chat import Chat
+from edgeq.service.routes.decode_room import DecodeRoom, decode_budget
 from edgeq.service.routes.embedder import Embedder
 from edgeq.service.routes.fetch import Fetcher
-from edgeq.service.routes.image_input import AT_ONCE, ImageInputs, ImageLimits
+from edgeq.service.routes.image_input import DECODED_AT_ONCE, ImageInputs, ImageLimits
 from edgeq.service.routes.inspect_route import InspectRoute
 from edgeq.service.routes.openapi import describe
 from edgeq.service.routes.pixel_routes import PixelRoutes
@@ -48,19 +50,21 @@ class Service:
         app: the application.
         served: the bundle behind it.
         traffic: requests under way.
+        connections: that are open.
         children: its own, in which images are decoded, to be closed at the end; None where they are another's.
     """
 
     app: Middleware
     served: ServedModel
     traffic: InFlight
+    connections: Connections
     children: Pool | None
 
 
 def make_service(
     served: ServedModel,
     settings: ServiceSettings,
-    token: str | None = None,
+    token: str | Sequence[str] | None = None,
     *,
     fetcher: Fetcher | None = None,
     children: Pool | None = None,
@@ -70,30 +74,36 @@ def make_service(
     Args:
         served: the bundle.
         settings: limits and times.
-        token: that requests must bring; None for none.
+        token: that requests must bring, or several, of which they must bring one; None for none.
         fetcher: gets images from other hosts; by default from those of the settings.
         children: in which images are decoded; by default some of its own.
     """
-    pool = children or Pool(AT_ONCE, [DECODER])
+    pool = children or Pool(DECODED_AT_ONCE, [DECODER])
     pool.start()
     decoder = ConfinedDecoder(pool)
-    traffic = InFlight()
+    tokens = (token,) if isinstance(token, str) else tuple(token or ())
+    connections = Connections(
+        descriptor_room(settings.connections), settings.connections_per_address, [str(one) for one in settings.proxies]
+    )
+    traffic = InFlight(
+        min(AT_ONCE, descriptor_room(settings.connections) // 2), settings.requests_per_token(len(tokens))
+    )
     metrics = Metrics(served, traffic)
     limits = ImageLimits(settings.image_bytes, settings.image_pixels, settings.images_bytes, settings.images_pixels)
     fetcher = fetcher or Fetcher(settings.image_hosts, settings.image_bytes, settings.body_seconds)
-    pictures = ImageInputs(limits, fetcher, decoder.decode)
-    intake = RequestBodies(body_limit(settings.images_bytes), settings.body_seconds)
+    pictures = ImageInputs(limits, fetcher, DecodeRoom(decode_budget(settings)), decoder.decode)
+    intake = RequestBodies(body_limit(settings.images_bytes), settings.body_seconds, traffic=traffic)
     handlers = _open_paths(served, settings, metrics, traffic) | _model_paths(
         served, settings, pictures, intake, metrics, decoder
     )
     page = page_of(served) if settings.page else {}
     handlers.update({("GET", path): file for path, file in page.items()})
-    description = describe(served, token is not None)
+    description = describe(served, bool(tokens))
     handlers["GET", "/openapi.json"] = partial(_text, lambda: description, "application/json")
     routes = [Route(path, _Endpoint(path, handler), methods=[method]) for (method, path), handler in handlers.items()]
-    access = Access(token, page)
+    access = Access(tokens, page)
     front = Middleware(Router(routes, redirect_slashes=False), [path for _, path in handlers], access, traffic, metrics)
-    return Service(front, served, traffic, None if children else pool)
+    return Service(front, served, traffic, connections, None if children else pool)
 
 
 Handlers = dict[tuple[str, str], Handler]

@@ -1,7 +1,11 @@
 """Run a service: listen, say when it is ready, and on SIGTERM answer what is under way before it ends.
 
 The first signal closes the door: requests that still come get 503, those under way end. The second one, or the end of
-`drain_seconds`, cancels what is left.
+`drain_seconds`, cancels what is left. What cannot be cancelled, such as an image that is being decoded, is waited for
+no longer than LAST_S: the process ends over it.
+
+Where the model's worker has ended, nothing can be answered any more: the service says so and ends as well, so that
+systemd starts it again.
 """
 
 from __future__ import annotations
@@ -10,9 +14,11 @@ import asyncio
 import errno
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Final
 
 import uvicorn
 import uvloop
@@ -25,11 +31,15 @@ from edgeq.service.http.notify import Notifier
 from edgeq.service.http.protocol import protocol_class
 from edgeq.service.settings import ServiceSettings
 
-__all__ = ["Server", "reserve"]
+__all__ = ["LAST_S", "Server", "reserve"]
 
-_BACKLOG = 512
+LAST_S: Final = 10.0
+"""After `drain_seconds`, or after the second signal, the process has ended within so many."""
+
+_BACKLOG = 128
 _IDLE_S = 30
-_LAST_S = 5
+_CLOSE_S = 5
+_LOOK_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -71,6 +81,8 @@ class Server:
         listener: from `reserve`; it is closed at the end.
         notifier: tells systemd.
         ready: called once requests are answered, with the address.
+        end: ends the process at once; called where it would not end in time by itself. None in a process that has
+            something else to do.
     """
 
     def __init__(
@@ -80,23 +92,26 @@ class Server:
         listener: socket.socket,
         notifier: Notifier | None = None,
         ready: Callable[[str], None] | None = None,
+        end: Callable[[], None] | None = None,
     ) -> None:
         self._service = service
         self._settings = settings
         self._listener = listener
         self._notifier = notifier or Notifier()
         self._ready = ready
+        self._end = end
+        self._failed = False
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 service.app,
-                http=protocol_class(settings.body_seconds),
+                http=protocol_class(settings.body_seconds, service.connections),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=_IDLE_S,
-                timeout_graceful_shutdown=_LAST_S,
+                timeout_graceful_shutdown=_CLOSE_S,
             )
         )
         self._stop: asyncio.Event | None = None
@@ -109,8 +124,11 @@ class Server:
         host, port = self._listener.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Serve until a signal or `stop`; the model is closed at the end.
+
+        Returns:
+            Whether it ended because it was told to: False where the model's worker has ended.
 
         Raises:
             InputError: another process has come to listen on the port.
@@ -122,12 +140,29 @@ class Server:
             raise _not_bound(host, port, error) from error
         with _signals(self.stop):
             uvloop.run(self._serve())
+        return not self._failed
 
     def stop(self) -> None:
         """Close the door and drain; the second time, hurry. From any thread."""
+        first = self._stop is None or not self._stop.is_set()
+        self._end_after((self._settings.drain_seconds if first else 0) + LAST_S)
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._next)
+
+    def _end_after(self, seconds: float) -> None:
+        """End the process then, if it is still there: also where the loop is stuck, or a thread is waited for."""
+        if self._end is None:
+            return
+
+        def over() -> None:
+            log("not ended in time", level=40, seconds=seconds)
+            assert self._end is not None
+            self._end()
+
+        timer = threading.Timer(seconds, over)
+        timer.daemon = True
+        timer.start()
 
     def _next(self) -> None:
         assert self._stop is not None
@@ -138,12 +173,18 @@ class Server:
         self._stop, self._hurry, self._loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
         serving = asyncio.create_task(self._uvicorn.serve([self._listener]))
         watching = asyncio.create_task(self._watch())
+        looking = asyncio.create_task(self._until_worker_ends())
         log("started", address=self.address, model=self._service.served.name)
         self._notifier.ready()
         if self._ready is not None:
             self._ready(self.address)
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serving, stopping, looking), return_when=asyncio.FIRST_COMPLETED)
+        if looking.done():
+            self._failed = True
+            log("worker_ended", level=40, reason="the model's worker has ended; see above")
+            self._end_after(LAST_S)
+        looking.cancel()
         drained = await self._drain()
         watching.cancel()
         self._uvicorn.should_exit = True
@@ -166,6 +207,10 @@ class Server:
             await to_thread.run_sync(self._service.children.close)
         await to_thread.run_sync(self._service.served.close, drained)
         return drained
+
+    async def _until_worker_ends(self) -> None:
+        while self._service.served.alive:
+            await asyncio.sleep(_LOOK_S)
 
     async def _watch(self) -> None:
         """Tell the watchdog that the worker makes progress; where it does not, say nothing, and systemd acts."""

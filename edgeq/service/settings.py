@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    StringConstraints,
+    ValidationError,
+)
 
 from edgeq.engine.registry import NAMES
 from edgeq.errors import ArtifactError, InputError
@@ -47,7 +55,11 @@ class ServiceSettings(BaseModel):
         index: a catalog of `edgeq index`, made with the bundle, that `/v1/search` looks in.
         page: a page for a browser at `/`, for bundles that have one.
         host, port: where it listens; port 0 takes a free one.
-        token_file: its first line is the bearer token.
+        token_file: a bearer token a line.
+        token_requests: under way with one of several tokens, at most; None shares `sequences` and `queue` out.
+        connections: open at once, at most; fewer where the limit of descriptors is low.
+        connections_per_address: of these, from one address; this machine's own and `proxies` are not counted so.
+        proxies: addresses behind which there are many clients.
         image_hosts: from which images are fetched.
         max_images: in one request, over all of its messages.
         image_mib, image_megapixels: the largest image, encoded in MiB and in millions of pixels.
@@ -81,6 +93,10 @@ class ServiceSettings(BaseModel):
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=0, le=65535)
     token_file: Path | None = None
+    token_requests: int | None = Field(default=None, ge=1)
+    connections: int = Field(default=512, ge=16, le=10_000)
+    connections_per_address: int = Field(default=128, ge=1, le=10_000)
+    proxies: tuple[IPvAnyAddress, ...] = ()
     image_hosts: tuple[_HostName, ...] = ()
     max_images: int = Field(default=8, ge=1, le=64)
     image_mib: float = Field(default=20, gt=0, le=128)
@@ -98,6 +114,12 @@ class ServiceSettings(BaseModel):
     cache_mib: int | None = Field(default=None, ge=0)
     threads: int | None = Field(default=None, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def requests_per_token(self, tokens: int) -> int | None:
+        """Requests under way with each of so many tokens, at most; None where there is one, or none."""
+        if tokens < 2:
+            return None
+        return self.token_requests or max((self.sequences + self.queue) // tokens, 1)
 
     @property
     def image_bytes(self) -> int:

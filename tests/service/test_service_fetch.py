@@ -102,6 +102,18 @@ def test_redirects_stay_on_the_host() -> None:
     for there in ("http://127.0.0.1/", "http://other.example/a", "//other.example/a", "file:///etc/passwd"):
         with answering(moved(there)) as (port, _):
             assert refused(f"http://{HOST}:{port}/").status in (400, 422)
+    for there in (
+        "http://[",
+        "http://[::1",
+        f"http://{HOST}:port/",
+        f"http://{HOST}:99999/",
+        "/a b",
+        "\x7f",
+        "//",
+        "/\u00ff",
+    ):
+        with answering(moved(there), b"") as (port, _):
+            assert refused(f"http://{HOST}:{port}/").status in (400, 422), there
     with answering(*[moved("/again")] * 4) as (port, _):
         assert "for ever" in refused(f"http://{HOST}:{port}/").what
 
@@ -156,11 +168,24 @@ def test_an_address_that_is_refused_before_anything_is_sent(url: str) -> None:
         *(("8.8.8.8", True), ("2001:4860:4860::8888", True), ("::ffff:8.8.8.8", True)),
         *((one, False) for one in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0")),
         *((one, False) for one in ("100.64.0.1", "224.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1")),
+        *((one, False) for one in ("64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::a00:1", "2002:7f00:1::1")),
+        *((one, False) for one in ("::127.0.0.1", "::8.8.8.8", "::ffff:0:127.0.0.1", "2001:0:4136:e378::1")),
+        *((one, False) for one in ("2a00:1450::5efe:7f00:1", "2a00:1450::200:5efe:7f00:1", "fec0::1", "::")),
         *((one, False) for one in ("ff02::1", "255.255.255.255", "198.18.0.1", "no address", "")),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
+
+
+@pytest.mark.parametrize("port", [22, 8080, 6379])
+def test_other_ports_are_not_asked(port: int) -> None:
+    async def public(_host: str, _port: int) -> tuple[str, ...]:
+        return ("8.8.8.8",)
+
+    with pytest.raises(RequestError, match="ports of HTTP and HTTPS") as caught:
+        asyncio.run(Fetcher([HOST], MOST, 20, resolve=public).fetch(f"http://{HOST}:{port}/"))
+    assert caught.value.status == 422
 
 
 def test_the_systems_own_resolver() -> None:

@@ -14,6 +14,7 @@ import openai
 import pytest
 from running import (
     ANSWER,
+    HOLD,
     NAME,
     Running,
     SimulatedRuntime,
@@ -32,10 +33,10 @@ from running import (
 )
 
 from edgeq.errors import InputError
-from edgeq.service.http.access import is_loopback, read_token
+from edgeq.service.http.access import is_loopback, read_tokens
 from edgeq.service.http.log import log, logged, request_id
 from edgeq.service.http.protocol import HEADER_BYTES
-from edgeq.service.http.request_body import body_limit
+from edgeq.service.http.request_body import RequestBodies, body_limit
 
 pytest_plugins = ["one_service"]
 
@@ -115,27 +116,34 @@ def test_a_page_in_a_browser_cannot_come_by_another_name(service: Running, host:
 def test_which_addresses_need_a_token(host: str, own: bool) -> None:
     assert is_loopback(host) is own
     if own:
-        assert read_token(host, None, {}) is None
+        assert read_tokens(host, None, {}) == ()
     else:
         with pytest.raises(InputError, match="must bring a token"):
-            read_token(host, None, {})
-    assert read_token(host, None, {"EDGEQ_TOKEN": TOKEN}) == TOKEN
+            read_tokens(host, None, {})
+    assert read_tokens(host, None, {"EDGEQ_TOKEN": TOKEN}) == (TOKEN,)
 
 
 def test_the_file_goes_before_the_variable(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(f"{TOKEN}\nanything\n")
-    assert read_token("0.0.0.0", tmp_path / "token", {"EDGEQ_TOKEN": "x" * 20}) == TOKEN
+    (tmp_path / "token").write_text(f"{TOKEN}\n\n# another one\n{TOKEN}-2\n")
+    assert read_tokens("0.0.0.0", tmp_path / "token", {"EDGEQ_TOKEN": "x" * 20}) == (TOKEN, f"{TOKEN}-2")
+
+
+def test_a_token_that_is_there_twice(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n{TOKEN}\n")
+    with pytest.raises(InputError, match="1 of them different"):
+        read_tokens("127.0.0.1", tmp_path / "token", {})
 
 
 @pytest.mark.parametrize(
-    "text", ["", "\nsecret-on-the-second-line", "short", "with a space in the middle", "ümläute-and-more-of-it"]
+    "text",
+    ["", "# a comment alone", f"{TOKEN}\nshort", "short", "with a space in the middle", "ümläute-and-more-of-it"],
 )
 def test_a_token_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text)
     with pytest.raises(InputError, match="cannot be used"):
-        read_token("127.0.0.1", tmp_path / "token", {})
+        read_tokens("127.0.0.1", tmp_path / "token", {})
     with pytest.raises(InputError, match="cannot be read"):
-        read_token("127.0.0.1", tmp_path / "nowhere", {})
+        read_tokens("127.0.0.1", tmp_path / "nowhere", {})
 
 
 # ---- where
@@ -313,26 +321,101 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body(service: Running, run
     assert service.http.post(CHAT, json=chat()).status_code == 200
 
 
-def test_too_many_large_bodies_at_once() -> None:
-    """Four of the largest may come in at once; the fifth is told to come again, and nothing is kept of any of them."""
-    with running(talking(SimulatedRuntime()), **SMALL) as service:
+def test_too_many_large_bodies_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of the largest may come in at once; a fifth is told to come again, and small ones get through."""
+    monkeypatch.setattr("edgeq.service.http.request_body._GRACE_S", 600.0)
+    intakes: list[RequestBodies] = []
+    made = RequestBodies.__init__
+
+    def make(self: RequestBodies, *args: Any, **options: Any) -> None:
+        intakes.append(self)
+        made(self, *args, **options)
+
+    monkeypatch.setattr(RequestBodies, "__init__", make)
+    with running(talking(SimulatedRuntime()), **SMALL, body_seconds=600) as service:
         most = body_limit(int(SMALL_MIB * 2**20))
         head = post_bytes(CHAT, b"", headers={"Content-Length": str(most)})
+        body = json.dumps(chat()).encode().ljust(most)
         slow = [service.connect() for _ in range(4)]
         for bare in slow:
             bare.sendall(head)
         eventually(lambda: service.service.traffic.active == 4)
-        body = json.dumps(chat()).encode().ljust(most)
-        answer = service.http.post(CHAT, content=body, headers={"content-type": "application/json"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_bodies")
-        assert answer.headers["retry-after"] == "1"
+        assert post(service, body) == (200, "")  # what was only announced takes nothing
+        for bare in slow:
+            bare.sendall(body[:-1])
+        eventually(lambda: free(intakes) == 4 * (64 << 10) + 4)
+        assert post(service, body) == (429, "too_many_bodies")
+        assert service.http.post(CHAT, json=chat()).status_code == 200
         with service.connect() as bare:  # which writes more than the system holds for it, and only then reads
             bare.sendall(post_bytes(CHAT, bytes(7 << 20)))
-            assert answered(bare) == (429, "too_many_bodies")
+            assert answered(bare) == (413, "body_too_large")
         for bare in slow:
             bare.close()
         eventually(lambda: service.service.traffic.active == 0)
-        assert service.http.post(CHAT, content=body, headers={"content-type": "application/json"}).status_code == 200
+        assert post(service, body) == (200, "")
+
+
+def test_a_large_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up long before its time is over; a small one may take all of it."""
+    monkeypatch.setattr("edgeq.service.http.request_body._GRACE_S", 0.05)
+    with running(talking(SimulatedRuntime()), **SMALL, body_seconds=600) as service, service.connect() as small:
+        small.sendall(post_bytes(CHAT, chat())[:-1])
+        eventually(lambda: service.service.traffic.active == 1)
+        with service.connect() as bare:
+            bare.sendall(post_bytes(CHAT, b"{", headers={"Content-Length": "1000000"}))
+            assert answered(bare) == (408, "body_too_slow")
+        small.sendall(post_bytes(CHAT, chat())[-1:])
+        assert small.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_silent_uploads_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as may be under way: the one that is silent for longest is given up for a request that comes."""
+    monkeypatch.setattr("edgeq.service.app.AT_ONCE", 3)
+    with running(talking(SimulatedRuntime()), body_seconds=600) as service:
+        silent = [service.connect() for _ in range(3)]
+        for number, bare in enumerate(silent, start=1):
+            bare.sendall(post_bytes(CHAT, chat())[:-1])
+            eventually(lambda: service.service.traffic.active == number)  # noqa: B023
+        assert service.http.post(CHAT, json=chat()).status_code == 200
+        assert answered(silent[0]) == (408, "body_too_slow")
+        for bare in silent[1:]:
+            bare.sendall(post_bytes(CHAT, chat())[-1:])
+            assert bare.recv(4096).startswith(b"HTTP/1.1 200 OK")
+        for bare in silent:
+            bare.close()
+
+
+def test_nobody_takes_the_places_of_another_token() -> None:
+    """Of 6 places each of two tokens has 3."""
+    runtime = SimulatedRuntime()
+    first, second = ({"authorization": f"Bearer {TOKEN}-{number}"} for number in (1, 2))
+    tokens = [f"{TOKEN}-1", f"{TOKEN}-2"]
+    with running(talking(runtime), token=tokens, sequences=4, queue=2) as service:
+        held = [service.connect() for _ in range(3)]
+        for bare in held:
+            bare.sendall(post_bytes(CHAT, chat(HOLD), headers=first))
+        eventually(lambda: len(runtime.asks) == 3)
+        lines = io.StringIO()
+        with logged("info", lines):
+            answer = service.http.post(CHAT, json=chat(), headers=first)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "token_quota")
+            assert service.http.post(CHAT, json=chat(), headers=second).status_code == 200
+            eventually(lambda: lines.getvalue().count("\n") == 2)
+        assert [json.loads(line)["token"] for line in lines.getvalue().splitlines()] == [1, 2]
+        assert service.http.get("/v1/models", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 401
+        for bare in held:
+            bare.close()
+
+
+def free(intakes: list[RequestBodies]) -> int:
+    """Bytes that bodies may still come to take."""
+    return sum(intake._free for intake in intakes)
+
+
+def post(service: Running, body: bytes) -> tuple[int, str]:
+    """Status and error code of a chat request; no code of one that is answered."""
+    answer = service.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    return answer.status_code, answer.json().get("error", {}).get("code", "")
 
 
 def test_a_request_that_took_all_its_time_to_come_in() -> None:

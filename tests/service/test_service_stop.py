@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from running import (
 
 from edgeq.errors import InputError
 from edgeq.service.app import make_service
+from edgeq.service.http.log import logged
 from edgeq.service.http.notify import Notifier
 from edgeq.service.server import Server, reserve
 from edgeq.service.settings import ServiceSettings
@@ -133,13 +135,53 @@ def _receives(heard: socket.socket) -> bool:
         return False
 
 
-def test_a_worker_that_has_ended() -> None:
+def test_a_worker_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeq.service.server._LOOK_S", 600.0)
     runtime = SimulatedRuntime()
     with running(talking(runtime)) as service:
         runtime.alive = False
         for path in ("/health/live", "/health/ready"):
             answer = service.http.get(path)
             assert (answer.status_code, answer.json()["status"]) == (503, "failing")
+
+
+def test_where_the_worker_has_ended_the_service_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = SimulatedRuntime()
+    monkeypatch.setattr("edgeq.service.server._LOOK_S", 0.01)
+    settings = ServiceSettings(port=0)
+    server = Server(make_service(talking(runtime), settings), settings, reserve("127.0.0.1", 0))
+    well: list[bool] = []
+    lines = io.StringIO()
+    with logged("info", lines):
+        thread = threading.Thread(target=lambda: well.append(server.run()))
+        thread.start()
+        runtime.alive = False
+        thread.join(WAIT_S)
+    assert well == [False]
+    assert "worker_ended" in lines.getvalue()
+
+
+def test_what_cannot_be_cancelled_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that does not come back, as a decoder's: the process is ended over it."""
+    monkeypatch.setattr("edgeq.service.server.LAST_S", 0.0)
+    runtime, ended, go = SimulatedRuntime(), threading.Event(), threading.Event()
+    monkeypatch.setattr(runtime, "close", lambda _drain=True: go.wait(WAIT_S))
+    settings = ServiceSettings(port=0, drain_seconds=0)
+    ready = threading.Event()
+    server = Server(
+        make_service(talking(runtime), settings),
+        settings,
+        reserve("127.0.0.1", 0),
+        ready=lambda _address: ready.set(),
+        end=ended.set,
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert ready.wait(WAIT_S)
+    server.stop()
+    assert ended.wait(WAIT_S)
+    go.set()
+    thread.join(WAIT_S)
 
 
 def test_a_port_in_use() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.engine.registry import NAMES
 from edgeq.install.candidate_here import AUTO
 from edgeq.service.app import make_service
-from edgeq.service.http.access import read_token
+from edgeq.service.http.access import read_tokens
 from edgeq.service.http.log import log, logged
 from edgeq.service.http.notify import Notifier
 from edgeq.service.load_bundle import open_served
@@ -26,6 +27,8 @@ from edgeq.service.server import Server, reserve
 from edgeq.service.settings import ServiceSettings, change, load_settings
 
 __all__ = ["bundle_options", "chosen_settings", "command", "open_chosen"]
+
+_FAILED = 70  # EX_SOFTWARE of sysexits.h
 
 _BUNDLE_OPTIONS = (
     click.option("--config", type=PATH, help="Settings (YAML), such as jetson/edgeq.conf; other options go before it."),
@@ -45,7 +48,7 @@ _BUNDLE_OPTIONS = (
 )
 
 
-def bundle_options(command: Callable[..., None]) -> Callable[..., None]:
+def bundle_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """The options that say how a bundle is opened."""
     return reduce(lambda wrapped, option: option(wrapped), reversed(_BUNDLE_OPTIONS), command)
 
@@ -72,7 +75,7 @@ class _Serving(BaseModel):
 )
 @click.option("--host", help="The address to listen on; any but the loopback one needs a token.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The TCP port; 0 takes a free one.  [default: 8000]")
-@click.option("--token-file", type=PATH, help="Its first line is the bearer token.  [default: variable EDGEQ_TOKEN]")
+@click.option("--token-file", type=PATH, help="Bearer tokens, one a line.  [default: variable EDGEQ_TOKEN]")
 @click.option("--slots", "sequences", type=click.IntRange(1), help="Requests answered at once.  [default: 4]")
 @click.option("--queue", type=click.IntRange(0), help="Requests that may wait.  [default: 16]")
 @click.option("--max-images", type=click.IntRange(1, 64), help="Images in one request.  [default: 8]")
@@ -81,26 +84,28 @@ class _Serving(BaseModel):
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.  [default: info]"
 )
 @json_option
-def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: Any) -> None:
+def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: Any) -> int:
     """Serve BUNDLE over HTTP: chat, classes, reports, embeddings, search, health, metrics.
 
     BUNDLE is a bundle's directory or a store of `edgeq install`; without it, what the settings name. Every byte is
     checked and the engine compared with the canaries before the first request is taken; where that fails, the exit
-    status is 1. SIGTERM lets the requests under way end. The log is JSON, a line for each request, on stderr.
+    status is 1. SIGTERM lets the requests under way end. The log is JSON, a line for each request, on stderr. Where the
+    model fails so that nothing can be answered any more, the exit status is 70.
     """
     settings = chosen_settings(config, **flags)
-    token = read_token(settings.host, settings.token_file)
+    tokens = read_tokens(settings.host, settings.token_file)
     with reserve(settings.host, settings.port) as listener, logged(settings.log_level):
         notifier = Notifier.from_environment()
         served = open_chosen(bundle, settings, lambda what: _tell(notifier, what))
         server = Server(
-            make_service(served, settings, token),
+            make_service(served, settings, tokens),
             settings,
             listener,
             notifier,
             ready=lambda address: _announce(address, served, as_json),
+            end=partial(os._exit, _FAILED),
         )
-        server.run()
+        return 0 if server.run() else _FAILED
 
 
 def chosen_settings(config: Path | None, **flags: Any) -> ServiceSettings:

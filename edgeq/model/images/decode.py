@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from edgeq.errors import ImageError
+from edgeq.model.images.header import check_work, read_parts
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "decode_image", "image_size"]
 
@@ -41,12 +42,15 @@ def decode_image(data: bytes, name: str, *, side: int | None = None) -> Image.Im
             where that is enough, which is quicker. None decodes every pixel.
 
     Raises:
-        ImageError: it is damaged, cut short, of an unknown format, or has more than MAX_PIXELS pixels.
+        ImageError: it is damaged, cut short, of an unknown format, has more than MAX_PIXELS pixels, or was made to be
+            slow to decode.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it; a half-grey image is not data
     try:
+        parts = read_parts(data, name)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.size, name)
+            check_work(image.size, parts, name)
             if side is not None:
                 image.draft("RGB", (side, side))
             image.load()

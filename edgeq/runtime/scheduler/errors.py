@@ -30,13 +30,14 @@ class ContextError(InputError):
         tokens: of the conversation.
         image_tokens: of these, those of images.
         context: tokens of a request at most, answer included.
+        at_least: the tokens were not counted: by its length, the conversation has so many or more.
     """
 
-    def __init__(self, tokens: int, image_tokens: int, context: int) -> None:
+    def __init__(self, tokens: int, image_tokens: int, context: int, *, at_least: bool = False) -> None:
         images = f", {image_tokens:,} of them of images" if image_tokens else ""
+        takes = f"it takes {'at least ' if at_least else ''}{tokens:,} tokens{images}"
         super().__init__(
-            f"the conversation is too long: it takes {tokens:,} tokens{images}, and the context is {context:,}, "
-            "answer included",
+            f"the conversation is too long: {takes}, and the context is {context:,}, answer included",
             next_step="ask in fewer words, or leave early messages or images out",
         )
         self.tokens, self.image_tokens, self.context = tokens, image_tokens, context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeq.device import probe
+from edgeq.device import MemoryFiles, OpenText
 from edgeq.errors import InputError
 
 __all__ = ["MemorySeen", "MemoryWatch"]
@@ -30,6 +30,8 @@ class MemoryWatch:
     On a Jetson what CUDA takes does not count as the process's resident memory, so that torch's own count is added. Its
     allocator keeps what was freed; that counts as taken, because requests will get it again.
 
+    The files of `/proc` stay open from then on: where connections take all descriptors, they can still be read.
+
     Args:
         cuda: the language model is on the GPU.
         root: where `proc` and `sys` are; another one for a test.
@@ -39,22 +41,33 @@ class MemoryWatch:
     """
 
     def __init__(self, *, cuda: bool = False, root: Path = Path("/")) -> None:
-        self._cuda, self._root = cuda, root
+        self._cuda, self._path = cuda, root / "proc/self/status"
+        self._machine = MemoryFiles(root)
+        try:
+            self._status = OpenText(self._path)
+        except OSError as error:
+            raise self._unknown() from error
         self._before = self._taken()
 
-    def look(self) -> MemorySeen:
-        """How it is now; raises InputError where `/proc` cannot be read."""
-        return MemorySeen(free=probe(self._root).budget_bytes, own=self._taken() - self._before)
+    def look(self) -> MemorySeen | None:
+        """How it is now; None where that cannot be said: then nothing is known, and nothing has ended."""
+        try:
+            _, free = self._machine.read()
+            return MemorySeen(free=free, own=self._taken() - self._before)
+        except InputError:
+            return None
 
     def _taken(self) -> int:
         """Bytes in memory that belong to no file, and torch's on the GPU."""
-        path = self._root / "proc/self/status"
         try:
-            lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+            lines = self._status.read().splitlines()
             resident = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
         except (OSError, StopIteration, IndexError, ValueError) as error:
-            raise InputError(f"this process's memory is not known: {path} cannot be read", expected="Linux") from error
+            raise self._unknown() from error
         return resident + (_on_gpu() if self._cuda else 0)
+
+    def _unknown(self) -> InputError:
+        return InputError(f"this process's memory is not known: {self._path} cannot be read", expected="Linux")
 
 
 def _on_gpu() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from edgeq.runtime.vlm.stream import Stream
 from edgeq.runtime.vlm.tokenize import PromptBuilder, TokenizedRequest
 
 __all__ = ["Runtime", "RuntimeOptions", "open_runtime", "start_runtime"]
+
+_LOGGER = logging.getLogger("edgeq.runtime")
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class Runtime:
             while self._worker.wait():
                 self._worker.step()
         except Exception as error:  # a bug: nobody is left waiting for ever
+            _LOGGER.critical("the runtime has stopped", exc_info=error)
             cause = f"{type(error).__name__}: {first_line(error)}"
             failed = EngineError("the runtime has stopped", causes=(cause,), next_step="start it again")
             self._worker.abandon(error if isinstance(error, EdgeqError) else failed)

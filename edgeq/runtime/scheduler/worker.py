@@ -37,7 +37,7 @@ class Worker:
     Args:
         decoder: used in the thread that calls `step`, and in no other.
         admission: of as many slots as the decoder has; its budget is what is left beside the decoder's KV cache.
-        look: at the machine's memory.
+        look: at the machine's memory; None where nothing is known.
         give_back: what was freed, to the system.
         clock: seconds, never back.
     """
@@ -47,7 +47,7 @@ class Worker:
         decoder: BatchDecoder,
         admission: Admission,
         *,
-        look: Callable[[], MemorySeen],
+        look: Callable[[], MemorySeen | None],
         give_back: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
@@ -189,6 +189,8 @@ class Worker:
             return
         self._next_look = now + _LOOK_EVERY_S
         seen = self._look()
+        if seen is None:  # what was decided at the last look stays so
+            return
         self._free = seen.free
         actions = self._admission.observe(seen.free, now, cached_bytes=kept.bytes, own_bytes=seen.own)
         kept.bound(self._admission.cache_limit_bytes)

@@ -31,6 +31,7 @@ __all__ = [
     "find_image_token",
     "image_marker",
     "load_tokenizer",
+    "longest_token",
     "render",
 ]
 
@@ -238,6 +239,14 @@ def load_tokenizer(directory: Path) -> Any:
             expected="tokenizer.json and tokenizer_config.json, as they came with the model",
             causes=(first_line(error),),
         ) from error
+
+
+def longest_token(tokenizer: Any) -> int:
+    """Characters that one token stands for, at most: so many as the longest of the vocabulary has.
+
+    A token of bytes is spelled with a character for each, and stands for no more characters than that.
+    """
+    return max((len(token) for token in tokenizer.get_vocab()), default=1)
 
 
 def find_image_token(tokenizer: Any, token_id: int) -> str:

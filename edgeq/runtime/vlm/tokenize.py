@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -16,7 +17,7 @@ from edgeq.families.base import Layout
 from edgeq.runtime.scheduler.errors import ContextError, RefusedImageError
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
-from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter, render
+from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter, longest_token, render
 
 __all__ = ["PromptBuilder", "RequestImage", "TokenizedRequest"]
 
@@ -92,11 +93,15 @@ class PromptBuilder:
 
     def __init__(self, prompter: Prompter, context: int) -> None:
         self._prompter, self._context = prompter, context
+        self._longest = longest_token(prompter.tokenizer)
         self._layouts: OrderedDict[bytes, Layout] = OrderedDict()
         self._digests: OrderedDict[bytes, bytes] = OrderedDict()
         self._prompts: OrderedDict[tuple[tuple[Turn, ...], tuple[Layout, ...]], Prompt] = OrderedDict()
         self._lock = threading.Lock()  # of what is remembered; held for microseconds
-        self._tokenizing = threading.Lock()  # a tokenizer is not to be used from two threads at once
+        # One in Rust is read by many threads at once, once its truncation is off; one in Python may keep state.
+        prompter.tokenizer("", verbose=False)
+        in_rust = getattr(prompter.tokenizer, "is_fast", False)
+        self._tokenizing: AbstractContextManager[Any] = nullcontext() if in_rust else threading.Lock()
 
     def question(self, ask: GenerationRequest) -> TokenizedRequest:
         """What the model reads for a request.
@@ -108,6 +113,7 @@ class PromptBuilder:
             ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
         self._prompter.check_images(len(ask.images))
+        self._check_length(ask.turns)
         images = _bounded([self._taken(number, image) for number, image in enumerate(ask.images)], ask.images)
         layouts = tuple(image.layout for image in images)
         return self._request(ask, images, self._remembered(ask.turns, layouts) or self._written(ask.turns, layouts))
@@ -137,6 +143,13 @@ class PromptBuilder:
         return TokenizedRequest(
             prompt, images, ask.max_new_tokens, min(ask.max_new_tokens, room), ask.sampling, ask.stop
         )
+
+    def _check_length(self, turns: Sequence[Turn]) -> None:
+        """Raise ContextError where the texts alone do not fit, by their characters: before anything is tokenized."""
+        characters = sum(len(text) for turn in turns for text in turn.texts)
+        least = -(-characters // self._longest)
+        if least >= self._context:
+            raise ContextError(least, 0, self._context, at_least=True)
 
     def _taken(self, number: int, image: Image.Image | EncodedImage) -> RequestImage:
         """The picture, with its layout; raises RefusedImageError."""

@@ -1,4 +1,4 @@
-"""Who may ask: a bearer token, and on the loopback address without one only what was sent there by name.
+"""Who may ask: with one of the bearer tokens, and on the loopback address without one only what was sent there by name.
 
 A page in a browser of the same machine can send requests to 127.0.0.1 under a name of its own (DNS rebinding); such a
 request has that name in its Host header.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +18,14 @@ from starlette.datastructures import Headers
 from edgeq.errors import InputError
 from edgeq.service.http.errors import RequestError
 
-__all__ = ["TOKEN_VARIABLE", "Access", "is_loopback", "read_token"]
+__all__ = ["TOKEN_VARIABLE", "Access", "is_loopback", "read_tokens"]
 
 TOKEN_VARIABLE: Final = "EDGEQ_TOKEN"
 
 _SHORTEST: Final = 16
 _LONGEST: Final = 4096
+_MOST_TOKENS: Final = 64
+_FILE_BYTES: Final = 1 << 20
 _OPEN: Final = ("/health/live", "/health/ready")
 
 
@@ -37,75 +39,92 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def read_token(host: str, file: Path | None, environment: Mapping[str, str] | None = None) -> str | None:
-    """The token that requests must bring; None where none is asked for.
+def read_tokens(host: str, file: Path | None, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The tokens, one of which a request must bring; empty where none is asked for.
 
     Args:
         host: where the service will listen.
-        file: its first line is the token; it goes before the variable EDGEQ_TOKEN.
+        file: with a token a line; empty lines and those that begin with `# ` are left out. It goes before the variable
+            EDGEQ_TOKEN, which holds one.
         environment: another one for a test.
 
     Raises:
-        InputError: the file cannot be read, the token is too short or has characters that a header cannot, or there is
-            none and the address is not the loopback one.
+        InputError: the file cannot be read, a token is too short, is there twice or has characters that a header
+            cannot, or there is none and the address is not the loopback one.
     """
     variables = os.environ if environment is None else environment
-    token = _first_line(file) if file is not None else variables.get(TOKEN_VARIABLE, "").strip()
-    if not token and file is None:
+    tokens = _lines(file) if file is not None else [variables.get(TOKEN_VARIABLE, "").strip()]
+    if tokens == [""] and file is None:
         if is_loopback(host):
-            return None
+            return ()
         raise InputError(
             f"to listen on {host}, other machines must bring a token, and there is none",
             expected=f"--token-file FILE, token_file in the settings, or the variable {TOKEN_VARIABLE}",
             next_step="openssl rand -hex 32 > token && edgeq serve ... --token-file token, or --host 127.0.0.1",
         )
-    if not _SHORTEST <= len(token) <= _LONGEST or not token.isascii() or not token.isprintable() or " " in token:
+    if not tokens or not all(map(_is_usable, tokens)):
         raise InputError(
             f"the token {'in ' + str(file) if file else 'of ' + TOKEN_VARIABLE} cannot be used",
             expected=f"at least {_SHORTEST} printable ASCII characters without spaces",
             next_step="openssl rand -hex 32",
         )
-    return token
+    if len(set(tokens)) < len(tokens) or len(tokens) > _MOST_TOKENS:
+        raise InputError(
+            f"{file} has {len(tokens)} tokens, {len(set(tokens))} of them different",
+            expected=f"at most {_MOST_TOKENS}, each once: what one of them may take is counted for it alone",
+        )
+    return tuple(tokens)
 
 
-def _first_line(file: Path) -> str:
+def _is_usable(token: str) -> bool:
+    return _SHORTEST <= len(token) <= _LONGEST and token.isascii() and token.isprintable() and " " not in token
+
+
+def _lines(file: Path) -> list[str]:
     try:
-        with file.open("rb") as lines:
-            line = lines.readline(_LONGEST + 2)
+        with file.open("rb") as opened:
+            text = opened.read(_FILE_BYTES).decode("latin-1")
     except OSError as error:
         raise InputError(f"the token file {file} cannot be read: {error.strerror or error}") from error
-    return line.decode("latin-1").strip()
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
 
 
 class Access:
     """Lets requests in.
 
     Args:
-        token: that they must bring; None for none.
+        tokens: one of which they must bring; empty for none.
         page: paths of what is no secret: the files of the page that asks for the token.
     """
 
-    def __init__(self, token: str | None, page: Collection[str] = ()) -> None:
+    def __init__(self, tokens: Sequence[str] = (), page: Collection[str] = ()) -> None:
         self._page = frozenset(page)
-        self._wanted = None if token is None else f"Bearer {token}".encode()
+        self._wanted = [f"Bearer {token}".encode() for token in tokens]
 
-    def check(self, path: str, headers: Headers) -> None:
+    def check(self, path: str, headers: Headers) -> int | None:
         """Let a request in; health is told to everybody, and the page is shown to everybody who may ask at all.
+
+        Returns:
+            Which token it has brought, from 0 on, where there are several; else None.
 
         Raises:
             RequestError: 401 it brings no token or another one, 400 it was sent to another name.
         """
         if path in _OPEN:
-            return
-        if self._wanted is None:
+            return None
+        if not self._wanted:
             _check_host(headers.get("host", ""))
-            return
+            return None
         if path in self._page:
-            return
+            return None
         given = headers.get("authorization", "").encode("latin-1", "replace")
         kind, space, token = given.partition(b" ")
-        if not hmac.compare_digest(kind.lower().capitalize() + space + token.strip(), self._wanted):
+        brought = kind.lower().capitalize() + space + token.strip()
+        # all of them are compared, so that the time tells nothing
+        same = [hmac.compare_digest(brought, wanted) for wanted in self._wanted]
+        if not any(same):
             raise RequestError(401, "invalid_api_key", "this service asks for a bearer token, and this is not it")
+        return same.index(True) if len(same) > 1 else None
 
 
 def _check_host(host: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 __all__ = ["JsonLines", "log", "logged", "request_id"]
 
 _LOGGER: Final = logging.getLogger("edgeq.service")
+_RUNTIME: Final = logging.getLogger("edgeq.runtime")
 _OTHERS: Final = ("uvicorn", "uvicorn.error")
 _GIVEN: Final = re.compile(r"[0-9A-Za-z._-]{1,64}", re.ASCII)
 _FIELDS: Final = "edgeq_fields"
@@ -43,7 +44,11 @@ def logged(level: str, to: TextIO | None = None) -> Iterator[None]:
     """
     handler = logging.StreamHandler(to or sys.stderr)
     handler.setFormatter(JsonLines())
-    chosen = [(_LOGGER, level.upper()), *((logging.getLogger(name), "WARNING") for name in _OTHERS)]
+    chosen = [
+        (_LOGGER, level.upper()),
+        (_RUNTIME, "WARNING"),
+        *((logging.getLogger(name), "WARNING") for name in _OTHERS),
+    ]
     before = [(logger, logger.level, logger.propagate) for logger, _ in chosen]
     for logger, from_level in chosen:
         logger.addHandler(handler)

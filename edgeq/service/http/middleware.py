@@ -67,11 +67,13 @@ class Middleware:
             self._note(exchange)
 
     async def _admitted(self, scope: Scope, exchange: _Exchange) -> None:
-        self._access.check(scope["path"], Headers(scope=scope))
+        holder = self._access.check(scope["path"], Headers(scope=scope))
         if scope["path"].startswith(_HEALTH):  # to be asked at any time
             await self._inner(scope, exchange.receive, exchange.send)
             return
-        with self._traffic.one():
+        if holder is not None:
+            exchange.fields["token"] = holder + 1
+        with self._traffic.one(holder):
             await self._inner(scope, exchange.receive, exchange.send)
 
     async def _refuse(self, fault: RequestError, error: Exception, exchange: _Exchange) -> None:

@@ -26,6 +26,18 @@ __all__ = ["Fetcher", "Resolve", "is_public", "resolve"]
 
 _PIECE: Final = 1 << 16
 _REDIRECTS: Final = 3
+_INSIDE: Final = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            *("::/96", "::ffff:0:0:0/96", "64:ff9b::/32"),  # RFC 4291 2.5.5.1, RFC 7915, RFC 6052 and 8215
+            *("2001::/32", "2002::/16", "fec0::/10"),  # Teredo, RFC 4380; 6to4, RFC 3056; site-local, RFC 3879
+        ),
+    )
+)
+"""IPv6 addresses with one of IPv4 in them, which a router on the way turns into that; and those of a site."""
+
+_ISATAP: Final = (0x00005EFE, 0x02005EFE)  # RFC 5214, in front of an address of IPv4
 _PORTS: Final = {"http": 80, "https": 443}
 _MOVED: Final = (301, 302, 303, 307, 308)
 
@@ -45,8 +57,10 @@ def is_public(address: str) -> bool:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    found = mapped or found
+    if isinstance(found, ipaddress.IPv6Address):
+        if any(found in network for network in _INSIDE) or int(found) >> 32 & 0xFFFF_FFFF in _ISATAP:
+            return False
+        found = found.ipv4_mapped or found
     return found.is_global and not found.is_multicast
 
 
@@ -66,6 +80,8 @@ class Fetcher:
         seconds: for all of it, redirects included.
         resolve: finds a host's addresses.
         allowed: which of them may be connected to.
+        ports: that may be connected to; None for those of HTTP and HTTPS where addresses must be public, for any where
+            `allowed` is another.
 
     Attributes:
         seconds: the same.
@@ -79,12 +95,14 @@ class Fetcher:
         *,
         resolve: Resolve = resolve,
         allowed: Callable[[str], bool] = is_public,
+        ports: Collection[int] | None = None,
     ) -> None:
         self._hosts = frozenset(hosts)
         self._most = most_bytes
         self.seconds = seconds
         self._resolve = resolve
         self._allowed = allowed
+        self._ports = tuple(_PORTS.values()) if ports is None and allowed is is_public else ports
 
     async def fetch(self, url: str, seconds: float | None = None) -> bytes:
         """The body behind an address.
@@ -103,7 +121,7 @@ class Fetcher:
                 return await self._follow(first)
         except TimeoutError as error:
             raise _failed(f"{first.hostname} did not send the image within {seconds:.3g} s") from error
-        except (OSError, ssl.SSLError, h11.RemoteProtocolError) as error:
+        except (OSError, ssl.SSLError, h11.ProtocolError, UnicodeError) as error:
             raise _failed(f"the image cannot be had from {first.hostname}: {type(error).__name__}") from error
 
     def _target(self, url: str) -> SplitResult:
@@ -130,17 +148,27 @@ class Fetcher:
                 return answer.body
             if answer.status not in _MOVED or not answer.location:
                 raise _failed(f"{target.hostname} answered with status {answer.status}")
-            there = urlsplit(urljoin(target.geturl(), answer.location))
-            if there.hostname != target.hostname:
-                raise _failed(f"{target.hostname} sends on to another host")
-            target = self._target(there.geturl())
+            target = self._next(target, answer.location)
         raise _failed(f"{target.hostname} sends on for ever")
+
+    def _next(self, target: SplitResult, location: str) -> SplitResult:
+        """Where a host sends on to."""
+        try:
+            there = urlsplit(urljoin(target.geturl(), location))
+            elsewhere = there.hostname != target.hostname
+        except ValueError as error:
+            raise _failed(f"{target.hostname} sends on to an address that is none") from error
+        if elsewhere:
+            raise _failed(f"{target.hostname} sends on to another host")
+        return self._target(there.geturl())
 
     async def _get(self, target: SplitResult) -> _Answer:
         host, port = target.hostname or "", target.port or _PORTS[target.scheme]
         addresses = await self._resolve(host, port)
         if not addresses or not all(self._allowed(address) for address in addresses):
             raise _failed(f"{host} is no public host")
+        if self._ports is not None and port not in self._ports:
+            raise _failed("images are fetched from the ports of HTTP and HTTPS only")
         secure = ssl.create_default_context() if target.scheme == "https" else None
         reader, writer = await asyncio.open_connection(
             addresses[0], port, ssl=secure, server_hostname=host if secure else None

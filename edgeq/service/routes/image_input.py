@@ -1,7 +1,7 @@
 """The images of a request: what may be looked at is settled before anything is decoded.
 
-Lengths first, then the kind of each file and the number of pixels from its header, and only then the pixels. A fault
-names the image by its place in the request.
+Lengths first, then the kind of each file, its parts, its sides and what it takes in memory from its header, and only
+then the pixels. A fault names the image by its place in the request.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeq.errors import ImageError
 from edgeq.model.images.decode import decode_image
+from edgeq.model.images.header import check_work, decode_bytes, read_parts
 from edgeq.runtime.vlm.api import EncodedImage
 from edgeq.service.http.errors import RequestError
+from edgeq.service.routes.decode_room import DecodeRoom
 from edgeq.service.routes.fetch import Fetcher
 
-__all__ = ["AT_ONCE", "FORMATS", "ImageInputs", "ImageLimits", "ImageSource", "data_uri_bytes"]
+__all__ = ["DECODED_AT_ONCE", "FORMATS", "ImageInputs", "ImageLimits", "ImageSource", "data_uri_bytes"]
 
 FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/bmp": "BMP"}
 """Media types of a data URI, and Pillow's name of each. What the bytes are is looked at all the same."""
@@ -39,8 +41,16 @@ _REMOTE: Final = ("http://", "https://")
 _SMALL: Final = 64 << 10
 """Characters of data URIs that are read faster than a thread is woken for them."""
 
-AT_ONCE: Final = 2
-"""Requests whose images are decoded at once, one after another: each may take three bytes for each of its pixels."""
+DECODED_AT_ONCE: Final = 2
+"""Requests whose images are decoded at once, one after another."""
+
+_LONGEST_SIDE: Final = 32_768
+_MOST_RATIO: Final = 200
+"""Of the longer to the shorter side: preprocessing brings the shorter one to the model's size, and the other grows."""
+
+_PATIENCE_S: Final = 20.0
+_RESULT_BYTES: Final = 4
+"""For each pixel of an image that was decoded and is still there: Pillow's RGB."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,22 @@ class ImageInputs:
     Args:
         limits: of the images of a request.
         fetcher: gets those that are given by their address.
+        room: memory to decode them in.
         decode: makes an image of a file and its name in errors; a service does that in children that can be killed.
     """
 
     def __init__(
-        self, limits: ImageLimits, fetcher: Fetcher, decode: Callable[[bytes, str], Image.Image] = decode_image
+        self,
+        limits: ImageLimits,
+        fetcher: Fetcher,
+        room: DecodeRoom,
+        decode: Callable[[bytes, str], Image.Image] = decode_image,
     ) -> None:
         self._limits = limits
         self._decode = decode
         self._fetcher = fetcher
-        self._turns = CapacityLimiter(AT_ONCE)
+        self._room = room
+        self._turns = CapacityLimiter(DECODED_AT_ONCE)
 
     async def use(self, sources: Sequence[ImageSource], then: Callable[[tuple[EncodedImage, ...]], _Made]) -> _Made:
         """Take the files of a request's images, hand them on, and let them go.
@@ -101,6 +117,7 @@ class ImageInputs:
         Raises:
             RequestError: 400 an image is neither a data URI nor an address, 413 one is too large, or all together are,
                 415 no kind of image that is read, 422 it cannot be decoded or fetched; or whatever `then` raises.
+            BusyError: others have the memory to decode it.
         """
         files = await self._files(sources)
         return await to_thread.run_sync(self._open, sources, files, then, limiter=self._turns)
@@ -114,7 +131,8 @@ class ImageInputs:
         urls = [source.url for source in sources]
         if any(map(_is_remote, urls)) or sum(map(len, urls)) > _SMALL:
             return None
-        return self._read(sources, urls)
+        images, _ = self._read(sources, urls)
+        return images
 
     async def _files(self, sources: Sequence[ImageSource]) -> list[str | bytes]:
         """Data URIs as they are, and what is behind addresses: one after another, in the time that one may take."""
@@ -138,21 +156,27 @@ class ImageInputs:
         files: Sequence[str | bytes],
         then: Callable[[tuple[EncodedImage, ...]], _Made],
     ) -> _Made:
-        return then(self._read(sources, files))
+        images, needed = self._read(sources, files)
+        with self._room.take(needed, _PATIENCE_S):
+            return then(images)
 
-    def _read(self, sources: Sequence[ImageSource], files: Sequence[str | bytes]) -> tuple[EncodedImage, ...]:
-        """Files that are within the limits, not yet decoded."""
+    def _read(
+        self, sources: Sequence[ImageSource], files: Sequence[str | bytes]
+    ) -> tuple[tuple[EncodedImage, ...], int]:
+        """Files that are within the limits, not yet decoded, and bytes that decoding one after another takes."""
         limits, images = self._limits, []
-        encoded = pixels = 0
+        encoded = pixels = dearest = 0
         for source, file in zip(sources, files, strict=True):
             with _naming(source):
                 data = data_uri_bytes(file, limits.encoded_bytes) if isinstance(file, str) else file
                 encoded += len(data)
                 _check_all(encoded, limits.all_bytes, "bytes")
-                pixels += _pixels_of(data, limits.pixels)
+                count, needed = _cost_of(data, limits.pixels)
+                pixels += count
+                dearest = max(dearest, needed)
                 _check_all(pixels, limits.all_pixels, "pixels")
             images.append(EncodedImage(data, partial(self._decoded, source.place)))
-        return tuple(images)
+        return tuple(images), dearest + (_RESULT_BYTES * pixels if len(images) > 1 else 0)
 
     def _decoded(self, place: str, data: bytes) -> Image.Image:
         try:
@@ -217,22 +241,37 @@ def too_many_bytes(count: int, most: int) -> RequestError:
     return RequestError(413, "image_too_large", f"the image has about {count:,} bytes, at most {most:,} are taken")
 
 
-def _pixels_of(data: bytes, most: int) -> int:
-    """How many an image has, by its header alone; raises RequestError where they are too many, or it is no image."""
+def _cost_of(data: bytes, most: int) -> tuple[int, int]:
+    """Its pixels, and bytes to decode it, by its header alone; RequestError where it is too large, or no image."""
     try:
+        parts = read_parts(data, _NAME)
         with Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as image:
-            width, height = image.size
+            size, needed = image.size, decode_bytes(image)
+        _check_size(*size, most)
+        check_work(size, parts, _NAME)
+    except RequestError:
+        raise
+    except ImageError as error:
+        raise RequestError(413, "image_too_large", f"{error.what}; expected: {error.expected}") from error
     except UnidentifiedImageError as error:
         raise RequestError(415, "image_type", f"the image is no file of a known kind; {_readable()}") from error
     except Image.DecompressionBombError as error:
         raise RequestError(413, "image_too_large", f"the image is too large: {error}") from error
     except Exception as error:  # a header made by somebody hostile raises nearly anything
         raise RequestError(422, "image_unreadable", f"the image cannot be decoded: {error}") from error
+    return size[0] * size[1], needed
+
+
+def _check_size(width: int, height: int, most: int) -> None:
+    """Raise RequestError where an image has too many pixels, a side that is too long, or is a thin strip."""
+    longer, shorter = max(width, height), max(min(width, height), 1)
+    told = f"the image has {width} x {height} pixels"
     if width * height > most:
-        raise RequestError(
-            413, "image_too_large", f"the image has {width} x {height} pixels, at most {most:,} are taken"
-        )
-    return width * height
+        raise RequestError(413, "image_too_large", f"{told}, at most {most:,} are taken")
+    if longer > _LONGEST_SIDE:
+        raise RequestError(413, "image_too_large", f"{told}, at most {_LONGEST_SIDE:,} are taken on a side")
+    if longer > _MOST_RATIO * shorter:
+        raise RequestError(413, "image_too_large", f"{told}: one side is more than {_MOST_RATIO} times the other")
 
 
 def _readable() -> str:

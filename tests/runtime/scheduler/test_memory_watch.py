@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +30,21 @@ def test_what_the_process_took_since_the_watch_began(tmp_path: Path) -> None:
     machine(tmp_path, 420, 160)
     assert watch.look() == MemorySeen(free=420 * MIB, own=60 * MIB)
     machine(tmp_path, 600, 90)
-    assert watch.look().own == -10 * MIB
+    assert watch.look() == MemorySeen(free=600 * MIB, own=-10 * MIB)
 
 
 def test_this_process_in_earnest() -> None:
     """64 MiB that are touched are seen, and so is that they are given back."""
     watch = MemoryWatch()
     taken = np.ones(64 * MIB, np.uint8)
-    assert 60 * MIB < watch.look().own < 100 * MIB
+    seen = watch.look()
+    assert seen is not None
+    assert 60 * MIB < seen.own < 100 * MIB
     del taken
-    assert watch.look().own < 30 * MIB
-    assert watch.look().free > 0
+    seen = watch.look()
+    assert seen is not None
+    assert seen.own < 30 * MIB
+    assert seen.free > 0
 
 
 @pytest.mark.parametrize("text", ["", "RssAnon:\n", "RssAnon: many kB\n"])
@@ -46,6 +53,36 @@ def test_a_process_that_says_nothing(text: str, tmp_path: Path) -> None:
     (tmp_path / "proc/self/status").write_text(text)
     with pytest.raises(InputError, match="memory is not known"):
         MemoryWatch(root=tmp_path)
+
+
+def test_a_look_that_fails_is_unknown(tmp_path: Path) -> None:
+    """And nothing is raised: the runtime goes on with what it knew."""
+    machine(tmp_path, 500, 100)
+    watch = MemoryWatch(root=tmp_path)
+    for name in ("meminfo", "self/status"):
+        (tmp_path / "proc" / name).write_text("nothing\n")
+        assert watch.look() is None
+        machine(tmp_path, 500, 100)
+    assert watch.look() == MemorySeen(free=500 * MIB, own=0)
+
+
+def test_it_looks_where_no_descriptor_is_left() -> None:
+    """As when connections have taken all of them."""
+    watch = MemoryWatch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        assert watch.look() is not None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def test_what_torch_holds_on_a_shared_gpu_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_prompt_is_written_once_for_images_of_one_layout(tmp_path: Path, monke
 def test_what_was_asked_before_is_known_whatever_other_threads_do(
     llava: Prompter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokenizer may be busy with a long conversation, or a decoder with a large image."""
+    """Nothing is tokenized or decoded for it, so that it waits for no thread that does."""
     prompt_builder = PromptBuilder(llava, 128)
     file = EncodedImage(b"\1", lambda data: noise(data[0]))
     ask = GenerationRequest.about(file, "what?")
@@ -131,7 +132,6 @@ def test_what_was_asked_before_is_known_whatever_other_threads_do(
 
     for name in ("written", "pixels"):
         monkeypatch.setattr(llava, name, None)
-    prompt_builder._tokenizing.acquire()
     known = prompt_builder.known_question(ask)
     assert known is not None
     assert known.prompt is asked.prompt
@@ -274,3 +274,31 @@ def test_a_template_that_forgets_the_image(llava: Prompter, monkeypatch: pytest.
     turns = (Turn.said("user", "a", images=1), Turn.said("assistant", "b"), Turn.said("user", "c"))
     with pytest.raises(ModelError, match="writes <image> 0 times"):
         written(llava, GenerationRequest((noise(1),), turns))
+
+
+def test_a_text_that_never_fits_is_refused_before_it_is_tokenized(
+    llava: Prompter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """128 tokens hold at most 127 times the longest token's characters and leave room for an answer."""
+    longest = max(map(len, llava.tokenizer.get_vocab()))
+    builder = PromptBuilder(llava, 128)
+    seen: list[int] = []
+
+    def written(_prompter: Prompter, turns: tuple[Turn, ...], _layouts: object) -> Prompt:
+        seen.append(len(turns[0].texts[0]))
+        raise InputError("it was tokenized")
+
+    monkeypatch.setattr(tokenize, "_written", written)
+    for length, error in ((127 * longest, "it was tokenized"), (127 * longest + 1, "at least 128 tokens")):
+        with pytest.raises(InputError, match=error):
+            builder.question(GenerationRequest((), (Turn.said("user", "x" * length),)))
+    assert seen == [127 * longest]
+
+
+def test_many_threads_write_prompts_at_once(llava: Prompter) -> None:
+    """Each gets what it would get alone."""
+    builder, alone = PromptBuilder(llava, 128), PromptBuilder(llava, 128)
+    asks = [GenerationRequest((), (Turn.said("user", f"what is {'it ' * (number % 7)}?"),)) for number in range(200)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda ask: builder.question(ask).prompt.ids.tolist(), asks))
+    assert found == [alone.question(ask).prompt.ids.tolist() for ask in asks]

@@ -8,7 +8,7 @@ import json
 import queue
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -253,7 +253,7 @@ class Running:
 def running(
     served: ServedModel,
     *,
-    token: str | None = None,
+    token: str | Sequence[str] | None = None,
     fetcher: Fetcher | None = None,
     notifier: Notifier | None = None,
     **settings: Any,
