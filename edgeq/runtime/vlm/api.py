@@ -182,8 +182,10 @@ def check_turns(turns: tuple[Turn, ...], images: int) -> None:
     if not turns or turns[-1].role != "user":
         raise InputError("nothing is asked", expected="a conversation whose last message is the user's")
     for turn in turns:
-        if not any(text.strip() for text in turn.texts):
-            raise InputError(f"a message of the {turn.role} is empty", expected="text in each message")
+        if turn.role != "assistant" and not any(text.strip() for text in turn.texts):  # a model may have said nothing
+            raise InputError(
+                f"a message of the {turn.role} is empty", expected="text in each message of the system and the user"
+            )
         if turn.images and turn.role != "user":
             raise InputError(
                 f"an image stands in a message of the {turn.role}", expected="images in the user's messages"

@@ -11,13 +11,13 @@ import torch
 
 from edgeq.errors import EngineError
 from edgeq.runtime.vlm.decode_step import DecodeStep
-from edgeq.runtime.vlm.detokenize import AnswerText
 from edgeq.runtime.vlm.language import LanguageModel
 from edgeq.runtime.vlm.lru_cache import LruCache
 from edgeq.runtime.vlm.prefill import Prefill
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.sampling import NOT_FINITE, Sampler, choose
 from edgeq.runtime.vlm.stream import Reason
+from edgeq.runtime.vlm.text.detokenize import AnswerText
 from edgeq.runtime.vlm.tokenize import TokenizedRequest
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 

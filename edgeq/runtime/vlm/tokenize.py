@@ -102,7 +102,7 @@ class PromptBuilder:
         """What the model reads for a request.
 
         Raises:
-            InputError: a message has the image token in it, or there are more images than the model takes.
+            InputError: the chat template does not take the conversation, or there are more images than the model takes.
             RefusedImageError: the model does not take one of the images.
             ContextError: the conversation leaves no room for an answer (413).
             ModelError: the chat template or the tokenizer does not keep the places of the images.
@@ -220,10 +220,7 @@ def _decoded(image: Image.Image | EncodedImage) -> Image.Image:
 
 
 def _written(prompter: Prompter, turns: tuple[Turn, ...], layouts: tuple[Layout, ...]) -> Prompt:
-    markers = {prompter.marker, prompter.settings.image_token}
-    for marker in markers:
-        if any(marker in text for turn in turns for text in turn.texts):
-            raise InputError(f"a message has {marker} in it, which stands for an image", next_step="leave it out")
+    turns = tuple(_plain(prompter, turn) for turn in turns)
     if not prompter.image_prompt.template:
         content = _content(turns[0])
         if len(turns) != 1 or [part["type"] for part in content] != ["image", "text"]:
@@ -240,6 +237,12 @@ def _written(prompter: Prompter, turns: tuple[Turn, ...], layouts: tuple[Layout,
             expected="once for each image",
         )
     return prompter.written(text, layouts, tuple(_beginnings(prompter.tokenizer, turns, text)))
+
+
+def _plain(prompter: Prompter, turn: Turn) -> Turn:
+    """The same, with texts that no token stands in which steers the model."""
+    parts = (part if isinstance(part, ImagePlace) else prompter.controls.plain(part) for part in turn.parts)
+    return Turn(turn.role, tuple(parts))
 
 
 def _beginnings(tokenizer: Any, turns: tuple[Turn, ...], text: str) -> Iterator[str]:

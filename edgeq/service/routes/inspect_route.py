@@ -33,7 +33,7 @@ class InspectRoute:
         """Report on one image."""
         with self._intake.room(request):
             asked = await self._intake.parse(request, InspectRequest)
-            self._served.check_name(asked.model)
+            self._served.take_name(request, asked.model)
             turn = Turn.said("user", asked.question or self._served.phrases.question, images=1)
             image = ImageSource(asked.image, "image")
             stream = await self._asking.submit(request, Query((turn,), (image,), asked.max_tokens))

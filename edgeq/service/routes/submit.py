@@ -33,13 +33,14 @@ class Query:
 
     Args:
         turns: the conversation.
-        images: in the order of their places in it.
+        sources: images, in the order of their places in it.
         max_tokens: tokens of the answer.
         sampling: how they are chosen.
         stop: texts that end it.
 
     Attributes:
-        images: the same.
+        sources: the same.
+        images: each once, in the order of their first places.
 
     Raises:
         InputError: the turns do not fit together.
@@ -48,21 +49,32 @@ class Query:
     def __init__(
         self,
         turns: tuple[Turn, ...],
-        images: tuple[ImageSource, ...],
+        sources: tuple[ImageSource, ...],
         max_tokens: int,
         sampling: SamplingParams = GREEDY,
         stop: tuple[str, ...] = (),
     ) -> None:
-        check_turns(turns, len(images))
-        self.images = images
+        check_turns(turns, len(sources))
+        first = {source.url: source for source in reversed(sources)}
+        self.sources = sources
+        self.images = tuple(source for source in sources if first[source.url] is source)
         self._turns = turns
         self._max_tokens = max_tokens
         self._sampling = sampling
         self._stop = stop
 
     def with_images(self, images: tuple[EncodedImage, ...]) -> GenerationRequest:
-        """As the runtime takes it; raises InputError where it cannot be asked."""
-        return GenerationRequest(images, self._turns, self._max_tokens, self._sampling, self._stop)
+        """As the runtime takes it.
+
+        Args:
+            images: the files of `images`.
+
+        Raises:
+            InputError: it cannot be asked.
+        """
+        files = {source.url: file for source, file in zip(self.images, images, strict=True)}
+        placed = tuple(files[source.url] for source in self.sources)
+        return GenerationRequest(placed, self._turns, self._max_tokens, self._sampling, self._stop)
 
 
 class Submitter:
@@ -95,7 +107,7 @@ class Submitter:
             return known
 
         async def ask() -> Stream:
-            if not query.images:
+            if not query.sources:
                 return await to_thread.run_sync(self._ask, request, query, ())
             return await self._pictures.use(query.images, partial(self._ask, request, query))
 
@@ -114,7 +126,7 @@ class Submitter:
         try:
             return self._talk.submit(query.with_images(images), left)
         except RefusedImageError as error:
-            raise as_request_error(error).at(query.images[error.number].place) from error
+            raise as_request_error(error).at(query.sources[error.number].place) from error
 
     def _left(self, request: Request) -> float:
         start: float = request.scope["edgeq.start"]
