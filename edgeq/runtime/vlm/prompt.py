@@ -21,6 +21,7 @@ from edgeq.families.base import Arrays, Config, Given, ImageFeatures, ImagePromp
 from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable, runnable
 from edgeq.model.images.image_processor import load_image_processor
+from edgeq.runtime.vlm.constrained.grammar import Grammars
 from edgeq.runtime.vlm.text.control_tokens import ControlTokens
 
 __all__ = [
@@ -106,6 +107,7 @@ class Prompter:
         image_prompt: how images are put before the language model.
         marker: what a chat template writes for an image.
         controls: keeps what users write from being taken for control tokens.
+        grammars: of JSON schemas that answers are held to.
     """
 
     def __init__(self, settings: VlmSettings, tokenizer: Any, processor: Any, config: Config) -> None:
@@ -116,6 +118,8 @@ class Prompter:
         self.config = config
         self.marker = image_marker(tokenizer, self.image_prompt, settings.image_token)
         self.controls = ControlTokens(tokenizer, (settings.image_token, self.marker))
+        vocabulary = config.get("text_config", config)["vocab_size"]
+        self.grammars = Grammars(tokenizer, vocabulary, settings.stop)
         self._processor = processor
 
     @classmethod

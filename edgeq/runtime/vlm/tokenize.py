@@ -15,6 +15,7 @@ from edgeq.errors import ImageError, InputError, ModelError, first_line
 from edgeq.families.base import Layout
 from edgeq.runtime.scheduler.errors import ContextError, RefusedImageError
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
+from edgeq.runtime.vlm.constrained.grammar import Follower
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter, render
 
@@ -68,6 +69,8 @@ class TokenizedRequest:
         limit: the same by the context as well.
         sampling: how they are chosen.
         stop: texts that end the answer.
+        follower: of the JSON schema that the answer is held to; None for any text.
+        logprobs: as `GenerationRequest.logprobs`.
     """
 
     prompt: Prompt = field(repr=False)
@@ -76,6 +79,8 @@ class TokenizedRequest:
     limit: int
     sampling: SamplingParams
     stop: tuple[str, ...]
+    follower: Follower | None = field(repr=False, default=None)
+    logprobs: int | None = None
 
 
 class PromptBuilder:
@@ -105,6 +110,7 @@ class PromptBuilder:
             InputError: the chat template does not take the conversation, or there are more images than the model takes.
             RefusedImageError: the model does not take one of the images.
             ContextError: the conversation leaves no room for an answer (413).
+            SchemaError: the answer cannot be held to the JSON schema.
             ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
         self._prompter.check_images(len(ask.images))
@@ -115,11 +121,13 @@ class PromptBuilder:
     def known_question(self, ask: GenerationRequest) -> TokenizedRequest | None:
         """The same where all of it was seen before, so that nothing is decoded and nothing tokenized; else None.
 
-        It waits for no other thread.
+        It waits for no other thread: an answer that is held to a JSON schema is not asked for here.
 
         Raises:
             ContextError: as `question`.
         """
+        if ask.schema is not None:
+            return None
         images: list[RequestImage] = []
         for image in ask.images:
             known = self._known(_file_digest(image), image) if isinstance(image, EncodedImage) else None
@@ -130,12 +138,19 @@ class PromptBuilder:
         return None if prompt is None else self._request(ask, tuple(images), prompt)
 
     def _request(self, ask: GenerationRequest, images: tuple[RequestImage, ...], prompt: Prompt) -> TokenizedRequest:
-        """All of it; raises ContextError."""
+        """All of it; raises ContextError and SchemaError."""
         room = self._context - len(prompt.ids)
         if room < 1:
             raise ContextError(len(prompt.ids), prompt.image_tokens, self._context)
         return TokenizedRequest(
-            prompt, images, ask.max_new_tokens, min(ask.max_new_tokens, room), ask.sampling, ask.stop
+            prompt=prompt,
+            images=images,
+            requested_tokens=ask.max_new_tokens,
+            limit=min(ask.max_new_tokens, room),
+            sampling=ask.sampling,
+            stop=ask.stop,
+            follower=None if ask.schema is None else self._prompter.grammars.follow(ask.schema),
+            logprobs=ask.logprobs,
         )
 
     def _taken(self, number: int, image: Image.Image | EncodedImage) -> RequestImage:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgeq.runtime.vlm.api import IMAGE, ImagePlace, Role, SamplingParams, Turn
-from edgeq.runtime.vlm.stream import Done, Stream, Token
+from edgeq.runtime.vlm.stream import Done, Stream, Token, TokenLogprob
 from edgeq.runtime.vlm.stream import Usage as Took
 from edgeq.service.http.connection import EventStream
 from edgeq.service.http.errors import RequestError, as_request_error
@@ -23,10 +23,13 @@ from edgeq.service.routes.chat_answers import (
     ChunkChoice,
     Completion,
     CompletionChunk,
+    ContentLogprob,
     Delta,
     FinishReason,
+    Logprobs,
     PromptDetails,
     TokenUsage,
+    TopLogprob,
 )
 from edgeq.service.routes.chat_schema import ChatRequest, ImagePart, Message
 from edgeq.service.routes.image_input import ImageSource
@@ -105,11 +108,11 @@ class Chat:
         fingerprint = self._served.digest[:12]
         heading = _Heading(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._served.name, fingerprint)
         if not asked.stream:
-            return await self._whole(request, stream, heading)
+            return await self._whole(request, stream, heading, logprobs=bool(asked.logprobs))
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         return EventStream(self._pieces(request, stream, heading, usage=usage), stream.cancel, self._timeout)
 
-    async def _whole(self, request: Request, stream: Stream, heading: _Heading) -> Response:
+    async def _whole(self, request: Request, stream: Stream, heading: _Heading, *, logprobs: bool) -> Response:
         try:
             done = await self._asking.whole(request, stream)
         finally:
@@ -119,7 +122,13 @@ class Chat:
             created=heading.created,
             model=heading.model,
             system_fingerprint=heading.fingerprint,
-            choices=(Choice(message=AssistantMessage(content=done.text), finish_reason=_FINISHED[done.reason]),),
+            choices=(
+                Choice(
+                    message=AssistantMessage(content=done.text),
+                    finish_reason=_FINISHED[done.reason],
+                    logprobs=_logprobs(done.logprobs) if logprobs else None,
+                ),
+            ),
             usage=_tokens(done.usage),
         )
         return Response(answer.model_dump_json(), media_type="application/json")
@@ -129,10 +138,12 @@ class Chat:
     ) -> AsyncIterator[bytes]:
         """The answer as it is sent; raises what goes wrong before anything of it is there."""
         opening = heading.chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
+        told = 0
         try:
             async for event in self._asking.events(request, stream):
-                yield opening + heading.chunk(_choice(event))
-                opening = b""
+                new = event.logprobs[told if isinstance(event, Done) else 0 :]
+                yield opening + heading.chunk(_choice(event, new))
+                opening, told = b"", told + len(new)
                 if usage and isinstance(event, Done):
                     yield heading.chunk(usage=_tokens(event.usage))
         except Exception as error:
@@ -156,6 +167,7 @@ def query_of(asked: ChatRequest, max_images: int, most_places: int | None = None
     Raises:
         RequestError: 422 there are more images than that, or one is not in a message of the user.
         InputError: the messages do not fit together.
+        SchemaError: the schema is too large.
     """
     sources = tuple(_images(asked.messages))
     distinct = len({source.url for source in sources})
@@ -168,7 +180,11 @@ def query_of(asked: ChatRequest, max_images: int, most_places: int | None = None
     turns = tuple(_turn(message) for message in asked.messages if not message.says_nothing)
     if most_places is not None and len(sources) > most_places:
         turns, sources = _first_places(turns, sources)
-    return Query(turns, sources, asked.max_new_tokens, sampling, asked.stops)
+    return Query(
+        *(turns, sources, asked.max_new_tokens, sampling, asked.stops),
+        schema=asked.schema_given,
+        logprobs=asked.told_logprobs,
+    )
 
 
 def _first_places(
@@ -210,10 +226,28 @@ def _turn(message: Message) -> Turn:
     return Turn(_ROLES[message.role], tuple(parts))
 
 
-def _choice(event: Token | Done) -> ChunkChoice:
+def _choice(event: Token | Done, new: Sequence[TokenLogprob]) -> ChunkChoice:
+    """A piece of the answer, or its end, with what is told of tokens since the last piece."""
+    logprobs = _logprobs(new) if new else None
     if isinstance(event, Done):
-        return ChunkChoice(delta=Delta(), finish_reason=_FINISHED[event.reason])
-    return ChunkChoice(delta=Delta(content=event.text))
+        return ChunkChoice(delta=Delta(), finish_reason=_FINISHED[event.reason], logprobs=logprobs)
+    return ChunkChoice(delta=Delta(content=event.text), logprobs=logprobs)
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> Logprobs:
+    return Logprobs(
+        content=tuple(
+            ContentLogprob(
+                token=one.text,
+                logprob=one.logprob,
+                bytes=tuple(one.data),
+                top_logprobs=tuple(
+                    TopLogprob(token=top.text, logprob=top.logprob, bytes=tuple(top.data)) for top in one.top
+                ),
+            )
+            for one in tokens
+        )
+    )
 
 
 def _tokens(took: Took) -> TokenUsage:

@@ -12,10 +12,13 @@ __all__ = [
     "ChunkChoice",
     "Completion",
     "CompletionChunk",
+    "ContentLogprob",
     "Delta",
     "FinishReason",
+    "Logprobs",
     "PromptDetails",
     "TokenUsage",
+    "TopLogprob",
 ]
 
 FinishReason = Literal["stop", "length"]
@@ -49,13 +52,40 @@ class AssistantMessage(_Answer):
     refusal: None = None
 
 
+class TopLogprob(_Answer):
+    """A token, and how likely it was.
+
+    Attributes:
+        token: its text.
+        logprob: natural logarithm of its chance, at temperature 1.
+        bytes: of the token, from which a character of several tokens can be put together.
+    """
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class ContentLogprob(TopLogprob):
+    """A token of the answer, and the likeliest in its place."""
+
+    top_logprobs: tuple[TopLogprob, ...]
+
+
+class Logprobs(_Answer):
+    """How likely the tokens of a text were."""
+
+    content: tuple[ContentLogprob, ...]
+    refusal: None = None
+
+
 class Choice(_Answer):
     """The one answer that there is, and why it ended: by itself, or at the largest number of tokens."""
 
     index: Literal[0] = 0
     message: AssistantMessage
     finish_reason: FinishReason
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class Completion(_Answer):
@@ -91,7 +121,7 @@ class ChunkChoice(BaseModel):
     index: Literal[0] = 0
     delta: Delta
     finish_reason: FinishReason | None = None
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class CompletionChunk(BaseModel):

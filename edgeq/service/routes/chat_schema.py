@@ -6,11 +6,13 @@ this service sends them. A field that would change the answer and is not known h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
 
+from edgeq.runtime.vlm.api import MOST_LOGPROBS
+from edgeq.runtime.vlm.constrained.schema import ANY_OBJECT
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 from edgeq.service.routes.schemas import IMAGE_URI, Form
 
@@ -132,6 +134,37 @@ class PlainText(Form):
     type: Literal["text"]
 
 
+class JsonObject(Form):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Form):
+    """A schema, and what it is called.
+
+    Attributes:
+        name, description: taken and not used: the model does not see the schema, so say in a message what is wanted.
+        definition: as `schema`; any JSON object where it is left out.
+        strict: an answer keeps to the schema in either case.
+    """
+
+    name: Annotated[str, StringConstraints(max_length=64)]
+    description: Text | None = None
+    definition: dict[str, JsonValue] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class SchemaFormat(Form):
+    """A JSON document that a schema is true of."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[PlainText | JsonObject | SchemaFormat, Field(discriminator="type")]
+
+
 class ChatRequest(Form):
     """A question, mostly about images.
 
@@ -145,9 +178,12 @@ class ChatRequest(Form):
         seed: the same seed gives the same answer; -1, as null, draws one.
         stop: texts that end the answer.
         stream: send the answer as it is made, as server-sent events.
-        n, best_of, presence_penalty, frequency_penalty, repetition_penalty, top_k, min_p, logit_bias, logprobs,
-            top_logprobs, modalities, response_format, reasoning_effort: as they are without being asked for; nothing
-            else is done.
+        response_format: any text, any JSON object, or a document of a JSON schema. It is whole unless the largest
+            number of tokens ends it (`finish_reason` "length").
+        logprobs: tell how likely each token was.
+        top_logprobs: with `logprobs`, so many of the likeliest in its place as well.
+        n, best_of, presence_penalty, frequency_penalty, repetition_penalty, top_k, min_p, logit_bias, modalities,
+            reasoning_effort: as they are without being asked for; nothing else is done.
         tools, functions: none.
         tool_choice, function_call, parallel_tool_calls: without tools they ask for nothing.
         user, safety_identifier, metadata, prompt_cache_key, prompt_cache_retention, service_tier: taken and not used.
@@ -172,10 +208,10 @@ class ChatRequest(Form):
     top_k: Literal[-1, 0] | None = None
     min_p: _Zero | None = None
     logit_bias: _NoObject | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
     modalities: Annotated[tuple[Literal["text"], ...], Field(min_length=1, max_length=1)] | None = None
-    response_format: PlainText | None = None
+    response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none"] | None = None
     tools: _NoList | None = None
     functions: _NoList | None = None
@@ -199,6 +235,19 @@ class ChatRequest(Form):
     def stops(self) -> tuple[str, ...]:
         """Texts that end the answer."""
         return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+
+    @property
+    def schema_given(self) -> Mapping[str, JsonValue] | None:
+        """What the answer must be a document of; None for any text."""
+        if isinstance(self.response_format, SchemaFormat):
+            given = self.response_format.json_schema.definition
+            return ANY_OBJECT if given is None else given
+        return ANY_OBJECT if isinstance(self.response_format, JsonObject) else None
+
+    @property
+    def told_logprobs(self) -> int | None:
+        """Likeliest tokens that are told beside each; None where nothing of it is asked for."""
+        return self.top_logprobs or 0 if self.logprobs else None
 
     @property
     def drawn_seed(self) -> int | None:

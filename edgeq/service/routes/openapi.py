@@ -49,7 +49,7 @@ __all__ = ["describe"]
 _REFERENCE: Final = "#/components/schemas/{model}"
 
 _STATUSES: Final = {
-    400: "The request is not of the form that is described here.",
+    400: "The request is not of the form that is described here, or its JSON schema cannot be followed.",
     401: "The bearer token is missing, or another one.",
     404: "There is no such model or row here.",
     408: "The body came too slowly, or the answer took too long.",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from edgeq.runtime.scheduler.errors import RefusedImageError
 from edgeq.runtime.vlm.api import GREEDY, EncodedImage, GenerationRequest, SamplingParams, Turn, check_turns
+from edgeq.runtime.vlm.constrained.schema import schema_text
 from edgeq.runtime.vlm.stream import Done, Failed, Stream, Token
 from edgeq.service.http.connection import while_connected
 from edgeq.service.http.errors import RequestError, as_request_error
@@ -37,6 +38,8 @@ class Query:
         max_tokens: tokens of the answer.
         sampling: how they are chosen.
         stop: texts that end it.
+        schema: that the answer is a document of; None for any text.
+        logprobs: likeliest tokens that are told beside each of the answer; None for nothing of it.
 
     Attributes:
         sources: the same.
@@ -44,6 +47,7 @@ class Query:
 
     Raises:
         InputError: the turns do not fit together.
+        SchemaError: the schema is too large.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Query:
         max_tokens: int,
         sampling: SamplingParams = GREEDY,
         stop: tuple[str, ...] = (),
+        schema: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
     ) -> None:
         check_turns(turns, len(sources))
         first = {source.url: source for source in reversed(sources)}
@@ -62,6 +68,8 @@ class Query:
         self._max_tokens = max_tokens
         self._sampling = sampling
         self._stop = stop
+        self._schema = None if schema is None else schema_text(schema)
+        self._logprobs = logprobs
 
     def with_images(self, images: tuple[EncodedImage, ...]) -> GenerationRequest:
         """As the runtime takes it.
@@ -74,7 +82,15 @@ class Query:
         """
         files = {source.url: file for source, file in zip(self.images, images, strict=True)}
         placed = tuple(files[source.url] for source in self.sources)
-        return GenerationRequest(placed, self._turns, self._max_tokens, self._sampling, self._stop)
+        return GenerationRequest(
+            images=placed,
+            turns=self._turns,
+            max_new_tokens=self._max_tokens,
+            sampling=self._sampling,
+            stop=self._stop,
+            schema=self._schema,
+            logprobs=self._logprobs,
+        )
 
 
 class Submitter:
