@@ -41,6 +41,8 @@ NEUTRAL: list[dict[str, Any]] = [
     {"logit_bias": {}, "logprobs": False, "top_logprobs": 0, "top_k": -1, "min_p": 0, "repetition_penalty": 1.0},
     {"service_tier": "auto", "store": False, "metadata": {"run": "7"}, "user": "u", "prompt_cache_key": "k"},
     {"stream_options": {"include_usage": None}, "stop": [], "presence_penalty": 0, "frequency_penalty": -0.0},
+    {"min_tokens": 0, "ignore_eos": False, "echo": False, "skip_special_tokens": True, "chat_template_kwargs": {}},
+    {"verbosity": "medium", "repeat_penalty": 1, "length_penalty": 1},
     {"stream_options": {}, "metadata": {}, "reasoning_effort": "none", "prompt_cache_retention": "24h"},
 ]
 

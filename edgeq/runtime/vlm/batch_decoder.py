@@ -5,7 +5,7 @@ Needs torch and transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
@@ -77,6 +77,21 @@ class _Answer:
     said: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """The tokens of a step, on the model's device.
+
+    Attributes:
+        values: what they were chosen from, [rows, vocabulary].
+        tokens: int64 [rows].
+        answers: whose row it is.
+    """
+
+    values: torch.Tensor
+    tokens: torch.Tensor
+    answers: Sequence[_Answer | None]
+
+
 class BatchDecoder:
     """Slots in which answers grow, one token for each at every step.
 
@@ -144,7 +159,7 @@ class BatchDecoder:
         read = self._reader.read(question, slot)
         text, sampler = AnswerText(self._prompter.tokenizer, question.stop), Sampler(question.sampling)
         answer = _Answer(question, text, sampler, question.follower)
-        [(token, logprob)] = self._chosen(read.logits, [answer])[1]
+        [(token, logprob)] = self._said(self._choose(read.logits, [answer]))
         self._answers[slot] = answer
         said = self._say(slot, token, logprob)
         if slot in self._answers:
@@ -153,9 +168,10 @@ class BatchDecoder:
 
     def step(self) -> list[TokenEvent]:
         """One token for every answer that goes on; those that end here leave their slots."""
-        logits = self._step.forward()
-        chosen, said = self._chosen(logits, [self._answers.get(slot) for slot in range(self.slots)])
-        self._step.advance(chosen)
+        answers = [self._answers.get(slot) for slot in range(self.slots)]
+        choice = self._choose(self._step.forward(), answers)
+        self._step.advance(choice.tokens)
+        said = self._said(choice)
         self.steps += 1
         return [self._say(slot, *said[slot]) for slot in sorted(self._answers)]
 
@@ -168,38 +184,40 @@ class BatchDecoder:
         if self._answers.pop(slot, None) is not None:
             self._step.vacate(slot)
 
-    def _chosen(
-        self, logits: torch.Tensor, answers: list[_Answer | None]
-    ) -> tuple[torch.Tensor, list[tuple[int, TokenLogprob | None]]]:
-        """A token for each row of logits, int64 [answers] on their device, and here, with what is told of it."""
+    def _choose(self, logits: torch.Tensor, answers: Sequence[_Answer | None]) -> _Choice:
+        """A token for each row of logits."""
         with torch.inference_mode():
             allowed = _allowed(answers)
             values = logits if allowed is None else held(logits, allowed)
-            chosen = choose(values, self._rolls(answers))
-        tokens = chosen.tolist()  # the only transfer, where nobody asks for logarithms
+            return _Choice(values, choose(values, self._rolls(answers)), answers)
+
+    def _said(self, choice: _Choice) -> list[tuple[int, TokenLogprob | None]]:
+        """The tokens as numbers, and what is told of each."""
+        tokens = choice.tokens.tolist()  # the only transfer, where nobody asks how likely tokens were
         told: dict[int, TokenLogprob] = {}
         counts = {
-            row: one.question.logprobs for row, one in enumerate(answers) if one and one.question.logprobs is not None
+            row: one.question.logprobs
+            for row, one in enumerate(choice.answers)
+            if one is not None and one.question.logprobs is not None
         }
         if counts:
-            told = self._told(values, chosen, counts)
-        return chosen, [(token, told.get(row)) for row, token in enumerate(tokens)]
+            told = self._told(choice, tokens, counts)
+        return [(token, told.get(row)) for row, token in enumerate(tokens)]
 
-    def _told(self, values: torch.Tensor, chosen: torch.Tensor, counts: Mapping[int, int]) -> dict[int, TokenLogprob]:
-        """By row, how likely its token was, and so many of the likeliest."""
-        rows = list(counts)
+    def _told(self, choice: _Choice, tokens: Sequence[int], counts: Mapping[int, int]) -> dict[int, TokenLogprob]:
+        """By row, how likely its token was, and so many of the likeliest; nothing of a token that is no text."""
+        rows, silent = list(counts), {NOT_FINITE, *self._prompter.settings.stop}
         with torch.inference_mode():
-            picked, ids, highest = logarithms(values[rows], chosen[rows], max(counts.values()))
-        tokens, found = chosen.tolist(), {}
+            picked, ids, highest = logarithms(choice.values[rows], choice.tokens[rows], max(counts.values()))
+        found = {}
         for at, row in enumerate(rows):
-            if tokens[row] == NOT_FINITE or tokens[row] in self._prompter.settings.stop:
-                continue
-            best = list(zip(ids[at], highest[at], strict=True))[: counts[row]]
-            top = tuple(self._texts.logprob(id, value) for id, value in best if isfinite(value))
-            found[row] = replace(self._texts.logprob(tokens[row], picked[at]), top=top)
+            if tokens[row] not in silent:
+                best = list(zip(ids[at], highest[at], strict=True))[: counts[row]]
+                top = tuple(self._texts.logprob(id, value) for id, value in best if isfinite(value))
+                found[row] = replace(self._texts.logprob(tokens[row], picked[at]), top=top)
         return found
 
-    def _rolls(self, answers: list[_Answer | None]) -> torch.Tensor | None:
+    def _rolls(self, answers: Sequence[_Answer | None]) -> torch.Tensor | None:
         """float32 [answers, 3] for `choose`; None where nobody draws."""
         if all(answer is None or answer.sampler.greedy for answer in answers):
             return None
@@ -234,7 +252,7 @@ class BatchDecoder:
         return "limit" if answer.question.limit == answer.question.requested_tokens else "context"
 
 
-def _allowed(answers: list[_Answer | None]) -> torch.Tensor | None:
+def _allowed(answers: Sequence[_Answer | None]) -> torch.Tensor | None:
     """Tokens that each may say next, as `held` takes them; None where all may say anything."""
     rows = {
         row: one.follower.allowed() for row, one in enumerate(answers) if one is not None and one.follower is not None

@@ -182,8 +182,9 @@ class ChatRequest(Form):
             number of tokens ends it (`finish_reason` "length").
         logprobs: tell how likely each token was.
         top_logprobs: with `logprobs`, so many of the likeliest in its place as well.
-        n, best_of, presence_penalty, frequency_penalty, repetition_penalty, top_k, min_p, logit_bias, modalities,
-            reasoning_effort: as they are without being asked for; nothing else is done.
+        n, best_of, presence_penalty, frequency_penalty, repetition_penalty, repeat_penalty, length_penalty, top_k,
+            min_p, min_tokens, ignore_eos, echo, skip_special_tokens, chat_template_kwargs, logit_bias, modalities,
+            verbosity, reasoning_effort: as they are without being asked for; nothing else is done.
         tools, functions: none.
         tool_choice, function_call, parallel_tool_calls: without tools they ask for nothing.
         user, safety_identifier, metadata, prompt_cache_key, prompt_cache_retention, service_tier: taken and not used.
@@ -205,6 +206,14 @@ class ChatRequest(Form):
     presence_penalty: _Zero | None = None
     frequency_penalty: _Zero | None = None
     repetition_penalty: _One | None = None
+    repeat_penalty: _One | None = None
+    length_penalty: _One | None = None
+    min_tokens: Literal[0] | None = None
+    ignore_eos: Literal[False] | None = None
+    echo: Literal[False] | None = None
+    skip_special_tokens: Literal[True] | None = None
+    chat_template_kwargs: _NoObject | None = None
+    verbosity: Literal["medium"] | None = None
     top_k: Literal[-1, 0] | None = None
     min_p: _Zero | None = None
     logit_bias: _NoObject | None = None
