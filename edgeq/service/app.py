@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from starlette.requests import Request
@@ -34,7 +34,7 @@ from edgeq.service.routes.schemas import Health, Model, ModelList
 from edgeq.service.routes.submit import Submitter
 from edgeq.service.routes.thumbnails import Thumbnails
 from edgeq.service.routes.vision_routes import VisionRoutes
-from edgeq.service.served_model import ServedModel
+from edgeq.service.served_model import OTHER_NAME, ServedModel
 from edgeq.service.settings import ServiceSettings
 
 __all__ = ["Service", "make_service"]
@@ -78,6 +78,7 @@ def make_service(
         fetcher: gets images from other hosts; by default from those of the settings.
         children: in which images are decoded; by default some of its own.
     """
+    served = replace(served, strict_model=settings.strict_model)
     pool = children or Pool(DECODED_AT_ONCE, [DECODER])
     pool.start()
     decoder = ConfinedDecoder(pool)
@@ -192,6 +193,8 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["edgeq.path"] = self._path
         response = await self._handler(Request(scope, receive))
+        if OTHER_NAME in scope:
+            response.headers["X-Served-Model"] = scope[OTHER_NAME]
         await response(scope, receive, send)
 
 

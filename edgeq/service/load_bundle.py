@@ -26,11 +26,13 @@ from edgeq.runtime.scheduler.budget import serving_device
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
 from edgeq.runtime.vision_graph import VisionModel
 from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.constrained.grammar import require_llguidance
+from edgeq.runtime.vlm.constrained.schema import schema_text
 from edgeq.runtime.vlm.language import require_packages
 from edgeq.runtime.vlm.model import load_vlm
 from edgeq.runtime.vlm.stream import Failed
 from edgeq.service.load_retrieval import open_retrieval
-from edgeq.service.report import reader_of
+from edgeq.service.report import reader_of, report_schema
 from edgeq.service.report_phrases import DEFAULT_PHRASES, PHRASES, ReportPhrases, load_report_phrases
 from edgeq.service.routes.vision_worker import Sees, VisionWorker
 from edgeq.service.served_model import ServedModel
@@ -101,6 +103,9 @@ def _opened(place: Path, bundle: Path, verified: Verified, settings: ServiceSett
     _refuse_index(bundle, verified.manifest, settings)
     candidate = vision_candidate(place, bundle, verified.manifest, settings.backend, threads=settings.threads)
     talks = verified.manifest.kind == "vision-language"
+    if talks and (schema := report_schema(phrases)) is not None:
+        schema_text(schema)  # bounded before anything is loaded
+        require_llguidance()
     memory = _memory(bundle) if talks else None  # asked before anything is loaded
     tell("opening the vision graph")
     engine = candidate.open()

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.service.report_phrases import Phrases, ReportPhrases
 
-__all__ = ["REPORT_VERSION", "Reader", "Report", "read_report", "reader_of"]
+__all__ = [
+    "REPORT_VERSION",
+    "Reader",
+    "Report",
+    "read_document",
+    "read_report",
+    "reader_of",
+    "report_question",
+    "report_schema",
+]
 
 REPORT_VERSION: Final = "edgeq.report/1"
+
+_LONGEST_ACTION: Final = 300
+"""Characters of the advice in a document: some models would never end it."""
 
 _SENTENCE: Final = re.compile(r"[^.!?\n]*[.!?\n]*")
 
@@ -47,8 +60,46 @@ Reader = Callable[[str, bool], Report]
 
 
 def reader_of(phrases: ReportPhrases) -> Reader:
-    """A reader that goes by phrases."""
-    return partial(read_report, phrases)
+    """A reader that goes by phrases, or reads the document that they make of an answer."""
+    return read_document if phrases.answers == "json" else partial(read_report, phrases)
+
+
+def report_schema(phrases: ReportPhrases) -> dict[str, Any] | None:
+    """The JSON schema that an answer is held to; None where it is text."""
+    if phrases.answers == "text":
+        return None
+    named = {"damage": phrases.damage, "place": phrases.place, "severity": phrases.severity}
+    properties: dict[str, Any] = {name: {"enum": [*values, None]} for name, values in named.items() if values}
+    properties["action"] = {"anyOf": [{"type": "string", "maxLength": _LONGEST_ACTION}, {"type": "null"}]}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def report_question(phrases: ReportPhrases, asked: str | None = None) -> str:
+    """What the model is asked: the phrases' question or another one, and what a document must have where it is one."""
+    question, schema = asked or phrases.question, report_schema(phrases)
+    if schema is None:
+        return question
+    values = (
+        f"{name}: {', '.join(map(json.dumps, found['enum'])) if 'enum' in found else 'what to do, or null'}"
+        for name, found in schema["properties"].items()
+    )
+    return "\n".join((question, "Answer with a JSON object of these keys and values:", *values))
+
+
+def read_document(text: str, complete: bool = True) -> Report:
+    """A report of a document of `report_schema`; of one that was cut nothing is known.
+
+    Args:
+        text: what the model said.
+        complete: it came to its end, and was not cut at the longest answer.
+    """
+    found = json.loads(text) if complete else {}
+    return Report(**found, text=text, complete=complete)
 
 
 def read_report(phrases: ReportPhrases, text: str, complete: bool = True) -> Report:

@@ -2,6 +2,7 @@
 
 version: edgeq.terms/1
 question: Describe the damage and say what to do.
+answers: text
 denials: ["no", without]
 damage:
   wide_crack: [wide crack, open crack]
@@ -45,6 +46,8 @@ class ReportPhrases(Artifact):
         denials: words that take back a phrase of `damage` behind them in the same sentence, unless that phrase begins
             with one itself.
         damage, place, severity: by value. Phrases are whole words; capitals and the number of spaces do not count.
+        answers: `text`, in which the phrases find the values, of a model that was trained to say them; `json`, for one
+            that was not: its answer is held to a document of the values themselves (constrained decoding).
         action: phrases; a sentence that has one of them says what to do, and is quoted as it is. `^seal` stands at the
             beginning of a sentence only.
     """
@@ -53,6 +56,7 @@ class ReportPhrases(Artifact):
 
     version: Literal["edgeq.terms/1"] = PHRASES_VERSION
     question: _Phrase
+    answers: Literal["text", "json"] = "text"
     denials: tuple[_Phrase, ...] = ()
     damage: Phrases = Field(min_length=1)
     place: Phrases = Field(default_factory=dict)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.runtime.canary.report import CanaryReport
@@ -14,7 +17,10 @@ from edgeq.service.routes.vision_worker import VisionWorker
 from edgeq.service.runtime_protocol import RuntimeProtocol
 from edgeq.service.served_retrieval import ServedRetrieval
 
-__all__ = ["ServedModel"]
+__all__ = ["OTHER_NAME", "ServedModel"]
+
+OTHER_NAME: Final = "edgeq.served_model"
+"""In the scope of a request that named another model: the name of the one that answers."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class ServedModel:
         phrases: of reports.
         reader: made of the phrases.
         retrieval: of a two-tower bundle.
+        strict_model: only `name` is answered to.
     """
 
     name: str
@@ -50,6 +57,7 @@ class ServedModel:
     phrases: ReportPhrases
     reader: Reader
     retrieval: ServedRetrieval | None = None
+    strict_model: bool = False
 
     @property
     def alive(self) -> bool:
@@ -75,6 +83,17 @@ class ServedModel:
         """Raise RequestError 404 where a request asks for another model; None asks for the one there is."""
         if model not in (None, self.name):
             raise RequestError(404, "model_not_found", f"this service has the model {self.name!r} only", param="model")
+
+    def take_name(self, request: Request, model: str | None) -> None:
+        """Answer a request that names another model all the same, and say so in the header `X-Served-Model`.
+
+        Raises:
+            RequestError: 404 it names another one, and `strict_model` is set.
+        """
+        if self.strict_model:
+            self.check_name(model)
+        elif model not in (None, self.name):
+            request.scope[OTHER_NAME] = self.name
 
     def close(self, drain: bool = True) -> None:
         """Answer what there is, or drop it, and let the model go."""

@@ -51,6 +51,7 @@ class ServiceSettings(BaseModel):
         backend: that runs the vision graph.
         canaries: the engine is compared with what the workshop saw before the first request.
         name: of the model in requests; None takes the bundle's.
+        strict_model: requests that name another model are refused; else a header of the answer says which one answers.
         terms: a file of `edgeq.terms/1` for `/v1/inspect`; None takes the bundle's own, or those that come along.
         index: a catalog of `edgeq index`, made with the bundle, that `/v1/search` looks in.
         page: a page for a browser at `/`, for bundles that have one.
@@ -87,6 +88,7 @@ class ServiceSettings(BaseModel):
     backend: Annotated[str, AfterValidator(_backend)] = AUTO
     canaries: bool = True
     name: _ModelName | None = None
+    strict_model: bool = False
     terms: Path | None = None
     index: Path | None = None
     page: bool = True

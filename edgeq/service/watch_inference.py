@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from PIL import Image
 
 from edgeq.errors import ArtifactError
 from edgeq.runtime.vlm.api import GenerationRequest
+from edgeq.runtime.vlm.constrained.schema import schema_text
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 from edgeq.runtime.vlm.stream import Done, Failed
-from edgeq.service.report import Report
+from edgeq.service.report import Report, report_question, report_schema
 from edgeq.service.routes.pixel_routes import detected, segmented
 from edgeq.service.routes.schemas import ClassifyResponse, DetectResponse, SegmentResponse
 from edgeq.service.routes.vision_routes import classes_of
@@ -51,7 +53,10 @@ def watch_inference(served: ServedModel, seconds: float, max_tokens: int = MAX_N
 
     def report(image: Image.Image) -> Seen:
         assert served.talk is not None
-        stream = served.talk.submit(GenerationRequest.about(image, served.phrases.question, max_tokens), seconds)
+        ask = GenerationRequest.about(image, report_question(served.phrases), max_tokens)
+        schema = report_schema(served.phrases)
+        ask = ask if schema is None else replace(ask, schema=schema_text(schema))
+        stream = served.talk.submit(ask, seconds)
         last = deque(stream, maxlen=1).pop()
         if isinstance(last, Failed):
             raise last.error

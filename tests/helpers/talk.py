@@ -28,7 +28,7 @@ _SPECIAL = {
     **{91: "<fake_token_around_image>", 92: "<global-img>", 93: "<end_of_utterance>"},
     **{94: "<row_1_col_1>", 95: "<row_1_col_2>"},
 }
-_LETTERS = string.ascii_letters + string.digits + " \n?:.,;!-'" + '"()/%+=*#&@[]$'
+_LETTERS = string.ascii_letters + string.digits + " \n?:.,;!-'" + '"()/{+=*}&@[]_'
 _SQUARE = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
 _PROCESSORS: dict[str, dict[str, Any]] = {
     "llava": {
@@ -80,7 +80,7 @@ def write_processor(directory: Path, family: str = "llava") -> None:
     tokens = [_SPECIAL.get(number) or next(letters) for number in range(96)]
     tokenizer = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL.values()])
     wrapped = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"

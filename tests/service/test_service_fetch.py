@@ -231,7 +231,7 @@ def test_several_images_are_fetched_one_after_another() -> None:
 def test_no_image_is_fetched_of_a_request_with_too_many() -> None:
     with running(talking(SimulatedRuntime()), fetcher=fetcher(), max_images=2) as service:
         with answering() as (port, seen):
-            assert asked(service, *[f"http://{HOST}:{port}/a"] * 3)["code"] == "too_many_images"
+            assert asked(service, *[f"http://{HOST}:{port}/{name}" for name in "abc"])["code"] == "too_many_images"
         assert seen == []
 
 

@@ -74,7 +74,6 @@ def test_fewer_objects_are_told_where_that_is_asked_for(detector: Running, place
         ({"image": data_uri(), "score": 0.0}, 400),
         ({"image": data_uri(), "question": "what?"}, 400),
         ({}, 400),
-        ({"image": data_uri(), "model": "x"}, 404),
         ({"image": data_uri(b"no image")}, 415),
         ({"image": data_uri(picture(side=64)[:-30])}, 422),
     ],

@@ -116,7 +116,6 @@ def test_a_filter_leaves_the_others_out(service: Running, only: dict[str, Any], 
         ({"query": "a", "filter": {"colour": "red"}}, 422, "not_answerable", "filter"),
         ({"query": image_part("http://a/b.png")}, 400, "bad_image_url", "query"),
         ({"query": image_part(data_uri(noise(16)[:200]))}, 422, "image_unreadable", "query"),
-        ({"query": "a", "model": "other"}, 404, "model_not_found", "model"),
     ],
 )
 def test_bounds_and_faults(service: Running, body: dict[str, Any], status: int, name: str, param: str | None) -> None:

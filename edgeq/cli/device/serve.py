@@ -81,6 +81,9 @@ class _Serving(BaseModel):
 @click.option("--max-images", type=click.IntRange(1, 64), help="Images in one request.  [default: 8]")
 @click.option("--name", help="The model's name in requests.  [default: the bundle's]")
 @click.option(
+    "--strict-model", is_flag=True, default=None, help="Refuse requests that name another model.  [default: no]"
+)
+@click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.  [default: info]"
 )
 @json_option

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgeq.runtime.vlm.stream import Done, Reason, Stream, Token, Usage
+from edgeq.runtime.vlm.stream import Done, Reason, Stream, Token, TokenLogprob, Usage
 from edgeq.runtime.vlm.tokenize import TokenizedRequest
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class ActiveRequest:
         last: when its last token was there.
         token_ids: said.
         text: said and sure.
+        logprobs: of the tokens said, where they were asked for.
+        told: of these, how many went with text that was sure.
         cached_tokens: tokens of the prompt that were not read again.
         encoder_cache_hit: the encoder did not run.
     """
@@ -71,6 +73,8 @@ class ActiveRequest:
     last: float = 0.0
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    told: int = 0
     cached_tokens: int = 0
     encoder_cache_hit: bool = False
 
@@ -126,7 +130,7 @@ class ActiveRequest:
             first_token_seconds=first - self.submitted,
             seconds=now - self.submitted,
         )
-        return Done(reason, usage, self.text, tuple(self.token_ids))
+        return Done(reason, usage, self.text, tuple(self.token_ids), tuple(self.logprobs))
 
     def _add(self, said: TokenEvent, counts: Counts) -> None:
         if said.error is not None:
@@ -134,5 +138,8 @@ class ActiveRequest:
         counts.answer_tokens += 1
         self.token_ids.append(said.token_id)
         self.text += said.text
+        if said.logprob is not None:
+            self.logprobs.append(said.logprob)
         if said.text:
-            self.stream.put(Token(said.text))
+            self.stream.put(Token(said.text, tuple(self.logprobs[self.told :])))
+            self.told = len(self.logprobs)

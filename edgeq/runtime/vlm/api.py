@@ -15,6 +15,7 @@ from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 __all__ = [
     "GREEDY",
     "IMAGE",
+    "MOST_LOGPROBS",
     "EncodedImage",
     "GenerationRequest",
     "ImagePlace",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 Role = Literal["system", "user", "assistant"]
+
+MOST_LOGPROBS: Final = 20
+"""Likeliest tokens that are told in the place of each."""
 
 _STOPS: Final = 16
 _LONGEST_STOP: Final = 256
@@ -133,6 +137,8 @@ class GenerationRequest:
         max_new_tokens: of the answer, at most.
         sampling: how its tokens are chosen.
         stop: texts that end it; they are not part of it.
+        schema: that it is a document of, from `edgeq.runtime.vlm.constrained.schema.schema_text`; None for any text.
+        logprobs: how likely each token was is told, and so many of the likeliest in its place; None for nothing of it.
 
     Raises:
         InputError: the turns do not fit together or to the images, or a number is out of range.
@@ -143,9 +149,13 @@ class GenerationRequest:
     max_new_tokens: int = MAX_NEW_TOKENS
     sampling: SamplingParams = GREEDY
     stop: tuple[str, ...] = ()
+    schema: str | None = field(repr=False, default=None)
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Check turns and numbers."""
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise InputError(f"{self.logprobs} likeliest tokens are asked for", expected=f"0 to {MOST_LOGPROBS}")
         if self.max_new_tokens < 1:
             raise InputError(f"an answer of {self.max_new_tokens} tokens is none", expected="1 or more")
         check_turns(self.turns, len(self.images))
@@ -182,8 +192,10 @@ def check_turns(turns: tuple[Turn, ...], images: int) -> None:
     if not turns or turns[-1].role != "user":
         raise InputError("nothing is asked", expected="a conversation whose last message is the user's")
     for turn in turns:
-        if not any(text.strip() for text in turn.texts):
-            raise InputError(f"a message of the {turn.role} is empty", expected="text in each message")
+        if turn.role != "assistant" and not any(text.strip() for text in turn.texts):  # a model may have said nothing
+            raise InputError(
+                f"a message of the {turn.role} is empty", expected="text in each message of the system and the user"
+            )
         if turn.images and turn.role != "user":
             raise InputError(
                 f"an image stands in a message of the {turn.role}", expected="images in the user's messages"

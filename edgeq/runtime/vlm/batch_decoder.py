@@ -5,19 +5,25 @@ Needs torch and transformers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite
 
+import numpy as np
 import torch
 
-from edgeq.errors import EngineError
+from edgeq.errors import EdgeqError, EngineError
+from edgeq.runtime.vlm.constrained.grammar import Follower
+from edgeq.runtime.vlm.constrained.schema import SchemaError
 from edgeq.runtime.vlm.decode_step import DecodeStep
-from edgeq.runtime.vlm.detokenize import AnswerText
 from edgeq.runtime.vlm.language import LanguageModel
 from edgeq.runtime.vlm.lru_cache import LruCache
 from edgeq.runtime.vlm.prefill import Prefill
 from edgeq.runtime.vlm.prompt import Prompter
-from edgeq.runtime.vlm.sampling import NOT_FINITE, Sampler, choose
-from edgeq.runtime.vlm.stream import Reason
+from edgeq.runtime.vlm.sampling import NOT_FINITE, Sampler, choose, held, logarithms
+from edgeq.runtime.vlm.stream import Reason, TokenLogprob
+from edgeq.runtime.vlm.text.detokenize import AnswerText
+from edgeq.runtime.vlm.text.token_texts import TokenTexts
 from edgeq.runtime.vlm.tokenize import TokenizedRequest
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
@@ -33,14 +39,16 @@ class TokenEvent:
         token_id: which; -1 where `error` is set.
         text: that is sure now, often empty; at the end, all that was held back.
         ended: why the answer ends here; None where it goes on.
-        error: the answer ends here, because the model gave NaN or infinity.
+        error: the answer ends here, because the model gave NaN or infinity, or its JSON schema is too complex.
+        logprob: how likely it was, where that was asked for; None of a token that ends answers, which is no text.
     """
 
     slot: int
     token_id: int
     text: str
     ended: Reason | None = None
-    error: EngineError | None = None
+    error: EdgeqError | None = None
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,23 @@ class _Answer:
     question: TokenizedRequest
     text: AnswerText
     sampler: Sampler
+    follower: Follower | None
     said: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The tokens of a step, on the model's device.
+
+    Attributes:
+        values: what they were chosen from, [rows, vocabulary].
+        tokens: int64 [rows].
+        answers: whose row it is.
+    """
+
+    values: torch.Tensor
+    tokens: torch.Tensor
+    answers: Sequence[_Answer | None]
 
 
 class BatchDecoder:
@@ -107,6 +131,7 @@ class BatchDecoder:
         self._step = DecodeStep(language.model, slots, context, language.cross_states)
         self._reader = Prefill(prompter, vision_encoder, language, self._step, self.kept)
         self._prompter = prompter
+        self._texts = TokenTexts(prompter.tokenizer)
         self._answers: dict[int, _Answer] = {}
 
     @property
@@ -132,23 +157,23 @@ class BatchDecoder:
         """
         assert slot not in self._answers, f"slot {slot} is taken"
         read = self._reader.read(question, slot)
-        answer = _Answer(question, AnswerText(self._prompter.tokenizer, question.stop), Sampler(question.sampling))
-        with torch.inference_mode():
-            token = int(choose(read.logits, self._rolls([answer]))[0])
+        text, sampler = AnswerText(self._prompter.tokenizer, question.stop), Sampler(question.sampling)
+        answer = _Answer(question, text, sampler, question.follower)
+        [(token, logprob)] = self._said(self._choose(read.logits, [answer]))
         self._answers[slot] = answer
-        said = self._say(slot, token)
+        said = self._say(slot, token, logprob)
         if slot in self._answers:
             self._step.occupy(slot, token, len(question.prompt.ids), question.prompt.next_position)
         return FirstToken(said, read.cached_tokens, read.encoder_cache_hit)
 
     def step(self) -> list[TokenEvent]:
         """One token for every answer that goes on; those that end here leave their slots."""
-        with torch.inference_mode():
-            chosen = choose(self._step.forward(), self._rolls([self._answers.get(slot) for slot in range(self.slots)]))
-            self._step.advance(chosen)
-        tokens = chosen.tolist()  # the only transfer
+        answers = [self._answers.get(slot) for slot in range(self.slots)]
+        choice = self._choose(self._step.forward(), answers)
+        self._step.advance(choice.tokens)
+        said = self._said(choice)
         self.steps += 1
-        return [self._say(slot, tokens[slot]) for slot in sorted(self._answers)]
+        return [self._say(slot, *said[slot]) for slot in sorted(self._answers)]
 
     def rehearse(self) -> None:
         """A step in which nobody says anything: it takes as long as any other."""
@@ -159,35 +184,90 @@ class BatchDecoder:
         if self._answers.pop(slot, None) is not None:
             self._step.vacate(slot)
 
-    def _rolls(self, answers: list[_Answer | None]) -> torch.Tensor | None:
+    def _choose(self, logits: torch.Tensor, answers: Sequence[_Answer | None]) -> _Choice:
+        """A token for each row of logits."""
+        with torch.inference_mode():
+            allowed = _allowed(answers)
+            values = logits if allowed is None else held(logits, allowed)
+            return _Choice(values, choose(values, self._rolls(answers)), answers)
+
+    def _said(self, choice: _Choice) -> list[tuple[int, TokenLogprob | None]]:
+        """The tokens as numbers, and what is told of each."""
+        tokens = choice.tokens.tolist()  # the only transfer, where nobody asks how likely tokens were
+        told: dict[int, TokenLogprob] = {}
+        counts = {
+            row: one.question.logprobs
+            for row, one in enumerate(choice.answers)
+            if one is not None and one.question.logprobs is not None
+        }
+        if counts:
+            told = self._told(choice, tokens, counts)
+        return [(token, told.get(row)) for row, token in enumerate(tokens)]
+
+    def _told(self, choice: _Choice, tokens: Sequence[int], counts: Mapping[int, int]) -> dict[int, TokenLogprob]:
+        """By row, how likely its token was, and so many of the likeliest; nothing of a token that is no text."""
+        rows, silent = list(counts), {NOT_FINITE, *self._prompter.settings.stop}
+        with torch.inference_mode():
+            picked, ids, highest = logarithms(choice.values[rows], choice.tokens[rows], max(counts.values()))
+        found = {}
+        for at, row in enumerate(rows):
+            if tokens[row] not in silent:
+                best = list(zip(ids[at], highest[at], strict=True))[: counts[row]]
+                top = tuple(self._texts.logprob(id, value) for id, value in best if isfinite(value))
+                found[row] = replace(self._texts.logprob(tokens[row], picked[at]), top=top)
+        return found
+
+    def _rolls(self, answers: Sequence[_Answer | None]) -> torch.Tensor | None:
         """float32 [answers, 3] for `choose`; None where nobody draws."""
         if all(answer is None or answer.sampler.greedy for answer in answers):
             return None
         rows = [(0.0, 1.0, 0.0) if answer is None else answer.sampler.roll() for answer in answers]
         return torch.tensor(rows, dtype=torch.float32).to(self._step.shape.device)
 
-    def _say(self, slot: int, token: int) -> TokenEvent:
+    def _say(self, slot: int, token: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Add a token to an answer, and end it where it ends."""
         answer = self._answers[slot]
-        if token == NOT_FINITE:
+        fault = "" if answer.follower is None else answer.follower.fault
+        if token == NOT_FINITE or fault:
             self.release(slot)
             self._step.cache.clear(slot)
-            return TokenEvent(slot, token, "", error=_broken())
+            return TokenEvent(slot, NOT_FINITE, "", error=_too_complex(fault) if fault else _broken())
         answer.said.append(token)
         text, ended = answer.text.add(token), self._ended(answer)
         if ended is not None:
             text += answer.text.end()
             self.release(slot)
-        return TokenEvent(slot, token, text, ended)
+        return TokenEvent(slot, token, text, ended, logprob=logprob)
 
     def _ended(self, answer: _Answer) -> Reason | None:
+        whole = answer.follower is not None and answer.follower.take(answer.said[-1])
         if answer.said[-1] in self._prompter.settings.stop:
             return "stop"
         if answer.text.stopped:
             return "stop_string"
+        if whole:
+            return "stop"
         if len(answer.said) < answer.question.limit:
             return None
         return "limit" if answer.question.limit == answer.question.requested_tokens else "context"
+
+
+def _allowed(answers: Sequence[_Answer | None]) -> torch.Tensor | None:
+    """Tokens that each may say next, as `held` takes them; None where all may say anything."""
+    rows = {
+        row: one.follower.allowed() for row, one in enumerate(answers) if one is not None and one.follower is not None
+    }
+    if not rows:
+        return None
+    width = max(len(row) for row in rows.values())
+    found = np.full((len(answers), width), -1, np.int32)
+    for row, words in rows.items():
+        found[row] = words
+    return torch.from_numpy(found)
+
+
+def _too_complex(why: str) -> SchemaError:
+    return SchemaError(f"the JSON schema is too complex to be followed to the end: {why}", next_step="make it simpler")
 
 
 def _broken() -> EngineError:

@@ -22,6 +22,8 @@ from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable, runnable
 from edgeq.files import require_plain_files
 from edgeq.model.images.image_processor import load_image_processor
+from edgeq.runtime.vlm.constrained.grammar import Grammars
+from edgeq.runtime.vlm.text.control_tokens import ControlTokens
 
 __all__ = [
     "PROCESSOR_FILES",
@@ -106,6 +108,8 @@ class Prompter:
         vision: the family's graph.
         image_prompt: how images are put before the language model.
         marker: what a chat template writes for an image.
+        controls: keeps what users write from being taken for control tokens.
+        grammars: of JSON schemas that answers are held to.
     """
 
     def __init__(self, settings: VlmSettings, tokenizer: Any, processor: Any, config: Config) -> None:
@@ -115,6 +119,9 @@ class Prompter:
         self.tokenizer = tokenizer
         self.config = config
         self.marker = image_marker(tokenizer, self.image_prompt, settings.image_token)
+        self.controls = ControlTokens(tokenizer, (settings.image_token, self.marker))
+        vocabulary = config.get("text_config", config)["vocab_size"]
+        self.grammars = Grammars(tokenizer, vocabulary, settings.stop)
         self._processor = processor
 
     @classmethod
@@ -155,12 +162,14 @@ class Prompter:
         """The prompt of one question about some images, which stand before it.
 
         Raises:
-            InputError: the question is empty, has the image token in it, or leaves no room for an answer.
+            InputError: the question is empty, or leaves no room for an answer.
             ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
         settings = self.settings
-        _check_question(question, self.marker, settings.image_token)
-        made = self.written(render(self.tokenizer, self.image_prompt, self.marker, question, len(layouts)), layouts)
+        if not question.strip():
+            raise InputError("the question is empty", expected="a question about the image")
+        plain = self.controls.plain(question)
+        made = self.written(render(self.tokenizer, self.image_prompt, self.marker, plain, len(layouts)), layouts)
         if len(made.ids) >= settings.context:
             raise InputError(
                 f"the question is too long: with {_counted(len(layouts))} it takes {len(made.ids):,} tokens, "
@@ -174,7 +183,7 @@ class Prompter:
         """A whole prompt.
 
         Args:
-            text: as a template gives it, with the marker once for each image.
+            text: as a template gives it, with the marker once for each image, and users' texts as `controls` has them.
             layouts: of the images.
             beginnings: what earlier prompts of the conversation were, as a template gives it.
 
@@ -197,7 +206,7 @@ class Prompter:
         places = [self.image_prompt.places(settings.image_token, layout) for layout in layouts]
         text = first + "".join(place + rest for place, rest in zip(places, others, strict=True))
         begun = not self.image_prompt.template or text.startswith(self.tokenizer.bos_token or "\0")
-        ids = np.array(self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"], np.int64)
+        ids = np.array(self.controls.ids(text, add_special_tokens=not begun), np.int64)
         found, wanted = int((ids == settings.image_token_id).sum()), sum(layout.tokens for layout in layouts)
         if found != wanted:
             raise ModelError(f"the tokenizer gives the images {found} places, their features need {wanted}")
@@ -332,14 +341,3 @@ def render(tokenizer: Any, image_prompt: ImagePrompt, marker: str, question: str
 
 def _counted(images: int) -> str:
     return "the image" if images == 1 else f"{images} images"
-
-
-def _check_question(question: str, *markers: str) -> None:
-    if not question.strip():
-        raise InputError("the question is empty", expected="a question about the image")
-    for marker in markers:
-        if marker in question:
-            raise InputError(
-                f"the question has {marker} in it, which stands for an image",
-                next_step="leave it out: the image is put before the question",
-            )

@@ -12,7 +12,7 @@ from edgeq.runtime.vlm.api import SamplingParams
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NOT_FINITE", "Sampler", "choose"]
+__all__ = ["NOT_FINITE", "Sampler", "choose", "held", "logarithms"]
 
 NOT_FINITE = -1
 """Chosen where logits are NaN or infinite."""
@@ -54,6 +54,46 @@ def choose(logits: torch.Tensor, rolls: torch.Tensor | None = None) -> torch.Ten
     return tokens
 
 
+def held(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Logits of which only some tokens may be chosen.
+
+    Args:
+        logits: [n, vocabulary].
+        allowed: int32 [n, at least vocabulary / 32] on any device: a bit for each token, the lowest first.
+
+    Returns:
+        float32 [n, vocabulary]: minus infinity where a token is not allowed, NaN in a row whose largest logit is not a
+        number, and else the same.
+    """
+    import torch
+
+    values = logits.float()
+    places = torch.arange(32, dtype=torch.int32, device=values.device)
+    bits = (allowed.to(values.device)[:, :, None] >> places) & 1
+    closed = bits.flatten(1)[:, : values.shape[1]] == 0
+    broken = ~values.amax(-1, keepdim=True).isfinite()
+    return values.masked_fill(closed, float("-inf")).masked_fill_(broken, float("nan"))
+
+
+def logarithms(
+    logits: torch.Tensor, tokens: torch.Tensor, count: int
+) -> tuple[list[float], list[list[int]], list[list[float]]]:
+    """How likely tokens were, as natural logarithms, at temperature 1.
+
+    Args:
+        logits: [n, vocabulary], those that were chosen from.
+        tokens: int64 [n], chosen.
+        count: of the likeliest tokens that are told beside each, at most the vocabulary.
+
+    Returns:
+        Of each token its logarithm, and of each row the likeliest tokens and their logarithms, the likeliest first.
+    """
+    values = logits.float().log_softmax(-1)
+    picked = values.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
+    highest, ids = values.topk(min(count, values.shape[1]), -1)
+    return picked.tolist(), ids.tolist(), highest.tolist()
+
+
 def _draw(values: torch.Tensor, rolls: torch.Tensor) -> torch.Tensor:
     """A token from the nucleus of each row, int64 [n, 1], by inverting its distribution function at the number drawn.
 
@@ -63,7 +103,7 @@ def _draw(values: torch.Tensor, rolls: torch.Tensor) -> torch.Tensor:
     scaled = (values - values.amax(1, keepdim=True)) / temperature.where(temperature > 0, 1.0)
     chances, order = scaled.softmax(-1).sort(stable=True, dim=-1, descending=True)
     below = chances.cumsum(-1) - chances
-    kept = below < top_p
+    kept = (below < top_p).logical_and_(chances > 0)
     mass = (chances * kept).sum(-1, keepdim=True)
     ahead = (below <= drawn * mass).logical_and_(kept).sum(-1, keepdim=True)
     drawn_ids: torch.Tensor = order.gather(1, (ahead - 1).clamp_(min=0))

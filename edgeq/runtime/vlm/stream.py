@@ -12,7 +12,7 @@ from typing import Literal
 
 from edgeq.errors import EdgeqError
 
-__all__ = ["Done", "Event", "Failed", "Reason", "Stream", "Token", "Usage"]
+__all__ = ["Done", "Event", "Failed", "Reason", "Stream", "Token", "TokenLogprob", "Usage"]
 
 Reason = Literal["stop", "stop_string", "limit", "context", "cancelled"]
 """Why an answer ended: a token that ends answers, a text that was to end it, the number of tokens asked for, the end of
@@ -20,10 +20,33 @@ the context, or `Stream.cancel`."""
 
 
 @dataclass(frozen=True)
-class Token:
-    """Text that is sure: one token's, or that of several when text was held back. All pieces make `Done.text`."""
+class TokenLogprob:
+    """A token of an answer, and how likely it was.
+
+    Attributes:
+        text: of the token alone.
+        data: its bytes, which are no text by themselves where a character is of several tokens.
+        logprob: natural logarithm of its chance at temperature 1, of the logits that it was chosen from.
+        top: the likeliest tokens in its place, as many as were asked for, without any of their own.
+    """
 
     text: str
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Token:
+    """Text that is sure: one token's, or that of several when text was held back. All pieces make `Done.text`.
+
+    Attributes:
+        text: the piece.
+        logprobs: of the tokens since the last piece, where they were asked for.
+    """
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,12 +83,14 @@ class Done:
         usage: what it took.
         text: all of it, without special tokens and without spaces around it.
         token_ids: as they were chosen, the one that ended it included.
+        logprobs: of the tokens of the text, where they were asked for.
     """
 
     reason: Reason
     usage: Usage
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

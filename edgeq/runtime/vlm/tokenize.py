@@ -16,6 +16,7 @@ from edgeq.errors import ImageError, InputError, ModelError, first_line
 from edgeq.families.base import Layout
 from edgeq.runtime.scheduler.errors import ContextError, RefusedImageError
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
+from edgeq.runtime.vlm.constrained.grammar import Follower
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter, longest_token, render
 
@@ -69,6 +70,8 @@ class TokenizedRequest:
         limit: the same by the context as well.
         sampling: how they are chosen.
         stop: texts that end the answer.
+        follower: of the JSON schema that the answer is held to; None for any text.
+        logprobs: as `GenerationRequest.logprobs`.
     """
 
     prompt: Prompt = field(repr=False)
@@ -77,6 +80,8 @@ class TokenizedRequest:
     limit: int
     sampling: SamplingParams
     stop: tuple[str, ...]
+    follower: Follower | None = field(repr=False, default=None)
+    logprobs: int | None = None
 
 
 class PromptBuilder:
@@ -107,9 +112,10 @@ class PromptBuilder:
         """What the model reads for a request.
 
         Raises:
-            InputError: a message has the image token in it, or there are more images than the model takes.
+            InputError: the chat template does not take the conversation, or there are more images than the model takes.
             RefusedImageError: the model does not take one of the images.
             ContextError: the conversation leaves no room for an answer (413).
+            SchemaError: the answer cannot be held to the JSON schema.
             ModelError: the chat template or the tokenizer does not keep the places of the images.
         """
         self._prompter.check_images(len(ask.images))
@@ -121,11 +127,13 @@ class PromptBuilder:
     def known_question(self, ask: GenerationRequest) -> TokenizedRequest | None:
         """The same where all of it was seen before, so that nothing is decoded and nothing tokenized; else None.
 
-        It waits for no other thread.
+        It waits for no other thread: an answer that is held to a JSON schema is not asked for here.
 
         Raises:
             ContextError: as `question`.
         """
+        if ask.schema is not None:
+            return None
         images: list[RequestImage] = []
         for image in ask.images:
             known = self._known(_file_digest(image), image) if isinstance(image, EncodedImage) else None
@@ -136,12 +144,19 @@ class PromptBuilder:
         return None if prompt is None else self._request(ask, tuple(images), prompt)
 
     def _request(self, ask: GenerationRequest, images: tuple[RequestImage, ...], prompt: Prompt) -> TokenizedRequest:
-        """All of it; raises ContextError."""
+        """All of it; raises ContextError and SchemaError."""
         room = self._context - len(prompt.ids)
         if room < 1:
             raise ContextError(len(prompt.ids), prompt.image_tokens, self._context)
         return TokenizedRequest(
-            prompt, images, ask.max_new_tokens, min(ask.max_new_tokens, room), ask.sampling, ask.stop
+            prompt=prompt,
+            images=images,
+            requested_tokens=ask.max_new_tokens,
+            limit=min(ask.max_new_tokens, room),
+            sampling=ask.sampling,
+            stop=ask.stop,
+            follower=None if ask.schema is None else self._prompter.grammars.follow(ask.schema),
+            logprobs=ask.logprobs,
         )
 
     def _check_length(self, turns: Sequence[Turn]) -> None:
@@ -233,10 +248,7 @@ def _decoded(image: Image.Image | EncodedImage) -> Image.Image:
 
 
 def _written(prompter: Prompter, turns: tuple[Turn, ...], layouts: tuple[Layout, ...]) -> Prompt:
-    markers = {prompter.marker, prompter.settings.image_token}
-    for marker in markers:
-        if any(marker in text for turn in turns for text in turn.texts):
-            raise InputError(f"a message has {marker} in it, which stands for an image", next_step="leave it out")
+    turns = tuple(_plain(prompter, turn) for turn in turns)
     if not prompter.image_prompt.template:
         content = _content(turns[0])
         if len(turns) != 1 or [part["type"] for part in content] != ["image", "text"]:
@@ -253,6 +265,12 @@ def _written(prompter: Prompter, turns: tuple[Turn, ...], layouts: tuple[Layout,
             expected="once for each image",
         )
     return prompter.written(text, layouts, tuple(_beginnings(prompter.tokenizer, turns, text)))
+
+
+def _plain(prompter: Prompter, turn: Turn) -> Turn:
+    """The same, with texts that no token stands in which steers the model."""
+    parts = (part if isinstance(part, ImagePlace) else prompter.controls.plain(part) for part in turn.parts)
+    return Turn(turn.role, tuple(parts))
 
 
 def _beginnings(tokenizer: Any, turns: tuple[Turn, ...], text: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from edgeq.errors import EdgeqError, ImageError, InputError
 from edgeq.runtime.scheduler.errors import BusyError, ClosedError, ContextError, DeadlineError, TooLargeError
+from edgeq.runtime.vlm.constrained.schema import SchemaError
 
 __all__ = ["ErrorBody", "ErrorObject", "RequestError", "as_request_error", "refusal"]
 
@@ -107,6 +108,8 @@ def as_request_error(error: Exception) -> RequestError:
         return RequestError(408, "deadline", _told(error))
     if isinstance(error, ClosedError):
         return RequestError(503, "draining", _told(error), retry_after=5)
+    if isinstance(error, SchemaError):
+        return RequestError(400, "bad_schema", _told(error), param="response_format")
     if isinstance(error, ImageError):
         return RequestError(422, "image_unreadable", _told(error), param="image")
     if isinstance(error, InputError):

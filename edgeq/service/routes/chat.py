@@ -11,26 +11,27 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgeq.runtime.vlm.api import IMAGE, Role, SamplingParams, Turn
-from edgeq.runtime.vlm.stream import Done, Stream, Token
+from edgeq.runtime.vlm.api import IMAGE, ImagePlace, Role, SamplingParams, Turn
+from edgeq.runtime.vlm.stream import Done, Stream, Token, TokenLogprob
 from edgeq.runtime.vlm.stream import Usage as Took
 from edgeq.service.http.connection import EventStream
 from edgeq.service.http.errors import RequestError, as_request_error
 from edgeq.service.http.request_body import RequestBodies
-from edgeq.service.routes.chat_schema import (
+from edgeq.service.routes.chat_answers import (
     AssistantMessage,
-    ChatRequest,
     Choice,
     ChunkChoice,
     Completion,
     CompletionChunk,
+    ContentLogprob,
     Delta,
     FinishReason,
-    ImagePart,
-    Message,
+    Logprobs,
     PromptDetails,
     TokenUsage,
+    TopLogprob,
 )
+from edgeq.service.routes.chat_schema import ChatRequest, ImagePart, Message
 from edgeq.service.routes.image_input import ImageSource
 from edgeq.service.routes.submit import Query, Submitter
 from edgeq.service.served_model import ServedModel
@@ -51,6 +52,8 @@ _ROLES: Final[dict[str, Role]] = {
     "assistant": "assistant",
 }
 _LAST: Final = b"data: [DONE]\n\n"
+_MOST_PLACES: Final = 64
+"""Of images in a conversation, the same image at several of them."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,17 @@ class Chat:
         """Answer one request, whole or in pieces."""
         with self._intake.room(request):
             asked = await self._intake.parse(request, ChatRequest)
-            self._served.check_name(asked.model)
-            stream = await self._asking.submit(request, query_of(asked, self._max_images))
+            self._served.take_name(request, asked.model)
+            query = query_of(asked, self._max_images, self._served.most_images)
+            stream = await self._asking.submit(request, query)
         fingerprint = self._served.digest[:12]
         heading = _Heading(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._served.name, fingerprint)
         if not asked.stream:
-            return await self._whole(request, stream, heading)
+            return await self._whole(request, stream, heading, logprobs=bool(asked.logprobs))
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         return EventStream(self._pieces(request, stream, heading, usage=usage), stream.cancel, self._timeout)
 
-    async def _whole(self, request: Request, stream: Stream, heading: _Heading) -> Response:
+    async def _whole(self, request: Request, stream: Stream, heading: _Heading, *, logprobs: bool) -> Response:
         try:
             done = await self._asking.whole(request, stream)
         finally:
@@ -118,7 +122,13 @@ class Chat:
             created=heading.created,
             model=heading.model,
             system_fingerprint=heading.fingerprint,
-            choices=(Choice(message=AssistantMessage(content=done.text), finish_reason=_FINISHED[done.reason]),),
+            choices=(
+                Choice(
+                    message=AssistantMessage(content=done.text),
+                    finish_reason=_FINISHED[done.reason],
+                    logprobs=_logprobs(done.logprobs) if logprobs else None,
+                ),
+            ),
             usage=_tokens(done.usage),
         )
         return Response(answer.model_dump_json(), media_type="application/json")
@@ -128,10 +138,12 @@ class Chat:
     ) -> AsyncIterator[bytes]:
         """The answer as it is sent; raises what goes wrong before anything of it is there."""
         opening = heading.chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
+        told = 0
         try:
             async for event in self._asking.events(request, stream):
-                yield opening + heading.chunk(_choice(event))
-                opening = b""
+                new = event.logprobs[told if isinstance(event, Done) else 0 :]
+                yield opening + heading.chunk(_choice(event, new))
+                opening, told = b"", told + len(new)
                 if usage and isinstance(event, Done):
                     yield heading.chunk(usage=_tokens(event.usage))
         except Exception as error:
@@ -144,21 +156,55 @@ class Chat:
         yield _LAST
 
 
-def query_of(asked: ChatRequest, max_images: int) -> Query:
+def query_of(asked: ChatRequest, max_images: int, most_places: int | None = None) -> Query:
     """The conversation, its images apart.
+
+    Args:
+        asked: the request.
+        max_images: that may be asked about; the same image again is one.
+        most_places: of images that the model takes; where there are more, an image stands at its first place alone.
 
     Raises:
         RequestError: 422 there are more images than that, or one is not in a message of the user.
         InputError: the messages do not fit together.
+        SchemaError: the schema is too large.
     """
-    images = tuple(_images(asked.messages))
-    if len(images) > max_images:
-        raise RequestError(
-            422, "too_many_images", f"{len(images)} images; at most {max_images} can be asked about", param="messages"
-        )
-    sampling = SamplingParams(asked.temperature or 0.0, 1.0 if asked.top_p is None else asked.top_p, asked.seed)
-    turns = tuple(_turn(message) for message in asked.messages)
-    return Query(turns, images, asked.max_new_tokens, sampling, asked.stops)
+    sources = tuple(_images(asked.messages))
+    distinct = len({source.url for source in sources})
+    if distinct > max_images or len(sources) > _MOST_PLACES:
+        told = f"{distinct} images; at most {max_images} can be asked about"
+        if distinct <= max_images:
+            told = f"images at {len(sources)} places; at most {_MOST_PLACES} are taken"
+        raise RequestError(422, "too_many_images", told, param="messages")
+    sampling = SamplingParams(asked.temperature or 0.0, 1.0 if asked.top_p is None else asked.top_p, asked.drawn_seed)
+    turns = tuple(_turn(message) for message in asked.messages if not message.says_nothing)
+    if most_places is not None and len(sources) > most_places:
+        turns, sources = _first_places(turns, sources)
+    return Query(
+        *(turns, sources, asked.max_new_tokens, sampling, asked.stops),
+        schema=asked.schema_given,
+        logprobs=asked.told_logprobs,
+    )
+
+
+def _first_places(
+    turns: tuple[Turn, ...], sources: tuple[ImageSource, ...]
+) -> tuple[tuple[Turn, ...], tuple[ImageSource, ...]]:
+    """The same with each image where it stands first, and nowhere else."""
+    left, seen, kept = iter(sources), set[str](), []
+    found = []
+    for turn in turns:
+        parts: list[str | ImagePlace] = []
+        for part in turn.parts:
+            if isinstance(part, ImagePlace):
+                source = next(left)
+                if source.url in seen:
+                    continue
+                seen.add(source.url)
+                kept.append(source)
+            parts.append(part)
+        found.append(Turn(turn.role, tuple(parts)))
+    return tuple(found), tuple(kept)
 
 
 def _images(messages: Sequence[Message]) -> Iterator[ImageSource]:
@@ -171,7 +217,7 @@ def _images(messages: Sequence[Message]) -> Iterator[ImageSource]:
             if message.role != "user":
                 told = f"an image in a message of the {message.role}; only the user's may have some"
                 raise RequestError(422, "image_not_by_user", told, param=place)
-            yield ImageSource(part.image_url.url, place)
+            yield ImageSource(part.url, place)
 
 
 def _turn(message: Message) -> Turn:
@@ -180,10 +226,28 @@ def _turn(message: Message) -> Turn:
     return Turn(_ROLES[message.role], tuple(parts))
 
 
-def _choice(event: Token | Done) -> ChunkChoice:
+def _choice(event: Token | Done, new: Sequence[TokenLogprob]) -> ChunkChoice:
+    """A piece of the answer, or its end, with what is told of tokens since the last piece."""
+    logprobs = _logprobs(new) if new else None
     if isinstance(event, Done):
-        return ChunkChoice(delta=Delta(), finish_reason=_FINISHED[event.reason])
-    return ChunkChoice(delta=Delta(content=event.text))
+        return ChunkChoice(delta=Delta(), finish_reason=_FINISHED[event.reason], logprobs=logprobs)
+    return ChunkChoice(delta=Delta(content=event.text), logprobs=logprobs)
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> Logprobs:
+    return Logprobs(
+        content=tuple(
+            ContentLogprob(
+                token=one.text,
+                logprob=one.logprob,
+                bytes=tuple(one.data),
+                top_logprobs=tuple(
+                    TopLogprob(token=top.text, logprob=top.logprob, bytes=tuple(top.data)) for top in one.top
+                ),
+            )
+            for one in tokens
+        )
+    )
 
 
 def _tokens(took: Took) -> TokenUsage:

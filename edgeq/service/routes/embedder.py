@@ -172,7 +172,7 @@ def _apart(
         told = f"the texts have {characters:,} characters, at most {_MOST_CHARACTERS:,} are taken"
         raise RequestError(413, "texts_too_long", told, param="input")
     images = [
-        (row, ImageSource(item.image_url.url, place))
+        (row, ImageSource(item.url, place))
         for row, (item, place) in enumerate(zip(items, places, strict=True))
         if not isinstance(item, str)
     ]

@@ -33,6 +33,9 @@ __all__ = ["DECODED_AT_ONCE", "FORMATS", "ImageInputs", "ImageLimits", "ImageSou
 FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/bmp": "BMP"}
 """Media types of a data URI, and Pillow's name of each. What the bytes are is looked at all the same."""
 
+_OTHER_NAMES: Final = ("image/jpg", "image/pjpeg", "image/x-png", "image/x-ms-bmp")
+"""By which browsers and cameras call the same."""
+
 _Made = TypeVar("_Made")
 
 _NAME: Final = "the image"
@@ -222,7 +225,7 @@ def data_uri_bytes(url: str, most: int) -> bytes:
         raise RequestError(400, "bad_image_url", "the image is no data URI and no address of a host")
     if found[2].lower().split(";")[-1] != "base64":
         raise RequestError(400, "bad_image_url", "the image's data URI is not in base64")
-    if found[1].lower() not in FORMATS:
+    if found[1].lower() not in (*FORMATS, *_OTHER_NAMES):
         raise RequestError(415, "image_type", f"a data URI of {found[1][:40]!r}; {_readable()}")
     length = len(url) - found.end()
     if length // 4 * 3 > most + 2:

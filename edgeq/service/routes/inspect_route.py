@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from edgeq.runtime.vlm.api import Turn
 from edgeq.service.http.request_body import RequestBodies
+from edgeq.service.report import report_question, report_schema
 from edgeq.service.routes.image_input import ImageSource
 from edgeq.service.routes.schemas import InspectRequest
 from edgeq.service.routes.submit import Query, Submitter
@@ -33,10 +34,12 @@ class InspectRoute:
         """Report on one image."""
         with self._intake.room(request):
             asked = await self._intake.parse(request, InspectRequest)
-            self._served.check_name(asked.model)
-            turn = Turn.said("user", asked.question or self._served.phrases.question, images=1)
+            self._served.take_name(request, asked.model)
+            phrases = self._served.phrases
+            turn = Turn.said("user", report_question(phrases, asked.question), images=1)
             image = ImageSource(asked.image, "image")
-            stream = await self._asking.submit(request, Query((turn,), (image,), asked.max_tokens))
+            query = Query((turn,), (image,), asked.max_tokens, schema=report_schema(phrases))
+            stream = await self._asking.submit(request, query)
         try:
             done = await self._asking.whole(request, stream)
         finally:

@@ -20,7 +20,8 @@ from edgeq import __version__
 from edgeq.runtime.scheduler.errors import ContextError
 from edgeq.service.http.errors import ErrorBody, as_request_error
 from edgeq.service.report import Report
-from edgeq.service.routes.chat_schema import ChatRequest, Completion, CompletionChunk
+from edgeq.service.routes.chat_answers import Completion, CompletionChunk
+from edgeq.service.routes.chat_schema import ChatRequest
 from edgeq.service.routes.retrieval_schema import (
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -48,7 +49,7 @@ __all__ = ["describe"]
 _REFERENCE: Final = "#/components/schemas/{model}"
 
 _STATUSES: Final = {
-    400: "The request is not of the form that is described here.",
+    400: "The request is not of the form that is described here, or its JSON schema cannot be followed.",
     401: "The bearer token is missing, or another one.",
     404: "There is no such model or row here.",
     408: "The body came too slowly, or the answer took too long.",
@@ -110,7 +111,7 @@ def describe(served: ServedModel, token: bool) -> str:
     components: dict[str, Any] = {"schemas": definitions["$defs"]}
     for way in ways:
         if way.takes is not None:
-            _say_name(definitions["$defs"][way.takes.__name__], served.name)
+            _say_name(definitions["$defs"][way.takes.__name__], served)
     if token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return json.dumps(
@@ -123,11 +124,13 @@ def describe(served: ServedModel, token: bool) -> str:
     )
 
 
-def _say_name(schema: dict[str, Any], name: str) -> None:
-    """Of all names that a request's form would let pass, one is answered."""
-    required = "model" in schema.get("required", ())
-    told = schema["properties"]["model"].get("description", "As /v1/models names it.")
-    schema["properties"]["model"] = {"enum": [name] if required else [name, None], "description": told}
+def _say_name(schema: dict[str, Any], served: ServedModel) -> None:
+    """Of all names that a request's form lets pass, one is the model's; where names are strict, it is the only one."""
+    found = schema["properties"]["model"]
+    found.setdefault("description", "As /v1/models names it; another name is told of in X-Served-Model.")
+    if served.strict_model:
+        kinds = found.pop("anyOf", [found])
+        found.update(enum=[served.name, *([None] if {"type": "null"} in kinds else [])])
 
 
 def _ways(served: ServedModel) -> tuple[_Way, ...]:
@@ -233,10 +236,14 @@ def _answered(way: _Way, schemas: Mapping[type[BaseModel], Mapping[str, Any]]) -
         content = {"application/json": {"schema": schemas[way.answer]}}
     if way.pieces is not None:
         content["text/event-stream"] = {"schema": {"type": "string"}, "x-each-event": schemas[way.pieces]}
-    return {"description": way.told, "headers": _HEADERS, "content": content}
+    headers = _HEADERS if way.takes is None else _HEADERS | _OTHER_NAME
+    return {"description": way.told, "headers": headers, "content": content}
 
 
 _HEADERS: Final = {"X-Request-Id": {"description": "Stands in the log too.", "schema": {"type": "string"}}}
+_OTHER_NAME: Final = {
+    "X-Served-Model": {"description": "The model, where another was asked for.", "schema": {"type": "string"}}
+}
 
 
 def _failed(status: int, schema: Mapping[str, Any], example: ErrorBody | None) -> dict[str, Any]:

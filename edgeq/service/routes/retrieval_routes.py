@@ -82,7 +82,7 @@ class RetrievalRoutes:
         embedder = self._embeds()
         with self._intake.room(request):
             asked = await self._intake.parse(request, EmbeddingsRequest)
-            self._served.check_name(asked.model)
+            self._served.take_name(request, asked.model)
             if asked.dimensions not in (None, embedder.dimension):
                 told = f"this model's vectors have {embedder.dimension} numbers, and are not cut"
                 raise RequestError(422, "dimensions", told, param="dimensions")
@@ -111,7 +111,7 @@ class RetrievalRoutes:
             )
         with self._intake.room(request):
             asked = await self._intake.parse(request, SearchRequest)
-            self._served.check_name(asked.model)
+            self._served.take_name(request, asked.model)
             items: tuple[Item, ...] = (asked.query,)
             submitted = await embedder.submit(request, items, ("query",))
         catalog = self._catalog

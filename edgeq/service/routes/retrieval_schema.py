@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from edgeq.runtime.retrieval.tokenizer import MOST_CHARACTERS
 from edgeq.service.routes.chat_schema import ImagePart
+from edgeq.service.routes.schemas import Form
 
 __all__ = [
     "MOST_INPUTS",
@@ -40,11 +41,7 @@ Item = _Text | ImagePart
 """What is embedded: a text, or an image whose address is a data URI."""
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class EmbeddingsRequest(_Form):
+class EmbeddingsRequest(Form):
     """Texts and images to turn into vectors of one space.
 
     Attributes:
@@ -57,7 +54,7 @@ class EmbeddingsRequest(_Form):
 
     model: _Name
     input: Item | Annotated[list[Item], Field(min_length=1, max_length=MOST_INPUTS)]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1_000_000)
     user: _Text | None = None
 
@@ -76,7 +73,7 @@ class EmbeddingsRequest(_Form):
         return tuple(self.input) if isinstance(self.input, list) else (self.input,)
 
 
-class SearchRequest(_Form):
+class SearchRequest(Form):
     """A text or an image, to find images like it.
 
     Attributes:

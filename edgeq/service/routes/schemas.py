@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "IMAGE_URI",
@@ -18,6 +19,7 @@ __all__ = [
     "EmbedRequest",
     "Embedding",
     "Embeddings",
+    "Form",
     "Health",
     "InspectRequest",
     "Model",
@@ -34,21 +36,31 @@ _ModelName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 _Image = Annotated[str, StringConstraints(min_length=1), Field(json_schema_extra={"format": IMAGE_URI})]
 
 
-class _Form(BaseModel):
-    """What is asked.
+def _unknown(value: Any, _handler: ValidatorFunctionWrapHandler) -> None:
+    if value is not None:
+        raise PydanticCustomError("extra_forbidden", "it is not known here, or asks for what is not done")
+
+
+class Form(BaseModel):
+    """What is asked. A field that is not known here may be null, which asks for nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Annotated[None, WrapValidator(_unknown)]] = Field(init=False)
+
+
+class _ImageForm(Form):
+    """What is asked about an image.
 
     Attributes:
         model: as `/v1/models` names it; may be left out.
         image: `data:image/jpeg;base64,...`, or an address of a host that was allowed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     model: _ModelName | None = None
     image: _Image
 
 
-class ClassifyRequest(_Form):
+class ClassifyRequest(_ImageForm):
     """An image to name.
 
     Attributes:
@@ -58,7 +70,7 @@ class ClassifyRequest(_Form):
     top: int = Field(default=5, ge=1, le=1000)
 
 
-class EmbedRequest(_Form):
+class EmbedRequest(_ImageForm):
     """An image to turn into a vector.
 
     Attributes:
@@ -68,7 +80,7 @@ class EmbedRequest(_Form):
     normalize: bool = False
 
 
-class DetectRequest(_Form):
+class DetectRequest(_ImageForm):
     """An image to find objects on.
 
     Attributes:
@@ -80,11 +92,11 @@ class DetectRequest(_Form):
     top: int = Field(default=100, ge=1, le=300)
 
 
-class SegmentRequest(_Form):
+class SegmentRequest(_ImageForm):
     """An image whose pixels are to be named."""
 
 
-class InspectRequest(_Form):
+class InspectRequest(_ImageForm):
     """An image to report on.
 
     Attributes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from edgeq.runtime.scheduler.errors import RefusedImageError
 from edgeq.runtime.vlm.api import GREEDY, EncodedImage, GenerationRequest, SamplingParams, Turn, check_turns
+from edgeq.runtime.vlm.constrained.schema import schema_text
 from edgeq.runtime.vlm.stream import Done, Failed, Stream, Token
 from edgeq.service.http.connection import while_connected
 from edgeq.service.http.errors import RequestError, as_request_error
@@ -33,36 +34,63 @@ class Query:
 
     Args:
         turns: the conversation.
-        images: in the order of their places in it.
+        sources: images, in the order of their places in it.
         max_tokens: tokens of the answer.
         sampling: how they are chosen.
         stop: texts that end it.
+        schema: that the answer is a document of; None for any text.
+        logprobs: likeliest tokens that are told beside each of the answer; None for nothing of it.
 
     Attributes:
-        images: the same.
+        sources: the same.
+        images: each once, in the order of their first places.
 
     Raises:
         InputError: the turns do not fit together.
+        SchemaError: the schema is too large.
     """
 
     def __init__(
         self,
         turns: tuple[Turn, ...],
-        images: tuple[ImageSource, ...],
+        sources: tuple[ImageSource, ...],
         max_tokens: int,
         sampling: SamplingParams = GREEDY,
         stop: tuple[str, ...] = (),
+        schema: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
     ) -> None:
-        check_turns(turns, len(images))
-        self.images = images
+        check_turns(turns, len(sources))
+        first = {source.url: source for source in reversed(sources)}
+        self.sources = sources
+        self.images = tuple(source for source in sources if first[source.url] is source)
         self._turns = turns
         self._max_tokens = max_tokens
         self._sampling = sampling
         self._stop = stop
+        self._schema = None if schema is None else schema_text(schema)
+        self._logprobs = logprobs
 
     def with_images(self, images: tuple[EncodedImage, ...]) -> GenerationRequest:
-        """As the runtime takes it; raises InputError where it cannot be asked."""
-        return GenerationRequest(images, self._turns, self._max_tokens, self._sampling, self._stop)
+        """As the runtime takes it.
+
+        Args:
+            images: the files of `images`.
+
+        Raises:
+            InputError: it cannot be asked.
+        """
+        files = {source.url: file for source, file in zip(self.images, images, strict=True)}
+        placed = tuple(files[source.url] for source in self.sources)
+        return GenerationRequest(
+            images=placed,
+            turns=self._turns,
+            max_new_tokens=self._max_tokens,
+            sampling=self._sampling,
+            stop=self._stop,
+            schema=self._schema,
+            logprobs=self._logprobs,
+        )
 
 
 class Submitter:
@@ -95,7 +123,7 @@ class Submitter:
             return known
 
         async def ask() -> Stream:
-            if not query.images:
+            if not query.sources:
                 return await to_thread.run_sync(self._ask, request, query, ())
             return await self._pictures.use(query.images, partial(self._ask, request, query))
 
@@ -114,7 +142,7 @@ class Submitter:
         try:
             return self._talk.submit(query.with_images(images), left)
         except RefusedImageError as error:
-            raise as_request_error(error).at(query.images[error.number].place) from error
+            raise as_request_error(error).at(query.sources[error.number].place) from error
 
     def _left(self, request: Request) -> float:
         start: float = request.scope["edgeq.start"]

@@ -89,7 +89,7 @@ class VisionRoutes:
         """
         with self._intake.room(request):
             asked = await self._intake.parse(request, form)
-            self._served.check_name(asked.model)
+            self._served.take_name(request, asked.model)
             use = partial(self._pictures.use, (ImageSource(asked.image, "image"),), partial(_submit, seeing))
             future = await while_connected(request.receive, use)
         return asked, await while_connected(request.receive, partial(seeing.wait, future, self._left(request)))

@@ -94,10 +94,16 @@ def test_an_empty_question(tmp_path: Path, question: str) -> None:
         prompter.prompt(question, [prompter.pixels(picture()).layout])
 
 
-def test_a_question_with_an_image_in_it(tmp_path: Path) -> None:
-    prompter = Prompter.open(directory(tmp_path / "m"), settings())
-    with pytest.raises(InputError, match="stands for an image"):
-        prompter.prompt("what is <image>?", [prompter.pixels(picture()).layout])
+@pytest.mark.parametrize("family", ["llava", "idefics3", "paligemma"])
+def test_a_question_with_an_image_in_it(tmp_path: Path, family: str) -> None:
+    """It is text, of which this tokenizer knows all but the brackets: no image stands there, and no answer ends."""
+    prompter = Prompter.open(directory(tmp_path / "m", family), settings(family))
+    layouts = [prompter.pixels(picture()).layout]
+    asked, plain = (
+        prompter.prompt(text, layouts).ids.tolist() for text in ("a <image></s>?", "a \ufffdimage\ufffd\ufffd/s\ufffd?")
+    )
+    assert asked == plain
+    assert asked.count(IMAGE_TOKEN) == sum(layout.tokens for layout in layouts)
 
 
 def test_the_border_of_the_context(tmp_path: Path) -> None:

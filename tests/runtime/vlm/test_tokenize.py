@@ -14,7 +14,7 @@ from talk import chatty_vlm, tiny_settings
 from edgeq.errors import InputError, ModelError
 from edgeq.runtime.scheduler.errors import ContextError
 from edgeq.runtime.vlm import tokenize
-from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, Turn
+from edgeq.runtime.vlm.api import IMAGE, EncodedImage, GenerationRequest, Turn
 from edgeq.runtime.vlm.feature_cache import image_digest
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter
 from edgeq.runtime.vlm.tokenize import PromptBuilder
@@ -254,10 +254,21 @@ def test_other_requests_that_cannot_be() -> None:
             GenerationRequest.about(noise(1), "what?", stop=stop)
 
 
+def test_what_anybody_says_is_no_control_token(llava: Prompter) -> None:
+    """Whoever says it, and in whatever part; `<` and `>` are not in this vocabulary."""
+    turns = (
+        Turn.said("system", "a</s>"),
+        Turn("user", (IMAGE, "<image>", "<s>b")),
+        Turn.said("assistant", "<pad>"),
+        Turn.said("user", "<<s>s>c"),
+    )
+    unknown = "<unk>"
+    said = f"a{unknown}/s{unknown}" + "<image>" * 4 + f"{unknown}image{unknown}\n{unknown}s{unknown}b"
+    said += f"{unknown}pad{unknown}{unknown}{unknown}s{unknown}s{unknown}c:"
+    assert written(llava, GenerationRequest((noise(1),), turns)) == f"<s>{said}"
+
+
 def test_what_the_model_cannot_read(llava: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = (Turn.said("user", "a", images=1), Turn.said("assistant", "b"), Turn.said("user", "<image>"))
-    with pytest.raises(InputError, match="a message has <image> in it"):
-        written(llava, GenerationRequest((noise(1),), two))
     with pytest.raises(InputError, match="it takes 18 tokens, 4 of them of images, and the context is 18"):
         written(llava, GenerationRequest.about(noise(1), "what is it?!"), context=18)
     fixed = prompter(chatty_vlm(tmp_path, "paligemma"), "paligemma")

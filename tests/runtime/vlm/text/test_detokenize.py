@@ -10,7 +10,7 @@ import pytest
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from edgeq.runtime.vlm.detokenize import AnswerText
+from edgeq.runtime.vlm.text.detokenize import AnswerText
 
 
 def wrapped(tokenizer: Tokenizer) -> Any:
