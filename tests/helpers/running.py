@@ -326,9 +326,9 @@ def received(bare: socket.socket, wanted: bytes) -> bytes:
     return found
 
 
-def noise(side: int) -> bytes:
+def noise(side: int, seed: int = 0) -> bytes:
     """A PNG that hardly compresses: three bytes for each pixel."""
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

@@ -217,9 +217,11 @@ def test_an_image_of_too_many_bytes_or_pixels(service: Running) -> None:
 def test_images_of_too_many_bytes_or_pixels_together(service: Running, runtime: SimulatedRuntime) -> None:
     """Each alone is small enough."""
     before = len(runtime.asks)
-    for data, kind in ((noise(45), "bytes"), (picture(side=100), "pixels")):
-        assert service.http.post(CHAT, json=chat() | {"messages": question(image=data_uri(data))}).status_code == 200
-        content = [*[image_part(data_uri(data))] * 3, text_part("what?")]
+    large = [noise(45, seed) for seed in range(3)], [picture((seed, 0, 0), side=100) for seed in range(3)]
+    for images, kind in zip(large, ("bytes", "pixels"), strict=True):
+        first = chat() | {"messages": question(image=data_uri(images[0]))}
+        assert service.http.post(CHAT, json=first).status_code == 200
+        content = [*(image_part(data_uri(data)) for data in images), text_part("what?")]
         answer = service.http.post(CHAT, json=chat() | {"messages": [{"role": "user", "content": content}]})
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (413, "images_too_large")

@@ -17,7 +17,13 @@ _LONGEST_VARINT = 10
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a message, by its place in the file: from `start`, its value from `value` to `stop`."""
+    """One field of a message, by its place in the file.
+
+    Attributes:
+        number: that the message's definition gives it.
+        start: its first byte.
+        value, stop: its value lies between these bytes.
+    """
 
     number: int
     start: int

@@ -88,6 +88,11 @@ class Thumbnails:
 def thumbnail(data: bytes, name: str, decode: Decode = decode_image) -> bytes:
     """A JPEG of an encoded image, of SIDE pixels at most; nothing of the file but its pixels is in it.
 
+    Args:
+        data: of the file.
+        name: of the file, for errors.
+        decode: decodes it, to twice that side or more.
+
     Raises:
         ImageError: it cannot be decoded, or has too many pixels.
     """
