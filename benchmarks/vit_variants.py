@@ -129,11 +129,13 @@ def _edgeq(
     transformer: Scope = "linears",
     channel_equalization: str = "auto",
     method: str = "auto",
+    float_adds: bool | None = None,
 ) -> None:
     few = {"EQ107": "the benchmark was told to take so many"} if bed.count < ENOUGH_IMAGES else {}
     options = Options(
         calibration_images=bed.count,
         method=method,
+        float_adds=float_adds,
         transformer=transformer,
         channel_equalization=channel_equalization,
         gate=ANY_GRAPH,
@@ -237,7 +239,7 @@ VARIANTS: Final = (
     _ours("repq-smooth", "all, both folds", channel_equalization="repq-smooth", method="mse"),
     _ours("fold", "all, the fold that is best", channel_equalization="auto", method="mse"),
     _ours("ranges", "all, the ranges that are best", channel_equalization="none", method="auto"),
-    _ours("search", "all, ranges searched by tensor", channel_equalization="none", method="search"),
+    _ours("search", "all, ranges searched by tensor", channel_equalization="none", method="search", float_adds=False),
     _ours("default", "what `prepare` makes by default", everywhere=True),
     _ours("default-search", "`prepare --method search`", everywhere=True, method="search"),
 )
