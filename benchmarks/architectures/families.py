@@ -77,6 +77,13 @@ def _resnet_backbone(stages: tuple[str, ...] = ("stage4",)) -> Any:
     )
 
 
+def _vitpose_backbone() -> Any:
+    from transformers import VitPoseBackboneConfig
+
+    sides = {"image_size": [64, 64], "patch_size": [16, 16]}
+    return VitPoseBackboneConfig(**{**_VIT, **sides}, out_indices=[2])
+
+
 def _dinov2_backbone() -> Any:
     from transformers import Dinov2Config
 
@@ -143,6 +150,7 @@ def _backbones() -> dict[str, Mapping[str, Any]]:
             "is_hybrid": False,
             "backbone_config": None,
         },
+        "VitPoseForPoseEstimation": {"backbone_config": _vitpose_backbone()},
         "DepthAnythingForDepthEstimation": {
             "backbone_config": _dinov2_backbone(),
             "reassemble_hidden_size": 32,

@@ -85,6 +85,27 @@ def test_states_that_begin_at_zero() -> None:
     check(nodes, {**weights, **states})
 
 
+def test_states_at_zero_that_are_spread_over_rows_of_images() -> None:
+    """As torch writes an LSTM along the rows of a map: zeros for the rows of all images, expanded to as many."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["t", "rows"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["s"], perm=[1, 0, 2]),
+        helper.make_node("Shape", ["s"], ["lengths"]),
+        helper.make_node("Gather", ["lengths", "second"], ["count"], axis=0),
+        helper.make_node("Concat", ["one", "count", "two"], ["wanted"], axis=0),
+        helper.make_node("Expand", ["zeros", "wanted"], ["h"]),
+        helper.make_node("LSTM", ["s", "w", "r4", "b", "", "h", "h"], ["all"], name="lstm", hidden_size=2),
+        helper.make_node("Squeeze", ["all", "one"], ["squeezed"]),
+        helper.make_node("Transpose", ["squeezed"], ["back"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["back", "map"], ["y"]),
+    ]
+    weights = {"w": random(4, 1, 8, 3), "r4": random(5, 1, 8, 2), "b": random(6, 1, 16)}
+    numbers = {"rows": [-1, 8, 3], "second": [1], "one": [1], "two": [2], "map": [BATCH, 8, 8, 2]}
+    constants = {name: np.array(values, np.int64) for name, values in numbers.items()}
+    check(nodes, {**weights, **constants, "zeros": np.zeros((1, 8 * BATCH, 2), np.float32)})
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_reshape_that_takes_zero_for_no_length(batch: int) -> None:
     """torch's newer exporter sets `allowzero` on every Reshape, whether it has a zero or not."""

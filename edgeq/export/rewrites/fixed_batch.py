@@ -213,9 +213,17 @@ def _free_sizes(wiring: Wiring, node: onnx.NodeProto, batch: int) -> None:
 def _drop_zero_states(wiring: Wiring, node: onnx.NodeProto) -> None:
     """States that begin at zero, [directions, batch, hidden], are left out: that is what no state means."""
     for place in (5, 6):
-        state = wiring.constant(node.input[place]) if len(node.input) > place and node.input[place] else None
-        if state is not None and not state.any():
+        if len(node.input) > place and node.input[place] and _is_zero(wiring, node.input[place]):
             wiring.set_input(node, place, "")
+
+
+def _is_zero(wiring: Wiring, tensor: str) -> bool:
+    """Whether a tensor is zeros, as they are or spread by an Expand."""
+    maker = wiring.producer(tensor)
+    if maker is not None and operator(maker) == "Expand":
+        tensor = maker.input[0]
+    value = wiring.constant(tensor)
+    return value is not None and not value.any()
 
 
 def _images(wiring: Wiring, tensor: str, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:

@@ -42,6 +42,11 @@ def write(root: Path, *names: str) -> None:
         (root / name).write_bytes(data)
 
 
+def save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """An .npz file."""
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
 def test_arrays_of_every_layout_are_the_same_images(tmp_path: Path) -> None:
     wanted = pixels(12)
     np.save(tmp_path / "last.npy", wanted)
@@ -73,18 +78,13 @@ def test_arrays_of_every_layout_are_the_same_images(tmp_path: Path) -> None:
     ],
 )
 def test_classes_lie_beside_an_array(tmp_path: Path, key: str, values: NDArray[Any], wanted: list[str | None]) -> None:
-    np.savez(tmp_path / "one.npz", **{"images": pixels(4), key: values})
+    save(tmp_path / "one.npz", {"images": pixels(4), key: values})
     assert [item.label for item in ImageSet.open(tmp_path / "one.npz").items] == wanted
 
 
 def test_each_split_of_arrays_has_its_own_classes(tmp_path: Path) -> None:
-    arrays = {
-        "train_images": pixels(3),
-        "train_labels": [[7], [8], [7]],
-        "test_images": pixels(2),
-        "test_labels": [8, 9],
-    }
-    np.savez(tmp_path / "med.npz", **arrays)
+    labels = {"train_labels": np.array([[7], [8], [7]]), "test_labels": np.array([8, 9])}
+    save(tmp_path / "med.npz", {"train_images": pixels(3), "test_images": pixels(2), **labels})
     found = {item.name: item.label for item in ImageSet.open(tmp_path / "med.npz").items}
     assert [label for name, label in found.items() if name.startswith("train/")] == ["7", "8", "7"]
     assert [label for name, label in found.items() if name.startswith("test/")] == ["8", "9"]

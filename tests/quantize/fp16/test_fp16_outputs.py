@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from answers import give
 from networks import SIDE, tiny_network
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeq.errors import ParityError
@@ -37,7 +39,7 @@ def ranked(largest: float) -> onnx.ModelProto:
         ("Gather", ["boxes", "places"], ["found"], {"axis": 0}),
         ("Mul", ["found", "largest"], ["listed"]),
     ]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "tiny": np.array(1e-3, np.float32),
         "offset": np.array(1000.0, np.float32),  # where a step of FP16 is 0.5
         "three": np.array([3], np.int64),
