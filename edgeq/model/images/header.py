@@ -77,7 +77,9 @@ def read_parts(data: bytes, name: str) -> ImageParts:
         chunks = _bounded(_chunks(data, 12, "<4sI", even=True), _MOST_PIECES, name)
         parts = ImageParts(frames=max(list(chunks).count(b"ANMF"), 1))
     else:
-        return ImageParts(run_lengths=data[:2] == b"BM" and data[30:31] in (b"\1", b"\2"))
+        # The short header, of 12 bytes, knows no compression.
+        long_header = data[:2] == b"BM" and data[14:18] != b"\x0c\0\0\0"
+        return ImageParts(run_lengths=long_header and data[30:31] in (b"\1", b"\2"))
     if parts.scans > _MOST_SCANS:
         raise _too_much(name, "scans", _MOST_SCANS)
     if parts.frames > _MOST_FRAMES:
