@@ -80,13 +80,7 @@ def _answer_shared(call: Mapping[str, Any], descriptor: int) -> dict[str, Any]:
         os.close(descriptor)
         data = bytearray(memory[: call["data_bytes"]])
         memory.seek(0)
-
-        def put(piece: bytes) -> None:
-            if memory.tell() + len(piece) > len(memory):
-                raise errors.LimitError(f"what it gives has more than {len(memory):,} bytes: refused")
-            memory.write(piece)
-
-        told = _answer(call, data, put)
+        told = _answer(call, data, memory.write)
         return {**told, "shared_bytes": memory.tell()}
 
 
@@ -96,7 +90,11 @@ def _answer(call: Mapping[str, Any], data: bytearray, put: Callable[[bytes], Any
         function = _named(call["function"])
         with _limited(call["memory_bytes"], call["cpu_seconds"]):
             made = function(call["plain"], data)
+            room: int = call["answer_bytes"]
             for piece in (made.data,) if isinstance(made.data, bytes) else made.data:
+                room -= len(piece)
+                if room < 0:
+                    raise errors.LimitError(f"what it gives has more than {call['answer_bytes']:,} bytes: refused")
                 put(piece)
     except Exception as error:
         return {"error": _told(error)}

@@ -31,6 +31,9 @@ _FLAGS: Final = ("-I", "-S")
 """No variables and no site: `sys.path` is the parent's, so that the same packages are found, only quicker."""
 
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_LEAN: Final = {"USE_TORCH": "0", "USE_TF": "0", "USE_FLAX": "0"}
+"""For transformers: no framework is loaded for a text."""
+
 _HEAP: Final = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -69,7 +72,7 @@ class Worker:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=os.sep,
-                env={**os.environ, **_ONE_THREAD, **_HEAP},
+                env={**os.environ, **_ONE_THREAD, **_LEAN, **_HEAP},
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a group of its own, and no Ctrl-C from a terminal
             )
@@ -109,6 +112,7 @@ class Worker:
             "plain": dict(plain),
             "memory_bytes": limits.memory_bytes,
             "cpu_seconds": limits.cpu_seconds or limits.seconds,
+            "answer_bytes": limits.answer_bytes,
         }
         try:
             answer, given = self._asked(call, data, limits.answer_bytes, end)
@@ -184,7 +188,7 @@ class Worker:
             return LimitError(f"{what} was given up: the process ends")
         status = self._status()
         if status is None:
-            return _refused(what, str(error))
+            return _refused(what, f"gives {error}")
         if status == -signal.SIGXCPU:
             return _refused(what, f"took more than {limits.cpu_seconds or limits.seconds:,.3g} s of a processor")
         return _refused(what, f"ended the process that worked on it ({self._ending()}), within {limits}")

@@ -28,12 +28,10 @@ def bomb(levels: int, wide: int = 9) -> bytes:
     return "\n".join(lines).encode()
 
 
-HOSTILE = {
+HOSTILE: dict[str, tuple[bytes, str]] = {
     "aliases of aliases": (bomb(9), "stand for more than 200,000 values"),
     "merged keys of merged keys": (
-        "\n".join(
-            ["a0: &a0 {k0: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 9)]
-        ),
+        bomb(8).replace(b"[x, x]", b"{k: 1}").replace(b" [", b" {<<: [").replace(b"]", b"]}"),
         "stand for more than 200,000 values",
     ),
     "many aliases": (b"a: &a 1\nb: [" + b"*a, " * 5000 + b"]", "or are 1,001"),
@@ -54,14 +52,14 @@ HOSTILE = {
 def test_it_is_refused_in_words(name: str) -> None:
     text, words = HOSTILE[name]
     with pytest.raises(ValueError, match=words):
-        parse_yaml(text.encode() if isinstance(text, str) else text)
+        parse_yaml(text)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_every_file_of_yaml_is_read_so(tmp_path: Path, name: str) -> None:
     text, _ = HOSTILE[name]
     path = tmp_path / "file.yaml"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.write_bytes(text)
     for load in (load_rules, PrecisionPlan.load, load_settings, load_report_phrases):
         with pytest.raises(ArtifactError) as caught:
             load(path)

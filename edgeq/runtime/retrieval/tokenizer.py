@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.errors import EngineError, InputError, ModelError, first_line
+from edgeq.runtime.tokenizer_trial import try_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -134,6 +135,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
             f"the package {error.name} is missing, which reads {TOKENIZER}",
             next_step="pip install 'edgeq[device,retrieval]'",
         ) from error
+    try_tokenizer(directory / TOKENIZER)
     try:
         return Tokenizer.from_file(str(directory / TOKENIZER))
     except Exception as error:  # tokenizers raises Exception itself

@@ -22,6 +22,8 @@ from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable, runnable
 from edgeq.files import require_plain_files
 from edgeq.model.images.image_processor import load_image_processor
+from edgeq.runtime.chat_template import chat_text
+from edgeq.runtime.tokenizer_trial import try_tokenizer
 from edgeq.runtime.vlm.constrained.grammar import Grammars
 from edgeq.runtime.vlm.text.control_tokens import ControlTokens
 
@@ -240,6 +242,7 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     require_plain_files(directory)
+    try_tokenizer(directory / "tokenizer.json")
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers and transformers raise nearly anything for a damaged file
@@ -321,9 +324,7 @@ def render(tokenizer: Any, image_prompt: ImagePrompt, marker: str, question: str
         return f"{marker * images}{tokenizer.bos_token}{question}\n"
     content = [*([{"type": "image"}] * images), {"type": "text", "text": question}]
     try:
-        text: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+        text = chat_text(tokenizer, [{"role": "user", "content": content}])
     except Exception as error:  # no template (ValueError), or whatever Jinja makes of a wrong one
         raise ModelError(
             "the question cannot be put into a chat template",

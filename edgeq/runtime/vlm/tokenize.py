@@ -14,6 +14,7 @@ from PIL import Image
 
 from edgeq.errors import ImageError, InputError, ModelError, first_line
 from edgeq.families.base import Layout
+from edgeq.runtime.chat_template import chat_text
 from edgeq.runtime.scheduler.errors import ContextError, RefusedImageError
 from edgeq.runtime.vlm.api import EncodedImage, GenerationRequest, ImagePlace, SamplingParams, Turn
 from edgeq.runtime.vlm.constrained.grammar import Follower
@@ -283,7 +284,7 @@ def _beginnings(tokenizer: Any, turns: tuple[Turn, ...], text: str) -> Iterator[
 def _rendered(tokenizer: Any, turns: tuple[Turn, ...]) -> str:
     messages = [{"role": turn.role, "content": _content(turn)} for turn in turns]
     try:
-        text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = chat_text(tokenizer, messages)
     except Exception as error:  # templates raise for orders of roles that they do not know, or are damaged
         raise InputError(
             "the conversation cannot be put into the model's chat template",
