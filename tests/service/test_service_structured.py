@@ -72,9 +72,9 @@ def test_two_hundred_documents_beside_free_answers(service: Running, pictures: l
     alone = [said(service, asked) for asked in free]
     orders: list[tuple[dict[str, Any] | None, dict[str, Any]]] = []
     for number in range(REQUESTS):
-        schema = SCHEMAS[number % len(SCHEMAS)]
+        wanted = SCHEMAS[number % len(SCHEMAS)]
         drawn = {"temperature": 1.5, "seed": number} if number % 8 > 3 else {}
-        orders.append((schema, body(service, pictures[number % len(pictures)], schema, **drawn)))
+        orders.append((wanted, body(service, pictures[number % len(pictures)], wanted, **drawn)))
         if number % 10 == 0:
             orders.append((None, free[number // 10 % len(free)]))
     with ThreadPoolExecutor(CLIENTS) as together:

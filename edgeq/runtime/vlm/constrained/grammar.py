@@ -18,22 +18,12 @@ from edgeq.errors import EngineError, first_line
 from edgeq.runtime.vlm.constrained.schema import SchemaError
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 __all__ = ["Follower", "Grammars", "require_llguidance"]
 
 _REMEMBERED: Final = 32
 """Schemas whose grammars are kept."""
-
-_LIMITS: Final = {
-    "initial_lexer_fuel": 500_000,
-    "step_lexer_fuel": 100_000,
-    "step_max_items": 20_000,
-    "max_lexer_states": 20_000,
-    "max_grammar_size": 50_000,
-    "verbose_errors": False,
-}
-"""llguidance's own bounds: some 10 ms of regular expressions at the start and 7 in a step, some 40 MB of states."""
 
 _SPACES: Final = " ?"
 """Between the parts of a document: a model that may write as many as it likes may never end."""
@@ -119,13 +109,13 @@ class Grammars:
 
     def _compiled(self, schema: str) -> LLMatcher:
         tokens = self._tokens()
-        from llguidance import LLMatcher, LLParserLimits
+        from llguidance import LLMatcher
 
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _SPACES})
         except ValueError as error:
             raise _refused(first_line(error)) from error
-        matcher = LLMatcher(tokens, grammar, log_level=0, limits=LLParserLimits(**_LIMITS))
+        matcher = LLMatcher(tokens, grammar, log_level=0, limits=_limits())
         first = Follower(matcher.deep_copy(), self._stop)
         if matcher.is_error() or not first.allowed().any() or first.fault:
             raise _refused(Follower(matcher, ()).fault or first.fault or "no document is of this form")
@@ -149,6 +139,20 @@ class Grammars:
                     f"understood ({first_line(error)})"
                 ) from error
         return self._known
+
+
+def _limits() -> LLParserLimits:
+    """llguidance's own bounds: some 10 ms of regular expressions at the start and 7 in a step, some 40 MB of states."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=100_000,
+        step_max_items=20_000,
+        max_lexer_states=20_000,
+        max_grammar_size=50_000,
+        verbose_errors=False,
+    )
 
 
 def _refused(why: str) -> SchemaError:
