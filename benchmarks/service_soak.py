@@ -1,4 +1,8 @@
-"""Mixed load: valid, huge, broken, slow, cancelled and disconnected requests from 64 clients; then, what must hold."""
+"""Mixed load from 64 clients: valid, huge, broken, slow, cancelled, disconnected and hostile requests.
+
+Then, what must hold: every status is a right one, questions that are asked again and again get the answer that they got
+from a service with nothing else to do, nothing stays reserved.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 import httpx2
 
+from benchmarks.attack_inputs import ENDLESS, IMAGES, JSON_BODIES, chat_about, json_request, long_conversation
 from benchmarks.service_clients import PATH, PATIENCE_S, Case, body
 from benchmarks.service_process import Serving
 
@@ -27,6 +33,12 @@ _GONE = 0
 
 _LOST = -2
 """Stands for one that ended under a client which was waiting for its answer."""
+
+_WRONG = -3
+"""Stands for another answer than the service gave when it had nothing else to do."""
+
+_GOES_ON = 2 << 20
+"""Bytes that an endless request sends, where nobody ends it."""
 
 SLOW_S = 5.0
 """What the service must be told to give a body."""
@@ -57,12 +69,22 @@ class _Client:
     model: str
     host: str
     port: int
+    quiet: dict[Case, str]
 
     async def post(self, content: bytes, media: str = "application/json") -> int:
+        return (await self.answer(content, media))[0]
+
+    async def answer(self, content: bytes, media: str = "application/json") -> tuple[int, str]:
+        """The status, and the answer's words where it is 200."""
         answer = await self.http.post(PATH, content=content, headers={"content-type": media})
         if answer.status_code == 429 and "retry-after" not in answer.headers:
-            return -1
-        return answer.status_code
+            return -1, ""
+        words = answer.json()["choices"][0]["message"]["content"] if answer.status_code == 200 else ""
+        return answer.status_code, words.strip()
+
+    def checked(self, case: Case, status: int, words: str) -> int:
+        """The status, or `_WRONG` where a known question got another answer."""
+        return status if status != 200 or self.quiet.get(case, words) == words else _WRONG
 
     async def bare(self, *pieces: bytes, pause: float = 0.0, read: bool = True) -> int:
         """Send pieces over a bare connection; the status that comes, or 0 after hanging up."""
@@ -83,13 +105,18 @@ class _Client:
 
 
 async def _valid(client: _Client, case: Case) -> int:
-    return await client.post(json.dumps(body(client.model, case, stream=False)).encode())
+    return client.checked(case, *await client.answer(json.dumps(body(client.model, case, stream=False)).encode()))
 
 
 async def _streamed(client: _Client, case: Case) -> int:
     answer = await client.http.post(PATH, json=body(client.model, case, stream=True))
-    complete = answer.text.endswith("data: [DONE]\n\n")
-    return answer.status_code if answer.status_code != 200 or complete else -1
+    if answer.status_code != 200:
+        return answer.status_code
+    *pieces, last = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    if last != "[DONE]":
+        return -1
+    choices = [choice for piece in pieces for choice in json.loads(piece)["choices"]]
+    return client.checked(case, 200, "".join(choice["delta"].get("content") or "" for choice in choices).strip())
 
 
 async def _huge(client: _Client, case: Case) -> int:
@@ -130,6 +157,40 @@ async def _impatient(client: _Client, case: Case) -> int:
     return await client.bare(_wire(client, case, stream=False), pause=0.02, read=False)
 
 
+async def _endless(client: _Client, _case: Case) -> int:
+    endless = random.choice(list(ENDLESS.values()))
+    return await client.bare(endless.begun, *[endless.piece] * (_GOES_ON // len(endless.piece)), read=False)
+
+
+async def _costly_json(client: _Client, _case: Case) -> int:
+    return await client.bare(json_request(random.choice(_costly_bodies())))
+
+
+async def _long_text(client: _Client, _case: Case) -> int:
+    return await client.bare(json_request(long_conversation(client.model)))
+
+
+async def _costly_image(client: _Client, _case: Case) -> int:
+    return await client.bare(
+        json_request(random.choice(_pictures()).replace(_NOBODY, json.dumps(client.model).encode()))
+    )
+
+
+_NOBODY = b'"inspector"'
+_COSTLY_BODIES = ("a million numbers for messages", "217,000 keys", "as many items as are let through")
+_COSTLY_IMAGES = ("a strip of 1 x 50 million", "50 million pixels of RGBA, 16 bit", "1,000 scans", "200 frames")
+
+
+@cache
+def _costly_bodies() -> list[bytes]:
+    return [JSON_BODIES[name]() for name in _COSTLY_BODIES]
+
+
+@cache
+def _pictures() -> list[bytes]:
+    return [chat_about(make(), media) for media, make in (IMAGES[name] for name in _COSTLY_IMAGES)]
+
+
 _KINDS: dict[str, tuple[Answered, int, frozenset[int]]] = {
     "valid": (_valid, 6, frozenset({200, 429})),
     "streamed": (_streamed, 6, frozenset({200, 429})),
@@ -141,6 +202,10 @@ _KINDS: dict[str, tuple[Answered, int, frozenset[int]]] = {
     "cancelled": (_cancelled, 3, frozenset({200, 429})),
     "disconnected": (_disconnected, 2, frozenset({_GONE})),
     "gone while waiting": (_impatient, 2, frozenset({_GONE})),
+    "endless": (_endless, 1, frozenset({_GONE})),
+    "costly JSON": (_costly_json, 1, frozenset({400, 413, 429, _GONE})),
+    "long text": (_long_text, 1, frozenset({400, 413, 429, _GONE})),
+    "costly image": (_costly_image, 1, frozenset({400, 413, 415, 422, 429, _GONE})),
 }
 """Kind of request -> what it does, how often it is made, and what may come of it."""
 
@@ -159,12 +224,19 @@ async def soak(service: Serving, fresh: Iterator[Case], seconds: float) -> Soak:
         fresh: requests; one of eight images is asked about again and again.
         seconds: of load.
     """
-    found, end = Soak({kind: Counter() for kind in _KINDS}), time.monotonic() + seconds
+    found = Soak({kind: Counter() for kind in _KINDS})
+    _costly_bodies(), _pictures()  # made before the load, not within it
     known = [next(fresh) for _ in range(8)]
     host, _, port = service.url.removeprefix("http://").rpartition(":")
     limits = httpx2.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
     async with httpx2.AsyncClient(base_url=service.url, timeout=PATIENCE_S, limits=limits) as http:
-        client = _Client(http, service.model, host, int(port))
+        client = _Client(http, service.model, host, int(port), {})
+        for case in known:
+            status, words = await client.answer(json.dumps(body(service.model, case, stream=False)).encode())
+            if status != 200:
+                found.failures.append(f"a question alone got status {status}")
+            client.quiet[case] = words
+        end = time.monotonic() + seconds
         work = [asyncio.create_task(_work(client, found, known, fresh, end)) for _ in range(CLIENTS)]
         await asyncio.sleep(seconds * _WARM_SHARE)
         warm = service.resident
