@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeq.export.rewrites.batch_axis import Traced, freed_shape, reshaped, trace_images
+from edgeq.model.graph.element_types import without_weights
 from edgeq.model.graph.wiring import Wiring, attribute, label, operator
 
 __all__ = ["fixed_batch", "free_batch", "with_dynamic_batch"]
@@ -82,7 +83,8 @@ def _free_traced(model: onnx.ModelProto, batch: int | None) -> bool:
             freed |= _fit_constants(wiring, node, traced, batch, images)
         elif batch is not None and kind == "Expand":
             freed |= _expand_traced(wiring, node, sources[0])
-    wiring.finish()
+    if freed:
+        wiring.finish()
     return freed
 
 
@@ -143,12 +145,10 @@ def _once(value: NDArray[Any], axis: int, batch: int) -> NDArray[Any] | None:
 
 def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, tuple[int | None, ...]]:
     """The shape of each tensor as inference finds it for `batch` images."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.value_info[:]
+    bare = without_weights(model)
     for value in bare.graph.output:
         value.type.tensor_type.ClearField("shape")
-    for value in bare.graph.input:
+    for value in bare.graph.input[: len(model.graph.input)]:
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_value = batch
     try:
