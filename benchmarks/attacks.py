@@ -29,7 +29,7 @@ from benchmarks.attack_inputs import (
     IMAGES,
     JSON_BODIES,
     Endless,
-    chat_about,
+    data_uri,
     json_request,
     long_conversation,
     request_head,
@@ -90,18 +90,18 @@ def main() -> None:
 
 def attacks() -> dict[str, Attack]:
     """By name."""
-    found: dict[str, Attack] = {"none": lambda _service: time.sleep(3) or {}}
+    found: dict[str, Attack] = {"none": _nothing}
     for name in ("trailers", "one trailer", "chunk extension"):
         found[f"100 MiB: {name}"] = partial(_endless, ENDLESS[name])
     for name in ("a million numbers for messages", "217,000 keys", "as many items as are let through"):
-        found[f"4 x {name}"] = partial(_together, lambda name=name: json_request(JSON_BODIES[name]()))
+        found[f"4 x {name}"] = partial(_together, partial(_body, name))
     found["4 x 5.7 million characters"] = _conversations
     for name in (
         *("a strip of 1 x 50 million", "50 million pixels of RGBA, 16 bit", "1,000 scans"),
         *("90 scans of 16 million pixels", "36 million pixels of run lengths"),
     ):
         media, make = IMAGES[name]
-        found[f"4 x {name}"] = partial(_together, lambda media=media, make=make: _asked(make(), media))
+        found[f"4 x {name}"] = partial(_together, partial(_asked, make, media))
     found["4 silent uploads of 25 MB"] = partial(_silent, 4, "25000000")
     found["300 silent uploads of 500 bytes"] = partial(_silent, 300, "500")
     found["1,100 idle connections"] = _idle
@@ -160,16 +160,16 @@ def table(outcomes: list[Outcome]) -> str:
 
 def _watch_health(url: str, far: Connection) -> None:
     """Ask again and again, and tell the longest time."""
-    longest: float | None = 0.0
+    longest, silent = 0.0, False
     far.send("ready")
     while not far.poll(EVERY_S):
         start = time.monotonic()
         status = _answer(url, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         if status != 200:
-            longest = None
+            silent = True
             break
         longest = max(longest, time.monotonic() - start)
-    far.send(longest)
+    far.send(None if silent else longest)
 
 
 def _answer(url: str, request: bytes) -> int:
@@ -191,10 +191,17 @@ def _plain(service: Serving) -> int:
     return _answer(service.url, json_request(json.dumps(body).encode()))
 
 
-def _asked(image: bytes, media: str) -> bytes:
-    body = json.loads(chat_about(image, media))
-    uri = body["messages"][0]["content"][0]["image_url"]["url"]
-    return json_request(json.dumps({"image": uri}).encode(), "/v1/inspect")
+def _body(name: str) -> bytes:
+    return json_request(JSON_BODIES[name]())
+
+
+def _asked(make: Callable[[], bytes], media: str) -> bytes:
+    return json_request(json.dumps({"image": data_uri(make(), media)}).encode(), "/v1/inspect")
+
+
+def _nothing(_service: Serving) -> dict[int, int]:
+    time.sleep(3)
+    return {}
 
 
 def _counted(statuses: list[int]) -> dict[int, int]:
