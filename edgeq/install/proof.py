@@ -106,7 +106,7 @@ def _passes_confined(bundle: Path, backend: EngineBackend | None, threads: int |
 
 
 def check_confined(plain: Mapping[str, Any], _data: bytearray) -> Made:
-    """Called in the child: the check itself, with a backend that builds nothing."""
+    """Called in the child: the check itself, with a backend that builds nothing; raises EngineError for two engines."""
     bundle, chosen, threads = Path(plain["bundle"]), named(plain["backend"]), plain["threads"]
     if not (bundle / RETRIEVAL_SETTINGS).is_file():
         engine = chosen.open(graph_for(bundle, canary_graph(bundle), chosen), threads=threads)

@@ -17,7 +17,14 @@ _LONGEST_VARINT = 10
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a message, by its place in the file: from `start`, its value from `value` to `stop`."""
+    """One field of a message, by its place in the file.
+
+    Attributes:
+        number: by which the message knows it.
+        start: where it begins.
+        value: where its value begins.
+        stop: where it ends.
+    """
 
     number: int
     start: int

@@ -88,6 +88,11 @@ class Thumbnails:
 def thumbnail(data: bytes, name: str, decode: Decode = decode_image) -> bytes:
     """A JPEG of an encoded image, of SIDE pixels at most; nothing of the file but its pixels is in it.
 
+    Args:
+        data: the encoded file.
+        name: what to call it in an error.
+        decode: makes an image of it.
+
     Raises:
         ImageError: it cannot be decoded, or has too many pixels.
     """
