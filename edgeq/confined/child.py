@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import mmap
 import os
 import resource
 import signal
@@ -47,14 +48,21 @@ def main(descriptor: int, parent: int, modules: list[str]) -> None:
     gc.freeze()  # what was loaded is not looked at by each collection
     with suppress(FrameError):
         send(line, {"ready": True})
+        kept: mmap.mmap | None = None
         while True:
             call, data, shared = receive_call(line, _CALL_BYTES)
-            if shared is None:
+            if shared is None and not call.get("kept"):
                 given = bytearray()
                 told = _answer(call, data, given.extend)
                 send(line, told, given)
+                continue
+            memory = kept if shared is None else _mapped_once(shared)
+            assert memory is not None, "the first call through it brings it"
+            send(line, _answer_shared(call, memory))
+            if call.get("kept"):
+                kept = memory
             else:
-                send(line, _answer_shared(call, shared))
+                memory.close()
 
 
 def _harmless(parent: int) -> None:
@@ -74,14 +82,19 @@ def _harmless(parent: int) -> None:
             os.close(descriptor)
 
 
-def _answer_shared(call: Mapping[str, Any], descriptor: int) -> dict[str, Any]:
-    """Answer through shared memory, which holds the call's data, and then that of the answer."""
-    with map_whole(descriptor, write=True) as memory:
+def _mapped_once(descriptor: int) -> mmap.mmap:
+    try:
+        return map_whole(descriptor, write=True)
+    finally:
         os.close(descriptor)
-        data = bytearray(memory[: call["data_bytes"]])
-        memory.seek(0)
-        told = _answer(call, data, memory.write)
-        return {**told, "shared_bytes": memory.tell()}
+
+
+def _answer_shared(call: Mapping[str, Any], memory: mmap.mmap) -> dict[str, Any]:
+    """Answer through shared memory, which holds the call's data, and then that of the answer."""
+    data = bytearray(memory[: call["data_bytes"]])
+    memory.seek(0)
+    told = _answer(call, data, memory.write)
+    return {**told, "shared_bytes": memory.tell()}
 
 
 def _answer(call: Mapping[str, Any], data: bytearray, put: Callable[[bytes], Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import socket
@@ -45,6 +46,9 @@ many a picture's decoding."""
 _THROUGH_LINE: Final = 128 << 10
 """Bytes that go through the socket at once; memory for more takes some system calls, which cost less than this."""
 
+_KEPT_BYTES: Final = 8 << 20
+"""Of shared memory that stays with a child from call to call."""
+
 _END_S: Final = 5.0
 
 
@@ -61,6 +65,7 @@ class Worker:
     def __init__(self, modules: Sequence[str] = ()) -> None:
         self.calls = 0
         self._killed = False
+        self._kept: mmap.mmap | None = None
         self._line, theirs = socket.socketpair()
         own = Path(edgeq.__file__).resolve().parents[1]
         paths = [str(own), *(str(Path(path).absolute()) for path in sys.path if path)]
@@ -137,16 +142,43 @@ class Worker:
         if max(len(data), answer_bytes) <= _THROUGH_LINE:
             send(self._line, call, data, end)
             return receive(self._line, answer_bytes, end)
+        call = {**call, "data_bytes": len(data)}
+        if max(len(data), answer_bytes) <= _KEPT_BYTES:
+            return self._asked_in_kept(call, data, answer_bytes, end)
         descriptor = shared_file(data, max(len(data), answer_bytes))
         try:
-            send(self._line, {**call, "data_bytes": len(data)}, end=end, descriptor=descriptor)
-            answer, _ = receive(self._line, 0, end)
-            given = answer.get("shared_bytes", 0)
-            if not isinstance(given, int) or not 0 <= given <= answer_bytes:
-                raise FrameError(f"an answer of {given} bytes, at most {answer_bytes:,} are taken")
+            send(self._line, call, end=end, descriptor=descriptor)
+            answer, given = self._told(answer_bytes, end)
             return answer, memoryview(map_whole(descriptor, write=False))[:given] if given else bytearray()
         finally:
             os.close(descriptor)
+
+    def _asked_in_kept(
+        self, call: Mapping[str, Any], data: bytes, answer_bytes: int, end: float
+    ) -> tuple[Mapping[str, Any], memoryview]:
+        """The same through memory that stays: its pages are there from the call before."""
+        call = {**call, "kept": True}
+        if self._kept is None:
+            descriptor = shared_file(b"", _KEPT_BYTES)
+            try:
+                self._kept = map_whole(descriptor, write=True)
+                self._kept[: len(data)] = data
+                send(self._line, call, end=end, descriptor=descriptor)
+            finally:
+                os.close(descriptor)
+        else:
+            self._kept[: len(data)] = data
+            send(self._line, call, end=end)
+        answer, given = self._told(answer_bytes, end)
+        return answer, memoryview(self._kept[:given])
+
+    def _told(self, answer_bytes: int, end: float) -> tuple[Mapping[str, Any], int]:
+        """An answer whose data lie in shared memory, and how many bytes these are."""
+        answer, _ = receive(self._line, 0, end)
+        given = answer.get("shared_bytes", 0)
+        if not isinstance(given, int) or not 0 <= given <= answer_bytes:
+            raise FrameError(f"an answer of {given} bytes, at most {answer_bytes:,} are taken")
+        return answer, given
 
     def end(self) -> None:
         """Kill it and whatever it started, while another thread may wait for its answer, which then raises."""

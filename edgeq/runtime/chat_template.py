@@ -60,7 +60,11 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def render_template(plain: Mapping[str, Any], _data: bytearray) -> Made:
-    """Called in the child: as `apply_chat_template` of transformers' tokenizers."""
+    """Called in the child: as `apply_chat_template` of transformers' tokenizers.
+
+    Raises:
+        InputError: what the template says, or Jinja of it.
+    """
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:

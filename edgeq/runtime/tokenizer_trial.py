@@ -50,7 +50,7 @@ def try_tokenizer(file: Path, *, limits: Limits = _LIMITS) -> None:
 
 
 def look(plain: Mapping[str, Any], _data: bytearray) -> Made:
-    """Called in the child."""
+    """Called in the child; raises ModelError where a part lets texts grow."""
     from tokenizers import Tokenizer
 
     path = Path(plain["path"])

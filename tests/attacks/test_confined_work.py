@@ -35,10 +35,11 @@ def asked(pool: Pool, function: str, limits: Limits = SMALL, data: bytes = b"", 
     return pool.run(f"costly_work:{function}", plain, data, limits=limits, what="the input")
 
 
-@pytest.mark.parametrize("length", [0, 10, 300_000])
+@pytest.mark.parametrize("length", [0, 10, 300_000, 400_000, 9_000_000, 200_000])
 def test_plain_data_goes_in_and_out(pool: Pool, length: int) -> None:
     data = bytes(range(256)) * (length // 256) + bytes(range(length % 256))
-    found = asked(pool, "echo", data=data, number=3, text="é")
+    limits = Limits(seconds=20, memory_bytes=64 << 20, answer_bytes=length)
+    found = asked(pool, "echo", limits, data=data, number=3, text="é")
     assert found.plain == {"number": 3, "text": "é"}
     assert bytes(found.data) == data
 
