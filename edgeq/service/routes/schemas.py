@@ -1,6 +1,6 @@
 """What goes in and comes out beside chat: images to classify, embed and report on, models, health."""
 
-from __future__ import annotations
+# No annotations from __future__: pydantic 2.7 reads that of `Form.__pydantic_extra__` in a subclass's module.
 
 from typing import Annotated, Any, Final, Literal
 
@@ -45,7 +45,7 @@ class Form(BaseModel):
     """What is asked. A field that is not known here may be null, which asks for nothing."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Annotated[None, WrapValidator(_unknown)]] = Field(init=False)
+    __pydantic_extra__: dict[str, Annotated[None, WrapValidator(_unknown)]]
 
 
 class _ImageForm(Form):
