@@ -13,7 +13,7 @@ from edgeq.catalog.items import CAPTION_SUFFIX, JSON_SUFFIX, GoneError, Item, ab
 from edgeq.catalog.zips import MAX_MEMBERS
 from edgeq.errors import ImageError
 from edgeq.model.images.decode import MAX_ENCODED_BYTES
-from edgeq.model.images.tar_headers import Member, members
+from edgeq.model.images.stores.tar_headers import Member, members
 
 __all__ = ["TarSource", "webdataset_key"]
 

@@ -1,4 +1,4 @@
-"""A zip of images: its central directory says what is there; `edgeq.model.images.store` refuses what is not safe."""
+"""A zip of images: its central directory says what is there; `edgeq.model.images.stores.base` refuses what is unsafe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from edgeq.catalog.items import GoneError, Item, absolute, images_of, stem
 from edgeq.errors import ImageError
-from edgeq.model.images.store import Zip
+from edgeq.model.images.stores.base import Zip
 
 __all__ = ["MAX_MEMBERS", "ZipSource"]
 

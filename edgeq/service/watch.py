@@ -24,7 +24,7 @@ from typing import ClassVar, Final, Literal
 from edgeq.artifact import Artifact
 from edgeq.errors import ArtifactError, EdgeqError, ImageError, InputError, OutputError
 from edgeq.model.images.decode import IMAGE_SUFFIXES, decode_image
-from edgeq.model.images.store import read_file
+from edgeq.model.images.stores.base import read_file
 from edgeq.runtime.scheduler.errors import TooLargeError
 from edgeq.service.watch_inference import Look, Seen
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgeq.errors import ImageError
 from edgeq.model.images.decode import decode_image
-from edgeq.model.images.store import read_file
+from edgeq.model.images.stores.base import read_file
 
 __all__ = ["ImageLike", "open_image"]
 

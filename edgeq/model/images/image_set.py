@@ -13,8 +13,8 @@ from PIL import Image
 
 from edgeq.errors import ImageError
 from edgeq.model.images.decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, MAX_PIXELS, decode_image, image_size
-from edgeq.model.images.store import ImageStore
-from edgeq.model.images.stores import open_store
+from edgeq.model.images.stores.base import ImageStore
+from edgeq.model.images.stores.kinds import open_store
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "ImageItem", "ImageSet", "rank"]
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from edgeq.errors import ImageError, InputError
 from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.decode import decode_image
-from edgeq.model.images.store import Folder
+from edgeq.model.images.stores.base import Folder
 from edgeq.quality.tasks.json_lines import read_line, split_lines
 
 __all__ = ["MAX_CHARACTERS", "JudgedQuestion", "QuestionItem", "Questions"]

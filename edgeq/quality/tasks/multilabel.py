@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ImageError, InputError
 from edgeq.files import open_plain
 from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.stores import open_store
+from edgeq.model.images.stores.kinds import open_store
 from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, Tally, TaskFigures, require_finite
 from edgeq.quality.tasks.classification import label_indices
 

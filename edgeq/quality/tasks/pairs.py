@@ -24,7 +24,7 @@ from edgeq.errors import ImageError, InputError
 from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.decode import IMAGE_SUFFIXES
 from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.stores import open_store
+from edgeq.model.images.stores.kinds import open_store
 from edgeq.quality.tasks.json_lines import read_line, split_lines
 
 __all__ = [

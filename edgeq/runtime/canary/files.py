@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgeq.errors import ArtifactError, ImageError, first_line
 from edgeq.model.images.decode import decode_image
-from edgeq.model.images.store import read_file
+from edgeq.model.images.stores.base import read_file
 
 __all__ = ["MAX_NUMBERS", "read_array", "read_picture"]
 

@@ -9,8 +9,8 @@ from typing import Final
 from edgeq.errors import InputError
 from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.image_set import ImageSet
-from edgeq.model.images.store import ImageStore
-from edgeq.model.images.stores import open_store
+from edgeq.model.images.stores.base import ImageStore
+from edgeq.model.images.stores.kinds import open_store
 from edgeq.quality.tasks.detection.coco_labels import is_coco, read_coco
 from edgeq.quality.tasks.detection.objects import LabelledObjects
 from edgeq.quality.tasks.detection.yolo_labels import DATA, is_yolo, read_yolo

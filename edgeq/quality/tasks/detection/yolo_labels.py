@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgeq.errors import ImageError, InputError
 from edgeq.model.heads.seen import MOST_KEYPOINTS
 from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.store import ImageStore
+from edgeq.model.images.stores.base import ImageStore
 from edgeq.quality.tasks.detection.objects import LabelledObjects, Objects
 from edgeq.quality.tasks.detection.similarity import AREA_OF_BOX
 from edgeq.yaml_text import parse_yaml

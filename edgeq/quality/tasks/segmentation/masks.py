@@ -16,8 +16,8 @@ from PIL import Image
 from edgeq.errors import ImageError
 from edgeq.model.images.decode import MAX_PIXELS
 from edgeq.model.images.image_set import ImageItem, ImageSet
-from edgeq.model.images.store import ImageStore
-from edgeq.model.images.stores import open_store
+from edgeq.model.images.stores.base import ImageStore
+from edgeq.model.images.stores.kinds import open_store
 from edgeq.quality.tasks.base import Examples
 
 __all__ = ["IGNORED", "MAX_IMAGES", "LabelledMasks", "Mask", "check_classes", "read_masks"]

@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from edgeq.errors import ImageError
-from edgeq.model.images.arrays import Arrays
 from edgeq.model.images.decode import IMAGE_SUFFIXES
-from edgeq.model.images.parquet import Parquet
-from edgeq.model.images.store import Folder, ImageStore, Zip, folder_label
-from edgeq.model.images.tar_store import Tar
+from edgeq.model.images.stores.arrays import Arrays
+from edgeq.model.images.stores.base import Folder, ImageStore, Zip, folder_label
+from edgeq.model.images.stores.parquet import Parquet
+from edgeq.model.images.stores.tar_store import Tar
 
 __all__ = ["open_store"]
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from edgeq.errors import ImageError, InputError, first_line
-from edgeq.model.images.store import read_file
+from edgeq.model.images.stores.base import read_file
 
 __all__ = ["Parquet"]
 

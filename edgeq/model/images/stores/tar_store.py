@@ -10,8 +10,8 @@ from typing import Final
 from edgeq.errors import ImageError
 from edgeq.files import open_plain
 from edgeq.model.images.decode import MAX_ENCODED_BYTES
-from edgeq.model.images.store import folder_label
-from edgeq.model.images.tar_headers import Member, members
+from edgeq.model.images.stores.base import folder_label
+from edgeq.model.images.stores.tar_headers import Member, members
 
 __all__ = ["Tar"]
 

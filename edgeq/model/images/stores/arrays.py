@@ -1,7 +1,7 @@
 """Images in .npy and .npz files: whole numbers 0..255, [n, H, W, 3], [n, 3, H, W], [n, H, W] or one image alone.
 
-Classes are those of an array beside them in an .npz file (`edgeq.model.images.array_labels`). A header is read and
-bounded before anything behind it; objects, which NumPy would unpickle, are never loaded.
+Classes are those of an array beside them in an .npz file (`edgeq.model.images.stores.array_labels`). A header is read
+and bounded before anything behind it; objects, which NumPy would unpickle, are never loaded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from PIL import Image
 
 from edgeq.errors import ImageError
 from edgeq.files import open_plain
-from edgeq.model.images.array_labels import class_names, label_key
 from edgeq.model.images.decode import MAX_PIXELS
+from edgeq.model.images.stores.array_labels import class_names, label_key
 
 __all__ = ["ARRAY_SUFFIXES", "Arrays"]
 
