@@ -1,4 +1,4 @@
-"""A zip of images: its central directory says what is there; `edgeq.model.images.stores.base` refuses what is unsafe."""
+"""A zip of images: its central directory says what is there; `edgeq.model.images.stores.base` refuses the unsafe."""
 
 from __future__ import annotations
 
