@@ -203,6 +203,7 @@ class Job:
         seed: of drawing, building and asking.
         threads: for building.
         like: what the vectors are like.
+        same_centres: plain faiss takes for `ivf-pq` the centres that it trained for `ivf-sq8`.
     """
 
     work: Path
@@ -211,6 +212,7 @@ class Job:
     seed: int
     threads: int
     like: str
+    same_centres: bool = False
 
     @property
     def shards(self) -> Path:
@@ -320,6 +322,9 @@ def _build_plain(job: Job, kind: IndexKind, shards: list[NDArray[np.float16]]) -
     index = faiss.index_factory(job.dimension, record.factory, faiss.METRIC_INNER_PRODUCT)
     start, busy_before = time.perf_counter(), time.process_time()
     points = training_points(kind, job.rows)
+    if job.same_centres and kind == "ivf-pq":
+        trained_already = faiss.read_index(str(job.index("ivf-sq8", "faiss") / INDEX_FILE), faiss.IO_FLAG_MMAP)
+        index.quantizer.add(trained_already.quantizer.reconstruct_n(0, index.nlist))  # then it is not trained
     if points:
         index.train(Shards(shards).read(even_sample(job.rows, None, points, job.seed)).astype(np.float32))
     trained = time.perf_counter()
@@ -434,6 +439,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="for building")
     parser.add_argument("--rounds", type=int, default=3, help="searches of each side, in turn")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--same-centres",
+        action="store_true",
+        help="plain faiss takes for ivf-pq the centres of its ivf-sq8 in --work, which it would train again from the "
+        "same vectors: its seconds of training are those of codes",
+    )
     parser.add_argument("--work", type=Path, help="keeps shards and indexes there; a temporary folder otherwise")
     parser.add_argument("--json", type=Path, help="write every figure there as well")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -443,7 +454,9 @@ def main() -> int:
         return 0
     work = given.work or Path(tempfile.mkdtemp(prefix="vector-index-"))
     try:
-        job = Job(work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like)
+        job = Job(
+            work.absolute(), given.rows, given.dimension, given.seed, given.threads, given.like, given.same_centres
+        )
         draw_shards(job.shards, job.rows, job.dimension, job.seed, job.like)
         if not job.truth.exists():
             _child(job, "truth")
