@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgeq.model.graph.element_types import without_weights
 from edgeq.model.graph.wiring import Wiring, attribute, operator
 
-__all__ = ["Traced", "freed_shape", "reshaped", "trace_images"]
+__all__ = ["Traced", "freed_shape", "reshaped", "shapes_for", "trace_images"]
 
 _PRIME: Final = 7919
 """Times as many images as the graph was exported for: no length of a real network is a multiple of it."""
@@ -55,7 +55,7 @@ def trace_images(model: onnx.ModelProto, batch: int) -> dict[str, Traced]:
         model: nodes in order; its first input begins with the number of images.
         batch: how many it was exported for.
     """
-    lengths, found = _inferred(model, batch * _PRIME), dict[str, Traced]()
+    lengths, found = _lengths(model, batch * _PRIME), dict[str, Traced]()
     first = model.graph.input[0].name
     _note(found, first, lengths.get(first), 1)
     for node in model.graph.node:
@@ -86,8 +86,8 @@ def _note(
     found[name] = Traced(usual, axis, outer)
 
 
-def _inferred(model: onnx.ModelProto, images: int) -> dict[str, tuple[int, ...]]:
-    """The shapes that inference knows in full for a number of images."""
+def shapes_for(model: onnx.ModelProto, images: int) -> dict[str, tuple[int | None, ...]]:
+    """The shape of each tensor as inference finds it for a number of images; None for an axis that it does not know."""
     bare = without_weights(model)
     for value in bare.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -98,13 +98,20 @@ def _inferred(model: onnx.ModelProto, images: int) -> dict[str, tuple[int, ...]]
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError):
         return {}
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    known = {value.name: value.type.tensor_type for value in values if value.type.tensor_type.HasField("shape")}
     return {
-        name: tuple(axis.dim_value for axis in kind.shape.dim)
-        for name, kind in known.items()
-        if all(axis.HasField("dim_value") and axis.dim_value > 0 for axis in kind.shape.dim)
+        value.name: tuple(
+            axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim
+        )
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        if value.type.tensor_type.HasField("shape")
     }
+
+
+def _lengths(model: onnx.ModelProto, images: int) -> dict[str, tuple[int, ...]]:
+    """Of those whose axes are all known, and none empty."""
+    shapes = shapes_for(model, images)
+    found = {name: tuple(axis for axis in shape if axis) for name, shape in shapes.items()}
+    return {name: lengths for name, lengths in found.items() if len(lengths) == len(shapes[name])}
 
 
 def reshaped(wiring: Wiring, node: onnx.NodeProto, source: Traced) -> tuple[int, ...] | None:

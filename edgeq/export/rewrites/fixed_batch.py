@@ -15,8 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeq.export.rewrites.batch_axis import Traced, freed_shape, reshaped, trace_images
-from edgeq.model.graph.element_types import without_weights
+from edgeq.export.rewrites.batch_axis import Traced, freed_shape, reshaped, shapes_for, trace_images
 from edgeq.model.graph.wiring import Wiring, attribute, label, operator
 
 __all__ = ["fixed_batch", "free_batch", "with_dynamic_batch"]
@@ -57,7 +56,7 @@ def free_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     for _ in model.graph.node:  # each time as far as images can be followed
         if not _free_traced(made, batch):
             break
-    followed, shapes, wiring = trace_images(made, batch or 1), _shapes(made, batch or 1), Wiring(made)
+    followed, shapes, wiring = trace_images(made, batch or 1), shapes_for(made, batch or 1), Wiring(made)
     for node in list(wiring.nodes):
         if operator(node) == "Reshape" and node.input[0] not in followed:
             _free_reshape(wiring, node, shapes, batch)
@@ -141,27 +140,6 @@ def _once(value: NDArray[Any], axis: int, batch: int) -> NDArray[Any] | None:
     """The part of a constant that is for one image; None where images have different ones."""
     parts = np.split(value, batch, axis=axis)
     return parts[0] if all(np.array_equal(part, parts[0]) for part in parts[1:]) else None
-
-
-def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, tuple[int | None, ...]]:
-    """The shape of each tensor as inference finds it for `batch` images."""
-    bare = without_weights(model)
-    for value in bare.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    for value in bare.graph.input[: len(model.graph.input)]:
-        if value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_value = batch
-    try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, ValueError):
-        return {}
-    return {
-        value.name: tuple(
-            axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim
-        )
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
-        if value.type.tensor_type.HasField("shape")
-    }
 
 
 def _free_reshape(
