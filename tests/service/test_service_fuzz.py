@@ -70,7 +70,10 @@ def test_no_made_up_request_gets_a_500(service: Running, mode: GenerationMode) -
     @settings(max_examples=EXAMPLES, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
     @given(strategy)
     def ask(case: schemathesis.Case[Any]) -> None:
-        case.call_and_validate(base_url=service.url, checks=CHECKS)
+        answer = case.call(base_url=service.url)
+        # 413 refuses as well as 400 does, and is none of the statuses by which schemathesis knows a refusal
+        checks = [check for check in CHECKS if check is not negative_data_rejection or answer.status_code != 413]
+        case.validate_response(answer, checks=checks)
 
     ask()
     assert service.http.get(f"/v1/models/{NAME}").status_code == 200
