@@ -281,7 +281,14 @@ def _told(found: Tight | Killed, words: str, *, as_json: bool) -> int:
 
 def _soak(bundle: Path, seconds: float, threads: int | None, *, as_json: bool) -> int:
     """Mixed load, and what must hold after it."""
-    settings = {**_settings(threads), "queue": 16, "request_seconds": 60, "body_seconds": SLOW_S, "image_mib": 1}
+    settings = {
+        **_settings(threads),
+        "queue": 16,
+        "request_seconds": 60,
+        "body_seconds": SLOW_S,
+        "image_mib": 1,
+        "images_mib": 1,
+    }
     with serving(bundle, settings) as service:
         found: Soak = asyncio.run(soak(service, cases(24, seed=100_000), seconds))
     growth = found.resident[1] / found.resident[0] - 1
