@@ -21,6 +21,8 @@ MAX_YAML_BYTES: Final = 64 << 20
 """The longest file read; a precision plan of a large network has some MB."""
 
 _MOST_DEPTH: Final = 64
+_TOO_DEEP: Final = f"it is nested more than {_MOST_DEPTH} deep"
+_LIBYAML_TOO_DEEP: Final = "maximum nesting depth"
 _MOST_REPEATED: Final = 200_000
 """Values that aliases stand for, beside those that are written."""
 
@@ -65,7 +67,10 @@ def parse_yaml(data: bytes, most: int = MAX_YAML_BYTES) -> Any:
         _check_events(yaml.parse(text, Loader=_PARSER), len(text) + _MOST_REPEATED)
         return yaml.load(text, Loader=_Strict)
     except (yaml.YAMLError, RecursionError, OverflowError) as error:
-        raise ValueError(" ".join(str(error).split()) or "it is no YAML") from error
+        told = " ".join(str(error).split()) or "it is no YAML"
+        if _LIBYAML_TOO_DEEP in told:  # before its first event: it looks ahead
+            told = _TOO_DEEP
+        raise ValueError(told) from error
 
 
 class _Strict(_PARSER):  # type: ignore[misc, valid-type]
@@ -106,7 +111,7 @@ def _check_events(events: Iterator[Any], most: int) -> None:
             open_above.append((event.anchor, values))
             values += 1
             if len(open_above) > _MOST_DEPTH:
-                raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+                raise ValueError(_TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_above.pop()
             if anchor is not None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -50,7 +50,11 @@ def answering(*answers: bytes) -> Iterator[tuple[int, list[bytes]]]:
                     connection.settimeout(20)
                     connection.recv(1)
 
-        thread = threading.Thread(target=serve, daemon=True)
+        def serve_until_closed() -> None:
+            with suppress(OSError):  # nobody has asked for the rest
+                serve()
+
+        thread = threading.Thread(target=serve_until_closed, daemon=True)
         thread.start()
         yield listener.getsockname()[1], seen
 
