@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from edgeq.errors import ArtifactError
@@ -13,12 +20,31 @@ from edgeq.files import atomic_write, require_plain
 from edgeq.old_names import current_keys
 from edgeq.strict_json import read_model
 
-__all__ = ["MAX_ARTIFACT_BYTES", "Artifact", "Versioned"]
+__all__ = ["MAX_ARTIFACT_BYTES", "Artifact", "LaterFields", "Versioned"]
 
 MAX_ARTIFACT_BYTES: Final = 256 * 1024 * 1024
 """A larger file is not read at all."""
 
 _SHOWN = 300
+
+
+class LaterFields(BaseModel):
+    """A model that has grown: its later fields are not written where they have their default.
+
+    So what does not need them is, byte for byte, as it was before, and is read by releases before.
+
+    Attributes:
+        later: names of these fields.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields, values = type(self).model_fields, handler(self)
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.later}
+        unused = {name for name, default in defaults.items() if getattr(self, name) == default}
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 class Versioned(BaseModel):
@@ -30,7 +56,7 @@ class Versioned(BaseModel):
         return current_keys(values)
 
 
-class Artifact(Versioned):
+class Artifact(Versioned, LaterFields):
     """A model with a field `version`, whose default is the one version that is read.
 
     Attributes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edgeq.artifact import LaterFields
 from edgeq.bundle.errors import ManifestError, UnsafeNameError
 from edgeq.bundle.needs import DeviceNeeds
 from edgeq.bundle.release import Moment, Product, Release, Sequence
@@ -38,9 +39,6 @@ _SHOWN: Final = 200
 
 Kind = Literal["classifier", "vision-language", "retrieval"]
 
-_UNWRITTEN: Final = ("task", "product", "sequence", "made", "expires")
-"""Fields that are not written where they are None, so that bundles without them are those of before, byte for byte."""
-
 Task = Literal["detect", "segment"]
 """What a graph from pixels is for that is neither a classifier's nor an encoder's."""
 
@@ -61,7 +59,7 @@ class BundledFile(BaseModel):
         return cls(name=name, size=path.stat().st_size, sha256=sha256_file(path))
 
 
-class Manifest(BaseModel):
+class Manifest(LaterFields):
     """A bundle's contents.
 
     Attributes:
@@ -90,12 +88,8 @@ class Manifest(BaseModel):
     sequence: Sequence | None = None
     made: Moment | None = None
     expires: Moment | None = None
+    later: ClassVar[tuple[str, ...]] = ("task", "product", "sequence", "made", "expires")
     files: tuple[BundledFile, ...]
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name not in _UNWRITTEN or value is not None}
 
     @property
     def release(self) -> Release | None:

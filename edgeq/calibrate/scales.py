@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.artifact import Artifact
 from edgeq.calibrate.corrections import LayerCorrection
@@ -19,7 +19,6 @@ from edgeq.errors import ArtifactError, CalibrationError
 __all__ = ["PackedHistogram", "Scales", "TensorRange", "TensorScale", "Trial"]
 
 SCALES_VERSION: Final = "edgeq.scales/1"
-_LATER: Final = ("corrections", "uncorrected", "float_adds", "float_layers")
 
 
 class TensorRange(BaseModel):
@@ -169,12 +168,7 @@ class Scales(Artifact):
     tensors: dict[str, TensorScale]
     corrections: dict[str, LayerCorrection] = Field(default_factory=dict)
     uncorrected: dict[str, str] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        empty = {name for name in _LATER if not values.get(name)}
-        return {name: value for name, value in values.items() if name not in empty}
+    later: ClassVar[tuple[str, ...]] = ("corrections", "uncorrected", "float_adds", "float_layers")
 
     def method_for(self, backend: str) -> str:
         """The method whose ranges `backend` gets."""

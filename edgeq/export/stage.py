@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import ConfigDict, Field, ValidationError
 
-from edgeq.artifact import Versioned
+from edgeq.artifact import LaterFields, Versioned
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.engine.trial import trial_run
 from edgeq.errors import ArtifactError, EngineError, ExportError, ModelError
@@ -69,7 +69,7 @@ _IN_MEMORY = 1 << 30
 """Bytes of weights of a graph that is run from memory."""
 
 
-class ExportReport(Versioned):
+class ExportReport(LaterFields, Versioned):
     """What the export stage did and proved.
 
     Attributes:
@@ -108,12 +108,7 @@ class ExportReport(Versioned):
     outputs: dict[str, str] = Field(default_factory=dict)
     parities: dict[str, Parity] = Field(default_factory=dict)
     names_classes: bool = True
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        unused = {name for name in ("answers", "outputs", "parities") if not values.get(name)}
-        return {k: v for k, v in values.items() if k not in unused and (k, v) != ("names_classes", True)}
+    later: ClassVar[tuple[str, ...]] = ("answers", "outputs", "parities", "names_classes")
 
     @property
     def unfoldable(self) -> dict[str, str]:

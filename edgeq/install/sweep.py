@@ -32,7 +32,7 @@ def recover(store: Store) -> bool:
             mark_failed(store, state.current, "its check did not come to an end")
         go_back(store, state)
         if state.current is not None:
-            with suppress(EdgeqError):  # whoever cannot write it still has the version before
+            with suppress(EdgeqError):  # anyone who cannot write it still has the version before
                 note(store, "failed", state.current)
     sweep(store)
     return interrupted

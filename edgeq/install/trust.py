@@ -5,8 +5,8 @@
     ROOT/history.jsonl   who did what, when
 
 A bundle is admitted if one of today's keys signed it, and if no newer release of its product was installed before.
-Sequences signed by a key that is not trusted any more do not count: whoever stole a key could have signed the highest
-number there is, and no bundle could be installed again.
+Sequences signed by a key that is not trusted any more do not count: anyone who stole a key could have signed the
+highest number there is, and no bundle could be installed again.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
-
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from typing import ClassVar, Final
 
 from edgeq.artifact import Artifact
 from edgeq.quality.tasks.base import Figures, Headline
@@ -15,12 +13,7 @@ _PLACES: Final = ("answers", "fidelity", "figures")
 
 
 class Judged(Artifact):
-    """An artifact with the fields `answers`, `fidelity` and `figures`, of which at most one is not None.
-
-    Attributes:
-        later: fields that came later than version 1 of these artifacts; they are not written where they have their
-            default.
-    """
+    """An artifact with the fields `answers`, `fidelity` and `figures`, of which at most one is not None."""
 
     later: ClassVar[tuple[str, ...]] = ("figures",)
 
@@ -34,9 +27,3 @@ class Judged(Artifact):
     def headline(self) -> Headline | None:
         """The one figure that decides; None where nothing was compared."""
         return None if self.judged is None else self.judged.headline()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields, values = type(self).model_fields, handler(self)
-        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in values.items() if name not in unused}

@@ -71,7 +71,7 @@ def look(plain: Mapping[str, Any], _data: bytearray) -> Made:
             tokenizer.decode(tokenizer.encode(text).ids)
     except MemoryError:
         raise
-    except Exception:  # tokenizers raises Exception itself; whoever loads it in earnest says it
+    except Exception:  # tokenizers raises Exception itself; what loads it later says it
         return Made({})
     return Made({})
 

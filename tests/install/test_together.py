@@ -87,7 +87,7 @@ def test_installs_and_prunes_while_a_bundle_is_loaded(tmp_path: Path, ours: KeyP
 
 
 def test_readers_while_versions_come_and_go(tmp_path: Path, ours: KeyPair) -> None:
-    """Whoever resolves the link and checks what it finds gets a whole version, or hears that it was removed."""
+    """Anyone who resolves the link and checks what it finds gets a whole version, or hears that it was removed."""
     root, wrong = tmp_path / "root", list[BaseException]()
     bundles = [release(tmp_path / str(number), number, ours) for number in range(1, 9)]
     install(bundles[0], root, keys=[ours.public])

@@ -351,7 +351,7 @@ def test_a_damaged_list_of_keys_trusts_nobody(release: Callable[..., Path], root
 def test_keys_that_are_given_narrow_nothing_without_a_list(
     release: Callable[..., Path], root: Path, ours: KeyPair, theirs: KeyPair
 ) -> None:
-    """Whoever may run install says whom to trust; a list of keys is what takes that from him."""
+    """Anyone who may run install says whom to trust; a list of keys is what takes that from him."""
     install(release(1), root, keys=[ours.public])
     install(release(2, key=theirs), root, keys=[theirs.public])
     assert {*show_trust(root).keys} == {ours.id, theirs.id}

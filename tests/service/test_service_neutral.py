@@ -1,4 +1,4 @@
-"""What asks for nothing else than is done is taken, whoever sends it; what asks for more is refused in words."""
+"""What asks for nothing else than is done is taken from anyone; what asks for more is refused in words."""
 
 from __future__ import annotations
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
+from edgeq.artifact import LaterFields
 from edgeq.errors import EngineError
 from edgeq.model.heads.boxes import Detections, corners, suppress
 from edgeq.model.heads.seen import MOST_KEYPOINTS
@@ -78,7 +79,7 @@ class KeypointShape(BaseModel):
         return self.count * self.values
 
 
-class Head(BaseModel):
+class Head(LaterFields):
     """A head that was recognised.
 
     Attributes:
@@ -113,11 +114,7 @@ class Head(BaseModel):
     first_class: int = 0
     keypoints: KeypointShape | None = None
     coefficients: int = Field(default=0, ge=0)
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name not in ("keypoints", "coefficients") or value}
+    later: ClassVar[tuple[str, ...]] = ("keypoints", "coefficients")
 
     def fields(self, outputs: Sequence[NDArray[Any]]) -> Fields:
         """What the outputs hold, as the graph gives it: a field for each thing that has a scale of its own.

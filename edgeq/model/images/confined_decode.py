@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from PIL import Image
@@ -15,6 +16,7 @@ from edgeq.confined.limits import Limits, Made
 from edgeq.confined.pool import Pool
 from edgeq.errors import ImageError, LimitError
 from edgeq.model.images.decode import MAX_PIXELS, decode_image
+from edgeq.model.images.header import ImageParts
 
 __all__ = ["DECODER", "ConfinedDecoder", "decode_limits"]
 
@@ -39,18 +41,21 @@ class ConfinedDecoder:
         self._pool = pool
         self._limits = limits or decode_limits
 
-    def decode(self, data: bytes, name: str, *, side: int | None = None) -> Image.Image:
+    def decode(
+        self, data: bytes, name: str, *, side: int | None = None, parts: ImageParts | None = None
+    ) -> Image.Image:
         """As `edgeq.model.images.decode.decode_image`: mode RGB, upright.
 
         Args:
-            data, name, side: as there.
+            data, name, side, parts: as there.
 
         Raises:
             ImageError: as there, or the image takes more time or memory than one of its size may.
         """
         limits = self._limits(min(_pixels(data, name), MAX_PIXELS))
         try:
-            made = self._pool.run(f"{DECODER}:decode", {"name": name, "side": side}, data, limits=limits, what=name)
+            plain = {"name": name, "side": side, "parts": None if parts is None else asdict(parts)}
+            made = self._pool.run(f"{DECODER}:decode", plain, data, limits=limits, what=name)
         except LimitError as error:
             raise ImageError(error.what) from error
         width, height = made.plain["size"]
@@ -68,8 +73,9 @@ def decode_limits(pixels: int) -> Limits:
 
 def decode(plain: Mapping[str, Any], data: bytearray) -> Made:
     """Called in the child: size as [width, height], and the pixels, three bytes each."""
+    parts = None if plain["parts"] is None else ImageParts(**plain["parts"])
     try:
-        image = decode_image(bytes(data), plain["name"], side=plain["side"])
+        image = decode_image(bytes(data), plain["name"], side=plain["side"], parts=parts)
     except ImageError as error:
         if isinstance(error.__cause__, MemoryError):
             raise error.__cause__ from error

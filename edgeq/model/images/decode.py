@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from edgeq.errors import ImageError
-from edgeq.model.images.header import check_work, read_parts
+from edgeq.model.images.header import ImageParts, check_work, read_parts
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "decode_image", "image_size"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_ENCODED_BYTES", "MAX_PIXELS", "Decode", "decode_image", "image_size"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """File name endings taken for images, in lower case."""
@@ -29,7 +30,17 @@ _PNG_HEAD = 4096  # sBIT is in front of the palette and the pixels
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # the JPEG reader takes MPO (several pictures in one) as well
 
 
-def decode_image(data: bytes, name: str, *, side: int | None = None) -> Image.Image:
+class Decode(Protocol):
+    """As `decode_image`."""
+
+    def __call__(
+        self, data: bytes, name: str, *, side: int | None = None, parts: ImageParts | None = None
+    ) -> Image.Image:
+        """Mode RGB, upright; raises ImageError."""
+        ...
+
+
+def decode_image(data: bytes, name: str, *, side: int | None = None, parts: ImageParts | None = None) -> Image.Image:
     """Decode an image to mode RGB, upright.
 
     The EXIF orientation is applied, transparency is laid over white and 16-bit grey is brought to 8 bits, from the
@@ -40,6 +51,7 @@ def decode_image(data: bytes, name: str, *, side: int | None = None) -> Image.Im
         name: what to call it in an error.
         side: pixels that suffice for its width and its height: a JPEG is then decoded at a half, a quarter or an eighth
             where that is enough, which is quicker. None decodes every pixel.
+        parts: of the file, where they were counted already.
 
     Raises:
         ImageError: it is damaged, cut short, of an unknown format, has more than MAX_PIXELS pixels, or was made to be
@@ -47,7 +59,7 @@ def decode_image(data: bytes, name: str, *, side: int | None = None) -> Image.Im
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it; a half-grey image is not data
     try:
-        parts = read_parts(data, name)
+        parts = parts or read_parts(data, name)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.size, name)
             check_work(image.size, parts, name)

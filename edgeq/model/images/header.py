@@ -57,7 +57,7 @@ class ImageParts:
 
 
 def read_parts(data: bytes, name: str) -> ImageParts:
-    """Count the parts of an image file; of a kind that is not known nothing is said.
+    """Count the parts of an image file; a kind that is not known has none.
 
     Args:
         data: the encoded file.

@@ -11,12 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict
 
+from edgeq.artifact import LaterFields
 from edgeq.errors import ImageError, ModelError
 from edgeq.model.images.image_set import ImageSet
 from edgeq.quality.logits import Answers, LogitFigures, judge_answers
@@ -32,7 +33,7 @@ Judged = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.f
 """A network under judgement: float32 [n, 3, H, W] -> (logits [n, classes], features [n, any])."""
 
 
-class Classification(BaseModel):
+class Classification(LaterFields):
     """What a candidate does to a reference's answers.
 
     Attributes:
@@ -62,6 +63,7 @@ class Classification(BaseModel):
     feature_cosine_mean: float
     feature_cosine_worst: float
     likely_order: LabelOrder | None = None
+    later: ClassVar[tuple[str, ...]] = ("likely_order",)
 
     def headline(self) -> Headline:
         """Top-1."""
@@ -87,13 +89,6 @@ class Classification(BaseModel):
             ("right alone, images", str(self.only_reference_right), str(self.only_candidate_right), ""),
             ("feature cosine", "", "", cosine),
             ("relative logit error", "", "", f"{self.logit_error:.4f}"),
-        )
-
-    @model_serializer(mode="wrap")
-    def _without_an_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return (
-            values if self.likely_order else {name: value for name, value in values.items() if name != "likely_order"}
         )
 
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict
 
+from edgeq.artifact import LaterFields
 from edgeq.errors import EngineError, ImageError
 from edgeq.quality.tasks.base import Headline, Outputs, Row, Tally, UnlabelledTask
 from edgeq.quality.tasks.classification import cosines
@@ -57,7 +58,7 @@ class OutputFidelity(BaseModel):
     resized: int = 0
 
 
-class Fidelity(BaseModel):
+class Fidelity(LaterFields):
     """Answers to images, which are logits, features or anything else, of a candidate and its reference.
 
     Attributes:
@@ -84,11 +85,7 @@ class Fidelity(BaseModel):
     neighbours: float | None
     spread_error: float | None = None
     outputs: tuple[OutputFidelity, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_one_output(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return values if values.get("outputs") else {k: v for k, v in values.items() if k != "outputs"}
+    later: ClassVar[tuple[str, ...]] = ("outputs",)
 
     def headline(self) -> Headline:
         """The relative error of the worst output: no drop of accuracy, which nobody can tell."""

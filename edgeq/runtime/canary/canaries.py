@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
-    model_serializer,
 )
 
 from edgeq.artifact import Artifact
@@ -26,7 +24,6 @@ CANARY_LIST: Final = f"{CANARIES}/canaries.json"
 _MOST: Final = 64
 _LONGEST: Final = 65_536
 
-_LATER: Final = ("answer", "further", "shares")
 _FileName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.-]{0,99}$")]
 """A file of the canaries' directory, and of no other place."""
 
@@ -131,14 +128,10 @@ class ClassCanaries(Artifact):
     answer: OutputCanaries | None = None
     further: tuple[OutputCanaries, ...] = Field((), max_length=_MOST)
     shares: bool = False
+    later: ClassVar[tuple[str, ...]] = ("answer", "further", "shares")
 
     @property
     def outputs(self) -> tuple[OutputCanaries, ...]:
         """All of them, the answer first."""
         plain = OutputCanaries(output=self.output, fp32=self.fp32_logits, int8=self.int8_logits)
         return (self.answer or plain, *self.further)
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if value or name not in _LATER}

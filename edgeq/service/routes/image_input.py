@@ -21,8 +21,8 @@ from anyio import CapacityLimiter, to_thread
 from PIL import Image, UnidentifiedImageError
 
 from edgeq.errors import ImageError
-from edgeq.model.images.decode import decode_image
-from edgeq.model.images.header import check_work, decode_bytes, read_parts
+from edgeq.model.images.decode import Decode, decode_image
+from edgeq.model.images.header import ImageParts, check_work, decode_bytes, read_parts
 from edgeq.runtime.vlm.api import EncodedImage
 from edgeq.service.http.errors import RequestError
 from edgeq.service.routes.decode_room import DecodeRoom
@@ -101,7 +101,7 @@ class ImageInputs:
         limits: ImageLimits,
         fetcher: Fetcher,
         room: DecodeRoom,
-        decode: Callable[[bytes, str], Image.Image] = decode_image,
+        decode: Decode = decode_image,
     ) -> None:
         self._limits = limits
         self._decode = decode
@@ -174,16 +174,16 @@ class ImageInputs:
                 data = data_uri_bytes(file, limits.encoded_bytes) if isinstance(file, str) else file
                 encoded += len(data)
                 _check_all(encoded, limits.all_bytes, "bytes")
-                count, needed = _cost_of(data, limits.pixels)
+                count, needed, parts = _cost_of(data, limits.pixels)
                 pixels += count
                 dearest = max(dearest, needed)
                 _check_all(pixels, limits.all_pixels, "pixels")
-            images.append(EncodedImage(data, partial(self._decoded, source.place)))
+            images.append(EncodedImage(data, partial(self._decoded, source.place, parts)))
         return tuple(images), dearest + (_RESULT_BYTES * pixels if len(images) > 1 else 0)
 
-    def _decoded(self, place: str, data: bytes) -> Image.Image:
+    def _decoded(self, place: str, parts: ImageParts, data: bytes) -> Image.Image:
         try:
-            return self._decode(data, _NAME)
+            return self._decode(data, _NAME, parts=parts)
         except ImageError as error:
             raise RequestError(422, "image_unreadable", error.what, param=place) from error
 
@@ -244,8 +244,8 @@ def too_many_bytes(count: int, most: int) -> RequestError:
     return RequestError(413, "image_too_large", f"the image has about {count:,} bytes, at most {most:,} are taken")
 
 
-def _cost_of(data: bytes, most: int) -> tuple[int, int]:
-    """Its pixels, and bytes to decode it, by its header alone; RequestError where it is too large, or no image."""
+def _cost_of(data: bytes, most: int) -> tuple[int, int, ImageParts]:
+    """Its pixels, bytes to decode it, and its parts; RequestError where it is too large, or no image."""
     try:
         parts = read_parts(data, _NAME)
         with Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as image:
@@ -262,7 +262,7 @@ def _cost_of(data: bytes, most: int) -> tuple[int, int]:
         raise RequestError(413, "image_too_large", f"the image is too large: {error}") from error
     except Exception as error:  # a header made by somebody hostile raises nearly anything
         raise RequestError(422, "image_unreadable", f"the image cannot be decoded: {error}") from error
-    return size[0] * size[1], needed
+    return size[0] * size[1], needed, parts
 
 
 def _check_size(width: int, height: int, most: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from edgeq.catalog.row_images import RowImage
 from edgeq.errors import ImageError, InputError
-from edgeq.model.images.decode import decode_image
+from edgeq.model.images.decode import Decode, decode_image
 from edgeq.runtime.scheduler.errors import BusyError
 from edgeq.service.http.connection import within
 from edgeq.service.http.errors import RequestError
@@ -32,14 +32,6 @@ _DIGITS: Final = 18
 _KEEP_S: Final = 24 * 3600
 _AT_ONCE: Final = 2
 """Images decoded at once: each may take three bytes for each of its pixels."""
-
-
-class Decode(Protocol):
-    """As `edgeq.model.images.decode.decode_image`."""
-
-    def __call__(self, data: bytes, name: str, *, side: int | None = None) -> Image.Image:
-        """Mode RGB, upright; raises ImageError."""
-        ...
 
 
 class Thumbnails:

@@ -255,7 +255,7 @@ def test_other_requests_that_cannot_be() -> None:
 
 
 def test_what_anybody_says_is_no_control_token(llava: Prompter) -> None:
-    """Whoever says it, and in whatever part; `<` and `>` are not in this vocabulary."""
+    """No matter who says it, and in whatever part; `<` and `>` are not in this vocabulary."""
     turns = (
         Turn.said("system", "a</s>"),
         Turn("user", (IMAGE, "<image>", "<s>b")),

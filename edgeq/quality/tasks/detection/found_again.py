@@ -9,12 +9,12 @@ keypoints, those must be half as near as can be (OKS) too. Numbers of different 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from edgeq.artifact import LaterFields
 from edgeq.errors import ImageError
 from edgeq.model.heads.boxes import Detections, overlap
 from edgeq.model.heads.detector import Head, Limits
@@ -34,7 +34,7 @@ _OVERLAP: Final = 0.5
 _LEAST: Final = Limits(score=0.001, detections=100)
 
 
-class FoundAgain(TaskFigures):
+class FoundAgain(LaterFields, TaskFigures):
     """A candidate's detections beside its reference's.
 
     Attributes:
@@ -66,11 +66,7 @@ class FoundAgain(TaskFigures):
     field_errors: dict[str, float]
     keypoint_shift: float | None = None
     keypoint_similarity: float | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_no_keypoints(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if not name.startswith("keypoint_") or value is not None}
+    later: ClassVar[tuple[str, ...]] = ("keypoint_shift", "keypoint_similarity")
 
     @property
     def found_again(self) -> float:
