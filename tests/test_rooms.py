@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
     "errors",
+    "faults",
     "old_names",
     "strict_json",
     "files",
@@ -50,6 +51,7 @@ ROOMS = (
 
 DEVICE = (
     "errors",
+    "faults",
     "old_names",
     "strict_json",
     "files",

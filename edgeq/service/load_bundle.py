@@ -185,6 +185,7 @@ def _runtime(
         cache_bytes=None if settings.cache_mib is None else settings.cache_mib * _MIB,
         reserve_bytes=settings.reserve_mib * _MIB,
         threads=settings.threads,
+        cuda_graphs=settings.cuda_graphs,
     )
     runtime = start_runtime(vlm, bundle, options, memory)
     picture = canaries.known[0].picture if canaries is not None else None

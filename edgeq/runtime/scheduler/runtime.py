@@ -15,6 +15,7 @@ from types import TracebackType
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.errors import EdgeqError, EngineError, InputError, first_line
+from edgeq.runtime.cuda_graphs import GraphMode
 from edgeq.runtime.scheduler.admission import RESERVE_BYTES, SLOTS, Admission, Rules
 from edgeq.runtime.scheduler.budget import serving_budget, serving_device
 from edgeq.runtime.scheduler.capacity import find_capacity, memory_beside_kv
@@ -47,6 +48,7 @@ class RuntimeOptions:
         reserve_bytes: of the machine's memory that stay free.
         threads: of one operator; None lets the vision graph take every processor there is, and the language model as
             many of them as it is quickest with.
+        cuda_graphs: `auto` captures decode steps on a GPU and goes on without where that fails; `off`; `required`.
 
     Raises:
         InputError: a number is out of range.
@@ -59,6 +61,7 @@ class RuntimeOptions:
     cache_bytes: int | None = None
     reserve_bytes: int = RESERVE_BYTES
     threads: int | None = None
+    cuda_graphs: GraphMode = "auto"
 
     def __post_init__(self) -> None:
         """Check every number."""
@@ -211,7 +214,9 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     budget = serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)
-    decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches)
+    decoder = BatchDecoder(
+        *halves, slots=room.slots, context=context, cache_bytes=room.caches, cuda_graphs=options.cuda_graphs
+    )
     if options.threads is None and shape.device.type == "cpu":
         tune_threads(decoder.rehearse)  # before the worker's thread is begun, which takes it over
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))

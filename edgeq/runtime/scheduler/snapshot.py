@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeq.runtime.cuda_graphs import GraphState
+
 __all__ = ["CacheFigures", "Snapshot"]
 
 
@@ -56,6 +58,8 @@ class Snapshot:
         features: images' features that are kept.
         prefixes: keys and values of what prompts begin with that are kept, in pieces.
         memory_free_bytes: of the machine, at the last look.
+        cuda_graphs: how decode steps run: `captured` as CUDA graphs; kernel by kernel with `off`, as was asked, with
+            `failed`, because a capture failed, and with `none`, without a GPU.
     """
 
     slots: int
@@ -82,3 +86,4 @@ class Snapshot:
     features: CacheFigures
     prefixes: CacheFigures
     memory_free_bytes: int
+    cuda_graphs: GraphState = "none"

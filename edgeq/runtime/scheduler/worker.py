@@ -163,6 +163,7 @@ class Worker:
                 features=decoder.kept.figures("features"),
                 prefixes=decoder.kept.figures("prefixes"),
                 memory_free_bytes=self._free,
+                cuda_graphs=decoder.graphs.state,
             )
 
     def _drop_unwanted(self) -> None:
