@@ -16,7 +16,17 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from edgeq.errors import DeviceLostError, EdgeqError, EngineError, OutOfMemoryError, first_line
+from edgeq.errors import (
+    CalibrationError,
+    DeviceLostError,
+    EdgeqError,
+    EngineError,
+    ExportError,
+    ModelError,
+    OutOfMemoryError,
+    QuantizeError,
+    first_line,
+)
 
 __all__ = ["is_device_lost", "is_out_of_memory", "known_fault"]
 
@@ -48,6 +58,9 @@ _CAPTURE: Final = re.compile(r"captur|graph update was not performed", re.IGNORE
 
 _NATIVE: Final = ("torch", "onnxruntime", "tensorrt", "pycuda", "cuda", "cupy", "bitsandbytes", "openvino", "triton")
 """Packages whose own errors come from native code, besides RuntimeError, which all bindings raise."""
+
+_WRAPPERS: Final = (CalibrationError, EngineError, ExportError, ModelError, QuantizeError)
+"""Errors of edgeq that pass on what a library said; every other one says by itself what is wrong."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -98,13 +111,17 @@ def _fault(error: BaseException) -> type[EdgeqError] | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on; each once."""
+    """An error, what it was raised from, and so on, each once; as far as its words are those of another library."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
         yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        before = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        own = isinstance(one, EdgeqError) and not isinstance(one, _WRAPPERS)
+        # A file can ask for any size: Python's own MemoryError over it is the file's fault, and no sign of the machine.
+        too_large = isinstance(one, ModelError) and isinstance(before, MemoryError)
+        one = None if own or too_large else before
 
 
 def _says_no_memory(error: BaseException) -> bool:

@@ -39,7 +39,7 @@ class Snapshot:
         held: nothing starts, because too little memory is free.
         submitted: requests that came, those refused included.
         ended: how requests ended -> how many: `stop`, `stop_string`, `limit`, `context`, `cancelled`, `deadline`,
-            `failed`, `too_large`, `busy`.
+            `failed`, `out_of_memory`, `too_large`, `busy`.
         prompt_tokens: read or reused, of all requests that started.
         cached_tokens: of these, reused: an earlier request had read them.
         answer_tokens: said.
