@@ -77,8 +77,9 @@ build_bitsandbytes() {
         "-DCOMPUTE_CAPABILITY=$COMPUTE_CAPABILITY" "-DCMAKE_CUDA_COMPILER=$CUDA/bin/nvcc"
     run cmake --build "$build" --parallel "$BUILD_JOBS"
     # What was just built is packed: else CMake would run once more, in an environment of its own, for the CPU alone.
-    pip install scikit-build-core setuptools setuptools-scm wheel
-    BNB_SKIP_CMAKE=1 pip wheel --no-build-isolation --no-deps --wheel-dir "$(built_wheels)" "$source"
+    # --no-build-isolation: what its pyproject.toml asks for is installed here.
+    pip install scikit-build-core "setuptools>=77.0.3" trove-classifiers wheel
+    SETTING=BNB_SKIP_CMAKE=1 pip wheel --no-build-isolation --no-deps --wheel-dir "$(built_wheels)" "$source"
     remove "$PREFIX/build"
 }
 
