@@ -15,9 +15,12 @@
     ├── CalibrationError      no scale can be given to a tensor
     ├── QuantizeError         the plan cannot be put into the graph, or was not
     ├── EngineError           a backend refuses a graph or fails while running it
+    │   └── DeviceLostError   the accelerator does nothing more for this process
+    ├── OutOfMemoryError      memory of the machine or of the accelerator ran out
     └── OutputError           the result cannot be written: it exists, or the disk is full
 
-All of them end the command line with no traceback: GateError with exit status 1, the others with 2.
+All of them end the command line with no traceback; `edgeq.cli.exit_status` has the status of each. What libraries
+raise instead of DeviceLostError and OutOfMemoryError is recognised by `edgeq.faults`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from collections.abc import Sequence
 __all__ = [
     "ArtifactError",
     "CalibrationError",
+    "DeviceLostError",
     "EdgeqError",
     "EngineError",
     "ExportError",
@@ -36,6 +40,7 @@ __all__ = [
     "InputError",
     "LimitError",
     "ModelError",
+    "OutOfMemoryError",
     "OutputError",
     "ParityError",
     "PlanError",
@@ -54,14 +59,24 @@ class EdgeqError(Exception):
         expected: what would have been right; empty where `what` says it.
         causes: likely causes, most likely first.
         next_step: the next command or change, ready to be typed.
+        passing: the same may work later with nothing changed: memory, a port, a disk or an address was not there.
     """
 
-    def __init__(self, what: str, *, expected: str = "", causes: Sequence[str] = (), next_step: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        expected: str = "",
+        causes: Sequence[str] = (),
+        next_step: str = "",
+        passing: bool = False,
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.expected = expected
         self.causes = tuple(causes)
         self.next_step = next_step
+        self.passing = passing
 
     def __str__(self) -> str:
         """A few lines for a person: fact, expectation, numbered causes, next step."""
@@ -124,6 +139,14 @@ class QuantizeError(EdgeqError):
 
 class EngineError(EdgeqError):
     """A backend refuses a graph or fails while running it."""
+
+
+class DeviceLostError(EngineError):
+    """The accelerator does nothing more for this process: whoever goes on calls it no more, and leaves."""
+
+
+class OutOfMemoryError(EdgeqError):
+    """Memory of the machine or of the accelerator ran out while something was computed."""
 
 
 class OutputError(EdgeqError):

@@ -76,7 +76,10 @@ build_bitsandbytes() {
     run cmake -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCOMPUTE_BACKEND=cuda \
         "-DCOMPUTE_CAPABILITY=$COMPUTE_CAPABILITY" "-DCMAKE_CUDA_COMPILER=$CUDA/bin/nvcc"
     run cmake --build "$build" --parallel "$BUILD_JOBS"
-    pip wheel --no-deps --wheel-dir "$(built_wheels)" "$source"
+    # What was just built is packed: else CMake would run once more, in an environment of its own, for the CPU alone.
+    # --no-build-isolation: what its pyproject.toml asks for is installed here.
+    pip install scikit-build-core "setuptools>=77.0.3" trove-classifiers wheel
+    SETTING=BNB_SKIP_CMAKE=1 pip wheel --no-build-isolation --no-deps --wheel-dir "$(built_wheels)" "$source"
     remove "$PREFIX/build"
 }
 

@@ -62,13 +62,15 @@ look() {
     "$file" "${@:2}"
 }
 
+SETTING="" # NAME=VALUE, an environment variable of the next command alone: SETTING=... run COMMAND
+
 # attempt COMMAND...: change the machine, or say how. Its exit status is the command's; nobody answers its questions.
 attempt() {
-    step run "$(shown "$@")"
+    step run "${SETTING:+$SETTING }$(shown "$@")"
     if ((DRY_RUN)); then return; fi
     local file
     if ! file=$(where "$1") || [[ ! -x $file ]]; then fail "$1 is not there" "install it, then run this again"; fi
-    "$file" "${@:2}" </dev/null
+    env ${SETTING:+"$SETTING"} "$file" "${@:2}" </dev/null
 }
 
 # run COMMAND...: the same, where nothing but success will do.

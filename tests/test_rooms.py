@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 
 ROOMS = (
     "errors",
+    "faults",
     "old_names",
     "strict_json",
     "files",
@@ -50,6 +51,7 @@ ROOMS = (
 
 DEVICE = (
     "errors",
+    "faults",
     "old_names",
     "strict_json",
     "files",
@@ -80,6 +82,7 @@ DEVICE = (
     "api.device",
     "cli.device",
     "cli.console",
+    "cli.exit_status",
     "cli.flags",
 )
 """Folders and files of the device half: each module in them is imported without a package of the workshop."""

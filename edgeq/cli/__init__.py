@@ -1,7 +1,8 @@
 """The command line: one file for each verb.
 
-Exit status: 0 done, 1 a gate said no, 2 bad input or usage, 70 a service failed, 130 stopped with Ctrl-C, 141 whoever
-read stdout closed it, 143 terminated.
+Exit status: 0 done, 1 a gate said no, 2 bad input or usage, 70 failed, 75 not now, 78 and 79 a service that a restart
+cannot mend, 130 stopped with Ctrl-C, 141 whoever read stdout closed it, 143 terminated; `edgeq.cli.exit_status` says
+what each of them means.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Final
@@ -17,7 +19,9 @@ from typing import Final
 import click
 
 from edgeq import __version__
-from edgeq.errors import EdgeqError, GateError
+from edgeq.cli.exit_status import BAD_INPUT, DONE, FAILED, SERVICES, exit_status, leave
+from edgeq.errors import EdgeqError
+from edgeq.faults import known_fault
 from edgeq.old_names import current_arguments
 
 __all__ = ["VERBS", "cli", "main", "run"]
@@ -108,32 +112,54 @@ def cli() -> None:
 def main() -> None:
     """The `edgeq` command."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    if status == FAILED:
+        leave(status)
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to install faster kernels
+    service = next(iter(arguments), "") in SERVICES
     try:
-        return cli.main(args=current_arguments(arguments), prog_name="edgeq", standalone_mode=False) or 0
+        return cli.main(args=current_arguments(arguments), prog_name="edgeq", standalone_mode=False) or DONE
     except click.ClickException as error:
         error.show()
-        return 2
+        return BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
         return _stopped(_INTERRUPTED)
-    except EdgeqError as error:
-        click.echo(f"error: {error}", err=True)
-        return 1 if isinstance(error, GateError) else 2
-    except ImportError as error:
-        click.echo(f"error: {error}\nnext: pip install 'edgeq[{_extra(error.name)}]'", err=True)
-        return 2
-    except OSError as error:  # of this machine: no right to read, a disk that fails
-        click.echo(f"error: {error}", err=True)
-        return 2
+    except Exception as error:
+        _tell(error)
+        return exit_status(error, service=service)
     except SystemExit as stop:
         if stop.code == _TERMINATED:
             return _stopped(_TERMINATED)
-        return _READER_GONE  # click and rich leave with 1 when stdout is closed, which has another meaning here
+        if _reader_gone(stop):
+            return _READER_GONE
+        click.echo(f"error: a library ended the process, with {stop.code!r}", err=True)
+        return FAILED
+
+
+def _tell(error: Exception) -> None:
+    """What went wrong, in a few lines; with a traceback where nobody foresaw it."""
+    fault = known_fault(error)
+    if isinstance(error, EdgeqError):
+        click.echo(f"error: {error}", err=True)
+    elif fault is not None:
+        click.echo(f"error: {fault}", err=True)
+    elif isinstance(error, ImportError):
+        click.echo(f"error: {error}\nnext: pip install 'edgeq[{_extra(error.name)}]'", err=True)
+    elif isinstance(error, OSError):  # of this machine: no right to read, a disk that fails
+        click.echo(f"error: {error}", err=True)
+    else:
+        click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+
+
+def _reader_gone(stop: SystemExit) -> bool:
+    """Whether click or rich ended this, as they do where stdout is closed: with 1, which has another meaning here."""
+    where = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(stop.__traceback__)]
+    return str(where[-1]).partition(".")[0] in ("click", "rich")
 
 
 def _extra(package: str | None) -> str:

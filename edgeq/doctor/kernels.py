@@ -88,6 +88,7 @@ def _launched(facts: Any, installed: str, *, jetson: bool) -> DoctorFinding:
     """The kernels ran: are they right, and where did they run?"""
     error, device = float(facts["nf4_error"]), facts["nf4_device"]
     seen = f"bitsandbytes {installed} multiplied NF4 weights on {device}, with a relative error of {error:.1e}"
+    seen += _wrong_rows(facts)
     if not error <= BOUND:  # NaN is not
         means = "the kernel computes something else than NF4 says: every answer would be wrong"
         step = "install another release of bitsandbytes"
@@ -98,9 +99,17 @@ def _launched(facts: Any, installed: str, *, jetson: bool) -> DoctorFinding:
     return DoctorFinding(name="NF4 kernel", status="ok", seen=seen)
 
 
+def _wrong_rows(facts: Any) -> str:
+    """Which numbers of rows are multiplied wrongly, as kernels are chosen by it."""
+    wrong = [rows for rows, error in facts.get("nf4_errors", {}).items() if not float(error) <= BOUND]
+    return f" (wrong at {', '.join(wrong)} rows)" if wrong else ""
+
+
 def _failed(probe: Outcome, installed: str, *, jetson: bool) -> DoctorFinding:
     """The kernels did not run; a wheel for other machines is recognised."""
-    seen = f"bitsandbytes {installed}: {probe.ending}"
+    launching = probe.facts.get("nf4_launching")
+    at = f", at {launching} rows" if launching else ""
+    seen = f"bitsandbytes {installed}{at}: {probe.ending}"
     if not _WRONG_BUILD.search(probe.said):
         return DoctorFinding(
             name="NF4 kernel",

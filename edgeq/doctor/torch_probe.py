@@ -1,8 +1,10 @@
-"""A probe: torch, its CUDA device, and an NF4 product computed by bitsandbytes' own kernels.
+"""A probe: torch, its CUDA device, and NF4 products computed by the kernels that answer requests.
 
-The product is compared with one that NumPy computes from the same packed bytes, by the table of QLoRA's appendix E
-(Dettmers et al., 2023, https://arxiv.org/abs/2305.14314). One row and eight rows are multiplied: on a GPU these are
-different kernels, the one that decodes a token and the one that reads a prompt.
+The layer is as in a bundle, its scales quantized once more ("double quantization"), and runs as
+`edgeq.runtime.vlm.linear` has it. The products are compared with those that NumPy computes from the same packed bytes,
+by the table of QLoRA's appendix E (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314). As many rows are multiplied
+as there are requests in a decode step, one to four, and eight, as of a prompt: by their number bitsandbytes chooses
+among kernels.
 
 Run as `python -m edgeq.doctor.torch_probe`, by `edgeq.doctor.child.run_probe`.
 """
@@ -19,7 +21,7 @@ from edgeq.doctor.child import tell
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NF4_CODE", "decode_nf4", "main"]
+__all__ = ["NF4_CODE", "decode_nf4", "main", "nested_scales"]
 
 NF4_CODE: Final = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
@@ -31,7 +33,8 @@ NF4_CODE: Final = (
 _BLOCK: Final = 64
 _OUT: Final = 256
 _IN: Final = 512
-_ROWS: Final = (1, 8)
+_ROWS: Final = (1, 2, 3, 4, 8)
+_NESTED: Final = 256
 
 
 def decode_nf4(packed: NDArray[np.uint8], absmax: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -44,6 +47,20 @@ def decode_nf4(packed: NDArray[np.uint8], absmax: NDArray[np.float32], shape: tu
     """
     halves = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1, _BLOCK)
     return (np.asarray(NF4_CODE)[halves] * absmax[:, None].astype(np.float64)).reshape(shape)
+
+
+def nested_scales(
+    numbers: NDArray[np.uint8], code: NDArray[np.float32], absmax: NDArray[np.float32], offset: float
+) -> NDArray[np.float32]:
+    """The scales of blocks that were quantized themselves, float32 [blocks].
+
+    Args:
+        numbers: of each block; [blocks].
+        code: what each of the 256 numbers stands for.
+        absmax: the largest magnitude of each 256 scales, in order; [blocks / 256, rounded up].
+        offset: that was taken from the scales before.
+    """
+    return code[numbers] * np.repeat(absmax, _NESTED)[: len(numbers)] + np.float32(offset)
 
 
 def main() -> None:
@@ -70,29 +87,58 @@ def _gpu(properties: Any) -> dict[str, object]:
 
 
 def _tell_nf4(device: torch.device) -> None:
-    """Import bitsandbytes, quantize, multiply, compare; the relative error is the worst of all rows."""
+    """Import bitsandbytes, quantize, multiply, compare; the relative error is the worst of all numbers of rows."""
     import bitsandbytes
 
     tell("bitsandbytes", bitsandbytes.__version__)
     tell("nf4_device", device.type)
-    tell("nf4_error", max(_error(device, rows) for rows in _ROWS))
+    layer, matrix = _layer(device)
+    errors = {}
+    for rows in _ROWS:
+        tell("nf4_launching", rows)  # which one it was that ended the process
+        errors[rows] = _error(layer, matrix, rows)
+    tell("nf4_errors", errors)
+    tell("nf4_error", max(errors.values(), key=lambda error: (np.isnan(error), error)))
 
 
-def _error(device: torch.device, rows: int) -> float:
-    """The largest difference from NumPy's product, as a part of the largest number in that."""
+def _layer(device: torch.device) -> tuple[Any, NDArray[np.float64]]:
+    """A layer of a language model as it is served, and the matrix that its bytes stand for, float64 [out, in]."""
     import torch
-    from bitsandbytes import matmul_4bit
-    from bitsandbytes.functional import quantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    from edgeq.runtime.vlm.linear import use_fast_kernels
 
     kind = torch.float16 if device.type == "cuda" else torch.float32
+    weight = np.random.default_rng(0).standard_normal((_OUT, _IN), dtype=np.float32)
+    layer = Linear4bit(_IN, _OUT, bias=False, compute_dtype=kind, compress_statistics=True, quant_type="nf4")
+    layer.load_state_dict({"weight": torch.from_numpy(weight).to(kind)})
+    model = torch.nn.Sequential(layer).to(device).eval()
+    matrix = _matrix(layer.weight)  # before the first product: on some CPUs it rearranges the weight in place
+    with torch.inference_mode():
+        model(torch.zeros(1, 1, _IN, dtype=kind, device=device))
+    use_fast_kernels(model)
+    return layer, matrix
+
+
+def _matrix(weight: Any) -> NDArray[np.float64]:
+    state = weight.quant_state
+    nested = state.state2
+    scales = nested_scales(
+        state.absmax.cpu().numpy(), nested.code.cpu().numpy(), nested.absmax.cpu().numpy(), float(state.offset)
+    )
+    return decode_nf4(weight.data.cpu().numpy().reshape(-1), scales, (_OUT, _IN))
+
+
+def _error(layer: Any, matrix: NDArray[np.float64], rows: int) -> float:
+    """The largest difference from NumPy's product, as a part of the largest number in that."""
+    import torch
+
     random = np.random.default_rng(rows)
-    weight = torch.from_numpy(random.standard_normal((_OUT, _IN), dtype=np.float32)).to(device, kind)
-    inputs = torch.from_numpy(random.standard_normal((rows, _IN), dtype=np.float32)).to(device, kind)
-    packed, state = quantize_4bit(weight, blocksize=_BLOCK, quant_type="nf4", compress_statistics=False)
-    absmax = state.absmax.cpu().numpy()  # before the product: on some CPUs it rearranges the weight in place
-    matrix = decode_nf4(packed.cpu().numpy().reshape(-1), absmax, (_OUT, _IN))
-    product = matmul_4bit(inputs, packed.t(), quant_state=state).double().cpu().numpy()
-    expected = inputs.double().cpu().numpy() @ matrix.T
+    given = torch.from_numpy(random.standard_normal((rows, 1, _IN), dtype=np.float32))
+    inputs = given.to(layer.weight.device, layer.compute_dtype)
+    with torch.inference_mode():
+        product = layer(inputs)[:, 0].double().cpu().numpy()
+    expected = inputs[:, 0].double().cpu().numpy() @ matrix.T
     return float(np.abs(product - expected).max() / np.abs(expected).max())
 
 

@@ -223,4 +223,6 @@ async def _ready(served: ServedModel, traffic: InFlight, _request: Request) -> R
         health = Health(status="draining", reason="the service is stopping")
     elif not served.alive:
         health = Health(status="failing", reason="the model's worker has ended")
+    elif served.talk is not None and served.talk.snapshot().cuda_graphs == "failed":
+        health = Health(status="ok", reason="no CUDA graph could be captured: decode steps run kernel by kernel")
     return Response(health.model_dump_json(), 200 if health.status == "ok" else 503, media_type="application/json")

@@ -60,6 +60,7 @@ def find_bundle(place: Path) -> Path:
         f"{place} is neither a bundle nor a store of installed ones",
         expected=f"a directory with {MANIFEST}, or with {MARKER}",
         next_step=f"edgeq install BUNDLE --root {place}",
+        passing=True,  # its disk may come later, and a bundle may be installed
     )
 
 
@@ -185,6 +186,7 @@ def _runtime(
         cache_bytes=None if settings.cache_mib is None else settings.cache_mib * _MIB,
         reserve_bytes=settings.reserve_mib * _MIB,
         threads=settings.threads,
+        cuda_graphs=settings.cuda_graphs,
     )
     runtime = start_runtime(vlm, bundle, options, memory)
     picture = canaries.known[0].picture if canaries is not None else None

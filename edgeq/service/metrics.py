@@ -158,6 +158,7 @@ def _talk(now: Snapshot) -> Iterator[Metric]:
     yield _count("edgeq_prompt_tokens_cached", "Of these, reused: an earlier request had read them.", now.cached_tokens)
     yield _count("edgeq_answer_tokens", "Tokens said.", now.answer_tokens)
     yield _count("edgeq_decode_steps", "Decode steps.", now.steps)
+    yield _labelled("edgeq_cuda_graphs_info", "How decode steps run.", [({"state": now.cuda_graphs}, 1.0)])
     kv = {"allocated": now.kv_bytes, "used": now.kv_used_bytes, "reserved": now.kv_reserved_bytes}
     yield _labelled("edgeq_kv_bytes", "Bytes of keys and values.", _by("state", kv))
     yield _gauge("edgeq_context_tokens", "Tokens of a request at most, answer included.", now.context)

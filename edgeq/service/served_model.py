@@ -64,6 +64,8 @@ class ServedModel:
         """Whether it can still answer."""
         if self.retrieval is not None:
             return self.retrieval.workers.alive
+        if self.seeing is not None:
+            return self.seeing.alive
         return self.talk is None or self.talk.alive
 
     @property

@@ -81,8 +81,8 @@ class Server:
         listener: from `reserve`; it is closed at the end.
         notifier: tells systemd.
         ready: called once requests are answered, with the address.
-        end: ends the process at once; called where it would not end in time by itself. None in a process that has
-            something else to do.
+        end: ends the process at once; called where the model's worker has ended, and where the process would not end
+            in time by itself. None in a process that has something else to do.
     """
 
     def __init__(
@@ -140,6 +140,8 @@ class Server:
             raise _not_bound(host, port, error) from error
         with _signals(self.stop):
             uvloop.run(self._serve())
+        if self._failed and self._end is not None:
+            self._end()  # here, where nothing is let go yet: an accelerator that is lost is not to be called again
         return not self._failed
 
     def stop(self) -> None:

@@ -18,6 +18,7 @@ from pydantic import (
 from edgeq.engine.registry import NAMES
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO
+from edgeq.runtime.cuda_graphs import GraphMode
 from edgeq.runtime.scheduler.admission import SLOTS
 from edgeq.yaml_text import read_yaml
 
@@ -76,6 +77,8 @@ class ServiceSettings(BaseModel):
         cache_mib: what is kept of images seen lately, at most; None takes room for 16 pictures. Of a text and image
             encoder: of texts seen lately; None takes 64.
         threads: of one operator; None takes every processor, but for a language model that is as quick with fewer.
+        cuda_graphs: decode steps on a GPU are captured as CUDA graphs: `auto` goes on without where that fails, `off`
+            does not try, with `required` the service does not start without.
         log_level: from which on events are logged.
     """
 
@@ -115,6 +118,7 @@ class ServiceSettings(BaseModel):
     reserve_mib: int = Field(default=1216, ge=0)
     cache_mib: int | None = Field(default=None, ge=0)
     threads: int | None = Field(default=None, ge=1)
+    cuda_graphs: GraphMode = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def requests_per_token(self, tokens: int) -> int | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from edgeq.artifact import Artifact
-from edgeq.errors import ArtifactError, EdgeqError, ImageError, InputError, OutputError
+from edgeq.errors import ArtifactError, DeviceLostError, EdgeqError, ImageError, InputError, OutputError
 from edgeq.model.images.decode import IMAGE_SUFFIXES, decode_image
 from edgeq.model.images.stores.base import read_file
 from edgeq.runtime.scheduler.errors import TooLargeError
@@ -112,6 +112,7 @@ class Watch:
 
         Raises:
             OutputError: a report cannot be written.
+            DeviceLostError: the accelerator is lost.
             InputError: the question cannot be asked about any image.
         """
         entries, before = self._entries(), self._since
@@ -170,6 +171,8 @@ class Watch:
             return None
         try:
             seen = self._look(image)
+        except DeviceLostError:  # no fault of the image, which is looked at again by the next process
+            raise
         except EdgeqError as error:
             if isinstance(error, InputError) and not isinstance(error, ImageError | TooLargeError):
                 raise

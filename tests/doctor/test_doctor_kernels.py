@@ -94,6 +94,12 @@ def test_a_kernel_that_ends_the_process(returncode: int | None, words: str) -> N
     assert "COMPUTE_CAPABILITY" not in found.next_step
 
 
+def test_a_kernel_that_ends_the_process_at_some_rows() -> None:
+    last = without(ORIN_TORCH, "nf4_error")
+    found = nf4(replace(last, facts={**last.facts, "nf4_launching": 3}, returncode=-11))
+    assert "at 3 rows: it was ended by SIGSEGV" in found.seen
+
+
 @pytest.mark.parametrize("error", [0.3, float("nan")])
 def test_a_kernel_that_is_wrong(error: float) -> None:
     found = nf4(Outcome({**ORIN_TORCH.facts, "nf4_error": error}, 0))

@@ -4,7 +4,7 @@
 set -euo pipefail
 memory=$STUB_ROOT/stub
 name=${0##*/}
-printf '%s\n' "$name${*:+ $*}" >>"$memory/log"
+printf '%s\n' "${BNB_SKIP_CMAKE:+BNB_SKIP_CMAKE=$BNB_SKIP_CMAKE }$name${*:+ $*}" >>"$memory/log"
 if [[ -e $memory/$name.status && $1 != -q ]]; then exit "$(<"$memory/$name.status")"; fi
 
 dpkg_query() {

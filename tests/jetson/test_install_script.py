@@ -124,6 +124,19 @@ def test_a_run_that_broke_off_goes_on(orin: Scratch, wheels: Path) -> None:
     assert not [call for call in calls if call.startswith(("useradd", "apt-get"))]
 
 
+def test_what_was_built_for_the_gpu_is_what_is_packed(orin: Scratch, wheels: Path) -> None:
+    """Without these pip builds once more, in an environment of its own, for the CPU: and that is what it packs."""
+    orin.run("install.sh", "--wheels", wheels)
+    calls = orin.calls()
+    (packed,) = [call for call in calls if " pip " in call and " wheel " in call]
+    assert packed.startswith("BNB_SKIP_CMAKE=1 ")
+    assert "--no-build-isolation" in packed
+    (tools,) = [call for call in calls if " install " in call and "scikit-build-core" in call]
+    assert calls.index(tools) < calls.index(packed)
+    assert calls.index(packed) == next(at for at, call in enumerate(calls) if call.startswith("cmake --build")) + 2
+    assert sum("BNB_SKIP_CMAKE" in call for call in calls) == 1
+
+
 def test_a_new_jetpack_has_bitsandbytes_built_anew(orin: Scratch, wheels: Path) -> None:
     orin.run("install.sh", "--wheels", wheels)
     orin.calls()

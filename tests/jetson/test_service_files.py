@@ -11,6 +11,7 @@ import pytest
 import yaml
 from scratch import CHECKOUT
 
+from edgeq.cli.exit_status import NO_RESTART
 from edgeq.device import device_profile
 from edgeq.service.http.connections import descriptor_room
 from edgeq.service.server import LAST_S
@@ -45,13 +46,13 @@ def test_the_unit_runs_what_the_installer_puts_there() -> None:
     assert f"/var/lib/{service['StateDirectory']}" == constant("STATE") + "/engines"
 
 
-def test_the_service_is_watched_bounded_and_never_given_up() -> None:
+def test_the_service_is_watched_bounded_and_given_up_only_where_a_restart_mends_nothing() -> None:
     service, unit = settings("Service"), settings("Unit")
     assert service["Type"] == "notify"
     assert service["WatchdogSec"].endswith("s")
     assert service["MemoryMax"].endswith("%")
     assert service["Restart"] == "on-failure"
-    assert "RestartPreventExitStatus" not in service
+    assert {int(status) for status in service["RestartPreventExitStatus"].split()} == NO_RESTART
     assert unit["StartLimitIntervalSec"] == "0"
     assert "StartLimitBurst" not in unit
     assert int(service["RestartSteps"]) > 0

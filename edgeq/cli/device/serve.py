@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.api.device.bundles import this_device
 from edgeq.cli import console
 from edgeq.cli.device.verify import key_option
+from edgeq.cli.exit_status import DONE, FAILED, leave
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.engine.registry import NAMES
 from edgeq.install.candidate_here import AUTO
@@ -27,8 +27,6 @@ from edgeq.service.server import Server, reserve
 from edgeq.service.settings import ServiceSettings, change, load_settings
 
 __all__ = ["bundle_options", "chosen_settings", "command", "open_chosen"]
-
-_FAILED = 70  # EX_SOFTWARE of sysexits.h
 
 _BUNDLE_OPTIONS = (
     click.option("--config", type=PATH, help="Settings (YAML), such as jetson/edgeq.conf; other options go before it."),
@@ -91,9 +89,11 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
     """Serve BUNDLE over HTTP: chat, classes, reports, embeddings, search, health, metrics.
 
     BUNDLE is a bundle's directory or a store of `edgeq install`; without it, what the settings name. Every byte is
-    checked and the engine compared with the canaries before the first request is taken; where that fails, the exit
-    status is 1. SIGTERM lets the requests under way end. The log is JSON, a line for each request, on stderr. Where the
-    model fails so that nothing can be answered any more, the exit status is 70.
+    checked and the engine compared with the canaries before the first request is taken. SIGTERM lets the requests under
+    way end. The log is JSON, a line for each request, on stderr.
+
+    Exit status: 70 nothing can be answered any more, 75 memory, a port or a file is not there now; a restart may help.
+    78 settings or bundle are wrong, 79 the engine fails its canaries; a restart does not help.
     """
     settings = chosen_settings(config, **flags)
     tokens = read_tokens(settings.host, settings.token_file)
@@ -106,9 +106,9 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
             listener,
             notifier,
             ready=lambda address: _announce(address, served, as_json),
-            end=partial(os._exit, _FAILED),
+            end=partial(leave, FAILED),
         )
-        return 0 if server.run() else _FAILED
+        return DONE if server.run() else FAILED
 
 
 def chosen_settings(config: Path | None, **flags: Any) -> ServiceSettings:

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.errors import DeviceLostError, EdgeqError, EngineError
+from edgeq.faults import known_fault
 from edgeq.runtime.scheduler.errors import BusyError, ClosedError
 from edgeq.runtime.scheduler.retry_after import RetryAfter
 
@@ -63,7 +65,8 @@ class Batcher:
     """An encoder behind many requests: one thread, and a queue that is bounded.
 
     A request is never divided: one with more rows than a batch has is a batch of its own. A batch that fails is tried
-    again request by request, so that nobody gets the fault of another's rows.
+    again request by request, so that nobody gets the fault of another's rows, nor of memory that suffices for fewer.
+    Where the accelerator is lost, all who wait are told, and it is called no more.
 
     Args:
         run: from rows to vectors, float32 [rows, dimension]; called in the thread.
@@ -72,6 +75,7 @@ class Batcher:
         most: rows with which a batch waits for no more.
         window: seconds that the first request of a batch waits for others.
         clock: seconds that do not go back.
+        lost: told once why nothing is run any more, after those who waited were.
     """
 
     def __init__(
@@ -83,8 +87,10 @@ class Batcher:
         most: int = MOST_ROWS,
         window: float = WINDOW_S,
         clock: Callable[[], float] = time.monotonic,
+        lost: Callable[[EdgeqError], None] = lambda _error: None,
     ) -> None:
         self._run = run
+        self._lost = lost
         self._queue = max(queue, 1)
         self._most = most
         self._window = window
@@ -93,6 +99,7 @@ class Batcher:
         self._changed = Condition()
         self._waiting: deque[_Job] = deque()
         self._closed = False
+        self._abandoned: EdgeqError | None = None
         self._running = self._batches = self._rows = self._ended = 0
         self._waited_s = 0.0
         self._thread = Thread(target=self._work, name=name, daemon=True)
@@ -100,8 +107,8 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether its thread still runs."""
-        return self._thread.is_alive()
+        """Whether its thread still runs and goes on."""
+        return self._thread.is_alive() and self._abandoned is None
 
     @property
     def figures(self) -> BatchFigures:
@@ -121,8 +128,11 @@ class Batcher:
         Raises:
             BusyError: as many requests wait as may.
             ClosedError: it was closed.
+            DeviceLostError: the accelerator is lost.
         """
         with self._changed:
+            if self._abandoned is not None:
+                raise self._abandoned
             if self._closed:
                 raise ClosedError
             if len(self._waiting) >= self._queue:
@@ -140,23 +150,38 @@ class Batcher:
         """Take no more requests; let those that wait have their turn, or not. Returns when the thread has ended."""
         with self._changed:
             self._closed = True
-            dropped = [] if drain else list(self._waiting)
-            if dropped:
-                self._waiting.clear()
+            dropped = [] if drain else self._drop()
             self._changed.notify_all()
-        for job in dropped:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(ClosedError())
+        _refuse(dropped, ClosedError())
         self._thread.join()
 
+    def abandon(self, error: EdgeqError) -> None:
+        """Run nothing any more, and tell those who wait; what is in the encoder now is not waited for."""
+        with self._changed:
+            self._closed, self._abandoned = True, self._abandoned or error
+            dropped = self._drop()
+            self._changed.notify_all()
+        _refuse(dropped, error)
+
+    def _drop(self) -> list[_Job]:
+        dropped = list(self._waiting)
+        self._waiting.clear()
+        return dropped
+
     def _work(self) -> None:
-        while jobs := self._next():
-            start = self._clock()
-            self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
-            self._retry_after.ended(self._clock() - start)
-            with self._changed:
-                self._running = 0
-                self._ended += len(jobs)
+        try:
+            while jobs := self._next():
+                start = self._clock()
+                self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
+                self._retry_after.ended(self._clock() - start)
+                with self._changed:
+                    self._running = 0
+                    self._ended += len(jobs)
+        except BaseException as error:  # the accelerator is lost, a bug, or a library that ended its thread
+            told = _judged(error)[0]
+            why = told if isinstance(told, EdgeqError) else EngineError("the encoder has stopped", causes=(str(told),))
+            self.abandon(why)
+            self._lost(why)
 
     def _next(self) -> list[_Job]:
         """The next batch, as soon as it is full or its time has come; empty at the end."""
@@ -182,23 +207,54 @@ class Batcher:
         """Run jobs together, or, where that fails, each for itself."""
         if not jobs:
             return
+        if self._abandoned is not None:
+            for job in jobs:
+                job.future.set_exception(self._abandoned)
+            return
         rows = [row for job in jobs for row in job.rows]
         with self._changed:
             self._batches += 1
             self._rows += len(rows)
+        fault, stops = None, False
         try:
             made = self._run(rows)
-        except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-                return
-            for job in jobs:
-                self._answer([job])
+        except BaseException as error:
+            fault, stops = _judged(error)
+        if fault is not None:  # outside of the handler, which holds what was being computed
+            self._failed(jobs, fault, stops=stops)
             return
         start = 0
         for job in jobs:
             _finish(job, made[start : start + len(job.rows)])
             start += len(job.rows)
+
+    def _failed(self, jobs: list[_Job], error: Exception, *, stops: bool) -> None:
+        """Try several jobs one by one, or tell the one that it is; where nothing can be run any more, all of them."""
+        if len(jobs) > 1 and not stops:
+            for job in jobs:
+                self._answer([job])
+            return
+        for job in jobs:
+            job.future.set_exception(error)
+        if stops:
+            raise error
+
+
+def _judged(error: BaseException) -> tuple[Exception, bool]:
+    """What those in a batch are told, and whether it was the last one."""
+    fault = known_fault(error)
+    if fault is not None:
+        return fault, isinstance(fault, DeviceLostError)
+    if isinstance(error, Exception):
+        return error, False
+    return EngineError("the encoder has stopped", causes=(f"{type(error).__name__}: {error}",)), True
+
+
+def _refuse(jobs: Sequence[_Job], error: EdgeqError) -> None:
+    """Tell those who have not begun."""
+    for job in jobs:
+        if job.future.set_running_or_notify_cancel():
+            job.future.set_exception(error)
 
 
 def _finish(job: _Job, made: Vectors) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeq.errors import EdgeqError
 from edgeq.runtime.retrieval.batching import Batcher, BatchFigures
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel
 from edgeq.runtime.retrieval.vector_cache import VectorCache
@@ -74,16 +75,20 @@ class RetrievalWorkers:
         self.dimension = model.settings.dimension
         self._model = model
         self._cache = VectorCache(cache_bytes)
-        self._texts = Batcher(model.text.embed_ids, "edgeq-texts", queue=queue)
+        self._texts = Batcher(model.text.embed_ids, "edgeq-texts", queue=queue, lost=self._abandon)
         self._images = Batcher(
-            lambda rows: model.image.embed_pixels(np.stack(rows)), "edgeq-images", queue=queue, most=_IMAGES_AT_ONCE
+            lambda rows: model.image.embed_pixels(np.stack(rows)),
+            "edgeq-images",
+            queue=queue,
+            most=_IMAGES_AT_ONCE,
+            lost=self._abandon,
         )
         self._lock = Lock()
         self._asked_texts = self._asked_images = 0
 
     @property
     def alive(self) -> bool:
-        """Whether both threads still run."""
+        """Whether both encoders still run."""
         return self._texts.alive and self._images.alive
 
     @property
@@ -138,6 +143,11 @@ class RetrievalWorkers:
         with self._lock:
             self._asked_images += len(images)
         return future
+
+    def _abandon(self, error: EdgeqError) -> None:
+        """One encoder has stopped for good; the other one computes on the same accelerator."""
+        self._texts.abandon(error)
+        self._images.abandon(error)
 
     def close(self, drain: bool = True) -> None:
         """Take no more; let those that wait have their turn, or not."""

@@ -107,6 +107,7 @@ def serving_budget(
             expected=f"at least {_gigabytes(budget.total - budget.requests)}, and what requests take",
             causes=("other processes have taken the memory", "the budget was set for a smaller model"),
             next_step="end other processes, or give a larger budget",
+            passing=True,
         )
     return budget
 

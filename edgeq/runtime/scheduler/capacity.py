@@ -62,6 +62,7 @@ def find_capacity(figures: MemoryFigures, shape: KvShape, budget: int, *, slots:
             f"memory does not suffice for one request: keys and values of {figures.context:,} tokens take {slot:,} "
             f"bytes, all else {beside:,}, and there are {budget:,}",
             next_step="serve with a shorter context, or give a larger budget",
+            passing=True,
         )
     cross = slot - shape.rows(figures.context) * shape.token_bytes  # keys and values of an image, in each slot
     kept = usual.tokens * shape.token_bytes + cross + most.features

@@ -64,7 +64,7 @@ class BusyError(EdgeqError):
     """
 
     def __init__(self, retry_after_s: int) -> None:
-        super().__init__("too many requests wait already", next_step=f"come back in {retry_after_s} s")
+        super().__init__("too many requests wait already", next_step=f"come back in {retry_after_s} s", passing=True)
         self.retry_after_s = retry_after_s
 
 
@@ -76,7 +76,7 @@ class DeadlineError(EdgeqError):
     """
 
     def __init__(self, answer_tokens: int) -> None:
-        super().__init__(f"the deadline came after {answer_tokens} tokens of the answer")
+        super().__init__(f"the deadline came after {answer_tokens} tokens of the answer", passing=True)
         self.answer_tokens = answer_tokens
 
 
@@ -84,4 +84,4 @@ class ClosedError(EdgeqError):
     """The runtime takes no requests any more (HTTP 503)."""
 
     def __init__(self) -> None:
-        super().__init__("no requests are taken any more: the runtime is being closed")
+        super().__init__("no requests are taken any more: the runtime is being closed", passing=True)

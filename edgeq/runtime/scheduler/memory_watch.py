@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeq.device import MemoryFiles, OpenText
 from edgeq.errors import InputError
 
-__all__ = ["MemorySeen", "MemoryWatch"]
+__all__ = ["MemorySeen", "MemoryWatch", "bound_gpu_memory"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,18 @@ def _on_gpu() -> int:
     import torch
 
     return int(torch.cuda.memory_reserved())
+
+
+def bound_gpu_memory(more: int) -> None:
+    """Let torch take no more than it has now, and so many bytes: beyond that a request gets torch's OutOfMemoryError.
+
+    Without a bound, on memory that CPU and GPU share, what takes too much ends in the kernel's or the driver's hands,
+    which end the process.
+
+    Args:
+        more: what the plan gives to kernels, requests and caches.
+    """
+    import torch
+
+    whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(min((torch.cuda.memory_reserved() + more) / whole, 1.0))

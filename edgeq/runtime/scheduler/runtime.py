@@ -15,10 +15,12 @@ from types import TracebackType
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.errors import EdgeqError, EngineError, InputError, first_line
+from edgeq.faults import known_fault
+from edgeq.runtime.cuda_graphs import GraphMode
 from edgeq.runtime.scheduler.admission import RESERVE_BYTES, SLOTS, Admission, Rules
 from edgeq.runtime.scheduler.budget import serving_budget, serving_device
 from edgeq.runtime.scheduler.capacity import find_capacity, memory_beside_kv
-from edgeq.runtime.scheduler.memory_watch import MemoryWatch
+from edgeq.runtime.scheduler.memory_watch import MemoryWatch, bound_gpu_memory
 from edgeq.runtime.scheduler.request import ActiveRequest
 from edgeq.runtime.scheduler.request_memory import RequestMemory, read_memory_figures
 from edgeq.runtime.scheduler.snapshot import Snapshot
@@ -47,6 +49,7 @@ class RuntimeOptions:
         reserve_bytes: of the machine's memory that stay free.
         threads: of one operator; None lets the vision graph take every processor there is, and the language model as
             many of them as it is quickest with.
+        cuda_graphs: `auto` captures decode steps on a GPU and goes on without where that fails; `off`; `required`.
 
     Raises:
         InputError: a number is out of range.
@@ -59,6 +62,7 @@ class RuntimeOptions:
     cache_bytes: int | None = None
     reserve_bytes: int = RESERVE_BYTES
     threads: int | None = None
+    cuda_graphs: GraphMode = "auto"
 
     def __post_init__(self) -> None:
         """Check every number."""
@@ -100,8 +104,8 @@ class Runtime:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker runs; for a health check."""
-        return self._thread.is_alive()
+        """Whether the worker runs and goes on; for a health check."""
+        return self._thread.is_alive() and not self._worker.abandoned
 
     def submit(self, ask: GenerationRequest, deadline_s: float | None = None) -> Stream:
         """Ask; returns once the image is prepared and the prompt written (some milliseconds; thread-safe).
@@ -160,11 +164,20 @@ class Runtime:
         try:
             while self._worker.wait():
                 self._worker.step()
-        except Exception as error:  # a bug: nobody is left waiting for ever
+        except BaseException as error:  # the accelerator is lost, a bug, or a library that ends its thread
+            self._worker.abandon(_stopped(error))  # first of all: nobody is left waiting for ever
             _LOGGER.critical("the runtime has stopped", exc_info=error)
-            cause = f"{type(error).__name__}: {first_line(error)}"
-            failed = EngineError("the runtime has stopped", causes=(cause,), next_step="start it again")
-            self._worker.abandon(error if isinstance(error, EdgeqError) else failed)
+
+
+def _stopped(error: BaseException) -> EdgeqError:
+    """What those are told who are left when the worker cannot go on."""
+    known = known_fault(error)
+    if known is not None:
+        return known
+    if isinstance(error, EdgeqError):
+        return error
+    cause = f"{type(error).__name__}: {first_line(error) if isinstance(error, Exception) else error}"
+    return EngineError("the runtime has stopped", causes=(cause,), next_step="start it again")
 
 
 def open_runtime(bundle: Path, options: RuntimeOptions | None = None) -> Runtime:
@@ -210,8 +223,12 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     shape = read_kv_shape(vlm.language.model, vlm.language.cross_states)
     budget = serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
+    if shape.device.type == "cuda":
+        bound_gpu_memory(budget.working + budget.requests)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)
-    decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches)
+    decoder = BatchDecoder(
+        *halves, slots=room.slots, context=context, cache_bytes=room.caches, cuda_graphs=options.cuda_graphs
+    )
     if options.threads is None and shape.device.type == "cpu":
         tune_threads(decoder.rehearse)  # before the worker's thread is begun, which takes it over
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))

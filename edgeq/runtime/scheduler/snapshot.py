@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeq.runtime.cuda_graphs import GraphState
+
 __all__ = ["CacheFigures", "Snapshot"]
 
 
@@ -37,7 +39,7 @@ class Snapshot:
         held: nothing starts, because too little memory is free.
         submitted: requests that came, those refused included.
         ended: how requests ended -> how many: `stop`, `stop_string`, `limit`, `context`, `cancelled`, `deadline`,
-            `failed`, `too_large`, `busy`.
+            `failed`, `out_of_memory`, `too_large`, `busy`.
         prompt_tokens: read or reused, of all requests that started.
         cached_tokens: of these, reused: an earlier request had read them.
         answer_tokens: said.
@@ -56,6 +58,8 @@ class Snapshot:
         features: images' features that are kept.
         prefixes: keys and values of what prompts begin with that are kept, in pieces.
         memory_free_bytes: of the machine, at the last look.
+        cuda_graphs: how decode steps run: `captured` as CUDA graphs; kernel by kernel with `off`, as was asked, with
+            `failed`, because a capture failed, and with `none`, without a GPU.
     """
 
     slots: int
@@ -82,3 +86,4 @@ class Snapshot:
     features: CacheFigures
     prefixes: CacheFigures
     memory_free_bytes: int
+    cuda_graphs: GraphState = "none"

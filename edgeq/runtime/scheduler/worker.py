@@ -1,17 +1,21 @@
 """What happens between two decode steps: who leaves, who joins, what gives way. One thread turns it, any may submit.
 
 Each request ends in exactly one way, and its slot, its reservation and its stream end together: also when the vision
-graph or the model fails on it, which the others do not notice.
+graph or the model fails on it, or memory runs out on it, which the others do not notice. Whoever waits is told first,
+and then the slot is let go, which can fail on an accelerator. Where that is lost, all are told, and nothing calls it.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from edgeq.errors import EdgeqError, EngineError, first_line
+from edgeq.errors import DeviceLostError, EdgeqError, EngineError, OutOfMemoryError, first_line
+from edgeq.faults import known_fault
 from edgeq.runtime.scheduler.admission import Admission
 from edgeq.runtime.scheduler.decisions import Admitted, Busy, Expired, ShrinkCaches, TooLarge
 from edgeq.runtime.scheduler.errors import BusyError, ClosedError, DeadlineError, TooLargeError
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
+_LOGGER: Final = logging.getLogger("edgeq.runtime")
 _LOOK_EVERY_S: Final = 1.0
 _HANDED_OVER_S: Final = 0.0005
 """So long a first token is waited for to be taken; a step of the smallest model takes more."""
@@ -40,6 +45,9 @@ class Worker:
         look: at the machine's memory; None where nothing is known.
         give_back: what was freed, to the system.
         clock: seconds, never back.
+
+    Attributes:
+        abandoned: it has given up; nothing is answered any more.
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class Worker:
         self._unwanted: set[str] = set()
         self._counts = Counts()
         self._next_look, self._free = clock(), 0
-        self._closing = False
+        self._closing = self.abandoned = False
         self._changed = threading.Condition()
 
     def submit(self, request: ActiveRequest, needs: RequestMemory) -> None:
@@ -115,7 +123,12 @@ class Worker:
             return True
 
     def step(self) -> None:
-        """Let go, let in, read one prompt at most, and do one step."""
+        """Let go, let in, read one prompt at most, and do one step.
+
+        Raises:
+            DeviceLostError: the accelerator is lost; `abandon` is what is left to be done.
+            Exception: a slot could not be let go; as before.
+        """
         with self._changed:
             self._drop_unwanted()
             self._let_in(self._admission.expire(self._clock()))
@@ -127,11 +140,24 @@ class Worker:
             self._advance()
 
     def abandon(self, error: EdgeqError) -> None:
-        """Take no more, and end all that runs and waits: the worker's thread cannot go on."""
+        """Take no more, and tell all that run and wait: the worker's thread cannot go on.
+
+        Slots are let go last, as far as that can be done; not where the accelerator is lost, which is called no more.
+        """
         with self._changed:
-            self._closing = True
-            for request in list(self._requests.values()):
-                self._end(request, Failed(error))
+            self._closing = self.abandoned = True
+            for request in self._requests.values():
+                request.stream.put(Failed(error))
+            slots = [self._leave(request, Failed(error)) for request in list(self._requests.values())]
+            self._starting.clear()
+            self._unwanted.clear()
+            self._changed.notify_all()
+            if isinstance(error, DeviceLostError):
+                return
+            for slot in slots:
+                with suppress(Exception):
+                    if slot is not None:
+                        self._decoder.release(slot)
 
     def snapshot(self) -> Snapshot:
         """All figures now; from any thread."""
@@ -163,6 +189,7 @@ class Worker:
                 features=decoder.kept.figures("features"),
                 prefixes=decoder.kept.figures("prefixes"),
                 memory_free_bytes=self._free,
+                cuda_graphs=decoder.graphs.state,
             )
 
     def _drop_unwanted(self) -> None:
@@ -177,10 +204,10 @@ class Worker:
             if isinstance(decision, Admitted):
                 self._starting.append(decision)
             else:
-                if decision.slot is not None:
-                    self._decoder.release(decision.slot)
                 request = self._requests[decision.id]
                 self._end(request, Failed(DeadlineError(len(request.token_ids))))
+                if decision.slot is not None:
+                    self._decoder.release(decision.slot)
 
     def _watch_memory(self) -> None:
         """Once a second, let the caches and the budget follow the machine."""
@@ -205,10 +232,13 @@ class Worker:
             room = self._admission.cache_limit_bytes
         self._decoder.kept.bound(room)
         request.started = self._clock()
+        failed = None
         try:
             begun = self._decoder.begin(admitted.slot, request.question)
-        except Exception as error:  # whatever it is, it is this request's alone
-            self._fail(request, error)
+        except Exception as error:  # whatever it is, it is this request's alone, where the accelerator goes on
+            failed = _judged(error)
+        if failed is not None:  # outside of the handler, which holds what was being computed
+            self._fail([request], failed)
             return
         with self._changed:
             request.begin(begun, self._clock(), self._counts)
@@ -218,11 +248,13 @@ class Worker:
     def _advance(self) -> None:
         """One step; if it fails as a whole, nobody in it can go on."""
         slots = {slot: id for id, slot in self._admission.active.items()}
+        failed = None
         try:
             all_said = self._decoder.step()
         except Exception as error:
-            for id in slots.values():
-                self._fail(self._requests[id], error)
+            failed = _judged(error)
+        if failed is not None:
+            self._fail([self._requests[id] for id in slots.values()], failed)
             return
         now = self._clock()
         with self._changed:
@@ -237,16 +269,30 @@ class Worker:
         elif said.ended is not None:
             self._end(request, request.done(said.ended, self._clock()))
 
-    def _fail(self, request: ActiveRequest, error: Exception) -> None:
-        known = error if isinstance(error, EdgeqError) else _unexpected(error)
+    def _fail(self, requests: list[ActiveRequest], error: EdgeqError) -> None:
+        """End requests that cannot be answered; where memory ran out, the caches give up what they hold."""
         with self._changed:
-            self._end(request, Failed(known))
+            self._end_all([(request, Failed(error)) for request in requests])
+            if isinstance(error, OutOfMemoryError):
+                _LOGGER.warning("memory ran out, and %d requests failed: %s", len(requests), "; ".join(error.causes))
+                self._decoder.kept.bound(0)
+                self._give_back()
 
     def _end(self, request: ActiveRequest, event: Event) -> None:
-        """The one way out: slot, reservation, count and stream."""
+        self._end_all([(request, event)])
+
+    def _end_all(self, ends: list[tuple[ActiveRequest, Event]]) -> None:
+        """The one way out: streams, reservations and counts, and last the slots, which may fail."""
+        for request, event in ends:
+            request.stream.put(event)
+        slots = [self._leave(request, event) for request, event in ends]
+        for slot in slots:
+            if slot is not None:
+                self._decoder.release(slot)
+
+    def _leave(self, request: ActiveRequest, event: Event) -> int | None:
+        """A request that was told its end is no more; returns the slot that it had."""
         slot = self._admission.active.get(request.id)
-        if slot is not None:
-            self._decoder.release(slot)
         del self._requests[request.id]
         self._starting = deque(one for one in self._starting if one.id != request.id)
         now = self._clock()
@@ -254,7 +300,7 @@ class Worker:
         admitted = (self._admission.finish if regular else self._admission.cancel)(request.id, now)
         self._starting.extend(admitted)
         self._counts.ended[_outcome(event)] += 1
-        request.stream.put(event)
+        return slot
 
     def _patience(self) -> float:
         """Seconds until memory is to be looked at, or a deadline comes."""
@@ -267,8 +313,19 @@ def _outcome(event: Event) -> str:
     if isinstance(event, Done):
         return event.reason
     assert isinstance(event, Failed)
+    if isinstance(event.error, OutOfMemoryError):
+        return "out_of_memory"
     return "deadline" if isinstance(event.error, DeadlineError) else "failed"
 
 
-def _unexpected(error: Exception) -> EngineError:
-    return EngineError("this request could not be answered", causes=(f"{type(error).__name__}: {first_line(error)}",))
+def _judged(error: Exception) -> EdgeqError:
+    """What the requests in it are told; raises DeviceLostError where nobody can be answered any more."""
+    known = known_fault(error)
+    if isinstance(known, DeviceLostError):
+        raise known from error
+    if known is not None:
+        return known
+    if isinstance(error, EdgeqError):
+        return error
+    cause = f"{type(error).__name__}: {first_line(error)}"
+    return EngineError("this request could not be answered", causes=(cause,))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from edgeq.errors import EdgeqError, EngineError
+from edgeq.runtime.cuda_graphs import CudaGraphs, GraphMode
 from edgeq.runtime.vlm.constrained.grammar import Follower
 from edgeq.runtime.vlm.constrained.schema import SchemaError
 from edgeq.runtime.vlm.decode_step import DecodeStep
@@ -105,8 +106,10 @@ class BatchDecoder:
         slots: answers at once.
         context: tokens of each, prompt included, at most.
         cache_bytes: what features and prefixes may hold.
+        cuda_graphs: whether steps are captured on a GPU.
 
     Attributes:
+        graphs: what became of that.
         kept: features and prefixes of earlier requests.
         slots: answers at once.
         context: tokens of each at most.
@@ -114,6 +117,7 @@ class BatchDecoder:
 
     Raises:
         ModelError: the language model cannot be served in slots.
+        EngineError: a step cannot be captured, and `cuda_graphs` is `required`.
     """
 
     def __init__(
@@ -125,10 +129,12 @@ class BatchDecoder:
         slots: int,
         context: int,
         cache_bytes: int,
+        cuda_graphs: GraphMode = "auto",
     ) -> None:
         self.slots, self.context, self.steps = slots, context, 0
         self.kept = LruCache(cache_bytes)
-        self._step = DecodeStep(language.model, slots, context, language.cross_states)
+        self.graphs = CudaGraphs(cuda_graphs)
+        self._step = DecodeStep(language.model, slots, context, language.cross_states, self.graphs)
         self._reader = Prefill(prompter, vision_encoder, language, self._step, self.kept)
         self._prompter = prompter
         self._texts = TokenTexts(prompter.tokenizer)

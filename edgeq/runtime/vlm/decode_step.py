@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from edgeq.runtime.cuda_graphs import CudaGraphs
 from edgeq.runtime.vlm.attention import ATTENTION, attention_windows
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.kv_cache import SlotCache, check_served, read_kv_shape
@@ -28,6 +29,7 @@ class DecodeStep:
         slots: sequences at once.
         context: tokens of each, at most.
         cross_states: of an image, that cross-attention looks at; 0 for models without.
+        graphs: whether the step is captured on a GPU, and what became of it; None for `auto`.
 
     Attributes:
         shape: what it keeps of a token.
@@ -35,9 +37,12 @@ class DecodeStep:
 
     Raises:
         ModelError: it cannot be served in slots.
+        EngineError: it cannot be captured, and that is required.
     """
 
-    def __init__(self, model: Any, slots: int, context: int, cross_states: int = 0) -> None:
+    def __init__(
+        self, model: Any, slots: int, context: int, cross_states: int = 0, graphs: CudaGraphs | None = None
+    ) -> None:
         check_served(model)
         self.shape = read_kv_shape(model, cross_states)
         model.set_attn_implementation(ATTENTION)
@@ -58,7 +63,7 @@ class DecodeStep:
         self._states_seen = torch.zeros(slots, cross_states, dtype=torch.bool, device=device)
         for slot in range(slots):
             self.vacate(slot)
-        self._forward = self._captured(self._eager)
+        self._forward = self._chosen(self._eager, graphs or CudaGraphs())
 
     def read(self, piece: PromptPiece, slot: int) -> torch.Tensor | None:
         """Read a piece of one prompt into a slot, behind what is there already.
@@ -123,14 +128,26 @@ class DecodeStep:
         logits: torch.Tensor = found.logits[:, -1]
         return logits
 
+    def _chosen(self, run: Callable[[], torch.Tensor], graphs: CudaGraphs) -> Callable[[], torch.Tensor]:
+        """The step as a CUDA graph on a GPU, where it can be captured; else as it is."""
+        if self.shape.device.type != "cuda" or not torch.cuda.is_available():
+            graphs.without_gpu()
+            return run
+
+        def works() -> None:
+            with torch.inference_mode():
+                self.cache.aim_at_all()
+                run()
+            torch.cuda.synchronize()
+
+        return graphs.capture(lambda: self._captured(run), run, works)
+
     def _captured(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """On a GPU, the step as one CUDA graph: launching its kernels one by one takes longer than running them.
+        """The step as one CUDA graph: launching its kernels one by one takes longer than running them.
 
         It reads and writes the same addresses each time, since all that it takes are buffers (docs.pytorch.org, "CUDA
         Graphs"). Not yet run on a GPU.
         """
-        if self.shape.device.type != "cuda" or not torch.cuda.is_available():
-            return run
         with torch.inference_mode():
             self.cache.aim_at_all()
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]

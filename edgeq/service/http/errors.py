@@ -8,7 +8,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from edgeq.errors import EdgeqError, ImageError, InputError
+from edgeq.errors import DeviceLostError, EdgeqError, ImageError, InputError, OutOfMemoryError
+from edgeq.faults import known_fault
 from edgeq.runtime.scheduler.errors import BusyError, ClosedError, ContextError, DeadlineError, TooLargeError
 from edgeq.runtime.vlm.constrained.schema import SchemaError
 
@@ -22,6 +23,10 @@ _KINDS: Final[Mapping[int, str]] = {
     503: "unavailable_error",
 }
 """By status; every other one is an `invalid_request_error`."""
+
+_AGAIN_S: Final = 5
+_RESTARTED_S: Final = 30
+"""A process that leaves is started again after 5 s, and then loads its model."""
 
 
 class ErrorObject(BaseModel):
@@ -74,7 +79,7 @@ class RequestError(EdgeqError):
         allow: str = "",
         close: bool = False,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, passing=status in (408, 429, 503))
         self.status = status
         self.code = code
         self.param = param
@@ -114,6 +119,11 @@ def as_request_error(error: Exception) -> RequestError:
         return RequestError(422, "image_unreadable", _told(error), param="image")
     if isinstance(error, InputError):
         return RequestError(422, "not_answerable", _told(error))
+    fault = known_fault(error)
+    if isinstance(fault, OutOfMemoryError):
+        return RequestError(503, "out_of_memory", _told(fault), retry_after=_AGAIN_S)
+    if isinstance(fault, DeviceLostError):
+        return RequestError(503, "restarting", _told(fault), retry_after=_RESTARTED_S)
     if isinstance(error, EdgeqError):
         return RequestError(500, "engine_failed", _told(error))
     return RequestError(500, "internal_error", "the service failed on this request; its log says why")

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from edgeq.errors import DeviceLostError
+from edgeq.faults import known_fault
 from edgeq.runtime.scheduler.retry_after import RetryAfter
 from edgeq.service.http.errors import RequestError
 
@@ -58,7 +60,13 @@ class VisionWorker:
         self._retry_after = RetryAfter()
         self._lock = Lock()
         self._waiting = self._ended = 0
+        self._lost: DeviceLostError | None = None
         self._worker = ThreadPoolExecutor(1, "edgeq-seeing")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still looks at images: not once the accelerator is lost."""
+        return self._lost is None
 
     @property
     def figures(self) -> VisionWorkerFigures:
@@ -72,7 +80,10 @@ class VisionWorker:
         Raises:
             RequestError: 429 as many wait as may, 503 it was closed.
             ImageError: the image cannot be brought to the graph's size.
+            DeviceLostError: the accelerator is lost.
         """
+        if self._lost is not None:
+            raise self._lost
         pixels = self._graph.pixels(image)
         with self._lock:
             if self._waiting > self._queue:
@@ -92,6 +103,7 @@ class VisionWorker:
         Raises:
             RequestError: 408 it took longer than `seconds`.
             EngineError: the engine failed.
+            OutOfMemoryError: memory ran out on this image.
         """
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), max(seconds, 0))
@@ -110,7 +122,18 @@ class VisionWorker:
             self._ended += 1
 
     def _run(self, pixels: Any) -> Any:
+        """What is seen; once the accelerator is lost it is called no more, and all who wait are told so."""
+        if self._lost is not None:
+            raise self._lost
         start = time.monotonic()
-        found = self._graph.run(pixels)
+        try:
+            found = self._graph.run(pixels)
+        except Exception as error:
+            fault = known_fault(error)
+            if isinstance(fault, DeviceLostError):
+                self._lost = fault
+            if fault is None or fault is error:
+                raise
+            raise fault from error
         self._retry_after.ended(time.monotonic() - start)
         return found
