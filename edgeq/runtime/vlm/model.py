@@ -41,6 +41,8 @@ class Reply(BaseModel):
         vision_seconds: from the images to their features.
         first_token_seconds: from there to the first token.
         seconds: all of it.
+        backend: what ran the vision graph, with its version; empty where nobody told.
+        because: why it was this one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +55,8 @@ class Reply(BaseModel):
     vision_seconds: float
     first_token_seconds: float
     seconds: float
+    backend: str = ""
+    because: str = ""
 
 
 @dataclass(frozen=True)
