@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "EngineBackend", "OpenEngine", "Placement"]
+from edgeq.tensorrt.tensors import DeviceTensor
+
+__all__ = ["DeviceEngine", "Engine", "EngineBackend", "OpenEngine", "Placement"]
 
 
 class Engine(Protocol):
@@ -43,6 +45,30 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the run failed, or a name or shape does not fit the graph.
+        """
+        ...
+
+
+class DeviceEngine(Engine, Protocol):
+    """An engine that can leave on the GPU what it computed.
+
+    Attributes:
+        on_torch: what `run_device` gives is torch's own memory, so that torch takes it as it is.
+    """
+
+    on_torch: bool
+
+    def run_device(
+        self, feeds: Mapping[str, NDArray[Any] | DeviceTensor], outputs: Sequence[str] | None = None
+    ) -> dict[str, DeviceTensor]:
+        """As `run`, with outputs that stay on the GPU and are the caller's: no later run writes to them.
+
+        Args:
+            feeds: as for `run`; an array goes to the GPU, a tensor that is there is used where it lies.
+            outputs: as for `run`.
+
+        Raises:
+            EngineError: as `run`.
         """
         ...
 

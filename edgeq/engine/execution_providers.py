@@ -163,23 +163,23 @@ def _version(name: str) -> str:
     return f"onnxruntime {onnxruntime.__version__} {name}"
 
 
-def _backend(name: str, title: str, provider: Provider, ort_name: str, **other: str) -> EngineBackend:
+def _backend(name: str, title: str, provider: Provider, ort_name: str, graph: str) -> EngineBackend:
     return replace(
         BACKEND,
         name=name,
         title=title,
         extra="device-gpu",
+        graph=graph,
         open=partial(_open, provider, None),
         version=partial(_version, ort_name),
         check=partial(_check, ort_name),
         place=partial(_place, provider),
-        **other,
     )
 
 
-CUDA: Final = _backend("onnxruntime-cuda", "ONNX Runtime on CUDA", cuda_provider, _CUDA)
+CUDA: Final = _backend("onnxruntime-cuda", "ONNX Runtime on CUDA", cuda_provider, _CUDA, BACKEND.graph)
 
 TENSORRT: Final = _backend(
-    "onnxruntime-tensorrt", "ONNX Runtime with TensorRT", tensorrt_provider, _TENSORRT, graph=BUILT.graph
+    "onnxruntime-tensorrt", "ONNX Runtime with TensorRT", tensorrt_provider, _TENSORRT, BUILT.graph
 )
 """Runs the Q/DQ graph that was made for TensorRT, signed and symmetric."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from command import Edgeq, assert_refused
@@ -58,7 +57,7 @@ def network(*, pairs: bool = False) -> bytes:
     plain = [helper.make_node("Relu", ["x"], ["y"])]
     graph = helper.make_graph(nodes if pairs else plain, "test", *ends, initializer=[scale, zero] if pairs else [])
     opsets = [helper.make_opsetid("", 17)]
-    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
 class Session(onnxruntime.InferenceSession):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError, first_line
 from edgeq.families.base import Config, ImageFeatures, ImagePrompt
 from edgeq.families.causal import causal_class
+from edgeq.families.features import FeatureArray
 from edgeq.files import read_json_object
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.prompt import Prompt, Prompter
@@ -344,10 +345,10 @@ class LanguageModel:
             words = table(self._tensor(np.where(places, 0, ids)))  # the image token may be beyond it
             return words.masked_scatter(self._tensor(places)[:, None], torch.cat(list(features)).to(words))[None]
 
-    def _like_embeddings(self, features: NDArray[np.float32]) -> torch.Tensor:
+    def _like_embeddings(self, features: FeatureArray) -> torch.Tensor:
         import torch
 
-        return torch.from_numpy(features).to(self._model.get_input_embeddings().weight)
+        return torch.as_tensor(features).to(self._model.get_input_embeddings().weight)
 
     def _read(self, prompt: Prompt, states: Sequence[ImageStates], continued: Sequence[int], *, keep: int) -> Any:
         """The first pass, over all tokens at once; logits of the last `keep`."""
