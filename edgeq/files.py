@@ -26,6 +26,7 @@ __all__ = [
     "HEAD_BYTES",
     "MAX_JSON_BYTES",
     "atomic_write",
+    "drop_pages",
     "new_directory",
     "open_plain",
     "read_json_object",
@@ -189,6 +190,20 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def drop_pages(path: Path) -> None:
+    """Drop a plain file from the page cache, as far as it is on the disk and nobody has it mapped.
+
+    On a Jetson the page cache is memory of the GPU's, which it does not get in time by asking for more.
+
+    Raises:
+        OSError: the file cannot be opened, or is no plain one.
+    """
+    if not hasattr(os, "posix_fadvise"):  # not Linux
+        return
+    with open_plain(path) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _temporary_sibling(path: Path) -> Path:

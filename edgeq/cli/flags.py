@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from edgeq.cluster.connect import STALL_MINUTES
-from edgeq.engine.registry import NAMES
+from edgeq.engine.registry import RUNNING
 from edgeq.install.candidate_here import AUTO
 
 __all__ = ["PATH", "cluster_options", "json_option", "output_option", "running_backend_option", "threads_option"]
@@ -22,10 +22,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 output_option = click.option("-o", "--output", type=PATH, required=True, help="A directory to make; it must not exist.")
 running_backend_option = click.option(
     "--backend",
-    type=click.Choice([AUTO, *NAMES]),
+    type=click.Choice([AUTO, *RUNNING]),
     default=AUTO,
     show_default=True,
-    help="What runs the encoders; auto: TensorRT where it is installed.",
+    help="What runs the graphs; auto: TensorRT where an engine was built for this device, else ONNX Runtime.",
 )
 threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of one operator.  [default: all]")
 

@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "EngineBackend", "OpenEngine"]
+from edgeq.tensorrt.tensors import DeviceTensor
+
+__all__ = ["DeviceEngine", "Engine", "EngineBackend", "OpenEngine", "Placement"]
 
 
 class Engine(Protocol):
@@ -47,6 +49,30 @@ class Engine(Protocol):
         ...
 
 
+class DeviceEngine(Engine, Protocol):
+    """An engine that can leave on the GPU what it computed.
+
+    Attributes:
+        on_torch: what `run_device` gives is torch's own memory, so that torch takes it as it is.
+    """
+
+    on_torch: bool
+
+    def run_device(
+        self, feeds: Mapping[str, NDArray[Any] | DeviceTensor], outputs: Sequence[str] | None = None
+    ) -> dict[str, DeviceTensor]:
+        """As `run`, with outputs that stay on the GPU and are the caller's: no later run writes to them.
+
+        Args:
+            feeds: as for `run`; an array goes to the GPU, a tensor that is there is used where it lies.
+            outputs: as for `run`.
+
+        Raises:
+            EngineError: as `run`.
+        """
+        ...
+
+
 class OpenEngine(Protocol):
     """Opens a graph."""
 
@@ -65,6 +91,19 @@ class OpenEngine(Protocol):
 
 
 @dataclass(frozen=True)
+class Placement:
+    """What a backend that works on the GPU without an engine of its own is given.
+
+    Attributes:
+        cache: a directory for what it compiles while it loads; it is made where it is missing.
+        memory_bytes: of the GPU's memory that the graph may take, weights included; None where no plan says so.
+    """
+
+    cache: Path
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class EngineBackend:
     """One backend.
 
@@ -78,6 +117,8 @@ class EngineBackend:
         version: name and release, for reports; raises ImportError where the package is missing.
         facts: asks the library what it can use, for `edgeq doctor`, which does so in a process of its own.
         built: an engine is built from the graph beforehand and kept in a store; otherwise the graph runs as it is.
+        check: raises EngineError where the package is there and cannot do this; it imports the package.
+        place: what opens a graph within a `Placement`; None where nothing is compiled or bounded.
     """
 
     name: str
@@ -89,3 +130,9 @@ class EngineBackend:
     version: Callable[[], str]
     facts: Callable[[], dict[str, Any]]
     built: bool = False
+    check: Callable[[], None] | None = None
+    place: Callable[[Placement], OpenEngine] | None = None
+
+    def opener(self, placement: Placement | None) -> OpenEngine:
+        """What opens a graph: within `placement`, where this backend takes one."""
+        return self.open if placement is None or self.place is None else self.place(placement)

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the backend that is always there."""
+"""ONNX Runtime: the backend that is always there. On the CPU; `edgeq.engine.execution_providers` puts it on a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,9 +18,41 @@ from edgeq.errors import EngineError, first_line
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["BACKEND", "STAND_IN", "OnnxRuntimeEngine", "default_threads", "executed_operators", "side_by_side"]
+__all__ = [
+    "BACKEND",
+    "CPU",
+    "STAND_IN",
+    "ExecutionProvider",
+    "OnnxRuntimeEngine",
+    "default_threads",
+    "executed_operators",
+    "side_by_side",
+]
 
 _TOGETHER = 2
+_RECORD: Final = "session.record_ep_graph_assignment_info"
+
+
+@dataclass(frozen=True)
+class ExecutionProvider:
+    """What ONNX Runtime runs a graph's nodes with.
+
+    Attributes:
+        name: ONNX Runtime's, such as `CUDAExecutionProvider`.
+        options: its provider options; values as text.
+        behind: what runs the nodes that it does not take, the first that takes them; the CPU stands behind all.
+    """
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    behind: tuple[ExecutionProvider, ...] = ()
+
+    def listed(self) -> list[tuple[str, dict[str, str]]]:
+        """As `InferenceSession` takes them."""
+        return [(each.name, dict(each.options)) for each in (self, *self.behind)]
+
+
+CPU: Final = ExecutionProvider("CPUExecutionProvider")
 
 
 def default_threads() -> int:
@@ -53,7 +85,7 @@ def executed_operators(model: Path) -> Counter[str]:
         options = _session_options(1, optimize=True)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(fused)
-        _open(model, options)
+        _open(model, options, CPU)
         graph = onnx.load(fused, load_external_data=False).graph
     return Counter(node.op_type for node in graph.node)
 
@@ -77,21 +109,61 @@ def _session_options(
     return options
 
 
-def _open(model: Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _open(
+    model: Path | bytes, options: onnxruntime.SessionOptions, provider: ExecutionProvider
+) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     source = model if isinstance(model, bytes) else str(model)
+    name = "the graph" if isinstance(model, bytes) else str(model)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=provider.listed(), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-        name = "the graph" if isinstance(model, bytes) else str(model)
+        on = "" if provider.name == CPU.name else f" on {provider.name}"
         raise EngineError(
-            f"ONNX Runtime {onnxruntime.__version__} refuses {name}", causes=(first_line(error),)
+            f"ONNX Runtime {onnxruntime.__version__} refuses {name}{on}", causes=(first_line(error),)
         ) from error
+    session.disable_fallback()  # a run that fails on the GPU would be tried on the CPU, and all that follow
+    _check_taken(session, provider, name)
+    return session
+
+
+def _check_taken(session: onnxruntime.InferenceSession, provider: ExecutionProvider, name: str) -> None:
+    """Raise EngineError where another provider got the graph: ONNX Runtime goes to the CPU without an error."""
+    if provider.name == CPU.name:
+        return
+    given = session.get_providers()
+    if given[:1] != [provider.name]:
+        raise EngineError(
+            f"ONNX Runtime fell back to {given[0]} for {name}",
+            expected=provider.name,
+            causes=(
+                "a library below the provider cannot be loaded: CUDA, cuDNN or TensorRT of another release",
+                "there is no GPU, or its driver is too old",
+            ),
+            next_step="see what is missing: edgeq doctor; the CPU, on purpose: --backend onnxruntime",
+        )
+    taken = _taken(session)
+    if taken and not any(taken[each.name] for each in (provider, *provider.behind) if each.name != CPU.name):
+        raise EngineError(
+            f"{provider.name} takes no node of {name}: all {taken.total()} would run on the CPU",
+            causes=("its operators or types are none that the provider has",),
+            next_step="run it on the CPU on purpose: --backend onnxruntime",
+        )
+
+
+def _taken(session: onnxruntime.InferenceSession) -> Counter[str]:
+    """How many nodes each provider has; empty where this release of ONNX Runtime does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return Counter()
+    found: Counter[str] = Counter()
+    for subgraph in session.get_provider_graph_assignment_info():
+        found[subgraph.ep_name] += len(subgraph.get_nodes())
+    return found
 
 
 class OnnxRuntimeEngine:
-    """One ONNX Runtime session on the CPU.
+    """One ONNX Runtime session.
 
     Args:
         model: an ONNX file, or a serialized ModelProto.
@@ -101,9 +173,10 @@ class OnnxRuntimeEngine:
         memory_pattern: let it take the memory of a run in one block, laid out by the runs before; False holds less
             where several runs are under way together.
         spinning: let its threads wait busily for the next operator; False leaves the processors to others meanwhile.
+        provider: runs the nodes.
 
     Raises:
-        EngineError: ONNX Runtime refuses the graph.
+        EngineError: ONNX Runtime refuses the graph, or another provider than the one asked for would run it.
     """
 
     def __init__(
@@ -115,6 +188,7 @@ class OnnxRuntimeEngine:
         integers: bool = True,
         memory_pattern: bool = True,
         spinning: bool = True,
+        provider: ExecutionProvider = CPU,
     ) -> None:
         options = _session_options(
             threads or default_threads(),
@@ -123,7 +197,9 @@ class OnnxRuntimeEngine:
             memory_pattern=memory_pattern,
             spinning=spinning,
         )
-        self._session = _open(model, options)
+        if provider.name != CPU.name:
+            options.add_session_config_entry(_RECORD, "1")
+        self._session = _open(model, options, provider)
         self.inputs = tuple(tensor.name for tensor in self._session.get_inputs())
         self.outputs = tuple(tensor.name for tensor in self._session.get_outputs())
 

@@ -1,6 +1,7 @@
 """Run a TensorRT engine.
 
-Nothing is copied for tensors that are on the device already (`run_device`); numpy arrays are copied in and out (`run`).
+numpy arrays are copied in and out (`run`); or what is on the device already is used where it lies, and outputs stay
+there (`run_device`), for whoever goes on with them there.
 Everything goes into one stream, which is not the default one: TensorRT would synchronize the whole device there.
 
 No engine has been run by edgeq yet: no GPU with TensorRT was at hand. The calls were checked against the bindings of
@@ -10,7 +11,7 @@ No engine has been run by edgeq yet: no GPU with TensorRT was at hand. The calls
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -23,10 +24,13 @@ from edgeq.errors import EngineError, first_line
 from edgeq.tensorrt.buffer import Buffer, DeviceMemory
 from edgeq.tensorrt.loading import load_tensorrt
 from edgeq.tensorrt.log import build_log
-from edgeq.tensorrt.memory import open_memory
+from edgeq.tensorrt.memory import TorchMemory, open_memory
 from edgeq.tensorrt.tensors import DeviceTensor, EngineTensor, Shape, check_feeds, read_slots
 
 __all__ = ["BACKEND", "TensorRtEngine"]
+
+_Place = Callable[[str, Shape, np.dtype[Any]], DeviceTensor]
+"""Name, shape and dtype of an output -> where it will lie."""
 
 
 class TensorRtEngine:
@@ -44,6 +48,7 @@ class TensorRtEngine:
     Attributes:
         inputs: names of the inputs, in the engine's order.
         outputs: names of the outputs, in the engine's order.
+        on_torch: its memory is torch's, and so is what `run_device` gives.
 
     Raises:
         EngineError: the file cannot be read, or TensorRT refuses the engine: it was built by another release or for
@@ -53,6 +58,7 @@ class TensorRtEngine:
     def __init__(self, engine: bytes | Path, memory: DeviceMemory, *, trt: ModuleType | None = None) -> None:
         self._trt = load_tensorrt() if trt is None else trt
         self._memory = memory
+        self.on_torch = isinstance(memory, TorchMemory)
         self._log = build_log(self._trt)
         self._runtime = self._start()  # it must outlive the engine
         self._engine = self._deserialize(engine)
@@ -74,7 +80,7 @@ class TensorRtEngine:
         with self._turn:
             arrays = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
             given = {name: self._copied_in(name, array) for name, array in arrays.items()}
-            results = self._enqueue(self._context_of(profile), given)
+            results = self._enqueue(self._context_of(profile), given, self._placed)
             values = {name: np.empty(results[name].shape, results[name].dtype) for name in wanted}
             for name, value in values.items():
                 self._memory.copy_out(self._buffers[name], value)
@@ -82,12 +88,12 @@ class TensorRtEngine:
         return values
 
     def run_device(
-        self, feeds: Mapping[str, DeviceTensor], outputs: Sequence[str] | None = None
+        self, feeds: Mapping[str, NDArray[Any] | DeviceTensor], outputs: Sequence[str] | None = None
     ) -> dict[str, DeviceTensor]:
-        """Compute `outputs` (all of them when None) for one batch that is on the device; nothing is copied.
+        """As `DeviceEngine.run_device`: nothing is copied but arrays of the host, to the device.
 
-        The run begins after what the caller's stream holds, and is over when this returns. The outputs are in memory of
-        the engine: they stay as they are until the next run or `close`.
+        The run begins after what the caller's stream holds, and is over when this returns. Each output is in memory of
+        its own, which lasts as long as the tensor.
 
         Raises:
             EngineError: a name, dtype, shape or address is not the engine's, or the run failed.
@@ -96,7 +102,8 @@ class TensorRtEngine:
         profile = check_feeds(self._slots, feeds)
         with self._turn:
             self._memory.wait_for_caller()
-            results = self._enqueue(self._context_of(profile), feeds)
+            given = {name: self._on_device(name, feed) for name, feed in feeds.items()}
+            results = self._enqueue(self._context_of(profile), given, self._lent)
             self._memory.synchronize()
         return {name: results[name] for name in wanted}
 
@@ -150,12 +157,18 @@ class TensorRtEngine:
         self._memory.synchronize()
         return context
 
-    def _enqueue(self, context: Any, feeds: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
-        """Put one run into the stream: every output and where it will lie."""
+    def _enqueue(
+        self,
+        context: Any,
+        feeds: Mapping[str, DeviceTensor],
+        place: _Place,
+    ) -> dict[str, DeviceTensor]:
+        """Put one run into the stream: every output and where it will lie, which is where `place` says."""
         for name, tensor in feeds.items():
             self._done(context.set_input_shape(name, tensor.shape), f"take shape {tensor.shape} for input {name}")
         self._infer_shapes(context)
-        results = {slot.name: self._output(context, slot) for slot in self._slots if not slot.is_input}
+        shapes = {slot: self._output_shape(context, slot) for slot in self._slots if not slot.is_input}
+        results = {slot.name: place(slot.name, shape, slot.dtype) for slot, shape in shapes.items()}
         for name, tensor in (*feeds.items(), *results.items()):
             self._done(context.set_tensor_address(name, tensor.address), f"take the address of {name}")
         if not context.execute_async_v3(self._memory.stream):
@@ -171,14 +184,22 @@ class TensorRtEngine:
         if missing:
             raise self._failed(f"infer the shapes: {', '.join(missing)} are not known")
 
-    def _output(self, context: Any, slot: EngineTensor) -> DeviceTensor:
+    def _output_shape(self, context: Any, slot: EngineTensor) -> Shape:
         shape: Shape = tuple(context.get_tensor_shape(slot.name))
         if any(size < 0 for size in shape):
             raise EngineError(
                 f"output {slot.name} has shape {list(shape)}",
                 expected="a shape that follows from those of the inputs",
             )
-        return self._placed(slot.name, shape, slot.dtype)
+        return shape
+
+    def _on_device(self, name: str, feed: NDArray[Any] | DeviceTensor) -> DeviceTensor:
+        return feed if isinstance(feed, DeviceTensor) else self._copied_in(name, np.ascontiguousarray(feed))
+
+    def _lent(self, _name: str, shape: Shape, dtype: np.dtype[Any]) -> DeviceTensor:
+        """A tensor in memory of its own, which its owner frees."""
+        buffer = self._memory.allocate(DeviceTensor(0, shape, dtype).nbytes)
+        return DeviceTensor(buffer.address, shape, dtype, owner=buffer.handle)
 
     def _copied_in(self, name: str, array: NDArray[Any]) -> DeviceTensor:
         tensor = self._placed(name, array.shape, array.dtype)

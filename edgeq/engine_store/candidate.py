@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.engine import Engine
-from edgeq.engine.base import EngineBackend
+from edgeq.engine.base import EngineBackend, Placement
 from edgeq.engine.registry import BUILT, DEFAULT, require
 from edgeq.engine.tensorrt import TensorRtEngine
 from edgeq.engine_store.key import engine_key
@@ -17,10 +18,24 @@ from edgeq.engine_store.planned import build_key, has_both, plan_build
 from edgeq.engine_store.quicker import read_choice
 from edgeq.engine_store.store import EngineStore, StoredEngine
 from edgeq.errors import EngineError
+from edgeq.plan.budget import WORKSPACE_BYTES
+from edgeq.plan.memory import MemoryPlan
+from edgeq.runtime.scheduler.budget import MEMORY
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 from edgeq.tensorrt.memory import open_memory
 
-__all__ = ["Candidate", "find_engine", "graph_candidate", "graph_for", "open_candidate", "tensorrt_candidate"]
+__all__ = [
+    "Candidate",
+    "find_engine",
+    "graph_candidate",
+    "graph_for",
+    "open_candidate",
+    "placement_for",
+    "tensorrt_candidate",
+]
+
+_PLANNED: Final = ("vision weights", "connector weights", "image pixels", "vision activations")
+"""What of a memory plan's last moment is the vision graph's, beside the workspace."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +46,13 @@ class Candidate:
         backend: that runs it, with its version.
         file: that it is loaded from.
         open: loads it.
+        because: why it is this one, in a few words; empty where nobody asked.
     """
 
     backend: str
     file: Path
     open: Callable[[], Engine]
+    because: str = ""
 
 
 def open_candidate(
@@ -69,7 +86,29 @@ def open_candidate(
     """
     if backend.built:
         return tensorrt_candidate(bundle, manifest, store, encoder=encoder, file=file, quantization=quantization)
-    return graph_candidate(file or graph_for(bundle / encoder, graph, backend), backend, threads=threads)
+    placement = placement_for(bundle, store, backend)
+    taken = file or graph_for(bundle / encoder, graph, backend)
+    return graph_candidate(taken, backend, threads=threads, placement=placement)
+
+
+def placement_for(bundle: Path, store: Path, backend: EngineBackend) -> Placement | None:
+    """Where a backend keeps what it compiles of a bundle, and how much it may take; None for one that asks for neither.
+
+    Args:
+        bundle: whose memory plan is looked at, if it has one.
+        store: of the engines of this device.
+        backend: that runs it.
+
+    Raises:
+        ArtifactError: the memory plan is none.
+    """
+    if backend.place is None:
+        return None
+    limit = None
+    if (bundle / MEMORY).is_file():
+        answering = MemoryPlan.load(bundle / MEMORY).phases[-1]
+        limit = WORKSPACE_BYTES + sum(item.bytes for item in answering.items if item.name in _PLANNED)
+    return Placement(store / backend.name, limit)
 
 
 def graph_for(directory: Path, graph: Path, backend: EngineBackend) -> Path:
@@ -84,16 +123,23 @@ def graph_for(directory: Path, graph: Path, backend: EngineBackend) -> Path:
     return own if own.exists() else graph
 
 
-def graph_candidate(graph: Path, backend: EngineBackend = DEFAULT, *, threads: int | None = None) -> Candidate:
+def graph_candidate(
+    graph: Path,
+    backend: EngineBackend = DEFAULT,
+    *,
+    threads: int | None = None,
+    placement: Placement | None = None,
+) -> Candidate:
     """An ONNX file for a backend that runs it as it is; raises EngineError where that is not installed.
 
     Args:
         graph: the file.
         backend: that runs it.
         threads: of one operator; None for the backend's default.
+        placement: from `placement_for`.
     """
     require(backend)
-    return Candidate(backend.version(), graph, lambda: backend.open(graph, threads=threads))
+    return Candidate(backend.version(), graph, lambda: backend.opener(placement)(graph, threads=threads))
 
 
 def tensorrt_candidate(

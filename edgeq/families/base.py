@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.families.features import FeatureArray, on_host
 from edgeq.families.tiles import Size
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ __all__ = [
     "ImagePrompt",
     "ImageRule",
     "Layout",
+    "Made",
     "ModuleNames",
     "Places",
     "Positions",
@@ -103,6 +105,10 @@ Given = Mapping[str, Any]
 Arrays = dict[str, NDArray[Any]]
 """Arrays of a graph by name."""
 
+Made = Mapping[str, FeatureArray]
+"""Outputs of a vision graph by name, float32: arrays of NumPy, or torch's tensors on the GPU, where `join` leaves them.
+What both take will do: shapes, slices, numbers of rows, and `edgeq.families.features`."""
+
 AxisRange = tuple[int, int, int]
 """Least, usual and largest length of an axis."""
 
@@ -139,7 +145,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the language model is given of one image, float32.
+    """What the language model is given of one image, float32; on the GPU where the engine left it there.
 
     Attributes:
         places: for the places of the image, [tokens, hidden]; [0, hidden] where the image token keeps its embedding.
@@ -147,9 +153,9 @@ class ImageFeatures:
         cross: what cross-attention looks at, [states, hidden]; None for models without.
     """
 
-    places: NDArray[np.float32]
-    deepstack: tuple[NDArray[np.float32], ...] = ()
-    cross: NDArray[np.float32] | None = None
+    places: FeatureArray
+    deepstack: tuple[FeatureArray, ...] = ()
+    cross: FeatureArray | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ def _pixels(given: Given, _config: Config) -> Arrays:
     return {PIXELS: np.ascontiguousarray(values.reshape(-1, *values.shape[-3:]))}
 
 
-def _rows(made: Arrays, _layout: Layout, _config: Config) -> ImageFeatures:
+def _rows(made: Made, _layout: Layout, _config: Config) -> ImageFeatures:
     """All pictures' features, one behind the other."""
     found = made[FEATURES]
     return ImageFeatures(found.reshape(-1, found.shape[-1]))
@@ -250,7 +256,7 @@ class VisionGraph:
         inputs: of the graph.
         outputs: names of its outputs, the first `FEATURES`; each float32 [..., tokens, hidden] of the language model.
         feeds: what the image processor gave for one image -> an array for each input. One image is one run.
-        join: outputs of that run, the image's layout -> what the language model is given.
+        join: outputs of that run, the image's layout -> what the language model is given; nothing leaves the GPU in it.
         pictures: the first axis of inputs and outputs are pictures that know nothing of each other.
         refused: the model's `vision_config` -> why an encoder that the family may have is not exported, or None.
     """
@@ -259,7 +265,7 @@ class VisionGraph:
     inputs: tuple[GraphInput, ...] = PICTURES
     outputs: Callable[[Config], tuple[str, ...]] = _one_output
     feeds: Callable[[Given, Config], Arrays] = _pixels
-    join: Callable[[Arrays, Layout, Config], ImageFeatures] = _rows
+    join: Callable[[Made, Layout, Config], ImageFeatures] = _rows
     pictures: bool = True
     refused: Callable[[Mapping[str, Any]], str | None] = lambda _vision: None
 
@@ -373,6 +379,7 @@ class Family:
     caps: Mapping[Literal["pixels", "tiles"], Cap] = field(default_factory=dict)
 
 
-def output_rows(made: Arrays) -> NDArray[np.float32]:
+def output_rows(made: Made) -> NDArray[np.float32]:
     """All outputs of a vision graph, one behind the other, float32 [rows, hidden]: for comparison."""
-    return np.concatenate([np.asarray(value, np.float32).reshape(-1, value.shape[-1]) for value in made.values()])
+    arrays = [np.asarray(on_host(value), np.float32) for value in made.values()]
+    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])

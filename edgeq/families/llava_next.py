@@ -19,9 +19,11 @@ from edgeq.families.base import (
     ImageFeatures,
     ImagePrompt,
     Layout,
+    Made,
     ModuleNames,
     VisionGraph,
 )
+from edgeq.families.features import FeatureArray, concatenated, like
 from edgeq.families.pictures import any_size, class_token, named_states, native_size, patches_a_side, patches_of, plain
 from edgeq.families.tiles import Size, best_resolution, shrunk, without_padding
 
@@ -96,22 +98,22 @@ def _build(vision: Any, connector: Any, whole: Any) -> torch.nn.Module:
     return Joined()
 
 
-def _join(made: Arrays, layout: Layout, config: Config) -> ImageFeatures:
+def _join(made: Made, layout: Layout, config: Config) -> ImageFeatures:
     """The picture of the whole, then the tiles as one grid without its padding, a newline behind each row."""
-    features, newline = made[FEATURES][:, :-1], made[FEATURES][0, -1]
+    features, newlines = made[FEATURES][:, :-1], made[FEATURES][:1, -1:]
     (rows, columns), side, hidden = layout.grid, patches_a_side(config["vision_config"]), features.shape[-1]
     grid = features[1:, -(side**2) :].reshape(rows, columns, side, side, hidden)
-    grid = grid.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, hidden)
+    grid = grid.swapaxes(1, 2).reshape(rows * side, columns * side, hidden)
     kept, small = _kept(layout.size, config)
     top, left = (rows * side - kept[0]) // 2, (columns * side - kept[1]) // 2
     grid = grid[top : top + kept[0], left : left + kept[1]]
     if small != kept:
         grid = _resized(grid, small)
-    lines = np.concatenate((grid, np.broadcast_to(newline, (len(grid), 1, hidden))), axis=1)
-    return ImageFeatures(np.concatenate((features[0], lines.reshape(-1, hidden))))
+    lines = concatenated((grid, newlines[np.zeros(len(grid), np.int64)]), axis=1)
+    return ImageFeatures(concatenated((features[0], lines.reshape(-1, hidden))))
 
 
-def _resized(grid: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+def _resized(grid: FeatureArray, size: Size) -> FeatureArray:
     """Bilinear, between centres, as torch's `interpolate`.
 
     Args:
@@ -126,7 +128,8 @@ def _resized(grid: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
         first = at.astype(np.int64)
         part = (at - first).reshape([-1 if index == axis else 1 for index in range(3)]).astype(np.float32)
         second = np.minimum(first + 1, length - 1)
-        grid = np.take(grid, first, axis) * (1 - part) + np.take(grid, second, axis) * part
+        low, high = ((grid[at] if axis == 0 else grid[:, at]) for at in (first, second))
+        grid = low * like(1 - part, grid) + high * like(part, grid)
     return grid
 
 

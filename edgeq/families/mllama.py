@@ -22,6 +22,7 @@ from edgeq.families.base import (
     ImageFeatures,
     ImagePrompt,
     Layout,
+    Made,
     ModuleNames,
     VisionGraph,
 )
@@ -95,10 +96,10 @@ def _feeds(given: Given, _config: Config) -> Arrays:
     }
 
 
-def _join(made: Arrays, _layout: Layout, _config: Config) -> ImageFeatures:
+def _join(made: Made, _layout: Layout, _config: Config) -> ImageFeatures:
     """Nothing for the prompt; for cross-attention the states of all tiles, of which the prompt sees those in use."""
-    states = made[FEATURES]
-    return ImageFeatures(np.empty((0, states.shape[-1]), np.float32), cross=states.reshape(-1, states.shape[-1]))
+    states = made[FEATURES].reshape(-1, made[FEATURES].shape[-1])
+    return ImageFeatures(states[:0], cross=states)
 
 
 def _never(mask: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from edgeq.families.base import (
     GraphInput,
     ImageFeatures,
     Layout,
+    Made,
     VisionGraph,
 )
 from edgeq.families.tiles import Size
@@ -131,7 +132,7 @@ def _outputs(config: Config) -> tuple[str, ...]:
     return (FEATURES, *(f"deepstack_features_{index}" for index in range(count)))
 
 
-def _join(made: Arrays, _layout: Layout, config: Config) -> ImageFeatures:
+def _join(made: Made, _layout: Layout, config: Config) -> ImageFeatures:
     places, *deepstack = (made[name] for name in _outputs(config))
     return ImageFeatures(places, tuple(deepstack))
 

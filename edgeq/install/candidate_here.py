@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.retrieval_settings import RetrievalSettings
-from edgeq.engine.registry import DEFAULT, require
+from edgeq.engine.base import EngineBackend
+from edgeq.engine.registry import BUILT, DEFAULT, require
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.candidate import Candidate, open_candidate
 from edgeq.engine_store.store import default_store
-from edgeq.install.proof import backend_here
+from edgeq.errors import ArtifactError, EngineError
+from edgeq.install.proof import graphs_backend, no_built_engines
 from edgeq.install.store import ENGINES, MARKER
 from edgeq.runtime.canary.canary_set import canary_graph
 from edgeq.runtime.retrieval.two_tower import TwoTowerModel, open_two_tower
@@ -20,6 +24,8 @@ __all__ = ["AUTO", "open_two_tower_here", "require_backend", "vision_candidate"]
 
 AUTO: Final = "auto"
 """The backend that suits this machine and the bundle."""
+
+_Found = TypeVar("_Found")
 
 
 def require_backend(name: str) -> None:
@@ -37,44 +43,85 @@ def vision_candidate(
         place: that the bundle was found at: itself, or a store of `edgeq install`, which has engines of its own.
         bundle: its directory, which was checked.
         manifest: its own.
-        backend: its name; `auto` takes TensorRT where it is installed and there is a GPU for it, else the backend that
+        backend: its name; `auto` takes the engine that was built of the bundle for this device, else the backend that
             the bundle was made for.
         threads: of one operator; None takes every processor there is.
 
+    Returns:
+        It, not open yet, and why it is this one.
+
     Raises:
         ArtifactError: the bundle does not say what is run.
-        EngineError: there is no TensorRT, or no engine of this bundle was built for this device.
+        EngineError: the backend that was asked for is not installed, or has no engine of this bundle for this device.
     """
-    graph = canary_graph(bundle)
-    chosen = backend_here(graph.name) if backend == AUTO else named(backend)
-    return open_candidate(bundle, manifest, graph, chosen, _engines(place, bundle), threads=threads)
+    graph, store = canary_graph(bundle), _engines(place, bundle)
+
+    def found(chosen: EngineBackend) -> Candidate:
+        return open_candidate(bundle, manifest, graph, chosen, store, threads=threads)
+
+    candidate, because = _suiting(backend, graph.name, found)
+    return replace(candidate, because=because)
 
 
 def open_two_tower_here(
-    place: Path, bundle: Path, manifest: Manifest, backend: str, *, threads: int | None = None
+    place: Path,
+    bundle: Path,
+    manifest: Manifest,
+    backend: str,
+    *,
+    threads: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[TwoTowerModel, str]:
     """Both encoders of a two-tower model, and what runs them, with its version. Engines must have been built.
 
     Args:
-        place, bundle, manifest, backend, threads: as for `vision_candidate`; `auto` takes ONNX Runtime elsewhere.
+        place, bundle, manifest, backend, threads: as for `vision_candidate`; `auto` takes ONNX Runtime for both where
+            there are not engines of both.
+        say: told why it is this backend, in a few words.
 
     Raises:
         ArtifactError: a part of the bundle is missing or damaged.
         EngineError: the backend refuses a graph, or no engine of an encoder was built for this device.
         ModelError: the tokenizer or the preprocessing cannot be used.
     """
-    chosen = backend_here() if backend == AUTO else named(backend)
-    if chosen is DEFAULT:
-        return open_two_tower(bundle, threads), DEFAULT.version()
-    require(chosen)
     store = _engines(place, bundle)
-    candidates = {
-        encoder: open_candidate(bundle, manifest, bundle / name, chosen, store, encoder=encoder, threads=threads)
-        for encoder, name in RetrievalSettings.of(bundle).graphs.items()
-    }
+
+    def found(chosen: EngineBackend) -> dict[str, Candidate]:
+        require(chosen)
+        if chosen is DEFAULT:
+            return {}
+        return {
+            encoder: open_candidate(bundle, manifest, bundle / name, chosen, store, encoder=encoder, threads=threads)
+            for encoder, name in RetrievalSettings.of(bundle).graphs.items()
+        }
+
+    candidates, because = _suiting(backend, DEFAULT.graph, found)
+    if say:
+        say(because)
+    if not candidates:
+        return open_two_tower(bundle, threads), DEFAULT.version()
     engines = {encoder: candidate.open() for encoder, candidate in candidates.items()}
     versions = dict.fromkeys(candidate.backend for candidate in candidates.values())
     return open_two_tower(bundle, threads, engines=engines), ", ".join(versions)
+
+
+def _suiting(backend: str, graph: str, found: Callable[[EngineBackend], _Found]) -> tuple[_Found, str]:
+    """What a backend has of a bundle, and why it is this backend.
+
+    Args:
+        backend: its name, or `auto`.
+        graph: file name of the bundle's graph.
+        found: looks for what a backend has; it raises where that is nothing.
+    """
+    if backend != AUTO:
+        return found(named(backend)), "it was asked for"
+    missing = no_built_engines()
+    if not missing:
+        try:
+            return found(BUILT), "its engine was built of this bundle for this device"
+        except (ArtifactError, EngineError) as error:  # it was not built, or for another device or release
+            missing = "; ".join((error.what, *error.causes[:1], error.next_step))
+    return found(graphs_backend(graph)), f"no {BUILT.title} engine: {missing}"
 
 
 def _engines(place: Path, bundle: Path) -> Path:

@@ -13,7 +13,7 @@ from edgeq.bundle.contents import BundledFile
 from edgeq.bundle.copy import Advance
 from edgeq.bundle.directory import copy_file
 from edgeq.errors import ArtifactError, OutputError
-from edgeq.files import atomic_write, sha256_file
+from edgeq.files import atomic_write, drop_pages, sha256_file
 from edgeq.install.store import Store, sync_directory
 
 __all__ = ["RESERVE_BYTES", "check_space", "is_whole", "missing_bytes", "put"]
@@ -64,8 +64,8 @@ def put(store: Store, source: Path, file: BundledFile, *, move: bool, advance: A
         else:
             atomic_write(path, partial(_copy, source, file, advance))
             path.chmod(_READ_ONLY & path.stat().st_mode)
-            _forget(source)
-    _forget(path)
+            drop_pages(source)
+    drop_pages(path)
     return missing
 
 
@@ -102,12 +102,3 @@ def _copy(source: Path, file: BundledFile, advance: Advance | None, target: Bina
             causes=("somebody writes to the bundle", "the disk that it is read from is damaged"),
             next_step="install again from a copy that nobody changes",
         )
-
-
-def _forget(path: Path) -> None:
-    """Drop a file from the page cache: on a Jetson that is memory which the GPU cannot get for the check to come."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from edgeq.runtime.retrieval.canaries import check_retrieval_canaries
 from edgeq.runtime.retrieval.two_tower import open_two_tower
 from edgeq.tensorrt.loading import load_tensorrt
 
-__all__ = ["backend_here", "canary_check"]
+__all__ = ["backend_here", "canary_check", "graphs_backend", "no_built_engines"]
 
 
 def canary_check(
@@ -128,9 +127,21 @@ def backend_here(graph: str = DEFAULT.graph) -> EngineBackend:
     Args:
         graph: file name of the bundle's graph. Its backend gives way to the usual one where it is not installed.
     """
-    if ask_driver() is not None:
-        with suppress(EngineError):
-            load_tensorrt()
-            return BUILT
+    return graphs_backend(graph) if no_built_engines() else BUILT
+
+
+def graphs_backend(graph: str = DEFAULT.graph) -> EngineBackend:
+    """The backend that a graph was made for, by its file name; the usual one where that is not installed."""
     own = backend_of_graph(graph)
     return own if installed(own) else DEFAULT
+
+
+def no_built_engines() -> str:
+    """Why the backend that builds engines cannot run here, in a few words; empty where it can."""
+    if ask_driver() is None:
+        return "there is no NVIDIA GPU"
+    try:
+        load_tensorrt()
+    except EngineError as error:
+        return error.what
+    return ""

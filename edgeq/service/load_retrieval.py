@@ -51,7 +51,11 @@ def open_retrieval(
         GateError: the encoders do not compute what the workshop saw.
     """
     tell("opening the encoders")
-    model, version = open_two_tower_here(place, bundle, verified.manifest, settings.backend, threads=settings.threads)
+    why: list[str] = []
+    model, version = open_two_tower_here(
+        place, bundle, verified.manifest, settings.backend, threads=settings.threads, say=why.append
+    )
+    tell(f"{version}: {why[0]}")
     canaries = _checked(bundle, model, tell) if settings.canaries else None
     catalog = None
     if settings.index is not None:
@@ -64,6 +68,7 @@ def open_retrieval(
         digest=verified.digest,
         created=int((bundle / MANIFEST).stat().st_mtime),
         backend=version,
+        because=why[0],
         canaries=canaries,
         talk=None,
         seeing=None,

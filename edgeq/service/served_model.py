@@ -33,6 +33,7 @@ class ServedModel:
         digest: SHA-256 of the manifest in hexadecimal: which bundle this is.
         created: when the bundle was made, in seconds since 1970, as far as its files tell.
         backend: what runs the vision graph.
+        because: why it is this backend.
         canaries: what the check of the engine found; None where it was left out.
         talk: of a vision-language bundle.
         seeing: of a classifier's or an encoder's.
@@ -57,6 +58,7 @@ class ServedModel:
     phrases: ReportPhrases
     reader: Reader
     retrieval: ServedRetrieval | None = None
+    because: str = ""
     strict_model: bool = False
 
     @property

@@ -15,7 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
-from edgeq.engine.registry import NAMES
+from edgeq.engine.registry import RUNNING
 from edgeq.errors import ArtifactError, InputError
 from edgeq.install.candidate_here import AUTO
 from edgeq.runtime.cuda_graphs import GraphMode
@@ -37,8 +37,8 @@ _ModelName = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z_.
 
 
 def _backend(name: str) -> str:
-    if name not in (AUTO, *NAMES):
-        raise ValueError(f"expected one of {', '.join((AUTO, *NAMES))}")
+    if name not in (AUTO, *RUNNING):
+        raise ValueError(f"expected one of {', '.join((AUTO, *RUNNING))}")
     return name
 
 

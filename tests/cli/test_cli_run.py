@@ -36,7 +36,8 @@ def test_it_answers(edgeq: Edgeq, bundle: Path, image: Path) -> None:
     reply = Reply.model_validate_json(done.out)
     assert 1 <= len(reply.token_ids) <= 3
     for_people = edgeq("run", bundle, image, "what is it?", *ASK)
-    assert (for_people.status, for_people.out, for_people.err) == (0, f"{reply.text}\n", "")
+    assert (for_people.status, for_people.out) == (0, f"{reply.text}\n")
+    assert for_people.err == f"{reply.backend}: {reply.because}\n"
 
 
 def test_it_answers_about_several_images(edgeq: Edgeq, bundle: Path, image: Path, tiny_photographs: Path) -> None:

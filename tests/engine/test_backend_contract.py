@@ -13,7 +13,7 @@ import pytest
 from edgeq.cli import cli as root
 from edgeq.engine import registry
 from edgeq.engine.base import EngineBackend
-from edgeq.engine.registry import BACKENDS, BUILT, DEFAULT, NAMES, backend, backend_of_graph
+from edgeq.engine.registry import BACKENDS, BUILT, DEFAULT, NAMES, PROVIDERS, RUNNING, backend, backend_of_graph
 from edgeq.errors import EngineError, InputError
 from edgeq.install.candidate_here import AUTO
 from edgeq.quantize.int8 import registry as workshop
@@ -64,6 +64,17 @@ def test_names_and_graphs_are_each_backends_own() -> None:
     assert AUTO not in NAMES
 
 
+def test_a_provider_runs_the_graph_of_a_backend() -> None:
+    assert (*NAMES, *(each.name for each in PROVIDERS)) == RUNNING
+    assert len(set(RUNNING)) == len(RUNNING)
+    assert len({each.title for each in (*BACKENDS, *PROVIDERS)}) == len(RUNNING)
+    graphs = {each.graph for each in BACKENDS}
+    for each in PROVIDERS:
+        assert backend(each.name) is each
+        assert each.graph in graphs
+        assert not each.built
+
+
 def test_one_is_the_usual_and_one_is_built() -> None:
     assert {DEFAULT, BUILT} <= set(BACKENDS)
     assert [each for each in BACKENDS if each.built] == [BUILT]
@@ -73,7 +84,7 @@ def test_one_is_the_usual_and_one_is_built() -> None:
 def test_a_name_that_is_not_known() -> None:
     with pytest.raises(InputError, match="there is no backend coral") as refused:
         backend("coral")
-    assert refused.value.expected == f"one of {', '.join(NAMES)}"
+    assert refused.value.expected == f"one of {', '.join(RUNNING)}"
     with pytest.raises(InputError, match="there is no lowering for coral"):
         workshop.lowering_for("coral")
 
@@ -101,7 +112,7 @@ def test_every_choice_of_a_backend_is_the_registrys() -> None:
     assert set(CHOICES) >= {("build",), ("install",), ("prepare",), ("quantize",), ("serve",), ("verify-engine",)}
     for words, choices in CHOICES.items():
         workshops = tuple(each.name for each in BACKENDS if not each.built)
-        assert choices in (NAMES, (AUTO, *NAMES), workshops), words
+        assert choices in (NAMES, RUNNING, (AUTO, *RUNNING), workshops), words
 
 
 @pytest.mark.parametrize("asked", BACKENDS, ids=NAMES)

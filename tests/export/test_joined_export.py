@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device_joins import joined_everywhere
 from safetensors.torch import load_file, save_file
 from vision_graphs import JOINED, SIDE, hf_joined, photographs, write_eyes
 
@@ -49,7 +50,7 @@ def test_joined_features_are_those_that_the_language_model_gets(model: Path, exp
         photograph = photographs()[number % 2].resize(size)
         given = processor(images=photograph, return_tensors="np")
         layout = prompt.layout(given, config)
-        found = graph.join(engine.run(graph.feeds(given, config)), layout, config)
+        found = joined_everywhere(graph, engine.run(graph.feeds(given, config)), layout, config)
         wanted = hf_joined(model, photograph)
         assert found.places.shape == wanted.shape == (layout.tokens, wanted.shape[1]), size
         assert np.abs(found.places - wanted).max() <= 1e-4, size

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 import vlm
+from device_joins import joined_everywhere
 from numpy.typing import NDArray
 from traced_vision import computed, drawn_weights, in_half, traced
 from transformers.models.mllama import processing_mllama
@@ -110,7 +111,7 @@ def test_cost_and_layout_are_what_the_processor_makes(size: tuple[int, int]) -> 
 @pytest.mark.parametrize("size", RATIOS)
 def test_the_graph_computes_what_transformers_does(size: tuple[int, int]) -> None:
     made = computed(exported(), feeds(size))
-    features = graph_of().join(made, runnable("mllama").layout(given(size), config_of()), config_of())
+    features = joined_everywhere(graph_of(), made, runnable("mllama").layout(given(size), config_of()), config_of())
     right = as_transformers(size)
     assert features.places.shape == (0, right.shape[1])
     assert features.places.dtype == np.float32

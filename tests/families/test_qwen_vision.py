@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 import vlm
+from device_joins import joined_everywhere
 from numpy.typing import NDArray
 from traced_vision import computed, drawn_weights, in_half, traced
 from transformers import vision_utils
@@ -96,7 +97,7 @@ def test_a_graph_exported_at_one_grid_computes_others(model_type: str) -> None:
     for grid in GRIDS:
         made = computed(exported(model_type), feeds(model_type, grid))
         assert tuple(made) == family.outputs(config)
-        features = family.join(made, layout(given(grid), config), config)
+        features = joined_everywhere(family, made, layout(given(grid), config), config)
         right = as_transformers(model_type, grid)
         assert len(features.places) == layout(given(grid), config).tokens
         assert features.cross is None

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from built_engines import ORIN, Maker, build_engines, simulate_device
 from retrieval_bundle import retrieval_bundle
 
 import edgeq
@@ -14,9 +15,7 @@ from edgeq.api.device.retrieval import index_images, open_search
 from edgeq.bundle.manifest import read_manifest
 from edgeq.catalog.read import open_catalog
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.engine_store import candidate, run
-from edgeq.engine_store.machine import Gpu, Machine
-from edgeq.engine_store.maker import Job
+from edgeq.engine_store import run
 from edgeq.errors import EngineError
 from edgeq.install import candidate_here, proof
 from edgeq.install.candidate_here import open_two_tower_here
@@ -25,18 +24,8 @@ from edgeq.runtime.retrieval.two_tower import open_two_tower
 from edgeq.service.load_bundle import open_served
 from edgeq.service.settings import ServiceSettings
 
-ORIN = Machine(compute_capability="8.7", device="NVIDIA Jetson Orin NX", platform="L4T 36.4.3", architecture="aarch64")
-TENSORRT = SimpleNamespace(__version__="10.3.0", __file__="here")
+BUILT = "its engine was built of this bundle for this device"
 TEXTS = ["a photo of a cat", "a tree"]
-
-
-class Maker:
-    """Its engine of an encoder is the encoder's graph: ONNX Runtime runs that in TensorRT's place."""
-
-    release = "10.3.0"
-
-    def make(self, job: Job) -> bytes:
-        return (job.bundle / job.settings.graph).read_bytes()
 
 
 @pytest.fixture
@@ -48,36 +37,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """A device with a GPU and a simulated TensorRT; every engine that is opened."""
-    found: list[Path] = []
-
-    def load(engine: Path, _memory: object, *, trt: object) -> OnnxRuntimeEngine:
-        assert trt is TENSORRT
-        found.append(engine)
-        return OnnxRuntimeEngine(engine.read_bytes(), threads=1)
-
-    monkeypatch.setattr(candidate, "load_tensorrt", lambda: TENSORRT)
-    monkeypatch.setattr(candidate, "open_memory", lambda: None)
-    monkeypatch.setattr(candidate, "TensorRtEngine", load)
-    monkeypatch.setattr(candidate, "read_machine", lambda: ORIN)
-    monkeypatch.setattr(candidate_here, "default_store", lambda: tmp_path / "store")
-    monkeypatch.setattr(proof, "load_tensorrt", lambda: TENSORRT)
-    monkeypatch.setattr(proof, "ask_driver", lambda: Gpu(name="Orin", compute_capability="8.7"))
-    monkeypatch.setattr(run, "check_memory", lambda *_: None)
-    return found
-
-
-def built(bundle: Path, store: Path) -> set[Path]:
-    return {made.engine for made in run.build(bundle, store, maker=Maker(), machine=ORIN).values()}
+    return simulate_device(monkeypatch, tmp_path / "store")
 
 
 def test_engines_run_both_encoders_where_they_were_built(bundle: Path, opened: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="has no engine of") as caught:
-        edgeq.open_bundle(bundle)
-    assert f"next: edgeq build {bundle} --backend tensorrt" in str(caught.value)
-    assert opened == [], "nothing is loaded before both are found"
-    engines = built(bundle, tmp_path / "store")
+    engines = build_engines(bundle, tmp_path / "store")
     with edgeq.open_bundle(bundle, threads=1) as towers, edgeq.open_bundle(bundle, backend="onnxruntime") as usual:
-        assert towers.backend == "tensorrt 10.3.0"
+        assert (towers.backend, towers.because) == ("tensorrt 10.3.0", BUILT)
         assert usual.backend.startswith("onnxruntime ")
         assert set(opened) == engines
         np.testing.assert_allclose(towers.embed_texts(TEXTS), usual.embed_texts(TEXTS), atol=1e-5)
@@ -85,18 +51,32 @@ def test_engines_run_both_encoders_where_they_were_built(bundle: Path, opened: l
         np.testing.assert_allclose(towers.embed(image), usual.embed(image), atol=1e-5)
 
 
-def test_one_engine_alone_is_not_enough(bundle: Path, opened: list[Path], tmp_path: Path) -> None:
-    text, _ = sorted(built(bundle, tmp_path / "store"), key=lambda path: path.stat().st_size)
-    text.unlink()
+def test_without_engines_onnx_runtime_runs_both_and_says_why(bundle: Path, opened: list[Path], tmp_path: Path) -> None:
+    with edgeq.open_bundle(bundle, threads=1) as towers:
+        assert towers.backend.startswith("onnxruntime ")
+        assert towers.because.startswith(
+            f"no TensorRT engine: the store {tmp_path / 'store'} has no engine of {bundle}"
+        )
+        assert towers.because.endswith(f"edgeq build {bundle} --backend tensorrt")
     with pytest.raises(EngineError, match="has no engine of"):
-        edgeq.open_bundle(bundle)
+        edgeq.open_bundle(bundle, backend="tensorrt")
     assert opened == []
+
+
+def test_one_engine_alone_is_not_enough(bundle: Path, opened: list[Path], tmp_path: Path) -> None:
+    text, _ = sorted(build_engines(bundle, tmp_path / "store"), key=lambda path: path.stat().st_size)
+    text.unlink()
+    with edgeq.open_bundle(bundle, threads=1) as towers:
+        assert towers.backend.startswith("onnxruntime ")
+    with pytest.raises(EngineError, match="has no engine of"):
+        edgeq.open_bundle(bundle, backend="tensorrt")
+    assert opened == [], "nothing is loaded before both are found"
 
 
 def test_without_tensorrt_or_a_gpu_onnx_runtime_runs_them(
     bundle: Path, opened: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built(bundle, tmp_path / "store")
+    build_engines(bundle, tmp_path / "store")
     monkeypatch.setattr(proof, "ask_driver", lambda: None)
     _, version = open_two_tower_here(bundle, bundle, read_manifest(bundle), "auto", threads=1)
     assert (version.split()[0], opened) == ("onnxruntime", [])
@@ -105,16 +85,16 @@ def test_without_tensorrt_or_a_gpu_onnx_runtime_runs_them(
 def test_the_service_runs_the_engines_and_shows_them_the_canaries(
     bundle: Path, opened: list[Path], tmp_path: Path
 ) -> None:
-    engines = built(bundle, tmp_path / "store")
+    engines = build_engines(bundle, tmp_path / "store")
     served = open_served(bundle, ServiceSettings(threads=1))
-    assert (served.backend, set(opened)) == ("tensorrt 10.3.0", engines)
+    assert (served.backend, served.because, set(opened)) == ("tensorrt 10.3.0", BUILT, engines)
     assert served.canaries is not None
     assert served.canaries.passed
     served.close()
 
 
 def test_index_and_search_run_the_engines(bundle: Path, opened: list[Path], tmp_path: Path) -> None:
-    engines = built(bundle, tmp_path / "store")
+    engines = build_engines(bundle, tmp_path / "store")
     index_images(bundle, bundle.parent / "images", tmp_path / "catalog", threads=1, workers=1)
     assert set(opened) == engines
     opened.clear()
@@ -144,7 +124,7 @@ def test_an_installed_bundle_has_engines_of_its_own(bundle: Path, opened: list[P
         (place / file.name).parent.mkdir(parents=True, exist_ok=True)
         (place / file.name).write_bytes((bundle / file.name).read_bytes())
     (place / "manifest.json").write_bytes((bundle / "manifest.json").read_bytes())
-    engines = built(place, root / ENGINES)
+    engines = build_engines(place, root / ENGINES)
     edgeq.open_bundle(place, threads=1).close()
     assert set(opened) == engines
 

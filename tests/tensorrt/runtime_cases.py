@@ -125,6 +125,17 @@ def run_device() -> dict[str, Any]:
 
 
 @case
+def run_device_from_the_host() -> dict[str, Any]:
+    simulated, memory = SimulatedTensorRt(trt), HostMemory()
+    engine = made(simulated, memory)
+    first = engine.run_device({"image": images(1)}, ["half"])["half"]
+    log = list(memory.log)
+    second = engine.run_device({"image": images(2) + 1}, ["half"])["half"]
+    values = [np.frombuffer(read(one.address, one.nbytes), np.float16).tolist() for one in (first, second)]
+    return {"log": log, "apart": first.address != second.address, "values": values, "on torch": engine.on_torch}
+
+
+@case
 def several_profiles() -> dict[str, Any]:
     """Images 2, 3..4 and 5..8 high; batches of 2 of the heights 4, 2, 8, 3 and 9."""
     profiles = [[(1, 3, low, 2), (2, 3, high, 2), (4, 3, high, 2)] for low, high in ((1, 2), (3, 4), (5, 8))]

@@ -93,6 +93,16 @@ def test_tensors_on_the_device_are_not_copied(cases: Any) -> None:
     assert found["log"] == ["wait for caller", f"allocate {2 * IMAGE_BYTES}", f"allocate {IMAGE_BYTES}", "synchronize"]
 
 
+def test_an_array_goes_to_the_device_and_what_comes_of_it_stays_there(cases: Any) -> None:
+    """Each output is in memory of its own: the second run does not write over the first one's."""
+    found = cases["run_device_from_the_host"]
+    taken = [f"allocate {IMAGE_BYTES}", f"copy in {IMAGE_BYTES}", f"allocate {IMAGE_BYTES}"]
+    assert found["log"] == ["wait for caller", *taken, f"allocate {IMAGE_BYTES // 2}", "synchronize"]
+    assert found["apart"]
+    assert found["values"] == [[float(number) for number in range(12)], [number + 1.0 for number in range(24)]]
+    assert not found["on torch"]
+
+
 def test_what_comes_back_lies_on_the_device(cases: Any) -> None:
     found = cases["run_device"]
     assert found["names"] == ["doubled", "half"]

@@ -39,15 +39,17 @@ class Bundle:
         manifest: what it holds, and for what.
         backend: what runs its graphs, with its version.
         model: its vision graph, both halves of its vision-language model, or both encoders of its two-tower model.
+        because: why it is that backend.
 
     Attributes:
-        path, manifest, backend: the same.
+        path, manifest, backend, because: the same.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, backend: str, model: _Model) -> None:
+    def __init__(self, path: Path, manifest: Manifest, backend: str, model: _Model, because: str = "") -> None:
         self.path = path
         self.manifest = manifest
         self.backend = backend
+        self.because = because
         self._model: _Model | None = model
 
     def __enter__(self) -> Bundle:
@@ -79,7 +81,7 @@ class Bundle:
             max_new_tokens: the longest answer, in tokens.
 
         Returns:
-            The answer's `text`, its tokens, and what it took in seconds.
+            The answer's `text`, its tokens, what it took in seconds, and what ran the vision graph.
 
         Raises:
             ArtifactError: it is the bundle of a classifier.
@@ -92,7 +94,8 @@ class Bundle:
         model = self._opened()
         assert isinstance(model, VisionLanguageModel)
         given = images if isinstance(images, list | tuple) else (images,)
-        return model.ask([open_image(image) for image in given], question, max_new_tokens)
+        reply = model.ask([open_image(image) for image in given], question, max_new_tokens)
+        return reply.model_copy(update={"backend": self.backend, "because": self.because})
 
     @overload
     def classify(self, images: ImageLike, top: int = ...) -> tuple[ClassScore, ...]: ...
@@ -252,8 +255,8 @@ def open_bundle(
         kind: `classifier`, `vision-language` or `retrieval`: others are refused before anything is loaded. None takes
             all.
         backend: what runs the vision graph, and a two-tower model's text graph. TensorRT's engines must have been built
-            (`build`); `auto` takes TensorRT where it is installed and there is a GPU for it, else the backend that the
-            bundle was made for.
+            (`build`); `auto` takes them where they were built for this device, else the backend that the bundle was
+            made for.
         keys: files of public keys; the bundle must be signed by one of them. Without any the signature is not looked
             at.
         threads: of one operator; None takes every processor there is.
@@ -295,7 +298,7 @@ def _opened(
         model = Segmenter.of_bundle(bundle, engine)
     else:
         model = VisionModel.of_bundle(bundle, engine)
-    return Bundle(bundle, manifest, candidate.backend, model)
+    return Bundle(bundle, manifest, candidate.backend, model, candidate.because)
 
 
 def _open_towers(place: Path, bundle: Path, manifest: Manifest, backend: str, threads: int | None) -> Bundle:
@@ -304,8 +307,9 @@ def _open_towers(place: Path, bundle: Path, manifest: Manifest, backend: str, th
         raise ArtifactError(
             f"{bundle} is the bundle of a {manifest.kind}, which embeds no texts", expected="that of CLIP or SigLIP"
         )
-    model, version = open_two_tower_here(place, bundle, manifest, backend, threads=threads)
-    return Bundle(bundle, manifest, version, model)
+    why: list[str] = []
+    model, version = open_two_tower_here(place, bundle, manifest, backend, threads=threads, say=why.append)
+    return Bundle(bundle, manifest, version, model, *why)
 
 
 def _not_for(bundle: Path, what: str, whose: str) -> ArtifactError:

@@ -12,7 +12,7 @@ from edgeq.api.device.bundles import install_bundle
 from edgeq.cli import console
 from edgeq.cli.device.verify import key_option, said_of_signature
 from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.engine.registry import NAMES
+from edgeq.engine.registry import RUNNING
 from edgeq.install.run import Installed
 from edgeq.install.store import ROOT
 
@@ -65,7 +65,7 @@ def allowed_because(allow_older: bool, because: str | None) -> str:
 @key_option
 @click.option(
     "--backend",
-    type=click.Choice(NAMES),
+    type=click.Choice(RUNNING),
     help="What is checked: TensorRT's engine, which is built if need be, or the graph in another backend.  "
     "[default: TensorRT where it is installed]",
 )

@@ -9,8 +9,7 @@ import click
 from edgeq.api.device.images import open_image
 from edgeq.api.device.opened import open_bundle
 from edgeq.cli import console
-from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.engine.registry import DEFAULT
+from edgeq.cli.flags import PATH, json_option, running_backend_option, threads_option
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
 
 __all__ = ["command"]
@@ -27,20 +26,29 @@ __all__ = ["command"]
     show_default=True,
     help="The longest answer, in tokens.",
 )
+@running_backend_option
 @threads_option
 @json_option
 def command(
-    bundle: Path, images: tuple[Path, ...], question: str, max_new_tokens: int, threads: int | None, as_json: bool
+    bundle: Path,
+    images: tuple[Path, ...],
+    question: str,
+    max_new_tokens: int,
+    backend: str,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Ask QUESTION about one IMAGE or several, and print what the vision-language model in BUNDLE answers.
 
     The images stand before the question, in their order. Every file of the bundle is checked first. The images'
-    features come from the vision engine, the language model is loaded alone.
+    features come from the vision engine, the language model is loaded alone. What ran the vision graph, and why, is
+    told on stderr, and with --json beside the answer.
     """
     pictures = [open_image(image) for image in images]
-    with open_bundle(bundle, kind="vision-language", backend=DEFAULT.name, threads=threads) as opened:
+    with open_bundle(bundle, kind="vision-language", backend=backend, threads=threads) as opened:
         reply = opened.ask(pictures, question, max_new_tokens)
     if as_json:
         console.print_json(reply)
     else:
+        click.echo(f"{reply.backend}: {reply.because}", err=True)
         click.echo(reply.text)

@@ -15,7 +15,7 @@ from edgeq.cli import console
 from edgeq.cli.device.verify import key_option
 from edgeq.cli.exit_status import DONE, FAILED, leave
 from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.engine.registry import NAMES
+from edgeq.engine.registry import RUNNING
 from edgeq.install.candidate_here import AUTO
 from edgeq.service.app import make_service
 from edgeq.service.http.access import read_tokens
@@ -33,8 +33,8 @@ _BUNDLE_OPTIONS = (
     key_option,
     click.option(
         "--backend",
-        type=click.Choice([AUTO, *NAMES]),
-        help="What runs the vision graph, and a text encoder.  [default: TensorRT where it is installed]",
+        type=click.Choice([AUTO, *RUNNING]),
+        help="What runs the vision graph, and a text encoder.  [default: TensorRT where an engine was built]",
     ),
     click.option(
         "--canaries/--no-canaries", default=None, help="Check the engine before anything else.  [default: yes]"
@@ -62,6 +62,8 @@ class _Serving(BaseModel):
     kind: str
     digest: str
     canaries: bool | None
+    backend: str = ""
+    because: str = ""
 
 
 @click.command("serve")
@@ -142,6 +144,7 @@ def _announce(address: str, served: ServedModel, as_json: bool) -> None:
     """Say where it listens."""
     if not as_json:
         click.echo(f"Serving {served.name} ({served.manifest.kind}) at {address}; Ctrl-C ends it.")
+        click.echo(f"{served.backend}: {served.because}")
         return
     console.print_json(
         _Serving(
@@ -150,5 +153,7 @@ def _announce(address: str, served: ServedModel, as_json: bool) -> None:
             kind=served.manifest.kind,
             digest=served.digest,
             canaries=None if served.canaries is None else served.canaries.passed,
+            backend=served.backend,
+            because=served.because,
         )
     )

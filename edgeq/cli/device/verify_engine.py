@@ -15,7 +15,7 @@ from rich.text import Text
 from edgeq.bundle.manifest import Kind
 from edgeq.cli.device.build_tables import progress_lines
 from edgeq.engine.base import EngineBackend
-from edgeq.engine.registry import BUILT, DEFAULT, NAMES, require
+from edgeq.engine.registry import BUILT, DEFAULT, RUNNING, require
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.candidate import open_candidate
 from edgeq.engine_store.store import default_store
@@ -40,7 +40,7 @@ _HEADERS: Final[dict[Kind, tuple[str, str]]] = {
 @click.argument("bundle", type=_PATH)
 @click.option(
     "--backend",
-    type=click.Choice(NAMES),
+    type=click.Choice(RUNNING),
     default=DEFAULT.name,
     show_default=True,
     help="What runs the engine.",

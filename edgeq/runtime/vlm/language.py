@@ -6,7 +6,7 @@ Greedy, one sequence at a time, with a step of its own; `generate` of transforme
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,8 @@ from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError, first_line
 from edgeq.families.base import Config, ImageFeatures, ImagePrompt
 from edgeq.families.causal import causal_class
-from edgeq.files import read_json_object
+from edgeq.families.features import FeatureArray
+from edgeq.files import drop_pages, read_json_object
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.prompt import Prompt, Prompter
 
@@ -51,6 +52,9 @@ def open_language_model(directory: Path, prompter: Prompter, *, threads: int | N
         torch.set_num_threads(threads)
     kind = _model_class(directory)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    shared = device == "cuda" and bool(torch.cuda.get_device_properties(0).is_integrated)
+    if shared:  # transformers takes all of the weights' room in one piece, and the check has just read the files
+        _drop_weights(directory)
     try:
         with _quiet():
             model = kind.from_pretrained(
@@ -62,7 +66,16 @@ def open_language_model(directory: Path, prompter: Prompter, *, threads: int | N
     made = LanguageModel(model.eval(), prompter.image_prompt, prompter.settings.image_token_id, prompter.config)
     release_memory()
     _leave_file(model)
+    if shared:
+        _drop_weights(directory)
     return made
+
+
+def _drop_weights(directory: Path) -> None:
+    """Drop a checkpoint's pages, where the page cache and the GPU are one memory."""
+    for path in sorted(directory.glob("*.safetensors")):
+        with suppress(OSError):  # whoever loads it says it better
+            drop_pages(path)
 
 
 def require_packages() -> None:
@@ -344,10 +357,10 @@ class LanguageModel:
             words = table(self._tensor(np.where(places, 0, ids)))  # the image token may be beyond it
             return words.masked_scatter(self._tensor(places)[:, None], torch.cat(list(features)).to(words))[None]
 
-    def _like_embeddings(self, features: NDArray[np.float32]) -> torch.Tensor:
+    def _like_embeddings(self, features: FeatureArray) -> torch.Tensor:
         import torch
 
-        return torch.from_numpy(features).to(self._model.get_input_embeddings().weight)
+        return torch.as_tensor(features).to(self._model.get_input_embeddings().weight)
 
     def _read(self, prompt: Prompt, states: Sequence[ImageStates], continued: Sequence[int], *, keep: int) -> Any:
         """The first pass, over all tokens at once; logits of the last `keep`."""

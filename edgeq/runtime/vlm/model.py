@@ -18,6 +18,7 @@ from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.engine import Engine
 from edgeq.errors import ArtifactError, InputError
 from edgeq.families.base import ImageFeatures
+from edgeq.families.features import concatenated, on_host
 from edgeq.quality.answerer import Answer
 from edgeq.runtime.vlm.language import LanguageModel, open_language_model, require_packages
 from edgeq.runtime.vlm.prompt import ProcessedImage, Prompt, Prompter
@@ -41,6 +42,8 @@ class Reply(BaseModel):
         vision_seconds: from the images to their features.
         first_token_seconds: from there to the first token.
         seconds: all of it.
+        backend: what ran the vision graph, with its version; empty where nobody told.
+        because: why it was this one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +56,8 @@ class Reply(BaseModel):
     vision_seconds: float
     first_token_seconds: float
     seconds: float
+    backend: str = ""
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,4 +182,4 @@ def load_vlm(directory: Path, *, engine: Engine | None = None, threads: int | No
 def stacked(features: ImageFeatures) -> NDArray[np.float32]:
     """All that the language model is given of an image, one behind the other: float32 [rows, hidden]."""
     cross = () if features.cross is None else (features.cross,)
-    return np.concatenate((features.places, *features.deepstack, *cross))
+    return on_host(concatenated((features.places, *features.deepstack, *cross)))

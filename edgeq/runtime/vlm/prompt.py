@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.errors import EngineError, ImageError, InputError, ModelError, first_line
-from edgeq.families.base import Arrays, Config, Given, ImageFeatures, ImagePrompt, Layout
+from edgeq.families.base import Arrays, Config, Given, ImageFeatures, ImagePrompt, Layout, Made
 from edgeq.families.modules import load_config
 from edgeq.families.registry import exportable, runnable
 from edgeq.files import require_plain_files
@@ -143,7 +143,7 @@ class Prompter:
         feeds, layout = self.vision.feeds(given, self.config), self.image_prompt.layout(given, self.config)
         return ProcessedImage(feeds, layout, given)
 
-    def joined(self, made: Arrays, layout: Layout) -> ImageFeatures:
+    def joined(self, made: Made, layout: Layout) -> ImageFeatures:
         """What the language model is given of an image, of what the vision graph gave for it.
 
         Raises:
