@@ -36,9 +36,11 @@ def test_an_orin_nx_leaves_what_people_report() -> None:
 
 
 def test_each_jetson_leaves_less_than_its_name_says() -> None:
-    for name, size in (("orin-nano-8gb", 8), ("agx-orin-32gb", 32), ("agx-orin-64gb", 64)):
-        assert 0.8 * size < PROFILES[name].total_bytes / GIB < size
-        assert PROFILES[name].memory == "unified"
+    for profile in PROFILES.values():
+        size = int(profile.name.rpartition("-")[2].removesuffix("gb"))
+        assert 0.8 * size < profile.total_bytes / GIB < size
+        assert profile.memory == "unified"
+        assert f"{size} GB" in profile.title
 
 
 def test_memory_that_is_not_limited(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.device import PEAKS, PROFILES
+from edgeq.device import PROFILES
+from edgeq.device.power_modes import POWER_MODES, PowerMode
 from edgeq.errors import InputError, ModelError
 from edgeq.families.two_tower import TwoTower, describe_two_tower
 
@@ -30,6 +31,11 @@ SHORT_TEXT: Final = 12
 Precision = Literal["int8", "fp16"]
 
 _BYTES: Final[dict[Precision, int]] = {"int8": 1, "fp16": 2}
+
+_PEAKS: Final[dict[str, PowerMode]] = {
+    device: modes[0] for device, modes in POWER_MODES.items() if modes[0].int8_per_clock is not None
+}
+"""Devices whose peak in INT8 is known, in their fastest mode."""
 
 
 class EncoderRate(BaseModel):
@@ -82,16 +88,16 @@ def query_rate(config: Mapping[str, Any], device: str, per_second: float) -> Que
 
     Args:
         config: of the whole model, with all defaults.
-        device: a name in `PEAKS`.
+        device: a name in `POWER_MODES`, whose fastest mode is taken.
         per_second: queries.
 
     Raises:
         InputError: the device's peak is not known.
         ModelError: the model's kind is not known, or a number is missing.
     """
-    if device not in PEAKS:
-        raise InputError(f"the peak of {device} is not known", expected=f"one of {', '.join(PEAKS)}")
-    peak = PEAKS[device]
+    peak = _PEAKS.get(device)
+    if peak is None:
+        raise InputError(f"the peak of {device} is not known", expected=f"one of {', '.join(_PEAKS)}")
     described = describe_two_tower(config)
     try:
         works = list(_works(config["text_config"], config["vision_config"], described))
@@ -99,7 +105,9 @@ def query_rate(config: Mapping[str, Any], device: str, per_second: float) -> Que
         raise ModelError(f"the config of the {described.model_type} model lacks {error}") from error
     rates = []
     for what, precision, work in works:
-        most = peak.operations(precision) / work.operations
+        per_second_at_most = peak.int8_per_second if precision == "int8" else peak.fp16_per_second
+        assert per_second_at_most is not None, "others are not among the peaks"
+        most = per_second_at_most / work.operations
         rates.append(
             EncoderRate(
                 what=what,

@@ -13,6 +13,7 @@ from command import Edgeq, assert_refused
 from PIL import Image
 
 from edgeq.api.workshop.describe import Planned
+from edgeq.device import PROFILES
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "expected.json").read_text())
@@ -26,6 +27,27 @@ def test_llava_13b_fits_an_orin_nx(edgeq: Edgeq, monkeypatch: pytest.MonkeyPatch
     assert "13,351,494,656 parameters, 7.87 GB of weights" in done.out
     assert "An image of 336 x 336 takes 576 tokens; a token takes 819,200 bytes of KV cache." in done.out
     assert "It fits Jetson Orin NX 16 GB with" in done.out
+
+
+def test_ceilings_stand_below_the_memory(edgeq: Edgeq, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mode of the device has a line, in a terminal of 80 columns; none where its modes are not known."""
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("plan", GOLDEN / "llava-1.5-7b", "--context", "640", "--device")
+    done = edgeq(*asked, "orin-nx-16gb")
+    rows = [line.split() for line in done.out.partition("by power mode")[2].splitlines()]
+    lines = {row[0]: row for row in rows if row}
+    assert lines["40W"] == ["40W", "8", "x", "1,173", "102.4", "19.2", "26.0", "memory", "1,484", "19"]
+    assert lines["25W"] == ["25W", "8", "x", "408", "102.4", "6.7", "9.9", "issue", "516", "56"]
+    assert "not measured: nothing reaches it" in done.out
+    planned = Planned.model_validate_json(edgeq(*asked, "orin-nx-16gb", "--json").out)
+    assert [one.mode.name for one in planned.ceilings] == ["MAXN_SUPER", "40W", "25W", "15W", "10W"]
+    assert "ceilings" not in json.loads(edgeq(*asked, "this-machine", "--json").out)
+
+
+@pytest.mark.parametrize("verb", ["plan", "prepare"])
+def test_the_help_lists_the_devices(edgeq: Edgeq, verb: str) -> None:
+    shown = "".join(edgeq(verb, "--help").out.split())
+    assert "".join(f"{name}," for name in PROFILES) + "this-machine." in shown
 
 
 def test_what_does_not_fit_ends_with_1_and_says_what_would(edgeq: Edgeq, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from edgeq.artifact import LaterFields
 from edgeq.calibrate.stage import CALIBRATION_IMAGES
 from edgeq.device import device_profile
+from edgeq.device.power_modes import POWER_MODES
 from edgeq.errors import InputError, ModelError, first_line
 from edgeq.families.modules import VlmDescription, read_vlm
 from edgeq.families.registry import cap, lacking
@@ -32,6 +34,7 @@ from edgeq.pipeline.stages import Options
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.pipeline.vlm_options import image_caps
 from edgeq.pipeline.vlm_processor import config_directory
+from edgeq.plan.ceilings import Ceiling, device_ceiling, model_work
 from edgeq.plan.facts import Facts, image_facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.memory import MemoryPlan, plan_memory
@@ -43,7 +46,7 @@ from edgeq.plan.weights import by_name, weigh
 __all__ = ["Planned", "inspect", "plan_model", "plan_queries"]
 
 
-class Planned(BaseModel):
+class Planned(LaterFields):
     """What was planned.
 
     Attributes:
@@ -55,9 +58,11 @@ class Planned(BaseModel):
         memory: of a vision-language model on a device; None where none is named.
         outputs: of a classifier's or an image encoder's ONNX file: what it gives, the answer first.
         notes: what a careful reader should know, in sentences.
+        ceilings: of a vision-language model on a device whose power modes are known, the fastest mode first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later = ("ceilings",)
 
     version: Literal["edgeq.planned/1"] = "edgeq.planned/1"
     model: str
@@ -71,6 +76,7 @@ class Planned(BaseModel):
     memory: MemoryPlan | None = None
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    ceilings: tuple[Ceiling, ...] = ()
 
 
 def plan_queries(model: str | Path, device: str, per_second: float) -> QueryRate:
@@ -155,7 +161,8 @@ def plan_model(
         options: rules, allowances, and how BatchNorm and weights are treated.
 
     Returns:
-        The plan, and with `device` a memory plan: `memory.fits` says whether it fits.
+        The plan, and with `device` a memory plan: `memory.fits` says whether it fits; `ceilings` what each power mode
+        of the device allows at the most.
 
     Raises:
         ModelError: the model cannot be read.
@@ -201,7 +208,7 @@ def plan_model(
             caps=caps,
             precision=precision,
         )
-        planned = planned.model_copy(update={"memory": memory})
+        planned = planned.model_copy(update={"memory": memory, "ceilings": _ceilings(memory)})
     return planned.model_copy(
         update={
             "parameters": described.parameters,
@@ -210,6 +217,12 @@ def plan_model(
             "photographs": counted,
         }
     )
+
+
+def _ceilings(memory: MemoryPlan) -> tuple[Ceiling, ...]:
+    """By power mode; none for a device or a model of which that is not known."""
+    work = model_work(memory)
+    return () if work is None else tuple(device_ceiling(work, mode) for mode in POWER_MODES.get(memory.device.name, ()))
 
 
 def _notes(model: str, config: Mapping[str, Any], preprocess: Preprocess | PreprocessFlags | None) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.cli.flags import PATH
+from edgeq.device import PROFILES, THIS_MACHINE
 from edgeq.engine.registry import BACKENDS, DEFAULT
 from edgeq.errors import PlanError
 from edgeq.model.heads.detector import HEAD_KINDS
@@ -25,6 +26,7 @@ from edgeq.quality.tasks.registry import IMAGE_TASKS, task_names
 from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
 
 __all__ = [
+    "DEVICES",
     "allowances",
     "backend_option",
     "calibration_options",
@@ -46,6 +48,9 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+DEVICES = f"One of {', '.join([*PROFILES, THIS_MACHINE])}."
+"""What --device takes, for its help."""
 
 MAX_DROP_HELP = (
     "Points of top-1 (or of the task's own figure) that may be lost: keep layers in floating point until no more is. "

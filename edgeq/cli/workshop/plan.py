@@ -12,6 +12,7 @@ from edgeq.api.workshop.describe import Planned, plan_model, plan_queries
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option
 from edgeq.cli.workshop.options import (
+    DEVICES,
     cap_options,
     eval_option,
     fold_options,
@@ -22,7 +23,7 @@ from edgeq.cli.workshop.options import (
 )
 from edgeq.cli.workshop.preprocess_options import parse_size, preprocess_options
 from edgeq.cli.workshop.retrieval_tables import print_query_rate
-from edgeq.cli.workshop.vlm_tables import print_memory, print_photographs
+from edgeq.cli.workshop.vlm_tables import print_ceilings, print_memory, print_photographs
 from edgeq.files import require_new
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.plan.guards import GUARDS
@@ -44,7 +45,11 @@ __all__ = ["command"]
     "planned for; or, with --device, how many images are in a sequence.  [default: 1]",
 )
 @eval_option(required=False)
-@click.option("--device", help="Vision-language: plan its memory on this device; exit status 1 if it does not fit.")
+@click.option(
+    "--device",
+    help="Vision-language: plan its memory on this device, and what its power modes allow at the most; exit status 1 "
+    f"if it does not fit. {DEVICES}",
+)
 @click.option(
     "--context",
     type=click.IntRange(1),
@@ -192,6 +197,8 @@ def _print(planned: Planned) -> None:
         click.echo(f"All {len(GUARDS)} guards pass" + (f"; {', '.join(tripped)} by --allow." if tripped else "."))
     elif planned.memory is not None:
         print_memory(planned.memory)
+        if planned.ceilings:
+            print_ceilings(planned.ceilings, planned.memory.request.context)
     else:
         _print_table(planned)
         for line in planned.outputs:

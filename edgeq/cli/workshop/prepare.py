@@ -21,6 +21,7 @@ from edgeq.cli.workshop.classifier_tables import (
     print_trials,
 )
 from edgeq.cli.workshop.options import (
+    DEVICES,
     allowances,
     backend_option,
     calibration_options,
@@ -136,7 +137,9 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 @guard_options
 @outputs_option
 @preprocess_options
-@click.option("--device", help="Vision-language: plan its memory, and stop if the model does not fit.")
+@click.option(
+    "--device", help=f"Vision-language: plan its memory on this device, and stop if the model does not fit. {DEVICES}"
+)
 @click.option(
     "--context", type=click.IntRange(1), default=2048, show_default=True, help="Tokens of image, question and answer."
 )

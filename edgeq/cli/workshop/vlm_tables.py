@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import click
 
 from edgeq.cli import console
 from edgeq.pipeline.vlm import PreparedVlm
+from edgeq.plan.ceilings import Bound, Ceiling
 from edgeq.plan.memory import MemoryPlan
 from edgeq.plan.photographs import PhotographCount
 from edgeq.quality.tasks.answers import VlmQuality
 
-__all__ = ["print_answers", "print_memory", "print_photographs", "print_prepared_vlm"]
+__all__ = ["print_answers", "print_ceilings", "print_memory", "print_photographs", "print_prepared_vlm"]
+
+
+_BOUNDS: Final[dict[Bound, str]] = {"bandwidth": "memory", "instructions": "issue", "operations": "TFLOPS"}
 
 
 def print_memory(plan: MemoryPlan) -> None:
@@ -37,6 +42,40 @@ def print_memory(plan: MemoryPlan) -> None:
         print_photographs(plan.photographs)
     for line in _lines(plan):
         click.echo(line)
+
+
+def print_ceilings(ceilings: Sequence[Ceiling], context: int) -> None:
+    """What each power mode allows at the most, on stdout.
+
+    Args:
+        ceilings: the fastest mode first.
+        context: tokens of the sequence that they are for.
+    """
+    console.print_table(
+        "At the most, by power mode",
+        ("mode", "SM x MHz", "GB/s", "TFLOPS", "token/s", "by", "read/s", "ms"),
+        [
+            (
+                one.mode.name,
+                f"{one.mode.multiprocessors} x {one.mode.gpu_mhz:,}",
+                f"{one.mode.bytes_per_second / 1e9:.1f}",
+                f"{one.mode.fp16_per_second / 1e12:.1f}",
+                f"{one.decode_tokens_per_second:.1f}",
+                _BOUNDS[one.decode_bound],
+                f"{one.prefill_tokens_per_second:,.0f}",
+                f"{one.image_ms:,.0f}",
+            )
+            for one in ceilings
+        ],
+        numbers=("SM x MHz", "GB/s", "TFLOPS", "token/s", "read/s", "ms"),
+    )
+    fastest = ceilings[0]
+    click.echo(
+        "Derived from clocks and bandwidth, not measured: nothing reaches it. "
+        f"token/s: of an answer at {context:,} tokens of context, by memory or by the issue of NF4's instructions. "
+        f"read/s: tokens of a prompt; {fastest.prefill_unpacked_tokens_per_second:,.0f} in {fastest.mode.name} where "
+        "each NF4 matrix is unpacked first. ms: of an image in the vision encoder."
+    )
 
 
 def print_photographs(count: PhotographCount) -> None:

@@ -1,9 +1,4 @@
-"""The devices that edgeq plans for, and a probe of the machine that it runs on.
-
-Memory a system has is less than what the box says: firmware and carve-outs are gone before Linux starts. The totals
-are what `tegrastats` and `/proc/meminfo` show on JetPack 6. None
-of the Jetsons' figures was measured by edgeq.
-"""
+"""A probe of the machine that edgeq runs on: how much memory a process may still take."""
 
 from __future__ import annotations
 
@@ -11,129 +6,16 @@ import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
+from edgeq.device.profiles import PROFILES, THIS_MACHINE, DeviceProfile
 from edgeq.errors import InputError
 
-__all__ = [
-    "PEAKS",
-    "PROFILES",
-    "THIS_MACHINE",
-    "DevicePeak",
-    "DeviceProfile",
-    "MemoryFiles",
-    "OpenText",
-    "device_profile",
-    "probe",
-]
+__all__ = ["MemoryFiles", "OpenText", "device_profile", "probe"]
 
-MIB: Final = 1 << 20
-THIS_MACHINE: Final = "this-machine"
-
-_IDLE: Final = 1216 * MIB
-_CUDA_RUNTIME: Final = 2_000_000_000
 _CPU_RUNTIME: Final = 455_000_000
 _UNLIMITED: Final = 1 << 60
 _MOST_TEXT: Final = 1 << 16
-
-
-class DeviceProfile(BaseModel):
-    """A device's memory, as a plan needs it.
-
-    Attributes:
-        name: as `--device` takes it.
-        title: for people.
-        memory: `unified` is one memory for CPU and GPU, as on a Jetson; `system` is a machine used without a GPU.
-        total_bytes: what Linux has in all.
-        reserve_bytes: what the system and others take of it.
-        runtime_bytes: one process with Python, torch, transformers, the vision backend, and CUDA's context where there
-            is a GPU.
-        widens_fp16: the vision backend holds FP16 weights as FP32: ONNX Runtime has no FP16 kernels for most CPUs.
-        source: where the figures come from.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    title: str
-    memory: Literal["unified", "system"]
-    total_bytes: int
-    reserve_bytes: int
-    runtime_bytes: int
-    widens_fp16: bool = False
-    source: str
-
-    @property
-    def budget_bytes(self) -> int:
-        """What is left for edgeq's process."""
-        return self.total_bytes - self.reserve_bytes
-
-
-def _jetson(name: str, title: str, mebibytes: int) -> DeviceProfile:
-    """A Jetson without a desktop.
-
-    The reserve is what an Orin NX 16 GB takes when idle and headless, by reports between 0.8 and 1.2 GiB, so that 14.1
-    of its 15,656 MiB (15.3 GiB) are left; a desktop takes 0.8 GB more, ROS and a camera more again. CUDA's context with
-    PyTorch takes 1.5 to 2 GB of the same memory; the upper end is planned.
-    """
-    return DeviceProfile(
-        name=name,
-        title=title,
-        memory="unified",
-        total_bytes=mebibytes * MIB,
-        reserve_bytes=_IDLE,
-        runtime_bytes=_CUDA_RUNTIME,
-        source="reports from devices with JetPack 6, headless; not measured by edgeq",
-    )
-
-
-PROFILES: Final = {
-    profile.name: profile
-    for profile in (
-        _jetson("orin-nano-8gb", "Jetson Orin Nano 8 GB", 7620),
-        _jetson("orin-nx-16gb", "Jetson Orin NX 16 GB", 15656),
-        _jetson("agx-orin-32gb", "Jetson AGX Orin 32 GB", 30697),
-        _jetson("agx-orin-64gb", "Jetson AGX Orin 64 GB", 62841),
-    )
-}
-"""The known devices by name; `this-machine` is probed instead."""
-
-
-class DevicePeak(BaseModel):
-    """What a device's tensor cores and memory can do at the most, dense, at the highest clocks.
-
-    Attributes:
-        int8_per_second: operations on INT8; on FP16 half as many.
-        bytes_per_second: of memory.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    int8_per_second: float
-    bytes_per_second: float
-
-    def operations(self, precision: Literal["int8", "fp16"]) -> float:
-        """A second."""
-        return self.int8_per_second if precision == "int8" else self.int8_per_second / 2
-
-
-def _peak(cores: int, clock_hz: float, bytes_per_second: float) -> DevicePeak:
-    """An Ampere tensor core of Orin does 1,024 dense INT8 operations a clock; the DLAs are left out."""
-    return DevicePeak(int8_per_second=cores * 1024 * clock_hz, bytes_per_second=bytes_per_second)
-
-
-PEAKS: Final = {
-    "orin-nano-8gb": _peak(32, 1.020e9, 102e9),
-    "orin-nx-16gb": _peak(32, 1.173e9, 102.4e9),
-    "agx-orin-32gb": _peak(56, 0.930e9, 204.8e9),
-    "agx-orin-64gb": _peak(64, 1.300e9, 204.8e9),
-}
-"""By the names of `PROFILES`: tensor cores, clocks and memory of NVIDIA's data sheets, in MAXN (SUPER) mode.
-
-The sheets give sparse operations, twice as many, and count the DLAs. None of this was measured by edgeq.
-"""
 
 
 def device_profile(name: str) -> DeviceProfile:
