@@ -8,14 +8,14 @@ import torch
 
 from edgeq.errors import EngineError
 
-__all__ = ["LOST", "NO_MEMORY", "OnnxRuntimeFault"]
+__all__ = ["LOST", "NO_MEMORY", "OnnxRuntimeError"]
 
 
-class OnnxRuntimeFault(Exception):
+class OnnxRuntimeError(Exception):
     """ONNX Runtime's exceptions share no base class but Exception; their module is told by its name."""
 
 
-OnnxRuntimeFault.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+OnnxRuntimeError.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
 
 LOST: Final[tuple[Exception, ...]] = (
     torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
@@ -28,7 +28,9 @@ LOST: Final[tuple[Exception, ...]] = (
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
     RuntimeError("NvMapMemCacheMaint: error 14"),
     RuntimeError("../aten/src/ATen/native/cuda/IndexKernel.cu:92: device-side assert triggered"),
-    OnnxRuntimeFault("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was encountered ; GPU=0"),
+    OnnxRuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was encountered ; GPU=0"
+    ),
     EngineError(
         "TensorRT did not run the engine",
         causes=("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (unspecified launch failure)",),
@@ -46,11 +48,11 @@ NO_MEMORY: Final[tuple[Exception, ...]] = (
     RuntimeError("cudaErrorMemoryAllocation"),
     RuntimeError("CUBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
-    OnnxRuntimeFault(
+    OnnxRuntimeError(
         "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 67108864"
     ),
-    OnnxRuntimeFault("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2: out of memory ; GPU=0 ; hostname=orin"),
-    OnnxRuntimeFault("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
+    OnnxRuntimeError("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2: out of memory ; GPU=0 ; hostname=orin"),
+    OnnxRuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
     EngineError(
         "TensorRT did not make an execution context",
         causes=("[resizingAllocator.cpp::allocate] Error Code 2: OutOfMemory (Requested size was 402653184 bytes.)",),
