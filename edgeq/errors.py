@@ -19,7 +19,7 @@
     ├── OutOfMemoryError      memory of the machine or of the accelerator ran out
     └── OutputError           the result cannot be written: it exists, or the disk is full
 
-All of them end the command line with no traceback; `edgeq.cli.exit_status` has the status of each. What libraries
+All of them end the command line with no traceback; `edgeq.cli.exit_statuses` has the status of each. What libraries
 raise instead of DeviceLostError and OutOfMemoryError is recognised by `edgeq.faults`.
 """
 

@@ -82,7 +82,7 @@ DEVICE = (
     "api.device",
     "cli.device",
     "cli.console",
-    "cli.exit_status",
+    "cli.exit_statuses",
     "cli.flags",
 )
 """Folders and files of the device half: each module in them is imported without a package of the workshop."""

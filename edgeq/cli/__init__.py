@@ -1,7 +1,7 @@
 """The command line: one file for each verb.
 
 Exit status: 0 done, 1 a gate said no, 2 bad input or usage, 70 failed, 75 not now, 78 and 79 a service that a restart
-cannot mend, 130 stopped with Ctrl-C, 141 whoever read stdout closed it, 143 terminated; `edgeq.cli.exit_status` says
+cannot mend, 130 stopped with Ctrl-C, 141 whoever read stdout closed it, 143 terminated; `edgeq.cli.exit_statuses` says
 what each of them means.
 """
 
@@ -19,7 +19,7 @@ from typing import Final
 import click
 
 from edgeq import __version__
-from edgeq.cli.exit_status import BAD_INPUT, DONE, FAILED, SERVICES, exit_status, leave
+from edgeq.cli.exit_statuses import BAD_INPUT, DONE, FAILED, SERVICES, exit_status, leave
 from edgeq.errors import EdgeqError
 from edgeq.faults import known_fault
 from edgeq.old_names import current_arguments

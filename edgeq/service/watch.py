@@ -98,7 +98,9 @@ class Watch:
         self, directory: Path, look: Look, model: str, clock: Callable[[], float], timeout: float = TIMEOUT_S
     ) -> None:
         if not directory.is_dir():
-            raise InputError(f"{directory} is no directory", expected="the folder that images are put into")
+            raise InputError(
+                f"{directory} is no directory", expected="the folder that images are put into", passing=True
+            )
         self._directory = directory
         self._look = look
         self._model = model

@@ -137,7 +137,8 @@ def test_without_openvino_nothing_begins(
         ("serve", bundle, *on),
     )
     for verb in verbs:
-        assert_refused(edgeq(*verb), "OpenVINO is not installed", "next: pip install 'edgeq[openvino]'")
+        status = 70 if verb[0] == "serve" else 2
+        assert_refused(edgeq(*verb), "OpenVINO is not installed", "next: pip install 'edgeq[openvino]'", status=status)
     assert list(tmp_path.iterdir()) == []
 
 

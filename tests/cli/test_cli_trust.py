@@ -64,7 +64,8 @@ def test_show_and_revoke(edgeq: Edgeq, root: Path, ours: KeyPair) -> None:
     shown = edgeq("trust", "show", "--root", root)
     assert "[bold]lost" in shown.out
     assert "signs bundles" not in shown.out
-    assert_refused(edgeq("serve", root, "--port", "0"), f"signed with the key {ours.id}, which is revoked: [bold]lost")
+    done = edgeq("serve", root, "--port", "0")
+    assert_refused(done, f"signed with the key {ours.id}, which is revoked: [bold]lost", status=78)
     assert_refused(edgeq("rollback", "--root", root), "no previous version")
     log = edgeq("trust", "log", "--root", root)
     assert log.status == 0

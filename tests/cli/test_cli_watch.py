@@ -69,8 +69,8 @@ def test_a_language_model_writes_reports(edgeq: Edgeq, prepared_vlm: PreparedVlm
 
 
 def test_what_cannot_be_watched(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:
-    assert_refused(edgeq("watch", bundle, tmp_path / "nowhere"), "is no directory")
+    assert_refused(edgeq("watch", bundle, tmp_path / "nowhere"), "is no directory", status=75)
     assert_refused(edgeq("watch", bundle, tmp_path, "--json"), "--once")
     done = edgeq("watch", tmp_path, tmp_path, "--once")
-    assert done.status == 2
+    assert done.status == 75
     assert "neither a bundle nor a store" in done.err

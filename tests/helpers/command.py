@@ -39,9 +39,9 @@ def listing(directory: Path) -> list[tuple[str, int]]:
     return sorted((path.relative_to(directory).as_posix(), path.lstat().st_size) for path in directory.rglob("*"))
 
 
-def assert_refused(done: Outcome, *words: str) -> None:
-    """Status 2, nothing on stdout, a few lines on stderr with all of `words` in them, and no traceback."""
-    assert (done.status, done.out) == (2, "")
+def assert_refused(done: Outcome, *words: str, status: int = 2) -> None:
+    """The status, nothing on stdout, a few lines on stderr with all of `words` in them, and no traceback."""
+    assert (done.status, done.out) == (status, "")
     assert "Traceback" not in done.err
     assert len(done.err.rstrip().splitlines()) <= MAX_LINES, done.err
     for word in words:

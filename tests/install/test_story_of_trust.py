@@ -118,7 +118,7 @@ def test_the_story(edgeq: Edgeq, tmp_path: Path, root: Path, keys: dict[str, str
     assert_refused(install(second, "--key", public["old"]), "is revoked")
     assert_refused(edgeq("rollback", "--root", root), f"signed with the key {keys['old']}, which is revoked")
     assert_refused(edgeq("rollback", "--root", root, "--allow-older", "--because", "I must"), "is revoked")
-    assert_refused(edgeq("serve", root / "versions" / identity(second), "--port", "0"), "is revoked")
+    assert_refused(edgeq("serve", root / "versions" / identity(second), "--port", "0"), "is revoked", status=78)
     assert pair(root) == (identity(third), identity(second))
 
     # Recovery: a newer one is installed, and then there is something to go back to.

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from scratch import CHECKOUT
 
-from edgeq.cli.exit_status import NO_RESTART
+from edgeq.cli.exit_statuses import NO_RESTART
 from edgeq.device import device_profile
 from edgeq.service.http.connections import descriptor_room
 from edgeq.service.server import LAST_S

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.api.device.bundles import this_device
 from edgeq.cli import console
 from edgeq.cli.device.verify import key_option
-from edgeq.cli.exit_status import DONE, FAILED, leave
+from edgeq.cli.exit_statuses import DONE, FAILED, leave
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.engine.registry import RUNNING
 from edgeq.install.candidate_here import AUTO

@@ -81,7 +81,7 @@ def command(
     if as_json and not once:
         raise click.UsageError("--json tells all at the end, and there is none: add --once")
     if not directory.is_dir():
-        raise InputError(f"{directory} is no directory", expected="the folder that images are put into")
+        raise InputError(f"{directory} is no directory", expected="the folder that images are put into", passing=True)
     settings = chosen_settings(config, **flags)
     with closing(open_chosen(bundle, settings, lambda what: click.echo(what, err=True))) as served:
         look = watch_inference(served, settings.request_seconds, max_new_tokens)

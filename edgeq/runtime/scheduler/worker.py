@@ -274,7 +274,7 @@ class Worker:
         with self._changed:
             self._end_all([(request, Failed(error)) for request in requests])
             if isinstance(error, OutOfMemoryError):
-                _LOGGER.warning("memory ran out, and %d requests failed: %s", len(requests), "; ".join(error.causes))
+                _LOGGER.warning("memory ran out; requests that failed of it: %d; %s", len(requests), error.causes[:1])
                 self._decoder.kept.bound(0)
                 self._give_back()
 
