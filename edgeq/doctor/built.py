@@ -10,6 +10,7 @@ from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine_store.key import KeyParts, engine_key, unknown_parts
 from edgeq.engine_store.machine import Machine
 from edgeq.engine_store.planned import build_key, encoders_of, plan_build
+from edgeq.engine_store.second_try import find_built
 from edgeq.engine_store.store import EngineStore
 from edgeq.errors import EdgeqError
 
@@ -51,13 +52,15 @@ def _finding(
         if key is None:
             seen = f"not known here: {', '.join(unknown_parts(parts))}"
             return DoctorFinding(name=name, status="unknown", seen=seen)
-        found = store.find(key)
+        found = find_built(store, parts)
         if found is None:
             return _not_built(name, directory, _why(store, key, parts))
     except EdgeqError as error:
         return DoctorFinding(name=name, status="warning", seen=error.what, next_step=error.next_step)
     size = f"{found.record.size / 1e6:.1f} MB"
-    return DoctorFinding(name=name, status="ok", seen=f"{key[:12]} in {store.root}, {size}, as it was built")
+    return DoctorFinding(
+        name=name, status="ok", seen=f"{found.record.key[:12]} in {store.root}, {size}, as it was built"
+    )
 
 
 def _why(store: EngineStore, key: str, parts: KeyParts) -> str:

@@ -9,7 +9,7 @@ from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT, backend
 from edgeq.errors import EngineError
-from edgeq.tensorrt.loading import choose_quantization, version_of
+from edgeq.tensorrt.loading import choose_quantization, newer_than_known, version_of
 
 __all__ = ["onnxruntime_finding", "other_findings", "tensorrt_finding", "tensorrt_version"]
 
@@ -80,8 +80,11 @@ def _listed(value: object) -> str:
 def _with_quantization(version: str) -> DoctorFinding:
     try:
         _, why = choose_quantization(version_of(version), None)
+        warning = newer_than_known(version_of(version))
     except EngineError as error:
         return DoctorFinding(
             name="TensorRT", status="warning", seen=version, means=error.what, next_step=error.next_step
         )
+    if warning:
+        return DoctorFinding(name="TensorRT", status="warning", seen=version, means=warning)
     return DoctorFinding(name="TensorRT", status="ok", seen=version, means=f"quantization is {why}")

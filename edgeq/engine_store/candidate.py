@@ -12,10 +12,10 @@ from edgeq.engine import Engine
 from edgeq.engine.base import EngineBackend, Placement
 from edgeq.engine.registry import BUILT, DEFAULT, require
 from edgeq.engine.tensorrt import TensorRtEngine
-from edgeq.engine_store.key import engine_key
 from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.engine_store.planned import build_key, has_both, plan_build
 from edgeq.engine_store.quicker import read_choice
+from edgeq.engine_store.second_try import find_built
 from edgeq.engine_store.store import EngineStore, StoredEngine
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
@@ -159,7 +159,7 @@ def tensorrt_candidate(
         store: of the engines of this device.
         encoder: whose engine it is, in a bundle with several.
         file: takes the place of the store. An engine can hold code: it must come from this device.
-        quantization: that it was built on; None takes what the release would take.
+        quantization: that it was built on; None takes what `edgeq build` takes by itself.
 
     Raises:
         ArtifactError: the bundle does not say what an engine is built from.
@@ -194,8 +194,7 @@ def find_engine(
     """
     settings = plan_build(bundle, encoder=encoder, quantization=quantization, tensorrt=release)
     parts = build_key(bundle, manifest, settings, machine or read_machine())
-    key = engine_key(parts)
-    found = EngineStore(store).find(key) if key else None
+    found = find_built(EngineStore(store), parts)
     if found is not None and has_both(manifest):
         found = _chosen(found, EngineStore(store))
     if found is None:
@@ -207,7 +206,8 @@ def find_engine(
                 *((nearest,) if nearest else ()),
                 "it was not built yet, or with other options: then give its file with --engine",
             ),
-            next_step=f"edgeq build {bundle} --backend {BUILT.name}",
+            next_step=f"edgeq build {bundle} --backend {BUILT.name}"
+            + (f" --quantization {quantization}" if quantization else ""),
         )
     return found.engine
 

@@ -18,6 +18,7 @@ from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.model.images.stream import ImageStream
 from edgeq.tensorrt.builder import build_engine
 from edgeq.tensorrt.bundled_cache import bundled_cache
+from edgeq.tensorrt.calibration_cache import CalibrationCache
 from edgeq.tensorrt.calibrator import CalibrationFeed, entropy_calibrator
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 from edgeq.tensorrt.loading import load_tensorrt, version_of
@@ -41,6 +42,7 @@ class Job:
         timing_cache: the file for what the builder measures.
         progress: called as the build goes on.
         say: told what a person should know, in a sentence.
+        evidence: a directory for what is left of a build that does not come out as planned; None keeps nothing.
     """
 
     bundle: Path
@@ -49,6 +51,7 @@ class Job:
     timing_cache: Path
     progress: Progress
     say: Say
+    evidence: Path | None = None
 
 
 class Maker(Protocol):
@@ -86,29 +89,33 @@ class TensorRtMaker:
 
     def make(self, job: Job) -> bytes:
         """As `Maker.make`; what TensorRT swallows during calibration is raised by `build_engine`."""
-        with self._calibrator(job) as calibrator:
+        cache = None
+        if job.settings.calibration == "cache":
+            cache = bundled_cache(job.bundle, version_of(self._trt))
+        with self._calibrator(job, cache) as calibrator:
             return build_engine(
                 self._trt,
                 job.settings,
                 job.bundle / job.settings.graph,
                 calibrator=calibrator,
+                ranges=cache.magnitudes() if cache else None,
                 timing_cache=job.timing_cache,
+                evidence=job.evidence,
                 progress=job.progress,
                 say=job.say,
             )
 
     @contextmanager
-    def _calibrator(self, job: Job) -> Iterator[CalibrationFeed | None]:
+    def _calibrator(self, job: Job, cache: CalibrationCache | None) -> Iterator[CalibrationFeed | None]:
         if job.settings.calibration == "none":
             yield None
             return
-        from_cache = job.settings.calibration == "cache"
         calibrator = entropy_calibrator(
             self._trt,
-            () if from_cache else _batches(job),
+            () if cache else _batches(job),
             shapes=_usual_shapes(job),
             memory=self._memory(),
-            cache=bundled_cache(job.bundle, version_of(self._trt)).to_bytes() if from_cache else None,
+            cache=cache.to_bytes() if cache else None,
             say=job.say,
         )
         try:

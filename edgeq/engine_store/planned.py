@@ -15,7 +15,7 @@ from edgeq.model.images.image_set import ImageSet
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.tensorrt.bundled_cache import CALIBRATION_CACHE
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, FP16_INPUTS, EngineInputs
-from edgeq.tensorrt.loading import QuantizationMode, choose_quantization, version_of
+from edgeq.tensorrt.loading import QuantizationMode, Version, choose_quantization, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings, build_settings
 
 __all__ = ["PREPROCESS", "build_key", "encoders_of", "has_both", "plan_build"]
@@ -54,8 +54,7 @@ def plan_build(
         bundle: a directory made by `edgeq prepare`. Only its `engine.json` is read; nothing is compared with the
             manifest here.
         encoder: one of `encoders_of`.
-        quantization: that is asked for; None takes what the release and the bundle allow, and for an encoder in FP16
-            the explicit one first.
+        quantization: that is asked for; None takes the explicit one where the bundle has a graph for it.
         tensorrt: release that will build, such as `10.3.0`; None where it is not known.
         batch: least, usual and most pictures or texts at once; None takes the bundle's own.
         workspace_bytes: limit of the builder's workspace.
@@ -81,10 +80,11 @@ def plan_build(
         encoder=encoder,
     )
     if images and settings.calibration == "none":
+        calibrates = inputs.precision == "int8" and "implicit" in inputs.graphs
         raise InputError(
             f"{images} was given to calibrate on, and with {chosen} quantization {settings.graph} needs no calibration",
             causes=("its ranges are in the graph",) if inputs.precision == "int8" else ("it has no INT8 layers",),
-            next_step="leave --images out",
+            next_step="leave --images out" + (", or add --quantization implicit" if calibrates else ""),
         )
     return settings
 
@@ -111,6 +111,7 @@ def build_key(
     Raises:
         ArtifactError: `engine.json` speaks of other files than the manifest.
         ImageError: the images cannot be opened.
+        InputError: they do not fill a batch.
     """
     file = bundle / settings.encoder / described
     inputs = EngineInputs.load(file)
@@ -132,17 +133,11 @@ def build_key(
 
 
 def _quantization(
-    inputs: EngineInputs, asked: QuantizationMode | None, release: tuple[int, int, int] | None
+    inputs: EngineInputs, asked: QuantizationMode | None, release: Version | None
 ) -> tuple[QuantizationMode, str]:
-    """The quantization mode, and why; without a release only the choice itself can be told."""
-    explicit_first = inputs.precision == "fp16" or "implicit" not in inputs.graphs
-    default: QuantizationMode | None = "explicit" if explicit_first else None
-    if release:
-        return choose_quantization(release, asked, default=default)
-    chosen: QuantizationMode = asked or default or "implicit"
-    why = "asked for" if asked else "the default for this graph"
-    unsure = "; TensorRT 11 has explicit quantization alone" if chosen == "implicit" else ""
-    return chosen, f"{chosen}: {why}, no release of TensorRT was named{unsure}"
+    """The quantization mode, and why: the graph's own types wherever the bundle has them in a graph."""
+    default: QuantizationMode = "explicit" if "explicit" in inputs.graphs else "implicit"
+    return choose_quantization(release, asked, default=default)
 
 
 def _calibration(settings: BuildSettings, listed: Mapping[str, str], images: Path | None) -> str:
@@ -152,5 +147,12 @@ def _calibration(settings: BuildSettings, listed: Mapping[str, str], images: Pat
     if images is None:
         return listed.get(CALIBRATION_CACHE, "")
     opened = ImageSet.open(images, calibration=True)
+    batch = settings.profile[0].opt[0] if settings.profile else 1
+    if len(opened.items) < batch:
+        raise InputError(
+            f"{images} holds {len(opened.items)} images, and TensorRT would calibrate on batches of {batch}",
+            expected=f"{batch} images or more: what does not fill a batch is left out",
+            next_step="give more images, or a smaller usual batch with --batch",
+        )
     digests = sorted(opened.digest(item) for item in opened.items)
     return hashlib.sha256("\n".join([listed.get(PREPROCESS, ""), *digests]).encode()).hexdigest()

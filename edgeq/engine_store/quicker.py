@@ -23,7 +23,7 @@ from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_laten
 from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.runtime.canary.check import compare_canaries, run_canaries
 
-__all__ = ["CHOICE", "Contender", "EngineChoice", "EnginePrecision", "choose_engine", "read_choice"]
+__all__ = ["CHOICE", "Contender", "EngineChoice", "EnginePrecision", "canary_failures", "choose_engine", "read_choice"]
 
 CHOICE: Final = "choice.json"
 """The file's name beside each of the two engines."""
@@ -117,7 +117,7 @@ def choose_engine(
     if before is not None and before.holds(keys) and before.power == power:
         return before
     canaries = open_canaries(bundle, manifest)
-    failures = {name: _failures(canaries, each.engine, opener) for name, each in engines.items()}
+    failures = {name: canary_failures(canaries, each.engine, opener) for name, each in engines.items()}
     if all(failures.values()):
         raise GateError(
             "neither the INT8 engine nor the FP16 engine computes what the workshop saw",
@@ -144,8 +144,14 @@ def choose_engine(
     return choice
 
 
-def _failures(canaries: CanarySet, engine: Path, opener: OpenEngine) -> tuple[str, ...]:
-    """What an engine fails at; an engine that does not run is one that does not see."""
+def canary_failures(canaries: CanarySet, engine: Path, opener: OpenEngine) -> tuple[str, ...]:
+    """What an engine fails at; an engine that does not run is one that does not see.
+
+    Args:
+        canaries: of its bundle.
+        engine: its file.
+        opener: opens it.
+    """
     try:
         return compare_canaries(canaries, run_canaries(opener(engine), canaries)).failures
     except EdgeqError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,11 +20,15 @@ from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.engine_store.maker import Job, Maker, TensorRtMaker
 from edgeq.engine_store.planned import build_key, encoders_of, has_both, plan_build
 from edgeq.engine_store.quicker import EngineChoice, EnginePrecision, choose_engine
-from edgeq.engine_store.store import EngineStore
-from edgeq.errors import ArtifactError, EngineError
+from edgeq.engine_store.second_try import SecondTry, find_built, make_engine, read_second_try, try_again
+from edgeq.engine_store.store import EngineStore, StoredEngine
+from edgeq.engine_store.verify_engine import canary_sets
+from edgeq.errors import ArtifactError, EngineError, QuantizeError
 from edgeq.plan.budget import WORKSPACE_BYTES
-from edgeq.tensorrt.inputs import FP16_INPUTS
-from edgeq.tensorrt.loading import QuantizationMode, version_of
+from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, FP16_INPUTS
+from edgeq.tensorrt.loading import QuantizationMode, newer_than_known, version_of
+from edgeq.tensorrt.outcome import UnbuiltError
 from edgeq.tensorrt.settings import Batch, BuildSettings, check_memory
 from edgeq.tensorrt.timing_cache import timing_cache_file
 
@@ -57,6 +62,7 @@ class BuiltEngine(BaseModel):
         parts: what the key is made of.
         settings: what the builder was told.
         choice: between an INT8 and an FP16 engine, where the bundle has both graphs.
+        second_try: why precisions are preferred in this engine, and what differs; None where it is as planned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +77,7 @@ class BuiltEngine(BaseModel):
     parts: KeyParts | None = None
     settings: BuildSettings | None = None
     choice: EngineChoice | None = None
+    second_try: SecondTry | None = None
 
 
 class BuiltEncoders(BaseModel):
@@ -115,7 +122,7 @@ def build(
         maker: builds; None takes the TensorRT that is installed.
         machine: that it is built for; None reads this one.
         free_bytes: what the build may take; None asks this machine.
-        opener: opens engines that were built, where two are compared; None takes the backend's own.
+        opener: opens engines that were built, where canaries decide; None takes the backend's own.
         progress: called as (stage, done, total); `wait` while another process builds the same. Of several encoders, the
             encoder stands before the stage: `text: wait`.
         say: told what a person should know, in a sentence.
@@ -125,105 +132,150 @@ def build(
 
     Raises:
         ArtifactError: the bundle is damaged, or does not say what an engine is built from.
-        EngineError: there is no such TensorRT, it refuses the graph, or built something else than was planned.
-        GateError: the build may take more memory than is free, or of two engines neither sees.
+        EngineError: there is no such TensorRT, it refuses the graph, or builds nothing.
+        QuantizeError: it built something else than was planned; the error says where that is.
+        GateError: the build may take more memory than is free, of two engines neither sees, or that of a second try
+            does not.
         OutputError: the store cannot be written.
     """
     manifest = read_manifest(bundle)
     if not backend.built:
         graphs = _GRAPHS[manifest.kind](bundle)
         return {encoder: _as_it_is(bundle, manifest, backend, encoder, names) for encoder, names in graphs.items()}
-    maker = maker or TensorRtMaker()
+    maker, say = maker or TensorRtMaker(), say or (lambda _sentence: None)
     _check_release(maker.release, tensorrt)
+    if warning := newer_than_known(version_of(maker.release)):
+        say(warning)
     machine, report = machine or read_machine(), progress or (lambda _stage, _done, _total: None)
-    planned = {
-        encoder: plan_build(
-            bundle,
-            encoder=encoder,
-            quantization=quantization,
-            tensorrt=maker.release,
-            batch=batch,
-            workspace_bytes=workspace_bytes,
-            images=images,
-        )
+    shared: dict[str, Any] = {
+        "quantization": quantization,
+        "tensorrt": maker.release,
+        "batch": batch,
+        "workspace_bytes": workspace_bytes,
+    }
+    planned = [
+        _planned(bundle, manifest, machine, encoder=encoder, images=images, **shared)
         for encoder in encoders_of(manifest)
-    }
-    parts = {
-        encoder: build_key(bundle, manifest, settings, machine, images=images) for encoder, settings in planned.items()
-    }
+    ]
+    if has_both(manifest):
+        planned.append(_planned(bundle, manifest, machine, described=FP16_INPUTS, **shared))
+        open_canaries(bundle, manifest)  # they decide between the two engines, and are missed before there is one
     if len(planned) > 1:
-        _check_memory_of_all(planned, parts, EngineStore(store), free_bytes)
+        _check_memory_of_all(planned, EngineStore(store), free_bytes)
     timing = timing_cache_file(store / _TIMING, maker.release, " ".join(map(str, machine.model_dump().values())))
-    made = {}
-    for encoder, settings in planned.items():
-        heard = partial(_named, report, encoder) if encoder else report
-        job = Job(bundle, settings, images, timing, heard, say or (lambda _sentence: None))
-        made[encoder] = _built(job, parts[encoder], maker, EngineStore(store), free_bytes, backend)
-    if has_both(manifest) and "" in made:
-        half = plan_build(
-            bundle,
-            quantization=quantization,
-            tensorrt=maker.release,
-            batch=batch,
-            workspace_bytes=workspace_bytes,
-            described=FP16_INPUTS,
-        )
-        job = Job(bundle, half, None, timing, report, say or (lambda _sentence: None))
-        key = build_key(bundle, manifest, half, machine, described=FP16_INPUTS)
-        both = made[""], _built(job, key, maker, EngineStore(store), free_bytes, backend)
+    building = _Building(
+        bundle, manifest, maker, EngineStore(store), free_bytes, backend, opener or backend.open, timing, report, say
+    )
+    made = [building.made(each) for each in planned]
+    if has_both(manifest):
         report("compare", 0, 0)
-        made[""] = _quicker(bundle, manifest, *both, EngineStore(store), opener or backend.open)
-    return made
+        return {"": building.quicker(*made)}
+    return {each.settings.encoder: engine for each, engine in zip(planned, made, strict=True)}
 
 
-def _quicker(
-    bundle: Path, manifest: Manifest, int8: BuiltEngine, half: BuiltEngine, store: EngineStore, opener: OpenEngine
-) -> BuiltEngine:
-    """The quicker of two engines that see."""
-    built: dict[EnginePrecision, BuiltEngine] = {"int8": int8, "fp16": half}
-    engines = {name: found for name, each in built.items() if (found := store.find(each.key or ""))}
-    choice = choose_engine(bundle, manifest, engines, opener)
-    taken = built[choice.chosen]
-    return taken.model_copy(update={"choice": choice, "because": f"{taken.because}; {choice.because}"})
+@dataclass(frozen=True)
+class _Planned:
+    """One engine that is wanted.
+
+    Attributes:
+        settings: for its builder.
+        parts: of its key.
+        images: to calibrate on.
+    """
+
+    settings: BuildSettings
+    parts: KeyParts
+    images: Path | None
 
 
-def _check_memory_of_all(
-    planned: Mapping[str, BuildSettings], parts: Mapping[str, KeyParts], store: EngineStore, free_bytes: int | None
-) -> None:
+def _planned(
+    bundle: Path,
+    manifest: Manifest,
+    machine: Machine,
+    *,
+    images: Path | None = None,
+    described: str = ENGINE_INPUTS,
+    **choices: Any,
+) -> _Planned:
+    settings = plan_build(bundle, images=images, described=described, **choices)
+    parts = build_key(bundle, manifest, settings, machine, images=images, described=described)
+    return _Planned(settings, parts, images)
+
+
+def _check_memory_of_all(planned: Sequence[_Planned], store: EngineStore, free_bytes: int | None) -> None:
     """Raise GateError before the first build where a later one would be refused."""
-    for encoder, settings in planned.items():
-        key = engine_key(parts[encoder])
-        if key is not None and store.find(key) is None:
-            check_memory(settings, free_bytes)
+    for each in planned:
+        if engine_key(each.parts) is not None and find_built(store, each.parts) is None:
+            check_memory(each.settings, free_bytes)
+
+
+@dataclass(frozen=True)
+class _Building:
+    """What all builds of one bundle have in common."""
+
+    bundle: Path
+    manifest: Manifest
+    maker: Maker
+    store: EngineStore
+    free_bytes: int | None
+    backend: EngineBackend
+    opener: OpenEngine
+    timing: Path
+    report: Progress
+    say: Callable[[str], None]
+
+    def made(self, wanted: _Planned) -> BuiltEngine:
+        """One engine, found or made."""
+        kept = find_built(self.store, wanted.parts) or self._make(wanted)
+        second = read_second_try(kept.engine)
+        return BuiltEngine(
+            backend=self.backend.name,
+            engine=kept.engine,
+            size=kept.record.size,
+            sha256=kept.record.sha256,
+            reused=kept.reused,
+            because=f"{kept.because}; {second.because}" if second else kept.because,
+            key=kept.record.key,
+            parts=kept.record.parts,
+            settings=kept.record.settings,
+            second_try=second,
+        )
+
+    def quicker(self, int8: BuiltEngine, half: BuiltEngine) -> BuiltEngine:
+        """The quicker of two engines that see."""
+        built: dict[EnginePrecision, BuiltEngine] = {"int8": int8, "fp16": half}
+        engines = {name: found for name, each in built.items() if (found := self.store.find(each.key or ""))}
+        choice = choose_engine(self.bundle, self.manifest, engines, self.opener)
+        taken = built[choice.chosen]
+        return taken.model_copy(update={"choice": choice, "because": f"{taken.because}; {choice.because}"})
+
+    def _make(self, wanted: _Planned) -> StoredEngine:
+        encoder = wanted.settings.encoder
+        heard = partial(_named, self.report, encoder) if encoder else self.report
+        evidence = self.store.evidence(engine_key(wanted.parts) or "")
+        job = Job(self.bundle, wanted.settings, wanted.images, self.timing, heard, self.say, evidence)
+
+        def make(path: Path) -> None:
+            check_memory(wanted.settings, self.free_bytes)
+            heard("build", 0, 0)
+            make_engine(job, self.maker, path)
+
+        try:
+            return self.store.build(wanted.settings, wanted.parts, make, waiting=lambda: heard("wait", 0, 0))
+        except (UnbuiltError, QuantizeError) as error:
+            kept = try_again(
+                job, wanted.parts, error, self.maker, self.store, partial(self._canaries, encoder), self.opener
+            )
+            if kept is None:
+                raise
+            return kept
+
+    def _canaries(self, encoder: str) -> CanarySet:
+        return canary_sets(self.bundle, self.manifest)[encoder]
 
 
 def _named(report: Progress, encoder: str, stage: str, done: int, total: int) -> None:
     report(f"{encoder}: {stage}", done, total)
-
-
-def _built(
-    job: Job, parts: KeyParts, maker: Maker, store: EngineStore, free_bytes: int | None, backend: EngineBackend
-) -> BuiltEngine:
-    """One engine, found or made."""
-    settings, report = job.settings, job.progress
-
-    def make(path: Path) -> None:
-        check_memory(settings, free_bytes)
-        report("build", 0, 0)
-        path.write_bytes(maker.make(job))
-
-    kept = store.build(settings, parts, make, waiting=lambda: report("wait", 0, 0))
-    return BuiltEngine(
-        backend=backend.name,
-        engine=kept.engine,
-        size=kept.record.size,
-        sha256=kept.record.sha256,
-        reused=kept.reused,
-        because=kept.because,
-        key=kept.record.key,
-        parts=parts,
-        settings=settings,
-    )
 
 
 def _as_it_is(

@@ -1,4 +1,5 @@
-"""Where engines are kept on a device: `KEY/engine.plan` and `KEY/engine.json`, the record of what it is.
+"""Where engines are kept on a device: `KEY/engine.plan` and `KEY/engine.json`, the record of what it is. What is left
+of a build that did not come out as planned is in `.evidence/KEY`, the last one of each key.
 
 One process at a time builds under a key; others wait and get what it made. An engine appears under its key complete or
 not at all. What a killed build leaves is a hidden directory `.KEY.partial-...` that the next build, of whatever key,
@@ -34,6 +35,7 @@ RECORD: Final = "engine.json"
 
 _SYSTEM_STORE: Final = Path("/var/lib/edgeq/engines")
 _LOCKS: Final = ".locks"
+_EVIDENCE: Final = ".evidence"
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _PARTIAL: Final = re.compile(r"\.([0-9a-f]{64})\.partial-[0-9a-f]+")
 
@@ -100,6 +102,10 @@ class EngineStore:
         """The engine under `key`; None where there is none, or it is not what its record says."""
         found = self._look(key)
         return found if isinstance(found, StoredEngine) else None
+
+    def evidence(self, key: str) -> Path:
+        """The directory for what is left of a build under `key` that did not come out as planned."""
+        return self.root / _EVIDENCE / key
 
     def build(
         self,

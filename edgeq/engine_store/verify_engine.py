@@ -122,14 +122,18 @@ _SETS: Final[dict[Kind, Callable[[Path, Manifest], dict[str, CanarySet]]]] = {
 """Kind of bundle -> the canaries of each of its encoders."""
 
 
-def canary_sets(bundle: Path) -> dict[str, CanarySet]:
-    """Check a bundle byte for byte, and read the canaries of each of its encoders; of the only one under an empty name.
+def canary_sets(bundle: Path, manifest: Manifest | None = None) -> dict[str, CanarySet]:
+    """Read the canaries of each of a bundle's encoders; of the only one under an empty name.
+
+    Args:
+        bundle: its directory.
+        manifest: of a bundle that was checked just now; None checks it byte for byte.
 
     Raises:
         ArtifactError: it is no bundle, is damaged, or has no canaries that can be used.
         ModelError: the bundle's preprocessing or tokenizer cannot be used.
     """
-    manifest = read_manifest(bundle)
+    manifest = manifest or read_manifest(bundle)
     return _SETS[manifest.kind](bundle, manifest)
 
 

@@ -289,7 +289,7 @@ def _graph(
         bundle: that the file lies below; None takes its directory.
     """
     model = _open(path)
-    constants = constant_tensors(model.graph)
+    constants, casts = constant_tensors(model.graph), [node.name for node in model.graph.node if node.op_type == "Cast"]
     return EngineGraph(
         file=path.relative_to(bundle or path.parent).as_posix(),
         sha256=sha256_file(path),
@@ -297,7 +297,8 @@ def _graph(
         inputs=tuple(_binding(value, free) for value in model.graph.input if value.name not in constants),
         outputs=tuple(_binding(value, free) for value in model.graph.output),
         layers=layers,
-        casts=tuple(node.name for node in model.graph.node if node.op_type == "Cast"),
+        casts=tuple(casts),
+        half=not casts and any(tensor.data_type == TensorProto.FLOAT16 for tensor in all_tensors(model.graph)),
     )
 
 

@@ -1,34 +1,27 @@
 """From settings and an ONNX file to a serialized engine that was compared with its plan.
 
 What is called, and in which order, is written down in tests/golden/tensorrt. No engine was built here: the calls are
-checked against the real bindings of TensorRT 10.3 and 10.16, which have no builder without a GPU.
+checked against the real bindings of TensorRT 10.3, 10.16 and 11.4, which have no builder without a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from edgeq.errors import EngineError, OutputError, first_line
 from edgeq.tensorrt.constraints import check_bindings, constrain
-from edgeq.tensorrt.inspector import inspect_engine
 from edgeq.tensorrt.loading import quiet_deprecations
 from edgeq.tensorrt.log import build_log
+from edgeq.tensorrt.outcome import Outcome, Say, cause
 from edgeq.tensorrt.progress import Progress, progress_monitor
+from edgeq.tensorrt.ranges import set_ranges
 from edgeq.tensorrt.settings import BuildSettings, ShapeRange
 from edgeq.tensorrt.timing_cache import read_timing_cache, update_timing_cache
-from edgeq.tensorrt.verify import verify_tensorrt
 
 __all__ = ["Progress", "Say", "build_engine"]
-
-Say = Callable[[str], None]
-"""Told, in a sentence, what a person should know of a build that goes on."""
-
-_NAMED: Final = 3
-"""Layers that are named in a sentence; the others are counted."""
 
 
 def build_engine(
@@ -37,13 +30,16 @@ def build_engine(
     graph: Path,
     *,
     calibrator: Any = None,
+    ranges: Mapping[str, float] | None = None,
     timing_cache: Path | None = None,
+    evidence: Path | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> bytes:
     """Build an engine, and compare it with what was planned.
 
-    Memory is not looked at: `edgeq.tensorrt.settings.check_memory` comes before.
+    An engine that differs from its plan is given where the settings prefer precisions, and refused otherwise. Memory is
+    not looked at: `edgeq.tensorrt.settings.check_memory` comes before.
 
     Args:
         trt: TensorRT, as `edgeq.tensorrt.loading.load_tensorrt` gives it.
@@ -51,15 +47,21 @@ def build_engine(
         graph: the ONNX file; weights in a file of their own are beside it.
         calibrator: of `edgeq.tensorrt.calibrator`, whose batches have the OPT shapes; there must be one where
             the settings want ranges, and may be none elsewhere.
+        ranges: the largest magnitude of each tensor in the calibrator's cache, by name; None where it has none, or
+            where images are measured.
         timing_cache: a file of `edgeq.tensorrt.timing_cache`; read, and written after the build.
+        evidence: a directory for what is left of a build that does not come out as planned
+            (`edgeq.tensorrt.outcome`); what is there is removed then. None keeps nothing.
         progress: called as the build goes on; what it raises stops the build and is raised here.
-        say: told of a timing cache that cannot be used, and of layers whose precision the engine does not show.
+        say: told of a timing cache that cannot be used, of layers whose precision the engine does not show, and of
+            those that differ where precisions are preferred.
 
     Returns:
         The engine, serialized. It is good for this device and this release alone.
 
     Raises:
-        EngineError: TensorRT refuses the graph or builds nothing, or a layer or binding is missing.
+        EngineError: TensorRT refuses the graph, or a layer, a binding or a range is missing.
+        UnbuiltError: it builds nothing.
         QuantizeError: a layer of the engine computes in another precision than planned.
         EdgeqError: what the calibrator raises.
     """
@@ -70,15 +72,16 @@ def build_engine(
         )
     tell = say or (lambda _sentence: None)
     log, monitor = build_log(trt), progress_monitor(trt, progress)
-    with quiet_deprecations(), _cause(log, f"TensorRT failed while building {graph.name}"):
-        engine = _build(trt, settings, graph, calibrator, timing_cache, monitor, log, tell)
+    outcome = Outcome(trt, settings, log, evidence)
+    with quiet_deprecations(), cause(log, f"TensorRT failed while building {graph.name}"):
+        engine = _build(trt, settings, graph, calibrator, ranges, timing_cache, monitor, log, tell)
     monitor.check()
     # Without an engine it matters only what failed in calibration: TensorRT may have given up before it began.
     if calibrator is not None and (engine is not None or calibrator.failure is not None):
         calibrator.check()
     if engine is None:
-        raise _nothing(graph, log.causes())
-    _verify(trt, engine, settings, log, tell)
+        raise outcome.nothing(graph)
+    outcome.verify(engine, tell)
     return engine
 
 
@@ -87,16 +90,20 @@ def _build(
     settings: BuildSettings,
     graph: Path,
     calibrator: Any,
+    ranges: Mapping[str, float] | None,
     timing_cache: Path | None,
     monitor: Any,
     log: Any,
     tell: Say,
 ) -> bytes | None:
+    _check_flags(trt, settings)
     builder = trt.Builder(log)
     network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, settings.network_flags))
     parser = trt.OnnxParser(network, log)
     _parse(parser, graph)
     (constrain if settings.quantization == "implicit" else check_bindings)(trt, network, settings)
+    if calibrator is not None:
+        set_ranges(trt, network, settings, ranges)
     config = builder.create_builder_config()
     _configure(trt, config, settings)
     profiles = _profiles(builder, config, settings.profiles, calibrator)
@@ -114,14 +121,20 @@ def _run(builder: Any, network: Any, config: Any, *, alive: Sequence[Any]) -> An
     return builder.build_serialized_network(network, config)
 
 
-@contextmanager
-def _cause(log: Any, what: str) -> Iterator[None]:
-    """An error of the bindings as an EngineError with what TensorRT logged before it."""
-    try:
-        yield
-    except (TypeError, RuntimeError, ValueError, MemoryError) as error:  # pybind11's: a null pointer is a TypeError
-        causes = (*log.causes(), first_line(error), "there is no CUDA device, or its driver does not fit this TensorRT")
-        raise EngineError(what, causes=causes) from error
+def _check_flags(trt: ModuleType, settings: BuildSettings) -> None:
+    """Refuse a release that lacks one before anything is parsed."""
+    wanted = (
+        (trt.NetworkDefinitionCreationFlag, settings.network_flags),
+        (trt.BuilderFlag, (*settings.builder_flags, *settings.cleared_flags)),
+    )
+    missing = [f"{flags.__name__}.{name}" for flags, names in wanted for name in names if not hasattr(flags, name)]
+    if missing:
+        raise EngineError(
+            f"TensorRT {trt.__version__} lacks {', '.join(missing)}",
+            expected=f"a release with {settings.quantization} quantization that edgeq was checked against",
+            causes=("the release is newer than this edgeq",),
+            next_step="take a release that the README names, or a newer edgeq",
+        )
 
 
 def _bits(flags: Any, names: Iterable[str]) -> int:
@@ -215,32 +228,3 @@ def _keep_timings(config: Any, path: Path, tell: Say) -> None:
         update_timing_cache(path, merged)
     except (OSError, OutputError) as error:
         tell(f"timing cache not kept: {first_line(error)}")
-
-
-def _nothing(graph: Path, logged: Sequence[str]) -> EngineError:
-    return EngineError(
-        f"TensorRT built no engine of {graph.name}",
-        causes=(
-            *logged,
-            "a layer has no kernel in the precision that was planned for it",
-            "memory or workspace was too small for every kernel of a layer",
-        ),
-        next_step="read TensorRT's first error above; a rule of the plan can give that layer another precision",
-    )
-
-
-def _verify(trt: ModuleType, serialized: bytes, settings: BuildSettings, log: Any, tell: Say) -> None:
-    """Load the engine, and compare what its inspector shows with the plan."""
-    with _cause(log, "the engine that was built cannot be inspected"):
-        runtime = trt.Runtime(log)
-        engine = runtime.deserialize_cuda_engine(serialized)
-        if engine is None:
-            raise EngineError("TensorRT cannot load the engine that it built", causes=log.causes())
-        layers = inspect_engine(trt, engine, settings.profiles[0])
-    unseen = verify_tensorrt(settings.layers, layers, casts=settings.casts, quantization=settings.quantization)
-    if unseen:
-        more = f"; and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
-        tell(
-            f"the engine does not show what {len(unseen)} of {len(settings.layers)} layers compute in: "
-            f"{'; '.join(unseen[:_NAMED])}{more}"
-        )

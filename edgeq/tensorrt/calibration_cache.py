@@ -31,6 +31,7 @@ ALGORITHMS: Final = ("EntropyCalibration2", "EntropyCalibration", "MinMaxCalibra
 MAX_CACHE_BYTES: Final = 16 * 1024 * 1024
 """No cache is larger: that is more than 200,000 tensors with names of 70 characters."""
 
+_STEPS: Final = 127
 _FLOAT32_MAX: Final = struct.unpack(">f", bytes.fromhex("7f7fffff"))[0]
 _HEADER: Final = re.compile(r"TRT-([1-9][0-9]{3,5})-(\w+)", re.ASCII)
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{1,8}")
@@ -70,6 +71,10 @@ class CalibrationCache:
     def header(self) -> str:
         """The first line, without its end."""
         return f"TRT-{to_number(self.version)}-{self.algorithm}"
+
+    def magnitudes(self) -> dict[str, float]:
+        """The largest magnitude that each tensor is quantized without loss of range: 127 times its scale."""
+        return {tensor: _STEPS * scale for tensor, scale in self.scales}
 
     def to_bytes(self) -> bytes:
         """The file's bytes, the same for the same cache."""

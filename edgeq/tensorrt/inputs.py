@@ -3,7 +3,7 @@
 The workshop writes it when a bundle is made; the device plans a build from it alone. A bundle with several encoders has
 one for each, in a directory of the encoder's name. There is one graph for each quantization:
 
-| bundle | implicit quantization (TensorRT 10) | explicit quantization (TensorRT 10 and 11) |
+| bundle | implicit quantization (TensorRT 10, on request) | explicit quantization (TensorRT 10 and 11) |
 |---|---|---|
 | classifier | `model.fp32.onnx`, ranges from calibration | `model.int8.trt.onnx`, Q/DQ pairs in it |
 | classifier kept in floating point | `model.fp32.onnx`, layers set to FP16 | `model.fp16.onnx` |
@@ -16,12 +16,12 @@ one for each, in a directory of the encoder's name. There is one graph for each 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from edgeq.artifact import Artifact
+from edgeq.artifact import Artifact, LaterFields
 from edgeq.families.base import AxisRange
 from edgeq.tensorrt.precisions import BindingType, LayerPrecision
 
@@ -64,7 +64,7 @@ class Binding(BaseModel):
         return (BATCH, *shape[1:]) if shape[:1] == (None,) else shape
 
 
-class EngineGraph(BaseModel):
+class EngineGraph(LaterFields):
     """One ONNX file to build an engine from.
 
     Attributes:
@@ -76,9 +76,12 @@ class EngineGraph(BaseModel):
             is compared with them on both modes. In graphs with Casts (FP16) they are the types that the graph has; in a
             Q/DQ graph they are the plan's, since its layers have float types beside their Q/DQ pairs.
         casts: names of its Cast nodes. A kernel that holds one computes in other types than it reads and writes.
+        half: it has FP16 numbers and no Cast: the scales of a Q/DQ graph alone say what is FP16.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    later: ClassVar[tuple[str, ...]] = ("half",)
 
     file: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -87,6 +90,7 @@ class EngineGraph(BaseModel):
     outputs: tuple[Binding, ...] = Field(min_length=1)
     layers: tuple[LayerPrecision, ...]
     casts: tuple[str, ...] = ()
+    half: bool = False
 
 
 class EngineInputs(Artifact):

@@ -22,7 +22,7 @@ from edgeq.errors import EngineError
 from edgeq.tensorrt.precisions import DataType
 from edgeq.tensorrt.settings import ShapeRange
 
-__all__ = ["EngineLayer", "data_type", "inspect_engine", "read_layers"]
+__all__ = ["EngineLayer", "data_type", "engine_information", "read_layers"]
 
 _SAID: Final[dict[DataType, re.Pattern[str]]] = {
     "int8": re.compile(r"(?<!u)int8", re.IGNORECASE),
@@ -59,16 +59,13 @@ def data_type(text: str) -> DataType | None:
     return next((kind for kind, pattern in _SAID.items() if pattern.search(text)), None)
 
 
-def inspect_engine(trt: ModuleType, engine: Any, profile: Sequence[ShapeRange]) -> tuple[EngineLayer, ...]:
-    """The layers of a deserialized engine (`ICudaEngine`), in the order in which they run.
+def engine_information(trt: ModuleType, engine: Any, profile: Sequence[ShapeRange]) -> str:
+    """The inspector's JSON of a deserialized engine (`ICudaEngine`), for `read_layers`.
 
     Args:
         trt: TensorRT.
         engine: built with detailed profiling verbosity.
         profile: the ranges that it was built for, of the first of several.
-
-    Raises:
-        EngineError: the inspector says nothing, or nothing in detail.
     """
     inspector = engine.create_engine_inspector()
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
@@ -76,11 +73,11 @@ def inspect_engine(trt: ModuleType, engine: Any, profile: Sequence[ShapeRange]) 
         for entry in profile:
             context.set_input_shape(entry.input, entry.opt)
         inspector.execution_context = context
-    return read_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def read_layers(text: str) -> tuple[EngineLayer, ...]:
-    """Read the inspector's JSON.
+    """The layers in the inspector's JSON, in the order in which they run.
 
     Raises:
         EngineError: it is no JSON of this form, or has names only.

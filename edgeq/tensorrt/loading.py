@@ -16,7 +16,15 @@ from typing import Final, Literal
 
 from edgeq.errors import EngineError, first_line
 
-__all__ = ["QuantizationMode", "Version", "choose_quantization", "load_tensorrt", "quiet_deprecations", "version_of"]
+__all__ = [
+    "QuantizationMode",
+    "Version",
+    "choose_quantization",
+    "load_tensorrt",
+    "newer_than_known",
+    "quiet_deprecations",
+    "version_of",
+]
 
 Version = tuple[int, int, int]
 """(major, minor, patch) of a release of TensorRT."""
@@ -26,6 +34,9 @@ QuantizationMode = Literal["implicit", "explicit"]
 
 _OLDEST: Final = 10
 _IMPLICIT_GONE: Final = 11
+_NEWEST_KNOWN: Final = (11, 4)
+"""Of which every name that is used was looked up; later patches of it are taken for the same."""
+
 _NUMBER: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(?:[.+-][\w.+-]*)?", re.ASCII)
 
 _INSTALL: Final = (
@@ -84,19 +95,25 @@ def version_of(trt: ModuleType | str) -> Version:
 
 
 def choose_quantization(
-    version: Version, asked: QuantizationMode | None, *, default: QuantizationMode | None = None
+    version: Version | None, asked: QuantizationMode | None, *, default: QuantizationMode = "explicit"
 ) -> tuple[QuantizationMode, str]:
     """The quantization mode for a release, and the sentence that says why.
 
     Args:
-        version: of the TensorRT that builds.
+        version: of the TensorRT that builds; None where it is not known.
         asked: the quantization mode somebody asked for; None leaves the choice.
-        default: the quantization mode to take where both are open and nobody asked; None is the implicit one.
+        default: the quantization mode to take where both are open and nobody asked: `implicit` for a graph that has no
+            Q/DQ form.
 
     Raises:
         EngineError: implicit quantization was asked for, of a release that has none any more.
     """
-    name = f"TensorRT {'.'.join(map(str, version))}"
+    if version is None:
+        chosen = asked or default
+        why = "asked for" if asked else "the default"
+        unsure = "; TensorRT 11 has explicit quantization alone" if chosen == "implicit" else ""
+        return chosen, f"{chosen}: {why}, no release of TensorRT was named{unsure}"
+    name = f"TensorRT {_dotted(version)}"
     if version[0] >= _IMPLICIT_GONE:
         if asked == "implicit":
             raise EngineError(
@@ -108,9 +125,21 @@ def choose_quantization(
         return "explicit", f"explicit: {name} has no calibrators and no layer precisions any more"
     if asked is not None:
         return asked, f"{asked}: asked for; {name} has both modes"
-    if default is not None:
-        return default, f"{default}: the default for this graph; {name} has both modes"
-    return "implicit", f"implicit: the default of {name}, which has both modes"
+    return default, f"{default}: the default; {name} has both modes"
+
+
+def newer_than_known(version: Version | None) -> str:
+    """A sentence of warning for a release that edgeq was not checked against; empty for those that it was, or None."""
+    if version is None or version[:2] <= _NEWEST_KNOWN:
+        return ""
+    return (
+        f"TensorRT {_dotted(version)} is newer than the releases that edgeq was checked against, the last of which is "
+        f"{_dotted(_NEWEST_KNOWN)}: it may lack what it is told"
+    )
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 @contextmanager

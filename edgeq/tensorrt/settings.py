@@ -1,13 +1,14 @@
 """All that a TensorRT builder is told, as data: it can be read, kept and keyed on a machine without TensorRT.
 
-| | implicit quantization | explicit quantization |
+| | implicit quantization, on request | explicit quantization, the default |
 |---|---|---|
 | network | weakly typed | `STRONGLY_TYPED` |
 | flags for INT8 | `INT8`, `FP16`, `OBEY_PRECISION_CONSTRAINTS` | none |
 | flags for FP16 | `FP16`, `OBEY_PRECISION_CONSTRAINTS` | none |
 | layers | precision and output types are set | the graph's own types |
 | output bindings | their types are set | the graph's own types |
-| ranges | calibration cache or images | Q/DQ pairs in the graph |
+| ranges | calibration cache or images, and what follows from them (`ranges`) | Q/DQ pairs in the graph |
+| a second try | `PREFER_` in the place of `OBEY_` | none: there is no constraint to loosen |
 
 `TF32` is cleared on both modes: TensorRT has it on from Ampere on, and a head that is planned FP32 would be multiplied
 with 10 bits of mantissa.
@@ -31,7 +32,16 @@ from edgeq.tensorrt.inputs import BATCH, Binding, EngineGraph, EngineInputs
 from edgeq.tensorrt.loading import QuantizationMode
 from edgeq.tensorrt.precisions import BindingType, LayerPrecision
 
-__all__ = ["Batch", "BuildSettings", "Calibration", "ShapeRange", "build_settings", "check_memory", "usual_batch"]
+__all__ = [
+    "Batch",
+    "BuildSettings",
+    "Calibration",
+    "ShapeRange",
+    "build_settings",
+    "check_memory",
+    "preferred",
+    "usual_batch",
+]
 
 Batch = tuple[int, int, int]
 """Least, usual and largest number of pictures, or of texts, in one run."""
@@ -39,11 +49,10 @@ Batch = tuple[int, int, int]
 Calibration = Literal["none", "cache", "images"]
 """Where INT8 ranges come from; `none` where the graph has them, or needs none."""
 
-_WEAK_FLAGS: Final[dict[str, tuple[str, ...]]] = {
-    "int8": ("INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"),
-    "fp16": ("FP16", "OBEY_PRECISION_CONSTRAINTS"),
-}
-_CONSTRAINTS: Final = frozenset({"OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"})
+_OBEY: Final = "OBEY_PRECISION_CONSTRAINTS"
+_PREFER: Final = "PREFER_PRECISION_CONSTRAINTS"
+_WEAK_FLAGS: Final[dict[str, tuple[str, ...]]] = {"int8": ("INT8", "FP16", _OBEY), "fp16": ("FP16", _OBEY)}
+_CONSTRAINTS: Final = frozenset({_OBEY, _PREFER})
 _PRECISIONS: Final = _CONSTRAINTS | {"INT8", "FP16", "BF16", "FP8"}
 
 
@@ -131,6 +140,16 @@ class BuildSettings(Artifact):
         return self
 
     @property
+    def prefers(self) -> bool:
+        """Whether precisions are preferred: what cannot be kept is left, and the engine is not refused for it."""
+        return _PREFER in self.builder_flags
+
+    def preferring(self) -> Self | None:
+        """The same with precisions that are preferred; None where none are obeyed, as in a strongly typed network."""
+        flags = preferred(self.builder_flags)
+        return None if flags is None else self.model_copy(update={"builder_flags": flags})
+
+    @property
     def profiles(self) -> tuple[tuple[ShapeRange, ...], ...]:
         """Each optimization profile: a range for every input with a free axis. One at least, which may be empty."""
         found: dict[str, list[ShapeRange]] = {}
@@ -140,6 +159,13 @@ class BuildSettings(Artifact):
         return tuple(
             tuple(ranges[number if len(ranges) > 1 else 0] for ranges in found.values()) for number in range(count)
         )
+
+
+def preferred(builder_flags: Sequence[str]) -> tuple[str, ...] | None:
+    """Builder flags with precisions that are preferred in the place of obeyed; None where none are obeyed."""
+    if _OBEY not in builder_flags:
+        return None
+    return tuple(_PREFER if flag == _OBEY else flag for flag in builder_flags)
 
 
 def usual_batch(inputs: EngineInputs, *, images: int = 1) -> Batch:
@@ -238,8 +264,8 @@ def _graph(inputs: EngineInputs, quantization: QuantizationMode) -> EngineGraph:
 
 
 def _without_half(graph: EngineGraph) -> tuple[LayerPrecision, ...]:
-    """What a Q/DQ graph computes in: FP32 beside its pairs, unless Casts make it FP16."""
-    if graph.casts:
+    """What a Q/DQ graph computes in: FP32 beside its pairs in bundles of the first release, whatever was planned."""
+    if graph.casts or graph.half:
         return graph.layers
     half = [layer for layer in graph.layers if layer.precision == "float16"]
     wide = {layer.name: layer.model_copy(update={"precision": "float32", "outputs": ()}) for layer in half}

@@ -8,9 +8,12 @@ What that proves:
 - inside a kernel that holds a Cast, or a block of which only the two ends are named, other types may be computed in
   than are read and written: a layer whose planned type does not appear there is not shown;
 - with explicit quantization TensorRT keeps to the graph's types, and an INT8 layer without weights may run wider where
-  the Q/DQ pairs around it were moved away.
+  the Q/DQ pairs around it were moved away;
+- there a kernel that reads INT8 and shows no weights may hold the DequantizeLinear, and compute behind it in the type
+  that was planned, as an activation function behind an INT8 convolution does.
 
-What is not shown is said. It is left to the canaries.
+So of a Q/DQ graph in FP16, INT8 layers with weights must show INT8 weights, the head FP32, and all others FP16. What
+is not shown is said. It is left to the canaries.
 """
 
 from __future__ import annotations
@@ -117,7 +120,8 @@ def _judge(
         if layer.precision in shown or (shown and _may_widen(layer, quantization)):
             continue
         said = f"{layer.name}: planned {layer.precision}, the engine has {_words(kernel.layer)}{_inside(layer, kernel)}"
-        (unseen if kernel.hides or not shown else faults).append(said)
+        hidden = kernel.hides or not shown or (quantization == "explicit" and _dequantizes(layer, kernel.layer))
+        (unseen if hidden else faults).append(said)
     return faults, unseen
 
 
@@ -132,6 +136,12 @@ def _computes(layer: LayerPrecision, kernel: EngineLayer) -> frozenset[DataType]
 
 def _may_widen(layer: LayerPrecision, quantization: QuantizationMode) -> bool:
     return quantization == "explicit" and layer.precision == "int8" and layer.op not in WEIGHTED
+
+
+def _dequantizes(layer: LayerPrecision, kernel: EngineLayer) -> bool:
+    """Whether a layer planned in floating point may stand behind a DequantizeLinear in its kernel."""
+    foreign = kernel.weights is None or layer.op not in WEIGHTED  # weights of another layer in the same kernel
+    return layer.precision != "int8" and foreign and "int8" in kernel.reads
 
 
 def _words(kernel: EngineLayer) -> str:

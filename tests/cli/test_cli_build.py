@@ -62,19 +62,40 @@ def test_a_dry_run_prints_all_that_would_be_set(bundle: Path, edgeq: Edgeq, tmp_
     assert (done.status, done.err) == (0, "")
     said = " ".join(done.out.split())
     for words in (
-        "model.fp32.onnx",
-        "implicit: the default of TensorRT 10.3.0",
-        "INT8 FP16 OBEY_PRECISION_CONSTRAINTS",
-        "calibration.cache",
+        "model.int8.trt.onnx",
+        "explicit: the default; TensorRT 10.3.0 has both modes",
+        "STRONGLY_TYPED",
+        "none: the graph says it all",
         "1x3x16x16 .. 4x3x16x16 .. 8x3x16x16",
         "256 MiB",
         "logits float32",
-        "3 float32, 7 int8",
-        "stem Conv int8 int8",
         "head Gemm float32 float32",
     ):
         assert words in said
     assert not store.exists()
+
+
+@pytest.mark.usefixtures("without_tensorrt")
+def test_a_dry_run_of_implicit_quantization(bundle: Path, edgeq: Edgeq) -> None:
+    asked = ("--tensorrt", "10.3.0", "--quantization", "implicit")
+    said = " ".join(edgeq("build", bundle, "--dry-run", *asked).out.split())
+    for words in (
+        "model.fp32.onnx",
+        "implicit: asked for; TensorRT 10.3.0 has both modes",
+        "INT8 FP16 OBEY_PRECISION_CONSTRAINTS",
+        "calibration.cache",
+        "stem Conv int8 int8",
+        "head Gemm float32 float32",
+    ):
+        assert words in said
+
+
+@pytest.mark.usefixtures("without_tensorrt")
+def test_a_release_that_nobody_knows_yet_is_warned_of(bundle: Path, edgeq: Edgeq) -> None:
+    done = edgeq("build", bundle, "--dry-run", "--tensorrt", "12.0", "--json")
+    assert (done.status, BuildSettings.model_validate_json(done.out).tensorrt) == (0, "12.0.0")
+    assert "TensorRT 12.0.0 is newer than the releases that edgeq was checked against" in done.err
+    assert edgeq("build", bundle, "--dry-run", "--tensorrt", "11.4.0").err == ""
 
 
 @pytest.mark.usefixtures("without_tensorrt")
@@ -124,7 +145,7 @@ def test_without_tensorrt_nothing_is_built(bundle: Path, edgeq: Edgeq, tmp_path:
         (("--batch", "4", "2", "1"), "4, 2"),
         (("--batch", "0", "1", "2"), "--batch"),
         (("--tensorrt", "ten"), "ten"),
-        (("--quantization", "explicit", "--images", "pictures"), "needs no calibration"),
+        (("--images", "pictures"), "add --quantization implicit"),
         (("--workspace", "0"), "--workspace"),
     ],
 )
@@ -179,4 +200,4 @@ sys.exit(run(sys.argv[1:]))
     command = [sys.executable, "-c", code, "build", str(bundle), "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "OBEY_PRECISION_CONSTRAINTS" in done.stdout
+    assert "STRONGLY_TYPED" in done.stdout

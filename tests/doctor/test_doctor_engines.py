@@ -45,14 +45,25 @@ def test_no_engine_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "quantization"), [("10.3.0", "implicit"), ("10.16.2.10", "implicit"), ("11.0.0", "explicit")]
+    ("release", "why"),
+    [
+        ("10.3.0", "explicit: the default; TensorRT 10.3.0 has both modes"),
+        ("10.16.2.10", "explicit: the default; TensorRT 10.16.2 has both modes"),
+        ("11.0.0", "explicit: TensorRT 11.0.0 has no calibrators and no layer precisions any more"),
+    ],
 )
-def test_the_road_follows_from_the_release(release: str, quantization: str) -> None:
+def test_the_road_follows_from_the_release(release: str, why: str) -> None:
     outcome = Outcome({**ORIN_TENSORRT.facts, "tensorrt": release}, 0)
     found = tensorrt_finding(outcome, jetson=True)
     assert (found.status, found.seen) == ("ok", release)
-    assert found.means.startswith(f"quantization is {quantization}: ")
+    assert found.means == f"quantization is {why}"
     assert tensorrt_version(outcome) == release
+
+
+def test_a_release_that_is_newer_than_known_is_warned_of() -> None:
+    found = tensorrt_finding(Outcome({**ORIN_TENSORRT.facts, "tensorrt": "12.0.1"}, 0), jetson=True)
+    assert (found.status, found.seen) == ("warning", "12.0.1")
+    assert "is newer than the releases that edgeq was checked against" in found.means
 
 
 @pytest.mark.parametrize(

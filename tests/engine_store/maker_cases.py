@@ -31,6 +31,7 @@ def main(folder: Path, pictures: Path) -> None:
         found: dict[str, Any] = {"graph": graph.name, "release": settings.tensorrt, "calibration": settings.calibration}
         if calibrator is not None:
             found["is_one"] = isinstance(calibrator, trt.IInt8EntropyCalibrator2)
+            found["ranges"] = given["ranges"]
             found["cache"] = (calibrator.read_calibration_cache() or b"").decode()
             found["means"] = []
             while not found["cache"] and (addresses := calibrator.get_batch(["pixels"])):
@@ -44,7 +45,7 @@ def main(folder: Path, pictures: Path) -> None:
     tensorrt_maker = TensorRtMaker(memory=lambda: memory)
     made = {}
     cases: tuple[tuple[str, QuantizationMode | None, Path | None], ...]
-    cases = (("cache", None, None), ("images", None, pictures), ("none", "explicit", None))
+    cases = (("cache", "implicit", None), ("images", "implicit", pictures), ("none", None, None))
     for name, quantization, images in cases:
         settings = plan_build(
             bundle, quantization=quantization, tensorrt=tensorrt_maker.release, batch=(1, BATCH, BATCH), images=images

@@ -32,6 +32,7 @@ def test_the_bundles_ranges_come_under_the_header_of_the_release(made: Any) -> N
     header = f"TRT-{major * 10_000 + minor * 100 + patch}-EntropyCalibration2"
     assert made["cache"]["cache"] == f"{header}\npixels: 3f000000\n"  # 0.5 as float32
     assert (made["cache"]["is_one"], made["cache"]["means"]) == (True, [])
+    assert (made["cache"]["ranges"], made["images"]["ranges"]) == ({"pixels": 63.5}, None)  # 127 steps of 0.5
     assert made["cache"]["release"] == f"{major}.{minor}.{patch}"
 
 

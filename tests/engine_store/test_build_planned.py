@@ -14,6 +14,7 @@ from edgeq.engine_store.planned import PREPROCESS, build_key, plan_build
 from edgeq.errors import ArtifactError, EngineError, InputError
 from edgeq.files import sha256_file
 from edgeq.tensorrt.inputs import ENGINE_INPUTS
+from edgeq.tensorrt.loading import QuantizationMode
 
 
 @pytest.fixture
@@ -26,27 +27,36 @@ def vision(tmp_path: Path) -> Path:
     return write_vision(tmp_path / "vision")
 
 
-def key(bundle: Path, images: Path | None = None) -> KeyParts:
-    settings = plan_build(bundle, tensorrt="10.3.0", images=images)
+def key(bundle: Path, images: Path | None = None, *, quantization: QuantizationMode | None = None) -> KeyParts:
+    settings = plan_build(bundle, tensorrt="10.3.0", images=images, quantization=quantization)
     return build_key(bundle, read_manifest(bundle), settings, ORIN, images=images)
 
 
-@pytest.mark.parametrize(
-    ("release", "quantization", "flags"),
-    [
-        ("10.3.0", "implicit", ("INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS")),
-        ("10.16.1.11", "implicit", ("INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS")),
-        ("11.0.0", "explicit", ()),
-        (None, "implicit", ("INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS")),
-    ],
-)
-def test_the_release_decides_for_a_classifier(
-    classifier: Path, release: str | None, quantization: str, flags: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("release", ["10.3.0", "10.16.1.11", "11.4.0", None])
+def test_a_classifier_goes_the_explicit_road(classifier: Path, release: str | None) -> None:
     settings = plan_build(classifier, tensorrt=release)
-    assert (settings.quantization, settings.builder_flags) == (quantization, flags)
-    assert settings.calibration == ("cache" if quantization == "implicit" else "none")
-    assert settings.quantization_reason.startswith(f"{quantization}: ")
+    assert (settings.quantization, settings.network_flags, settings.builder_flags) == (
+        "explicit",
+        ("STRONGLY_TYPED",),
+        (),
+    )
+    assert settings.calibration == "none"
+    assert settings.quantization_reason.startswith("explicit: ")
+
+
+@pytest.mark.parametrize("release", ["10.3.0", "10.16.1.11", None])
+def test_implicit_quantization_is_there_on_request(classifier: Path, release: str | None) -> None:
+    settings = plan_build(classifier, tensorrt=release, quantization="implicit")
+    assert settings.builder_flags == ("INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS")
+    assert settings.calibration == "cache"
+    assert settings.quantization_reason.startswith("implicit: asked for")
+
+
+def test_a_bundle_with_one_graph_takes_the_mode_of_that(classifier: Path) -> None:
+    inputs = engine_inputs(classifier, "model.fp32.onnx")
+    alone = inputs.model_copy(update={"graphs": {"implicit": inputs.graphs["implicit"]}})
+    alone.save(classifier / ENGINE_INPUTS)
+    assert plan_build(classifier, tensorrt="10.3.0").quantization == "implicit"
 
 
 @pytest.mark.parametrize("release", ["10.3.0", "11.0.0", None])
@@ -73,8 +83,9 @@ def test_a_road_can_be_asked_for(classifier: Path, vision: Path) -> None:
 def test_without_a_release_the_choice_says_so(classifier: Path) -> None:
     settings = plan_build(classifier)
     assert settings.tensorrt is None
-    assert (
-        "no release of TensorRT was named; TensorRT 11 has explicit quantization alone" in settings.quantization_reason
+    assert settings.quantization_reason == "explicit: the default, no release of TensorRT was named"
+    assert plan_build(classifier, quantization="implicit").quantization_reason == (
+        "implicit: asked for, no release of TensorRT was named; TensorRT 11 has explicit quantization alone"
     )
 
 
@@ -89,9 +100,10 @@ def test_what_is_asked_for_is_set(classifier: Path) -> None:
 
 
 def test_images_where_nothing_is_calibrated(classifier: Path, vision: Path, tmp_path: Path) -> None:
-    assert plan_build(classifier, images=tmp_path).calibration == "images"
-    with pytest.raises(InputError, match="its ranges are in the graph"):
-        plan_build(classifier, images=tmp_path, quantization="explicit")
+    assert plan_build(classifier, images=tmp_path, quantization="implicit").calibration == "images"
+    with pytest.raises(InputError, match="its ranges are in the graph") as caught:
+        plan_build(classifier, images=tmp_path)
+    assert caught.value.next_step == "leave --images out, or add --quantization implicit"
     with pytest.raises(InputError, match="no INT8 layers"):
         plan_build(vision, images=tmp_path, quantization="implicit")
 
@@ -104,7 +116,8 @@ def test_a_bundle_of_an_older_edgeq(tmp_path: Path) -> None:
 def test_the_key_has_every_file_of_the_graph(classifier: Path, vision: Path) -> None:
     files = ("vision.fp16.onnx", "vision.fp16.onnx.data")
     assert key(vision).graph == {name: sha256_file(vision / name) for name in files}
-    parts = key(classifier)
+    assert key(classifier).calibration_sha256 == ""
+    parts = key(classifier, quantization="implicit")
     assert parts.graph == {"model.fp32.onnx": sha256_file(classifier / "model.fp32.onnx")}
     assert parts.calibration_sha256 == sha256_file(classifier / "calibration.cache")
     assert parts.plan_sha256 == sha256_file(classifier / "plan.yaml")
@@ -122,15 +135,32 @@ def test_a_bundle_put_together_from_two(classifier: Path, changed: str) -> None:
 
 def test_the_key_of_images_is_in_their_bytes_and_their_preprocessing(classifier: Path, tmp_path: Path) -> None:
     images = draw_pictures(tmp_path / "images", each=2)
-    first = key(classifier, images).calibration_sha256
+    first = key(classifier, images, quantization="implicit").calibration_sha256
     (images / "red").rename(images / "crimson")
-    assert key(classifier, images).calibration_sha256 == first
+    assert key(classifier, images, quantization="implicit").calibration_sha256 == first
     (classifier / PREPROCESS).write_text((classifier / PREPROCESS).read_text().replace("0.25", "0.5"))
     write_manifest(classifier)
-    second = key(classifier, images).calibration_sha256
+    second = key(classifier, images, quantization="implicit").calibration_sha256
     next(images.rglob("*.jpg")).unlink()
-    third = key(classifier, images).calibration_sha256
-    assert len({first, second, third, key(classifier).calibration_sha256}) == 4
+    third = key(classifier, images, quantization="implicit").calibration_sha256
+    assert len({first, second, third, key(classifier, quantization="implicit").calibration_sha256}) == 4
+
+
+def test_images_that_do_not_fill_a_batch_are_refused_before_the_build(classifier: Path, tmp_path: Path) -> None:
+    """TensorRT would leave all of them out, and calibrate on none."""
+    images = draw_pictures(tmp_path / "images", each=1)
+    drawn = len(list(images.rglob("*.jpg")))
+    for usual in (drawn, drawn + 1):
+        settings = plan_build(
+            classifier, tensorrt="10.3.0", images=images, quantization="implicit", batch=(1, usual, usual)
+        )
+        if usual == drawn:
+            assert build_key(classifier, read_manifest(classifier), settings, ORIN, images=images).calibration_sha256
+            continue
+        with pytest.raises(
+            InputError, match=f"holds {drawn} images, and TensorRT would calibrate on batches of {usual}"
+        ):
+            build_key(classifier, read_manifest(classifier), settings, ORIN, images=images)
 
 
 def test_a_bundle_without_the_graph_of_a_road(classifier: Path) -> None:

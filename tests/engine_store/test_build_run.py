@@ -92,7 +92,8 @@ def test_the_release_that_is_asked_for_must_be_there(bundle: Path) -> None:
 
 def test_images_make_another_engine(bundle: Path, tmp_path: Path) -> None:
     images, maker = draw_pictures(tmp_path / "images", each=1), SimulatedMaker()
-    assert run(bundle, maker).key != run(bundle, maker, images=images).key
+    implicit: dict[str, Any] = {"quantization": "implicit"}
+    assert run(bundle, maker, **implicit).key != run(bundle, maker, images=images, **implicit).key
     assert [job.images for job in maker.jobs] == [None, images]
 
 

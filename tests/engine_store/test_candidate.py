@@ -37,14 +37,14 @@ def stored(bundle: Path, store: Path, release: str, quantization: QuantizationMo
 
 def test_the_engine_of_this_bundle_and_device_is_found(bundle: Path, tmp_path: Path) -> None:
     manifest = read_manifest(bundle)
-    modes: tuple[QuantizationMode | None, ...] = (None, "explicit")
+    modes: tuple[QuantizationMode | None, ...] = (None, "implicit")
     asked = tuple(product(("10.3.0", "10.16.1"), modes))
     made = {(release, quantization): stored(bundle, tmp_path, release, quantization) for release, quantization in asked}
     assert len(set(made.values())) == 4
     for (release, quantization), engine in made.items():
         assert find_engine(bundle, manifest, tmp_path, release, quantization=quantization, machine=ORIN) == engine
     assert (
-        find_engine(bundle, manifest, tmp_path, "10.3.0", quantization="implicit", machine=ORIN) == made["10.3.0", None]
+        find_engine(bundle, manifest, tmp_path, "10.3.0", quantization="explicit", machine=ORIN) == made["10.3.0", None]
     )
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's real Python bindings, of two releases, on a machine without a GPU.
+"""TensorRT's real Python bindings, of three releases, on a machine without a GPU.
 
 The wheels hold the bindings alone; the libraries below them need a GPU. They are stood in for by shared objects which
 are compiled here and can do nothing: every factory returns a null pointer. So enums, signatures and the calibrator's
@@ -29,24 +29,27 @@ import pytest
 from edgeq.errors import OutputError
 from edgeq.files import new_directory
 
-__all__ = ["VERSIONS", "bindings", "run_bindings"]
+__all__ = ["RELEASE_11", "VERSIONS", "bindings", "run_bindings"]
 
 VERSIONS = ("10.3.0", "10.16.1.11")
-"""JetPack 6 and JetPack 7.2."""
+"""JetPack 6 and JetPack 7.2, which have both modes of quantization."""
+
+RELEASE_11 = "11.4.0.106"
+"""The last one that was looked at; it has explicit quantization alone."""
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _LIBRARIES = {
-    "libnvinfer.so.10": (
+    "libnvinfer.so": (
         *("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL"),
         *("getBuilderPluginRegistry", "getPluginRegistry"),
     ),
-    "libnvinfer_plugin.so.10": ("initLibNvInferPlugins",),
-    "libnvonnxparser.so.10": (
+    "libnvinfer_plugin.so": ("initLibNvInferPlugins",),
+    "libnvonnxparser.so": (
         *("createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getNvOnnxParserVersion"),
     ),
 }
-"""What the bindings look for, library by library."""
+"""What the bindings look for, library by library; the major release stands behind the library's name."""
 
 _SHIM = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
 
@@ -66,7 +69,7 @@ def run_bindings(version: str, script: str | Path, *arguments: str, warnings: st
     """Run Python with the bindings of `version`, edgeq and the helpers of the tests, and give the JSON that it prints.
 
     Args:
-        version: one of VERSIONS.
+        version: one of VERSIONS, or RELEASE_11.
         script: Python's text, or a file with it. It must not import torch, which takes seconds.
         arguments: what it finds in `sys.argv[1:]`.
         warnings: what `python -W` gets.
@@ -105,7 +108,8 @@ def _fill(directory: Path, version: str, compiler: str) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
     options = ["--no-deps", "--only-binary", ":all:", "--retries", "1", "--target", str(directory)]
     _run([*pip, *options, f"tensorrt-cu12-bindings=={version}"]).check_returncode()
-    for library, names in _LIBRARIES.items():
+    for plain, names in _LIBRARIES.items():
+        library = f"{plain}.{version.partition('.')[0]}"
         target = directory / "tensorrt_bindings" / library
         flags = ["-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", str(target), "-x", "c", "-"]
         _run([compiler, *flags], text=_stand_in(names)).check_returncode()

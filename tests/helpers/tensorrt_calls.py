@@ -5,6 +5,10 @@
 runs in a process with the bindings of one release (`tensorrt_bindings.run_bindings`). An autospec refuses names that
 the class does not have; what pybind11's docstrings say of a method's parameters is checked as well. Each case of the
 file is one `build_engine`; a JSON list comes out, with the calls of each, one a line.
+
+As TensorRT does, a build gives nothing where a layer obeys INT8 and one of its float tensors has no range: neither by
+`set_dynamic_range`, nor by the calibrator, which knows the tensors in the case's `ranges`, or measures all but
+constants where that is null.
 """
 
 from __future__ import annotations
@@ -17,13 +21,19 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 QUIET = {"get_layer", "get_input", "get_output", "get_error", "create_execution_context"}
 """They only look at something."""
+
+IMPLICIT = {"set_calibration_profile", "set_dynamic_range", "set_output_type"}
+"""Methods that release 11 lacks."""
 
 
 def main() -> None:
@@ -50,26 +60,34 @@ def run(trt: Any, case: dict[str, Any]) -> dict[str, Any]:
             raise KeyboardInterrupt
 
     settings = BuildSettings.model_validate(case["settings"])
+    setting = nullcontext() if not case.get("without_ranges") else mock.patch("edgeq.tensorrt.builder.set_ranges")
     with tempfile.TemporaryDirectory() as directory:
         timings = Path(directory) / "timing.cache" if "timings" in case else None
+        evidence = Path(directory) / "evidence"
         if timings and case["timings"]:
             timings.write_bytes(case["timings"].encode())
         found: dict[str, Any] = {"engine": None, "error": None, "causes": []}
         try:
             calibrator = Calibrator(case.get("calibrator", "")) if case.get("calibrator") is not None else None
-            found["engine"] = build_engine(
-                stage,  # type: ignore[arg-type]
-                settings,
-                Path(settings.graph),
-                calibrator=calibrator,
-                timing_cache=timings,
-                progress=report,
-                say=said.append,
-            ).decode()
+            with setting:
+                found["engine"] = build_engine(
+                    stage,  # type: ignore[arg-type]
+                    settings,
+                    Path(settings.graph),
+                    calibrator=calibrator,
+                    ranges=case.get("ranges"),
+                    timing_cache=timings,
+                    evidence=evidence,
+                    progress=report,
+                    say=said.append,
+                ).decode()
         except (EdgeqError, KeyboardInterrupt) as error:
             found |= {"error": type(error).__name__, "what": str(error), "causes": getattr(error, "causes", [])}
+        left = {file.name: file.read_text() for file in evidence.iterdir()} if evidence.exists() else {}
+        place = str(evidence)
         kept = timings.read_bytes().decode() if timings and timings.exists() else ""
-    return {**found, "calls": stage.calls, "said": said, "reported": reported, "alive": stage.alive, "timings": kept}
+    seen = {"calls": stage.calls, "said": said, "reported": reported, "alive": stage.alive}
+    return {**found, **seen, "timings": kept, "left": left, "place": place}
 
 
 class Calibrator:
@@ -99,6 +117,8 @@ class Stage:
         self.calls: list[str] = []
         self.alive: dict[str, bool] = {}
         self._watched: dict[str, weakref.ref[Any]] = {}
+        self._flags: set[str] = set()
+        self._ranged: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trt, name)
@@ -156,7 +176,7 @@ class Stage:
     def _network(self) -> Any:
         described = self._case["network"]
         self._tensors: dict[str, Any] = {}
-        layers = [self._layer(entry) for entry in described["layers"]]
+        layers = self._layers = [self._layer(entry) for entry in described["layers"]]
         outputs = [self._tensor(name, kind, f"network.output[{name}]") for name, kind in described["outputs"].items()]
         return self.spy(
             "network",
@@ -166,9 +186,10 @@ class Stage:
         )
 
     def _layer(self, entry: dict[str, Any]) -> Any:
+        """A layer, an ILayer for the bindings whatever it is; `weights` and `op` are those of its own class."""
         inputs = [self._tensor(name) for name in entry["inputs"]]
         outputs = [self._tensor(name, entry.get("writes", "float32")) for name in entry["outputs"]]
-        return self.spy(
+        made = self.spy(
             f"layer[{entry['name']}]",
             self._trt.ILayer,
             {
@@ -179,16 +200,55 @@ class Stage:
             {
                 "name": entry["name"],
                 "metadata": entry.get("metadata", ""),
+                "type": getattr(self._trt.LayerType, entry.get("type", "CONVOLUTION")),
                 "num_inputs": len(inputs),
                 "num_outputs": len(outputs),
             },
         )
+        if "op" in entry:
+            made.__dict__["_values"]["op"] = getattr(self._trt.ElementWiseOperation, entry["op"])
+        if "weights" in entry:
+            made.__dict__["_values"]["weights"] = np.array(entry["weights"], np.float32)
+        return made
 
     def _tensor(self, name: str, kind: str = "float32", shown: str = "") -> Any:
         if shown or name not in self._tensors:
-            values = {"name": name, "dtype": getattr(self._trt, kind)}
-            self._tensors[name] = self.spy(shown or f"tensor[{name}]", self._trt.ITensor, {}, values)
+
+            def ranged(low: float, high: float) -> bool:
+                assert -low == high > 0.0, "TensorRT takes symmetric ranges alone"
+                self._ranged.add(name)
+                return True
+
+            values = {
+                "name": name,
+                "dtype": getattr(self._trt, kind),
+                "is_network_output": name in self._case["network"]["outputs"],
+            }
+            shown = shown or f"tensor[{name}]"
+            self._tensors[name] = self.spy(shown, self._trt.ITensor, {"set_dynamic_range": ranged}, values)
         return self._tensors[name]
+
+    def _unranged(self) -> list[str]:
+        """Tensors without a range that layers want which obey INT8."""
+        if not {"INT8", "OBEY_PRECISION_CONSTRAINTS"} <= self._flags:
+            return []
+        entries = self._case["network"]["layers"]
+        constants: set[str] = set()
+        for entry in entries:
+            moved = entry.get("type") == "SHUFFLE" and set(entry["inputs"]) <= constants
+            constants |= set(entry["outputs"]) if entry.get("type") == "CONSTANT" or moved else set()
+        known, found = self._case.get("ranges"), []
+        for entry, layer in zip(entries, self._layers, strict=True):
+            if layer.__dict__["_values"].get("precision") == self._trt.int8:
+                found += [name for name in (*entry["inputs"], *entry["outputs"]) if name not in self._ranged]
+        measured = (
+            [name for name in found if name in constants] if known is None else [n for n in found if n not in known]
+        )
+        outputs = self._case["network"]["outputs"]
+        return [name for name in dict.fromkeys(measured) if name not in outputs and self._is_float(name)]
+
+    def _is_float(self, name: str) -> bool:
+        return self._tensors[name].dtype in (self._trt.float32, self._trt.float16)
 
     def _config_answers(self) -> dict[str, Callable[..., Any]]:
         refused = self._case.get("timings_refused", False)
@@ -205,7 +265,8 @@ class Stage:
             return made
 
         return {
-            **dict.fromkeys(("set_flag", "clear_flag", "set_memory_pool_limit"), gives(None)),
+            **dict.fromkeys(("clear_flag", "set_memory_pool_limit"), gives(None)),
+            "set_flag": lambda flag: self._flags.add(flag.name),
             "add_optimization_profile": lambda _profile: next(numbers),
             "set_calibration_profile": gives(True),
             "create_timing_cache": cache,
@@ -226,6 +287,9 @@ class Stage:
                 return None
         for text in self._case.get("logged", []):
             self._log.log(self._trt.ILogger.ERROR, text)
+        if unranged := self._unranged():
+            self._log.log(self._trt.ILogger.ERROR, f"could not find any implementation: no scale of {unranged}")
+            return None
         return self._case.get("built", "the engine").encode() if self._case.get("built", "x") else None
 
 
@@ -236,12 +300,14 @@ class Spy:
         self, calls: list[str], name: str, kind: Any, answers: dict[str, Any], values: dict[str, Any], *, quiet: bool
     ) -> None:
         known = _names(kind)
+        answers = {entry: answer for entry, answer in answers.items() if entry in known or entry not in IMPLICIT}
         wrong = [entry for entry in (*answers, *values) if entry not in known]
         assert not wrong, f"{kind.__name__} has no {wrong}"
         self.__dict__.update(_calls=calls, _name=name, _kind=kind, _answers=answers, _values=values, _quiet=quiet)
 
     def __getattr__(self, name: str) -> Any:
         if name in self._values:
+            assert name in _names(self._kind), f"{self._kind.__name__} has no {name}"
             return self._values[name]
         getattr(_autospec(self._kind), name)  # AttributeError where the class has no such name
         answer = self._answers[name]
@@ -257,6 +323,10 @@ class Spy:
         return call
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":  # as the bindings do it: from then on it has the names of that class
+            assert issubclass(value, self._kind)
+            self.__dict__["_kind"] = value
+            return
         setattr(_autospec(self._kind), name, value)
         self._values[name] = value
         self._calls.append(f"{self._name}.{name} = {_show(value)}")
@@ -287,6 +357,8 @@ def _show(value: Any) -> str:
         return str(value._name)
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, (bool, int, tuple)):
         return str(value)
     if isinstance(value, str):

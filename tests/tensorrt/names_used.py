@@ -25,7 +25,9 @@ CALL = "()"
 PARAMETERS = {
     "builder": "Builder",
     "config": "IBuilderConfig",
+    "constant_layer": "IConstantLayer",
     "context": "IExecutionContext",
+    "elementwise_layer": "IElementWiseLayer",
     "engine": "ICudaEngine",
     "error": "ParserError",
     "inspector": "EngineInspector",

@@ -1,6 +1,7 @@
-"""What the builder calls on TensorRT, in order, and what it makes of TensorRT's answers; both releases, real bindings.
+"""What the builder calls on TensorRT, in order, and what it makes of TensorRT's answers, with the real bindings.
 
-The golden files in tests/golden/tensorrt hold the calls, one a line, the same for both releases.
+The golden files in tests/golden/tensorrt hold the calls, one a line, the same for both releases of TensorRT 10. The
+names of those of 11.4 end with it: explicit quantization alone, and another number for the strongly typed flag.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tensorrt_bindings import VERSIONS, run_bindings
+from tensorrt_bindings import RELEASE_11, VERSIONS, run_bindings
 
 import edgeq.demo
 from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32
@@ -30,6 +31,7 @@ from edgeq.quantize.engine_inputs import write_vision_inputs
 from edgeq.quantize.fp16.convert import to_fp16
 from edgeq.quantize.tensorrt_precisions import tensorrt_precisions
 from edgeq.tensorrt.inputs import Binding, EngineGraph, EngineInputs
+from edgeq.tensorrt.outcome import BuildReport
 from edgeq.tensorrt.precisions import VANISHING, LayerPrecision
 from edgeq.tensorrt.settings import BuildSettings, build_settings
 
@@ -42,33 +44,56 @@ Results = dict[str, dict[str, Any]]
 
 
 def described(model: onnx.ModelProto, layers: tuple[LayerPrecision, ...]) -> dict[str, Any]:
-    """The network that TensorRT's parser makes of a graph: layers under the nodes' names, and a Gemm's bias apart."""
-    constants = constant_names(model.graph)
-    kinds = {layer.name: layer.outputs for layer in layers}
+    """The network that TensorRT's parser makes of a graph (onnx-tensorrt, onnxOpImporters.cpp).
+
+    Layers are under the nodes' names, a Gemm's bias is added apart, and what is multiplied by is made by a layer.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    fixed, kinds = constant_names(model.graph), {layer.name: layer.outputs for layer in layers}
+    made = {name for node in model.graph.node if node.name in kinds or not layers for name in node.output}
     return {
-        "layers": [entry for node in model.graph.node for entry in _layers(node, constants, kinds.get(node.name, ()))],
+        "layers": [
+            entry for node in model.graph.node for entry in _layers(node, constants, fixed, kinds.get(node.name, ()))
+        ],
         "outputs": {output.name: "float32" for output in model.graph.output},
+        "named": sorted({value.name for value in model.graph.input} | made),
     }
 
 
-def _layers(node: onnx.NodeProto, constants: frozenset[str], kinds: tuple[str | None, ...]) -> Iterator[Case]:
-    inputs = [name for name in node.input if name not in constants]
+def _layers(
+    node: onnx.NodeProto,
+    constants: Mapping[str, onnx.TensorProto],
+    fixed: frozenset[str],
+    kinds: tuple[str | None, ...],
+) -> Iterator[Case]:
+    inputs, metadata = [name for name in node.input if name and name not in fixed], f"[ONNX Layer: {node.name}]"
     # Before it is told otherwise, a weakly typed network computes in float32 what the file has not in FP16.
     writes = "float16" if "float16" in kinds and "int8" not in kinds else "float32"
+    own: Case = {"name": node.name, "metadata": metadata, "writes": writes}
+    if node.op_type in ("MatMul", "Gemm") and node.input[1] in constants:
+        yield _constant(node.input[1], constants[node.input[1]])
+        inputs.append(f"{node.input[1]}_output")
+    if node.op_type == "MatMul" and node.input[1] in constants:
+        row = f"ONNXTRT_Broadcast_{node.name}"
+        yield {"name": row, "type": "SHUFFLE", "inputs": [inputs.pop()], "outputs": [f"{row}_output"]}
+        inputs.append(f"{row}_output")
     if node.op_type == "Gemm" and len(node.input) == 3:
-        made = f"{node.name}.product"
-        yield {"name": node.name, "metadata": f"[ONNX Layer: {node.name}]", "inputs": inputs, "outputs": [made]}
-        yield {"name": "(Unnamed Layer* 9) [Shuffle]", "inputs": ["bias"], "outputs": ["row"]}
-        yield {"name": "(Unnamed Layer* 10) [ElementWise]", "inputs": [made, "row"], "outputs": list(node.output)}
+        made, bias = f"{node.name}.product", node.input[2]
+        yield {**own, "type": "MATRIX_MULTIPLY", "inputs": inputs, "outputs": [made]}
+        yield _constant(bias, constants[bias])
+        moved: Case = {"name": "(Unnamed Layer* 9) [Shuffle]", "type": "SHUFFLE"}
+        yield {**moved, "inputs": [f"{bias}_output"], "outputs": [f"{node.name}.row"]}
+        add: Case = {"name": "(Unnamed Layer* 10) [ElementWise]", "type": "ELEMENTWISE", "op": "SUM"}
+        yield {**add, "inputs": [made, f"{node.name}.row"], "outputs": list(node.output)}
     else:
-        metadata = f"[ONNX Layer: {node.name}]"
-        yield {
-            "name": node.name,
-            "metadata": metadata,
-            "inputs": inputs,
-            "outputs": list(node.output),
-            "writes": writes,
-        }
+        yield {**own, "inputs": inputs, "outputs": list(node.output)}
+
+
+def _constant(name: str, tensor: onnx.TensorProto) -> Case:
+    """What the parser makes of a constant that is multiplied by or added; of its numbers the two that matter."""
+    values = numpy_helper.to_array(tensor)
+    weights = [float(values.min()), float(values.max())]
+    return {"name": name, "type": "CONSTANT", "inputs": [], "outputs": [f"{name}_output"], "weights": weights}
 
 
 def inspected(layers: tuple[LayerPrecision, ...], **others: str) -> str:
@@ -185,6 +210,7 @@ def case(settings: BuildSettings, network: Mapping[str, Any], **others: Any) -> 
         "network": network,
         "inspector": inspected(settings.layers),
         "calibrator": None if settings.calibration == "none" else "",
+        "ranges": dict.fromkeys(network.get("named", ("pixel_values", "features")), 1.0),
     }
     return made | others
 
@@ -242,6 +268,7 @@ TINY = (
     LayerPrecision(name="head", op="Gemm", precision="float32", outputs=("float32",)),
 )
 NETWORK: Case = {
+    "named": ["pixel_values", "features"],
     "layers": [
         {"name": "conv", "inputs": ["pixel_values"], "outputs": ["features"]},
         {"name": "head", "inputs": ["features"], "outputs": ["product"]},
@@ -280,6 +307,11 @@ def cases() -> dict[str, Case]:
         "other output": case(weak, other),
         "typed, other type": case(typed, half),
         "other precision": case(weak, NETWORK, inspector=inspected(TINY, head="float16")),
+        "other precision, typed": case(typed, NETWORK, inspector=inspected(TINY, head="float16")),
+        "other precision, preferred": case(
+            weak.preferring() or weak, NETWORK, inspector=inspected(TINY, head="float16")
+        ),
+        "out of memory": case(weak, NETWORK, built="", logged=["[allocator] Out of memory: 2147483648 bytes"]),
         "unseen": case(weak, NETWORK, inspector='{"Layers": [{"Name": "{ForeignNode[a...b]}"}]}'),
         "names only": case(weak, NETWORK, inspector='{"Layers": ["conv", "head"], "Bindings": []}'),
         "calibrator failed": case(weak, NETWORK, calibrator="batch 3 failed"),
@@ -350,6 +382,37 @@ def test_every_profile_computes_as_planned(results: Results) -> None:
     assert found["error"] == "QuantizeError"
     assert found["causes"] == ["q: planned int8, the engine has float32 to int8"]
     assert results["text, half"]["error"] == results["text, profile refused"]["error"] == "EngineError"
+
+
+@pytest.fixture(scope="module")
+def on_release_11(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What explicit quantization is there, and one build on the implicit one."""
+    directory = tmp_path_factory.mktemp("release-11")
+    model, plan = resnet(shared_data)
+    inputs = classifier_inputs(tensorrt_precisions(plan, model))
+    typed = build_settings(inputs, "explicit", "a test", batch=(1, 4, 8))
+    wanted = {
+        "resnet56-int8": case(typed, described(model, ())),
+        "vision-fp16": vision_cases(directory)["vision, explicit"],
+        "clip-text-int8": text_cases()["text"],
+        "implicit": case(tiny(), NETWORK),
+    }
+    return build_all(RELEASE_11, wanted, directory)
+
+
+@pytest.mark.parametrize("name", ["resnet56-int8", "vision-fp16", "clip-text-int8"])
+def test_release_11_is_told_the_same(on_release_11: Results, name: str) -> None:
+    golden = (GOLDEN / f"{name}-explicit-11.4.txt").read_text()
+    assert calls_of(on_release_11[name]) == golden
+    # The flag is bit 1 in TensorRT 10, and bit 0 in 11: a number in the code would ask 11 for Python plugins.
+    ten = (GOLDEN / f"{name}-explicit.txt").read_text()
+    assert golden == ten.replace("builder.create_network(2)", "builder.create_network(1)") != ten
+
+
+def test_a_release_without_a_flag_is_refused_before_anything_is_parsed(on_release_11: Results) -> None:
+    found = on_release_11["implicit"]
+    assert (found["error"], found["calls"]) == ("EngineError", [])
+    assert "TensorRT 11.4.0.106 lacks BuilderFlag.INT8, BuilderFlag.FP16, " in found["what"]
 
 
 def demo_eyes(directory: Path) -> tuple[onnx.ModelProto, EngineInputs]:
@@ -426,7 +489,7 @@ def test_a_graph_that_is_not_parsed(results: Results) -> None:
 
 def test_no_engine_and_why(results: Results) -> None:
     found = results["nothing built"]
-    assert found["error"] == "EngineError"
+    assert found["error"] == "UnbuiltError"
     assert found["causes"][0] == "[conv] could not find any implementation"
     assert results["nothing built, no range"]["what"] == "batch 3 failed"  # which is why nothing was built
     assert results["nothing built, none asked for"]["causes"][0] == "no kernel"  # it gave up before calibrating
@@ -439,7 +502,9 @@ def test_no_engine_and_why(results: Results) -> None:
         ("other output", "EngineError", "the network gives scores\nexpected: logits"),
         ("typed, other type", "EngineError", "the graph gives logits in DataType.HALF\nexpected: float32"),
         ("other precision", "QuantizeError", "head: planned float32, the engine has float16 to float16"),
+        ("other precision, typed", "QuantizeError", "head: planned float32, the engine has float16 to float16"),
         ("names only", "EngineError", "layers by name only"),
+        ("out of memory", "EngineError", "Out of memory: 2147483648 bytes"),
         ("calibrator failed", "CalibrationError", "batch 3 failed"),
         ("too few batches", "CalibrationError", "too few batches"),
         ("no calibrator", "EngineError", "ranges are wanted and no calibrator was given"),
@@ -449,6 +514,58 @@ def test_no_engine_and_why(results: Results) -> None:
 def test_what_fails_a_build(results: Results, name: str, error: str, words: str) -> None:
     assert results[name]["error"] == error
     assert words in results[name]["what"]
+
+
+@pytest.mark.parametrize("name", ["other precision", "other precision, typed"])
+def test_an_engine_that_differs_is_kept_with_what_its_inspector_shows(results: Results, name: str) -> None:
+    """On the first day on a device that is all there is to find the reason in."""
+    found, left = results[name], results[name]["left"]
+    assert left.keys() == {"engine.plan", "inspector.json", "report.json"}
+    assert left["engine.plan"] == "the engine"
+    assert json.loads(left["inspector.json"]) == json.loads(inspected(TINY, head="float16"))
+    report = BuildReport.model_validate_json(left["report.json"])
+    assert report.differs == ("head: planned float32, the engine has float16 to float16",)
+    assert report.settings.quantization == ("explicit" if "typed" in name else "implicit")
+    assert f"the engine, its inspector's JSON and a report are in {found['place']}" in found["what"]
+
+
+def test_a_strongly_typed_network_has_nothing_to_loosen(results: Results) -> None:
+    assert (
+        "a strongly typed network has no constraints that could be loosened"
+        in (results["other precision, typed"]["what"])
+    )
+    assert "are obeyed" in results["other precision"]["what"]
+    assert tiny("explicit").preferring() is None
+    preferring = tiny().preferring()
+    assert preferring is not None
+    assert preferring.builder_flags == ("INT8", "FP16", "PREFER_PRECISION_CONSTRAINTS")
+    assert preferring.preferring() is None
+
+
+def test_where_precisions_are_preferred_an_engine_that_differs_is_given(results: Results) -> None:
+    found = results["other precision, preferred"]
+    assert (found["error"], found["engine"]) == (None, "the engine")
+    assert found["said"] == [
+        "the engine differs from its plan in 1 places, where precisions are preferred: "
+        "head: planned float32, the engine has float16 to float16"
+    ]
+    assert BuildReport.model_validate_json(found["left"]["report.json"]).differs == (
+        "head: planned float32, the engine has float16 to float16",
+    )
+
+
+def test_an_inspector_that_cannot_be_read_leaves_its_text(results: Results) -> None:
+    """Its form is documented nowhere: another one would be seen on the device alone."""
+    left = results["names only"]["left"]
+    assert left["inspector.json"] == '{"Layers": ["conv", "head"], "Bindings": []}'
+    assert left["engine.plan"] == "the engine"
+
+
+def test_without_an_engine_what_tensorrt_logged_is_kept(results: Results) -> None:
+    left = results["nothing built"]["left"]
+    assert left.keys() == {"report.json"}
+    assert BuildReport.model_validate_json(left["report.json"]).logged == ("[conv] could not find any implementation",)
+    assert results["tiny"]["left"] == {}
 
 
 def test_a_missing_layer_is_named(results: Results) -> None:

@@ -295,7 +295,7 @@ def test_this_machine_is_asked_where_nobody_says_what_is_free() -> None:
 
 @pytest.mark.parametrize(
     ("release", "modes"),
-    [("10.3.0", ("implicit", "explicit")), ("10.16.1", ("implicit", "explicit")), ("11.0.0", ("explicit",))],
+    [("10.3.0", ("implicit", "explicit")), ("10.16.1", ("implicit", "explicit")), ("11.4.0", ("explicit",))],
 )
 def test_every_flag_is_one_of_the_release(release: str, modes: tuple[Any, ...], shared_data: Path) -> None:
     names = set(json.loads((shared_data / "tensorrt-names" / f"{release}.json").read_text()))

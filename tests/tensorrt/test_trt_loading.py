@@ -10,7 +10,14 @@ import pytest
 from tensorrt_bindings import VERSIONS, run_bindings
 
 from edgeq.errors import EngineError
-from edgeq.tensorrt.loading import QuantizationMode, Version, choose_quantization, load_tensorrt, version_of
+from edgeq.tensorrt.loading import (
+    QuantizationMode,
+    Version,
+    choose_quantization,
+    load_tensorrt,
+    newer_than_known,
+    version_of,
+)
 
 REPORT = """
 import json
@@ -96,19 +103,19 @@ def test_a_module_without_a_version() -> None:
 @pytest.mark.parametrize(
     ("version", "asked", "default", "quantization"),
     [
-        ((10, 3, 0), None, None, "implicit"),
-        ((10, 16, 1), None, None, "implicit"),
         ((10, 3, 0), None, "explicit", "explicit"),
-        ((10, 3, 0), "explicit", None, "explicit"),
+        ((10, 16, 1), None, "explicit", "explicit"),
+        ((10, 3, 0), None, "implicit", "implicit"),
+        ((10, 3, 0), "explicit", "implicit", "explicit"),
         ((10, 3, 0), "implicit", "explicit", "implicit"),
-        ((11, 0, 0), None, None, "explicit"),
+        ((11, 0, 0), None, "explicit", "explicit"),
         ((11, 0, 0), None, "implicit", "explicit"),
-        ((11, 0, 0), "explicit", None, "explicit"),
-        ((12, 1, 0), None, None, "explicit"),
+        ((11, 4, 0), "explicit", "explicit", "explicit"),
+        ((12, 1, 0), None, "explicit", "explicit"),
     ],
 )
 def test_the_road(
-    version: Version, asked: QuantizationMode | None, default: QuantizationMode | None, quantization: QuantizationMode
+    version: Version, asked: QuantizationMode | None, default: QuantizationMode, quantization: QuantizationMode
 ) -> None:
     chosen, sentence = choose_quantization(version, asked, default=default)
     assert chosen == quantization
@@ -125,4 +132,19 @@ def test_the_impossible_road_names_the_other() -> None:
 
 def test_which_road_was_asked_for_is_said() -> None:
     assert "asked for" in choose_quantization((10, 3, 0), "explicit")[1]
-    assert "default" in choose_quantization((10, 3, 0), None)[1]
+    assert choose_quantization((10, 3, 0), None) == (
+        "explicit",
+        "explicit: the default; TensorRT 10.3.0 has both modes",
+    )
+
+
+@pytest.mark.parametrize("version", [(10, 3, 0), (10, 16, 2), (11, 0, 0), (11, 4, 0), (11, 4, 7), None])
+def test_a_release_that_is_known_needs_no_warning(version: Version | None) -> None:
+    assert newer_than_known(version) == ""
+
+
+@pytest.mark.parametrize("version", [(11, 5, 0), (12, 0, 0), (12, 3, 1)])
+def test_a_release_that_is_newer_is_warned_of(version: Version) -> None:
+    name = ".".join(map(str, version))
+    assert newer_than_known(version).startswith(f"TensorRT {name} is newer than the releases that edgeq was checked")
+    assert "11.4" in newer_than_known(version)

@@ -49,8 +49,8 @@ def build(
         bundle: made by `prepare`.
         backend: what runs it; all but TensorRT take the bundle's graph as it is.
         store: directory of the engines; None takes /var/lib/edgeq/engines or the user's cache.
-        quantization: `implicit` (ranges and layer precisions are set) or `explicit` (they are in the graph); None takes
-            what the release allows.
+        quantization: `explicit` (ranges and types are in the graph) or `implicit` (they are set on an FP32 graph, with
+            TensorRT 10); None takes `explicit`.
         tensorrt: the release that must be installed, such as `10.3.0`; None takes the one that is.
         batch: pictures or texts at once: least, usual, most; None is one image, and of CLIP and SigLIP what the service
             runs together.
@@ -65,8 +65,9 @@ def build(
     Raises:
         ArtifactError: the bundle is damaged, or does not say what an engine is built from.
         InputError: there is no such backend.
-        EngineError: there is no such TensorRT, it refuses the graph, or built something else than was planned.
-        GateError: the build may take more memory than is free.
+        EngineError: there is no such TensorRT, it refuses the graph, or builds nothing.
+        QuantizeError: it built something else than was planned; the error says where that is.
+        GateError: the build may take more memory than is free, or canaries fail.
         OutputError: the store cannot be written.
     """
     made = build_engines(

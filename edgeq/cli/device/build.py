@@ -23,7 +23,7 @@ from edgeq.engine_store.store import EngineStore, default_store
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.tensorrt.inputs import FP16_INPUTS
-from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
+from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, newer_than_known, version_of
 from edgeq.tensorrt.settings import Batch, BuildSettings
 
 __all__ = ["command"]
@@ -45,8 +45,8 @@ _FOR_TENSORRT = ("quantization", "tensorrt", "batch", "workspace", "images", "dr
 @click.option(
     "--quantization",
     type=click.Choice(["implicit", "explicit"]),
-    help="implicit: ranges and layer precisions are set (TensorRT 10). explicit: they are in the graph (10 and 11).  "
-    "[default: what the release allows]",
+    help="explicit: ranges and types are in the graph. implicit: they are set on an FP32 graph (TensorRT 10).  "
+    "[default: explicit]",
 )
 @click.option("--tensorrt", metavar="VERSION", help="The release that builds, such as 10.3.0.  [default: installed]")
 @click.option(
@@ -112,6 +112,8 @@ def command(
 def _dry_run(bundle: Path, root: Path, tensorrt: str | None, choices: dict[str, Any], as_json: bool) -> None:
     manifest = read_manifest(bundle)
     release = tensorrt or _installed()
+    if release and (warning := newer_than_known(version_of(release))):
+        click.echo(warning, err=True)
     planned = {
         encoder: plan_build(bundle, encoder=encoder, tensorrt=release, **choices) for encoder in encoders_of(manifest)
     }
