@@ -98,14 +98,15 @@ class Ceiling(BaseModel):
     image_bound: Bound
 
 
-def model_work(plan: MemoryPlan) -> ModelWork | None:
-    """The work of a model as its memory plan has it, at the plan's context and image.
+def model_work(plan: MemoryPlan, context: int | None = None) -> ModelWork | None:
+    """The work of a model as its memory plan has it, for the plan's image.
 
     What is not read for every token is left out: embeddings of which a step takes a row, and the cross-attention of
     Llama 3.2 Vision, whose keys and values are made once.
 
     Args:
         plan: of a vision-language model.
+        context: tokens of a sequence; None takes the plan's.
 
     Returns:
         None for a mixture of experts: which of them a token goes through is not in the plan.
@@ -116,15 +117,15 @@ def model_work(plan: MemoryPlan) -> ModelWork | None:
     nothing = PartWeights(name="", parameters=0, precisions={})
     language, vision, connector = (parts.get(name, nothing) for name in ("language", "vision", "connector"))
     head = parts.get("embedding" if plan.tied_head else "head", nothing)
-    image = plan.image
+    image, tokens = plan.image, plan.request.context if context is None else context
     patches = image.sequences * image.sequence
     cross = image.cross_tokens * plan.request.images
     packed = language.precisions.get(Precision.NF4, 0) / (nf4_bytes(_LARGE, double_quant=plan.double_quant) / _LARGE)
     return ModelWork(
         nf4_weights=int(packed),
         weights_bytes=language.bytes + head.bytes,
-        sequence_bytes=plan.kv.bytes(plan.request.context, cross),
-        tokens=plan.request.context,
+        sequence_bytes=plan.kv.bytes(tokens, cross),
+        tokens=tokens,
         multiplied=language.parameters,
         image_operations=_OPERATIONS * (vision.parameters * patches + connector.parameters * image.tokens),
         image_bytes=vision.bytes + connector.bytes,
