@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
+# What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -39,7 +41,7 @@ help:
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -59,11 +61,13 @@ test: $(INSTALLED)
 NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/test_readme.py \
 	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
-test-newest:
+environment-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+	$(NEWEST)/bin/python -m pip install --quiet --no-compile --upgrade --upgrade-strategy eager \
 		--requirement requirements/newest.txt $(TORCH)
 	@$(NEWEST)/bin/python -m pip list --format freeze --exclude-editable | tr '\n' ' ' | fold -s -w 120; echo
+
+test-newest: environment-newest
 	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(addprefix --ignore=,$(NEWEST_WITHOUT))
 
 # `make test` runs these too where there is a browser, and passes over them where there is none.
@@ -82,7 +86,7 @@ test-gpu: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check edgeq tests benchmarks examples
 	$(BIN)/ruff format --check edgeq tests benchmarks examples
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix edgeq tests benchmarks examples
