@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -16,6 +16,7 @@ help:
 	@echo "make fuzz    10,200 requests made up from the service's own description"
 	@echo "make test-browser  the page in a real browser: needs Debian's packages chromium and chromium-driver"
 	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
+	@echo "make gpu-check  fifteen minutes on a CUDA GPU: kernels, attention, steps, faults, the vision engine"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
@@ -115,8 +116,11 @@ bench-real: $(INSTALLED)
 bench-openvino: $(INSTALLED)
 	$(BIN)/python -m benchmarks.openvino $(BENCH)
 
-# It needs a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python
+# These need a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python; make -s gpu-check > findings.jsonl
 PYTHON_GPU ?= $(BIN)/python
+gpu-check: $(INSTALLED)
+	@$(PYTHON_GPU) -m benchmarks.gpu_check $(CHECK)
+
 bench-gpu-vlm: $(INSTALLED)
 	$(PYTHON_GPU) -m benchmarks.gpu_vlm $(BENCH)
 

@@ -1,4 +1,5 @@
-"""LLaVA-1.5 in 7 and 13 billion parameters under 16 GB of a GPU: planned against measured memory, load time, decoding.
+"""LLaVA-1.5 in 7 and 13 billion parameters under 16 GB of a GPU: planned against measured memory, load time, and the
+runtime's own slots and decode step.
 
 Run it with `make bench-gpu-vlm`; `benchmarks/README.md` tells what is measured and how.
 """
@@ -24,15 +25,18 @@ import transformers
 
 from benchmarks.process import ROOT
 from benchmarks.random_nf4 import load_nf4, random_nf4
+from benchmarks.served_nf4 import Served, serve
 from edgeq.device import DeviceProfile
 from edgeq.families.modules import VlmDescription, read_vlm
 from edgeq.plan.memory import MemoryPlan, plan_memory
+from edgeq.runtime.vlm.batch_decoder import BatchDecoder
 
-__all__ = ["Row", "bytes_per_token", "decode", "main", "planned", "prompt", "table"]
+__all__ = ["Row", "Times", "bytes_per_token", "decode", "main", "planned", "table"]
 
 CONFIGS = ROOT / "tests" / "golden" / "vlm-configs"
 MODELS = ("llava-1.5-7b", "llava-1.5-13b")
 IMAGE_TOKENS = 576
+MOST_SLOTS = 8
 GIGABYTE = 10**9
 COPIED = 1 << 28
 COPIES = 20
@@ -51,8 +55,8 @@ class Row:
         load_seconds: from the checkpoint, whose pages are in memory, to the device.
         load_peak: bytes on the device meanwhile.
         prefill_seconds: image and prompt, to the first token.
-        tokens_per_second: of the answer after its first token.
-        limit: the card's bandwidth over the bytes that one token needs.
+        tokens_per_second: of all slots' answers together, after their first tokens.
+        limit: what the card's bandwidth allows, by the bytes that one step needs.
         failure: why there are no figures; empty where there are.
     """
 
@@ -70,6 +74,19 @@ class Row:
     tokens_per_second: float = 0.0
     limit: float = 0.0
     failure: str = ""
+
+
+@dataclass(frozen=True)
+class Times:
+    """What an answer took, in seconds.
+
+    Attributes:
+        first: from pixels and tokens to the first token.
+        steps: all steps after it.
+    """
+
+    first: float
+    steps: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(row.failure for row in rows) else 0
 
 
-def planned(model: VlmDescription, cap: int, context: int) -> MemoryPlan:
+def planned(model: VlmDescription, cap: int, context: int, slots: int = 1) -> MemoryPlan:
     """edgeq's plan for a card of `cap` bytes, counted as torch counts: without CUDA's context and the libraries."""
     card = DeviceProfile(
         name="card",
@@ -102,7 +119,7 @@ def planned(model: VlmDescription, cap: int, context: int) -> MemoryPlan:
         runtime_bytes=0,
         source="--cap",
     )
-    return plan_memory(model, card, context=context)
+    return plan_memory(model, card, context=context, batch=slots)
 
 
 def bytes_per_token(plan: MemoryPlan, tokens: float) -> float:
@@ -117,27 +134,31 @@ def bytes_per_token(plan: MemoryPlan, tokens: float) -> float:
     return weights + tokens * plan.kv.bytes_per_token
 
 
-def prompt(model: VlmDescription, image_tokens: int, tokens: int) -> dict[str, torch.Tensor]:
-    """A prompt of `tokens` tokens for a LLaVA, an image first, and noise for the image."""
-    side, token = int(model.vision["image_size"]), int(model.config["image_token_index"])
-    question = torch.arange(tokens - image_tokens) % 64 + 3
-    ids = torch.cat([torch.full((image_tokens,), token), question])[None]
-    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels.to(torch.float16)}
-
-
-def decode(model: Any, inputs: Mapping[str, torch.Tensor], tokens: int, wait: Callable[[], None]) -> float:
-    """Seconds for prompt and `tokens` tokens of an answer.
+def decode(served: Served, decoder: BatchDecoder, tokens: int, answer: int, wait: Callable[[], None]) -> Times:
+    """Let every slot of the runtime answer a question of its own, greedily.
 
     Args:
+        served: the model.
+        decoder: its slots, all of them free; they are so afterwards.
+        tokens: of each prompt, an image first.
+        answer: tokens of each answer; at least 2.
         wait: returns when the device has done its work.
     """
-    wait()
+    questions = [served.question(slot, tokens, answer + 1) for slot in range(decoder.slots)]
+    for slot, question in enumerate(questions):
+        wait()
+        start = time.perf_counter()
+        decoder.begin(slot, question)
+        wait()
+        first = time.perf_counter() - start
     start = time.perf_counter()
-    with torch.inference_mode():
-        model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
+    for _ in range(answer - 1):
+        decoder.step()
     wait()
-    return time.perf_counter() - start
+    steps = time.perf_counter() - start
+    for slot in range(decoder.slots):
+        decoder.release(slot)
+    return Times(first, steps)
 
 
 def table(head: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -169,7 +190,7 @@ def _row(name: str, device: torch.device, cap: int, bandwidth: float, options: a
     """One model, measured if it runs at all."""
     _say(f"{name}: drawing and quantizing its weights")
     model = read_vlm(CONFIGS / name)
-    plan = planned(model, cap, options.context)
+    plan = planned(model, cap, options.context, options.slots)
     row = Row(name, plan.fits, plan.weights_bytes, plan.phases[-1].bytes)
     options.scratch.mkdir(parents=True, exist_ok=True)
     try:
@@ -177,7 +198,7 @@ def _row(name: str, device: torch.device, cap: int, bandwidth: float, options: a
             random_nf4(CONFIGS / name, device).save_pretrained(scratch, save_original_format=False)
             _release()
             row, loaded = _load(row, Path(scratch), device)
-        return _answer(row, loaded, plan, model, bandwidth, options)
+        return _answer(row, loaded, plan, bandwidth, options)
     except torch.OutOfMemoryError as error:
         return dataclasses.replace(row, failure=str(error).splitlines()[0])
     finally:
@@ -204,25 +225,25 @@ def _answer(
     row: Row,
     loaded: Any,
     plan: MemoryPlan,
-    model: VlmDescription,
     bandwidth: float,
     options: argparse.Namespace,
 ) -> Row:
-    """Answer until the context is full: once to warm up, once for the first token alone, once for all."""
+    """Answer until the context is full: once to warm up, once for the figures."""
     _say(f"{row.model}: answering")
-    device, start = loaded.device, options.context - options.new_tokens
+    device, start, slots = loaded.device, options.context - options.new_tokens, options.slots
+    served = serve(loaded, CONFIGS / row.model, options.context)
     torch.cuda.reset_peak_memory_stats(device)
-    inputs = {key: value.to(device) for key, value in prompt(model, plan.image.tokens, start).items()}
-    counts = (1, 1, options.new_tokens)
-    _, first, whole = (decode(loaded, inputs, count, torch.cuda.synchronize) for count in counts)
-    needed = bytes_per_token(plan, start + options.new_tokens / 2)
+    decoder = served.decoder(slots, options.context)
+    decode(served, decoder, start, 2, torch.cuda.synchronize)
+    taken = decode(served, decoder, start, options.new_tokens, torch.cuda.synchronize)
+    needed = bytes_per_token(plan, slots * (start + options.new_tokens / 2))
     return dataclasses.replace(
         row,
         peak=torch.cuda.max_memory_allocated(device),
         reserved=torch.cuda.max_memory_reserved(device),
-        prefill_seconds=first,
-        tokens_per_second=(options.new_tokens - 1) / (whole - first),
-        limit=bandwidth / needed,
+        prefill_seconds=taken.first,
+        tokens_per_second=slots * (options.new_tokens - 1) / taken.steps,
+        limit=slots * bandwidth / needed,
     )
 
 
@@ -264,11 +285,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--cap", type=float, default=16.0, help="GB of the card's memory that may be used")
     add("--context", type=int, default=2048, help="tokens in all: image, question and answer")
     add("--new-tokens", type=int, default=64, help="tokens of the answer")
+    add("--slots", type=int, default=1, help="answers at once")
     add("--scratch", type=Path, default=ROOT / "out" / "bench", help="where a checkpoint lies for a while: 8 GB")
     add("--json", action="store_true", help="print one JSON object on stdout")
     options = parser.parse_args(arguments)
     if options.new_tokens < 2 or options.context - options.new_tokens <= IMAGE_TOKENS:
         parser.error(f"the context must hold an image of {IMAGE_TOKENS} tokens, a question and 2 tokens of an answer")
+    if not 1 <= options.slots <= MOST_SLOTS:
+        parser.error(f"1 to {MOST_SLOTS} answers at once")
     if options.cap <= 0:
         parser.error("the cap must be more than 0 GB")
     return options

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from vlm import FAMILIES, IMAGE_TOKEN
+from vlm import FAMILIES
 
 from benchmarks import gpu_vlm
-from benchmarks.gpu_vlm import CONFIGS, MODELS, Row, bytes_per_token, decode, main, planned, prompt, table
+from benchmarks.gpu_vlm import CONFIGS, MODELS, Row, bytes_per_token, decode, main, planned, table
 from benchmarks.random_nf4 import load_nf4, random_nf4
+from benchmarks.served_nf4 import serve, write_small_config
 from edgeq.families.modules import read_modules, read_vlm
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.skip_list import verify_modules
@@ -47,6 +48,7 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ["--context", "600", "--new-tokens", "24"],
         ["--new-tokens", "1"],
         ["--cap", "0"],
+        ["--slots", "0"],
     ],
 )
 def test_flags_that_make_no_sense_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +65,13 @@ def test_a_token_reads_the_language_model_and_its_cache(name: str, linears: floa
     assert plan.image.tokens == gpu_vlm.IMAGE_TOKENS
     assert bytes_per_token(plan, 0) == pytest.approx(1e6 * (NF4 * linears + 2 * head), rel=1e-3)
     assert bytes_per_token(plan, 1000) - bytes_per_token(plan, 0) == 1000 * cached
+
+
+def test_slots_are_planned_for() -> None:
+    """2,048 tokens of 524,288 bytes in each."""
+    one, four = (planned(read_vlm(CONFIGS / MODELS[0]), 16 * 10**9, 2048, slots) for slots in (1, 4))
+    sizes = [{item.name: item.bytes for item in plan.phases[-1].items}["KV cache"] for plan in (one, four)]
+    assert sizes == [2048 * 524_288, 4 * 2048 * 524_288]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -90,18 +99,20 @@ def test_the_drawn_model_is_as_planned_and_survives_the_disk(tiny: Path, tmp_pat
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_the_drawn_model_answers_a_prompt_of_the_length_asked_for(tiny: Path) -> None:
-    inputs = prompt(read_vlm(tiny), 4, 12)
-    assert inputs["input_ids"].shape == (1, 12)
-    assert inputs["input_ids"][0, :4].tolist() == [IMAGE_TOKEN] * 4
-    assert IMAGE_TOKEN not in inputs["input_ids"][0, 4:].tolist()
-    assert inputs["pixel_values"].shape == (1, 3, 28, 28)
+def test_the_runtimes_slots_answer_a_prompt_of_the_length_asked_for(tmp_path: Path) -> None:
+    """Two slots, 5 tokens each: a first one when the prompt is read, and four steps for both together."""
+    config = write_small_config(tmp_path)
+    served = serve(random_nf4(config, CPU), config, 64)
+    question, token = served.question(0, 12, 5), served.prompter.settings.image_token_id
+    assert question.prompt.ids.tolist().count(token) == served.image_tokens == 4
+    assert len(question.prompt.ids) == 12
     waits: list[None] = []
-    model = random_nf4(tiny, CPU)
-    assert decode(model, inputs, 3, lambda: waits.append(None)) > 0.0
-    assert len(waits) == 2, "before and after"
-    with torch.inference_mode():
-        assert model(**inputs).logits.isfinite().all()
+    decoder = served.decoder(2, 64)
+    taken = decode(served, decoder, 12, 5, lambda: waits.append(None))
+    assert taken.first > 0.0
+    assert taken.steps > 0.0
+    assert len(waits) == 2 * 2 + 1, "before and after each first token, and after the steps"
+    assert (decoder.steps, decoder.busy, served.eyes.runs) == (4, False, 2)
 
 
 def test_the_table_tells_planned_from_measured() -> None:

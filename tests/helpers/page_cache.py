@@ -7,7 +7,6 @@ import mmap
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 __all__ = ["into_cache", "pages_of", "resident"]
@@ -26,7 +25,7 @@ def resident(path: Path) -> int:
         failed = ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(start), ctypes.c_size_t(len(mapped)), found)
         del start
         assert not failed, os.strerror(ctypes.get_errno())
-        return int((np.frombuffer(found, np.uint8) & 1).sum())
+        return sum(page & 1 for page in found)
 
 
 def into_cache(path: Path) -> None:

@@ -36,7 +36,7 @@ def seen_while_loading(
     """Pages of each weights' file that are in memory when transformers begins; `integrated` is None without a GPU."""
     found: dict[str, int] = {}
 
-    def load(_kind: Any, directory: Path, **_options: Any) -> Any:
+    def load(_kind: Any, directory: Path, /, **_options: Any) -> Any:
         found.update({path.name: resident(path) for path in directory.glob("*.safetensors")})
         raise RuntimeError("this is far enough")
 

@@ -1,0 +1,1 @@
+"""What only a GPU can tell, asked in fifteen minutes: kernels, attention, steps, faults, the vision engine."""
