@@ -214,6 +214,7 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches)
     if options.threads is None and shape.device.type == "cpu":
         tune_threads(decoder.rehearse)  # before the worker's thread is begun, which takes it over
+        decoder.check_shapes()
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))
     watch = MemoryWatch(cuda=shape.device.type == "cuda")
     worker = Worker(decoder, admission, look=watch.look, give_back=release_memory, clock=time.monotonic)

@@ -1,23 +1,49 @@
-"""One decode step over all slots, always of the same shape: [slots, 1] tokens in, [slots, vocabulary] logits out.
+"""One decode step: a token in for each occupied slot, and the logits of its next one out.
 
-Slots with nobody in them are computed as well, and each slot sees only its own tokens: so what one says does not depend
-on who else is there, bit for bit, and nothing is allocated, copied or decided on the host between two steps. Needs
-torch and transformers.
+The occupied slots are always the first places of one store of keys and values, so that a step reads a prefix of it: as
+many slots as are occupied, and on a GPU, whose graphs have fixed shapes, one of a few lengths. Each slot sees only its
+own tokens, and a shape is used only where it gives the very bits of the full one, which is tried when the step is made:
+so what one says does not depend on who else is there. Needs torch and transformers.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 
 from edgeq.runtime.vlm.attention import ATTENTION, attention_windows
 from edgeq.runtime.vlm.cache_name import cache_name
-from edgeq.runtime.vlm.kv_cache import SlotCache, check_served, read_kv_shape
+from edgeq.runtime.vlm.kv_cache import KeptRows, SlotCache, check_served, read_kv_shape
 from edgeq.runtime.vlm.piece import CrossStates, PromptPiece, by_kind, cross_inputs, model_inputs
+from edgeq.runtime.vlm.step.graphs import Capture, device_capture
+from edgeq.runtime.vlm.step.shapes import StepShape, narrowest_shape, step_shapes
 
-__all__ = ["DecodeStep"]
+__all__ = ["DecodeStep", "StepOptions"]
+
+_LOGGER: Final = logging.getLogger(__name__)
+_TRIED_TOKENS: Final = 24
+"""Tokens of each slot in a trial where a slot looks at its own tokens alone."""
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How steps are run.
+
+    Attributes:
+        exact: only in shapes that give the bits of the full one, so that an answer never depends on the others. Without
+            it every shape is used: quicker where a kernel sums in another order for fewer rows, and an answer may then
+            differ with who else is there.
+        masked: attention looks at a fixed number of rows through a mask, as graphs need it; None for all but CPUs.
+        capture: makes graphs of steps; None takes the device's own way.
+    """
+
+    exact: bool = True
+    masked: bool | None = None
+    capture: Capture | None = None
 
 
 class DecodeStep:
@@ -28,37 +54,62 @@ class DecodeStep:
         slots: sequences at once.
         context: tokens of each, at most.
         cross_states: of an image, that cross-attention looks at; 0 for models without.
+        options: how steps are run.
 
     Attributes:
         shape: what it keeps of a token.
-        cache: the slots.
+        cache: keys and values, by place: the first places are those of `order`, in that order.
+        order: the occupied slots.
+        changes: how often a slot was occupied or left so far.
+        shapes: in which steps are run, the full one first.
+        captured: whether steps are graphs.
 
     Raises:
         ModelError: it cannot be served in slots.
     """
 
-    def __init__(self, model: Any, slots: int, context: int, cross_states: int = 0) -> None:
+    def __init__(
+        self, model: Any, slots: int, context: int, cross_states: int = 0, options: StepOptions | None = None
+    ) -> None:
         check_served(model)
+        options = options or StepOptions()
         self.shape = read_kv_shape(model, cross_states)
         model.set_attn_implementation(ATTENTION)
         self._model, self._decoder = model, _decoder(model)
         self.cache = SlotCache(self.shape, slots, context)
         self._kept = {cache_name(model): self.cache}
-        self._hidden = float("-inf")
+        self._windows = attention_windows(model.config)
         device = self.shape.device
-        self._masked = device.type != "cpu"
-        self._seen, self._moves = [1] * slots, [0] * slots  # tokens that each sees in the next step, and more each time
+        capture = options.capture or device_capture(device)
+        self.captured = capture is not None
+        self._masked = self.captured or (device.type != "cpu" if options.masked is None else options.masked)
+        self.order: list[int] = []
+        self.changes = 0
+        self._seen = [1] * slots  # tokens that each place sees in the next step
         self._tokens = torch.zeros(slots, 1, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, 1, dtype=torch.int64, device=device)
-        self._moving = torch.zeros(slots, 1, dtype=torch.int64, device=device)
         self._index = torch.arange(self.cache.rows, device=device)
-        self._windows = attention_windows(model.config)
-        size = (slots, 1, 1, self.cache.rows)
-        self._masks = {kind: torch.empty(size, dtype=self.shape.dtype, device=device) for kind in self._windows}
         self._states_seen = torch.zeros(slots, cross_states, dtype=torch.bool, device=device)
-        for slot in range(slots):
-            self.vacate(slot)
-        self._forward = self._captured(self._eager)
+        self._exact, self.shapes = options.exact, step_shapes(slots, self.cache.rows, by_length=self._masked)
+        with torch.inference_mode():
+            self._logits = self._eager(self.shapes[0]).clone()
+            self._runs = {shape: self._made(shape, capture) for shape in self.shapes}
+        self.check_shapes()
+
+    def check_shapes(self) -> None:
+        """Find the shapes that steps may be run in; while no slot is occupied.
+
+        A kernel may sum in another order for fewer rows, on a CPU with another number of threads too. Each shape is
+        therefore tried beside the full one on numbers of chance, and is used where all logits have the same bits.
+        """
+        assert not self.order, "shapes are tried while all slots are free"
+        self.shapes = tuple(self._runs)
+        if not self._exact or self.shape.device.type == "meta":
+            return
+        with torch.inference_mode():
+            self.shapes = self._equal_shapes()
+        if len(self.shapes) < len(self._runs):
+            _LOGGER.info("steps run in %d of %d shapes: the others give other bits", len(self.shapes), len(self._runs))
 
     def read(self, piece: PromptPiece, slot: int) -> torch.Tensor | None:
         """Read a piece of one prompt into a slot, behind what is there already.
@@ -66,8 +117,8 @@ class DecodeStep:
         Returns:
             Of the last piece, the logits of its last token, [1, vocabulary] in the model's dtype; else None.
         """
-        cross = piece.cross
-        self.cache.aim_at(slot, piece.start, image=cross is not None and cross.states is not None)
+        cross, place = piece.cross, self._place(slot)
+        self.cache.aim_at(place, piece.start, image=cross is not None and cross.states is not None)
         model = self._model if piece.last else self._decoder
         with torch.inference_mode():
             found = model(
@@ -77,8 +128,28 @@ class DecodeStep:
                 **({"logits_to_keep": 1} if piece.last else {}),
             )
             if self.shape.cross:
-                self._states_seen[slot] = cross.seen[-1] if cross is not None and self.cache.crossed[slot] else False
+                self._states_seen[place] = cross.seen[-1] if cross is not None and self.cache.crossed[place] else False
         return found.logits[:, -1] if piece.last else None
+
+    def copy_out(self, slot: int, start: int, end: int, *, cross: bool = False) -> KeptRows:
+        """A copy of some tokens of a slot.
+
+        Args:
+            slot: its number.
+            start, end: rows.
+            cross: with what its cross-attention looks at.
+        """
+        return self.cache.copy_out(self._place(slot), start, end, cross=cross)
+
+    def copy_in(self, slot: int, start: int, kept: KeptRows) -> None:
+        """Put what `copy_out` gave into a slot.
+
+        Args:
+            slot: its number.
+            start: the first token's row; with row 0 another sequence begins.
+            kept: the tokens.
+        """
+        self.cache.copy_in(self._place(slot), start, kept)
 
     def occupy(self, slot: int, token: int, length: int, position: int) -> None:
         """Let a slot go on from the next step on.
@@ -89,94 +160,158 @@ class DecodeStep:
             length: tokens that it holds already, before that one.
             position: of that token.
         """
-        self._place(slot, token, length, position, moving=1)
+        assert slot not in self.order, f"slot {slot} goes on already"
+        self._set(len(self.order), token, length, position)
+        self.order.append(slot)
+        self.changes += 1
 
-    def vacate(self, slot: int) -> None:
-        """A slot says nothing from now on: it computes one token over and over, in its first row."""
-        self._place(slot, 0, 0, 0, moving=0)
+    def vacate(self, slot: int, *, clear: bool = False) -> None:
+        """A slot says nothing from now on, and the last one takes its place.
+
+        Args:
+            slot: its number; one that is free stays so.
+            clear: write zeros over what it holds: after NaN, which a mask does not hide.
+        """
+        place = self._place(slot)
+        if clear:
+            self.cache.clear(place)
+        if slot not in self.order:
+            return
+        last = len(self.order) - 1
+        with torch.inference_mode():
+            if place != last:
+                self._move(last, place)
+            self._set(last, 0, 0, 0)
+            if self.shape.cross:
+                self._states_seen[last] = False
+        self.order[place] = self.order[last]
+        self.order.pop()
+        self.changes += 1
 
     def forward(self) -> torch.Tensor:
-        """Logits of each slot's next token, [slots, vocabulary] in the model's dtype; they stay until the next call."""
+        """Logits of each occupied slot's next token, in the model's dtype; they stay until the next call.
+
+        Returns:
+            [at least occupied, vocabulary]: a row for each slot of `order`, in that order; rows behind mean nothing.
+        """
+        longest = max(self._seen[: len(self.order)], default=1)
+        shape = narrowest_shape(self.shapes, max(len(self.order), 1), longest if self._masked else 1)
         with torch.inference_mode():
-            self.cache.aim_at_all()
-            return self._forward()
+            return self._runs[shape]()
+
+    def rehearse(self) -> None:
+        """A step of the full shape, in which nobody says anything."""
+        with torch.inference_mode():
+            self._runs[self.shapes[0]]()
 
     def advance(self, tokens: torch.Tensor) -> None:
-        """Each occupied slot has said a token, int64 [slots]; on the same device."""
-        with torch.inference_mode():
-            self._tokens.copy_(tokens[:, None])
-            self._tokens *= self._moving
-            self._positions += self._moving
-            self.cache.at += self._moving[:, 0]
-            self._mask()
-        self._seen = [seen + moves for seen, moves in zip(self._seen, self._moves, strict=True)]
+        """Each occupied slot has said a token.
 
-    def _eager(self) -> torch.Tensor:
+        Args:
+            tokens: int64 [at least occupied], in the order of `order`, on the same device; one below 0 counts as 0.
+        """
+        count = len(self.order)
+        with torch.inference_mode():
+            self._tokens[:count] = tokens[:count, None].clamp(min=0)
+            self._positions[:count] += 1
+            self.cache.at[:count] += 1
+        self._seen[:count] = [seen + 1 for seen in self._seen[:count]]
+
+    def _made(self, shape: StepShape, capture: Capture | None) -> Callable[[], torch.Tensor]:
+        """A step of one shape; as a graph it writes into a buffer of its own."""
+        if capture is None:
+            return lambda: self._eager(shape)
+
+        def run() -> None:
+            self._logits[: shape.slots] = self._eager(shape)
+
+        replay = capture(run)
+
+        def step() -> torch.Tensor:
+            replay()
+            return self._logits
+
+        return step
+
+    def _eager(self, shape: StepShape) -> torch.Tensor:
+        """Operator by operator; [slots of the shape, vocabulary]."""
+        slots = slice(shape.slots)
+        self.cache.aim_at_first(shape.slots, shape.rows)
         found = self._model(
-            input_ids=self._tokens,
-            position_ids=self._positions,
-            **({"attention_mask": by_kind(self._masks)} if self._masked else {"slot_tokens": self._seen}),
-            **self._cross_inputs(),
+            input_ids=self._tokens[slots],
+            position_ids=self._positions[slots],
+            **({"attention_mask": by_kind(self._masks(shape))} if self._masked else {"slot_tokens": self._seen[slots]}),
+            **self._cross_inputs(slots),
             **self._kept,
             use_cache=True,
         )
         logits: torch.Tensor = found.logits[:, -1]
         return logits
 
-    def _captured(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        """On a GPU, the step as one CUDA graph: launching its kernels one by one takes longer than running them.
-
-        It reads and writes the same addresses each time, since all that it takes are buffers (docs.pytorch.org, "CUDA
-        Graphs"). Not yet run on a GPU.
-        """
-        if self.shape.device.type != "cuda" or not torch.cuda.is_available():
-            return run
-        with torch.inference_mode():
-            self.cache.aim_at_all()
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # kernels are chosen and workspaces taken before the capture
-                for _ in range(3):
-                    run()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                logits = run()
-
-        def replay() -> torch.Tensor:
-            graph.replay()
-            return logits
-
-        return replay
-
-    def _place(self, slot: int, token: int, length: int, position: int, *, moving: int) -> None:
-        with torch.inference_mode():
-            self._seen[slot], self._moves[slot] = length + 1, moving
-            self._tokens[slot] = token
-            self._positions[slot] = position
-            self._moving[slot] = moving
-            self.cache.at[slot] = slot * self.cache.rows + length
-            if self.shape.cross and not moving:
-                self._states_seen[slot] = False
-            self._mask()
-
-    def _mask(self) -> None:
+    def _masks(self, shape: StepShape) -> Mapping[str, torch.Tensor]:
         """Show each slot its own tokens, as far back as each kind of layer sees; without a decision on the host."""
-        if not self._masked:
-            return
-        row = (self.cache.at % self.cache.rows)[:, None]
+        index = self._index[: shape.rows]
+        row = (self.cache.at[: shape.slots] % self.cache.rows)[:, None]
+        masks = {}
         for kind, window in self._windows.items():
-            hidden = self._index > row
+            hidden = index > row
             if window is not None:
-                hidden |= self._index <= row - window
-            self._masks[kind].zero_().masked_fill_(hidden[:, None, None], self._hidden)
+                hidden |= index <= row - window
+            mask = torch.zeros(hidden.shape, dtype=self.shape.dtype, device=hidden.device)
+            masks[kind] = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+        return masks
 
-    def _cross_inputs(self) -> Mapping[str, torch.Tensor]:
+    def _cross_inputs(self, slots: slice) -> Mapping[str, torch.Tensor]:
         """What each slot's token looks at by cross-attention; a slot without an image looks at zeros."""
         if not self.shape.cross:
             return {}
-        inputs = cross_inputs(CrossStates(self._states_seen), self._model.dtype)
+        inputs = cross_inputs(CrossStates(self._states_seen[slots]), self._model.dtype)
         return {name: rows.transpose(0, 2) for name, rows in inputs.items()}
+
+    def _equal_shapes(self) -> tuple[StepShape, ...]:
+        """The full shape, and those that give the same bits in a trial."""
+        full = next(iter(self._runs))
+        equal = [full]
+        for rows in sorted({shape.rows for shape in self._runs}):
+            tokens = min(rows if self._masked else _TRIED_TOKENS, full.rows)
+            self._begin_trial(full.slots, tokens)
+            expected = self._runs[full]().clone()
+            for shape, run in self._runs.items():
+                if shape.rows == rows and shape != full and torch.equal(run()[: shape.slots], expected[: shape.slots]):
+                    equal.append(shape)
+        for place in range(full.slots):
+            self._set(place, 0, 0, 0)
+            self.cache.clear(place)
+        return tuple(equal)
+
+    def _begin_trial(self, slots: int, tokens: int) -> None:
+        """Keys, values and tokens of chance in every place, each a little shorter than the one before."""
+        self.cache.fill(slots, tokens, seed=tokens)
+        draw = torch.Generator().manual_seed(tokens)
+        words = torch.randint(0, self._logits.shape[1], (slots,), generator=draw).tolist()
+        for place, word in enumerate(words):
+            length = max(tokens - 1 - place, 0)
+            self._set(place, word, length, length)
+
+    def _place(self, slot: int) -> int:
+        """Where a slot's tokens are; those of a free one go behind the occupied ones."""
+        return self.order.index(slot) if slot in self.order else len(self.order)
+
+    def _set(self, place: int, token: int, length: int, position: int) -> None:
+        with torch.inference_mode():
+            self._seen[place] = length + 1
+            self._tokens[place] = token
+            self._positions[place] = position
+            self.cache.at[place] = place * self.cache.rows + length
+
+    def _move(self, source: int, target: int) -> None:
+        """Let the sequence of one place go on in another."""
+        self.cache.move(source, target, self._seen[source])
+        self._seen[target] = self._seen[source]
+        self._tokens[target] = self._tokens[source]
+        self._positions[target] = self._positions[source]
+        self.cache.at[target] = self.cache.at[source] + (target - source) * self.cache.rows
+        self._states_seen[target] = self._states_seen[source]
 
 
 def _decoder(model: Any) -> Any:

@@ -14,6 +14,7 @@ from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures
 from edgeq.runtime.vlm.api import GenerationRequest, SamplingParams, Turn
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder, TokenEvent
+from edgeq.runtime.vlm.decode_step import StepOptions
 from edgeq.runtime.vlm.tokenize import TokenizedRequest
 
 QUESTIONS = ("what is it?", "is it a crack, or not?", "where", "how bad is it? say it in a word")
@@ -79,9 +80,8 @@ def together(
 @pytest.mark.parametrize(("count", "masked"), [(54, False), (24, True)])
 def test_an_answer_does_not_depend_on_the_company(parts: Parts, count: int, masked: bool) -> None:
     """Requests in slots of chance, with caches that are too small for all, against each alone in the first slot."""
-    decoder, fresh = parts.decoder(cache_bytes=90_000), parts.decoder(cache_bytes=0)
-    for one in (decoder, fresh):
-        one._step._masked = masked  # as on a GPU
+    options = StepOptions(masked=masked)  # as on a GPU
+    decoder, fresh = (parts.decoder(cache_bytes=room, options=options) for room in (90_000, 0))
     questions = [parts.question(ask) for ask in mixed(count, seed=3)]
     found = together(decoder, questions, seed=4)
     figures = decoder.kept.figures("prefixes")

@@ -62,7 +62,7 @@ def test_a_step_writes_one_token_into_each_slot_and_shows_all_rows() -> None:
     prompt = numbered(1, 3, 0)
     cache.update(prompt, prompt, layer_idx=0)
     cache.at[1] += 3
-    cache.aim_at_all()
+    cache.aim_at_first(2, 64)
     new = numbered(2, 1, 500)
     keys, values = cache.update(new, -new, layer_idx=0)
     assert keys.shape == (2, 2, 64, 3)
