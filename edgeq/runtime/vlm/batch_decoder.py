@@ -94,6 +94,14 @@ class _Choice:
     arrived: Callable[[], list[Any]]
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A step that the device may still be busy with, and how often slots had been occupied or left by then."""
+
+    logits: torch.Tensor
+    changes: int
+
+
 class BatchDecoder:
     """Slots in which answers grow, one token for each at every step.
 
@@ -137,6 +145,9 @@ class BatchDecoder:
         self._prompter = prompter
         self._texts = TokenTexts(prompter.tokenizer)
         self._answers: dict[int, _Answer] = {}
+        ahead = None if options is None else options.ahead
+        self._ahead = self._step.shape.device.type == "cuda" if ahead is None else ahead
+        self._begun: _Begun | None = None
 
     @property
     def busy(self) -> bool:
@@ -176,11 +187,21 @@ class BatchDecoder:
         order = tuple(self._step.order)
         answers = [self._answers[slot] for slot in order]
         rolls = self._rolls(answers)  # on its way to the device before the step, which it need not wait for
-        choice = self._choose(self._rows(self._step.forward()), answers, rolls)
+        choice = self._choose(self._rows(self._logits()), answers, rolls)
         self._step.advance(choice.tokens)
+        if self._ahead and not any(len(answer.said) + 1 == answer.question.limit for answer in answers):
+            self._begun = _Begun(self._step.forward(), self._step.changes)
         said = dict(zip(order, self._said(choice), strict=False))
         self.steps += 1
         return [self._say(slot, *said[slot]) for slot in sorted(order)]
+
+    def _logits(self) -> torch.Tensor:
+        """Of the step that was begun ahead, unless somebody came or went since; then it is done again.
+
+        A step changes nothing but the row of the token that it reads, so that it may be done twice.
+        """
+        begun, self._begun = self._begun, None
+        return begun.logits if begun is not None and begun.changes == self._step.changes else self._step.forward()
 
     def rehearse(self) -> None:
         """A step in which nobody says anything: it takes as long as the longest."""

@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
+from torch.nn.functional import pad
 
-from edgeq.runtime.vlm.attention import ATTENTION, attention_windows
+from edgeq.runtime.vlm.attention import ATTENTION, attention_windows, seen_by_slots
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.kv_cache import KeptRows, SlotCache, check_served, read_kv_shape
 from edgeq.runtime.vlm.piece import CrossStates, PromptPiece, by_kind, cross_inputs, model_inputs
+from edgeq.runtime.vlm.step.fused_layers import FusedLayers, fuse_layers
 from edgeq.runtime.vlm.step.graphs import Capture, device_capture
 from edgeq.runtime.vlm.step.shapes import StepShape, narrowest_shape, step_shapes
 
@@ -27,6 +30,9 @@ __all__ = ["DecodeStep", "StepOptions"]
 _LOGGER: Final = logging.getLogger(__name__)
 _TRIED_TOKENS: Final = 24
 """Tokens of each slot in a trial where a slot looks at its own tokens alone."""
+
+_ROUNDING: Final = 0.02
+"""Of the largest logit: how far fused layers on a GPU may be from those of transformers."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,16 @@ class StepOptions:
             differ with who else is there.
         masked: attention looks at a fixed number of rows through a mask, as graphs need it; None for all but CPUs.
         capture: makes graphs of steps; None takes the device's own way.
+        fused: layers run in fewer operators, where the model is of a form for which they are written.
+        ahead: the next step is begun before the tokens of this one are read; None where the device works beside the
+            host.
     """
 
     exact: bool = True
     masked: bool | None = None
     capture: Capture | None = None
+    fused: bool = True
+    ahead: bool | None = None
 
 
 class DecodeStep:
@@ -91,10 +102,19 @@ class DecodeStep:
         self._index = torch.arange(self.cache.rows, device=device)
         self._states_seen = torch.zeros(slots, cross_states, dtype=torch.bool, device=device)
         self._exact, self.shapes = options.exact, step_shapes(slots, self.cache.rows, by_length=self._masked)
+        self._fused: FusedLayers | None = None
         with torch.inference_mode():
             self._logits = self._eager(self.shapes[0]).clone()
+            fused = fuse_layers(model, self._decoder, self.cache) if options.fused and not self.shape.cross else None
+            if fused is not None and self._agrees(fused):
+                self._fused = fused
             self._runs = {shape: self._made(shape, capture) for shape in self.shapes}
         self.check_shapes()
+
+    @property
+    def fused(self) -> bool:
+        """Whether the layers run in fewer operators than those of transformers."""
+        return self._fused is not None
 
     def check_shapes(self) -> None:
         """Find the shapes that steps may be run in; while no slot is occupied.
@@ -237,6 +257,24 @@ class DecodeStep:
         """Operator by operator; [slots of the shape, vocabulary]."""
         slots = slice(shape.slots)
         self.cache.aim_at_first(shape.slots, shape.rows)
+        return self._whole(shape, slots) if self._fused is None else self._in_few(self._fused, shape, slots)
+
+    def _in_few(self, fused: FusedLayers, shape: StepShape, slots: slice) -> torch.Tensor:
+        """The fused layers. On a GPU the head always has a row for every slot.
+
+        It reads its weight once either way, and a product of one row would be summed by another kernel.
+        """
+        if self._masked:
+            rows = fused(self._tokens[slots], self._positions[slots], self._masks(shape))
+        else:
+            seen = {kind: seen_by_slots(self._seen[slots], window) for kind, window in self._windows.items()}
+            rows = fused(self._tokens[slots], self._positions[slots], seen)
+        if rows.device.type != "cpu" and len(rows) < len(self._seen):
+            rows = pad(rows, (0, 0, 0, len(self._seen) - len(rows)))
+        return fused.head(rows)[slots]
+
+    def _whole(self, shape: StepShape, slots: slice) -> torch.Tensor:
+        """The pass of transformers."""
         found = self._model(
             input_ids=self._tokens[slots],
             position_ids=self._positions[slots],
@@ -268,6 +306,22 @@ class DecodeStep:
         inputs = cross_inputs(CrossStates(self._states_seen[slots]), self._model.dtype)
         return {name: rows.transpose(0, 2) for name, rows in inputs.items()}
 
+    def _agrees(self, fused: FusedLayers) -> bool:
+        """Whether the fused layers are those of the model: on a CPU bit for bit, else but for rounding."""
+        if self.shape.device.type == "meta":
+            return True
+        full = self.shapes[0]
+        slots, tokens = slice(full.slots), min(_TRIED_TOKENS, full.rows)
+        found = []
+        for run in (self._whole, partial(self._in_few, fused)):
+            self._begin_trial(full.slots, tokens)
+            self.cache.aim_at_first(full.slots, full.rows)
+            found.append(run(full, slots).float())
+        self._end_trial(full.slots)
+        ours, theirs = found
+        bound = 0.0 if self.shape.device.type == "cpu" else _ROUNDING * float(theirs.abs().max())
+        return bool(((ours - theirs).abs() <= bound).all())
+
     def _equal_shapes(self) -> tuple[StepShape, ...]:
         """The full shape, and those that give the same bits in a trial."""
         full = next(iter(self._runs))
@@ -279,9 +333,7 @@ class DecodeStep:
             for shape, run in self._runs.items():
                 if shape.rows == rows and shape != full and torch.equal(run()[: shape.slots], expected[: shape.slots]):
                     equal.append(shape)
-        for place in range(full.slots):
-            self._set(place, 0, 0, 0)
-            self.cache.clear(place)
+        self._end_trial(full.slots)
         return tuple(equal)
 
     def _begin_trial(self, slots: int, tokens: int) -> None:
@@ -292,6 +344,11 @@ class DecodeStep:
         for place, word in enumerate(words):
             length = max(tokens - 1 - place, 0)
             self._set(place, word, length, length)
+
+    def _end_trial(self, slots: int) -> None:
+        for place in range(slots):
+            self._set(place, 0, 0, 0)
+            self.cache.clear(place)
 
     def _place(self, slot: int) -> int:
         """Where a slot's tokens are; those of a free one go behind the occupied ones."""

@@ -274,13 +274,14 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     Attributes:
         rows: tokens that a slot has room for.
+        dtype: of keys and values.
         at: int64 [slots]: the row of all slots' rows that each slot's next token goes to.
         crossed: of each slot, whether there is an image that cross-attention looks at.
         bytes: allocated.
     """
 
     def __init__(self, shape: KvShape, slots: int, context: int) -> None:
-        self.rows = shape.rows(context)
+        self.rows, self.dtype = shape.rows(context), shape.dtype
         each = (shape.heads, shape.width)
         self._store = _taken((shape.layers, 2, slots, self.rows, *each), shape)
         self._cross = _taken((len(shape.cross), 2, slots, shape.states, *each), shape)
@@ -289,7 +290,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._aim = _Aim(self.at, None, 0, slots, self.rows)
         self.bytes = self._store.nbytes + self._cross.nbytes
         self._cross_layers = [_CrossLayer(layer, self._aim) for layer in self._cross]
-        layers: list[CacheLayerMixin] = [_SlotLayer(layer, self._aim) for layer in self._store]
+        self._slot_layers = [_SlotLayer(layer, self._aim) for layer in self._store]
+        layers: list[CacheLayerMixin] = list(self._slot_layers)
         for number, layer in sorted(zip(shape.cross, self._cross_layers, strict=True), key=lambda pair: pair[0]):
             layers.insert(number, layer)
         super().__init__(layers=layers)
@@ -318,6 +320,18 @@ class SlotCache(Cache):  # type: ignore[misc]
         aim = self._aim
         aim.slot, aim.start, aim.slots, aim.shown = None, 0, slots, rows
         self._show(slice(slots))
+
+    def put(self, layer: int, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one token into each slot of a step, as `update` does, but in one operator.
+
+        Args:
+            layer: its number among those that look at tokens.
+            pairs: [slots of the step, 2 * heads, width] in the cache's dtype, keys first.
+
+        Returns:
+            Keys and values, [slots, heads, rows, width] each, in the cache's dtype.
+        """
+        return self._slot_layers[layer].put(pairs)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a sequence into another slot.

@@ -8,13 +8,14 @@ Needs torch and bitsandbytes.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 
-__all__ = ["use_fast_kernels"]
+__all__ = ["joined", "use_fast_kernels"]
 
 _KNOWN: Final = ("0.49.", "0.50.")
 """Versions of bitsandbytes whose kernel takes what is given to it here; no other is called, for it might crash."""
@@ -22,6 +23,9 @@ _KNOWN: Final = ("0.49.", "0.50.")
 _KERNEL: Final = "gemv_4bit_inference_cpu_nf4_bf16"
 
 _Forward = Callable[[torch.Tensor], torch.Tensor]
+
+_JOINED: Final[WeakKeyDictionary[torch.nn.Module, _Forward]] = WeakKeyDictionary()
+"""By the first of them: several decoders of one model share what was joined."""
 
 
 def use_fast_kernels(model: torch.nn.Module) -> int:
@@ -43,8 +47,8 @@ def use_fast_kernels(model: torch.nn.Module) -> int:
     count = 0
     for layer in model.modules():
         if isinstance(layer, bnb.nn.Linear4bit) and _is_packed(layer):
-            quick = _forward(layer, getattr(lib, _KERNEL))
-            if _same(layer, quick):
+            quick = _alone(layer, getattr(lib, _KERNEL))
+            if _same(layer, layer, quick):
                 layer.forward = quick
                 count += 1
     return count
@@ -56,12 +60,57 @@ def _is_packed(layer: Any) -> bool:
     return packed and layer.compute_dtype is not None
 
 
-def _forward(layer: Any, kernel: Any) -> _Forward:
-    """A layer's forward pass: float [..., n, in] to [..., n, out] of the same type."""
-    state, bias, compute = layer.weight.quant_state, layer.bias, layer.compute_dtype
-    out_features, in_features = state.shape
-    weight, scales = layer.weight.data, state.absmax.to(torch.bfloat16)
-    wide, deep, block = (ctypes.c_int64(size) for size in (out_features, in_features, state.blocksize))
+def joined(layers: Sequence[Any]) -> _Forward | None:
+    """Several layers of one input as one: its output is theirs, one behind the other, bit for bit.
+
+    Their weights are moved into one tensor, of which each layer keeps its part.
+
+    Args:
+        layers: that `use_fast_kernels` has seen.
+
+    Returns:
+        float [..., in] to [..., out of all] of the same type; None where they cannot be joined: on a GPU, whose nested
+        scales have an offset for each weight, and where another kernel runs.
+    """
+    from bitsandbytes.cextension import lib
+
+    first = layers[0]
+    if first in _JOINED:
+        return _JOINED[first]
+    if not all(getattr(vars(layer).get("forward"), "joins", False) for layer in layers):
+        return None
+    if len({(layer.in_features, layer.compute_dtype, layer.bias is None) for layer in layers}) != 1:
+        return None
+    if len({layer.weight.quant_state.blocksize for layer in layers}) != 1:
+        return None
+    kernel = getattr(lib, _KERNEL)
+    weight = torch.cat([layer.weight.data for layer in layers])
+    scales = torch.cat([layer.weight.quant_state.absmax for layer in layers], 1)
+    bias = None if first.bias is None else torch.cat([layer.bias for layer in layers])
+    quick = _forward(weight, scales, first.weight.quant_state.blocksize, bias, first.compute_dtype, kernel)
+    if not _same(first, lambda rows: torch.cat([layer(rows) for layer in layers], -1), quick):
+        return None
+    parts = torch.split(weight, [len(layer.weight) for layer in layers])
+    for layer, part in zip(layers, parts, strict=True):
+        layer.weight.data = part
+        layer.forward = _alone(layer, kernel)
+    _JOINED[first] = quick
+    return quick
+
+
+def _alone(layer: Any, kernel: Any) -> _Forward:
+    """One layer's forward pass."""
+    state = layer.weight.quant_state
+    return _forward(layer.weight.data, state.absmax, state.blocksize, layer.bias, layer.compute_dtype, kernel)
+
+
+def _forward(
+    weight: torch.Tensor, absmax: torch.Tensor, blocksize: int, bias: torch.Tensor | None, compute: Any, kernel: Any
+) -> _Forward:
+    """A forward pass: float [..., n, in] to [..., n, out] of the same type."""
+    scales = absmax.to(torch.bfloat16)
+    out_features, in_features = len(weight), 2 * weight.shape[1]
+    wide, deep, block = (ctypes.c_int64(size) for size in (out_features, in_features, blocksize))
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
         given = inputs.to(compute).to(torch.bfloat16).contiguous()
@@ -74,11 +123,12 @@ def _forward(layer: Any, kernel: Any) -> _Forward:
             result += bias.to(compute)
         return result.to(inputs.dtype)
 
+    forward.joins = True  # type: ignore[attr-defined]
     return forward
 
 
-def _same(layer: Any, quick: _Forward) -> bool:
+def _same(layer: Any, known: _Forward, quick: _Forward) -> bool:
     """Whether both ways give the same bits: with another kernel of bitsandbytes' own they need not."""
     with torch.inference_mode():
         inputs = torch.linspace(-2, 2, 3 * layer.in_features, dtype=layer.compute_dtype).reshape(1, 3, -1)
-        return torch.equal(layer(inputs), quick(inputs))
+        return torch.equal(known(inputs), quick(inputs))
