@@ -185,6 +185,8 @@ def _runtime(
         cache_bytes=None if settings.cache_mib is None else settings.cache_mib * _MIB,
         reserve_bytes=settings.reserve_mib * _MIB,
         threads=settings.threads,
+        batch_invariant=settings.batch_invariant,
+        fused_prefill_rows=settings.fused_prefill_rows,
     )
     runtime = start_runtime(vlm, bundle, options, memory)
     picture = canaries.known[0].picture if canaries is not None else None

@@ -76,6 +76,8 @@ class ServiceSettings(BaseModel):
         cache_mib: what is kept of images seen lately, at most; None takes room for 16 pictures. Of a text and image
             encoder: of texts seen lately; None takes 64.
         threads: of one operator; None takes every processor, but for a language model that is as quick with fewer.
+        batch_invariant: an answer has the same bits whoever else is answered.
+        fused_prefill_rows: pieces of a prompt of up to so many tokens go through bitsandbytes' fused kernel on a GPU.
         log_level: from which on events are logged.
     """
 
@@ -115,6 +117,8 @@ class ServiceSettings(BaseModel):
     reserve_mib: int = Field(default=1216, ge=0)
     cache_mib: int | None = Field(default=None, ge=0)
     threads: int | None = Field(default=None, ge=1)
+    batch_invariant: bool = True
+    fused_prefill_rows: int = Field(default=0, ge=0, le=512)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def requests_per_token(self, tokens: int) -> int | None:

@@ -47,6 +47,9 @@ class RuntimeOptions:
         reserve_bytes: of the machine's memory that stay free.
         threads: of one operator; None lets the vision graph take every processor there is, and the language model as
             many of them as it is quickest with.
+        batch_invariant: an answer has the same bits whoever else is answered; without it, steps may be quicker.
+        fused_prefill_rows: pieces of a prompt of up to so many tokens go through bitsandbytes' fused kernel on a GPU; 0
+            leaves it to bitsandbytes.
 
     Raises:
         InputError: a number is out of range.
@@ -59,10 +62,13 @@ class RuntimeOptions:
     cache_bytes: int | None = None
     reserve_bytes: int = RESERVE_BYTES
     threads: int | None = None
+    batch_invariant: bool = True
+    fused_prefill_rows: int = 0
 
     def __post_init__(self) -> None:
         """Check every number."""
         least = {"slots": 1, "queue": 0, "context": 1, "budget_bytes": 1, "cache_bytes": 0, "reserve_bytes": 0}
+        least |= {"fused_prefill_rows": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -200,7 +206,9 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
         InputError: memory does not suffice for one request.
     """
     from edgeq.runtime.vlm.batch_decoder import BatchDecoder
+    from edgeq.runtime.vlm.decode_step import StepOptions
     from edgeq.runtime.vlm.kv_cache import read_kv_shape
+    from edgeq.runtime.vlm.linear import fuse_short_pieces
     from edgeq.runtime.vlm.threads import tune_threads
 
     bundled = vlm.prompter.settings
@@ -211,7 +219,9 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     budget = serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)
-    decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches)
+    fuse_short_pieces(options.fused_prefill_rows)
+    steps = StepOptions(batch_invariant=options.batch_invariant)
+    decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches, options=steps)
     if options.threads is None and shape.device.type == "cpu":
         tune_threads(decoder.rehearse)  # before the worker's thread is begun, which takes it over
         decoder.check_shapes()

@@ -11,25 +11,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import torch
 from torch.nn.functional import pad
 
-from edgeq.runtime.vlm.attention import ATTENTION, attention_windows, seen_by_slots
+from edgeq.runtime.vlm.attention import ATTENTION, Seen, attention_windows, seen_by_slots
 from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.kv_cache import KeptRows, SlotCache, check_served, read_kv_shape
 from edgeq.runtime.vlm.piece import CrossStates, PromptPiece, by_kind, cross_inputs, model_inputs
 from edgeq.runtime.vlm.step.fused_layers import FusedLayers, fuse_layers
 from edgeq.runtime.vlm.step.graphs import Capture, device_capture
+from edgeq.runtime.vlm.step.places import Places
 from edgeq.runtime.vlm.step.shapes import StepShape, narrowest_shape, step_shapes
 
 __all__ = ["DecodeStep", "StepOptions"]
 
 _LOGGER: Final = logging.getLogger(__name__)
+
 _TRIED_TOKENS: Final = 24
-"""Tokens of each slot in a trial where a slot looks at its own tokens alone."""
+"""Tokens of the first slot in a trial where a slot looks at its own tokens alone."""
 
 _ROUNDING: Final = 0.02
 """Of the largest logit: how far fused layers on a GPU may be from those of transformers."""
@@ -40,9 +41,9 @@ class StepOptions:
     """How steps are run.
 
     Attributes:
-        exact: only in shapes that give the bits of the full one, so that an answer never depends on the others. Without
-            it every shape is used: quicker where a kernel sums in another order for fewer rows, and an answer may then
-            differ with who else is there.
+        batch_invariant: only in shapes that give the bits of the full one, so that an answer never depends on the
+            others. Without it every shape is used: quicker where a kernel sums in another order for fewer rows, and an
+            answer may then differ with who else is there.
         masked: attention looks at a fixed number of rows through a mask, as graphs need it; None for all but CPUs.
         capture: makes graphs of steps; None takes the device's own way.
         fused: layers run in fewer operators, where the model is of a form for which they are written.
@@ -50,7 +51,7 @@ class StepOptions:
             host.
     """
 
-    exact: bool = True
+    batch_invariant: bool = True
     masked: bool | None = None
     capture: Capture | None = None
     fused: bool = True
@@ -70,10 +71,7 @@ class DecodeStep:
     Attributes:
         shape: what it keeps of a token.
         cache: keys and values, by place: the first places are those of `order`, in that order.
-        order: the occupied slots.
-        changes: how often a slot was occupied or left so far.
         shapes: in which steps are run, the full one first.
-        captured: whether steps are graphs.
 
     Raises:
         ModelError: it cannot be served in slots.
@@ -88,28 +86,32 @@ class DecodeStep:
         model.set_attn_implementation(ATTENTION)
         self._model, self._decoder = model, _decoder(model)
         self.cache = SlotCache(self.shape, slots, context)
+        self._places = Places(slots, cross_states, self.cache)
         self._kept = {cache_name(model): self.cache}
         self._windows = attention_windows(model.config)
         device = self.shape.device
-        capture = options.capture or device_capture(device)
-        self.captured = capture is not None
-        self._masked = self.captured or (device.type != "cpu" if options.masked is None else options.masked)
-        self.order: list[int] = []
-        self.changes = 0
-        self._seen = [1] * slots  # tokens that each place sees in the next step
-        self._tokens = torch.zeros(slots, 1, dtype=torch.int64, device=device)
-        self._positions = torch.zeros(slots, 1, dtype=torch.int64, device=device)
         self._index = torch.arange(self.cache.rows, device=device)
-        self._states_seen = torch.zeros(slots, cross_states, dtype=torch.bool, device=device)
-        self._exact, self.shapes = options.exact, step_shapes(slots, self.cache.rows, by_length=self._masked)
+        capture = options.capture or device_capture(device)
+        self._masked = capture is not None or (device.type != "cpu" if options.masked is None else options.masked)
+        self._batch_invariant = options.batch_invariant
+        self.shapes = step_shapes(slots, self.cache.rows, by_length=self._masked)
         self._fused: FusedLayers | None = None
         with torch.inference_mode():
             self._logits = self._eager(self.shapes[0]).clone()
-            fused = fuse_layers(model, self._decoder, self.cache) if options.fused and not self.shape.cross else None
-            if fused is not None and self._agrees(fused):
-                self._fused = fused
+            if options.fused and not self.shape.cross:
+                self._fused = self._tried(fuse_layers(model, self._decoder, self.cache))
             self._runs = {shape: self._made(shape, capture) for shape in self.shapes}
         self.check_shapes()
+
+    @property
+    def order(self) -> list[int]:
+        """The occupied slots, in the order of the rows of logits."""
+        return self._places.order
+
+    @property
+    def changes(self) -> int:
+        """How often a slot was occupied or left so far."""
+        return self._places.changes
 
     @property
     def fused(self) -> bool:
@@ -122,9 +124,8 @@ class DecodeStep:
         A kernel may sum in another order for fewer rows, on a CPU with another number of threads too. Each shape is
         therefore tried beside the full one on numbers of chance, and is used where all logits have the same bits.
         """
-        assert not self.order, "shapes are tried while all slots are free"
         self.shapes = tuple(self._runs)
-        if not self._exact or self.shape.device.type == "meta":
+        if not self._batch_invariant or self.shape.device.type == "meta":
             return
         with torch.inference_mode():
             self.shapes = self._equal_shapes()
@@ -137,7 +138,7 @@ class DecodeStep:
         Returns:
             Of the last piece, the logits of its last token, [1, vocabulary] in the model's dtype; else None.
         """
-        cross, place = piece.cross, self._place(slot)
+        cross, place = piece.cross, self._places.place(slot)
         self.cache.aim_at(place, piece.start, image=cross is not None and cross.states is not None)
         model = self._model if piece.last else self._decoder
         with torch.inference_mode():
@@ -148,7 +149,8 @@ class DecodeStep:
                 **({"logits_to_keep": 1} if piece.last else {}),
             )
             if self.shape.cross:
-                self._states_seen[place] = cross.seen[-1] if cross is not None and self.cache.crossed[place] else False
+                crossed = cross is not None and self.cache.crossed[place]
+                self._places.states_seen[place] = cross.seen[-1] if cross is not None and crossed else False
         return found.logits[:, -1] if piece.last else None
 
     def copy_out(self, slot: int, start: int, end: int, *, cross: bool = False) -> KeptRows:
@@ -159,7 +161,7 @@ class DecodeStep:
             start, end: rows.
             cross: with what its cross-attention looks at.
         """
-        return self.cache.copy_out(self._place(slot), start, end, cross=cross)
+        return self.cache.copy_out(self._places.place(slot), start, end, cross=cross)
 
     def copy_in(self, slot: int, start: int, kept: KeptRows) -> None:
         """Put what `copy_out` gave into a slot.
@@ -169,7 +171,7 @@ class DecodeStep:
             start: the first token's row; with row 0 another sequence begins.
             kept: the tokens.
         """
-        self.cache.copy_in(self._place(slot), start, kept)
+        self.cache.copy_in(self._places.place(slot), start, kept)
 
     def occupy(self, slot: int, token: int, length: int, position: int) -> None:
         """Let a slot go on from the next step on.
@@ -180,44 +182,30 @@ class DecodeStep:
             length: tokens that it holds already, before that one.
             position: of that token.
         """
-        assert slot not in self.order, f"slot {slot} goes on already"
-        self._set(len(self.order), token, length, position)
-        self.order.append(slot)
-        self.changes += 1
+        self._places.occupy(slot, token, length, position)
 
     def vacate(self, slot: int, *, clear: bool = False) -> None:
-        """A slot says nothing from now on, and the last one takes its place.
+        """A slot says nothing from now on; one that is free stays so.
 
         Args:
-            slot: its number; one that is free stays so.
-            clear: write zeros over what it holds: after NaN, which a mask does not hide.
+            slot: its number.
+            clear: write zeros over what it holds: after NaN, which a mask does not hide (0 x NaN is NaN).
         """
-        place = self._place(slot)
         if clear:
-            self.cache.clear(place)
-        if slot not in self.order:
-            return
-        last = len(self.order) - 1
-        with torch.inference_mode():
-            if place != last:
-                self._move(last, place)
-            self._set(last, 0, 0, 0)
-            if self.shape.cross:
-                self._states_seen[last] = False
-        self.order[place] = self.order[last]
-        self.order.pop()
-        self.changes += 1
+            self.cache.clear(self._places.place(slot))
+        self._places.vacate(slot)
 
     def forward(self) -> torch.Tensor:
-        """Logits of each occupied slot's next token, in the model's dtype; they stay until the next call.
+        """Logits of each occupied slot's next token; they stay until the next call.
 
         Returns:
-            [at least occupied, vocabulary]: a row for each slot of `order`, in that order; rows behind mean nothing.
+            [at least occupied, vocabulary] in the model's dtype: a row for each slot of `order`, in that order; rows
+            behind mean nothing.
         """
-        longest = max(self._seen[: len(self.order)], default=1)
-        shape = narrowest_shape(self.shapes, max(len(self.order), 1), longest if self._masked else 1)
+        occupied = len(self.order)
+        longest = max(self._places.seen[:occupied], default=1) if self._masked else 1
         with torch.inference_mode():
-            return self._runs[shape]()
+            return self._runs[narrowest_shape(self.shapes, max(occupied, 1), longest)]()
 
     def rehearse(self) -> None:
         """A step of the full shape, in which nobody says anything."""
@@ -230,12 +218,7 @@ class DecodeStep:
         Args:
             tokens: int64 [at least occupied], in the order of `order`, on the same device; one below 0 counts as 0.
         """
-        count = len(self.order)
-        with torch.inference_mode():
-            self._tokens[:count] = tokens[:count, None].clamp(min=0)
-            self._positions[:count] += 1
-            self.cache.at[:count] += 1
-        self._seen[:count] = [seen + 1 for seen in self._seen[:count]]
+        self._places.advance(tokens)
 
     def _made(self, shape: StepShape, capture: Capture | None) -> Callable[[], torch.Tensor]:
         """A step of one shape; as a graph it writes into a buffer of its own."""
@@ -255,36 +238,39 @@ class DecodeStep:
 
     def _eager(self, shape: StepShape) -> torch.Tensor:
         """Operator by operator; [slots of the shape, vocabulary]."""
-        slots = slice(shape.slots)
         self.cache.aim_at_first(shape.slots, shape.rows)
-        return self._whole(shape, slots) if self._fused is None else self._in_few(self._fused, shape, slots)
-
-    def _in_few(self, fused: FusedLayers, shape: StepShape, slots: slice) -> torch.Tensor:
-        """The fused layers. On a GPU the head always has a row for every slot.
-
-        It reads its weight once either way, and a product of one row would be summed by another kernel.
-        """
-        if self._masked:
-            rows = fused(self._tokens[slots], self._positions[slots], self._masks(shape))
-        else:
-            seen = {kind: seen_by_slots(self._seen[slots], window) for kind, window in self._windows.items()}
-            rows = fused(self._tokens[slots], self._positions[slots], seen)
-        if rows.device.type != "cpu" and len(rows) < len(self._seen):
-            rows = pad(rows, (0, 0, 0, len(self._seen) - len(rows)))
-        return fused.head(rows)[slots]
-
-    def _whole(self, shape: StepShape, slots: slice) -> torch.Tensor:
-        """The pass of transformers."""
+        if self._fused is not None:
+            return self._in_few(self._fused, shape)
+        places, slots = self._places, slice(shape.slots)
         found = self._model(
-            input_ids=self._tokens[slots],
-            position_ids=self._positions[slots],
-            **({"attention_mask": by_kind(self._masks(shape))} if self._masked else {"slot_tokens": self._seen[slots]}),
+            input_ids=places.tokens[slots],
+            position_ids=places.positions[slots],
+            **(
+                {"attention_mask": by_kind(self._masks(shape))} if self._masked else {"slot_tokens": places.seen[slots]}
+            ),
             **self._cross_inputs(slots),
             **self._kept,
             use_cache=True,
         )
         logits: torch.Tensor = found.logits[:, -1]
         return logits
+
+    def _in_few(self, fused: FusedLayers, shape: StepShape) -> torch.Tensor:
+        """The fused layers. On a GPU the head always has a row for every slot.
+
+        It reads its weight once either way, and a product of one row would be summed by another kernel.
+        """
+        places, slots = self._places, slice(shape.slots)
+        seen = self._masks(shape) if self._masked else self._own_tokens(slots)
+        rows = fused(places.tokens[slots], places.positions[slots], seen)
+        if rows.device.type != "cpu" and len(rows) < len(places.seen):
+            rows = pad(rows, (0, 0, 0, len(places.seen) - len(rows)))
+        return fused.head(rows)[slots]
+
+    def _own_tokens(self, slots: slice) -> Mapping[str, Seen]:
+        """What each slot sees, for each kind of layer."""
+        seen = self._places.seen[slots]
+        return {kind: seen_by_slots(seen, window) for kind, window in self._windows.items()}
 
     def _masks(self, shape: StepShape) -> Mapping[str, torch.Tensor]:
         """Show each slot its own tokens, as far back as each kind of layer sees; without a decision on the host."""
@@ -303,72 +289,31 @@ class DecodeStep:
         """What each slot's token looks at by cross-attention; a slot without an image looks at zeros."""
         if not self.shape.cross:
             return {}
-        inputs = cross_inputs(CrossStates(self._states_seen[slots]), self._model.dtype)
+        inputs = cross_inputs(CrossStates(self._places.states_seen[slots]), self._model.dtype)
         return {name: rows.transpose(0, 2) for name, rows in inputs.items()}
 
-    def _agrees(self, fused: FusedLayers) -> bool:
-        """Whether the fused layers are those of the model: on a CPU bit for bit, else but for rounding."""
-        if self.shape.device.type == "meta":
-            return True
+    def _tried(self, fused: FusedLayers | None) -> FusedLayers | None:
+        """Fused layers that are those of the model, on a CPU bit for bit and else but for rounding; None for others."""
+        if fused is None or self.shape.device.type == "meta":
+            return fused
         full = self.shapes[0]
-        slots, tokens = slice(full.slots), min(_TRIED_TOKENS, full.rows)
-        found = []
-        for run in (self._whole, partial(self._in_few, fused)):
-            self._begin_trial(full.slots, tokens)
-            self.cache.aim_at_first(full.slots, full.rows)
-            found.append(run(full, slots).float())
-        self._end_trial(full.slots)
-        ours, theirs = found
-        bound = 0.0 if self.shape.device.type == "cpu" else _ROUNDING * float(theirs.abs().max())
-        return bool(((ours - theirs).abs() <= bound).all())
+        with self._places.trial(min(_TRIED_TOKENS, full.rows), self._logits.shape[1]):
+            theirs = self._eager(full).float()
+            ours = self._in_few(fused, full).float()
+        bound = 0.0 if self.shape.device.type == "cpu" else _ROUNDING * theirs.abs().max()
+        return fused if bool(((ours - theirs).abs() <= bound).all()) else None
 
     def _equal_shapes(self) -> tuple[StepShape, ...]:
         """The full shape, and those that give the same bits in a trial."""
-        full = next(iter(self._runs))
+        full, words = next(iter(self._runs)), self._logits.shape[1]
         equal = [full]
         for rows in sorted({shape.rows for shape in self._runs}):
-            tokens = min(rows if self._masked else _TRIED_TOKENS, full.rows)
-            self._begin_trial(full.slots, tokens)
-            expected = self._runs[full]().clone()
-            for shape, run in self._runs.items():
-                if shape.rows == rows and shape != full and torch.equal(run()[: shape.slots], expected[: shape.slots]):
-                    equal.append(shape)
-        self._end_trial(full.slots)
+            with self._places.trial(min(rows if self._masked else _TRIED_TOKENS, full.rows), words):
+                expected = self._runs[full]().clone()
+                for shape in [shape for shape in self._runs if shape.rows == rows and shape != full]:
+                    if torch.equal(self._runs[shape]()[: shape.slots], expected[: shape.slots]):
+                        equal.append(shape)
         return tuple(equal)
-
-    def _begin_trial(self, slots: int, tokens: int) -> None:
-        """Keys, values and tokens of chance in every place, each a little shorter than the one before."""
-        self.cache.fill(slots, tokens, seed=tokens)
-        draw = torch.Generator().manual_seed(tokens)
-        words = torch.randint(0, self._logits.shape[1], (slots,), generator=draw).tolist()
-        for place, word in enumerate(words):
-            length = max(tokens - 1 - place, 0)
-            self._set(place, word, length, length)
-
-    def _end_trial(self, slots: int) -> None:
-        for place in range(slots):
-            self._set(place, 0, 0, 0)
-            self.cache.clear(place)
-
-    def _place(self, slot: int) -> int:
-        """Where a slot's tokens are; those of a free one go behind the occupied ones."""
-        return self.order.index(slot) if slot in self.order else len(self.order)
-
-    def _set(self, place: int, token: int, length: int, position: int) -> None:
-        with torch.inference_mode():
-            self._seen[place] = length + 1
-            self._tokens[place] = token
-            self._positions[place] = position
-            self.cache.at[place] = place * self.cache.rows + length
-
-    def _move(self, source: int, target: int) -> None:
-        """Let the sequence of one place go on in another."""
-        self.cache.move(source, target, self._seen[source])
-        self._seen[target] = self._seen[source]
-        self._tokens[target] = self._tokens[source]
-        self._positions[target] = self._positions[source]
-        self.cache.at[target] = self.cache.at[source] + (target - source) * self.cache.rows
-        self._states_seen[target] = self._states_seen[source]
 
 
 def _decoder(model: Any) -> Any:

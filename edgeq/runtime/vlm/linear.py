@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import torch
 
-__all__ = ["joined", "use_fast_kernels"]
+__all__ = ["fuse_short_pieces", "joined", "use_fast_kernels"]
 
 _KNOWN: Final = ("0.49.", "0.50.")
 """Versions of bitsandbytes whose kernel takes what is given to it here; no other is called, for it might crash."""
 
 _KERNEL: Final = "gemv_4bit_inference_cpu_nf4_bf16"
+
+_FUSED: Final = "0.50."
+"""Versions whose choice between kernels on a GPU is known."""
+
+_AMPERE: Final = 8
 
 _Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -58,6 +64,49 @@ def _is_packed(layer: Any) -> bool:
     state = layer.weight.quant_state
     packed = getattr(state, "packing_format_for_cpu", False) and state.quant_type == "nf4"
     return packed and layer.compute_dtype is not None
+
+
+def fuse_short_pieces(rows: int, operators: Any = None) -> bool:
+    """Let a GPU's 4-bit layers read pieces of a prompt of up to so many tokens without unpacking their weights.
+
+    bitsandbytes unpacks a weight for more than four rows wherever its fused kernel has not been measured, such as on an
+    Orin. A piece of a prompt is read alone, so that an answer does not depend on the others either way; but its bits
+    are others than without. For the whole process; not yet run on a GPU.
+
+    Args:
+        rows: of a piece, at most; 0 leaves it to bitsandbytes.
+        operators: `bitsandbytes.backends.cuda.ops`, or what stands for it; None takes that of a CUDA GPU.
+
+    Returns:
+        Whether it is so from now on: not without a GPU, and with no version of bitsandbytes that is not known.
+    """
+    operators = operators or _cuda_operators()
+    if operators is None or not version("bitsandbytes").startswith(_FUSED):
+        return False
+    chosen = operators._gemm_4bit_use_custom_fn
+    usual = chosen.keywords["usual"] if isinstance(chosen, partial) else chosen
+    fused = partial(_is_fused, rows=rows, usual=usual, device=operators._gpu_dispatch_props)
+    operators._gemm_4bit_use_custom_fn = fused if rows else usual
+    return rows > 0
+
+
+def _is_fused(
+    index: int, dtype: torch.dtype, count: int, wide: int, deep: int, *, rows: int, usual: Any, device: Any
+) -> bool:
+    """Whether a product of `count` rows takes the fused kernel: with 16 bits, and matrix units from compute 8.0 on."""
+    _, major, _ = device(index)
+    if count <= rows and major >= _AMPERE and dtype in (torch.float16, torch.bfloat16):
+        return True
+    return bool(usual(index, dtype, count, wide, deep))
+
+
+def _cuda_operators() -> Any:
+    """bitsandbytes' operators on a GPU; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    from bitsandbytes.backends.cuda import ops
+
+    return ops
 
 
 def joined(layers: Sequence[Any]) -> _Forward | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from decoders import Parts, noise, open_parts, shared_parts
 
 from edgeq.errors import EngineError, ModelError
@@ -106,7 +107,12 @@ def test_a_step_begun_ahead_is_done_again_only_where_somebody_came_or_went(
     decoder = parts.decoder(options=StepOptions(ahead=True))
     forwards: list[int] = []
     forward = decoder._step.forward
-    monkeypatch.setattr(decoder._step, "forward", lambda: forwards.append(0) or forward())
+
+    def counted() -> torch.Tensor:
+        forwards.append(len(decoder._step.order))
+        return forward()
+
+    monkeypatch.setattr(decoder._step, "forward", counted)
     questions = [parts.question(GenerationRequest.about(noise(slot), "what is it?", 9)) for slot in range(3)]
     for slot in (0, 1):
         decoder.begin(slot, questions[slot])

@@ -117,7 +117,7 @@ def test_the_bits_do_not_depend_on_the_company(name: str, way: str) -> None:
 
 def test_an_occupied_slot_is_among_the_first_and_no_other_is_computed() -> None:
     model = tiny_half("llama")
-    step = DecodeStep(model, slots=4, context=40, options=StepOptions(exact=False))
+    step = DecodeStep(model, slots=4, context=40, options=StepOptions(batch_invariant=False))
     given: list[int] = []
     model.model.embed_tokens.register_forward_pre_hook(lambda _embed, inputs: given.append(len(inputs[0])))
     for slot in (2, 0, 3):
@@ -144,6 +144,6 @@ def test_a_shape_that_gives_other_bits_is_used_on_request_alone(exact: bool) -> 
         return logits * nudge if len(inputs[0]) == 1 else logits
 
     model.lm_head.register_forward_hook(other)
-    step = DecodeStep(model, slots=3, context=40, options=StepOptions(exact=exact))
+    step = DecodeStep(model, slots=3, context=40, options=StepOptions(batch_invariant=exact))
     assert [shape.slots for shape in step.shapes] == ([3, 2] if exact else [3, 2, 1])
     assert not step.cache.copy_out(1, 0, 64).rows.any(), "nothing of the trial is left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import bitsandbytes as bnb
@@ -10,7 +11,7 @@ import torch
 from bitsandbytes.functional import has_avx512bf16
 
 from edgeq.runtime.vlm import linear
-from edgeq.runtime.vlm.linear import joined, use_fast_kernels
+from edgeq.runtime.vlm.linear import fuse_short_pieces, joined, use_fast_kernels
 
 packed = pytest.mark.skipif(not has_avx512bf16(), reason="this processor has another kernel")
 
@@ -70,6 +71,32 @@ def test_layers_that_are_not_joined(other: dict[str, Any]) -> None:
     layers = [layer(), layer(**other)]
     use_fast_kernels(torch.nn.Sequential(*layers))
     assert joined(layers) is None
+
+
+def test_short_pieces_take_the_fused_kernel_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a simulated choice of bitsandbytes, which on an Orin (compute 8.7) is: up to four rows."""
+    monkeypatch.setattr(linear, "version", lambda _: "0.50.2")
+    orin, turing = (8, 8, 7), (40, 7, 5)
+    ops = SimpleNamespace(
+        _gemm_4bit_use_custom_fn=lambda _index, _dtype, count, _wide, _deep: count <= 4,
+        _gpu_dispatch_props=lambda index: (orin, turing)[index],
+    )
+
+    def fused(count: int, index: int = 0, dtype: torch.dtype = torch.float16) -> bool:
+        found: bool = ops._gemm_4bit_use_custom_fn(index, dtype, count, 4096, 11008)
+        return found
+
+    assert not fuse_short_pieces(256), "without a GPU"
+    assert fuse_short_pieces(256, ops)
+    assert [fused(count) for count in (4, 5, 256, 257)] == [True, True, True, False]
+    assert fuse_short_pieces(32, ops)
+    assert [fused(count) for count in (4, 32, 33)] == [True, True, False]
+    assert [fused(4, dtype=torch.float32), fused(5, dtype=torch.float32), fused(5, index=1)] == [True, False, False]
+    assert not fuse_short_pieces(0, ops)
+    assert [fused(count) for count in (4, 5)] == [True, False]
+    monkeypatch.setattr(linear, "version", lambda _: "0.51.0")
+    assert not fuse_short_pieces(256, ops)
+    assert not fused(5)
 
 
 @pytest.mark.parametrize("reason", ["fp4", "version", "kernel"])

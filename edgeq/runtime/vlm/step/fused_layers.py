@@ -1,4 +1,4 @@
-"""A decode step's layers in about half the operators, for models whose layers are Llama's.
+"""A decode step's layers in about half the operators, for models whose layers are Llama's or Qwen's.
 
 On a GPU each operator is a kernel that reads and writes what the one before wrote; on a CPU it is a call that for a
 small model takes longer than the work. So: RMSNorm in one operator; queries, keys and values turned to their positions
@@ -28,6 +28,9 @@ _Rows = Callable[[torch.Tensor], torch.Tensor]
 _DECODER: Final = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _LAYER: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION: Final = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_NORMED: Final = {"q_norm", "k_norm"}
+"""In the attention of Qwen3, besides: of each head's queries and keys."""
+
 _FEED_FORWARD: Final = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
@@ -38,6 +41,7 @@ class _Layer:
     kind: str
     before: _Rows
     qkv: _Rows
+    heads: tuple[_Rows, _Rows] | None
     attended: _Rows
     after: _Rows
     gate_up: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -50,7 +54,7 @@ class FusedLayers:
     """The pass of one token in each slot.
 
     Args:
-        model: transformers' causal language model, of Llama's form.
+        model: transformers' causal language model, of that form.
         decoder: the same without its head.
         cache: keys and values.
     """
@@ -82,7 +86,7 @@ class FusedLayers:
         turns = self._turns(*self._rotary(rows, positions))
         rows = rows[:, 0]
         for number, layer in enumerate(self._layers):
-            turned = self._turned(layer.qkv(layer.before(rows)), *turns)
+            turned = self._turned(layer, layer.qkv(layer.before(rows)), *turns)
             found = self._attend(turned, number, seen[layer.kind], layer.scaling)
             rows = rows + layer.attended(found.to(rows.dtype))
             gate, up = layer.gate_up(layer.after(rows))
@@ -98,16 +102,22 @@ class FusedLayers:
         """What queries, keys and values are multiplied by, [slots, heads of all three, width] each.
 
         x * cos + rotate_half(x) * sin, where rotate_half changes the sign of one half: here the sine's half has it, and
-        the halves only change places. Values are multiplied by 1, and by 0.
+        the halves only change places. Values are multiplied by 1, and by 0. Where positions have several axes, those of
+        a token that was said are all the same.
         """
+        if cos.ndim > 3:  # [axes, slots, 1, width]
+            cos, sin = cos[0], sin[0]
         half, turning = self._width // 2, self._queries + self._keys
         sin = torch.cat([-sin[..., :half], sin[..., half:]], -1).expand(-1, turning, -1)
         ones = torch.ones_like(cos).expand(-1, self._keys, -1)
         return torch.cat([cos.expand(-1, turning, -1), ones], 1), torch.cat([sin, torch.zeros_like(ones)], 1)
 
-    def _turned(self, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def _turned(self, layer: _Layer, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """Turned to their positions, [slots, heads of all three, width] in the cache's dtype."""
         given = qkv.view(cos.shape)
+        if layer.heads is not None:
+            query, key, value = given.split([self._queries, self._keys, self._keys], 1)
+            given = torch.cat([layer.heads[0](query), layer.heads[1](key), value], 1)
         return (given * cos + given.roll(self._width // 2, -1) * sin).to(self._cache.dtype)
 
     def _attend(self, turned: torch.Tensor, number: int, seen: torch.Tensor | Seen, scaling: float) -> torch.Tensor:
@@ -122,7 +132,7 @@ class FusedLayers:
 
 
 def fuse_layers(model: Any, decoder: Any, cache: SlotCache) -> FusedLayers | None:
-    """The fused pass of a model whose parts are those of a Llama; None for another.
+    """The fused pass of a model whose parts are those of a Llama or a Qwen; None for another.
 
     Args:
         model: transformers' causal language model.
@@ -133,8 +143,6 @@ def fuse_layers(model: Any, decoder: Any, cache: SlotCache) -> FusedLayers | Non
         return None
     if len({(layer.self_attn.head_dim, layer.self_attn.q_proj.out_features) for layer in decoder.layers}) != 1:
         return None
-    if "mrope_section" in str(getattr(model.config, "rope_parameters", None)):
-        return None
     return FusedLayers(model, decoder, cache)
 
 
@@ -144,9 +152,15 @@ def _is_llama(layer: Any) -> bool:
         (_ATTENTION, getattr(layer, "self_attn", None)),
         (_FEED_FORWARD, getattr(layer, "mlp", None)),
     )
-    if not all(part is not None and _named(part) == names for names, part in parts):
+    if not all(part is not None and _named(part) - _NORMED == names for names, part in parts):
         return False
-    return all(hasattr(norm, "variance_epsilon") for norm in (layer.input_layernorm, layer.post_attention_layernorm))
+    norms = [layer.input_layernorm, layer.post_attention_layernorm, *_head_norms(layer.self_attn)]
+    return len(norms) != 3 and all(hasattr(norm, "variance_epsilon") for norm in norms)
+
+
+def _head_norms(attention: Any) -> list[Any]:
+    """Of queries and keys, where there are any."""
+    return [getattr(attention, name) for name in sorted(_NORMED, reverse=True) if hasattr(attention, name)]
 
 
 def _named(module: Any) -> set[str]:
@@ -155,10 +169,12 @@ def _named(module: Any) -> set[str]:
 
 def _layer(layer: Any, kind: str) -> _Layer:
     attention, feed = layer.self_attn, layer.mlp
+    norms = [_norm(norm) for norm in _head_norms(attention)]
     return _Layer(
         kind=kind,
         before=_norm(layer.input_layernorm),
         qkv=_together(attention.q_proj, attention.k_proj, attention.v_proj),
+        heads=(norms[0], norms[1]) if norms else None,
         attended=_rows(attention.o_proj),
         after=_norm(layer.post_attention_layernorm),
         gate_up=_pair(feed.gate_proj, feed.up_proj),

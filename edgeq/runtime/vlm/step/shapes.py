@@ -42,8 +42,8 @@ def step_shapes(slots: int, rows: int, *, by_length: bool) -> tuple[StepShape, .
         by_length: attention looks at a fixed number of rows; False where each slot looks at its own tokens alone.
     """
     lengths = _lengths(rows, halves=True) if by_length else [rows]
-    counts = list(range(1, slots + 1)) if slots <= 4 or not by_length else _ladder(slots)
-    if len(counts) * len(lengths) > MOST_SHAPES and by_length:
+    counts = _ladder(slots)
+    if len(counts) * len(lengths) > MOST_SHAPES:
         lengths = _lengths(rows, halves=False)
     while len(counts) * len(lengths) > MOST_SHAPES and len(counts) > 1:
         counts = counts[:-1:2] + counts[-1:] if len(counts) > 2 else counts[-1:]

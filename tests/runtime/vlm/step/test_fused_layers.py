@@ -13,8 +13,8 @@ from vlm import TEXT
 
 from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
 
-FORMS = ("llama", "mistral", "qwen2")
-"""Whose layers have the parts of a Llama's, with biases and without, and windows and without."""
+FORMS = ("llama", "mistral", "qwen2", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""With biases and without, windows and without, positions of several axes, and norms of heads."""
 
 
 def logits(model: Any, options: StepOptions) -> list[torch.Tensor]:
