@@ -189,6 +189,8 @@ def _runtime(
         reserve_bytes=settings.reserve_mib * _MIB,
         threads=settings.threads,
         cuda_graphs=settings.cuda_graphs,
+        batch_invariant=settings.batch_invariant,
+        fused_prefill_rows=settings.fused_prefill_rows,
     )
     runtime = start_runtime(vlm, bundle, options, memory)
     picture = canaries.known[0].picture if canaries is not None else None

@@ -79,6 +79,8 @@ class ServiceSettings(BaseModel):
         threads: of one operator; None takes every processor, but for a language model that is as quick with fewer.
         cuda_graphs: decode steps on a GPU are captured as CUDA graphs: `auto` goes on without where that fails, `off`
             does not try, with `required` the service does not start without.
+        batch_invariant: an answer has the same bits whoever else is answered.
+        fused_prefill_rows: pieces of a prompt of up to so many tokens go through bitsandbytes' fused kernel on a GPU.
         log_level: from which on events are logged.
     """
 
@@ -119,6 +121,8 @@ class ServiceSettings(BaseModel):
     cache_mib: int | None = Field(default=None, ge=0)
     threads: int | None = Field(default=None, ge=1)
     cuda_graphs: GraphMode = "auto"
+    batch_invariant: bool = True
+    fused_prefill_rows: int = Field(default=0, ge=0, le=512)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def requests_per_token(self, tokens: int) -> int | None:

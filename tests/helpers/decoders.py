@@ -20,6 +20,7 @@ from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.write import write_nf4
 from edgeq.runtime.vlm.api import GenerationRequest
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder
+from edgeq.runtime.vlm.decode_step import StepOptions
 from edgeq.runtime.vlm.language import LanguageModel, open_language_model
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.tokenize import PromptBuilder, TokenizedRequest
@@ -71,12 +72,13 @@ class Parts:
     language: LanguageModel
     engine: Glance
 
-    def decoder(self, *, slots: int = 4, context: int = CONTEXT, cache_bytes: int = 1 << 20) -> BatchDecoder:
+    def decoder(
+        self, *, slots: int = 4, context: int = CONTEXT, cache_bytes: int = 1 << 20, options: StepOptions | None = None
+    ) -> BatchDecoder:
         """One with empty slots and caches."""
         vision_encoder = VisionEncoder(self.engine)
-        return BatchDecoder(
-            self.prompter, vision_encoder, self.language, slots=slots, context=context, cache_bytes=cache_bytes
-        )
+        halves = (self.prompter, vision_encoder, self.language)
+        return BatchDecoder(*halves, slots=slots, context=context, cache_bytes=cache_bytes, options=options)
 
     def question(self, ask: GenerationRequest, context: int = CONTEXT) -> TokenizedRequest:
         """A request as the decoder takes it, by an prompt_builder that has seen nothing before."""

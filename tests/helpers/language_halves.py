@@ -17,7 +17,7 @@ from vlm import TEXT
 
 from edgeq.families.causal import causal_class
 from edgeq.runtime.vlm.cache_name import cache_name
-from edgeq.runtime.vlm.decode_step import DecodeStep
+from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
 from edgeq.runtime.vlm.piece import CrossStates, PromptPiece
 
 __all__ = ["HALVES", "WINDOW", "LongPrompt", "answer_together", "expected_logits", "pieces", "tiny_half", "words"]
@@ -251,18 +251,16 @@ def answer_together(
     """
     alone = copy.deepcopy(model)
     expected, tokens = zip(*(expected_logits(alone, prompt, steps) for prompt in prompts), strict=True)
-    step = DecodeStep(model, len(prompts), 64, states)
-    step._masked = masked
+    step = DecodeStep(model, len(prompts), 64, states, StepOptions(masked=masked))
     found: list[list[torch.Tensor]] = [[] for _ in prompts]
     for turn in range(steps + len(prompts)):
         slot = len(prompts) - 1 - turn
         if slot >= 0:
             found[slot].append(_begun(step, model, prompts[slot], slot, tokens[slot][0]))
-        running = [slot for slot, logits in enumerate(found) if 0 < len(logits) < steps]
-        logits = step.forward().clone()
-        for slot in running:
-            found[slot].append(logits[slot])
-        step.advance(torch.tensor([tokens[slot][min(len(logits), steps) - 1] for slot, logits in enumerate(found)]))
+        running = tuple(step.order)
+        for slot, logits in zip(running, step.forward().clone(), strict=False):
+            found[slot].append(logits)
+        step.advance(torch.tensor([tokens[slot][len(found[slot]) - 1] for slot in running], dtype=torch.int64))
         for slot in running:
             if len(found[slot]) == steps:
                 step.vacate(slot)

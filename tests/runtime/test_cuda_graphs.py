@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
 from language_halves import LongPrompt, pieces, tiny_half, words
+from simulated_graphs import SimulatedGraphs
 
 from edgeq.errors import EngineError
 from edgeq.runtime.cuda_graphs import CudaGraphs
-from edgeq.runtime.vlm.decode_step import DecodeStep
+from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
 
 
 def works() -> None:
@@ -74,19 +74,37 @@ def test_a_gpu_that_is_lost_in_the_capture_is_no_fallback() -> None:
     assert graphs.state == "none"
 
 
-def test_a_step_that_cannot_be_captured_decodes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch without CUDA cannot capture: here it is told that there is a GPU."""
+def test_a_step_that_cannot_be_captured_decodes_all_the_same() -> None:
+    def refused(_run: Callable[[], None]) -> Callable[[], None]:
+        raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+
+    def said(step: DecodeStep) -> torch.Tensor:
+        first, last = pieces(model, LongPrompt(words(9, 1), 5))
+        step.read(first, 0)
+        logits = step.read(last, 0)
+        assert logits is not None
+        step.occupy(0, int(logits.argmax()), 9, 9)
+        return step.forward()[:1].clone()
+
     model = tiny_half("llama")
-    step, graphs = DecodeStep(model, slots=2, context=40), CudaGraphs()
-    first, last = pieces(model, LongPrompt(words(9, 1), 5))
-    step.read(first, 0)
-    logits = step.read(last, 0)
-    assert logits is not None
-    step.occupy(0, int(logits.argmax()), 9, 9)
-    expected = step.forward().clone()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", works)
-    monkeypatch.setattr(step, "shape", replace(step.shape, device=torch.device("cuda")))
-    monkeypatch.setattr(step, "_forward", step._chosen(step._eager, graphs))
-    assert torch.equal(step.forward(), expected)
-    assert graphs.state == "failed"
+    expected = said(DecodeStep(model, slots=2, context=40, options=StepOptions(masked=True)))
+    step = DecodeStep(model, slots=2, context=40, options=StepOptions(capture=refused))
+    assert torch.equal(said(step), expected)
+    assert step.graphs.state == "failed"
+    with pytest.raises(EngineError, match="cannot be captured"):
+        DecodeStep(model, slots=2, context=40, options=StepOptions(capture=refused, cuda_graphs="required"))
+
+
+def test_one_graph_that_fails_leaves_none() -> None:
+    """The first shape is recorded and the next is not: steps then run in one way, which is told."""
+    simulated, tries = SimulatedGraphs(), []
+
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        tries.append(1)
+        return simulated(run) if len(tries) == 1 else UNSUPPORTED()  # type: ignore[return-value]
+
+    step = DecodeStep(tiny_half("llama"), slots=2, context=40, options=StepOptions(capture=capture))
+    assert (step.graphs.state, len(tries), simulated.count) == ("failed", 2, 1)
+    step.occupy(0, 3, 1, 1)
+    recorded = step.forward()
+    assert recorded.data_ptr() != step.forward().data_ptr()  # a graph writes into the same buffer each time

@@ -50,6 +50,9 @@ class RuntimeOptions:
         threads: of one operator; None lets the vision graph take every processor there is, and the language model as
             many of them as it is quickest with.
         cuda_graphs: `auto` captures decode steps on a GPU and goes on without where that fails; `off`; `required`.
+        batch_invariant: an answer has the same bits whoever else is answered; without it, steps may be quicker.
+        fused_prefill_rows: pieces of a prompt of up to so many tokens go through bitsandbytes' fused kernel on a GPU; 0
+            leaves it to bitsandbytes.
 
     Raises:
         InputError: a number is out of range.
@@ -63,10 +66,13 @@ class RuntimeOptions:
     reserve_bytes: int = RESERVE_BYTES
     threads: int | None = None
     cuda_graphs: GraphMode = "auto"
+    batch_invariant: bool = True
+    fused_prefill_rows: int = 0
 
     def __post_init__(self) -> None:
         """Check every number."""
         least = {"slots": 1, "queue": 0, "context": 1, "budget_bytes": 1, "cache_bytes": 0, "reserve_bytes": 0}
+        least |= {"fused_prefill_rows": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -213,7 +219,9 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
         InputError: memory does not suffice for one request.
     """
     from edgeq.runtime.vlm.batch_decoder import BatchDecoder
+    from edgeq.runtime.vlm.decode_step import StepOptions
     from edgeq.runtime.vlm.kv_cache import read_kv_shape
+    from edgeq.runtime.vlm.linear import fuse_short_pieces
     from edgeq.runtime.vlm.threads import tune_threads
 
     bundled = vlm.prompter.settings
@@ -226,11 +234,12 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     if shape.device.type == "cuda":
         bound_gpu_memory(budget.working + budget.requests)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)
-    decoder = BatchDecoder(
-        *halves, slots=room.slots, context=context, cache_bytes=room.caches, cuda_graphs=options.cuda_graphs
-    )
+    fuse_short_pieces(options.fused_prefill_rows)
+    steps = StepOptions(batch_invariant=options.batch_invariant, cuda_graphs=options.cuda_graphs)
+    decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches, options=steps)
     if options.threads is None and shape.device.type == "cpu":
         tune_threads(decoder.rehearse)  # before the worker's thread is begun, which takes it over
+        decoder.check_shapes()
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))
     watch = MemoryWatch(cuda=shape.device.type == "cuda")
     worker = Worker(decoder, admission, look=watch.look, give_back=release_memory, clock=time.monotonic)

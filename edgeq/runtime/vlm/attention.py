@@ -19,13 +19,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-__all__ = ["ATTENTION", "attend", "attention_windows"]
+__all__ = ["ATTENTION", "Seen", "attend", "attention_windows", "look", "look_apart", "seen_by_slots"]
 
 ATTENTION: Final = "edgeq_slots"
 """Its name among the attention functions of transformers."""
 
 _FULL: Final = "full_attention"
 _SLIDING: Final = "sliding_attention"
+Seen = Sequence[tuple[slice, slice]]
+"""Slots, each with its tokens that are seen."""
+
 _ROWS: Final = 256
 """Tokens whose capped scores are in memory at once."""
 
@@ -78,14 +81,19 @@ def attend(
     if query.shape[2] > 1:
         found = _read(module, given, key, value, attention_mask, scaling, softcap, kwargs)
     elif slot_tokens is None or attention_mask is not None:
-        found = _look(given, key, value, attention_mask, scaling, softcap)
+        found = look(given, key, value, attention_mask, scaling, softcap)
     else:
-        found = _look_apart(given, key, value, _slots(slot_tokens, sliding_window), scaling, softcap)
+        found = look_apart(given, key, value, seen_by_slots(slot_tokens, sliding_window), scaling, softcap)
     return found.to(query.dtype), None
 
 
-def _slots(slot_tokens: Sequence[int], window: int | None) -> list[tuple[slice, slice]]:
-    """Each slot, and its tokens that are seen."""
+def seen_by_slots(slot_tokens: Sequence[int], window: int | None) -> Seen:
+    """Each slot, and its tokens that a layer sees.
+
+    Args:
+        slot_tokens: how many tokens each slot has.
+        window: how far back the layer sees; None for all.
+    """
     return [
         (slice(slot, slot + 1), slice(0 if window is None else max(0, tokens - window), tokens))
         for slot, tokens in enumerate(slot_tokens)
@@ -133,21 +141,28 @@ def _read_capped(
     return torch.cat(found, dim=2).transpose(1, 2)
 
 
-def _look_apart(
+def look_apart(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    slots: Sequence[tuple[slice, slice]],
+    slots: Seen,
     scaling: float | None,
-    softcap: float | None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """As `_look`, each slot at its own tokens.
+    """As `look`, each slot at its own tokens.
 
     A step of a small model is hundreds of short operators: what can be done for all slots is not done for each.
+
+    Args:
+        query, key, value, scaling, softcap: as for `look`.
+        slots: what each sees.
+
+    Returns:
+        [slots, 1, heads, width] in the dtype of `key`.
     """
     if softcap is not None:
         return torch.cat(
-            [_look(query[at], key[at, :, seen], value[at, :, seen], None, scaling, softcap) for at, seen in slots]
+            [look(query[at], key[at, :, seen], value[at, :, seen], None, scaling, softcap) for at, seen in slots]
         )
     groups = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
     found = [
@@ -157,15 +172,23 @@ def _look_apart(
     return torch.cat(found).reshape(query.shape[0], 1, query.shape[1], -1)
 
 
-def _look(
+def look(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
     scaling: float | None,
-    softcap: float | None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """Attention of one token in each of a batch, [batch, 1, heads, width] in the dtype of `key`."""
+    """Attention of one token in each of a batch.
+
+    Args:
+        query: [batch, heads, 1, width] in the dtype of `key`.
+        key, value, mask, scaling, softcap: as for `attend`.
+
+    Returns:
+        [batch, 1, heads, width] in the dtype of `key`.
+    """
     batch, heads = query.shape[:2]
     if softcap is not None:
         found = _capped(query, key, value, mask, scaling, softcap)

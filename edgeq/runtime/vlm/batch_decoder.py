@@ -5,23 +5,25 @@ Needs torch and transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
 
 from edgeq.errors import EdgeqError, EngineError
-from edgeq.runtime.cuda_graphs import CudaGraphs, GraphMode
+from edgeq.runtime.cuda_graphs import CudaGraphs
 from edgeq.runtime.vlm.constrained.grammar import Follower
 from edgeq.runtime.vlm.constrained.schema import SchemaError
-from edgeq.runtime.vlm.decode_step import DecodeStep
+from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
 from edgeq.runtime.vlm.language import LanguageModel
 from edgeq.runtime.vlm.lru_cache import LruCache
 from edgeq.runtime.vlm.prefill import Prefill
 from edgeq.runtime.vlm.prompt import Prompter
-from edgeq.runtime.vlm.sampling import NOT_FINITE, Sampler, choose, held, logarithms
+from edgeq.runtime.vlm.sampling import NOT_DRAWN, NOT_FINITE, Sampler, choose, held, logarithms
+from edgeq.runtime.vlm.step.transfer import begin_transfer
 from edgeq.runtime.vlm.stream import Reason, TokenLogprob
 from edgeq.runtime.vlm.text.detokenize import AnswerText
 from edgeq.runtime.vlm.text.token_texts import TokenTexts
@@ -80,17 +82,25 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The tokens of a step, on the model's device.
+    """The tokens of a step.
 
     Attributes:
-        values: what they were chosen from, [rows, vocabulary].
-        tokens: int64 [rows].
-        answers: whose row it is.
+        tokens: int64 [rows], on the model's device.
+        counts: rows that are told how likely their tokens were, and so many of the likeliest.
+        arrived: waits for the tokens on the host, and for what is told of them, as `logarithms` gives it.
     """
 
-    values: torch.Tensor
     tokens: torch.Tensor
-    answers: Sequence[_Answer | None]
+    counts: Mapping[int, int]
+    arrived: Callable[[], list[Any]]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step that the device may still be busy with, and how often slots had been occupied or left by then."""
+
+    logits: torch.Tensor
+    changes: int
 
 
 class BatchDecoder:
@@ -106,10 +116,9 @@ class BatchDecoder:
         slots: answers at once.
         context: tokens of each, prompt included, at most.
         cache_bytes: what features and prefixes may hold.
-        cuda_graphs: whether steps are captured on a GPU.
+        options: how steps are run.
 
     Attributes:
-        graphs: what became of that.
         kept: features and prefixes of earlier requests.
         slots: answers at once.
         context: tokens of each at most.
@@ -117,7 +126,7 @@ class BatchDecoder:
 
     Raises:
         ModelError: the language model cannot be served in slots.
-        EngineError: a step cannot be captured, and `cuda_graphs` is `required`.
+        EngineError: a step cannot be captured, and that is required.
     """
 
     def __init__(
@@ -129,21 +138,28 @@ class BatchDecoder:
         slots: int,
         context: int,
         cache_bytes: int,
-        cuda_graphs: GraphMode = "auto",
+        options: StepOptions | None = None,
     ) -> None:
         self.slots, self.context, self.steps = slots, context, 0
         self.kept = LruCache(cache_bytes)
-        self.graphs = CudaGraphs(cuda_graphs)
-        self._step = DecodeStep(language.model, slots, context, language.cross_states, self.graphs)
+        self._step = DecodeStep(language.model, slots, context, language.cross_states, options)
         self._reader = Prefill(prompter, vision_encoder, language, self._step, self.kept)
         self._prompter = prompter
         self._texts = TokenTexts(prompter.tokenizer)
         self._answers: dict[int, _Answer] = {}
+        ahead = None if options is None else options.ahead
+        self._ahead = self._step.shape.device.type == "cuda" if ahead is None else ahead
+        self._begun: _Begun | None = None
 
     @property
     def busy(self) -> bool:
         """Whether any answer goes on."""
         return bool(self._answers)
+
+    @property
+    def graphs(self) -> CudaGraphs:
+        """What became of capturing steps."""
+        return self._step.graphs
 
     @property
     def kv_bytes(self) -> int:
@@ -165,7 +181,8 @@ class BatchDecoder:
         read = self._reader.read(question, slot)
         text, sampler = AnswerText(self._prompter.tokenizer, question.stop), Sampler(question.sampling)
         answer = _Answer(question, text, sampler, question.follower)
-        [(token, logprob)] = self._said(self._choose(read.logits, [answer]))
+        rolls, rows = self._rolls([answer]), self._rows(read.logits)
+        token, logprob = self._said(self._choose(rows, [answer], rolls))[0]
         self._answers[slot] = answer
         said = self._say(slot, token, logprob)
         if slot in self._answers:
@@ -174,69 +191,103 @@ class BatchDecoder:
 
     def step(self) -> list[TokenEvent]:
         """One token for every answer that goes on; those that end here leave their slots."""
-        answers = [self._answers.get(slot) for slot in range(self.slots)]
-        choice = self._choose(self._step.forward(), answers)
+        order = tuple(self._step.order)
+        answers = [self._answers[slot] for slot in order]
+        rolls = self._rolls(answers)  # on its way to the device before the step, which it need not wait for
+        choice = self._choose(self._rows(self._logits()), answers, rolls)
         self._step.advance(choice.tokens)
-        said = self._said(choice)
+        if self._ahead and not any(len(answer.said) + 1 == answer.question.limit for answer in answers):
+            self._begun = _Begun(self._step.forward(), self._step.changes)
+        said = dict(zip(order, self._said(choice), strict=False))
         self.steps += 1
-        return [self._say(slot, *said[slot]) for slot in sorted(self._answers)]
+        return [self._say(slot, *said[slot]) for slot in sorted(order)]
+
+    def _logits(self) -> torch.Tensor:
+        """Of the step that was begun ahead, unless somebody came or went since; then it is done again.
+
+        A step changes nothing but the row of the token that it reads, so that it may be done twice.
+        """
+        begun, self._begun = self._begun, None
+        return begun.logits if begun is not None and begun.changes == self._step.changes else self._step.forward()
 
     def rehearse(self) -> None:
-        """A step in which nobody says anything: it takes as long as any other."""
-        self._step.forward()
+        """A step in which nobody says anything: it takes as long as the longest."""
+        self._step.rehearse()
+
+    def check_shapes(self) -> None:
+        """Try again in which shapes steps may be run, with another number of threads; while nobody is answered."""
+        self._step.check_shapes()
 
     def release(self, slot: int) -> None:
         """An answer is no longer wanted; a slot that is free already stays free."""
         if self._answers.pop(slot, None) is not None:
             self._step.vacate(slot)
 
-    def _choose(self, logits: torch.Tensor, answers: Sequence[_Answer | None]) -> _Choice:
-        """A token for each row of logits."""
+    def _choose(self, logits: torch.Tensor, answers: Sequence[_Answer], rolls: torch.Tensor | None) -> _Choice:
+        """A token for each row of logits, of which the first are those of the answers."""
         with torch.inference_mode():
-            allowed = _allowed(answers)
+            allowed = _allowed(answers, len(logits))
             values = logits if allowed is None else held(logits, allowed)
-            return _Choice(values, choose(values, self._rolls(answers)), answers)
+            tokens = choose(values, rolls)
+            counts = {
+                row: one.question.logprobs for row, one in enumerate(answers) if one.question.logprobs is not None
+            }
+            rows = list(counts)
+            told = logarithms(values[rows], tokens[rows], max(counts.values())) if rows else ()
+            return _Choice(tokens, counts, begin_transfer([tokens, *told]))
+
+    def _rows(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits of which tokens are chosen: on a GPU always as many rows, at least two.
+
+        A kernel that adds up chances may do it in another order for fewer rows, and for one alone not even twice in the
+        same: so what is drawn would depend on who else is there. What the rows behind say is not used.
+        """
+        rows = max(self.slots, 2)
+        if logits.device.type == "cpu" or len(logits) == rows:
+            return logits
+        return torch.cat([logits, logits[:1].expand(rows - len(logits), -1)])
 
     def _said(self, choice: _Choice) -> list[tuple[int, TokenLogprob | None]]:
         """The tokens as numbers, and what is told of each."""
-        tokens = choice.tokens.tolist()  # the only transfer, where nobody asks how likely tokens were
-        told: dict[int, TokenLogprob] = {}
-        counts = {
-            row: one.question.logprobs
-            for row, one in enumerate(choice.answers)
-            if one is not None and one.question.logprobs is not None
-        }
-        if counts:
-            told = self._told(choice, tokens, counts)
-        return [(token, told.get(row)) for row, token in enumerate(tokens)]
+        tokens, *told = choice.arrived()  # the only transfer
+        logprobs = self._told(tokens, choice.counts, *told) if told else {}
+        return [(token, logprobs.get(row)) for row, token in enumerate(tokens)]
 
-    def _told(self, choice: _Choice, tokens: Sequence[int], counts: Mapping[int, int]) -> dict[int, TokenLogprob]:
+    def _told(
+        self,
+        tokens: Sequence[int],
+        counts: Mapping[int, int],
+        picked: Sequence[float],
+        ids: Sequence[Sequence[int]],
+        highest: Sequence[Sequence[float]],
+    ) -> dict[int, TokenLogprob]:
         """By row, how likely its token was, and so many of the likeliest; nothing of a token that is no text."""
-        rows, silent = list(counts), {NOT_FINITE, *self._prompter.settings.stop}
-        with torch.inference_mode():
-            picked, ids, highest = logarithms(choice.values[rows], choice.tokens[rows], max(counts.values()))
-        found = {}
-        for at, row in enumerate(rows):
+        found, silent = {}, {NOT_FINITE, *self._prompter.settings.stop}
+        for at, row in enumerate(counts):
             if tokens[row] not in silent:
                 best = list(zip(ids[at], highest[at], strict=True))[: counts[row]]
                 top = tuple(self._texts.logprob(id, value) for id, value in best if isfinite(value))
                 found[row] = replace(self._texts.logprob(tokens[row], picked[at]), top=top)
         return found
 
-    def _rolls(self, answers: Sequence[_Answer | None]) -> torch.Tensor | None:
-        """float32 [answers, 3] for `choose`; None where nobody draws."""
-        if all(answer is None or answer.sampler.greedy for answer in answers):
+    def _rolls(self, answers: Sequence[_Answer]) -> torch.Tensor | None:
+        """float32 [rows, 3] for `choose`; None where nobody draws."""
+        if all(answer.sampler.greedy for answer in answers):
             return None
-        rows = [(0.0, 1.0, 0.0) if answer is None else answer.sampler.roll() for answer in answers]
-        return torch.tensor(rows, dtype=torch.float32).to(self._step.shape.device)
+        rolls = [answer.sampler.roll() for answer in answers]
+        device = self._step.shape.device
+        if device.type == "cpu":
+            return torch.tensor(rolls, dtype=torch.float32)
+        rolls += [NOT_DRAWN] * (max(self.slots, 2) - len(rolls))
+        return torch.tensor(rolls, dtype=torch.float32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
     def _say(self, slot: int, token: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Add a token to an answer, and end it where it ends."""
         answer = self._answers[slot]
         fault = "" if answer.follower is None else answer.follower.fault
         if token == NOT_FINITE or fault:
-            self.release(slot)
-            self._step.cache.clear(slot)
+            del self._answers[slot]
+            self._step.vacate(slot, clear=True)
             return TokenEvent(slot, NOT_FINITE, "", error=_too_complex(fault) if fault else _broken())
         answer.said.append(token)
         text, ended = answer.text.add(token), self._ended(answer)
@@ -258,15 +309,13 @@ class BatchDecoder:
         return "limit" if answer.question.limit == answer.question.requested_tokens else "context"
 
 
-def _allowed(answers: Sequence[_Answer | None]) -> torch.Tensor | None:
-    """Tokens that each may say next, as `held` takes them; None where all may say anything."""
-    rows = {
-        row: one.follower.allowed() for row, one in enumerate(answers) if one is not None and one.follower is not None
-    }
+def _allowed(answers: Sequence[_Answer], count: int) -> torch.Tensor | None:
+    """Tokens that each of `count` rows may say next, as `held` takes them; None where all may say anything."""
+    rows = {row: one.follower.allowed() for row, one in enumerate(answers) if one.follower is not None}
     if not rows:
         return None
     width = max(len(row) for row in rows.values())
-    found = np.full((len(answers), width), -1, np.int32)
+    found = np.full((count, width), -1, np.int32)
     for row, words in rows.items():
         found[row] = words
     return torch.from_numpy(found)

@@ -129,11 +129,21 @@ def _refused(model: Any, reason: str) -> ModelError:
 
 @dataclass
 class _Aim:
-    """What the next pass writes: one token in each of `rows`, or tokens from `start` on in `slot`."""
+    """What the next pass writes: one token in each of `rows`, or tokens from `start` on in `slot`.
+
+    Attributes:
+        rows: int64 [slots], of all slots' rows.
+        slot: that a prompt is read into; None for a step.
+        start: the prompt's first row.
+        slots: of a step, the first so many.
+        shown: rows of each slot that a step looks at, the first so many.
+    """
 
     rows: torch.Tensor
-    slot: int | None = None
-    start: int = 0
+    slot: int | None
+    start: int
+    slots: int
+    shown: int
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -160,7 +170,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Tokens that may be looked at, and the first of them."""
-        return (self._store.shape[2] if self._aim.slot is None else self._aim.start + query_length), 0
+        return (self._aim.shown if self._aim.slot is None else self._aim.start + query_length), 0
 
     def get_seq_length(self) -> int:
         """Tokens in the slot that is read into."""
@@ -170,12 +180,23 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Rows of a slot."""
         return int(self._store.shape[2])
 
+    def put(self, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `update` in a step, for keys and values that lie one behind the other, in one operator.
+
+        Args:
+            pairs: [slots of the step, 2 * heads, width] in the cache's dtype, keys first.
+        """
+        aim = self._aim
+        self._flat.index_copy_(1, aim.rows[: aim.slots], pairs.reshape(aim.slots, 2, -1).transpose(0, 1))
+        keys, values = self._heads_first[:, : aim.slots, :, : aim.shown]
+        return keys, values
+
     def _put(self, which: int, states: torch.Tensor) -> torch.Tensor:
         aim = self._aim
         if aim.slot is None:
             tokens = states.transpose(1, 2).reshape(len(states), -1).to(self._store.dtype)
-            self._flat[which].index_copy_(0, aim.rows, tokens)
-            return self._heads_first[which]
+            self._flat[which].index_copy_(0, aim.rows[: aim.slots], tokens)
+            return self._heads_first[which, : aim.slots, :, : aim.shown]
         kept, end = self._store[which, aim.slot], aim.start + states.shape[2]
         kept[aim.start : end] = states[0].transpose(0, 1)
         return kept[:end].transpose(0, 1)[None]
@@ -253,22 +274,24 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     Attributes:
         rows: tokens that a slot has room for.
+        dtype: of keys and values.
         at: int64 [slots]: the row of all slots' rows that each slot's next token goes to.
         crossed: of each slot, whether there is an image that cross-attention looks at.
         bytes: allocated.
     """
 
     def __init__(self, shape: KvShape, slots: int, context: int) -> None:
-        self.rows = shape.rows(context)
+        self.rows, self.dtype = shape.rows(context), shape.dtype
         each = (shape.heads, shape.width)
         self._store = _taken((shape.layers, 2, slots, self.rows, *each), shape)
         self._cross = _taken((len(shape.cross), 2, slots, shape.states, *each), shape)
         self.at = torch.arange(slots, device=shape.device) * self.rows
         self.crossed = [False] * slots
-        self._aim = _Aim(self.at)
+        self._aim = _Aim(self.at, None, 0, slots, self.rows)
         self.bytes = self._store.nbytes + self._cross.nbytes
         self._cross_layers = [_CrossLayer(layer, self._aim) for layer in self._cross]
-        layers: list[CacheLayerMixin] = [_SlotLayer(layer, self._aim) for layer in self._store]
+        self._slot_layers = [_SlotLayer(layer, self._aim) for layer in self._store]
+        layers: list[CacheLayerMixin] = list(self._slot_layers)
         for number, layer in sorted(zip(shape.cross, self._cross_layers, strict=True), key=lambda pair: pair[0]):
             layers.insert(number, layer)
         super().__init__(layers=layers)
@@ -287,10 +310,52 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._aim.slot, self._aim.start = slot, start
         self._show(slice(slot, slot + 1) if self.crossed[slot] else slice(0))
 
-    def aim_at_all(self) -> None:
-        """The next passes write one token into each slot."""
-        self._aim.slot, self._aim.start = None, 0
-        self._show(slice(None))
+    def aim_at_first(self, slots: int, rows: int) -> None:
+        """The next passes write one token into each of the first slots.
+
+        Args:
+            slots: how many.
+            rows: of each slot that they look at, the first so many.
+        """
+        aim = self._aim
+        aim.slot, aim.start, aim.slots, aim.shown = None, 0, slots, rows
+        self._show(slice(slots))
+
+    def put(self, layer: int, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one token into each slot of a step, as `update` does, but in one operator.
+
+        Args:
+            layer: its number among those that look at tokens.
+            pairs: [slots of the step, 2 * heads, width] in the cache's dtype, keys first.
+
+        Returns:
+            Keys and values, [slots, heads, rows, width] each, in the cache's dtype.
+        """
+        return self._slot_layers[layer].put(pairs)
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Copy a sequence into another slot.
+
+        Args:
+            source: its slot.
+            target: the other.
+            tokens: that it has.
+        """
+        self._store[:, :, target, :tokens] = self._store[:, :, source, :tokens]
+        if self._cross_layers:
+            self._cross[:, :, target] = self._cross[:, :, source]
+        self.crossed[target] = self.crossed[source]
+
+    def fill(self, slots: int, tokens: int, seed: int) -> None:
+        """Numbers of chance in the first tokens of the first slots, for a trial; `clear` takes them out.
+
+        Args:
+            slots, tokens: how many.
+            seed: of the numbers.
+        """
+        draw = torch.Generator(self._store.device).manual_seed(seed)
+        for layer in self._store:
+            layer[:, :slots, :tokens].normal_(generator=draw)
 
     def copy_out(self, slot: int, start: int, end: int, *, cross: bool = False) -> KeptRows:
         """A copy of some tokens of a slot.

@@ -77,14 +77,14 @@ class Prefill:
         start = bounds[len(known)]
         images = self._images(question, start)
         for at, kept in zip(bounds, known, strict=False):
-            self._step.cache.copy_in(slot, at, kept)
+            self._step.copy_in(slot, at, kept)
         logits = None
         for key, (begin, end) in list(zip(keys, pairwise(bounds), strict=True))[len(known) :]:
             piece = self._language.piece(prompt, images, begin, end)
             logits = self._step.read(piece, slot)
             if keeps:
                 crossed = piece.cross is not None and piece.cross.states is not None
-                self._prefixes.put(key, self._step.cache.copy_out(slot, begin, end, cross=crossed))
+                self._prefixes.put(key, self._step.copy_out(slot, begin, end, cross=crossed))
         assert logits is not None, "the last piece ends in logits"
         return PrefillResult(logits, start, self._encoded == encoded)
 

@@ -12,10 +12,13 @@ from edgeq.runtime.vlm.api import SamplingParams
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NOT_FINITE", "Sampler", "choose", "held", "logarithms"]
+__all__ = ["NOT_DRAWN", "NOT_FINITE", "Sampler", "choose", "held", "logarithms"]
 
 NOT_FINITE = -1
 """Chosen where logits are NaN or infinite."""
+
+NOT_DRAWN = (0.0, 1.0, 0.0)
+"""A row of `choose` that takes the likeliest token."""
 
 
 class Sampler:
@@ -30,9 +33,9 @@ class Sampler:
         return np.random.default_rng(self._sampling.seed)
 
     def roll(self) -> tuple[float, float, float]:
-        """For the next token: temperature, `top_p`, and a number drawn from [0, 1); (0, 1, 0) where none is drawn."""
+        """For the next token: temperature, `top_p`, and a number drawn from [0, 1); `NOT_DRAWN` where none is drawn."""
         if self.greedy:
-            return 0.0, 1.0, 0.0
+            return NOT_DRAWN
         return self._sampling.temperature, self._sampling.top_p, float(self._source.random())
 
 
@@ -48,7 +51,7 @@ def choose(logits: torch.Tensor, rolls: torch.Tensor | None = None) -> torch.Ten
     """
     values = logits.float()
     likeliest = values.argmax(-1, keepdim=True)
-    chosen = likeliest if rolls is None else _draw(values, rolls).where(rolls[:, :1] > 0, likeliest)
+    chosen = likeliest if rolls is None else _drawn(values, rolls, likeliest)
     finite = values.gather(1, likeliest).isfinite()
     tokens: torch.Tensor = chosen.where(finite, NOT_FINITE)[:, 0]
     return tokens
@@ -77,7 +80,7 @@ def held(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
 
 def logarithms(
     logits: torch.Tensor, tokens: torch.Tensor, count: int
-) -> tuple[list[float], list[list[int]], list[list[float]]]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """How likely tokens were, as natural logarithms, at temperature 1.
 
     Args:
@@ -86,12 +89,27 @@ def logarithms(
         count: of the likeliest tokens that are told beside each, at most the vocabulary.
 
     Returns:
-        Of each token its logarithm, and of each row the likeliest tokens and their logarithms, the likeliest first.
+        Of each token its logarithm, float32 [n], and of each row the likeliest tokens, int64 [n, count], and their
+        logarithms, float32 [n, count], the likeliest first.
     """
     values = logits.float().log_softmax(-1)
     picked = values.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
     highest, ids = values.topk(min(count, values.shape[1]), -1)
-    return picked.tolist(), ids.tolist(), highest.tolist()
+    return picked, ids, highest
+
+
+def _drawn(values: torch.Tensor, rolls: torch.Tensor, likeliest: torch.Tensor) -> torch.Tensor:
+    """Tokens drawn in the rows that draw, and the likeliest in the others, int64 [n, 1].
+
+    How a kernel sums may depend on the number of rows. On a CPU each row is therefore drawn by itself, and no other is
+    sorted; elsewhere the caller gives the same number of rows each time.
+    """
+    if values.device.type != "cpu":
+        return _draw(values, rolls).where(rolls[:, :1] > 0, likeliest)
+    chosen = likeliest.clone()
+    for row in (rolls[:, 0] > 0).nonzero()[:, 0].tolist():
+        chosen[row] = _draw(values[row : row + 1], rolls[row : row + 1])[0]
+    return chosen
 
 
 def _draw(values: torch.Tensor, rolls: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from decoders import CONTEXT, Parts, noise, shared_parts
@@ -179,6 +180,7 @@ def test_a_shorter_context_than_the_bundles(prepared_vlm: PreparedVlm) -> None:
 
 
 def test_options_out_of_range() -> None:
-    for wrong in ({"slots": 0}, {"queue": -1}, {"context": 0}, {"budget_bytes": 0}):
+    ranges: list[dict[str, Any]] = [{"slots": 0}, {"queue": -1}, {"context": 0}, {"budget_bytes": 0}]
+    for wrong in (*ranges, {"fused_prefill_rows": -1}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} is"):
             replace(RuntimeOptions(), **wrong)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from decoders import Parts, noise, open_parts, shared_parts
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures
 from edgeq.runtime.vlm.api import GenerationRequest, SamplingParams, Turn
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder, TokenEvent
+from edgeq.runtime.vlm.decode_step import StepOptions
 from edgeq.runtime.vlm.tokenize import TokenizedRequest
 
 QUESTIONS = ("what is it?", "is it a crack, or not?", "where", "how bad is it? say it in a word")
@@ -76,12 +79,16 @@ def together(
     return [summary(one) for one in said]
 
 
-@pytest.mark.parametrize(("count", "masked"), [(54, False), (24, True)])
-def test_an_answer_does_not_depend_on_the_company(parts: Parts, count: int, masked: bool) -> None:
-    """Requests in slots of chance, with caches that are too small for all, against each alone in the first slot."""
-    decoder, fresh = parts.decoder(cache_bytes=90_000), parts.decoder(cache_bytes=0)
-    for one in (decoder, fresh):
-        one._step._masked = masked  # as on a GPU
+@pytest.mark.parametrize(
+    ("count", "options"), [(54, StepOptions()), (24, StepOptions(masked=True)), (24, StepOptions(ahead=True))]
+)
+def test_an_answer_does_not_depend_on_the_company(parts: Parts, count: int, options: StepOptions) -> None:
+    """Requests in slots of chance, with caches that are too small for all, against each alone in the first slot.
+
+    On a CPU's way; through masks, as on a GPU; and with each step begun before the tokens of the last one are read.
+    """
+    decoder = parts.decoder(cache_bytes=90_000, options=options)
+    fresh = parts.decoder(cache_bytes=0, options=replace(options, ahead=False))
     questions = [parts.question(ask) for ask in mixed(count, seed=3)]
     found = together(decoder, questions, seed=4)
     figures = decoder.kept.figures("prefixes")
@@ -91,6 +98,32 @@ def test_an_answer_does_not_depend_on_the_company(parts: Parts, count: int, mask
     assert found == expected
     assert len({tuple(ids) for ids, _, _ in found}) > count / 2, "the answers differ"
     assert len({ended for _, _, ended in found}) > 1, "and end in several ways"
+
+
+def test_a_step_begun_ahead_is_done_again_only_where_somebody_came_or_went(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three answers of 9 tokens, whose first says the prompt: the last step of each is not begun ahead."""
+    decoder = parts.decoder(options=StepOptions(ahead=True))
+    forwards: list[int] = []
+    forward = decoder._step.forward
+
+    def counted() -> torch.Tensor:
+        forwards.append(len(decoder._step.order))
+        return forward()
+
+    monkeypatch.setattr(decoder._step, "forward", counted)
+    questions = [parts.question(GenerationRequest.about(noise(slot), "what is it?", 9)) for slot in range(3)]
+    for slot in (0, 1):
+        decoder.begin(slot, questions[slot])
+    for _ in range(3):
+        decoder.step()
+    assert len(forwards) == 4, "the fourth is begun"
+    decoder.begin(2, questions[2])
+    said = [len(decoder.step()) for _ in range(8)]
+    assert said == [3] * 5 + [1] * 3
+    assert len(forwards) == 4 + 5 + 3
+    assert decoder.steps == 3 + 8
 
 
 def test_one_token_costs_one_step_however_many_are_served(parts: Parts) -> None:
@@ -160,11 +193,12 @@ def test_a_slot_that_was_let_go_says_nothing(parts: Parts) -> None:
         assert alone(decoder, question, slot=1) == expected
 
 
+@pytest.mark.parametrize("options", [StepOptions(), StepOptions(masked=True, ahead=True)])
 def test_what_is_not_a_number_ends_one_answer_and_leaves_nothing_behind(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, options: StepOptions
 ) -> None:
     """Features beyond FP16 become infinite in the language model."""
-    decoder = parts.decoder()
+    decoder = parts.decoder(options=options)
     good = parts.question(GenerationRequest.about(noise(2), "what is it?", 12))
     expected = alone(decoder, good)
     decoder.begin(0, good)

@@ -57,8 +57,8 @@ def rest(step: DecodeStep, prompt: LongPrompt, slot: int, tokens: list[int]) -> 
     step.occupy(slot, tokens[0], len(prompt.ids), prompt.behind)
     found = []
     for token in tokens[1:]:
-        found.append(step.forward()[slot].clone())
-        step.advance(torch.full((len(step.cache.crossed),), token))
+        found.append(step.forward()[0].clone())
+        step.advance(torch.tensor([token]))
     step.vacate(slot)
     return found
 
@@ -98,19 +98,19 @@ def test_an_image_goes_with_the_tokens_that_are_kept() -> None:
     step = DecodeStep(model, slots=3, context=40, cross_states=STATES)
     first, last = pieces(model, image)
     step.read(first, 0)
-    kept = step.cache.copy_out(0, 0, first.tokens, cross=True)
+    kept = step.copy_out(0, 0, first.tokens, cross=True)
     assert kept.nbytes == first.tokens * step.shape.token_bytes + step.shape.cross_bytes
-    step.cache.clear(0)
-    assert not step.cache.copy_out(0, 0, 40, cross=True).cross.any()  # type: ignore[union-attr]
-    step.cache.copy_in(2, 0, kept)
+    step.vacate(0, clear=True)
+    assert not step.copy_out(0, 0, 40, cross=True).cross.any()  # type: ignore[union-attr]
+    step.copy_in(2, 0, kept)
     found = step.read(last, 2)
     assert found is not None
     assert close(found[0], logits[0])
     assert all(map(close, rest(step, image, 2, tokens), logits[1:]))
     step.read(pieces(model, text)[0], 0)
-    kept = step.cache.copy_out(0, 0, text.cut)
+    kept = step.copy_out(0, 0, text.cut)
     assert kept.nbytes == text.cut * step.shape.token_bytes
-    step.cache.copy_in(2, 0, kept)
+    step.copy_in(2, 0, kept)
     found = step.read(pieces(model, text)[1], 2)
     assert found is not None
     assert close(found[0], text_logits[0])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from language_halves import HALVES, WINDOW, LongPrompt, answer_together, pieces, tiny_half, words
+from simulated_graphs import SimulatedGraphs
 
-from edgeq.runtime.vlm.decode_step import DecodeStep
+from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
 
 STEPS = 7
 
@@ -66,3 +69,81 @@ def test_only_the_last_token_of_a_prompt_goes_through_the_head(name: str) -> Non
     assert given == []
     step.read(last, 1)
     assert given == [1]
+
+
+def company(step: DecodeStep, model: Any, prompts: Sequence[LongPrompt], seed: int) -> dict[int, list[torch.Tensor]]:
+    """Logits of each prompt's steps, as prompts come into slots of chance and leave; tokens are the likeliest."""
+    draw, waiting = random.Random(seed), list(range(len(prompts)))
+    slots = len(step.cache.crossed)
+    running: dict[int, int] = {}
+    found: dict[int, list[torch.Tensor]] = {number: [] for number in waiting}
+    while waiting or running:
+        free = [slot for slot in range(slots) if slot not in running]
+        while waiting and free and (not running or draw.random() < 0.4):
+            number, slot = waiting.pop(0), free.pop(draw.randrange(len(free)))
+            (piece,) = pieces(model, prompts[number])
+            first = step.read(piece, slot)
+            assert first is not None
+            step.occupy(slot, int(first.argmax()), len(prompts[number].ids), prompts[number].behind)
+            running[slot] = number
+        order, logits = tuple(step.order), step.forward().clone()
+        step.advance(logits.argmax(-1))
+        for slot, row in zip(order, logits, strict=False):
+            found[running[slot]].append(row)
+            if len(found[running[slot]]) == 5 + running[slot] % 4:
+                step.vacate(slot)
+                del running[slot]
+    return found
+
+
+@pytest.mark.parametrize("way", ["own tokens", "rows through a mask", "graphs"])
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_the_bits_do_not_depend_on_the_company(name: str, way: str) -> None:
+    """Short prompts and some that grow over the border between two lengths of a graph, each against itself alone.
+
+    In FP16, whose products have the same bits for any number of rows on most CPUs: so that narrower steps are taken.
+    """
+    model, graphs = tiny_half(name).half(), SimulatedGraphs()
+    prompts = [LongPrompt(words(count, count)) for count in (5, 253, 9, 258, 3, 251, 40, 17, 252)]
+    options = {"own tokens": StepOptions(), "rows through a mask": StepOptions(masked=True)}
+    step = DecodeStep(model, 4, 400, options=options.get(way) or StepOptions(capture=graphs))
+    assert graphs.count == (8 if way == "graphs" else 0), "4 numbers of slots and 2 lengths"
+    together = company(step, model, prompts, seed=1)
+    for number, prompt in enumerate(prompts):
+        alone = company(step, model, [prompt], seed=0)[0]
+        for left, right in zip(together[number], alone, strict=False):
+            assert torch.equal(left, right)
+
+
+def test_an_occupied_slot_is_among_the_first_and_no_other_is_computed() -> None:
+    model = tiny_half("llama")
+    step = DecodeStep(model, slots=4, context=40, options=StepOptions(batch_invariant=False))
+    given: list[int] = []
+    model.model.embed_tokens.register_forward_pre_hook(lambda _embed, inputs: given.append(len(inputs[0])))
+    for slot in (2, 0, 3):
+        (piece,) = pieces(model, LongPrompt(words(6 + slot, slot)))
+        step.read(piece, slot)
+        step.occupy(slot, 7, 6 + slot, 6 + slot)
+    assert step.order == [2, 0, 3]
+    given.clear()
+    before = step.forward().clone()
+    step.vacate(2)
+    assert step.order == [3, 0]
+    after = step.forward()
+    assert given == [3, 2]
+    assert torch.allclose(after, before[[2, 1]], atol=1e-4 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_shape_that_gives_other_bits_is_used_on_request_alone(exact: bool) -> None:
+    """A head that answers one row by itself a little otherwise, as another kernel might."""
+    model = tiny_half("llama")
+    nudge = 1 + 2**-20
+
+    def other(_head: torch.nn.Module, inputs: tuple[torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
+        return logits * nudge if len(inputs[0]) == 1 else logits
+
+    model.lm_head.register_forward_hook(other)
+    step = DecodeStep(model, slots=3, context=40, options=StepOptions(batch_invariant=exact))
+    assert [shape.slots for shape in step.shapes] == ([3, 2] if exact else [3, 2, 1])
+    assert not step.cache.copy_out(1, 0, 64).rows.any(), "nothing of the trial is left"

@@ -62,7 +62,7 @@ def test_a_step_writes_one_token_into_each_slot_and_shows_all_rows() -> None:
     prompt = numbered(1, 3, 0)
     cache.update(prompt, prompt, layer_idx=0)
     cache.at[1] += 3
-    cache.aim_at_all()
+    cache.aim_at_first(2, 64)
     new = numbered(2, 1, 500)
     keys, values = cache.update(new, -new, layer_idx=0)
     assert keys.shape == (2, 2, 64, 3)
@@ -71,6 +71,32 @@ def test_a_step_writes_one_token_into_each_slot_and_shows_all_rows() -> None:
     assert torch.equal(values[1, :, 3:4], -new[1])
     assert (keys[:, :, 4:] == 0).all()
     assert cache.get_mask_sizes(1, 0) == (64, 0)
+
+
+def test_keys_and_values_written_together_are_those_written_apart() -> None:
+    """Into the first two of three slots, of which the first four rows are looked at."""
+    new = numbered(2, 1, 500)
+    apart, together = (SlotCache(SHAPE, slots=3, context=10) for _ in range(2))
+    for cache in (apart, together):
+        cache.at += torch.tensor([3, 1, 0])
+        cache.aim_at_first(2, 4)
+    expected = apart.update(new, -new, layer_idx=1)
+    found = together.put(1, torch.cat([new, -new], 1)[:, :, 0].float())
+    assert found[0].shape == found[1].shape == (2, 2, 4, 3)
+    assert all(map(torch.equal, found, expected))
+    assert all(torch.equal(together.copy_out(slot, 0, 64).rows, apart.copy_out(slot, 0, 64).rows) for slot in range(3))
+
+
+def test_a_sequence_that_moves() -> None:
+    cache = SlotCache(SHAPE, slots=3, context=10)
+    cache.fill(3, 6, seed=1)
+    before = [cache.copy_out(slot, 0, 64).rows for slot in range(3)]
+    assert all(rows[:, :, :6].all() and not rows[:, :, 6:].any() for rows in before)
+    cache.move(2, 0, tokens=4)
+    after = [cache.copy_out(slot, 0, 64).rows for slot in range(3)]
+    assert torch.equal(after[0][:, :, :4], before[2][:, :, :4])
+    assert torch.equal(after[0][:, :, 4:], before[0][:, :, 4:])
+    assert all(map(torch.equal, after[1:], before[1:]))
 
 
 def test_what_is_copied_out_of_a_slot_can_be_put_into_another() -> None:

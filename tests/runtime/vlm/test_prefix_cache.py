@@ -73,7 +73,7 @@ def test_a_second_question_has_the_bits_of_a_fresh_prompt(parts: Parts) -> None:
         fresh = cold.read(question, slot=2)
         assert torch.equal(again.logits, fresh.logits)
         n = len(question.prompt.ids)
-        assert torch.equal(slots.cache.copy_out(slot, 0, n).rows, fresh_slots.cache.copy_out(2, 0, n).rows)
+        assert torch.equal(slots.copy_out(slot, 0, n).rows, fresh_slots.copy_out(2, 0, n).rows)
 
 
 def test_a_prompt_is_always_read_in_the_same_pieces(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_a_question_more_reads_only_what_is_new(parts: Parts, monkeypatch: pytes
         cold, fresh_slots = reader(parts)
         fresh, n = cold.read(question, slot=1), len(question.prompt.ids)
         assert torch.equal(read.logits, fresh.logits)
-        assert torch.equal(slots.cache.copy_out(0, 0, n).rows, fresh_slots.cache.copy_out(1, 0, n).rows)
+        assert torch.equal(slots.copy_out(0, 0, n).rows, fresh_slots.copy_out(1, 0, n).rows)
         before = n
         turns.append(Turn.said("assistant", "ok"))
 

@@ -1,0 +1,54 @@
+"""A step's layers in fewer operators, against those of transformers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from language_halves import LongPrompt, pieces, tiny_half, words
+from vlm import TEXT
+
+from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
+
+FORMS = ("llama", "mistral", "qwen2", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""With biases and without, windows and without, positions of several axes, and norms of heads."""
+
+
+def logits(model: Any, options: StepOptions) -> list[torch.Tensor]:
+    """Of three steps of two answers."""
+    step = DecodeStep(copy.deepcopy(model), slots=2, context=40, options=options)
+    assert step.fused == (options.fused and model.config.model_type != "granite")
+    for slot, count in enumerate((5, 14)):
+        (piece,) = pieces(model, LongPrompt(words(count, count)))
+        step.read(piece, slot)
+        step.occupy(slot, 3 + slot, count, count)
+    found = []
+    for _ in range(3):
+        found.append(step.forward().clone())
+        step.advance(found[-1].argmax(-1))
+    return found
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("name", FORMS)
+def test_the_bits_are_those_of_transformers(name: str, dtype: torch.dtype, masked: bool) -> None:
+    model = tiny_half(name).to(dtype)
+    ours, theirs = (logits(model, StepOptions(fused=fused, masked=masked)) for fused in (True, False))
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_model_of_the_same_parts_that_computes_something_else() -> None:
+    """Granite multiplies what a layer adds; so does nothing that its parts are called."""
+    torch.manual_seed(0)
+    model = transformers.GraniteForCausalLM(transformers.GraniteConfig(**TEXT, residual_multiplier=0.5)).eval()
+    ours, theirs = (logits(model, StepOptions(fused=fused)) for fused in (True, False))
+    assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "mllama"])
+def test_other_forms_are_left_to_transformers(name: str) -> None:
+    assert not DecodeStep(tiny_half(name), slots=2, context=40).fused
