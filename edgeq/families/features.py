@@ -36,7 +36,7 @@ def like(values: NDArray[np.float32], other: Any) -> Any:
 
 
 def on_host(values: Any) -> NDArray[np.float32]:
-    """An array as it is, or a tensor's numbers as one."""
+    """An array as it is, or a tensor's numbers as one: float32 [..., hidden]."""
     if isinstance(values, np.ndarray):
         return values
     copied: NDArray[np.float32] = values.cpu().numpy()

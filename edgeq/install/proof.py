@@ -85,7 +85,8 @@ def _passes_confined(bundle: Path, backend: EngineBackend | None, threads: int |
     """Whether a bundle passes in a child, which is killed where its graph takes more than it may.
 
     False where an engine must be built first, and where it fails: it is checked once more then, in this process, which
-    says best why; the child has shown that this ends.
+    says best why; the child has shown that this ends. So it is with a backend on the GPU, which does not start within
+    the child's limits: there the usual one shows it.
 
     Raises:
         LimitError: it takes more time or memory, or it ends the child.
@@ -94,14 +95,15 @@ def _passes_confined(bundle: Path, backend: EngineBackend | None, threads: int |
     chosen = backend or (backend_here() if two_towers else backend_here(canary_graph(bundle).name))
     if chosen.built:
         return False
-    plain = {"bundle": str(bundle.resolve()), "backend": chosen.name, "threads": threads}
+    tried = chosen if chosen.place is None else DEFAULT
+    plain = {"bundle": str(bundle.resolve()), "backend": tried.name, "threads": threads}
     try:
         run_confined(f"{__name__}:check_confined", plain, limits=trial_limits(bundle), what=f"{bundle}")
     except LimitError:
         raise
     except EdgeqError:
         return False
-    return True
+    return tried is chosen
 
 
 def check_confined(plain: Mapping[str, Any], _data: bytearray) -> Made:

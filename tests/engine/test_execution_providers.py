@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from classifier_bundle import classifier_bundle
 from command import Edgeq, assert_refused
 from onnx import TensorProto, helper
 from PIL import Image
@@ -28,6 +29,7 @@ from edgeq.engine.registry import DEFAULT, PROVIDERS, backend, require
 from edgeq.engine_store.candidate import open_candidate, placement_for
 from edgeq.errors import EngineError, OutputError
 from edgeq.families.modules import read_vlm
+from edgeq.install import proof
 from edgeq.plan.memory import plan_memory
 from edgeq.service.settings import ServiceSettings
 
@@ -75,7 +77,7 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
         return list(self.given or [name for name, _ in self.asked])
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
-        return []  # as releases before 1.24 say nothing
+        return []  # as older releases, which say nothing
 
 
 @pytest.fixture
@@ -228,6 +230,23 @@ def test_a_bundle_runs_in_it_with_the_graph_that_was_made_for_it(wheel: type[Ses
         assert found.open().run({"x": X})["y"].tolist() == [[1.0, 0.0]]
         assert asked(wheel)[ORT_NAMES[each.name]]["device_id"] == "0"
     assert (tmp_path / "store" / "onnxruntime-tensorrt").is_dir()
+
+
+def test_installing_tries_the_graph_on_the_cpu_and_checks_it_in_the_provider(
+    wheel: type[Session], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child that is killed where a graph takes too much is a real process, in which nothing is simulated."""
+    tried: list[str] = []
+    confined = proof.run_confined
+
+    def spied(function: str, plain: Any, **options: Any) -> Any:
+        tried.append(plain["backend"])
+        return confined(function, plain, **options)
+
+    monkeypatch.setattr(proof, "run_confined", spied)
+    proof.canary_check(tmp_path / "engines", backend=CUDA, threads=1)(classifier_bundle(tmp_path_factory))
+    assert tried == [DEFAULT.name]
+    assert asked(wheel)["CUDAExecutionProvider"] == CUDA_OPTIONS
 
 
 def test_settings_take_their_names() -> None:

@@ -75,8 +75,8 @@ def test_a_gpu_that_is_lost_in_the_capture_is_no_fallback() -> None:
 
 
 def test_a_step_that_cannot_be_captured_decodes_all_the_same() -> None:
-    def refused(_run: Callable[[], None]) -> Callable[[], None]:
-        raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+    def refused(run: Callable[[], None]) -> Callable[[], None]:
+        raise torch.AcceleratorError(f"CUDA error: operation not permitted when stream is capturing {run.__name__}")
 
     def said(step: DecodeStep) -> torch.Tensor:
         first, last = pieces(model, LongPrompt(words(9, 1), 5))
