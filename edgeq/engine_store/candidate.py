@@ -12,15 +12,17 @@ from edgeq.engine import Engine
 from edgeq.engine.base import EngineBackend, Placement
 from edgeq.engine.registry import BUILT, DEFAULT, require
 from edgeq.engine.tensorrt import TensorRtEngine
+from edgeq.engine_store.key import KeyParts, engine_key
 from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.engine_store.planned import build_key, has_both, plan_build
-from edgeq.engine_store.quicker import read_choice
+from edgeq.engine_store.quicker import chosen_half, read_choice
 from edgeq.engine_store.second_try import find_built
 from edgeq.engine_store.store import EngineStore, StoredEngine
 from edgeq.errors import EngineError
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import MEMORY
+from edgeq.tensorrt.inputs import FP16_INPUTS
 from edgeq.tensorrt.loading import QuantizationMode, load_tensorrt, version_of
 from edgeq.tensorrt.memory import open_memory
 
@@ -193,10 +195,11 @@ def find_engine(
         EngineError: the store has no such engine.
     """
     settings = plan_build(bundle, encoder=encoder, quantization=quantization, tensorrt=release)
-    parts = build_key(bundle, manifest, settings, machine or read_machine())
+    machine = machine or read_machine()
+    parts = build_key(bundle, manifest, settings, machine)
     found = find_built(EngineStore(store), parts)
-    if found is not None and has_both(manifest):
-        found = _chosen(found, EngineStore(store))
+    if has_both(manifest):
+        found = _chosen(found, EngineStore(store)) if found else _half(bundle, manifest, parts, store, machine)
     if found is None:
         nearest = EngineStore(store).explain(parts)
         raise EngineError(
@@ -210,6 +213,14 @@ def find_engine(
             + (f" --quantization {quantization}" if quantization else ""),
         )
     return found.engine
+
+
+def _half(bundle: Path, manifest: Manifest, int8: KeyParts, store: Path, machine: Machine) -> StoredEngine | None:
+    """The FP16 engine where it was taken because no INT8 engine could be made."""
+    settings = plan_build(bundle, quantization=int8.quantization, tensorrt=int8.tensorrt, described=FP16_INPUTS)
+    half = build_key(bundle, manifest, settings, machine, described=FP16_INPUTS)
+    found = find_built(EngineStore(store), half)
+    return found if chosen_half(found, engine_key(int8)) else None
 
 
 def _chosen(int8: StoredEngine, store: EngineStore) -> StoredEngine | None:

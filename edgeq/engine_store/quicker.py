@@ -23,7 +23,17 @@ from edgeq.quality.latency import DEFAULT_TIMING, Latency, Timing, measure_laten
 from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.runtime.canary.check import compare_canaries, run_canaries
 
-__all__ = ["CHOICE", "Contender", "EngineChoice", "EnginePrecision", "canary_failures", "choose_engine", "read_choice"]
+__all__ = [
+    "CHOICE",
+    "Contender",
+    "EngineChoice",
+    "EnginePrecision",
+    "canary_failures",
+    "choose_engine",
+    "choose_half",
+    "chosen_half",
+    "read_choice",
+]
 
 CHOICE: Final = "choice.json"
 """The file's name beside each of the two engines."""
@@ -142,6 +152,65 @@ def choose_engine(
     for each in engines.values():
         choice.save(each.engine.with_name(CHOICE))
     return choice
+
+
+def choose_half(
+    bundle: Path,
+    manifest: Manifest,
+    half: StoredEngine,
+    int8: str,
+    failure: str,
+    opener: OpenEngine,
+    *,
+    root: Path = Path("/"),
+) -> EngineChoice:
+    """Take the FP16 engine where no INT8 engine could be made, if it sees, and write why beside it.
+
+    Args:
+        bundle: that it was built from, which was checked.
+        manifest: its own.
+        half: the FP16 engine.
+        int8: the key that the INT8 engine would have.
+        failure: why there is none, in a sentence.
+        opener: opens engines.
+        root: where `etc`, `proc`, `sys` and `var` are.
+
+    Raises:
+        ArtifactError: the bundle has no canaries that can be used.
+        GateError: it does not see.
+        OutputError: the store cannot be written.
+    """
+    found = canary_failures(open_canaries(bundle, manifest), half.engine, opener)
+    if found:
+        raise GateError(
+            "no INT8 engine could be made, and the FP16 engine does not compute what the workshop saw",
+            causes=(f"INT8: {failure}", f"FP16: {found[0]}"),
+            next_step="edgeq verify-engine BUNDLE --backend tensorrt tells more",
+        )
+    choice = EngineChoice(
+        chosen="fp16",
+        because=f"no INT8 engine could be made here: {failure}",
+        engines={
+            "int8": Contender(key=int8, sees=False, failures=(failure,), milliseconds=None),
+            "fp16": Contender(key=half.record.key, sees=True, failures=(), milliseconds=None),
+        },
+        latency=None,
+        power=read_power(root),
+    )
+    choice.save(half.engine.with_name(CHOICE))
+    return choice
+
+
+def chosen_half(half: StoredEngine | None, int8: str | None) -> EngineChoice | None:
+    """Why the FP16 engine is taken where there is no INT8 engine; None where nobody looked.
+
+    Args:
+        half: the FP16 engine; None where there is none.
+        int8: the key that the INT8 engine would have.
+    """
+    choice = read_choice(half.engine) if half is not None else None
+    held = choice is not None and choice.chosen == "fp16" and choice.engines["int8"].key == int8
+    return choice if held else None
 
 
 def canary_failures(canaries: CanarySet, engine: Path, opener: OpenEngine) -> tuple[str, ...]:

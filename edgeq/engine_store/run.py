@@ -19,11 +19,11 @@ from edgeq.engine_store.key import KeyParts, engine_key
 from edgeq.engine_store.machine import Machine, read_machine
 from edgeq.engine_store.maker import Job, Maker, TensorRtMaker
 from edgeq.engine_store.planned import build_key, encoders_of, has_both, plan_build
-from edgeq.engine_store.quicker import EngineChoice, EnginePrecision, choose_engine
-from edgeq.engine_store.second_try import SecondTry, find_built, make_engine, read_second_try, try_again
+from edgeq.engine_store.quicker import EngineChoice, EnginePrecision, choose_engine, choose_half, chosen_half
+from edgeq.engine_store.second_try import SecondTry, SecondTryError, find_built, make_engine, read_second_try, try_again
 from edgeq.engine_store.store import EngineStore, StoredEngine
 from edgeq.engine_store.verify_engine import canary_sets
-from edgeq.errors import ArtifactError, EngineError, QuantizeError
+from edgeq.errors import ArtifactError, EdgeqError, EngineError, QuantizeError
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, FP16_INPUTS
@@ -166,10 +166,9 @@ def build(
     building = _Building(
         bundle, manifest, maker, EngineStore(store), free_bytes, backend, opener or backend.open, timing, report, say
     )
-    made = [building.made(each) for each in planned]
     if has_both(manifest):
-        report("compare", 0, 0)
-        return {"": building.quicker(*made)}
+        return {"": building.of_both(*planned)}
+    made = [building.made(each) for each in planned]
     return {each.settings.encoder: engine for each, engine in zip(planned, made, strict=True)}
 
 
@@ -241,13 +240,37 @@ class _Building:
             second_try=second,
         )
 
-    def quicker(self, int8: BuiltEngine, half: BuiltEngine) -> BuiltEngine:
-        """The quicker of two engines that see."""
+    def of_both(self, int8: _Planned, half: _Planned) -> BuiltEngine:
+        """The quicker of an INT8 and an FP16 engine; the FP16 engine where no INT8 engine can be made."""
+        before = None if find_built(self.store, int8.parts) else find_built(self.store, half.parts)
+        choice = chosen_half(before, engine_key(int8.parts))
+        if choice is not None:
+            return self._taken(self.made(half), choice)
+        try:
+            first = self.made(int8)
+        except (UnbuiltError, QuantizeError, SecondTryError) as error:
+            self.say(f"{error.what}: the FP16 engine takes its place, if it sees. {error.next_step}")
+            return self._instead(half, engine_key(int8.parts) or "", error)
+        second = self.made(half)
+        self.report("compare", 0, 0)
+        return self._quicker(first, second)
+
+    def _instead(self, half: _Planned, int8: str, error: EdgeqError) -> BuiltEngine:
+        made = self.made(half)
+        kept = self.store.find(made.key or "")
+        if kept is None:
+            raise error
+        return self._taken(made, choose_half(self.bundle, self.manifest, kept, int8, error.what, self.opener))
+
+    def _quicker(self, int8: BuiltEngine, half: BuiltEngine) -> BuiltEngine:
         built: dict[EnginePrecision, BuiltEngine] = {"int8": int8, "fp16": half}
         engines = {name: found for name, each in built.items() if (found := self.store.find(each.key or ""))}
         choice = choose_engine(self.bundle, self.manifest, engines, self.opener)
-        taken = built[choice.chosen]
-        return taken.model_copy(update={"choice": choice, "because": f"{taken.because}; {choice.because}"})
+        return self._taken(built[choice.chosen], choice)
+
+    @staticmethod
+    def _taken(engine: BuiltEngine, choice: EngineChoice) -> BuiltEngine:
+        return engine.model_copy(update={"choice": choice, "because": f"{engine.because}; {choice.because}"})
 
     def _make(self, wanted: _Planned) -> StoredEngine:
         encoder = wanted.settings.encoder

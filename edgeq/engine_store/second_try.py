@@ -26,10 +26,22 @@ from edgeq.runtime.canary.canary_set import CanarySet
 from edgeq.tensorrt.outcome import REPORT, BuildReport
 from edgeq.tensorrt.settings import preferred
 
-__all__ = ["SECOND_TRY", "SecondTry", "find_built", "make_engine", "read_second_try", "try_again"]
+__all__ = [
+    "SECOND_TRY",
+    "SecondTry",
+    "SecondTryError",
+    "find_built",
+    "make_engine",
+    "read_second_try",
+    "try_again",
+]
 
 SECOND_TRY: Final = "second-try.json"
 """The file's name beside the engine of a second try."""
+
+
+class SecondTryError(GateError):
+    """The engine of a second try does not compute what the workshop saw."""
 
 
 class SecondTry(Artifact):
@@ -118,7 +130,7 @@ def try_again(
         opener: opens the engine for them.
 
     Raises:
-        GateError: the engine does not compute what the workshop saw.
+        SecondTryError: the engine does not compute what the workshop saw.
         EdgeqError: the second try fails as well.
     """
     settings, second = job.settings.preferring(), _second(parts)
@@ -156,9 +168,9 @@ def _differs(job: Job) -> tuple[str, ...]:
     return BuildReport.load(job.evidence / REPORT).differs
 
 
-def _blind(failures: tuple[str, ...], job: Job) -> GateError:
+def _blind(failures: tuple[str, ...], job: Job) -> SecondTryError:
     kept = f"what was built is in {job.evidence}; " if job.evidence is not None and job.evidence.exists() else ""
-    return GateError(
+    return SecondTryError(
         f"the engine of the second try does not compute what the workshop saw: {failures[0]}",
         causes=(*failures[1:], "precisions that are preferred were left where they cost accuracy"),
         next_step=f"{kept}leave --quantization implicit out: the Q/DQ graph says itself what is computed in which type",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +16,17 @@ from numpy.typing import NDArray
 from pictures import draw_pictures
 from simulated import ORIN, RELEASE
 
-from edgeq.bundle.manifest import read_manifest
+from edgeq.bundle.manifest import read_manifest, write_manifest
 from edgeq.engine.base import Engine
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.engine_store.candidate import find_engine
 from edgeq.engine_store.maker import Job
 from edgeq.engine_store.quicker import CHOICE, EngineChoice, choose_engine
 from edgeq.engine_store.run import BuiltEngine, build
-from edgeq.errors import EngineError, GateError
+from edgeq.errors import ArtifactError, EngineError, GateError, QuantizeError
 from edgeq.pipeline.classifier import Options, prepare
 from edgeq.quality.gate import GateBounds
+from edgeq.runtime.canary.canaries import CANARIES
 
 INT8, FP16 = "model.int8.trt.onnx", "model.fp16.onnx"
 PLENTY = 1 << 40
@@ -79,8 +81,8 @@ class Opener:
         return Blind(engine) if wrong else engine
 
 
-def run(bundle: Path, store: Path, opener: Opener, maker: GraphMaker | None = None) -> BuiltEngine:
-    given: dict[str, Any] = {"quantization": "explicit", "machine": ORIN, "free_bytes": PLENTY}
+def run(bundle: Path, store: Path, opener: Opener, maker: GraphMaker | None = None, **others: Any) -> BuiltEngine:
+    given: dict[str, Any] = {"quantization": "explicit", "machine": ORIN, "free_bytes": PLENTY} | others
     return build(bundle, store, maker=maker or GraphMaker(), opener=opener, **given)[""]
 
 
@@ -140,6 +142,57 @@ def test_where_neither_sees_there_is_no_engine(bundle: Path, tmp_path: Path) -> 
         run(bundle, tmp_path / "store", Opener(bundle, (INT8, FP16)))
     with pytest.raises(EngineError, match="has no engine of"):
         find_engine(bundle, read_manifest(bundle), tmp_path / "store", RELEASE, quantization="explicit", machine=ORIN)
+
+
+@dataclass
+class HalfMaker(GraphMaker):
+    """A TensorRT whose INT8 engine is another than was planned."""
+
+    def make(self, job: Job) -> bytes:
+        engine = super().make(job)
+        if job.settings.graph == INT8:
+            raise QuantizeError("the engine differs from its plan in 1 places", next_step="it is kept")
+        return engine
+
+
+def test_fp16_takes_the_place_of_an_int8_engine_that_cannot_be_made(bundle: Path, tmp_path: Path) -> None:
+    """A strongly typed network has nothing to loosen, and the bundle has another graph."""
+    maker, store, said = HalfMaker(), tmp_path / "store", []
+    built = run(bundle, store, Opener(bundle), maker, say=said.append)
+    assert maker.graphs == [INT8, FP16]
+    assert built.engine.read_bytes() == (bundle / FP16).read_bytes()
+    assert built.choice is not None
+    assert (built.choice.chosen, built.choice.engines["int8"].failures) == (
+        "fp16",
+        ("the engine differs from its plan in 1 places",),
+    )
+    assert "no INT8 engine could be made here: the engine differs from its plan in 1 places" in built.because
+    assert said == [
+        "the engine differs from its plan in 1 places: the FP16 engine takes its place, if it sees. it is kept"
+    ]
+    found = find_engine(bundle, read_manifest(bundle), store, RELEASE, quantization="explicit", machine=ORIN)
+    assert found == built.engine
+    again = run(bundle, store, Opener(bundle), maker)
+    assert (again.engine, again.choice, again.reused) == (built.engine, built.choice, True)
+    assert maker.graphs == [INT8, FP16], "what cannot be made is not tried each time"
+
+
+def test_an_fp16_engine_that_does_not_see_takes_no_place(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="no INT8 engine could be made, and the FP16 engine does not compute"):
+        run(bundle, tmp_path / "store", Opener(bundle, (FP16,)), HalfMaker())
+    with pytest.raises(EngineError, match="has no engine of"):
+        find_engine(bundle, read_manifest(bundle), tmp_path / "store", RELEASE, machine=ORIN)
+
+
+def test_without_canaries_nothing_is_built(bundle: Path, tmp_path: Path) -> None:
+    """They decide between the two engines: without them both would be built for nothing."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    shutil.rmtree(copy / CANARIES)
+    write_manifest(copy)
+    maker = GraphMaker()
+    with pytest.raises(ArtifactError, match="has no canaries"):
+        run(copy, tmp_path / "store", Opener(copy), maker)
+    assert maker.graphs == []
 
 
 def test_both_are_shown_before_anything_is_built(bundle: Path, edgeq: Edgeq) -> None:

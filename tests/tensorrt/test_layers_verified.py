@@ -156,3 +156,67 @@ def test_kernels_that_prepare_a_layer_do_not_count() -> None:
     move = kernel("__myl_Move", "float16>float16", metadata=onnx("head"))
     reformat = kernel("head.weight reformatted", "float16>float16", kind="Reformat", metadata=onnx("logits"))
     assert verify(move, reformat) == ()
+
+
+HALF = planned(
+    conv1=("Conv", "int8"),
+    sigmoid=("Sigmoid", "float16"),
+    silu=("Mul", "float16"),
+    conv2=("Conv", "float16"),
+    norm=("LayerNormalization", "float16"),
+    linear=("MatMul", "int8"),
+    pool=("GlobalAveragePool", "int8"),
+    head=("Gemm", "float32"),
+)
+"""Of a Q/DQ graph in FP16, with an FP32 head."""
+
+HALF_ENGINE = {
+    "input": kernel("pixels.QuantizeLinear", "float32>int8"),
+    "first": kernel("conv1 + PWN(PWN(sigmoid), silu)", "int8>float16", "int8"),
+    "second": kernel("conv2", "float16>float16", "float16"),
+    "norm": kernel("__myl_Norm", "float16>int8", metadata=onnx("norm", "linear.in.QuantizeLinear")),
+    "linear": kernel("__myl_Mat", "int8,int8>float16", metadata=onnx("linear.in.DequantizeLinear", "linear")),
+    "pool": kernel("pool", "float16>float16"),
+    "head": kernel("head + bias", "float32>float32", "float32"),
+}
+
+
+def verify_half(**replaced: EngineLayer) -> tuple[str, ...]:
+    return verify_tensorrt(HALF, [*(HALF_ENGINE | replaced).values()], casts=("head.Cast",), quantization="explicit")
+
+
+def test_int8_with_fp16_beside_it_and_an_fp32_head() -> None:
+    assert verify_half() == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "layer"),
+    [
+        ("first", kernel("conv1 + PWN(PWN(sigmoid), silu)", "float16>float16", "float16"), "conv1"),
+        ("linear", kernel("__myl_Mat", "float16,float16>float16", metadata=onnx("linear")), "linear"),
+        ("second", kernel("conv2", "float32>float32", "float32"), "conv2"),
+        ("second", kernel("conv2", "int8>float16", "int8"), "conv2"),
+        ("norm", kernel("norm", "float32>float32"), "norm"),
+        ("head", kernel("head + bias", "float16>float32", "float16"), "head"),
+        ("head", kernel("head + bias", "float16>float16"), "head"),
+    ],
+)
+def test_each_of_them_in_another_type_is_found(name: str, other: EngineLayer, layer: str) -> None:
+    with pytest.raises(QuantizeError, match="in 1 places") as caught:
+        verify_half(**{name: other})
+    assert caught.value.causes[0].startswith(f"{layer}: planned ")
+
+
+def test_what_is_computed_behind_a_dequantizelinear_is_left_open() -> None:
+    """An activation function inside the kernel of an INT8 convolution, which reads and writes integers."""
+    fused = kernel("conv1 + PWN(PWN(sigmoid), silu)", "int8>int8", "int8")
+    unseen = verify_half(first=fused)
+    assert [sentence.split(":")[0] for sentence in unseen] == ["sigmoid", "silu"]
+    with pytest.raises(QuantizeError, match="2 places"):  # a weakly typed network says of each what it computes in
+        verify_tensorrt(HALF[:3], [fused], quantization="implicit")
+
+
+def test_a_cast_in_the_heads_kernel_leaves_it_open() -> None:
+    cast = kernel("__myl_CastGemm", "float16>float32", metadata=onnx("head.Cast", "head"))
+    (unseen,) = verify_half(head=cast)
+    assert unseen.startswith("head: planned float32, the engine has float16 to float32")

@@ -78,6 +78,21 @@ def test_the_same_on_the_explicit_road() -> None:
     ]
 
 
+@pytest.mark.parametrize("typed", [{"casts": ("in.Cast",)}, {"half": True}])
+def test_a_graph_with_fp16_beside_its_pairs_is_expected_in_fp16(typed: dict[str, Any]) -> None:
+    """Casts, or the scales of its pairs alone, say so; a strongly typed network needs no flag for it."""
+    half = graph("model.int8.trt.onnx").model_copy(update=typed)
+    made = build_settings(classifier(graphs={"explicit": half}), "explicit", "because")
+    assert (made.layers, made.builder_flags, made.network_flags) == (LAYERS, (), ("STRONGLY_TYPED",))
+    assert made.cleared_flags == ("TF32",)  # the FP32 head beside it is multiplied in FP32
+
+
+def test_what_a_graph_has_no_use_for_is_not_written() -> None:
+    """A release before reads the file."""
+    assert "half" not in graph("model.fp32.onnx").model_dump()
+    assert graph("m.onnx").model_copy(update={"half": True}).model_dump()["half"] is True
+
+
 @pytest.mark.parametrize(
     ("quantization", "flags"), [("implicit", ("FP16", "OBEY_PRECISION_CONSTRAINTS")), ("explicit", ())]
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorrt_bindings import VERSIONS, run_bindings
+from tensorrt_bindings import RELEASE_11, VERSIONS, run_bindings
 
 from edgeq.errors import EngineError
 from edgeq.tensorrt.tensors import DeviceTensor
@@ -18,7 +18,7 @@ FLOAT32_BYTES = 4
 IMAGE_BYTES = 3 * 2 * 2 * FLOAT32_BYTES
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=(*VERSIONS, RELEASE_11))
 def cases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Every case of runtime_cases.py with one release's bindings, all warnings being errors."""
     found = run_bindings(request.param, CASES, str(tmp_path_factory.mktemp("scratch")))

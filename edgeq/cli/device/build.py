@@ -84,8 +84,10 @@ def command(
 
     The engine is kept under a key made of the graph, the plan, what the builder is told, TensorRT's release, the GPU
     and the system's release: another device or release gets another engine. Of a bundle with an INT8 and an FP16 graph
-    both are built and run the canaries, and the quicker one that passes is taken. With --dry-run nothing is built: what
-    would be set is printed, for a person to read before going to the device.
+    both are built and run the canaries, and the quicker one that passes is taken. Where implicit quantization cannot
+    obey every precision, a second try prefers them, and the canaries decide. An engine that is not what was planned is
+    kept in the store with a report, and the error says where. With --dry-run nothing is built: what would be set is
+    printed, for a person to read before going to the device.
     """
     if not named(backend).built:
         _refuse(_FOR_TENSORRT)
