@@ -25,9 +25,12 @@ HOMES = ("engine", "tensorrt", "quantize/int8")
 """Where backends may be named: their own files and registries, and what TensorRT's engine and builder are made with."""
 
 FIELDS = {
+    "bench/report.py": Counter(onnxruntime=1, tensorrt=1, openvino=1),  # packages whose versions are told
     "calibrate/on_ray.py": Counter(onnxruntime=1),  # a package whose version nodes must share
     "cli/device/build.py": Counter(tensorrt=1),  # the parameter of --tensorrt VERSION
     "engine_store/key.py": Counter(tensorrt=1),  # a field of the key
+    "engine_store/run.py": Counter(tensorrt=1),  # a field of the report
+    "faults.py": Counter(onnxruntime=1, tensorrt=1, openvino=1),  # packages whose errors are looked at
 }
 """Other strings that are spelled as a backend's name: names of options, JSON fields, packages."""
 
