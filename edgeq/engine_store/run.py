@@ -280,6 +280,7 @@ class _Building:
 
         def make(path: Path) -> None:
             check_memory(wanted.settings, self.free_bytes)
+            self.store.require_room(_least_bytes(self.bundle, wanted.settings))
             heard("build", 0, 0)
             make_engine(job, self.maker, path)
 
@@ -295,6 +296,13 @@ class _Building:
 
     def _canaries(self, encoder: str) -> CanarySet:
         return canary_sets(self.bundle, self.manifest)[encoder]
+
+
+def _least_bytes(bundle: Path, settings: BuildSettings) -> int:
+    """What an engine takes at least: its weights, in INT8 where they are FP32 in the graph, and some of them twice."""
+    graph = bundle / settings.graph
+    files = [path for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file()]
+    return sum(path.stat().st_size for path in files) // (4 if settings.quantization == "implicit" else 2)
 
 
 def _named(report: Progress, encoder: str, stage: str, done: int, total: int) -> None:

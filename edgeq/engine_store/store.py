@@ -107,6 +107,19 @@ class EngineStore:
         """The directory for what is left of a build under `key` that did not come out as planned."""
         return self.root / _EVIDENCE / key
 
+    def require_room(self, needed: int) -> None:
+        """Refuse what could not be kept when it is built.
+
+        Raises:
+            OutputError: fewer than `needed` bytes are free.
+        """
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise OutputError(
+                f"{self.root} has {free / 1e6:,.0f} MB free, and the engine takes {needed / 1e6:,.0f} MB or more",
+                next_step="free some space, or choose another store with --store",
+            )
+
     def build(
         self,
         settings: BuildSettings,
@@ -180,7 +193,8 @@ class EngineStore:
 
     def _remove_garbage(self, ours: str) -> None:
         """Remove what killed builds left: unfinished directories of keys that nobody is building."""
-        for directory in self.root.iterdir():
+        evidence = self.root / _EVIDENCE
+        for directory in (*self.root.iterdir(), *(evidence.iterdir() if evidence.is_dir() else ())):
             found = _PARTIAL.fullmatch(directory.name)
             if found is None:
                 continue

@@ -130,16 +130,31 @@ class _Tensors:
         if name in asked:  # a maker and a reader would ask each other for ever
             return None
         asked |= {name}
+        found = self._constant(name)
+        maker, readers = self._maker.get(name), self._readers.get(name, [])
+        if found is None and maker is not None and maker.type.name in _MOVES:
+            found = self.magnitude(next(_inputs(maker)).name, asked)
+        if found is None and len(readers) == 1:
+            found = self._before(name, readers[0], asked)
+        return found
+
+    def _constant(self, name: str) -> float | None:
+        """A bound of what is a constant, or is computed from constants; None of all else."""
         maker = self._maker.get(name)
-        if maker is not None and maker.type == self._trt.LayerType.CONSTANT:
+        if maker is None or maker.num_outputs != 1:
+            return None
+        if maker.type == self._trt.LayerType.CONSTANT:
             values = _values(self._trt, maker)
             return None if values is None else _finite(float(max(values.max(), -values.min())))
-        if maker is not None and maker.type.name in _MOVES:
-            found = self.magnitude(next(_inputs(maker)).name, asked)
-            if found is not None:
-                return found
-        readers = self._readers.get(name, [])
-        return self._before(name, readers[0], asked) if len(readers) == 1 else None
+        if maker.type.name in _MOVES:
+            return self._constant(next(_inputs(maker)).name)
+        if maker.type != self._trt.LayerType.ELEMENTWISE:
+            return None
+        left, right = (self._constant(tensor.name) for tensor in _inputs(maker))
+        kinds, kind = self._trt.ElementWiseOperation, _operation(self._trt, maker)
+        if left is None or right is None or kind not in (kinds.SUM, kinds.PROD):
+            return None
+        return _finite(left + right if kind == kinds.SUM else left * right)
 
     def _before(self, name: str, layer: Any, asked: frozenset[str]) -> float | None:
         """How large what a layer reads may be, for what it writes to be within its range."""
@@ -147,16 +162,16 @@ class _Tensors:
             return self.magnitude(next(_outputs(layer)).name, asked)
         if layer.type != self._trt.LayerType.ELEMENTWISE:
             return None
-        others = [self.magnitude(tensor.name, asked) for tensor in _inputs(layer) if tensor.name != name]
+        others = [self._constant(tensor.name) for tensor in _inputs(layer) if tensor.name != name]
         written = self.magnitude(next(_outputs(layer)).name, asked)
         if len(others) != 1 or others[0] is None or written is None:
             return None
-        operation = _operation(self._trt, layer)
-        if operation == self._trt.ElementWiseOperation.SUM:
+        kinds, kind = self._trt.ElementWiseOperation, _operation(self._trt, layer)
+        if kind == kinds.SUM:
             return written + others[0]
-        if operation == self._trt.ElementWiseOperation.PROD and others[0] > 0.0:  # by a Gemm's alpha, one number
+        if kind == kinds.PROD and others[0] > 0.0:  # by a Gemm's alpha, one number
             return written / others[0]
-        return None
+        return written if kind in (kinds.MIN, kinds.MAX) else None  # what lies beyond is clipped there as well
 
     def bound(self, name: str) -> float | None:
         """A bound of a product by weights, for one that is written in floating point: no number is rounded by it, and

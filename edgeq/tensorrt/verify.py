@@ -10,7 +10,8 @@ What that proves:
 - with explicit quantization TensorRT keeps to the graph's types, and an INT8 layer without weights may run wider where
   the Q/DQ pairs around it were moved away;
 - there a kernel that reads INT8 and shows no weights may hold the DequantizeLinear, and compute behind it in the type
-  that was planned, as an activation function behind an INT8 convolution does.
+  that was planned, as an activation function behind an INT8 convolution does; and one that names a QuantizeLinear may
+  compute behind that in INT8, whatever it reads.
 
 So of a Q/DQ graph in FP16, INT8 layers with weights must show INT8 weights, the head FP32, and all others FP16. What
 is not shown is said. It is left to the canaries.
@@ -34,6 +35,8 @@ __all__ = ["verify_tensorrt"]
 _ONNX_LAYER: Final = re.compile(r"\[ONNX Layer: (.*?)(?: \| [^\]]*)?\](?=[^\w/]*(?:\[|$))")
 _BLOCK: Final = re.compile(r"ForeignNode\[(.+)\.\.\.(.+)\]")
 _UNNAMED: Final = re.compile(r"\(Unnamed Layer\* \d+\) \[\w+\]")
+_QUANTIZE: Final = ".QuantizeLinear"
+"""How the lowered graph's nodes of that operator end: `edgeq.quantize.int8.pairs`."""
 _WIDTH: Final[dict[DataType, int]] = {"int8": 1, "float16": 2, "float32": 4}
 
 
@@ -120,7 +123,7 @@ def _judge(
         if layer.precision in shown or (shown and _may_widen(layer, quantization)):
             continue
         said = f"{layer.name}: planned {layer.precision}, the engine has {_words(kernel.layer)}{_inside(layer, kernel)}"
-        hidden = kernel.hides or not shown or (quantization == "explicit" and _dequantizes(layer, kernel.layer))
+        hidden = kernel.hides or not shown or (quantization == "explicit" and _converts(layer, kernel))
         (unseen if hidden else faults).append(said)
     return faults, unseen
 
@@ -138,10 +141,12 @@ def _may_widen(layer: LayerPrecision, quantization: QuantizationMode) -> bool:
     return quantization == "explicit" and layer.precision == "int8" and layer.op not in WEIGHTED
 
 
-def _dequantizes(layer: LayerPrecision, kernel: EngineLayer) -> bool:
-    """Whether a layer planned in floating point may stand behind a DequantizeLinear in its kernel."""
-    foreign = kernel.weights is None or layer.op not in WEIGHTED  # weights of another layer in the same kernel
-    return layer.precision != "int8" and foreign and "int8" in kernel.reads
+def _converts(layer: LayerPrecision, kernel: _Kernel) -> bool:
+    """Whether a layer's kernel may hold the Q/DQ node before it, and so read another type than the layer does."""
+    shown = kernel.layer.weights is not None and layer.op in WEIGHTED  # otherwise they are another layer's in it
+    if layer.precision == "int8":
+        return not shown and any(name.endswith(_QUANTIZE) for name in kernel.nodes)
+    return not shown and "int8" in kernel.layer.reads
 
 
 def _words(kernel: EngineLayer) -> str:

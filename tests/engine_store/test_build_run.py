@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from simulated import ORIN, SimulatedMaker, plan_bytes, write_classifier, write_
 from edgeq.engine.registry import DEFAULT
 from edgeq.engine_store.run import BuiltEngine, build
 from edgeq.engine_store.store import RECORD, EngineRecord
-from edgeq.errors import ArtifactError, EngineError, GateError
+from edgeq.errors import ArtifactError, EngineError, GateError, OutputError
 from edgeq.files import sha256_file
 
 PLENTY = 1 << 40
@@ -75,6 +76,14 @@ def test_memory_is_looked_at_before_a_build_and_not_before_a_find(bundle: Path) 
     assert maker.jobs == []
     run(bundle, maker)
     assert run(bundle, maker, free_bytes=1).reused
+
+
+def test_a_full_disk_is_seen_before_the_build(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker, usage = SimulatedMaker(), shutil.disk_usage(bundle)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=0))
+    with pytest.raises(OutputError, match="has 0 MB free"):
+        run(bundle, maker)
+    assert maker.jobs == []
 
 
 def test_stages_are_reported(bundle: Path) -> None:

@@ -157,7 +157,8 @@ class HalfMaker(GraphMaker):
 
 def test_fp16_takes_the_place_of_an_int8_engine_that_cannot_be_made(bundle: Path, tmp_path: Path) -> None:
     """A strongly typed network has nothing to loosen, and the bundle has another graph."""
-    maker, store, said = HalfMaker(), tmp_path / "store", []
+    maker, store = HalfMaker(), tmp_path / "store"
+    said: list[str] = []
     built = run(bundle, store, Opener(bundle), maker, say=said.append)
     assert maker.graphs == [INT8, FP16]
     assert built.engine.read_bytes() == (bundle / FP16).read_bytes()

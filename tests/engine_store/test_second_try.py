@@ -82,7 +82,8 @@ def engines(store: Path) -> list[str]:
 
 @pytest.mark.parametrize("failure", FAILURES, ids=["nothing built", "another precision"])
 def test_a_second_try_prefers_what_could_not_be_obeyed(bundle: Path, tmp_path: Path, failure: EdgeqError) -> None:
-    maker, said = StrictMaker(failure), []
+    maker = StrictMaker(failure)
+    said: list[str] = []
     built = run(bundle, tmp_path, maker, say=said.append)
     assert maker.flags == [("INT8", "FP16", OBEY), ("INT8", "FP16", PREFER)]
     assert built.engine.read_bytes() == (bundle / "model.fp32.onnx").read_bytes()
@@ -153,7 +154,8 @@ def test_a_second_try_that_fails_as_well(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_without_canaries_nothing_could_judge_it(tmp_path: Path) -> None:
-    bundle, maker, said = write_classifier(tmp_path / "bundle"), StrictMaker(FAILURES[0]), []
+    bundle, maker = write_classifier(tmp_path / "bundle"), StrictMaker(FAILURES[0])
+    said: list[str] = []
     with pytest.raises(UnbuiltError):
         run(bundle, tmp_path / "store", maker, say=said.append)
     assert len(maker.flags) == 1

@@ -216,6 +216,15 @@ def test_what_is_computed_behind_a_dequantizelinear_is_left_open() -> None:
         verify_tensorrt(HALF[:3], [fused], quantization="implicit")
 
 
+def test_a_product_behind_its_own_quantizelinear_is_left_open() -> None:
+    inside = onnx("norm", "norm.out.QuantizeLinear", "linear")
+    unseen = verify_half(norm=kernel("__myl_NormMat", "float16>float16", metadata=inside), linear=ENGINE["copy"])
+    assert [sentence.split(":")[0] for sentence in unseen] == ["linear"]
+    shown = kernel("__myl_NormMat", "float16>float16", "float16", metadata=inside)
+    with pytest.raises(QuantizeError, match="1 places"):  # its weights say otherwise
+        verify_half(norm=shown, linear=ENGINE["copy"])
+
+
 def test_a_cast_in_the_heads_kernel_leaves_it_open() -> None:
     cast = kernel("__myl_CastGemm", "float16>float32", metadata=onnx("head.Cast", "head"))
     (unseen,) = verify_half(head=cast)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tensorrt_bindings import VERSIONS, run_bindings
+from tensorrt_bindings import RELEASE_11, VERSIONS, run_bindings
 
 SCRIPT = """
 import json
@@ -59,7 +59,7 @@ print(json.dumps(kept))
 """
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=(*VERSIONS, RELEASE_11))
 def found(request: pytest.FixtureRequest) -> Any:
     return run_bindings(request.param, SCRIPT)
 

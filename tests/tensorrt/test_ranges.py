@@ -13,13 +13,16 @@ import numpy as np
 import onnx
 import pytest
 from blocks import transformer
+from classifier_bundle import classifier_bundle
 from onnx import TensorProto, helper, numpy_helper
-from tensorrt_bindings import VERSIONS
+from tensorrt_bindings import VERSIONS, run_bindings
 from test_builder import GOLDEN, Case, Results, build_all, calls_of, case, classifier_inputs, described
 
+from edgeq.engine_store.planned import plan_build
 from edgeq.plan.precision import Precision
 from edgeq.plan.rules import plan_classifier
 from edgeq.quantize.tensorrt_precisions import tensorrt_precisions
+from edgeq.tensorrt.bundled_cache import bundled_cache
 from edgeq.tensorrt.precisions import LayerPrecision
 from edgeq.tensorrt.settings import BuildSettings, build_settings
 
@@ -54,6 +57,37 @@ def gemm(*scaling: Case, weights: Case | None = None, outputs: tuple[str, ...] =
     }
 
 
+def clipped() -> Case:
+    """A Clip whose bounds are tensors: two layers, of which the first has the node's name."""
+    between = {"type": "ELEMENTWISE", "name": "conv", "op": "MAX", "inputs": ["pixel_values", "low_output"]}
+    return {
+        "layers": [
+            constant("low", 0.0, 0.0),
+            {**between, "outputs": ["above"]},
+            constant("high", 6.0, 6.0),
+            {
+                "name": "min",
+                "type": "ELEMENTWISE",
+                "op": "MIN",
+                "inputs": ["above", "high_output"],
+                "outputs": ["clip"],
+            },
+        ],
+        "outputs": {"logits": "float32"},
+    }
+
+
+def doubled() -> Case:
+    """The Gemm with beta 2: its bias is multiplied by the parser's own layer."""
+    made = gemm()
+    scaled = {"name": "beta_b", "type": "ELEMENTWISE", "op": "PROD", "inputs": ["beta_output", "b_output"]}
+    row = {"name": "row", "type": "SHUFFLE", "inputs": ["scaled"], "outputs": ["row_output"]}
+    layers = [layer for layer in made["layers"] if layer["name"] != "row"]
+    place = next(index for index, layer in enumerate(layers) if layer["name"] == "add")
+    layers[place:place] = [constant("beta", 2.0, 2.0), {**scaled, "outputs": ["scaled"]}, row]
+    return {**made, "layers": layers}
+
+
 HALVED = {"name": "scaled", "type": "ELEMENTWISE", "op": "PROD", "inputs": ["alpha_output", "product"]}
 SQUEEZED: Case = {
     "layers": [
@@ -74,6 +108,8 @@ def cases() -> dict[str, Case]:
         "gemm": case(settings, gemm(), ranges=known),
         "gemm, on images": case(weak(GEMM, BENT, outputs=("relu",), calibration="images"), gemm(), ranges=None),
         "gemm, scaled": case(settings, gemm(*halved), ranges=known),
+        "gemm, bias doubled": case(settings, doubled(), ranges=known),
+        "clip": case(weak(CONV1D), clipped(), ranges={"pixel_values": 9.0, "clip": 6.0}),
         "gemm of zeros": case(settings, gemm(weights=constant("w", 0.0, 0.0)), ranges=known),
         "gemm, not finite": case(settings, gemm(weights=constant("w", 0.0, float("nan"))), ranges=known),
         "gemm, something between": case(settings, gemm(opaque), ranges=known),
@@ -93,6 +129,20 @@ def cases() -> dict[str, Case]:
 @pytest.fixture(scope="module", params=VERSIONS)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return build_all(request.param, cases(), tmp_path_factory.mktemp("ranges"))
+
+
+AS_ITS_OWN = """
+import json, tensorrt
+layer = tensorrt.ILayer.__new__(tensorrt.ILayer)
+layer.__class__ = tensorrt.IConstantLayer
+print(json.dumps([type(layer).__name__, hasattr(layer.__class__, "weights")]))
+"""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_bindings_let_a_layer_be_of_its_own_class(version: str) -> None:
+    """They give every layer as an ILayer, which has neither weights nor an operation; the simulation does the same."""
+    assert run_bindings(version, AS_ITS_OWN) == ["IConstantLayer", True]
 
 
 def ranges(result: dict[str, Any]) -> dict[str, str]:
@@ -130,6 +180,17 @@ def test_on_images_constants_alone_are_set(results: Results) -> None:
 def test_before_it_is_scaled_the_product_is_larger(results: Results) -> None:
     assert results["gemm, scaled"]["error"] is None
     assert ranges(results["gemm, scaled"])["product"] == "(-6.5, 6.5)"  # 3.25 after it was halved
+
+
+def test_a_bias_that_is_scaled_is_larger(results: Results) -> None:
+    assert results["gemm, bias doubled"]["error"] is None
+    found = ranges(results["gemm, bias doubled"])
+    assert (found["row_output"], found["product"]) == ("(-0.5, 0.5)", "(-3.5, 3.5)")  # twice 0.25, and 3 beside it
+
+
+def test_before_a_bound_the_range_behind_it_loses_nothing(results: Results) -> None:
+    assert results["clip"]["error"] is None
+    assert ranges(results["clip"])["above"] == "(-6, 6)"
 
 
 def test_weights_of_zeros_have_a_range_all_the_same(results: Results) -> None:
@@ -215,3 +276,12 @@ def test_linear_layers_as_they_are_planned(version: str, tmp_path: Path) -> None
 def _weights_of_int8(model: onnx.ModelProto) -> Iterator[str]:
     int8 = plan_classifier(model).layers(Precision.INT8)
     yield from (node.input[1] for node in model.graph.node if node.op_type == "MatMul" and node.name in int8)
+
+
+def test_a_bundles_own_cache_has_what_its_layers_need(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    bundle = classifier_bundle(tmp_path_factory)
+    settings = plan_build(bundle, tensorrt="10.3.0", quantization="implicit")
+    network, known = described(onnx.load(bundle / settings.graph), settings.layers), bundled_cache(bundle, (10, 3, 0))
+    found = build_all("10.3.0", {"it": case(settings, network, ranges=known.magnitudes())}, tmp_path)["it"]
+    assert found["error"] is None
+    assert {layer.precision for layer in settings.layers} >= {"int8", "float32"}
