@@ -3,8 +3,8 @@
 Each line on stdin is `{"arguments": [...], "environment": {...}, "directory": ..., "log": ...}`: a child is forked that
 goes on as the command `edgeq`, with its stderr in a file. On stdout come its process id and how it ended, a line each.
 
-While the directory has a file `lose`, the next decode step ends as on a GPU that was lost; the file is renamed to `lost`,
-and a file `called` is written by whatever calls the step once more. A file `leave` ends the process with 1, as
+While the directory has a file `lose`, the next decode step ends as on a GPU that was lost; the file is renamed to
+`lost`, and a file `called` is written by whatever calls the step once more. A file `leave` ends the process with 1, as
 bitsandbytes' C code does where a kernel cannot be launched; it is renamed to `left`.
 """
 

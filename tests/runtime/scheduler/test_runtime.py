@@ -181,4 +181,4 @@ def test_a_shorter_context_than_the_bundles(prepared_vlm: PreparedVlm) -> None:
 def test_options_out_of_range() -> None:
     for wrong in ({"slots": 0}, {"queue": -1}, {"context": 0}, {"budget_bytes": 0}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} is"):
-            replace(RuntimeOptions(), **wrong)
+            replace(RuntimeOptions(), **wrong)  # type: ignore[arg-type]
