@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from edgeq import __version__
 from edgeq.cluster.connect import require_ray
 from edgeq.errors import EdgeqError, InputError, OutputError
+from edgeq.faults import is_device_lost
 
 __all__ = ["EDGEQ", "Job", "TaskActor", "Worker", "not_seen"]
 
@@ -84,11 +85,17 @@ class TaskActor(Generic[Result]):
         return node, None
 
     def do(self, task: int) -> tuple[Result | None, EdgeqError | None]:
-        """Do a task; an error is given back, so that it is not taken for this actor's death."""
+        """Do a task; an error is given back, so that it is not taken for this actor's death.
+
+        Raises:
+            EdgeqError: the accelerator is lost, which is this actor's death: another one does the task.
+        """
         assert self._worker is not None
         try:
             return self._worker.do(task, self._hear), None
         except EdgeqError as error:
+            if is_device_lost(error):
+                raise
             return None, error
 
     def heard(self) -> int:

@@ -1,10 +1,10 @@
 """A probe: torch, its CUDA device, and NF4 products computed by the kernels that answer requests.
 
 The layer is as in a bundle, with scales that are quantized themselves ("double quantization"), and runs as
-`edgeq.runtime.vlm.linear` has it. The products are compared with those that NumPy computes from the same packed bytes,
-by the table of QLoRA's appendix E (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314). One to four rows are
-multiplied, as there are requests in a decode step, and eight, as of a prompt: bitsandbytes chooses a kernel by their
-number.
+`edgeq.runtime.vlm.linear` has it. The products are compared with what NumPy computes from the same packed bytes, by the
+table of QLoRA's appendix E (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314). As many rows are multiplied
+as there are requests in a decode step, one to four, and eight, as of a prompt: by their number bitsandbytes chooses
+among kernels.
 
 Run as `python -m edgeq.doctor.torch_probe`, by `edgeq.doctor.child.run_probe`.
 """

@@ -16,6 +16,7 @@ import numpy as np
 from edgeq.confined.limits import Limits, Made
 from edgeq.confined.worker import run_confined
 from edgeq.errors import LimitError
+from edgeq.faults import is_out_of_memory
 
 __all__ = ["trial_limits", "trial_run"]
 
@@ -76,7 +77,7 @@ def run(plain: Mapping[str, Any], _data: bytearray) -> Made:
         session = onnxruntime.InferenceSession(plain["path"], options, providers=["CPUExecutionProvider"])
         session.run(None, {each.name: _grey(each.type, each.shape, plain["image"]) for each in session.get_inputs()})
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-        if any(words in str(error) for words in ("bad_alloc", "Failed to allocate memory", "bad allocation")):
+        if is_out_of_memory(error):
             raise MemoryError from error
     return Made({})
 

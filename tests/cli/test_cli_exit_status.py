@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -34,7 +35,7 @@ from edgeq.runtime.scheduler.errors import BusyError, DeadlineError, TooLargeErr
 from edgeq.service.http.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = {
+ARGUMENTS: dict[type[EdgeqError], tuple[Any, ...]] = {
     BusyError: (5,),
     DeadlineError: (0,),
     TooLargeError: (2, 1),

@@ -6,12 +6,14 @@ import os
 import resource
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from edgeq.errors import InputError
-from edgeq.runtime.scheduler.memory_watch import MemorySeen, MemoryWatch
+from edgeq.runtime.scheduler.memory_watch import MemorySeen, MemoryWatch, bound_gpu_memory
 
 MIB = 1 << 20
 
@@ -93,3 +95,15 @@ def test_what_torch_holds_on_a_shared_gpu_counts_too(tmp_path: Path, monkeypatch
     watch = MemoryWatch(cuda=True, root=tmp_path)
     machine(tmp_path, 450, 103)
     assert watch.look() == MemorySeen(free=450 * MIB, own=43 * MIB)
+
+
+def test_torch_may_take_what_it_has_and_what_the_plan_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 GB, 4 GB that it has and 2 GB more; never more than there is."""
+    given: list[float] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(total_memory=16 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 4 << 30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", given.append)
+    bound_gpu_memory(2 << 30)
+    bound_gpu_memory(99 << 30)
+    assert given == [6 / 16, 1.0]
