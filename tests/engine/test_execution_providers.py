@@ -148,6 +148,7 @@ def test_cuda_is_told_device_arena_and_no_tf32(wheel: type[Session], tmp_path: P
 
 def test_tensorrt_keeps_its_engines_where_it_is_told(wheel: type[Session], tmp_path: Path) -> None:
     opener = TENSORRT.opener(Placement(tmp_path / "store" / TENSORRT.name, 1000))
+    (tmp_path / "store" / TENSORRT.name / onnxruntime.__version__).mkdir(parents=True, mode=0o777)
     opener(network(pairs=True), threads=1)
     options, behind = asked(wheel).values()
     assert list(asked(wheel)) == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
