@@ -42,7 +42,7 @@ def vision(scale: Scale) -> Iterator[Finding]:
             yield built
         found = _engine(scale, bundle, AUTO)
         if built.get("fine"):  # then it is the engine that answers, and nothing of it comes to the host
-            found["fine"] = found["fine"] and found["stays_on_gpu"]
+            found["fine"] = bool(found.get("fine") and found.get("stays_on_gpu"))
         yield found
         for each in PROVIDERS:
             yield _engine(scale, bundle, each.name)

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from edgeq.bundle.manifest import read_manifest, write_manifest
+from edgeq.confined.worker import run_confined
 from edgeq.device import device_profile
 from edgeq.engine.base import Placement
 from edgeq.engine.execution_providers import CUDA, TENSORRT, cuda_provider, tensorrt_provider
@@ -238,11 +239,10 @@ def test_installing_tries_the_graph_on_the_cpu_and_checks_it_in_the_provider(
 ) -> None:
     """The child that is killed where a graph takes too much is a real process, in which nothing is simulated."""
     tried: list[str] = []
-    confined = proof.run_confined
 
     def spied(function: str, plain: Any, **options: Any) -> Any:
         tried.append(plain["backend"])
-        return confined(function, plain, **options)
+        return run_confined(function, plain, **options)
 
     monkeypatch.setattr(proof, "run_confined", spied)
     proof.canary_check(tmp_path / "engines", backend=CUDA, threads=1)(classifier_bundle(tmp_path_factory))
