@@ -36,9 +36,14 @@ def vision(scale: Scale) -> Iterator[Finding]:
         return
     with TemporaryDirectory() as scratch:
         bundle = scale.bundle or _demo(Path(scratch))
+        built: Finding = {}
         if not scale.tiny:
-            yield _built(bundle)
-        yield _engine(scale, bundle, AUTO)
+            built = _built(bundle)
+            yield built
+        found = _engine(scale, bundle, AUTO)
+        if built.get("fine"):  # then it is the engine that answers, and nothing of it comes to the host
+            found["fine"] = bool(found.get("fine") and found.get("stays_on_gpu"))
+        yield found
         for each in PROVIDERS:
             yield _engine(scale, bundle, each.name)
 

@@ -113,12 +113,13 @@ def _made(directory: Path) -> str:
 
     place = directory / onnxruntime.__version__
     try:
-        place.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
+        place.chmod(_PRIVATE)
     except OSError as error:
         raise OutputError(
-            f"{place} cannot be made: {error.strerror or error}",
-            causes=("the store of the engines belongs to another user",),
-            next_step="run it as that user, or set XDG_CACHE_HOME",
+            f"{place} cannot be made, or not for this user alone: {error.strerror or error}",
+            causes=("the store of the engines, or what is in it already, belongs to another user",),
+            next_step=f"run it as that user, or remove {place}",
         ) from error
     return str(place)
 

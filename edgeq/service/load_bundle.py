@@ -103,7 +103,6 @@ def _opened(place: Path, bundle: Path, verified: Verified, settings: ServiceSett
         return open_retrieval(place, bundle, verified, settings, phrases, tell, name=name)
     _refuse_index(bundle, verified.manifest, settings)
     candidate = vision_candidate(place, bundle, verified.manifest, settings.backend, threads=settings.threads)
-    tell(f"{candidate.backend}: {candidate.because}")
     talks = verified.manifest.kind == "vision-language"
     if talks and (schema := report_schema(phrases)) is not None:
         schema_text(schema)  # bounded before anything is loaded

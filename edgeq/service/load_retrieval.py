@@ -55,7 +55,6 @@ def open_retrieval(
     model, version = open_two_tower_here(
         place, bundle, verified.manifest, settings.backend, threads=settings.threads, say=why.append
     )
-    tell(f"{version}: {why[0]}")
     canaries = _checked(bundle, model, tell) if settings.canaries else None
     catalog = None
     if settings.index is not None:

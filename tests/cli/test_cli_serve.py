@@ -72,6 +72,8 @@ def test_killed_started_again_and_stopped(bundle: Path, tmp_path: Path) -> None:
         systemd.settimeout(WAIT_S)
         with served("--config", tmp_path / "conf", NOTIFY_SOCKET=str(tmp_path / "notify")) as (process, said):
             assert (said["model"], said["kind"], said["canaries"]) == ("classifier", "classifier", True)
+            assert said["backend"].startswith("onnxruntime ")
+            assert said["because"] == "it was asked for"
             headers = {"authorization": f"Bearer {TOKEN}"}
             models = httpx2.get(f"{said['address']}/v1/models", headers=headers, timeout=WAIT_S)
             assert models.json()["data"][0]["digest"] == said["digest"]
@@ -79,8 +81,11 @@ def test_killed_started_again_and_stopped(bundle: Path, tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(WAIT_S) == 0
             assert process.stderr is not None
-            events = [json.loads(line)["event"] for line in process.stderr]
+            lines = [json.loads(line) for line in process.stderr]
+        events = [line["event"] for line in lines]
         assert events[:1] + events[-2:] == ["starting", "draining", "stopped"]
+        (opened,) = (line for line in lines if line["event"] == "opened")
+        assert (opened["backend"], opened["because"]) == (said["backend"], said["because"])
         told = [systemd.recv(200) for _ in range(5)]
     assert told[-2:] == [b"READY=1", b"STOPPING=1"]
     assert all(one.startswith(b"STATUS=") for one in told[:-2])

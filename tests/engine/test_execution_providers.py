@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from edgeq.bundle.manifest import read_manifest, write_manifest
+from edgeq.confined.worker import run_confined
 from edgeq.device import device_profile
 from edgeq.engine.base import Placement
 from edgeq.engine.execution_providers import CUDA, TENSORRT, cuda_provider, tensorrt_provider
@@ -150,6 +151,7 @@ def test_cuda_is_told_device_arena_and_no_tf32(wheel: type[Session], tmp_path: P
 
 def test_tensorrt_keeps_its_engines_where_it_is_told(wheel: type[Session], tmp_path: Path) -> None:
     opener = TENSORRT.opener(Placement(tmp_path / "store" / TENSORRT.name, 1000))
+    (tmp_path / "store" / TENSORRT.name / onnxruntime.__version__).mkdir(parents=True, mode=0o777)
     opener(network(pairs=True), threads=1)
     options, behind = asked(wheel).values()
     assert list(asked(wheel)) == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
@@ -239,11 +241,10 @@ def test_installing_tries_the_graph_on_the_cpu_and_checks_it_in_the_provider(
 ) -> None:
     """The child that is killed where a graph takes too much is a real process, in which nothing is simulated."""
     tried: list[str] = []
-    confined = proof.run_confined
 
     def spied(function: str, plain: Any, **options: Any) -> Any:
         tried.append(plain["backend"])
-        return confined(function, plain, **options)
+        return run_confined(function, plain, **options)
 
     monkeypatch.setattr(proof, "run_confined", spied)
     proof.canary_check(tmp_path / "engines", backend=CUDA, threads=1)(classifier_bundle(tmp_path_factory))

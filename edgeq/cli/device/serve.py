@@ -102,6 +102,7 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
     with reserve(settings.host, settings.port) as listener, logged(settings.log_level):
         notifier = Notifier.from_environment()
         served = open_chosen(bundle, settings, lambda what: _tell(notifier, what))
+        log("opened", backend=served.backend, because=served.because)
         server = Server(
             make_service(served, settings, tokens),
             settings,
