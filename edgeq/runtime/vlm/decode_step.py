@@ -23,7 +23,7 @@ from edgeq.runtime.vlm.cache_name import cache_name
 from edgeq.runtime.vlm.kv_cache import KeptRows, SlotCache, check_served, read_kv_shape
 from edgeq.runtime.vlm.piece import CrossStates, PromptPiece, by_kind, cross_inputs, model_inputs
 from edgeq.runtime.vlm.step.fused_layers import FusedLayers, fuse_layers
-from edgeq.runtime.vlm.step.graphs import Capture, device_capture
+from edgeq.runtime.vlm.step.graphs import Capture, GraphRecorder, device_capture
 from edgeq.runtime.vlm.step.places import Places
 from edgeq.runtime.vlm.step.shapes import StepShape, narrowest_shape, step_shapes
 
@@ -112,6 +112,8 @@ class DecodeStep:
             if options.fused and not self.shape.cross:
                 self._fused = self._tried(fuse_layers(model, self._decoder, self.cache))
             self._runs = self._made_all(capture)
+        if isinstance(capture, GraphRecorder):
+            _LOGGER.info("graphs of decode steps take %.0f MB", capture.bytes / 1e6)
         self.check_shapes()
 
     @property

@@ -334,14 +334,15 @@ class SlotCache(Cache):  # type: ignore[misc]
         return self._slot_layers[layer].put(pairs)
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy a sequence into another slot.
+        """Take a sequence into another slot, and leave zeros: one whose numbers are NaN leaves none behind.
 
         Args:
             source: its slot.
             target: the other.
-            tokens: that it has.
+            tokens: that it has, with that of a step which may be under way.
         """
         self._store[:, :, target, :tokens] = self._store[:, :, source, :tokens]
+        self._store[:, :, source, :tokens] = 0
         if self._cross_layers:
             self._cross[:, :, target] = self._cross[:, :, source]
         self.crossed[target] = self.crossed[source]
@@ -383,9 +384,14 @@ class SlotCache(Cache):  # type: ignore[misc]
             self._cross[:, :, slot] = kept.cross
             self.crossed[slot] = True
 
-    def clear(self, slot: int) -> None:
-        """Zeros: after NaN, which a mask does not hide (0 x NaN is NaN)."""
-        self._store[:, :, slot] = 0
+    def clear(self, slot: int, tokens: int | None = None) -> None:
+        """Zeros: after NaN, which a mask does not hide (0 x NaN is NaN).
+
+        Args:
+            slot: its number.
+            tokens: the first so many; None for all.
+        """
+        self._store[:, :, slot, :tokens] = 0
         self._forget(slot)
 
     def _forget(self, slot: int) -> None:

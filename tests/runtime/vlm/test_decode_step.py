@@ -147,3 +147,23 @@ def test_a_shape_that_gives_other_bits_is_used_on_request_alone(exact: bool) -> 
     step = DecodeStep(model, slots=3, context=40, options=StepOptions(batch_invariant=exact))
     assert [shape.slots for shape in step.shapes] == ([3, 2] if exact else [3, 2, 1])
     assert not step.cache.copy_out(1, 0, 64).rows.any(), "nothing of the trial is left"
+
+
+def test_two_that_are_not_numbers_leave_nothing_behind() -> None:
+    """Of three answers two have NaN among their keys; they leave one after another, as a step ends them."""
+    model = tiny_half("llama").half()
+    prompts = [LongPrompt(words(count, count)) for count in (4, 11, 7)]
+    step = DecodeStep(model, slots=3, context=40, options=StepOptions(masked=True))
+    for slot, prompt in enumerate(prompts):
+        (piece,) = pieces(model, prompt)
+        step.read(piece, slot)
+        step.occupy(slot, 5, len(prompt.ids), prompt.behind)
+    step.cache._store[:, :, [0, 2], 3:7] = float("nan")
+    logits = step.forward()
+    assert logits.isnan().any(1).tolist() == [True, False, True]
+    expected = logits[1].clone()
+    for slot in (0, 2):
+        step.vacate(slot, clear=True)
+    assert step.order == [1]
+    assert torch.equal(step.forward()[0], expected)
+    assert step.cache._store.isfinite().all()

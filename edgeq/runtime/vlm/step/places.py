@@ -105,7 +105,7 @@ class Places:
         yield
         for place in range(places):
             self._set(place, 0, 0, 0)
-            self._cache.clear(place)
+            self._cache.clear(place, tokens)
 
     def _set(self, place: int, token: int, length: int, position: int) -> None:
         with torch.inference_mode():
