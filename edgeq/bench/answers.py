@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -16,17 +16,15 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bench.times import Times, times_of
-from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
+from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
 from edgeq.errors import EngineError
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
 from edgeq.runtime.vlm.api import GenerationRequest
-from edgeq.runtime.vlm.language import open_language_model
-from edgeq.runtime.vlm.model import VisionLanguageModel
+from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.stream import Done, Failed
-from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
 __all__ = ["AnswerFigures", "AnswerLoad", "ClientsFigures", "endless_model", "measure_answers"]
 
@@ -138,9 +136,7 @@ def endless_model(bundle: Path, engine: Engine, threads: int | None) -> VisionLa
         EngineError: a package is missing.
     """
     settings = VlmSettings.of(bundle).model_copy(update={"stop": ()})
-    prompter = Prompter.open(bundle, settings)
-    language = open_language_model(bundle / LANGUAGE, prompter, threads=threads)
-    return VisionLanguageModel(prompter, VisionEncoder(engine), language)
+    return replace(load_vlm(bundle, engine=engine, threads=threads), prompter=Prompter.open(bundle, settings))
 
 
 def measure_answers(

@@ -128,7 +128,7 @@ def _row(report: BenchReport) -> tuple[str, ...]:
 
 
 def _name(machine: BenchMachine) -> str:
-    return machine.device or machine.machine.device or machine.machine.architecture
+    return machine.device or machine.machine.device or machine.processor or machine.machine.architecture
 
 
 def _shown(image: float | None, most: float | None, first: float | None, rate: float | None) -> tuple[str, ...]:
