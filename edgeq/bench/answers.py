@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -16,19 +16,25 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bench.times import Times, times_of
-from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
+from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
 from edgeq.errors import EngineError
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
 from edgeq.runtime.vlm.api import GenerationRequest
-from edgeq.runtime.vlm.language import open_language_model
-from edgeq.runtime.vlm.model import VisionLanguageModel
+from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.stream import Done, Failed
-from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
-__all__ = ["AnswerFigures", "AnswerLoad", "ClientsFigures", "endless_model", "measure_answers"]
+__all__ = [
+    "AnswerFigures",
+    "AnswerLoad",
+    "ClientsFigures",
+    "clients_figures",
+    "endless_model",
+    "fresh_requests",
+    "measure_answers",
+]
 
 AGAIN: Final = "What else is there?"
 """Asked about an image that was asked about just now."""
@@ -138,9 +144,7 @@ def endless_model(bundle: Path, engine: Engine, threads: int | None) -> VisionLa
         EngineError: a package is missing.
     """
     settings = VlmSettings.of(bundle).model_copy(update={"stop": ()})
-    prompter = Prompter.open(bundle, settings)
-    language = open_language_model(bundle / LANGUAGE, prompter, threads=threads)
-    return VisionLanguageModel(prompter, VisionEncoder(engine), language)
+    return replace(load_vlm(bundle, engine=engine, threads=threads), prompter=Prompter.open(bundle, settings))
 
 
 def measure_answers(
@@ -169,7 +173,7 @@ def measure_answers(
     say = report or (lambda _stage, _done, _total: None)
     preparing, image = _encoder(vlm, load, say)
     options = RuntimeOptions(queue=max((16, *load.clients)), threads=threads)
-    fresh = _requests(load)
+    fresh = fresh_requests(load)
     with start_runtime(vlm, bundle, options, device) as runtime:
         for _ in range(load.warmup):
             _ask(runtime, next(fresh))
@@ -221,7 +225,7 @@ class _Answered:
         return self.done.usage.first_token_seconds
 
 
-def _requests(load: AnswerLoad) -> Iterator[GenerationRequest]:
+def fresh_requests(load: AnswerLoad) -> Iterator[GenerationRequest]:
     """Requests about images that nobody has asked about before, for ever."""
     pixels = np.asarray(load.picture)
     for number in count():
@@ -244,7 +248,7 @@ def _ask(runtime: Runtime, ask: GenerationRequest) -> _Answered:
 def _encoder(vlm: VisionLanguageModel, load: AnswerLoad, say: Progress) -> tuple[Times, Times]:
     """The image processor and the vision encoder, before the runtime has them."""
     preparing, encoding = [], []
-    for number, ask in zip(range(load.warmup + load.repeats), _requests(load), strict=False):
+    for number, ask in zip(range(load.warmup + load.repeats), fresh_requests(load), strict=False):
         say("images", number, load.warmup + load.repeats)
         (picture,) = ask.images
         assert isinstance(picture, Image.Image)
@@ -297,13 +301,25 @@ def _together(
 
 
 def _figures(clients: int, answered: Sequence[_Answered], seconds: float) -> ClientsFigures:
-    tokens = sum(one.tokens for one in answered)
+    times = [(one.first, one.total) for one in answered]
+    return clients_figures(clients, times, sum(one.tokens for one in answered), seconds)
+
+
+def clients_figures(clients: int, times: Sequence[tuple[float, float]], tokens: int, seconds: float) -> ClientsFigures:
+    """A row.
+
+    Args:
+        clients: at once.
+        times: of each request, seconds to its first token and to its end.
+        tokens: of all answers.
+        seconds: from the first question to the last token.
+    """
     return ClientsFigures(
         clients=clients,
-        requests=len(answered),
+        requests=len(times),
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds,
-        first_token=times_of([one.first for one in answered]),
-        answer=times_of([one.total for one in answered]),
+        first_token=times_of([first for first, _ in times]),
+        answer=times_of([total for _, total in times]),
     )

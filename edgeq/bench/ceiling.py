@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -95,6 +95,18 @@ class Limits:
             image_ms=None,
         )
 
+    def measured_again(self, free_bytes: int) -> Limits:
+        """The same, with the quicker of two measurements of memory: other processes may have held up the first.
+
+        Args:
+            free_bytes: of memory.
+        """
+        work = None if self.plan is None else model_work(self.plan)
+        if self.bytes_per_second is None or work is None:
+            return self
+        found = max(self.bytes_per_second, measured_bandwidth(free_bytes, work.weights_bytes) or 0.0)
+        return replace(self, bytes_per_second=found, note=_measured(found))
+
     def beside(self, figures: AnswerFigures, ceiling: BenchCeiling | None) -> AnswerFigures:
         """The figures with their share of the ceiling, as they are where there is none."""
         work = self._work(figures)
@@ -141,15 +153,22 @@ def find_limits(bundle: Path, device: str | None, mode: PowerMode | None, free_b
     plan = MemoryPlan.load(bundle / MEMORY) if (bundle / MEMORY).is_file() else None
     work = None if plan is None else model_work(plan)
     if work is None:
-        why = "the bundle has no memory plan: prepare it with --device" if plan is None else "a mixture of experts"
-        return Limits(None, mode, None, f"the ceiling is not known: {why}")
+        why = "the model is a mixture of experts"
+        if plan is None:
+            why = "the bundle has no memory plan: prepare it with --device"
+        return Limits(None, mode, None, f"the ceiling is not known, as {why}")
     if mode is not None:
         return Limits(plan, mode, None, f"the ceiling is derived from {device} in mode {mode.name}; nothing reaches it")
     found = measured_bandwidth(free_bytes, work.weights_bytes)
     if found is None:
-        return Limits(plan, None, None, "the ceiling is not known: caches may hold all weights, or memory is too small")
-    note = f"the ceiling is memory's bandwidth as measured here, {found / 1e9:.1f} GB/s; the device is not a known one"
-    return Limits(plan, None, found, note)
+        return Limits(plan, None, None, "the ceiling is not known, as caches may hold all weights, or memory is small")
+    return Limits(plan, None, found, _measured(found))
+
+
+def _measured(bytes_per_second: float) -> str:
+    """Where such a ceiling is from."""
+    rate = f"{bytes_per_second / 1e9:.1f} GB/s"
+    return f"the ceiling is memory's bandwidth as measured here, {rate}; the device is not a known one"
 
 
 def measured_bandwidth(free_bytes: int, least_read: int, root: Path = Path("/")) -> float | None:

@@ -36,6 +36,7 @@ class Conditions(BaseModel):
             said.
         throttled: what slowed the machine down, in words; empty where nothing did.
         looked_for_throttling: whether there was anything that would say it.
+        load: processes that ran or wanted to, in the mean over the minute before; None where it is not said.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class Conditions(BaseModel):
     cpu_mhz: tuple[int, int] | None
     throttled: tuple[str, ...]
     looked_for_throttling: bool
+    load: float | None
 
     def __str__(self) -> str:
         """In words for a person."""
@@ -60,7 +62,8 @@ class Conditions(BaseModel):
             if mhz is not None
         ]
         slowed = f"throttled: {', '.join(self.throttled)}" if self.throttled else "not throttled"
-        return ", ".join([heat, *clocks, slowed if self.looked_for_throttling else "throttling is not said"])
+        busy = [] if self.load is None else [f"a load of {self.load:.1f} in the minute before"]
+        return ", ".join([heat, *clocks, slowed if self.looked_for_throttling else "throttling is not said", *busy])
 
 
 @dataclass
@@ -76,6 +79,7 @@ class ConditionsWatch:
         throttled: what slowed the machine down, in the order in which it was seen.
         events: counters of over-current events at the first look.
         told: there was something that would say it.
+        load: at the first look.
     """
 
     root: Path = Path("/")
@@ -87,6 +91,7 @@ class ConditionsWatch:
     throttled: dict[str, None] = field(default_factory=dict)
     events: dict[Path, int] = field(default_factory=dict)
     told: bool = False
+    load: float | None = None
 
     def look(self) -> None:
         """Read everything once."""
@@ -97,7 +102,7 @@ class ConditionsWatch:
             if zone.throttles is not None:
                 self._note(f"{zone.name} at {zone.throttles:.0f} °C", slowed=zone.celsius >= zone.throttles)
         if self.samples == 1:
-            self.start = self.hottest
+            self.start, self.load = self.hottest, _load(self.root)
         self.gpu += _mhz((self.root / "sys/class/devfreq").glob("17000000.*/cur_freq"), 1_000_000)
         self.cpu += _mhz([self.root / "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq"], 1000)
         for device in sorted((self.root / "sys/class/thermal").glob("cooling_device*")):
@@ -121,6 +126,7 @@ class ConditionsWatch:
             cpu_mhz=(min(self.cpu), max(self.cpu)) if self.cpu else None,
             throttled=tuple(self.throttled),
             looked_for_throttling=self.told,
+            load=self.load,
         )
 
     def _note(self, what: str, *, slowed: bool) -> None:
@@ -157,6 +163,14 @@ def processor_name(root: Path = Path("/")) -> str | None:
     """What `/proc/cpuinfo` calls the first processor; None where it has no name, as on a Jetson."""
     lines = (text_in(root / "proc/cpuinfo") or "").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _load(root: Path) -> float | None:
+    """The first number of `/proc/loadavg`."""
+    try:
+        return float((text_in(root / "proc/loadavg") or "").partition(" ")[0])
+    except ValueError:
+        return None
 
 
 def _mhz(files: Iterator[Path] | list[Path], unit: int) -> list[int]:

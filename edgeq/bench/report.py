@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeq.artifact import Artifact
-from edgeq.bench.answers import AnswerFigures
+from edgeq.bench.answers import AnswerFigures, ClientsFigures
 from edgeq.bench.ceiling import BenchCeiling
 from edgeq.bench.conditions import Conditions
 from edgeq.bench.graphs import GraphFigures
@@ -77,11 +77,12 @@ class BenchReport(Artifact):
         ceiling_note: where the ceiling is from, or why there is none, in a sentence.
         answers: of a vision-language model.
         graphs: of other bundles, one for each encoder.
+        service: rows of a running `edgeq serve`, measured over HTTP, whose model ends its answers by itself.
     """
 
     otherwise = "is no report of a benchmark"
     made_by = "edgeq bench -o"
-    later = ("ceiling", "answers", "graphs")
+    later = ("ceiling", "answers", "graphs", "service")
 
     version: Literal["edgeq.bench/1"] = "edgeq.bench/1"
     made: str
@@ -98,6 +99,7 @@ class BenchReport(Artifact):
     ceiling_note: str
     answers: AnswerFigures | None = None
     graphs: tuple[GraphFigures, ...] = ()
+    service: tuple[ClientsFigures, ...] = ()
 
 
 def versions_here() -> dict[str, str]:

@@ -11,11 +11,12 @@ from typing import Final
 
 from PIL import Image
 
-from edgeq.bench.answers import AnswerFigures, AnswerLoad, endless_model, measure_answers
+from edgeq.bench.answers import AnswerFigures, AnswerLoad, ClientsFigures, endless_model, measure_answers
 from edgeq.bench.ceiling import BenchCeiling, find_limits
 from edgeq.bench.conditions import processor_name, watched
 from edgeq.bench.graphs import GraphFigures, GraphLoad, measure_graph, measure_towers
 from edgeq.bench.report import BenchLoad, BenchMachine, BenchReport, versions_here
+from edgeq.bench.service_clients import ServiceAddress, measure_service
 from edgeq.bundle.contents import Manifest
 from edgeq.bundle.verification_states import Verified
 from edgeq.bundle.verify import check_unchanged, examine, read_listed
@@ -55,6 +56,7 @@ class BenchRequest:
         backend: what runs the graphs; `auto` takes TensorRT where it is installed.
         picture: that a vision-language model is asked about, mode RGB; None takes the bundle's first canary.
         question: about it; None takes the canary's.
+        service: that serves the bundle on this machine, and is asked over HTTP; None loads the bundle here.
         root: where the system's `etc`, `proc`, `sys` and `var` are; another one for a test.
     """
 
@@ -63,6 +65,7 @@ class BenchRequest:
     backend: str = AUTO
     picture: Image.Image | None = None
     question: str | None = None
+    service: ServiceAddress | None = None
     root: Path = Path("/")
 
 
@@ -72,12 +75,13 @@ class _Found:
 
     Attributes:
         backend: that ran the graphs.
-        answers, graphs, ceiling, note: as in the report.
+        answers, graphs, service, ceiling, note: as in the report.
     """
 
     backend: str
     answers: AnswerFigures | None = None
     graphs: tuple[GraphFigures, ...] = ()
+    service: tuple[ClientsFigures, ...] = ()
     ceiling: BenchCeiling | None = None
     note: str = "a ceiling is known of vision-language models alone"
 
@@ -106,6 +110,8 @@ def bench(request: BenchRequest, report: Progress | None = None) -> BenchReport:
     verified = examine(bundle, trust_at(request.place, bundle, ()))
     machine = _machine(request.root)
     measure = {"vision-language": _answers, "retrieval": _towers}.get(verified.manifest.kind, _graph)
+    if request.service is not None:
+        measure = _service
     with watched(request.root) as watch:
         found = measure(bundle, verified, request, machine, say)
     return BenchReport(
@@ -123,19 +129,22 @@ def bench(request: BenchRequest, report: Progress | None = None) -> BenchReport:
         ceiling_note=found.note,
         answers=found.answers,
         graphs=found.graphs,
+        service=found.service,
     )
 
 
 def _refuse_at_once(bundle: Path, listed: Manifest, request: BenchRequest) -> None:
     """Packages and memory, by what the manifest says, of which nothing is proved yet."""
     if listed.kind != "vision-language":
-        if request.picture is not None or request.question is not None:
+        if request.picture is not None or request.question is not None or request.service is not None:
             raise InputError(
                 f"{bundle} is the bundle of a {listed.kind}, which answers no questions",
-                expected="no image and no question: its own canaries are measured",
+                expected="no image, no question and no service: its own canaries are measured",
             )
         return
     require_packages()
+    if request.service is not None:
+        return
     weights = sum(file.size for file in listed.files if file.name.startswith(f"{LANGUAGE}/") and _WEIGHTS in file.name)
     free = probe(request.root).budget_bytes
     if weights > free:
@@ -175,8 +184,19 @@ def _answers(bundle: Path, verified: Verified, request: BenchRequest, machine: B
     check_unchanged(bundle, verified)
     asked = AnswerLoad(picture, question, load.tokens, load.repeats, load.warmup, load.clients)
     figures = measure_answers(bundle, vlm, asked, device, threads=threads, report=say)
+    limits = limits.measured_again(device.budget_bytes - RESERVE_BYTES)
     ceiling = limits.ceiling(figures)
-    return _Found(candidate.backend, limits.beside(figures, ceiling), (), ceiling, limits.note)
+    return _Found(candidate.backend, limits.beside(figures, ceiling), ceiling=ceiling, note=limits.note)
+
+
+def _service(bundle: Path, verified: Verified, request: BenchRequest, _machine: BenchMachine, say: Progress) -> _Found:
+    """A running service that serves the bundle."""
+    assert request.service is not None, "asked for"
+    load, (picture, question) = request.load, _asked(bundle, verified.manifest, request)
+    asked = AnswerLoad(picture, question, load.tokens, load.repeats, load.warmup, load.clients)
+    rows = measure_service(request.service, asked, verified.digest, say)
+    address = f"edgeq serve at {request.service.host}:{request.service.port}"
+    return _Found(address, service=rows, note="no ceiling stands beside a service: measure without --url for one")
 
 
 def _asked(bundle: Path, manifest: Manifest, request: BenchRequest) -> tuple[Image.Image, str]:

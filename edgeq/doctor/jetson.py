@@ -1,56 +1,24 @@
 """A Jetson's release, power mode and clocks, and what they cost.
 
-The figures of power modes are other people's: limits that follow from the multiprocessors, clocks and memory bandwidth
-that NVIDIA's tables give for the Orin NX 16 GB. edgeq has measured none of them.
+The figures of power modes are those of `edgeq.device.power_modes`: limits, which edgeq has not measured.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgeq.device.power_modes import POWER_MODES, PowerMode, board_device, power_mode
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.doctor.reading import number_in, text_in
 from edgeq.engine.power import Power
 from edgeq.engine_store.machine import read_machine
 
-__all__ = ["ORIN_NX_MODES", "Mode", "clock_finding", "power_finding", "release_finding"]
+__all__ = ["clock_finding", "power_finding", "release_finding"]
 
 _OLDEST_L4T: Final = 36
 _JETPACKS: Final = {"36": "JetPack 6", "38": "JetPack 7 (Thor)", "39": "JetPack 7"}
-_ORIN_NX_16GB: Final = "p3767-0000"
-_FASTEST: Final = "MAXN_SUPER"
-
-
-@dataclass(frozen=True)
-class Mode:
-    """What a power mode leaves of an Orin NX 16 GB.
-
-    Attributes:
-        multiprocessors: of the GPU.
-        mhz: its highest clock.
-        bandwidth: of memory, in GB/s.
-        tflops: FP16, dense, on the GPU.
-    """
-
-    multiprocessors: int
-    mhz: int
-    bandwidth: float
-    tflops: float
-
-
-_FULL: Final = Mode(8, 1173, 102.4, 19.2)
-
-ORIN_NX_MODES: Final = {
-    "MAXN_SUPER": _FULL,
-    "40W": _FULL,
-    "25W": Mode(8, 408, 102.4, 6.7),
-    "15W": Mode(4, 612, 102.4, 5.0),
-    "10W": Mode(4, 612, 68.3, 5.0),
-}
-"""By nvpmodel's name. MAXN, without the Super configuration, is not among them: nobody gave its figures."""
 
 
 def release_finding(root: Path, power: Power | None) -> DoctorFinding:
@@ -88,13 +56,15 @@ def power_finding(root: Path, power: Power | None) -> DoctorFinding:
         return DoctorFinding(name="power mode", status="unknown", seen="no /var/lib/nvpmodel/status", next_step=step)
     name = power.name or "without a name"
     seen = f"{name} (number {power.mode})"
-    mode = ORIN_NX_MODES.get(name) if _ORIN_NX_16GB in (text_in(root / "proc/device-tree/compatible") or "") else None
-    if mode is None:
+    device = board_device(text_in(root / "proc/device-tree/compatible") or "")
+    mode = power_mode(device, power.name)
+    if device is None or mode is None:
         means = "edgeq knows no figures for it; a figure without its power mode says nothing"
         return DoctorFinding(name="power mode", status="ok", seen=seen, means=means)
-    status = "ok" if mode == _FULL else "warning"
-    step = "" if mode == _FULL else _faster(root)
-    return DoctorFinding(name="power mode", status=status, seen=seen, means=_cost(mode), next_step=step)
+    fastest = POWER_MODES[device][0]
+    slower = mode.clocks_per_second < fastest.clocks_per_second
+    status, step = ("warning", _faster(root, fastest.name)) if slower else ("ok", "")
+    return DoctorFinding(name="power mode", status=status, seen=seen, means=_cost(mode, fastest), next_step=step)
 
 
 def clock_finding(root: Path, power: Power | None) -> DoctorFinding:
@@ -123,22 +93,28 @@ def _package_version(status: str, package: str) -> str | None:
     return None
 
 
-def _cost(mode: Mode) -> str:
-    """A mode against the fastest, in words."""
+def _cost(mode: PowerMode, fastest: PowerMode) -> str:
+    """A mode against the fastest, in words.
+
+    A token of an answer reads all weights, which memory's clock bounds; those of 4 bits are unpacked by instructions,
+    which the GPU's clock bounds (`edgeq.plan.ceilings`).
+    """
     source = "limits by NVIDIA's tables, not measured by edgeq"
-    what = f"{mode.multiprocessors} SM at {mode.mhz} MHz, {mode.tflops} TFLOPS in FP16, {mode.bandwidth} GB/s"
-    if mode == _FULL:
+    what = (
+        f"{mode.multiprocessors} SM at {mode.gpu_mhz} MHz, {mode.fp16_per_second / 1e12:.1f} TFLOPS in FP16, "
+        f"{mode.bytes_per_second / 1e9:.1f} GB/s"
+    )
+    if mode.clocks_per_second >= fastest.clocks_per_second:
         return f"the GPU's full speed: {what} ({source})"
-    prompt, token = _FULL.tflops / mode.tflops, _FULL.bandwidth / mode.bandwidth
-    slower = f"up to {token:.1f} times as long" if token > 1 else "as long as in the fastest mode, or little longer"
-    return f"{what}: images and prompts take up to {prompt:.1f} times as long, each further token {slower} ({source})"
+    times = fastest.clocks_per_second / mode.clocks_per_second
+    return f"{what}: images, prompts and the tokens of a 4-bit model take up to {times:.1f} times as long ({source})"
 
 
-def _faster(root: Path) -> str:
+def _faster(root: Path, fastest: str) -> str:
     """How to switch to the fastest mode, whose number differs from board to board."""
-    found = re.search(rf"POWER_MODEL\s+ID=(\d+)\s+NAME={_FASTEST}\b", text_in(root / "etc/nvpmodel.conf") or "")
+    found = re.search(rf"POWER_MODEL\s+ID=(\d+)\s+NAME={fastest}\b", text_in(root / "etc/nvpmodel.conf") or "")
     if found is None:
-        return f"flash the Super configuration: /etc/nvpmodel.conf has no {_FASTEST}"
+        return f"flash the Super configuration: /etc/nvpmodel.conf has no {fastest}"
     return f"where power and cooling allow it: sudo nvpmodel -m {found[1]}"
 
 

@@ -36,6 +36,7 @@ JETSON = {
     "sys/class/thermal/cooling_device1/type": "gpu-throttle-alert",
     "sys/class/thermal/cooling_device1/cur_state": "0",
     "sys/class/hwmon/hwmon4/oc3_event_cnt": "7",
+    "proc/loadavg": "1.25 0.40 0.10 2/345 6789\n",
 }
 """A fan that runs throttles nothing, and events of before are not of this run."""
 
@@ -49,7 +50,10 @@ def test_a_cool_jetson(tmp_path: Path) -> None:
     assert (found.gpu_mhz, found.cpu_mhz) == ((918, 918), (1497, 1497))
     assert (found.throttled, found.looked_for_throttling) == ((), True)
     assert found.samples >= 2
-    assert str(found) == "48 to 48 °C (gpu-thermal), GPU 918 to 918 MHz, CPU 1,497 to 1,497 MHz, not throttled"
+    assert str(found) == (
+        "48 to 48 °C (gpu-thermal), GPU 918 to 918 MHz, CPU 1,497 to 1,497 MHz, not throttled, "
+        "a load of 1.2 in the minute before"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def test_what_slowed_it_down_meanwhile_is_said_though_it_is_over(
     found = watch.seen()
     assert (found.samples, found.throttled) == (3, (said,))
     assert found.gpu_mhz == (306, 918)
-    assert str(found).endswith(f"throttled: {said}")
+    assert f"throttled: {said}, a load" in str(found)
 
 
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:

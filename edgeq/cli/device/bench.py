@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -10,14 +11,17 @@ from rich.console import Console
 from edgeq.api.device.images import open_image
 from edgeq.bench.report import BenchLoad, BenchReport
 from edgeq.bench.run import BenchRequest, bench
+from edgeq.bench.service_clients import ServiceAddress
 from edgeq.cli import console
 from edgeq.cli.device.bench_tables import print_report, print_reports
 from edgeq.cli.flags import PATH, json_option, running_backend_option, threads_option
+from edgeq.install.candidate_here import AUTO
 
 __all__ = ["command"]
 
 _MOST_CLIENTS = 256
 _MOST_BATCH = 1024
+_TOKEN = "EDGEQ_TOKEN"
 
 
 @click.command("bench")
@@ -25,6 +29,11 @@ _MOST_BATCH = 1024
 @click.option("--show", is_flag=True, help="Print one table of several reports, which stand in the place of BUNDLE.")
 @click.option("--image", type=PATH, help="Vision-language: what is asked about.  [default: the bundle's first canary]")
 @click.option("--question", help="Vision-language: about it.  [default: the canary's]")
+@click.option(
+    "--url",
+    help="Vision-language: ask an `edgeq serve` on this machine that serves BUNDLE, such as http://127.0.0.1:8000; its "
+    "token is the variable EDGEQ_TOKEN.",
+)
 @click.option(
     "--tokens",
     type=click.IntRange(2, 4096),
@@ -68,6 +77,7 @@ def command(
     show: bool,
     image: Path | None,
     question: str | None,
+    url: str | None,
     tokens: int,
     clients: tuple[int, ...],
     batches: tuple[int, ...],
@@ -89,6 +99,8 @@ def command(
         _check_shown(output, as_json)
         print_reports([path.stem for path in paths], reports)
         return
+    if url is not None and (threads is not None or backend != AUTO):
+        raise click.UsageError("--threads and --backend are the service's own: they go not with --url")
     if len(paths) > 1:
         raise click.UsageError("one BUNDLE is measured at a time; --show takes several reports")
     asked = BenchLoad(
@@ -100,7 +112,8 @@ def command(
         threads=threads,
     )
     picture = None if image is None else open_image(image)
-    request = BenchRequest(paths[0], asked, backend, picture, question)
+    service = None if url is None else ServiceAddress.of(url, os.environ.get(_TOKEN))
+    request = BenchRequest(paths[0], asked, backend, picture, question, service)
     with Console(stderr=True).status("looking") as status:
         report = bench(request, lambda stage, done, total: status.update(_words(stage, done, total)))
     if output is not None:

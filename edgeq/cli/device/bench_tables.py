@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
-from edgeq.bench.answers import AnswerFigures
+from edgeq.bench.answers import AnswerFigures, ClientsFigures
 from edgeq.bench.graphs import GraphFigures
 from edgeq.bench.report import BenchMachine, BenchReport
 from edgeq.bench.times import Times
@@ -15,6 +15,7 @@ from edgeq.cli import console
 __all__ = ["print_report", "print_reports"]
 
 _COLUMNS = ("", "p50", "p90", "p99", "median within", "runs")
+_RATES = ("measured", "ceiling", "of it", "first p50", "answer p50", "p90")
 _NUMBERS = ("p50", "p90", "p99", "median within", "runs")
 
 
@@ -24,6 +25,8 @@ def print_report(report: BenchReport) -> None:
         _print_answers(report, report.answers)
     for figures in report.graphs:
         _print_graph(report, figures)
+    if report.service:
+        _print_rates(f"{report.bundle} over HTTP: tokens a second", map(_client_rates, report.service))
     for line in _lines(report):
         click.echo(line)
 
@@ -57,12 +60,11 @@ def _print_answers(report: BenchReport, figures: AnswerFigures) -> None:
         ],
         numbers=_NUMBERS,
     )
-    console.print_table(
-        "Tokens a second",
-        ("", "measured", "ceiling", "of it", "first p50", "answer p50", "p90"),
-        list(_rates(report, figures)),
-        numbers=("measured", "ceiling", "of it", "first p50", "answer p50", "p90"),
-    )
+    _print_rates("Tokens a second", _rates(report, figures))
+
+
+def _print_rates(title: str, rows: Iterable[tuple[str, ...]]) -> None:
+    console.print_table(title, ("", *_RATES), list(rows), numbers=_RATES)
 
 
 def _rates(report: BenchReport, figures: AnswerFigures) -> Iterator[tuple[str, ...]]:
@@ -78,16 +80,20 @@ def _rates(report: BenchReport, figures: AnswerFigures) -> Iterator[tuple[str, .
     )
     yield "prompt", _rate(figures.prefill_tokens_per_second), _rate(read), _percent(figures.prefill_percent), "", "", ""
     yield "answer", _rate(figures.decode_tokens_per_second), _rate(decode), _percent(figures.decode_percent), "", "", ""
-    for row in figures.clients:
-        yield (
-            f"{row.clients} client{'s' if row.clients > 1 else ''}",
-            _rate(row.tokens_per_second),
-            _rate(row.ceiling_tokens_per_second),
-            _percent(row.percent),
-            _ms(row.first_token.p50_ms),
-            _ms(row.answer.p50_ms),
-            _ms(row.answer.p90_ms),
-        )
+    yield from map(_client_rates, figures.clients)
+
+
+def _client_rates(row: ClientsFigures) -> tuple[str, ...]:
+    """Of so many clients."""
+    return (
+        f"{row.clients} client{'s' if row.clients > 1 else ''}",
+        _rate(row.tokens_per_second),
+        _rate(row.ceiling_tokens_per_second),
+        _percent(row.percent),
+        _ms(row.first_token.p50_ms),
+        _ms(row.answer.p50_ms),
+        _ms(row.answer.p90_ms),
+    )
 
 
 def _print_graph(report: BenchReport, figures: GraphFigures) -> None:
@@ -104,7 +110,7 @@ def _print_graph(report: BenchReport, figures: GraphFigures) -> None:
 
 
 def _lines(report: BenchReport) -> Iterator[str]:
-    if report.answers is not None:
+    if report.answers is not None or report.service:
         yield f"{report.ceiling_note[0].upper()}{report.ceiling_note[1:]}."
     machine = report.machine
     power = "not a Jetson" if machine.power is None else str(machine.power)
@@ -122,13 +128,16 @@ def _row(report: BenchReport) -> tuple[str, ...]:
         rate = max(row.tokens_per_second for row in answers.clients)
         figures = (answers.image.p50_ms, rate, answers.first_token.p50_ms, answers.decode_tokens_per_second)
         return _name(machine), mode, *_shown(*figures), _percent(answers.decode_percent)
+    if report.service:
+        rate = max(row.tokens_per_second for row in report.service)
+        return _name(machine), mode, *_shown(None, rate, report.service[0].first_token.p50_ms, None), ""
     image = next((each.whole.p50_ms for each in report.graphs if each.what == "image"), None)
     most = max((batch.per_second for each in report.graphs for batch in each.batches), default=None)
     return _name(machine), mode, *_shown(image, most, None, None), ""
 
 
 def _name(machine: BenchMachine) -> str:
-    return machine.device or machine.machine.device or machine.machine.architecture
+    return machine.device or machine.machine.device or machine.processor or machine.machine.architecture
 
 
 def _shown(image: float | None, most: float | None, first: float | None, rate: float | None) -> tuple[str, ...]:
