@@ -19,12 +19,16 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential cmake git python3-pip python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
-# The wheel of a package index is built for servers: on L4T it imports, and fails at its first kernel.
+# The wheel of a package index is built for servers: on L4T it imports, and fails at its first kernel. What CMake built
+# here is what is packed: else pip would run it once more, in an environment of its own, for the CPU alone.
 RUN git clone --depth 1 --branch "${BITSANDBYTES_TAG}" "${BITSANDBYTES_REPOSITORY}" /build/bitsandbytes \
     && cmake -S /build/bitsandbytes -B /build/objects -DCMAKE_BUILD_TYPE=Release -DCOMPUTE_BACKEND=cuda \
         "-DCOMPUTE_CAPABILITY=${COMPUTE_CAPABILITY}" -DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc \
     && cmake --build /build/objects --parallel "${BUILD_JOBS}" \
-    && python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /build/wheels /build/bitsandbytes
+    && python3 -m venv /build/venv \
+    && /build/venv/bin/python -m pip install --no-cache-dir scikit-build-core "setuptools>=77.0.3" trove-classifiers wheel \
+    && BNB_SKIP_CMAKE=1 /build/venv/bin/python -m pip wheel --no-cache-dir --no-build-isolation --no-deps \
+        --wheel-dir /build/wheels /build/bitsandbytes
 
 
 FROM ${L4T_IMAGE} AS device

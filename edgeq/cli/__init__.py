@@ -21,7 +21,7 @@ import click
 from edgeq import __version__
 from edgeq.cli.exit_statuses import BAD_INPUT, DONE, FAILED, SERVICES, exit_status, leave
 from edgeq.errors import EdgeqError
-from edgeq.faults import known_fault
+from edgeq.faults import is_device_lost, known_fault
 from edgeq.old_names import current_arguments
 
 __all__ = ["VERBS", "cli", "main", "run"]
@@ -81,6 +81,9 @@ _DEVICE: Final = frozenset(
 )
 """Verbs that a device without the workshop's packages has; they lie in `edgeq.cli.device`."""
 
+_lost: list[Exception] = []
+"""Errors over an accelerator that is lost: their frames hold what lies on it, so that nothing lets it go."""
+
 _INTERRUPTED = 128 + signal.SIGINT
 _READER_GONE = 128 + signal.SIGPIPE
 _TERMINATED = 128 + signal.SIGTERM
@@ -115,7 +118,7 @@ def main() -> None:
     """The `edgeq` command."""
     signal.signal(signal.SIGTERM, _terminated)
     status = run(sys.argv[1:])
-    if status == FAILED:
+    if _lost:
         leave(status)
     sys.exit(status)
 
@@ -133,6 +136,8 @@ def run(arguments: Sequence[str]) -> int:
         return _stopped(_INTERRUPTED)
     except Exception as error:
         _tell(error)
+        if is_device_lost(error):
+            _lost.append(error)
         return exit_status(error, service=service)
     except SystemExit as stop:
         if stop.code == _TERMINATED:

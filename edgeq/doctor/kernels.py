@@ -132,5 +132,6 @@ def _build(gpu: Any) -> str:
     capability = str(gpu.get("capability", "8.7")).replace(".", "")
     return (
         "pip uninstall bitsandbytes, and build it on the device, in its source: "
-        f"cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY={capability} -S . && cmake --build . && pip install ."
+        f"cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY={capability} -S . && cmake --build . && "
+        "BNB_SKIP_CMAKE=1 pip install --no-build-isolation ."
     )

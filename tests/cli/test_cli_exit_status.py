@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -30,6 +31,7 @@ from edgeq.errors import (
     OutOfMemoryError,
     OutputError,
 )
+from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.runtime.scheduler import errors as scheduler_errors
 from edgeq.runtime.scheduler.errors import BusyError, DeadlineError, TooLargeError
 from edgeq.service.http.errors import RequestError
@@ -172,6 +174,37 @@ def test_what_nobody_foresaw_shows_where(edgeq: Edgeq, monkeypatch: pytest.Monke
 
 def test_no_verb_at_all() -> None:
     assert run([]) in (DONE, BAD_INPUT)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (NO_MEMORY[0], NOT_NOW, "CUDA out of memory"),
+        (NO_MEMORY[5], NOT_NOW, "CUDACachingAllocator"),
+        (LOST[0], FAILED, "an illegal memory access"),
+        (KeyError("layers"), MISCONFIGURED, "layers"),
+    ],
+    ids=str,
+)
+def test_a_model_that_cannot_be_loaded_says_whether_to_try_again(
+    edgeq: Edgeq,
+    prepared_vlm: PreparedVlm,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    words: str,
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(
+        "edgeq.runtime.vlm.language._model_class", lambda _directory: SimpleNamespace(from_pretrained=load)
+    )
+    done = edgeq("serve", prepared_vlm.bundle, "--no-canaries", "--port", "0", "--threads", "1")
+    assert done.status == status
+    assert "transformers cannot load the language model" in done.err
+    assert words in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_process_whose_accelerator_is_lost_lets_nothing_go() -> None:

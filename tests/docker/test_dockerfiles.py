@@ -134,3 +134,14 @@ def test_what_the_ignore_file_keeps_out_cannot_be_copied() -> None:
     assert broken(copy, "*\n") == {"copied_paths_exist"}
     assert broken(copy, "*\n!edgeq\n") == set()
     assert broken(copy, "# edgeq\n") == set()
+
+
+def test_what_was_built_for_the_gpu_is_what_is_packed() -> None:
+    """As install.sh does it: without these pip builds bitsandbytes once more, for the CPU alone."""
+    (packed,) = [
+        part
+        for part in (CHECKOUT / "docker/device.Dockerfile").read_text(encoding="utf-8").split("&&")
+        if " wheel --no-cache-dir" in part
+    ]
+    assert "BNB_SKIP_CMAKE=1 " in packed
+    assert "--no-build-isolation" in packed

@@ -75,6 +75,9 @@ def test_a_wheel_for_other_machines(said: str) -> None:
     assert (found.status, said in found.seen) == ("missing", True)
     assert "built for servers" in found.means
     assert "-DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY=87" in found.next_step
+    assert "BNB_SKIP_CMAKE=1 pip install --no-build-isolation" in found.next_step, (
+        "else pip builds it again, for the CPU"
+    )
 
 
 def test_a_wheel_for_other_machines_elsewhere() -> None:

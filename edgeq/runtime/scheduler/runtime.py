@@ -231,8 +231,6 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     shape = read_kv_shape(vlm.language.model, vlm.language.cross_states)
     budget = serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
-    if shape.device.type == "cuda":
-        bound_gpu_memory(budget.working + budget.requests)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)
     fuse_short_pieces(options.fused_prefill_rows)
     steps = StepOptions(batch_invariant=options.batch_invariant, cuda_graphs=options.cuda_graphs)
@@ -242,6 +240,8 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
         decoder.check_shapes()
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))
     watch = MemoryWatch(cuda=shape.device.type == "cuda")
+    if shape.device.type == "cuda":  # keys, values and graphs are there by now
+        bound_gpu_memory(budget.working + room.requests)
     worker = Worker(decoder, admission, look=watch.look, give_back=release_memory, clock=time.monotonic)
     settings = bundled.model_copy(update={"context": context})
     return Runtime(PromptBuilder(vlm.prompter, context), worker, partial(memory_beside_kv, figures), settings)

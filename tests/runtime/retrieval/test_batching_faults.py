@@ -24,11 +24,12 @@ class Encoder:
     def __init__(self, error: BaseException, most: int = 1) -> None:
         self.error, self.most = error, most
         self.runs: list[int] = []
-        self.go = threading.Event()
+        self.go, self.entered = threading.Event(), threading.Event()
         self.go.set()
 
     def __call__(self, rows: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         self.runs.append(len(rows))
+        self.entered.set()
         assert self.go.wait(WAIT_S)
         if len(rows) > self.most or any(row[0] < 0 for row in rows):
             raise self.error
@@ -75,8 +76,7 @@ def test_the_other_encoder_of_the_accelerator_runs_nothing_any_more() -> None:
     run.go.clear()
     other = Batcher(run, "test", queue=9, most=1, window=LONG_S)
     inside, waiting = other.submit(row(1)), other.submit(row(2))
-    while not run.runs:
-        threading.Event().wait(0.001)
+    assert run.entered.wait(WAIT_S)
     other.abandon(DeviceLostError("lost"))
     assert isinstance(waiting.exception(WAIT_S), DeviceLostError)
     run.go.set()
