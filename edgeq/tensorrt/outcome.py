@@ -52,7 +52,8 @@ class BuildReport(Artifact):
         settings: what it was told.
         what: what is wrong, in a sentence.
         differs: the layers that compute in something else than planned, a sentence each.
-        logged: what TensorRT logged as errors, the oldest first.
+        logged, warned: what TensorRT logged as errors and as warnings, such as tensors without a range; the last 200 of
+            each, the oldest first.
     """
 
     otherwise = "is no report on a build"
@@ -65,6 +66,7 @@ class BuildReport(Artifact):
     what: str
     differs: tuple[str, ...] = ()
     logged: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
 
 
 class Outcome:
@@ -146,6 +148,7 @@ class Outcome:
             what=error.what,
             differs=tuple(differs),
             logged=tuple(self._log.errors),
+            warned=tuple(self._log.warnings),
         )
         place = _save(self._evidence, report, self._engine, self._inspected)
         error.next_step = "; ".join(filter(None, (place, error.next_step)))
@@ -178,8 +181,11 @@ def _save(directory: Path, report: BuildReport, engine: bytes | None, inspected:
             report.save(work / REPORT)
     except (OSError, OutputError) as error:
         return f"what was built could not be kept: {first_line(error)}"
+    tried = (
+        f": edgeq verify-engine BUNDLE --backend tensorrt --engine {directory / ENGINE} runs the canaries through it"
+    )
     kept = [*(["the engine"] if engine is not None else []), *(["its inspector's JSON"] if inspected else [])]
-    return f"{', '.join(kept)} and a report are in {directory}" if kept else f"a report is in {directory}"
+    return f"{', '.join(kept)} and a report are in {directory}{tried}" if kept else f"a report is in {directory}"
 
 
 def _refused(error: QuantizeError, settings: BuildSettings) -> QuantizeError:

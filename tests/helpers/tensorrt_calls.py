@@ -287,6 +287,8 @@ class Stage:
                 return None
         for text in self._case.get("logged", []):
             self._log.log(self._trt.ILogger.ERROR, text)
+        for text in self._case.get("warned", []):
+            self._log.log(self._trt.ILogger.WARNING, text)
         if unranged := self._unranged():
             self._log.log(self._trt.ILogger.ERROR, f"could not find any implementation: no scale of {unranged}")
             return None

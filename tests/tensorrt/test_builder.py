@@ -297,7 +297,13 @@ def cases() -> dict[str, Case]:
         "tiny": case(weak, NETWORK),
         "binding in FP16": case(weak, half),
         "unparsed": case(weak, NETWORK, parser_errors=[["/odd", "Odd", "no  importer\nfor Odd"], ["", "", "broken"]]),
-        "nothing built": case(weak, NETWORK, built="", logged=["[conv] could not find any implementation"]),
+        "nothing built": case(
+            weak,
+            NETWORK,
+            built="",
+            logged=["[conv] could not find any implementation"],
+            warned=["Missing scale and zero-point for tensor b"],
+        ),
         "nothing built, none asked for": case(
             weak, NETWORK, built="", calibrator="too few batches", logged=["no kernel"]
         ),
@@ -526,7 +532,8 @@ def test_an_engine_that_differs_is_kept_with_what_its_inspector_shows(results: R
     report = BuildReport.model_validate_json(left["report.json"])
     assert report.differs == ("head: planned float32, the engine has float16 to float16",)
     assert report.settings.quantization == ("explicit" if "typed" in name else "implicit")
-    assert f"the engine, its inspector's JSON and a report are in {found['place']}" in found["what"]
+    assert f"the engine, its inspector's JSON and a report are in {found['place']}: " in found["what"]
+    assert f"edgeq verify-engine BUNDLE --backend tensorrt --engine {found['place']}/engine.plan" in found["what"]
 
 
 def test_a_strongly_typed_network_has_nothing_to_loosen(results: Results) -> None:
@@ -564,7 +571,10 @@ def test_an_inspector_that_cannot_be_read_leaves_its_text(results: Results) -> N
 def test_without_an_engine_what_tensorrt_logged_is_kept(results: Results) -> None:
     left = results["nothing built"]["left"]
     assert left.keys() == {"report.json"}
-    assert BuildReport.model_validate_json(left["report.json"]).logged == ("[conv] could not find any implementation",)
+    report = BuildReport.model_validate_json(left["report.json"])
+    assert report.logged == ("[conv] could not find any implementation",)
+    assert report.warned == ("Missing scale and zero-point for tensor b",)
+    assert report.warned[0] not in results["nothing built"]["causes"]
     assert results["tiny"]["left"] == {}
 
 
