@@ -116,7 +116,7 @@ class FusedLayers:
         """Turned to their positions, [slots, heads of all three, width] in the cache's dtype."""
         given = qkv.view(cos.shape)
         if layer.heads is not None:
-            query, key, value = given.split([self._queries, self._keys, self._keys], 1)
+            query, key, value = torch.split(given, [self._queries, self._keys, self._keys], 1)
             given = torch.cat([layer.heads[0](query), layer.heads[1](key), value], 1)
         return (given * cos + given.roll(self._width // 2, -1) * sin).to(self._cache.dtype)
 
