@@ -1,4 +1,4 @@
-"""Tokens a second of a language model's decode steps on this machine, beside another checkout of edgeq.
+"""Tokens of a language model's decode steps by the processor's second, beside another checkout of edgeq.
 
     python -m benchmarks.decode_steps BUNDLE
     python -m benchmarks.decode_steps BUNDLE --beside ../edgeq-before
@@ -51,7 +51,7 @@ class Side:
         )
 
     def turn(self, clients: int) -> dict[str, float]:
-        """So many clients at once: tokens and seconds of steps."""
+        """So many clients at once: tokens of steps, and the processor's seconds, of all threads."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(clients, file=self._process.stdin, flush=True)
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """For each number of clients, tokens a second of each side in each round."""
+    """For each number of clients, tokens a processor's second of each side in each round."""
     checkouts = {"this": ROOT, **({"beside": given.beside.resolve()} if given.beside else {})}
     figures = {name: getattr(given, name) for name in ("slots", "threads", "tokens", "requests")}
     bundle = given.bundle.resolve()
@@ -97,7 +97,7 @@ def measure(given: argparse.Namespace) -> list[dict[str, Any]]:
             side.turn(clients)
         turns = [{name: side.turn(clients) for name, side in sides.items()} for _ in range(given.rounds)]
         speeds = {name: [turn[name]["tokens"] / turn[name]["seconds"] for turn in turns] for name in sides}
-        rows.append({"clients": clients, "speeds": speeds, "equal": len({turn["this"]["said"] for turn in turns}) == 1})
+        rows.append({"clients": clients, "speeds": speeds})
     for side in sides.values():
         side.close()
     return rows
@@ -151,9 +151,9 @@ def _turn(decoder: Any, questions: Sequence[Any], clients: int) -> dict[str, flo
             said += first.token_id
             if first.ended is None:
                 running.add(slot)
-        start = time.perf_counter()
+        start = time.process_time()
         events = decoder.step() if running else []
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         tokens += len(events)
         said += sum(event.token_id for event in events)
         running -= {event.slot for event in events if event.ended is not None}

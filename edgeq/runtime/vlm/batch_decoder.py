@@ -18,7 +18,7 @@ from edgeq.runtime.cuda_graphs import CudaGraphs
 from edgeq.runtime.vlm.constrained.grammar import Follower
 from edgeq.runtime.vlm.constrained.schema import SchemaError
 from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
-from edgeq.runtime.vlm.language import LanguageModel
+from edgeq.runtime.vlm.language import LanguageModel, release_memory
 from edgeq.runtime.vlm.lru_cache import LruCache
 from edgeq.runtime.vlm.prefill import Prefill
 from edgeq.runtime.vlm.prompt import Prompter
@@ -150,6 +150,7 @@ class BatchDecoder:
         ahead = None if options is None else options.ahead
         self._ahead = self._step.shape.device.type == "cuda" if ahead is None else ahead
         self._begun: _Begun | None = None
+        release_memory()  # of weights that were joined
 
     @property
     def busy(self) -> bool:

@@ -86,3 +86,15 @@ def test_a_seed_is_an_answer() -> None:
 def test_numbers_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError):
         SamplingParams(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_row_is_drawn_by_itself() -> None:
+    """Of many words, whose sum torch splits between threads where there is one row: each among others as alone."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(5, 70_000, generator=generator)
+    rolls = torch.tensor([[1.5, 0.9, 0.3], [0.0, 1.0, 0.0], [1.0, 1.0, 0.999], [2.0, 0.5, 0.7], [0.0, 1.0, 0.0]])
+    together = choose(logits, rolls)
+    alone = [choose(logits[row : row + 1], rolls[row : row + 1]) for row in range(5)]
+    assert torch.equal(together, torch.cat(alone))
+    likeliest = logits.argmax(-1)
+    assert (together == likeliest).tolist() == [False, True, False, False, True]

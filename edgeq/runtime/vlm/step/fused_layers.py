@@ -116,7 +116,7 @@ class FusedLayers:
         """Turned to their positions, [slots, heads of all three, width] in the cache's dtype."""
         given = qkv.view(cos.shape)
         if layer.heads is not None:
-            query, key, value = given.split([self._queries, self._keys, self._keys], 1)
+            query, key, value = torch.split(given, [self._queries, self._keys, self._keys], 1)
             given = torch.cat([layer.heads[0](query), layer.heads[1](key), value], 1)
         return (given * cos + given.roll(self._width // 2, -1) * sin).to(self._cache.dtype)
 
@@ -128,7 +128,7 @@ class FusedLayers:
             found = look(query, keys, values, seen, scaling)
         else:
             found = look_apart(query, keys, values, seen, scaling)
-        return found.view(len(turned), -1)
+        return found.flatten(1)
 
 
 def fuse_layers(model: Any, decoder: Any, cache: SlotCache) -> FusedLayers | None:
@@ -141,7 +141,9 @@ def fuse_layers(model: Any, decoder: Any, cache: SlotCache) -> FusedLayers | Non
     """
     if _named(decoder) != _DECODER or not all(map(_is_llama, decoder.layers)):
         return None
-    if len({(layer.self_attn.head_dim, layer.self_attn.q_proj.out_features) for layer in decoder.layers}) != 1:
+    shapes = {(layer.self_attn.head_dim, layer.self_attn.q_proj.out_features) for layer in decoder.layers}
+    angles = getattr(decoder.rotary_emb, "inv_freq", None)
+    if len(shapes) != 1 or angles is None or 2 * len(angles) != decoder.layers[0].self_attn.head_dim:
         return None
     return FusedLayers(model, decoder, cache)
 
@@ -154,8 +156,13 @@ def _is_llama(layer: Any) -> bool:
     )
     if not all(part is not None and _named(part) - _NORMED == names for names, part in parts):
         return False
-    norms = [layer.input_layernorm, layer.post_attention_layernorm, *_head_norms(layer.self_attn)]
-    return len(norms) != 3 and all(hasattr(norm, "variance_epsilon") for norm in norms)
+    attention, of_heads = layer.self_attn, _head_norms(layer.self_attn)
+    if not hasattr(attention, "head_dim") or not hasattr(attention, "scaling") or len(of_heads) not in (0, 2):
+        return False
+    norms = [layer.input_layernorm, layer.post_attention_layernorm, *of_heads]
+    if not all(hasattr(norm, "variance_epsilon") and hasattr(norm, "weight") for norm in norms):
+        return False
+    return all(norm.weight.shape == (attention.head_dim,) for norm in of_heads)
 
 
 def _head_norms(attention: Any) -> list[Any]:

@@ -14,7 +14,8 @@ import torch
 
 __all__ = ["Capture", "GraphRecorder", "device_capture"]
 
-_WARM_UPS: Final = 3
+_FIRST_WARM_UPS: Final = 3
+_WARM_UPS: Final = 1
 
 
 class Capture(Protocol):
@@ -33,6 +34,7 @@ class GraphRecorder:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self._warm_ups = _FIRST_WARM_UPS
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -46,8 +48,9 @@ class GraphRecorder:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # kernels are chosen and workspaces taken before the capture
-            for _ in range(_WARM_UPS):
+            for _ in range(self._warm_ups):
                 run()
+        self._warm_ups = _WARM_UPS
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):

@@ -61,7 +61,7 @@ def narrowest_shape(shapes: Sequence[StepShape], slots: int, rows: int) -> StepS
         rows: of the longest of them.
     """
     fit = [shape for shape in shapes if shape.slots >= slots and shape.rows >= rows]
-    return min(fit, key=lambda shape: (shape.slots, shape.rows))
+    return min(fit, key=lambda shape: (shape.slots * shape.rows, shape.slots))
 
 
 def _lengths(rows: int, *, halves: bool) -> list[int]:

@@ -33,9 +33,10 @@ def test_there_are_never_many_and_every_step_finds_one(slots: int, rows: int, by
             assert found.rows >= seen
 
 
-def test_the_narrowest_one_reads_the_fewest_slots_first() -> None:
+def test_the_narrowest_one_reads_least() -> None:
     shapes = step_shapes(4, 2112, by_length=True)
     assert narrowest_shape(shapes, 1, 640) == StepShape(1, 768)
     assert narrowest_shape(shapes, 3, 257) == StepShape(3, 384)
     assert narrowest_shape(shapes, 1, 1537) == StepShape(1, 2112)
     assert narrowest_shape((shapes[0], StepShape(2, 2112)), 1, 10) == StepShape(2, 2112), "of those that are left"
+    assert narrowest_shape((shapes[0], StepShape(1, 2112), StepShape(2, 256)), 1, 10) == StepShape(2, 256)
