@@ -7,6 +7,7 @@ be killed, before this process runs it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from edgeq.confined.limits import Limits, Made
 from edgeq.confined.worker import run_confined
 from edgeq.errors import LimitError
 from edgeq.faults import is_out_of_memory
+from edgeq.files import sha256_file
 
 __all__ = ["trial_limits", "trial_run"]
 
@@ -24,6 +26,10 @@ _LEAST_S, _S_PER_GB = 90.0, 120.0
 _LEAST_BYTES, _TIMES_ITS_SIZE = 6 << 30, 6
 _LARGEST: Final = 8 << 30
 _AXES: Final = 8
+_REMEMBERED_BYTES: Final = 64 << 20
+"""Of a directory, at most: reading more would cost as much as the run."""
+_PASSED: Final[set[tuple[str, tuple[int, int, int], Limits]]] = set()
+"""Graphs that this process has seen pass: one model is often prepared several times, with other options."""
 _SCALARS: Final = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -35,7 +41,7 @@ _SCALARS: Final = {
 
 
 def trial_run(path: Path, image: tuple[int, int, int], *, limits: Limits | None = None) -> None:
-    """Run an ONNX file once, on a grey image.
+    """Run an ONNX file once, on a grey image; not again for the same bytes in its directory.
 
     What goes wrong but for its costs is left to those who run it in earnest: they say it better.
 
@@ -49,6 +55,9 @@ def trial_run(path: Path, image: tuple[int, int, int], *, limits: Limits | None 
     """
     plain = {"path": str(path.resolve()), "image": image}
     given = limits or trial_limits(path.parent)
+    digest = _digest(path)
+    if digest and (digest, image, given) in _PASSED:
+        return
     try:
         run_confined(f"{__name__}:run", plain, limits=given, what=str(path), modules=["onnxruntime"])
     except LimitError as error:
@@ -57,6 +66,22 @@ def trial_run(path: Path, image: tuple[int, int, int], *, limits: Limits | None 
             expected=f"a run on one image within {given}",
             causes=("it has a loop that does not end", "it makes tensors of a size that no image asks for"),
         ) from error
+    if digest:
+        _PASSED.add((digest, image, given))
+
+
+def _digest(path: Path) -> str | None:
+    """Of a graph and all files beside it, its weights among them; None where these are large, or more than files."""
+    try:
+        files = sorted(path.parent.iterdir())
+        if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > _REMEMBERED_BYTES:
+            return None
+        whole = hashlib.sha256(path.name.encode())
+        for file in files:
+            whole.update(f"\n{file.name}\n{sha256_file(file)}".encode())
+    except OSError:
+        return None
+    return whole.hexdigest()
 
 
 def trial_limits(directory: Path) -> Limits:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from edgeq.confined.limits import Limits, Made
 from edgeq.confined.worker import run_confined
 from edgeq.errors import ModelError
+from edgeq.files import sha256_file
 
 __all__ = ["MOST_GROWTH", "try_tokenizer"]
 
@@ -29,10 +30,12 @@ _TEXTS: Final = (
     *(letter * 2000 for letter in "a 0.-\n"),
 )
 """A sentence, one of each letter, and long runs, which patterns that try again and again do not end on."""
+_PASSED: Final[set[tuple[str, Limits]]] = set()
+"""Digests of what this process has seen pass, with the limits: a bundle's making opens its tokenizer several times."""
 
 
 def try_tokenizer(file: Path, *, limits: Limits = _LIMITS) -> None:
-    """Load a tokenizer and take some texts apart, in a child.
+    """Load a tokenizer and take some texts apart, in a child; once for the same bytes and limits.
 
     What goes wrong but for its costs is left to those who load it in earnest: they say it better.
 
@@ -44,9 +47,16 @@ def try_tokenizer(file: Path, *, limits: Limits = _LIMITS) -> None:
         LimitError: it takes more time or memory, or it ends the child.
         ModelError: its normalizers or decoders make a text longer than MOST_GROWTH times.
     """
-    if file.is_file():
+    if not file.is_file():
+        return
+    try:
+        seen = (sha256_file(file), limits)
+    except OSError:  # who loads it says so
+        return
+    if seen not in _PASSED:
         plain = {"path": str(file.resolve())}
         run_confined(f"{__name__}:look", plain, limits=limits, what=str(file), modules=["tokenizers"])
+        _PASSED.add(seen)
 
 
 def look(plain: Mapping[str, Any], _data: bytearray) -> Made:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.bundle.manifest import read_manifest, write_manifest
+from edgeq.confined import worker
 from edgeq.confined.limits import Limits
+from edgeq.engine import trial
 from edgeq.engine.registry import DEFAULT
 from edgeq.engine.trial import trial_run
 from edgeq.errors import LimitError
@@ -164,6 +166,33 @@ def test_what_a_run_costs_is_found_out_in_a_child(
     with pytest.raises(LimitError, match=words) as caught:
         trial_run(make(tmp_path), (3, 8, 8), limits=limits)
     assert "a run on one image within" in caught.value.expected
+
+
+def test_the_same_bytes_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever directory; not those beside other weights, nor what did not pass."""
+    tried: list[str] = []
+
+    def run_confined(*given: Any, what: str, **options: Any) -> object:
+        tried.append(what)
+        return worker.run_confined(*given, what=what, **options)
+
+    monkeypatch.setattr(trial, "run_confined", run_confined)
+    node = helper.make_node("Add", ["x", "given"], ["y"])
+    places = [tmp_path / name for name in ("first", "second", "third")]
+    for place in places:
+        place.mkdir()
+    paths = [saved(place, [node], {"given": np.array(1.25, np.float32)}) for place in places]
+    (places[2] / "weights").write_bytes(b"others")
+    for path in (*paths, *paths):
+        trial_run(path, (3, 8, 8))
+    assert tried == [str(paths[0]), str(paths[2])]
+    (places[2] / "weights").write_bytes(b"change")
+    trial_run(paths[2], (3, 8, 8))
+    assert tried[2:] == [str(paths[2])]
+    for _ in range(2):
+        with pytest.raises(LimitError):
+            trial_run(computed(places[0]), (3, 8, 8), limits=Limits(0.2, 4 << 30))
+    assert tried[3:] == [str(paths[0])] * 2
 
 
 def test_what_is_wrong_in_another_way_is_left_to_those_who_say_it_better(tmp_path: Path) -> None:

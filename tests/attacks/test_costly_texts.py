@@ -10,9 +10,10 @@ import pytest
 import vlm
 from tokenizers import Tokenizer
 
+from edgeq.confined import worker
 from edgeq.confined.limits import Limits
 from edgeq.errors import InputError, LimitError, ModelError
-from edgeq.runtime import chat_template
+from edgeq.runtime import chat_template, tokenizer_trial
 from edgeq.runtime.chat_template import chat_text
 from edgeq.runtime.retrieval.tokenizer import read_tokenizer
 from edgeq.runtime.tokenizer_trial import growth, try_tokenizer
@@ -130,6 +131,28 @@ def test_a_tokenizer_of_much_memory_is_refused(tmp_path: Path) -> None:
     file.write_bytes((DEMO / "tokenizer.json").read_bytes())
     with pytest.raises(LimitError):
         try_tokenizer(file, limits=Limits(60, 1 << 12))
+
+
+def test_the_same_bytes_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def run_confined(*given: Any, what: str, **options: Any) -> object:
+        tried.append(what)
+        return worker.run_confined(*given, what=what, **options)
+
+    monkeypatch.setattr(tokenizer_trial, "run_confined", run_confined)
+    said = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    for file in (first, second):
+        file.write_text(json.dumps({**said, "of": str(tmp_path)}))
+    for file in (first, second, first):
+        try_tokenizer(file)
+    assert tried == [str(first)]
+    second.write_text(json.dumps({**said, "normalizer": SEQUENCE}))
+    for _ in range(2):
+        with pytest.raises(ModelError, match="its normalizer makes a text"):
+            try_tokenizer(second)
+    assert tried == [str(first), str(second), str(second)], "bytes that changed, and what did not pass"
 
 
 def test_each_tokenizer_is_looked_at_before_it_is_loaded(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine, started once for all tests."""
+"""A real Ray cluster of two nodes on this machine, started once for a file of tests: an idle one costs time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TESTS = Path(__file__).resolve().parents[1]
 STORE = 80_000_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[Any]:
     """Two nodes, with one and two CPUs; a test that loses the second adds another."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgeq[cluster]'")
