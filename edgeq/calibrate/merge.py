@@ -43,6 +43,7 @@ def merge_scales(parts: Sequence[tuple[Path, Scales]], method: str) -> Scales:
         image_digests=tuple(sorted(digests)),
         method=method,
         tensors=tensors,
+        beyond_fp16={layer: why for _, part in reversed(parts) for layer, why in part.beyond_fp16.items()},
     )
 
 

@@ -146,7 +146,8 @@ class Scales(Artifact):
         tensors: one entry for every tensor that needs a scale.
         corrections: of INT8 layers' weights and biases, by layer.
         uncorrected: layers of which something could not be corrected, and why; these two and `float_adds`,
-            `float_layers` came later than version 1, and are not written where they are empty or False.
+            `float_layers`, `beyond_fp16` came later than version 1, and are not written where they are empty or False.
+        beyond_fp16: layers that FP16 would break, and why: what they hold, or what they reached on some of the samples.
     """
 
     otherwise = "is not a scales file"
@@ -168,7 +169,8 @@ class Scales(Artifact):
     tensors: dict[str, TensorScale]
     corrections: dict[str, LayerCorrection] = Field(default_factory=dict)
     uncorrected: dict[str, str] = Field(default_factory=dict)
-    later: ClassVar[tuple[str, ...]] = ("corrections", "uncorrected", "float_adds", "float_layers")
+    beyond_fp16: dict[str, str] = Field(default_factory=dict)
+    later: ClassVar[tuple[str, ...]] = ("corrections", "uncorrected", "float_adds", "float_layers", "beyond_fp16")
 
     def method_for(self, backend: str) -> str:
         """The method whose ranges `backend` gets."""

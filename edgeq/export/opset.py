@@ -6,20 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import inliner, version_converter
 
 from edgeq.errors import ModelError, first_line
 from edgeq.model.graph.element_types import element_types, opset_of, schema_of
+from edgeq.model.graph.wiring import subgraphs
 
-__all__ = ["MAX_OPSET", "MIN_OPSET", "is_supported", "to_supported_opset"]
+__all__ = ["HALF_PAIRS_OPSET", "MAX_OPSET", "MIN_OPSET", "is_supported", "raise_opset", "to_supported_opset"]
 
 MIN_OPSET = 17
 """The oldest opset worked with: LayerNormalization is one node from here on."""
 MAX_OPSET = 18
 """The newest opset worked with: TensorRT 10.3, the newest on JetPack 6 for Orin, is sure of it."""
+HALF_PAIRS_OPSET = 19
+"""The oldest opset whose QuantizeLinear and DequantizeLinear take FP16 scales. TensorRT's calibration fails on Orin
+with it (NVIDIA/TensorRT#4797); a graph with such pairs is not calibrated."""
 
 _DEFAULT = ("", "ai.onnx")
+_REDUCTIONS = frozenset(
+    f"Reduce{name}" for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+)
 _WRITTEN_OUT = "edgeq.written-out"
 _WHY = "opset 17 or 18: TensorRT 10.3 on Jetson Orin does not read all of what is newer"
 _NEXT_STEP = "export the model with opset_version=17 or 18"
@@ -51,6 +59,41 @@ def to_supported_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             next_step=_NEXT_STEP,
         )
     return converted
+
+
+def raise_opset(model: onnx.ModelProto, target: int = HALF_PAIRS_OPSET) -> None:
+    """Bring a model of opset 17 or 18 to a newer one, in place; its weights are not looked at.
+
+    From 17 to 19 operators were only given more: but for the reductions, whose axes became an input, and Split, which
+    must say how many parts it makes.
+
+    Args:
+        model: is changed.
+        target: at most 19.
+    """
+    version = opset_of(model)
+    if version < MAX_OPSET <= target:
+        _reduce_by_input(model.graph)
+    for entry in model.opset_import:
+        if entry.domain in _DEFAULT:
+            entry.version = max(entry.version, target)
+    model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for(model.opset_import, True))
+
+
+def _reduce_by_input(graph: onnx.GraphProto) -> None:
+    """What changed with opset 18."""
+    for node in graph.node:
+        if node.domain in _DEFAULT and node.op_type in _REDUCTIONS:
+            axes = next((item for item in node.attribute if item.name == "axes"), None)
+            if axes is not None:
+                name = f"{node.output[0]}.axes"
+                graph.initializer.append(onnx.numpy_helper.from_array(np.array(axes.ints, np.int64), name))
+                node.input.append(name)
+                node.attribute.remove(axes)
+        if node.domain in _DEFAULT and node.op_type == "Split" and len(node.input) == 1:
+            node.attribute.append(onnx.helper.make_attribute("num_outputs", len(node.output)))
+        for inner in subgraphs(node):
+            _reduce_by_input(inner)
 
 
 def _convert(model: onnx.ModelProto, version: int, target: int, path: Path) -> onnx.ModelProto:

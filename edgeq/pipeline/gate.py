@@ -156,21 +156,22 @@ def _judge(plan: PrecisionPlan, job: Judging) -> Settled:
     """Every graph as it is; those of other backends by accuracy alone: nobody knows here how fast these are."""
     options, judged = job.options, made_graph(job.work).name
     others = [each for each in lowerings(options.backend) if each.file != judged] if is_gated(plan) else []
-    further = [Further(job.work / each.file, _runs(each)) for each in others]
     seen = min(len(job.examples), MOST_FURTHER) if job.examples else 0
-    count_further = cache(partial(counter, job.report, "judge other graphs", seen * len(further)))
-    quality, figures = judge_graphs(
-        job.work,
-        job.task,
-        job.examples,
-        job.images,
-        job.source,
-        threads=options.threads,
-        timing=options.timing,
-        advance=counter(job.report, "judge", len(job.examples) if job.examples else 0),
-        further=further,
-        advance_further=lambda images: count_further()(images),
-    )
+    count_further = cache(partial(counter, job.report, "judge other graphs", seen * len(others)))
+    with tempfile.TemporaryDirectory() as folder:
+        further = [Further(_as_run(each, job.work, Path(folder)), _runs(each)) for each in others]
+        quality, figures = judge_graphs(
+            job.work,
+            job.task,
+            job.examples,
+            job.images,
+            job.source,
+            threads=options.threads,
+            timing=options.timing,
+            advance=counter(job.report, "judge", len(job.examples) if job.examples else 0),
+            further=further,
+            advance_further=lambda images: count_further()(images),
+        )
     settled = Settled(plan, None, quality, job.examples, judged)
     if not is_gated(plan):
         return settled
@@ -185,6 +186,16 @@ def _judge(plan: PrecisionPlan, job: Judging) -> Settled:
 def _runs(lowering: Lowering) -> EngineBackend:
     """What runs a graph here."""
     return DEFAULT if lowering.backend is DEFAULT else STAND_IN
+
+
+def _as_run(lowering: Lowering, work: Path, folder: Path) -> Path:
+    """The graph of a backend as it can be run here: with FP16 beside its pairs, every FP16 tensor is rounded."""
+    graph = work / lowering.file
+    if not lowering.half_scales:
+        return graph
+    rounded = folder / lowering.file
+    save_onnx(simulate_fp16(onnx.load(graph)), rounded)
+    return rounded
 
 
 def _verdict(

@@ -129,7 +129,7 @@ def search_graph(
         found = within(worst_first(table))
     if found.chosen is None:
         raise _out_of_reach(found)
-    revised = keep_layers(model, plan, found.kept)
+    revised = keep_layers(model, plan, found.kept, beyond_fp16=scales.beyond_fp16)
     judged = ImageEvaluation(model, task, unseen, source, classes, threads)
     check = judged.figures(lower(model, revised, scales, USUAL, pixels=pixels))
     return Found(revised, found.model_copy(update={"check": check}), table)

@@ -26,15 +26,25 @@ from edgeq.errors import ImageError, PlanError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.answers import Expected
+from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
-from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, Rule, Scope, WeightGranularity, WeightRounding
+from edgeq.plan.precision import (
+    ChannelEqualization,
+    Precision,
+    PrecisionPlan,
+    Rule,
+    Scope,
+    WeightGranularity,
+    WeightRounding,
+)
 from edgeq.plan.rules import float_additions, plan_classifier, replan
 from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
 from edgeq.quality.judge import Further, Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
 from edgeq.quality.tasks.base import Examples, Figures, ImageTask
+from edgeq.quantize.fp16.overflow_rules import overflow_reasons
 from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import calibrated_tensors
 from edgeq.quantize.int8.select import resolve, select, trials
@@ -66,6 +76,8 @@ __all__ = [
 PARITY_IMAGES = 32
 _OBSERVED_EVALUATION_IMAGES = 64
 _SEARCHED_SAMPLES = 64
+_RANGE_SAMPLES = 16
+"""That tell whether a layer's numbers stay within FP16."""
 _VECTOR = 2
 _FAR_FROM_FP32 = 0.1
 """From this logit error on, on the images held back, `auto` takes the time to correct weights and biases."""
@@ -315,6 +327,7 @@ def calibrate_graph(
         advance=counter(report, "calibrate", len(counted)),
         counting=counting,
     )
+    scales = scales.model_copy(update={"beyond_fp16": _beyond_fp16(graph, plan, counted, options)})
     unusable: list[str] = []
     judged = [] if held_back is None else [array for _, array in held_back.arrays(unusable, len(samples))]
     if not judged:  # none was held back, or each is damaged, which the whole set may still afford
@@ -344,6 +357,15 @@ def calibrate_graph(
             advance=counter(report, "search ranges", 0),
         )
     return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
+
+
+def _beyond_fp16(graph: Path, plan: PrecisionPlan, samples: Samples, options: Options) -> dict[str, str]:
+    """The layers that FP16 would break on some of the samples, and why; not looked for where no layer is FP16."""
+    if not plan.layers(Precision.FP16):
+        return {}
+    model = load_onnx(graph)
+    runs = [{model.graph.input[0].name: array} for _, array in samples.sample(_RANGE_SAMPLES).arrays([], len(samples))]
+    return overflow_reasons(model, runs, threads=options.threads)
 
 
 def _leave_in_float(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from edgeq.model.graph.components import OPERATORS
@@ -69,6 +70,7 @@ class Surroundings:
         consumers: tensor -> the nodes that read it, one for each reading input.
         outputs: names of the graph's outputs.
         precision: node -> its precision, of those decided so far.
+        heads: names of the heads' nodes.
     """
 
     constants: frozenset[str]
@@ -78,6 +80,7 @@ class Surroundings:
     consumers: dict[str, list[onnx.NodeProto]]
     outputs: frozenset[str]
     precision: dict[str, Precision] = field(default_factory=dict)
+    heads: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Surroundings:
@@ -99,6 +102,21 @@ class Surroundings:
             consumers=consumers,
             outputs=frozenset(output.name for output in model.graph.output),
         )
+
+    @cached_property
+    def decoding(self) -> frozenset[str]:
+        """Names of the nodes between a head and the outputs: no layer with weights but a head is behind them."""
+        nodes = list({node.name: node for node in self.producer.values()}.values())
+        behind: set[str] = set()
+        for node in nodes:  # in topological order
+            makers = (self.producer[name].name for name in node.input if name in self.producer)
+            if node.name not in self.heads and any(name in self.heads or name in behind for name in makers):
+                behind.add(node.name)
+        for node in reversed(nodes):
+            users = [user for output in node.output for user in self.consumers.get(output, [])]
+            if any(user.name not in behind | self.heads for user in users) or _constant_weight(node, self):
+                behind.discard(node.name)
+        return frozenset(behind)
 
     def values(self, node: onnx.NodeProto) -> list[str]:
         """The inputs of `node` that are not constant."""
@@ -156,6 +174,10 @@ def _makes_angles(node: onnx.NodeProto, graph: Surroundings) -> bool:
     return node.op_type in _TO_ANGLES and bool(users) and all(_makes_angles(user, graph) for user in users)
 
 
+def _decodes_answer(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    return node.name in graph.decoding
+
+
 def _done_by_int8_layer(node: onnx.NodeProto, graph: Surroundings) -> bool:
     if node.op_type not in FUSED_ACTIVATIONS or not graph.is_int8(node.input[0]):
         return False
@@ -207,5 +229,6 @@ CONDITIONS: Final = {
     "unknown-operator": _unknown_operator,
     "embeds-patches": _embeds_patches,
     "makes-angles": _makes_angles,
+    "decodes-answer": _decodes_answer,
 }
 """All of them."""

@@ -65,6 +65,7 @@ Condition = Literal[
     "unknown-operator",
     "embeds-patches",
     "makes-angles",
+    "decodes-answer",
 ]
 """A question about a layer and its surroundings in a graph; `edgeq.plan.conditions` answers it."""
 

@@ -8,7 +8,8 @@ NF4 with double quantization for the language model alone, QLoRA (arXiv 2305.143
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import PlanError
@@ -49,12 +50,15 @@ __all__ = [
     "WEIGHTED",
     "added_in_float",
     "float_additions",
+    "keep_range",
     "left_in_float",
+    "own_rules",
     "plan_classifier",
     "plan_float",
     "plan_modules",
     "plan_vision",
     "replan",
+    "without_int8",
 ]
 
 _FP32, _FP16, _INT8, _NF4 = Precision.FP32, Precision.FP16, Precision.INT8, Precision.NF4
@@ -67,12 +71,21 @@ def _rule(name: str, precision: Precision, reason: str, **where: Any) -> Rule:
 CLASSIFIER_RULES: Final = (
     _rule("fp32-unknown", _FP32, "an operator that no rule knows; nothing is guessed", when="unknown-operator"),
     _rule("fp32-head", _FP32, "the head's error goes straight into the answer", component="head"),
+    _rule(
+        "fp32-decoding",
+        _FP32,
+        "computes with what the head gave, such as boxes in pixels, which FP16 has half a pixel apart from 512 on",
+        when="decodes-answer",
+    ),
     _rule("fp32-batchnorm", _FP32, "not folded, and no integer kernel", kind="batchnorm"),
     _rule(
-        "fp32-normalization", _FP32, "divides by a root of squares: a small error becomes large", kind="normalization"
+        "fp16-normalization",
+        _FP16,
+        "divides by a root of squares: INT8's error would become large",
+        kind="normalization",
     ),
-    _rule("fp32-softmax", _FP32, "most of its values are near zero, where INT8 has one step", kind="softmax"),
-    _rule("fp32-smooth", _FP32, "GELU, sigmoid and the like have no integer kernel", kind="smooth activation"),
+    _rule("fp16-softmax", _FP16, "most of its values are near zero, where INT8 has one step", kind="softmax"),
+    _rule("fp16-smooth", _FP16, "GELU, sigmoid and the like have no integer kernel", kind="smooth activation"),
     _rule(
         "fp16-patches",
         _FP16,
@@ -105,16 +118,23 @@ CLASSIFIER_RULES: Final = (
     _rule("int8-add", _INT8, "residual addition of INT8 tensors", when="adds-int8"),
     _rule("int8-carrier", _INT8, "moves INT8 values, computes none", when="moves-int8"),
     _rule("int8-pool", _INT8, "average of INT8 values for an INT8 layer", when="pools-int8"),
-    _rule("fp32-otherwise", _FP32, "no integer kernel beside INT8 layers"),
+    _rule("fp16-otherwise", _FP16, "no integer kernel beside INT8 layers"),
 )
-"""For an image classifier's graph, or an image encoder's."""
+"""For an image classifier's graph, or an image encoder's. What FP16 does not hold is kept in FP32 by rules before these
+(`keep_range`)."""
+
+_FORMER_RULES: Final = frozenset({"fp32-normalization", "fp32-softmax", "fp32-smooth", "fp32-otherwise"})
+"""Built-in rules that saved plans may have: what is not INT8 was FP32 once."""
 
 _FLOAT_ADDITIONS: Final = _rule(
-    "fp32-residual",
-    _FP32,
+    "fp16-residual",
+    _FP16,
     "rounded behind every block, what the skip connections carry was the largest error",
     when="adds-tensors",
 )
+
+_FLOAT_ADDITION_NAMES: Final = frozenset({_FLOAT_ADDITIONS.name, "fp32-residual"})
+"""Its own, and the one that it had in plans where the additions were FP32."""
 
 _SCOPES: Final[dict[Scope, tuple[str, ...]]] = {
     "ffn": ("fp16-patches", "fp16-query-key", "fp16-value-output", "fp16-linear"),
@@ -185,8 +205,63 @@ def plan_classifier(
     )
 
 
+def own_rules(plan: PrecisionPlan) -> tuple[Rule, ...]:
+    """The rules of a plan that are not built in, here or in an earlier release."""
+    names = {*_FORMER_RULES, *_FLOAT_ADDITION_NAMES, *(rule.name for rule in CLASSIFIER_RULES)}
+    return tuple(rule for rule in plan.rules if rule.name not in names)
+
+
+def keep_range(model: onnx.ModelProto, plan: PrecisionPlan, reasons: Mapping[str, str]) -> PrecisionPlan:
+    """`plan` with layers of it in FP32 that FP16 would break, each by a rule of its own.
+
+    Args:
+        model: FP32, with the node names of `plan`.
+        plan: for that graph; its own rules stay behind the new ones.
+        reasons: layer -> why FP16 would not do, in a sentence; layers that are not planned FP16 are passed over.
+    """
+    half = plan.layers(_FP16)
+    found = tuple(
+        _rule(f"fp32-range:{name}", _FP32, reason, layer=glob.escape(name))
+        for name, reason in reasons.items()
+        if name in half
+    )
+    if not found:
+        return plan
+    rules = (*found, *plan.rules)
+    decisions = _decide_graph(model, _subjects(model), rules, Asked())
+    return plan.model_copy(update={"rules": rules, "decisions": decisions})
+
+
+def without_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[str, str], rule: str) -> PrecisionPlan:
+    """`plan` with INT8 layers of it in FP16, and what follows from that around them; its rules stay.
+
+    Args:
+        model: FP32, with the node names of `plan`.
+        plan: for that graph.
+        layers: names of those layers, each with the reason.
+        rule: the name that their decisions get.
+    """
+    graph = Surroundings.of(model)
+    decisions = {decision.layer: decision for decision in plan.decisions}
+    for name, reason in layers.items():
+        changed = {"precision": _FP16, "rule": rule, "reason": reason}
+        decisions[name] = decisions[name].model_copy(update=changed)
+    graph.precision.update((name, decision.precision) for name, decision in decisions.items())
+    nodes = [node for node in model.graph.node if node.name in decisions and node.op_type not in WEIGHTED]
+    otherwise = CLASSIFIER_RULES[-1]
+    left = True
+    while left:  # what only led to such a layer follows it, which stands before it
+        left = False
+        for node in nodes:
+            if graph.precision[node.name] is _INT8 and not any(ask(node, graph) for ask in INT8_CONDITIONS.values()):
+                changed = {"precision": _FP16, "rule": otherwise.name, "reason": otherwise.reason}
+                decisions[node.name] = decisions[node.name].model_copy(update=changed)
+                graph.precision[node.name], left = _FP16, True
+    return plan.model_copy(update={"decisions": tuple(decisions.values())})
+
+
 def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool = False) -> PrecisionPlan:
-    """`plan` with the residual additions that it has in INT8 in FP32, and what follows from that around them.
+    """`plan` with the residual additions that it has in INT8 in FP16, and what follows from that around them.
 
     What the skip connections carry is rounded by no addition then; layers with weights stay as they are.
 
@@ -221,8 +296,8 @@ def left_in_float(before: PrecisionPlan, plan: PrecisionPlan) -> tuple[str, ...]
 
 
 def added_in_float(plan: PrecisionPlan) -> tuple[str, ...]:
-    """Names of the additions that `float_additions` put in FP32, in the graph's order."""
-    return tuple(decision.layer for decision in plan.decisions if decision.rule == _FLOAT_ADDITIONS.name)
+    """Names of the additions that `float_additions` put in floating point, in the graph's order."""
+    return tuple(decision.layer for decision in plan.decisions if decision.rule in _FLOAT_ADDITION_NAMES)
 
 
 def _built_in(subjects: Sequence[tuple[str, Layer]], transformer: Scope) -> tuple[Rule, ...]:
@@ -337,6 +412,7 @@ def _decide_graph(
     model: onnx.ModelProto, subjects: Sequence[tuple[str, Layer]], rules: Sequence[Rule], asked: Asked
 ) -> tuple[Decision, ...]:
     graph = Surroundings.of(model)
+    graph.heads = frozenset(layer.name for component, layer in subjects if component == "head")
     nodes = {node.name: node for node in model.graph.node}
 
     def holds(condition: Condition, layer: Layer) -> bool:

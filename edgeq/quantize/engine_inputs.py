@@ -75,12 +75,13 @@ def write_classifier_inputs(directory: Path, plan: PrecisionPlan, scales: Scales
         QuantizeError: the plan asks for what TensorRT does not have.
     """
     model, int8 = onnx.load(directory / FP32), bool(plan.layers(Precision.INT8))
+    plan = TENSORRT.planned(model, plan)
     layers = tensorrt_precisions(plan, model)
     inputs = EngineInputs(
         precision="int8" if int8 else "fp16",
         graphs={
             "implicit": _graph(directory / FP32, layers),
-            "explicit": _graph(directory / TENSORRT.file, tuple(map(_in_qdq, layers))),
+            "explicit": _graph(directory / TENSORRT.file, _in_pairs(layers)),
         },
         plan_sha256=sha256_file(directory / PLAN),
     )
@@ -174,9 +175,10 @@ def write_text_inputs(
         QuantizeError: the plan asks for what TensorRT does not have.
     """
     folder = directory / encoder
-    layers = tensorrt_precisions(PrecisionPlan.load(plan), _open(folder / FP32))
+    model = _open(folder / FP32)
+    layers = tensorrt_precisions(TENSORRT.planned(model, PrecisionPlan.load(plan)), model)
     file = folder / (FP16 if half else TENSORRT.file)
-    typed = _as_cast(layers, _open(file)) if half else tuple(map(_in_qdq, layers))
+    typed = _as_cast(layers, _open(file)) if half else _in_pairs(layers)
     graph = _graph(file, typed, free=frozenset(lengths), bundle=directory)
     inputs = EngineInputs(
         precision="fp16" if half else "int8",
@@ -231,6 +233,7 @@ def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scale
         CalibrationError: a tensor of an INT8 layer has no range.
         ArtifactError: a tensor's name cannot be written into a cache.
     """
+    plan = TENSORRT.planned(model, plan)
     placement = placement_of(model, plan, USUAL)
     groups = placement.groups()
     known = dict(cache_from_scales(scales, WRITTEN_FOR, groups=groups).scales)
@@ -319,11 +322,14 @@ def _binding(value: onnx.ValueInfoProto, free: frozenset[str]) -> Binding:
     return Binding(name=value.name, dtype=_BINDING_TYPES[tensor.elem_type], shape=shape)
 
 
-def _in_qdq(layer: LayerPrecision) -> LayerPrecision:
-    """A layer as the Q/DQ graph has it: no Cast is put there, so a layer planned FP16 computes in FP32."""
-    wider = {"float16": "float32"}
-    outputs = tuple(kind and wider.get(kind, kind) for kind in layer.outputs)
-    return layer.model_copy(update={"precision": wider.get(layer.precision, layer.precision), "outputs": outputs})
+def _in_pairs(layers: tuple[LayerPrecision, ...]) -> tuple[LayerPrecision, ...]:
+    """Layers as the Q/DQ graph has them: one in floating point writes its own type, and a Cast follows if need be."""
+    return tuple(
+        layer
+        if layer.precision == "int8"
+        else layer.model_copy(update={"outputs": tuple(kind and layer.precision for kind in layer.outputs)})
+        for layer in layers
+    )
 
 
 def _as_cast(layers: tuple[LayerPrecision, ...], model: onnx.ModelProto) -> tuple[LayerPrecision, ...]:

@@ -19,7 +19,7 @@ __all__ = ["refused"]
 _FLOAT: Final = {TensorProto.FLOAT, TensorProto.FLOAT16}
 _NUMBERS: Final = _FLOAT | {TensorProto.INT32, TensorProto.INT64}
 _ANY: Final = _NUMBERS | {TensorProto.BOOL}
-_PAIR: Final = {TensorProto.FLOAT, TensorProto.INT8}
+_PAIR: Final = _FLOAT | {TensorProto.INT8}  # the table names the integers; scales have the floats' type
 
 _TAKEN: Final = {
     **dict.fromkeys(("Add", "ArgMax", "Div", "Mul", "Range"), _NUMBERS),

@@ -160,7 +160,7 @@ def test_additions_stay_in_floating_point_where_that_is_asked_for(tiny: tuple[Pa
     made = prepare(*tiny, tmp_path / "bundle", options=options)
     assert made.float_additions == ("residual",)
     precisions = {d.layer: d.precision for d in PrecisionPlan.load(made.bundle / "plan.yaml").decisions}
-    assert {precisions[name] for name in ("residual", "residual_relu")} == {Precision.FP32}
+    assert {precisions[name] for name in ("residual", "residual_relu")} == {Precision.FP16}
     assert {precisions[name] for name in ("stem", "depthwise", "pointwise")} == {Precision.INT8}
 
 

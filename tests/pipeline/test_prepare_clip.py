@@ -189,7 +189,7 @@ def test_layers_that_int8_harms_are_kept_where_it_is_refused(wide: Path) -> None
     assert all(layer.split("/")[-2] in widened for layer in made.kept_layers), "what reads the wide channels"
     plan = PrecisionPlan.load(made.bundle / "text" / "plan.yaml")
     rules = {decision.layer: decision.rule for decision in plan.decisions}
-    assert {rules[layer] for layer in made.kept_layers} == {f"fp32-kept-{layer}" for layer in made.kept_layers}
+    assert {rules[layer] for layer in made.kept_layers} == {f"fp16-kept-{layer}" for layer in made.kept_layers}
     found = executed_operators(made.bundle / "text" / "model.int8.ort.onnx")
     integers = sum(count for name, count in found.items() if "Integer" in name or name.startswith("QLinear"))
     assert integers == made.int8_layers == 18 - len(made.kept_layers)

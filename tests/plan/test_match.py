@@ -41,7 +41,7 @@ def test_a_rule_of_ones_own_is_asked_first_and_the_one_behind_it_is_named() -> N
 def test_what_only_carried_an_int8_layers_values_follows_it() -> None:
     """The addition has an input that is not INT8 any more, and so its activation has nobody to apply it."""
     found = decisions(planned(rule(layer="pointwise")))
-    assert {found[name].precision for name in ("residual", "residual_relu")} == {Precision.FP32}
+    assert {found[name].precision for name in ("residual", "residual_relu")} == {Precision.FP16}
 
 
 def test_the_first_of_two_rules_decides() -> None:
@@ -154,7 +154,7 @@ def test_a_saved_plan_with_a_rule_that_matches_nothing_is_refused() -> None:
 
 def test_a_saved_plan_that_leaves_a_layer_out_is_refused() -> None:
     made = planned()
-    without = made.model_copy(update={"rules": tuple(r for r in made.rules if r.name != "fp32-otherwise")})
+    without = made.model_copy(update={"rules": tuple(r for r in made.rules if r.name != "fp16-otherwise")})
     with pytest.raises(PlanError, match="no rule of the plan matches pool"):
         replan(fold_graph(tiny_network())[0], without)
 

@@ -58,13 +58,13 @@ def test_every_layer_has_one_decision_with_a_reason() -> None:
     assert all(d.reason for d in plan.decisions)
 
 
-def test_the_head_is_fp32_and_what_pools_for_it() -> None:
+def test_the_head_is_fp32_and_what_pools_for_it_fp16() -> None:
     rules = rules_of(node("Conv", ["x", "w"], "c"), node("Relu", ["c"], "last"))
     assert rules == {
         "c": "int8-weighted",
         "last": "int8-activation",
-        "pool": "fp32-otherwise",
-        "flat": "fp32-otherwise",
+        "pool": "fp16-otherwise",
+        "flat": "fp16-otherwise",
         "head": "fp32-head",
     }
 
@@ -83,7 +83,7 @@ def test_a_residual_addition_is_int8() -> None:
 
 def test_adding_a_constant_is_not_residual() -> None:
     rules = rules_of(node("Conv", ["x", "w"], "a"), node("Add", ["a", "vector"], "b"), node("Conv", ["b", "w"], "last"))
-    assert rules["b"] == "fp32-otherwise"
+    assert rules["b"] == "fp16-otherwise"
 
 
 def test_an_activation_upon_another_is_not_fused() -> None:
@@ -94,7 +94,7 @@ def test_an_activation_upon_another_is_not_fused() -> None:
         node("Clip", ["b"], "c"),
         node("Conv", ["c", "w"], "last"),
     )
-    assert (rules["a"], rules["b"], rules["c"]) == ("int8-weighted", "int8-activation", "fp32-otherwise")
+    assert (rules["a"], rules["b"], rules["c"]) == ("int8-weighted", "int8-activation", "fp16-otherwise")
     assert rules["last"] == "int8-weighted"
 
 
@@ -105,7 +105,7 @@ def test_an_activation_whose_input_is_read_elsewhere_is_not_fused() -> None:
         node("Conv", ["b", "w"], "c"),
         node("Add", ["c", "a"], "last"),
     )
-    assert rules["b"] == "fp32-otherwise"
+    assert rules["b"] == "fp16-otherwise"
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "Transpose", "Flatten"])
@@ -114,23 +114,23 @@ def test_a_carrier_between_int8_layers_is_int8(op: str) -> None:
     assert rules["b"] == "int8-carrier"
 
 
-def test_a_carrier_of_floating_point_values_is_fp32() -> None:
+def test_a_carrier_of_floating_point_values_is_fp16() -> None:
     rules = rules_of(node("Sigmoid", ["x"], "a"), node("MaxPool", ["a"], "b"), node("Conv", ["b", "w"], "last"))
-    assert rules["b"] == "fp32-otherwise"
+    assert rules["b"] == "fp16-otherwise"
 
 
 @pytest.mark.parametrize(
-    ("fill", "rule"), [("", "int8-carrier"), ("nothing", "int8-carrier"), ("one", "fp32-otherwise")]
+    ("fill", "rule"), [("", "int8-carrier"), ("nothing", "int8-carrier"), ("one", "fp16-otherwise")]
 )
-def test_padding_with_another_number_than_zero_is_fp32(fill: str, rule: str) -> None:
+def test_padding_with_another_number_than_zero_is_fp16(fill: str, rule: str) -> None:
     pad = node("Pad", ["a", "pads", fill] if fill else ["a", "pads"], "b")
     rules = rules_of(node("Conv", ["x", "w"], "a"), pad, node("Conv", ["b", "w"], "last"))
     assert rules["b"] == rule
 
 
-def test_joining_a_constant_is_fp32() -> None:
+def test_joining_a_constant_is_fp16() -> None:
     joined = node("Concat", ["a", "vector"], "b")
-    assert rules_of(node("Conv", ["x", "w"], "a"), joined, node("Conv", ["b", "w"], "last"))["b"] == "fp32-otherwise"
+    assert rules_of(node("Conv", ["x", "w"], "a"), joined, node("Conv", ["b", "w"], "last"))["b"] == "fp16-otherwise"
 
 
 def test_a_pool_inside_the_network_is_int8() -> None:
@@ -138,14 +138,14 @@ def test_a_pool_inside_the_network_is_int8() -> None:
     assert rules["b"] == "int8-pool"
 
 
-def test_a_product_of_two_activations_is_fp32() -> None:
+def test_a_product_of_two_activations_is_fp16() -> None:
     rules = rules_of(node("Conv", ["x", "w"], "a"), node("MatMul", ["a", "a"], "b"), node("Conv", ["b", "w"], "last"))
-    assert rules["b"] == "fp32-otherwise"
+    assert rules["b"] == "fp16-otherwise"
 
 
-def test_what_has_no_integer_kernel_is_fp32_and_its_neighbours_are_not() -> None:
+def test_what_has_no_integer_kernel_is_fp16_and_its_neighbours_are_not() -> None:
     rules = rules_of(node("Conv", ["x", "w"], "a"), node("Sigmoid", ["a"], "b"), node("Conv", ["b", "w"], "last"))
-    assert (rules["a"], rules["b"], rules["last"]) == ("int8-weighted", "fp32-smooth", "int8-weighted")
+    assert (rules["a"], rules["b"], rules["last"]) == ("int8-weighted", "fp16-smooth", "int8-weighted")
 
 
 def test_an_unfolded_batchnorm_is_fp32() -> None:
@@ -220,7 +220,7 @@ def test_the_scope_says_which_linear_layers_of_a_transformer_are_int8(scope: Sco
     found = {decision.layer: decision.precision for decision in planned.decisions}
     assert {name for name in LINEARS if found[name] is Precision.INT8} == int8
     assert {found[name] for name in LINEARS} <= {Precision.INT8, Precision.FP16}
-    assert {found[name] for name in ("scores", "shares", "mixed", "bent", "normed")} == {Precision.FP32}
+    assert {found[name] for name in ("scores", "shares", "mixed", "bent", "normed")} == {Precision.FP16}
     assert planned.transformer == scope
 
 
@@ -272,8 +272,8 @@ def test_the_sum_of_two_products_is_floating_point_which_their_kernels_write() -
         node("MatMul", ["x", "matrix"], "c"),
         node("Add", ["b", "c"], "last"),
     )
-    assert (rules["a"], rules["c"], rules["last"]) == ("int8-weighted", "int8-weighted", "fp32-otherwise")
-    assert rules["b"] == "fp32-otherwise", "it would store integers for an addition that takes none"
+    assert (rules["a"], rules["c"], rules["last"]) == ("int8-weighted", "int8-weighted", "fp16-otherwise")
+    assert rules["b"] == "fp16-otherwise", "it would store integers for an addition that takes none"
 
 
 def test_what_stays_in_floating_point_is_fp16_but_for_unknown_operators() -> None:
@@ -284,3 +284,17 @@ def test_what_stays_in_floating_point_is_fp16_but_for_unknown_operators() -> Non
         "last": "fp32",
     }
     assert {d.reason for d in planned.decisions if d.layer != "last"} == {"INT8 was slower"}
+
+
+def test_what_decodes_the_heads_numbers_is_fp32_and_what_stands_beside_it_is_fp16() -> None:
+    """Boxes in pixels; a layer that the head reads, and one behind it that leads on, are none of that."""
+    rules = rules_of(
+        node("Conv", ["x", "w"], "a"),
+        node("Sigmoid", ["a"], "last"),
+    )
+    assert (rules["last"], rules["pool"]) == ("fp16-smooth", "fp16-otherwise")
+    decoding = (node("Mul", ["head", "one"], "boxes"), node("Softmax", ["boxes"], "shares"))
+    model = network(node("Conv", ["x", "w"], "last"), *HEAD, *decoding, output="shares")
+    found = {decision.layer: decision.rule for decision in plan_classifier(model).decisions}
+    assert {found["boxes"], found["shares"]} == {"fp32-decoding"}
+    assert found["flat"] == "fp16-otherwise"

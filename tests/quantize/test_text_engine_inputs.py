@@ -108,12 +108,13 @@ def test_what_is_said_of_the_graph_in_int8(made: Made) -> None:
 
 
 def test_every_layer_is_what_the_graph_has(made: Made) -> None:
-    """In the Q/DQ graph all but the linear layers is FP32, the projection too; in the other all is FP16."""
+    """In the Q/DQ graph all but the linear layers is FP16, the projection FP32; in the other all is FP16."""
     int8 = made.int8.graphs["explicit"].layers
     assert Counter((layer.op, layer.precision) for layer in int8 if layer.precision == "int8") == {
         ("MatMul", "int8"): LINEARS
     }
-    assert {layer.precision for layer in int8} == {"int8", "float32"}
+    assert {layer.precision for layer in int8} == {"int8", "float16", "float32"}
+    assert len([layer for layer in int8 if layer.precision == "float32"]) == 1, "the head"
     names = {node.name for node in made.graph(INT8).graph.node}
     assert {layer.name for layer in int8} <= names
     assert not [layer.name for layer in int8 if "token_embedding" in layer.name], "its FP16 table is read, not computed"
@@ -134,7 +135,9 @@ def test_operators_and_types_are_those_that_tensorrt_takes(made: Made, name: str
     model = made.graph(name)
     assert refused(model) == []
     assert model.ir_version <= 10
-    assert [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")] == [17]
+    assert [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")] == [
+        19 if name == INT8 else 17
+    ]
     other = next(node for node in model.graph.node if node.op_type == "Softmax")
     other.op_type = "LogSoftmax"
     assert refused(model) == [f"{other.name}: no operator LogSoftmax"]

@@ -454,6 +454,8 @@ def test_every_planned_layer_is_set_and_nothing_else(shared_data: Path) -> None:
     assert int8 == plan.layers(Precision.INT8)
     fp32 = {name.removeprefix("layer[") for name, rest in set_to.items() if rest == " = DataType.FLOAT"}
     assert fp32 == plan.layers(Precision.FP32) | {"(Unnamed Layer* 10) [ElementWise]"}
+    fp16 = {name.removeprefix("layer[") for name, rest in set_to.items() if rest == " = DataType.HALF"}
+    assert fp16 == plan.layers(Precision.FP16) == {"/GlobalAveragePool", "/Flatten"}
     assert len(model.graph.node) + 1 == len(set_to)
 
 

@@ -21,6 +21,8 @@ from edgeq.export.stage import CONFIG, EXPORT, FP32, PREPROCESS, ExportReport, f
 from edgeq.export.stage import export_model as export_graph
 from edgeq.files import new_directory, require_new
 from edgeq.model.checkpoint.source import open_model
+from edgeq.model.graph.element_types import unfit_layers
+from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
@@ -42,7 +44,7 @@ from edgeq.pipeline.stages import (
 from edgeq.plan.facts import Facts
 from edgeq.plan.guards import GuardFinding, check
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightRounding
-from edgeq.plan.rules import plan_classifier
+from edgeq.plan.rules import keep_range, plan_classifier
 from edgeq.quality.judge import Quality
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
 from edgeq.quantize.equalize.record import EqualizationRecord
@@ -287,6 +289,7 @@ def quantize_model(
     findings = check(_facts(decided, found, preprocess), decided.allowed)
     if settled.shared_add is None:
         decided = resolve(decided, found, graph)
+    decided = keep_range(load_outline(graph), decided, found.beyond_fp16 or unfit_layers(load_onnx(graph)))
     with new_directory(Path(output)) as work:
         quantize(graph, decided, found, preprocess, work, backend=settled.backend)
         found.save(work / SCALES)

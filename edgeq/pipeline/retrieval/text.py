@@ -151,7 +151,7 @@ def keep_text_layers(
     options: RetrievalOptions,
     report: Progress,
 ) -> Found:
-    """Search the fewest layers of a refused INT8 text encoder to keep in FP32, and write its graphs again.
+    """Search the fewest layers of a refused INT8 text encoder to keep in floating point, and write its graphs again.
 
     No pair is looked at: a set is judged by what calibration captions put first among calibration images
     (`edgeq.quality.tasks.first_images`).
@@ -183,7 +183,7 @@ def keep_text_layers(
         SearchBounds(most, max_share=options.max_float_share),
         advance=counter(report, "search", 0),
     )
-    plan = keep_layers(model, text.plan, made.kept)
+    plan = keep_layers(model, text.plan, made.kept, beyond_fp16=text.scales.beyond_fp16)
     del model
     if made.kept:
         report("quantize", 0, 0)

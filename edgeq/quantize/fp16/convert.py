@@ -31,22 +31,24 @@ from edgeq.quantize.fp16.verify import verify_fp16
 __all__ = ["to_fp16"]
 
 
-def to_fp16(model: onnx.ModelProto, plan: PrecisionPlan) -> onnx.ModelProto:
+def to_fp16(model: onnx.ModelProto, plan: PrecisionPlan, *, beside: frozenset[str] = frozenset()) -> onnx.ModelProto:
     """The graph of `model` with the layers that `plan` has in FP16 computing in FP16; `model` is not changed.
 
     Args:
         model: float32, nodes uniquely named as in `plan`, in topological order. Nodes that the plan does not name (the
-            Q/DQ pairs of an INT8 lowering) stay as they are.
+            Q/DQ pairs of an INT8 lowering) stay as they are, unless they are in `beside`.
         plan: for that graph.
+        beside: further nodes that read and write FP16: of a Q/DQ graph of opset 19, pairs, and INT8 layers between them
+            (`edgeq.quantize.int8.half_types`).
 
     Raises:
         QuantizeError: a layer planned FP16 has no FP16 form or a constant that FP16 does not hold (each is named, so
             that a rule can keep it in FP32), or the graph made differs from the plan.
     """
-    half = plan.layers(Precision.FP16)
+    half = plan.layers(Precision.FP16) | beside
     _refuse({name: why for name, why in unfit_layers(model).items() if name in half})
     made = _Lowering(model, half).model()
-    verify_fp16(made, plan)
+    verify_fp16(made, plan, beside=beside)
     return made
 
 

@@ -12,34 +12,46 @@ from edgeq.model.graph.element_types import LARGEST, unfit_layers
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.quantize.fp16.overflow import Feeds, find_overflow, peaks
 
-__all__ = ["MARGIN", "overflow_rules"]
+__all__ = ["MARGIN", "overflow_reasons", "overflow_rules"]
 
 MARGIN: Final = 2.0
 """A photograph that was not looked at may go so many times as far as those that were."""
 
 
-def overflow_rules(
-    graph: onnx.ModelProto, runs: Sequence[Feeds], plan: PrecisionPlan, *, threads: int | None = None
-) -> tuple[Rule, ...]:
-    """A rule for each layer planned FP16 that FP16 would break: what it holds, or what it reaches in a run.
+def overflow_reasons(graph: onnx.ModelProto, runs: Sequence[Feeds], *, threads: int | None = None) -> dict[str, str]:
+    """Each layer that FP16 would break, and why: what it holds, or what it reaches in a run.
 
     Args:
         graph: float32, nodes uniquely named.
         runs: what the graph is given, one image or text at a time.
-        plan: for that graph, before these rules.
         threads: of one operator.
 
     Raises:
         EngineError: the graph does not take these runs.
     """
-    half, unfit = plan.layers(Precision.FP16), unfit_layers(graph)
+    unfit = unfit_layers(graph)
     beyond = find_overflow(graph, runs, limit=LARGEST / MARGIN, threads=threads)
     reached = peaks(graph, runs, threads=threads) if beyond else {}
     nodes = {node.name: node for node in graph.graph.node}
-    reasons = unfit | {name: _reason(nodes[name], reached) for name in beyond if name not in unfit}
+    return unfit | {name: _reason(nodes[name], reached) for name in beyond if name not in unfit}
+
+
+def overflow_rules(
+    graph: onnx.ModelProto, runs: Sequence[Feeds], plan: PrecisionPlan, *, threads: int | None = None
+) -> tuple[Rule, ...]:
+    """A rule for each layer planned FP16 that FP16 would break.
+
+    Args:
+        graph, runs, threads: as for `overflow_reasons`.
+        plan: for that graph, before these rules.
+
+    Raises:
+        EngineError: the graph does not take these runs.
+    """
+    half = plan.layers(Precision.FP16)
     return tuple(
         Rule(name=f"fp32-range:{name}", precision=Precision.FP32, reason=reason, layer=glob.escape(name))
-        for name, reason in reasons.items()
+        for name, reason in overflow_reasons(graph, runs, threads=threads).items()
         if name in half
     )
 

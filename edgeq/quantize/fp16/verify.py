@@ -22,13 +22,18 @@ from edgeq.plan.precision import Precision, PrecisionPlan
 __all__ = ["verify_fp16"]
 
 
-def verify_fp16(model: onnx.ModelProto, plan: PrecisionPlan) -> None:
+def verify_fp16(model: onnx.ModelProto, plan: PrecisionPlan, *, beside: frozenset[str] = frozenset()) -> None:
     """Check that the layers that `plan` has in FP16 compute in FP16, no other does, and Casts stand at borders only.
+
+    Args:
+        model: as it was made.
+        plan: for it.
+        beside: further nodes that read and write FP16, as for `to_fp16`.
 
     Raises:
         QuantizeError: with every layer, Cast, input or output that differs; or the types contradict each other.
     """
-    faults = list(_faults(_Found.of(model, plan), plan))
+    faults = list(_faults(_Found.of(model, plan, beside), plan))
     if faults:
         raise QuantizeError(
             f"the FP16 graph differs from its plan in {len(faults)} places",
@@ -52,12 +57,12 @@ class _Found:
     readers: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, plan: PrecisionPlan) -> _Found:
+    def of(cls, model: onnx.ModelProto, plan: PrecisionPlan, beside: frozenset[str]) -> _Found:
         found = cls(
             model=model,
             types=element_types(model),
             version=opset_of(model),
-            half=plan.layers(Precision.FP16),
+            half=plan.layers(Precision.FP16) | beside,
             planned=frozenset(decision.layer for decision in plan.decisions),
             nodes={node.name: node for node in model.graph.node},
         )
@@ -78,7 +83,7 @@ def _faults(found: _Found, plan: PrecisionPlan) -> Iterator[str]:
         if node is None:
             if decision.precision is not Precision.INT8:  # the INT8 lowering takes some away, and checks that itself
                 yield f"{decision.layer}: planned, but not in the graph"
-        elif decision.precision is Precision.FP16:
+        elif decision.layer in found.half:
             yield from _half_faults(node, found)
         else:
             yield from _other_faults(node, decision.precision, found)

@@ -3,12 +3,15 @@
 The file holds a `LOWERING`, an object of a class that begins with `Lowering`. Each method here is one question in which
 backends differ, with the answer that most give; `edgeq.quantize.int8.qdq` asks them in this order:
 
+0. `planned`: which of the planned INT8 layers has it a kernel for?
 1. `prepare`: may the graph be changed before anything is placed (such as an input that takes pixels)?
-2. `reads`: which of a layer's tensors are read through a Q/DQ pair? `stores`: is what it writes stored as integers?
+2. `reads`: which of a layer's tensors are read through a Q/DQ pair (`also_reads`: of one in floating point)? `stores`:
+   is what it writes stored as integers?
 3. `grids`: which grid has each of these tensors? The ranges are those that calibration chose for `ranges_of`.
 4. `integer_bias`: is a bias stored as INT32 on the grid of the accumulator, or left in FP32?
 5. `before_pairs`, `after_pairs`: what else must the backend's own fusions find, or not find?
-6. `check`: is each planned layer an integer kernel in what the backend makes of the file?
+6. `types`: which float types has the graph beside its pairs?
+7. `check`: is each planned layer an integer kernel in what the backend makes of the file?
 
 `edgeq.quantize.int8.verify` reads each graph back against the plan by `activation_types` and `unquantized_inputs`.
 """
@@ -42,6 +45,7 @@ class Lowering:
         activation_types: ONNX element types that an INT8 layer may read.
         integer_bias: biases are INT32 on the accumulator's grid.
         stores_outputs: what an INT8 layer writes is stored as integers, and read as that by every layer.
+        half_scales: scales are numbers of FP16 (`edgeq.quantize.int8.grid.half_scale`).
         always: its graph is in every bundle; otherwise where the backend is asked for.
     """
 
@@ -50,6 +54,7 @@ class Lowering:
     activation_types: ClassVar[frozenset[int]] = frozenset({onnx.TensorProto.UINT8})
     integer_bias: ClassVar[bool] = True
     stores_outputs: ClassVar[bool] = True
+    half_scales: ClassVar[bool] = False
     always: ClassVar[bool] = True
 
     @property
@@ -61,6 +66,15 @@ class Lowering:
     def file(self) -> str:
         """The graph's file name in a bundle."""
         return self.backend.graph
+
+    def planned(self, model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:  # noqa: ARG002
+        """The plan that the backend's graph follows: the one given, with layers in FP16 that it has no INT8 kernel for.
+
+        Args:
+            model: FP32, with the node names of `plan`; weights' shapes are looked at, not their values.
+            plan: for every backend. One that this method gave is given back as it is.
+        """
+        return plan
 
     def prepare(self, graph: gs.Graph, pixels: PixelInput | None, int8: frozenset[str]) -> dict[str, Grid]:  # noqa: ARG002
         """Change the graph before pairs are placed.
@@ -90,6 +104,10 @@ class Lowering:
         """
         return tensors
 
+    def also_reads(self, node: gs.Node) -> Sequence[gs.Variable]:  # noqa: ARG002
+        """Which tensors of a layer planned FP16 it reads through a pair, because its kernel takes integers there."""
+        return ()
+
     def grids(self, ranges: dict[str, TensorRange], placement: Placement) -> dict[str, Grid]:
         """A grid for each tensor, from its range; those that must share one have been given one range already."""
         return unsigned_grids(ranges, placement)
@@ -105,6 +123,15 @@ class Lowering:
 
     def after_pairs(self, graph: gs.Graph, grids: dict[str, Grid], int8: frozenset[str]) -> None:
         """Change the graph once all pairs are in; as `before_pairs`."""
+
+    def types(self, lowered: onnx.ModelProto, plan: PrecisionPlan) -> onnx.ModelProto:  # noqa: ARG002
+        """The graph as it is stored: with the float types beside its pairs that the backend keeps to.
+
+        Args:
+            lowered: as `edgeq.quantize.int8.qdq.lower` made it, float32 beside its pairs.
+            plan: for that graph.
+        """
+        return lowered
 
     def unquantized_inputs(self, node: onnx.NodeProto) -> int:  # noqa: ARG002
         """How many inputs of an INT8 layer may stay unquantized."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Grid",
+    "half_scale",
     "quantize_bias",
     "round_weight",
     "signed_grid",
@@ -56,6 +57,16 @@ def unsigned_grid(low: float, high: float, *, scale: float | None = None) -> Gri
 def _positive(scale: float) -> float:
     single = float(np.float32(scale))
     return single if single >= float(np.finfo(np.float32).tiny) else _EMPTY_SCALE
+
+
+def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales, float32 [...], as the nearest FP16 numbers, none below the smallest normal one, 2**-14.
+
+    A TensorRT layer computes beside its Q/DQ pairs in the type of their scales. Below 2**-14 FP16 loses digits, and
+    below 2**-25 a scale would become 0, which TensorRT's parser refuses.
+    """
+    info = np.finfo(np.float16)
+    return np.clip(scale, info.smallest_normal, info.max).astype(np.float16).astype(np.float32)
 
 
 def weight_amax(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float64]:

@@ -48,9 +48,10 @@ def place(graph: gs.Graph, plan: PrecisionPlan, lowering: Lowering) -> Placement
         plan: for that graph.
         lowering: of the backend.
     """
-    int8 = plan.layers(Precision.INT8)
+    int8, half = plan.layers(Precision.INT8), plan.layers(Precision.FP16)
     layers = [node for node in graph.nodes if node.name in int8 and node.op not in FUSED_ACTIVATIONS]
     inputs = {node.name: tuple(_read(node, int8, lowering)) for node in layers}
+    inputs |= {node.name: tuple(lowering.also_reads(node)) for node in graph.nodes if node.name in half}
     read = {tensor.name for tensors in inputs.values() for tensor in tensors}
     given = {tensor.name for tensor in graph.outputs}
     written = {_written(node, int8).name for node in layers} - given

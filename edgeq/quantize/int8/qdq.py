@@ -4,7 +4,9 @@
 |---|---|---|---|
 | activations | UINT8, own zero point | INT8, symmetric | UINT8, own zero point |
 | weights | INT8, stored as INT8 behind a DequantizeLinear | the same | the same |
-| bias | INT32 on the accumulator's grid | FP32 (TensorRT takes no INT32 DequantizeLinear) | FP32 |
+| bias | INT32 on the accumulator's grid | FP16 (TensorRT takes no INT32 DequantizeLinear) | FP32 |
+| scales | FP32 | FP16, of 2**-14 at least | FP32 |
+| beside the pairs | FP32 | FP16, the head FP32 (`half_types`) | FP32 |
 | activation functions that the grid's own saturation repeats | removed | left for the builder to fuse | removed |
 | the network's input | the image's own eight bits (`pixels`) | INT8, symmetric | as ONNX Runtime |
 | layers that only move values | move integers | between pairs on one grid | move integers |
@@ -32,7 +34,7 @@ from edgeq.model.graph.external_data import has_external_data
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import WEIGHTED
 from edgeq.quantize.int8.base import Lowering
-from edgeq.quantize.int8.grid import Grid, quantize_bias, round_weight, weight_amax, weight_scale
+from edgeq.quantize.int8.grid import Grid, half_scale, quantize_bias, round_weight, weight_amax, weight_scale
 from edgeq.quantize.int8.grids import choose_grids
 from edgeq.quantize.int8.pairs import dequantized, insert_pairs
 from edgeq.quantize.int8.pixels import PixelInput
@@ -82,7 +84,7 @@ def lower(
     pixels: PixelInput | None = None,
     stored: StoredWeights | None = None,
 ) -> onnx.ModelProto:
-    """The INT8 graph of `model` for a backend.
+    """The INT8 graph of `model` for a backend, float32 beside its pairs (`Lowering.types` makes the file of it).
 
     Args:
         model: FP32, folded, with the node names of `plan`; it is not changed.
@@ -97,6 +99,7 @@ def lower(
         ArtifactError: a correction of `scales` does not fit its layer.
         QuantizeError: the graph made differs from the plan.
     """
+    plan = lowering.planned(model, plan)
     with quiet():
         lowered = _lower(gs.import_onnx(model), plan, scales, lowering, pixels, {} if stored is None else stored)
     gc.collect()  # graphsurgeon's graphs refer to themselves: without this their weights pile up
@@ -120,7 +123,7 @@ def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering
 def _placements(model: onnx.ModelProto, plan: PrecisionPlan, lowerings: Sequence[Lowering]) -> list[Placement]:
     with quiet():
         graph = gs.import_onnx(model)
-        placements = [place(graph, plan, lowering) for lowering in lowerings]
+        placements = [place(graph, lowering.planned(model, plan), lowering) for lowering in lowerings]
     del graph
     if not has_external_data(model):
         gc.collect()  # as in `lower`: the graph would hold the weights until somebody collects
@@ -196,7 +199,7 @@ def _quantize_parameters(
     bias = _corrected_bias(node, correction, lowering)
     axis = _channel_axis(node, len(node.inputs[1].shape)) if plan.weights == "per-channel" else None
     floor = _smallest_scale(bias, grid, axis) if bias is not None and lowering.integer_bias else None
-    integers, scale = _quantize_weight(node, axis, floor, stored, correction)
+    integers, scale = _quantize_weight(node, axis, floor, lowering, stored, correction)
     node.inputs[1] = dequantized(graph, f"{node.name}.weight", integers, scale, axis)
     if bias is None or not lowering.integer_bias:
         return
@@ -218,16 +221,26 @@ def _corrected_bias(node: gs.Node, correction: LayerCorrection, lowering: Loweri
 
 
 def _quantize_weight(
-    node: gs.Node, axis: int | None, floor: np.ndarray | None, stored: StoredWeights, correction: LayerCorrection
+    node: gs.Node,
+    axis: int | None,
+    floor: np.ndarray | None,
+    lowering: Lowering,
+    stored: StoredWeights,
+    correction: LayerCorrection,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Integers and scales; a weight that is in `stored` is not even read, unless the floor lifts a scale."""
+    """Integers and scales; a weight that is in `stored` is not even read, unless its scales are other ones here."""
+
+    def scale_of(amax: NDArray[np.float64]) -> NDArray[np.float32]:
+        scale = weight_scale(amax, floor)
+        return half_scale(scale) if lowering.half_scales else scale
+
     weight = node.inputs[1]
     key = (weight.name, axis, correction.rounding and node.name)
     found = stored.get(key)
-    if found is None or not np.array_equal(found.scale, weight_scale(found.amax, floor)):
+    if found is None or not np.array_equal(found.scale, scale_of(found.amax)):
         floats = _floats(weight)
         amax = weight_amax(floats, axis)
-        scale = weight_scale(amax, floor)
+        scale = scale_of(amax)
         deltas = correction.deltas(node.name, floats.shape)
         if deltas is not None:
             floats = _rounded(floats, deltas, axis, weight_scale(amax))

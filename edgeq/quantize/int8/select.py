@@ -33,7 +33,7 @@ from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import float_additions
+from edgeq.plan.rules import float_additions, keep_range
 from edgeq.quantize.int8.pixels import PixelInput, pixel_input
 from edgeq.quantize.int8.qdq import StoredWeights, lower, many_lowerings, placement_of, scales_to_give, take_scales
 from edgeq.quantize.int8.registry import USUAL
@@ -356,7 +356,7 @@ def _affordable(network: _Network, samples: Sequence[Array]) -> Sequence[Array]:
 
 
 def resolve(plan: PrecisionPlan, scales: Scales, graph: Path) -> PrecisionPlan:
-    """`plan` with what was found about residual additions, and with what was corrected of weights and biases.
+    """`plan` with what was found about residual additions, numbers beyond FP16, and corrected weights and biases.
 
     Args:
         plan: for the graph.
@@ -367,6 +367,8 @@ def resolve(plan: PrecisionPlan, scales: Scales, graph: Path) -> PrecisionPlan:
         plan = float_additions(load_outline(graph), plan)
     if scales.float_layers:
         plan = keep_layers(load_outline(graph), plan, tuple(scales.float_layers), because=KEPT_BECAUSE)
+    if scales.beyond_fp16:
+        plan = keep_range(load_outline(graph), plan, scales.beyond_fp16)
     corrections = scales.corrections.values()
     settled = {
         "shared_add": plan.shared_add if scales.shared_add is None else scales.shared_add,

@@ -56,10 +56,11 @@ def quantize(
     pixels = pixel_input(preprocess)
     made = lowerings(backend)
     for lowering in made:
-        save_onnx(lower(model, plan, scales, lowering, pixels=pixels), directory / lowering.file)
+        lowered = lower(model, plan, scales, lowering, pixels=pixels)
+        save_onnx(lowering.types(lowered, lowering.planned(model, plan)), directory / lowering.file)
     plan.save(directory / PLAN)
     for lowering in made:
-        lowering.check(directory / lowering.file, plan)
+        lowering.check(directory / lowering.file, lowering.planned(model, plan))
 
 
 def made_graph(directory: Path) -> Path:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, cast
 
@@ -28,7 +28,7 @@ from edgeq.errors import ImageError
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
-from edgeq.plan.rules import CLASSIFIER_RULES, WEIGHTED, added_in_float, float_additions, plan_classifier
+from edgeq.plan.rules import WEIGHTED, added_in_float, float_additions, keep_range, own_rules, plan_classifier
 from edgeq.quality.logits import LogitFigures
 from edgeq.quality.tasks.base import Decisive, Examples, Headline, ImageTask, Outputs, TaskFigures
 from edgeq.quality.tasks.registry import AnyFigures
@@ -270,31 +270,32 @@ def keep_layers(
     layers: Sequence[str],
     *,
     because: str = "without it the drop would be larger than allowed",
+    beyond_fp16: Mapping[str, str] | None = None,
 ) -> PrecisionPlan:
-    """`plan` with these layers in FP32, each by a rule of its own, and what follows from that around them.
+    """`plan` with these layers in FP16, each by a rule of its own, and what follows from that around them.
 
     Args:
         model: FP32, with the node names of `plan`.
         plan: for that graph; its own rules stay behind the new ones.
         layers: names of those to keep; none gives `plan` itself.
         because: why, in a sentence.
+        beyond_fp16: layers that FP16 would break, from `Scales`: these are kept in FP32.
     """
     if not layers:
         return plan
     kept = tuple(
         Rule(
-            name=f"fp32-kept-{layer}",
+            name=f"fp16-kept-{layer}",
             layer=glob.escape(layer),
-            precision=Precision.FP32,
+            precision=Precision.FP16,
             reason=because,
         )
         for layer in layers
     )
-    floating = {decision.rule for decision in plan.decisions if decision.layer in added_in_float(plan)}
-    own = tuple(rule for rule in plan.rules if rule not in CLASSIFIER_RULES and rule.name not in floating)
+    floating = added_in_float(plan)
     made = plan_classifier(
         model,
-        rules=(*kept, *own),
+        rules=(*kept, *own_rules(plan)),
         weights=plan.weights,
         shared_add=plan.shared_add,
         keep_batchnorm=plan.keep_batchnorm,
@@ -302,7 +303,8 @@ def keep_layers(
     )
     made = float_additions(model, made, named=True) if floating else made
     settled = ("allowed", "channel_equalization", "weight_rounding", "bias_correction")
-    return made.model_copy(update={name: getattr(plan, name) for name in settled})
+    made = made.model_copy(update={name: getattr(plan, name) for name in settled})
+    return keep_range(model, made, beyond_fp16 or {})
 
 
 def float_share(plan: PrecisionPlan, kept: Sequence[str] = ()) -> float:
@@ -322,7 +324,7 @@ def _step(
     pixels: PixelInput | None,
     speed: Speed | None,
 ) -> SearchStep:
-    revised = keep_layers(model, plan, kept)
+    revised = keep_layers(model, plan, kept, beyond_fp16=scales.beyond_fp16)
     graph = lower(model, revised, scales, USUAL, pixels=pixels)
     return SearchStep(
         kept=kept,

@@ -135,8 +135,8 @@ def test_golden_scales_for_onnxruntime() -> None:
 
 def test_golden_scales_for_tensorrt() -> None:
     held = constants(lowered("tensorrt"))
-    assert held["x.scale"] == np.float32(3 / 127)
-    assert held["relu1.scale"] == np.float32(5.1 / 127)
+    assert held["x.scale"] == np.float16(3 / 127)
+    assert held["relu1.scale"] == np.float16(5.1 / 127)
     assert held["x.zero"].dtype == np.int8
     assert held["x.zero"] == 0
 
@@ -160,7 +160,7 @@ def test_a_tensorrt_graph_given_other_scales_computes_as_the_one_lowered_with_th
     open_to_scales = lowered("tensorrt")
     take_scales(open_to_scales, placement)
     given = scales_to_give(placement, others)
-    assert given["x.scale"] == np.float32(1 / 127)
+    assert given["x.scale"] == np.float16(1 / 127)
     np.testing.assert_array_equal(
         answer(open_to_scales, **given), answer(lower(model, plan, others, lowering_for("tensorrt"))), strict=True
     )
@@ -296,7 +296,7 @@ def test_tensors_behind_a_carrier_lie_on_one_grid(backend: str) -> None:
     ranges = scales(SHORTCUT_RANGES | {"sliced": (0.0, 5.0), "padded": (0.0, 5.0)})
     held = constants(lower(model, plan_classifier(model, shared_add=False), ranges, lowering_for(backend)))
     grids = {float(value) for name, value in held.items() if name in ("relu1.scale", "sliced.scale", "padded.scale")}
-    assert grids == {float(np.float32(8.0 / (255 if backend == "onnxruntime" else 127)))}
+    assert grids == {float(np.float32(8.0 / 255)) if backend == "onnxruntime" else float(np.float16(8.0 / 127))}
 
 
 def joined_network() -> onnx.ModelProto:

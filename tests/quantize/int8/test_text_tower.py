@@ -72,7 +72,7 @@ def test_linear_layers_are_int8_and_tables_and_the_projection_are_not(attention:
     assert {decision.kind for decision in int8} == {"attention query/key", "attention value/output", "feed-forward"}
     head = [decision for decision in decisions.values() if decision.component == "head"]
     assert [(decision.rule, decision.precision) for decision in head] == [("fp32-head", Precision.FP32)]
-    assert decisions["/text_model/embeddings/token_embedding/Gather"].precision is Precision.FP32
+    assert decisions["/text_model/embeddings/token_embedding/Gather"].precision is Precision.FP16
     assert "fp32-unknown" not in {decision.rule for decision in decisions.values()}
 
 

@@ -110,7 +110,7 @@ def test_a_search_takes_it_where_sums_are_most_of_the_error(deep: Network) -> No
         assert trial.logit_error == pytest.approx(deep.error(floating, lowering), rel=1e-3)
         assert trial.logit_error < 0.9 * deep.error(deep.plan, lowering)
     assert found.float_adds
-    assert {d.layer for d in floating.decisions if d.rule == "fp32-residual"} == {f"add{i}" for i in range(BLOCKS)}
+    assert {d.layer for d in floating.decisions if d.rule == "fp16-residual"} == {f"add{i}" for i in range(BLOCKS)}
     assert Scales.model_validate_json(found.model_dump_json()) == found
 
 

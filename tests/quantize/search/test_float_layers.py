@@ -101,7 +101,7 @@ def test_the_layer_that_everything_goes_through_is_left_in_floating_point(search
     assert found.float_layers == {"stem": pytest.approx(100.0 * 3 / 99, rel=0.01)}
     plan = resolve(plan_classifier(onnx.load(graph)), found, graph)
     precisions = {decision.layer: decision.precision for decision in plan.decisions}
-    assert precisions["stem"] is Precision.FP32
+    assert precisions["stem"] is Precision.FP16
     assert precisions["one0"] is Precision.INT8
     named = [trial for trial in found.trials if trial.method.endswith(FLOAT_LAYERS)]
     assert {trial.backend for trial in named} == {"onnxruntime", "tensorrt"}

@@ -155,16 +155,16 @@ def test_a_real_evaluation_compares_with_fp32(
     assert 0.0 < int8.logit_error < 0.2
 
 
-def test_layers_kept_are_in_fp32_by_a_rule_of_their_own(
+def test_layers_kept_are_in_fp16_by_a_rule_of_their_own(
     exported: tuple[onnx.ModelProto, PrecisionPlan, Scales, ModelSource, ImageSet],
 ) -> None:
     model, plan, _, _, _ = exported
     settled = {"allowed": {"EQ107": "few"}, "channel_equalization": "repq"}
     made = keep_layers(model, plan.model_copy(update=settled), ("pointwise",))
     by_name = {decision.layer: decision for decision in made.decisions}
-    assert by_name["pointwise"].precision is Precision.FP32
-    assert by_name["pointwise"].rule == "fp32-kept-pointwise"
-    assert by_name["residual"].precision is Precision.FP32, "an addition of one INT8 tensor has no integer kernel"
+    assert by_name["pointwise"].precision is Precision.FP16
+    assert by_name["pointwise"].rule == "fp16-kept-pointwise"
+    assert by_name["residual"].precision is Precision.FP16, "an addition of one INT8 tensor has no integer kernel"
     assert by_name["stem"].precision is by_name["depthwise"].precision is Precision.INT8
     assert (made.allowed, made.channel_equalization) == ({"EQ107": "few"}, "repq")
     assert keep_layers(model, plan, ()) is plan
