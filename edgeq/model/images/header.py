@@ -6,12 +6,12 @@ and a reader goes through every piece of a file, of which millions fit into it.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
 from edgeq.errors import ImageError
@@ -33,8 +33,11 @@ _MOST_FRAMES: Final = 100
 _MOST_RUN_LENGTH: Final = 1_000_000
 """Pixels of a BMP with run lengths, which Pillow decodes in Python."""
 
-_MARKER: Final = re.compile(rb"\xff+([\x01\xc0-\xcf\xd8-\xfe])")
-_START, _END, _SCAN, _ALONE = 0xD8, 0xD9, 0xDA, 0x01  # ITU-T T.81, table B.1
+_PREFIX, _START, _END, _SCAN, _ALONE = 0xFF, 0xD8, 0xD9, 0xDA, 0x01  # ITU-T T.81, table B.1
+_IS_MARKER: Final = np.isin(np.arange(256), [_ALONE, *range(0xC0, 0xD0), *range(0xD8, 0xFF)])
+"""By the byte behind 0xFF: neither a pixel's 0xFF nor the end of a restart interval."""
+
+_WINDOW: Final = 1 << 15
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 _ALPHA: Final = ("RGBA", "RGBa", "LA", "La", "PA")
@@ -144,13 +147,27 @@ def _bounded(kinds: Iterator[bytes | int], most: int, name: str) -> Iterator[byt
 def _jpeg_segments(data: bytes) -> Iterator[int]:
     """Markers of the first image of a file, until its end; those between restart intervals left out."""
     at = len(_JPEG)
-    while (found := _MARKER.search(data, at)) is not None:
-        kind, at = found[1][0], found.end()
+    while (found := _next_marker(data, at)) is not None:
+        kind, at = data[found + 1], found + 2
         if kind == _END:
             return
         yield kind
         if kind not in (_START, _ALONE):
             at += max(int.from_bytes(data[at : at + 2], "big"), 2)
+
+
+def _next_marker(data: bytes, at: int) -> int | None:
+    """Where the next marker's 0xFF is, from `at` on; pixels have many of these bytes, which are none."""
+    if data[at : at + 1] == b"\xff" and _IS_MARKER[data[min(at + 1, len(data) - 1)]]:  # as in front of the pixels
+        return at
+    values = np.frombuffer(data, np.uint8)
+    for start in range(at, len(data) - 1, _WINDOW):
+        window = values[start : start + _WINDOW + 1]
+        places = np.flatnonzero(window[:-1] == _PREFIX)
+        markers = places[_IS_MARKER[window[places + 1]]]
+        if len(markers):
+            return start + int(markers[0])
+    return None
 
 
 def _chunks(data: bytes, at: int, form: str, *, behind: int = 0, even: bool = False) -> Iterator[bytes]:

@@ -3,7 +3,8 @@
 Numbers of different scales, such as a detector's boxes in pixels and its scores in 0..1, are fields with an error each,
 and the worst field counts: boxes would drown scores otherwise.
 
-A challenger that does not lead on the first quarter of those images is not run over the rest.
+A challenger that does not lead on the first quarter of those images, by half of the margin that it needs in the end, is
+not run over the rest.
 """
 
 from __future__ import annotations
@@ -94,23 +95,23 @@ def select(
         threads: of one operator.
         advance: called with 1 after each trial.
     """
-    _, each = side_by_side(threads)
     trim_heap()
     with many_lowerings(), ThreadPoolExecutor(1) as running:
-        network = _Network(open_observed(graph, threads=each), fields or _every_output)
-        held_back = held_back if fields is None else _affordable(network, held_back)
-        answering = running.submit(_answers, network, held_back, threads)
-        del network
+        answering = running.submit(_answer_as_fp32, graph, held_back, fields, threads)
         model = load_outline(graph)
         read_in(model, graph)  # `onnx.load` would hold the file's bytes and the model at once
-        reference = answering.result()  # its session goes before graphs are made
-        trials = _Trials(held_back, reference, threads, advance, running)
+        trials = _Trials(answering, threads, advance, running)
         tryable = _Tryable(model, plan, scales, threads, fields or _every_output)
-        unsigned = trials.best_method(_Unsigned(tryable, pixel_input(preprocess)), bool(shared_add), shared_add is None)
-        lowering = _Signed(tryable, bool(shared_add))
-        del model, tryable  # TensorRT's graph in floating point needs their room
+        graphs = _Unsigned(tryable, pixel_input(preprocess))
+        unsigned = trials.best_method(graphs, bool(shared_add))
+        other = trials.begin_other_addition(graphs, unsigned) if shared_add is None else None
+        graph_of_signed = _Signed(tryable, bool(shared_add))  # while that runs
+        del model, tryable, graphs  # TensorRT's graph in floating point needs their room
+        if other is not None:
+            unsigned = trials.better_addition(unsigned, other)
         # There one side of an addition is never stored: there is nothing to share.
-        signed = trials.best_method(lowering, bool(shared_add), False)
+        signed = trials.best_method(graph_of_signed, bool(shared_add))
+        held_back, _ = answering.result()
     return scales.model_copy(
         update={
             "chosen": {USUAL.name: unsigned.choice.method, TENSORRT.name: signed.choice.method},
@@ -199,22 +200,18 @@ class _Trials:
     """What choices are judged by, and those tried so far.
 
     Attributes:
-        running: has one worker, so that one graph runs at a time, while the next is made.
+        judged: samples, and what FP32 gives for each.
+        running: has one worker, so that one graph runs at a time, while the next is made; `judged` is made by it.
     """
 
-    samples: Sequence[Array]
-    reference: Sequence[_Answer]
+    judged: Future[_Judged]
     threads: int | None
     advance: Callable[[int], None] | None
     running: Executor
     tried: list[_Tried] = field(default_factory=list)
 
-    def best_method(self, lowering: _Unsigned | _Signed, shared_add: bool, either: bool) -> _Tried:
-        """Try every method; one takes the place of the one before it only with a margin.
-
-        Args:
-            either: try the winner with the other kind of addition, too.
-        """
+    def best_method(self, lowering: _Unsigned | _Signed, shared_add: bool) -> _Tried:
+        """Try every method; one takes the place of the one before it only with a margin."""
         first, *others = (_Choice(lowering.lowering.name, method, shared_add) for method in _ORDER)
         best: _Tried | None = None
         tried = self._begin(lowering.made(first), first, best)
@@ -222,15 +219,20 @@ class _Trials:
             made = lowering.made(choice)  # while the one before it runs
             best = _better(best, self._noted(tried))
             tried = self._begin(made, choice, best)
-        best = _better(best, self._noted(tried))
-        if either:
-            choice = replace(best.choice, shared_add=not shared_add)
-            other = self._noted(self._begin(lowering.made(choice), choice, best))
-            best = other if other.beats(best, by=0.0) else best
-        return best
+        return _better(best, self._noted(tried))
 
-    def _begin(self, made: _Made, choice: _Choice, leader: _Tried | None) -> Future[_Tried]:
-        return self.running.submit(self._run, made, choice, leader)
+    def begin_other_addition(self, lowering: _Unsigned, best: _Tried) -> Future[_Tried]:
+        """Try the winner with the other kind of addition."""
+        choice = replace(best.choice, shared_add=not best.choice.shared_add)
+        return self._begin(lowering.made(choice), choice, best, margin=0.0)
+
+    def better_addition(self, best: _Tried, other: Future[_Tried]) -> _Tried:
+        """The winner, or the same method with the other kind of addition."""
+        tried = self._noted(other)
+        return tried if tried.beats(best, by=0.0) else best
+
+    def _begin(self, made: _Made, choice: _Choice, leader: _Tried | None, margin: float = _MARGIN) -> Future[_Tried]:
+        return self.running.submit(self._run, made, choice, leader, margin)
 
     def _noted(self, trial: Future[_Tried]) -> _Tried:
         self.tried.append(trial.result())
@@ -238,17 +240,19 @@ class _Trials:
             self.advance(1)
         return self.tried[-1]
 
-    def _run(self, made: _Made, choice: _Choice, leader: _Tried | None) -> _Tried:
+    def _run(self, made: _Made, choice: _Choice, leader: _Tried | None, margin: float) -> _Tried:
         """Run a choice over the first quarter of the images, and over the rest if it leads or has nobody to beat."""
-        network, quarter = made(), -(-len(self.samples) // 4)
+        samples, _ = self.judged.result()
+        network, quarter = made(), -(-len(samples) // 4)
         tried = self._compared(choice, network, slice(0, quarter))
-        if leader is None or tried.error < leader.first(quarter).error:
+        if leader is None or tried.error < (1.0 - margin / 2) * leader.first(quarter).error:
             return tried.joined(self._compared(choice, network, slice(quarter, None)))
         return tried
 
     def _compared(self, choice: _Choice, network: _Network, images: slice) -> _Tried:
-        pairs = list(zip(_answers(network, self.samples[images], self.threads), self.reference[images], strict=True))
-        fields = len(self.reference[0])
+        samples, reference = self.judged.result()
+        pairs = list(zip(_answers(network, samples[images], self.threads), reference[images], strict=True))
+        fields = len(reference[0])
         changes = np.array([_changes(given, wanted) for given, wanted in pairs]).reshape(-1, fields)
         sizes = np.array([_changes(wanted, None) for _, wanted in pairs]).reshape(-1, fields)
         same = np.array([given[-1].argmax() == wanted[-1].argmax() for given, wanted in pairs], np.bool_)
@@ -264,6 +268,9 @@ class _Choice:
 
 _Answer = tuple[NDArray[np.float32], ...]
 """What a network gave for one image: a tensor for each field."""
+
+_Judged = tuple[Sequence[Array], Sequence[_Answer]]
+"""Samples that choices are judged by, and what FP32 gives for each."""
 
 
 @dataclass(frozen=True)
@@ -332,6 +339,14 @@ def _square(field: NDArray[Any], wanted: NDArray[Any]) -> float:
     shorter = min(len(one), len(other))
     rest = one[shorter:] if len(one) > shorter else other[shorter:]
     return float(np.square(one[:shorter] - other[:shorter]).sum() + np.square(rest).sum())
+
+
+def _answer_as_fp32(graph: Path, samples: Sequence[Array], fields: Fields | None, threads: int | None) -> _Judged:
+    """The samples that choices are judged by, and what the FP32 file gives for each."""
+    _, each = side_by_side(threads)
+    network = _Network(open_observed(graph, threads=each), fields or _every_output)
+    judged = samples if fields is None else _affordable(network, samples)
+    return judged, _answers(network, judged, threads)
 
 
 def _affordable(network: _Network, samples: Sequence[Array]) -> Sequence[Array]:
