@@ -19,6 +19,7 @@ __all__ = [
     "print_table",
     "print_warnings",
     "progress_bars",
+    "say",
 ]
 
 _STAGES = {
@@ -86,6 +87,11 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 def print_json(artifact: BaseModel) -> None:
     """One JSON object on stdout."""
     click.echo(artifact.model_dump_json(indent=1))
+
+
+def say(sentence: str) -> None:
+    """What a person should know, on stderr."""
+    click.echo(sentence, err=True)
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

@@ -95,10 +95,13 @@ def test_the_service_runs_the_engines_and_shows_them_the_canaries(
 
 def test_index_and_search_run_the_engines(bundle: Path, opened: list[Path], tmp_path: Path) -> None:
     engines = build_engines(bundle, tmp_path / "store")
-    index_images(bundle, bundle.parent / "images", tmp_path / "catalog", threads=1, workers=1)
+    said: list[str] = []
+    index_images(bundle, bundle.parent / "images", tmp_path / "catalog", threads=1, workers=1, say=said.append)
     assert set(opened) == engines
     opened.clear()
-    (first,) = open_search(tmp_path / "catalog", threads=1).by_image(bundle.parent / "images" / "2.png", k=1)
+    search = open_search(tmp_path / "catalog", threads=1, say=said.append)
+    assert said == [f"tensorrt 10.3.0: {BUILT}"] * 2
+    (first,) = search.by_image(bundle.parent / "images" / "2.png", k=1)
     assert first.image_path.endswith("2.png")
     assert set(opened) == engines
     opened.clear()

@@ -149,6 +149,7 @@ def index_images(
     cpus_per_actor: int = 1,
     stall_minutes: float = STALL_MINUTES,
     progress: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Indexed:
     """Embed images into a catalog, and make an index over it. The same call goes on where an earlier one was stopped,
     and takes what has come since.
@@ -175,6 +176,7 @@ def index_images(
         cpus_per_actor: of a cluster without GPUs; of one with GPUs an actor gets one of these.
         stall_minutes: without an image done anywhere in so many, the cluster is given up.
         progress: called as (stage, done, total).
+        say: told what runs the vision encoder here and why, before the first image.
 
     Raises:
         ArtifactError: the bundle is damaged or of another kind, or the catalog was made with another one.
@@ -204,7 +206,7 @@ def index_images(
         opener = partial(_opened, folder.absolute(), absolute, threads or cpus_per_actor, backend)
         made = build_on_ray(opener, given, place, Cluster(address, actors, cpus_per_actor, stall_minutes), **how)
     else:
-        embedder = _Embedder(_model(folder, verified, backend, threads))
+        embedder = _Embedder(_model(folder, verified, backend, threads, say))
         chosen = None if shards is None else range(shards[0], shards[1] + 1)
         with open_sources(given) as sources:
             made = build_catalog(embedder, sources, place, shards=chosen, **how)
@@ -278,6 +280,7 @@ def open_search(
     keys: Sequence[str | Path] = (),
     threads: int | None = None,
     backend: str = AUTO,
+    say: Callable[[str], None] | None = None,
 ) -> ImageSearch:
     """Open a catalog to be searched.
 
@@ -287,6 +290,7 @@ def open_search(
         keys: files of public keys; the bundle must be signed by one of them, if any are given.
         threads: of one operator, and of a search; None takes every processor there is.
         backend: what runs both encoders, as for `open_bundle`.
+        say: told what runs them and why.
 
     Raises:
         ArtifactError: catalog, index or bundle is missing or damaged, the bundle is another one, or the index was made
@@ -300,12 +304,17 @@ def open_search(
     known = EmbeddedBy.load(place / _EMBEDDED_BY) if bundle is None else None
     folder, verified = _checked(known.bundle if known is not None else bundle, keys)
     searched = open_searched(place, bundle_digest=verified.digest, bundle=str(folder), threads=threads, reader=reader)
-    return ImageSearch(searched, _model(folder, verified, backend, threads))
+    return ImageSearch(searched, _model(folder, verified, backend, threads, say))
 
 
-def _model(folder: Path, verified: Verified, backend: str, threads: int | None) -> TwoTowerModel:
-    model = open_two_tower_here(folder, folder, verified.manifest, backend, threads=threads)[0]
+def _model(
+    folder: Path, verified: Verified, backend: str, threads: int | None, say: Callable[[str], None] | None = None
+) -> TwoTowerModel:
+    why: list[str] = []
+    model, version = open_two_tower_here(folder, folder, verified.manifest, backend, threads=threads, say=why.append)
     check_unchanged(folder, verified)
+    if say:
+        say(f"{version}: {why[0]}")
     return model
 
 

@@ -83,6 +83,7 @@ def command(
             memory_bytes=None if memory_gb is None else round(memory_gb * _GIGA),
             gone_sources=gone,
             progress=progress,
+            say=console.say,
             **choices,
         )
     if as_json:

@@ -50,5 +50,5 @@ def command(
     if as_json:
         console.print_json(reply)
     else:
-        click.echo(f"{reply.backend}: {reply.because}", err=True)
+        console.say(f"{reply.backend}: {reply.because}")
         click.echo(reply.text)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgeq.api.device.retrieval import open_search
+from edgeq.cli import console
 from edgeq.cli.flags import PATH, running_backend_option, threads_option
 from edgeq.model.images.decode import IMAGE_SUFFIXES
 
@@ -39,7 +40,7 @@ def command(
 
     A line is a score and a path.
     """
-    search = open_search(catalog, bundle=bundle, keys=keys, threads=threads, backend=backend)
+    search = open_search(catalog, bundle=bundle, keys=keys, threads=threads, backend=backend, say=console.say)
     image = is_image or (Path(query).suffix.lower() in IMAGE_SUFFIXES and Path(query).is_file())
     found = search.by_image(Path(query), k) if image else search.by_text(query, k)
     if as_json:

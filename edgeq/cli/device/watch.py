@@ -84,7 +84,7 @@ def command(
         raise InputError(f"{directory} is no directory", expected="the folder that images are put into", passing=True)
     settings = chosen_settings(config, **flags)
     with closing(open_chosen(bundle, settings, lambda what: click.echo(what, err=True))) as served:
-        click.echo(f"{served.backend}: {served.because}", err=True)
+        console.say(f"{served.backend}: {served.because}")
         look = watch_inference(served, settings.request_seconds, max_new_tokens)
         watch = Watch(directory, look, served.name, time.monotonic, timeout)
         found = _all(watch, once=once, interval=interval)
