@@ -12,16 +12,20 @@ from classifier_bundle import classifier_bundle
 from command import Edgeq
 from numpy.typing import NDArray
 from retrieval_bundle import retrieval_bundle
+from square_detector import detector_place
 
 from edgeq.bench.graphs import GraphFigures, GraphLoad, measure_graph
 from edgeq.bench.report import BenchLoad, BenchReport
 from edgeq.bench.run import BenchRequest, bench
+from edgeq.bundle.manifest import MANIFEST
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import EngineError
 from edgeq.families.base import Arrays
+from edgeq.files import sha256_file
 from edgeq.runtime.canary.canary_set import open_canaries
 from edgeq.runtime.vision_graph import VisionModel
 
+OLD = Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0" / "classifier"
 REPEATS = 12
 LOAD = BenchLoad(repeats=REPEATS, warmup=1, tokens=2, clients=(1,), batches=(1, 3), threads=1)
 
@@ -49,6 +53,21 @@ def test_a_classifier(classifier: Path) -> None:
     check(figures, "image")
     assert (report.kind, report.answers, report.ceiling) == ("classifier", None, None)
     assert report.backend.startswith("onnxruntime")
+
+
+def test_a_detector(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From an image to boxes in its own pixels."""
+    (figures,) = bench(BenchRequest(detector_place(tmp_path_factory) / "bundle", LOAD)).graphs
+    check(figures, "image")
+
+
+def test_a_bundle_of_before_in_a_store(edgeq: Edgeq, tmp_path: Path) -> None:
+    """The version that is in use is measured; its graphs and canaries are those of release 0.1.0."""
+    root = tmp_path / "store"
+    assert edgeq("install", OLD, "--root", root, "--backend", "onnxruntime").status == 0
+    report = bench(BenchRequest(root, LOAD))
+    check(report.graphs[0], "image")
+    assert report.manifest_sha256 == sha256_file(OLD / MANIFEST)
 
 
 def test_both_encoders_of_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
