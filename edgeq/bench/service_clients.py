@@ -8,10 +8,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import ip_address
+from socket import SHUT_RDWR, socket
 from threading import Event
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -104,6 +105,31 @@ class _Chunk(BaseModel):
 
 
 @dataclass(frozen=True)
+class _Clients:
+    """All of them together.
+
+    Attributes:
+        sockets: that they wait at; http.client lets go of one whose answer is its last.
+        over: nobody shall ask any more.
+    """
+
+    sockets: list[socket] = field(default_factory=list)
+    over: Event = field(default_factory=Event)
+
+    def connect(self, connection: HTTPConnection) -> None:
+        """Open it, so that `end` closes it; raises OSError."""
+        connection.connect()
+        self.sockets.append(connection.sock)
+
+    def end(self) -> None:
+        """Nobody waits for an answer any more, whatever the service does."""
+        self.over.set()
+        for each in self.sockets:
+            with suppress(OSError):  # it is closed already
+                each.shutdown(SHUT_RDWR)
+
+
+@dataclass(frozen=True)
 class _Heard:
     """One answer: seconds to the first piece of text and to the end, and tokens by the service's count."""
 
@@ -134,7 +160,7 @@ def measure_service(
     bodies = _bodies(load, _served_model(address))
     for number in range(load.warmup):
         report("warm-up", number, load.warmup)
-        _ask_all(address, [next(bodies)], digest, Event())
+        _ask_all(address, [next(bodies)], digest, _Clients())
     found = []
     for clients in dict.fromkeys((1, *load.clients)):
         each = load.repeats if clients == 1 else max(2, -(-load.repeats // clients))
@@ -170,23 +196,23 @@ def _bodies(load: AnswerLoad, model: str) -> Iterator[bytes]:
 
 def _together(address: ServiceAddress, shares: Sequence[Sequence[bytes]], digest: str) -> ClientsFigures:
     """Each client asks its share, one after the other."""
-    over, start = Event(), time.perf_counter()
+    everyone, start = _Clients(), time.perf_counter()
     with ThreadPoolExecutor(len(shares)) as pool:
-        asking = [pool.submit(_ask_all, address, share, digest, over) for share in shares]
+        asking = [pool.submit(_ask_all, address, share, digest, everyone) for share in shares]
         try:
             heard = [one for client in asking for one in client.result()]
         except BaseException:
-            over.set()  # the other clients end with their next line
+            everyone.end()
             raise
     seconds = time.perf_counter() - start
     times = [(one.first, one.total) for one in heard]
     return clients_figures(len(shares), times, sum(one.tokens for one in heard), seconds)
 
 
-def _ask_all(address: ServiceAddress, bodies: Sequence[bytes], digest: str, over: Event) -> list[_Heard]:
+def _ask_all(address: ServiceAddress, bodies: Sequence[bytes], digest: str, everyone: _Clients) -> list[_Heard]:
     """One client with a connection of its own."""
     with _connected(address) as connection:
-        return [_ask(connection, address, body, digest, over) for body in bodies if not over.is_set()]
+        return [_ask(connection, address, body, digest, everyone) for body in bodies if not everyone.over.is_set()]
 
 
 @contextmanager
@@ -216,15 +242,15 @@ def _check_status(answer: HTTPResponse) -> None:
         raise EngineError(f"the service refused a request with status {answer.status}", causes=(said[:_SHOWN],))
 
 
-def _ask(connection: HTTPConnection, address: ServiceAddress, body: bytes, digest: str, over: Event) -> _Heard:
+def _ask(connection: HTTPConnection, address: ServiceAddress, body: bytes, digest: str, everyone: _Clients) -> _Heard:
     """Ask once, and hear all of the answer."""
+    if connection.sock is None:
+        everyone.connect(connection)
     start, first, tokens = time.perf_counter(), None, 0
     connection.request("POST", PATH, body, _headers(address))
     answer = connection.getresponse()
     _check_status(answer)
     for event in _events(answer):
-        if over.is_set():
-            break
         _check(event, digest)
         tokens = tokens if event.usage is None else event.usage.completion_tokens
         if first is None and any(choice.delta.content for choice in event.choices):

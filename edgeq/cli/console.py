@@ -101,7 +101,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[str]) -> None:
-    """A table on stdout; the columns named in `numbers` are set to the right. A cell is text, whatever brackets it has.
+    """A table on stdout; the columns named in `numbers` are set to the right. No bracket in it is taken for markup.
 
     Args:
         title: above it.
@@ -109,7 +109,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         rows: a cell for each column.
         numbers: those of `header` whose columns are set to the right.
     """
-    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table = Table(title=Text(title, style="table.title"), title_justify="left", box=SIMPLE)
     for name in header:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:

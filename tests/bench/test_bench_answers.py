@@ -17,6 +17,7 @@ from edgeq.bench.answers import AnswerFigures
 from edgeq.bench.report import BenchLoad, BenchReport
 from edgeq.bench.run import BenchRequest, bench
 from edgeq.bundle.manifest import MANIFEST, write_manifest
+from edgeq.device.power_modes import power_mode
 from edgeq.errors import EngineError, InputError
 from edgeq.files import sha256_file
 from edgeq.runtime.scheduler.budget import MEMORY
@@ -37,9 +38,9 @@ def bundle(prepared_vlm: PreparedVlm) -> Path:
 
 @pytest.fixture(scope="module")
 def report(bundle: Path) -> BenchReport:
-    """Of the tiny LLaVA, whose answers end by themselves after other numbers of tokens."""
+    """Of the tiny LLaVA, whose answers end by themselves after other numbers of tokens, on a simulated Orin NX."""
     load = BenchLoad(repeats=REPEATS, warmup=WARMUP, tokens=TOKENS, clients=(1, CLIENTS), batches=(1,), threads=1)
-    return bench(BenchRequest(bundle, load))
+    return bench(BenchRequest(bundle, load, root=ORIN))
 
 
 @pytest.fixture(scope="module")
@@ -73,37 +74,36 @@ def test_the_report_says_of_what_and_where(report: BenchReport, bundle: Path, tm
     assert (report.bundle, report.kind) == (bundle.name, "vision-language")
     assert {"edgeq", "python", "torch", "transformers", "bitsandbytes", "onnxruntime"} <= report.versions.keys()
     assert report.conditions.samples >= 2
-    assert (report.machine.power, report.machine.mode) == (None, None)
+    assert (report.machine.device, report.machine.machine.platform) == ("orin-nx-16gb", "L4T 36.4.3")
+    assert report.machine.power is not None
+    assert (report.machine.power.name, report.machine.power.gpu_mhz) == ("25W", (306, 408))
+    assert report.machine.mode == power_mode("orin-nx-16gb", "25W")
     report.save(tmp_path / "report.json")
     assert BenchReport.load(tmp_path / "report.json") == report
 
 
-def test_so_small_a_model_has_no_ceiling_on_a_machine_that_is_not_known(report: BenchReport) -> None:
-    """Its weights are a few kilobytes: caches hold them."""
-    assert report.ceiling is None
-    assert "is not known, as caches may hold all weights" in report.ceiling_note
-    assert report.answers is not None
-    assert report.answers.decode_percent is None
-
-
-def test_on_a_known_device_the_power_modes_ceiling_stands_beside(measured: AnswerFigures, bundle: Path) -> None:
-    """Orin NX 16 GB in its 25 W mode; the share of each figure is that of its own ceiling."""
-    machine = run._machine(ORIN)
-    assert (machine.device, machine.mode and machine.mode.name) == ("orin-nx-16gb", "25W")
-    limits = ceiling.find_limits(bundle, machine.device, machine.mode, 0)
-    found = limits.ceiling(measured)
+def test_on_a_known_device_the_power_modes_ceiling_stands_beside(report: BenchReport, measured: AnswerFigures) -> None:
+    """The share of each figure is that of its own ceiling."""
+    found = report.ceiling
     assert found is not None
     assert (found.source, found.bytes_per_second) == ("derived", 102.4e9)
-    beside = limits.beside(measured, found)
-    assert beside.decode_percent == pytest.approx(
+    assert measured.decode_percent == pytest.approx(
         100 * measured.decode_tokens_per_second / found.decode_tokens_per_second
     )
     assert found.image_ms is not None
-    assert beside.image_percent == pytest.approx(100 * found.image_ms / measured.image.p50_ms)
-    for row in beside.clients:
+    assert measured.image_percent == pytest.approx(100 * found.image_ms / measured.image.p50_ms)
+    for row in measured.clients:
         assert row.ceiling_tokens_per_second is not None
         assert row.percent == pytest.approx(100 * row.tokens_per_second / row.ceiling_tokens_per_second)
-    assert "derived from orin-nx-16gb in mode 25W" in limits.note
+    assert "derived from orin-nx-16gb in mode 25W" in report.ceiling_note
+
+
+def test_so_small_a_model_has_no_ceiling_on_a_machine_that_is_not_known(measured: AnswerFigures, bundle: Path) -> None:
+    """Its weights are a few kilobytes: caches hold them."""
+    limits = ceiling.find_limits(bundle, None, None, 1 << 30)
+    assert limits.ceiling(measured) is None
+    assert "is not known, as caches may hold all weights" in limits.note
+    assert limits.measured_again(1 << 30) == limits
 
 
 def test_a_machine_that_is_not_known_is_measured(

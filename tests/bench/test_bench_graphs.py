@@ -11,17 +11,21 @@ import pytest
 from classifier_bundle import classifier_bundle
 from command import Edgeq
 from numpy.typing import NDArray
-from retrieval_bundle import retrieval_bundle, text_bundle
+from retrieval_bundle import retrieval_bundle
+from square_detector import detector_place
 
 from edgeq.bench.graphs import GraphFigures, GraphLoad, measure_graph
 from edgeq.bench.report import BenchLoad, BenchReport
 from edgeq.bench.run import BenchRequest, bench
+from edgeq.bundle.manifest import MANIFEST
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.errors import EngineError
 from edgeq.families.base import Arrays
+from edgeq.files import sha256_file
 from edgeq.runtime.canary.canary_set import open_canaries
 from edgeq.runtime.vision_graph import VisionModel
 
+OLD = Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0" / "classifier"
 REPEATS = 12
 LOAD = BenchLoad(repeats=REPEATS, warmup=1, tokens=2, clients=(1,), batches=(1, 3), threads=1)
 
@@ -51,6 +55,21 @@ def test_a_classifier(classifier: Path) -> None:
     assert report.backend.startswith("onnxruntime")
 
 
+def test_a_detector(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From an image to boxes in its own pixels."""
+    (figures,) = bench(BenchRequest(detector_place(tmp_path_factory) / "bundle", LOAD)).graphs
+    check(figures, "image")
+
+
+def test_a_bundle_of_before_in_a_store(edgeq: Edgeq, tmp_path: Path) -> None:
+    """The version that is in use is measured; its graphs and canaries are those of release 0.1.0."""
+    root = tmp_path / "store"
+    assert edgeq("install", OLD, "--root", root, "--backend", "onnxruntime").status == 0
+    report = bench(BenchRequest(root, LOAD))
+    check(report.graphs[0], "image")
+    assert report.manifest_sha256 == sha256_file(OLD / MANIFEST)
+
+
 def test_both_encoders_of_clip(tmp_path_factory: pytest.TempPathFactory) -> None:
     report = bench(BenchRequest(retrieval_bundle(tmp_path_factory), LOAD))
     texts, images = report.graphs
@@ -58,15 +77,13 @@ def test_both_encoders_of_clip(tmp_path_factory: pytest.TempPathFactory) -> None
     check(images, "image")
 
 
-def test_a_text_encoder_alone_and_a_batch_that_is_too_large(
-    tmp_path_factory: pytest.TempPathFactory, edgeq: Edgeq
-) -> None:
-    """A run takes 64 texts."""
-    flags = ("--repeats", "2", "--warmup", "0", "--batch", "64", "--batch", "65", "--threads", "1")
-    bundle = text_bundle(tmp_path_factory)
-    (figures,) = BenchReport.model_validate_json(edgeq("bench", bundle, *flags, "--json").out).graphs
-    assert ([each.batch for each in figures.batches], figures.refused) == ([64], (65,))
-    assert "Not taken by the engine: batches of 65." in edgeq("bench", bundle, *flags).out
+def test_a_batch_that_is_too_large(tmp_path_factory: pytest.TempPathFactory, edgeq: Edgeq) -> None:
+    """A run takes 64 texts, or 32 images."""
+    flags = ("--repeats", "2", "--warmup", "0", "--batch", "32", "--batch", "65", "--threads", "1")
+    bundle = retrieval_bundle(tmp_path_factory)
+    for figures in BenchReport.model_validate_json(edgeq("bench", bundle, *flags, "--json").out).graphs:
+        assert ([each.batch for each in figures.batches], figures.refused) == ([32], (65,))
+    assert edgeq("bench", bundle, *flags).out.count("Not taken by the engine: batches of 65.") == 2
 
 
 class OneAtATime:

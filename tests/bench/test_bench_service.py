@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from command import Edgeq, assert_refused
 from PIL import Image
-from running import USAGE, SimulatedRuntime, running, talking
+from running import HOLD, USAGE, SimulatedRuntime, eventually, running, talking
 
 from edgeq.bench.answers import AnswerLoad
 from edgeq.bench.service_clients import ServiceAddress, measure_service
@@ -58,6 +60,31 @@ def test_a_token_is_wanted() -> None:
             measure_service(ServiceAddress.of(service.url), LOAD, served.digest, nothing)
         address = ServiceAddress.of(service.url, "secret-token-of-32-characters-abc")
         assert len(measure_service(address, LOAD, served.digest, nothing)) == 2
+
+
+def test_an_interrupt_waits_for_no_answer() -> None:
+    """A client waits for a service that says nothing more, when Ctrl-C comes."""
+    model = SimulatedRuntime()
+    served, waiting = talking(model), threading.Event()
+    load = replace(LOAD, question=HOLD, warmup=0, repeats=1, clients=(3,))
+
+    def report(stage: str, _done: int, _total: int) -> None:
+        if stage.startswith("1 client"):
+            threading.Thread(target=interrupt, daemon=True).start()
+
+    def interrupt() -> None:
+        eventually(lambda: len(model.asks) == 1)
+        waiting.set()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with running(served) as service, pytest.raises(KeyboardInterrupt):
+            measure_service(ServiceAddress.of(service.url), load, served.digest, report)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert waiting.is_set()
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPool")] == []
 
 
 def test_nobody_listens() -> None:

@@ -13,6 +13,11 @@ def test_a_long_path_with_brackets_is_whole(capsys: pytest.CaptureFixture[str]) 
     assert path in "".join(capsys.readouterr().out.split())[len("scoreimage") :].replace("─", "")
 
 
+def test_a_title_with_brackets_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("/models/[/bold]", ("a long header",), [("0.5",)], numbers=())
+    assert capsys.readouterr().out.startswith("/models/[/bold]")
+
+
 def test_brackets_in_a_warning_stay(capsys: pytest.CaptureFixture[str]) -> None:
     print_warnings(["output [/box] was left out"])
     assert capsys.readouterr().err.split() == ["warning:", "output", "[/box]", "was", "left", "out"]

@@ -15,6 +15,7 @@ from edgeq.cli import console
 __all__ = ["print_report", "print_reports"]
 
 _COLUMNS = ("", "p50", "p90", "p99", "median within", "runs")
+_MOST_NAME = 18
 _RATES = ("measured", "ceiling", "of it", "first p50", "answer p50", "p90")
 _NUMBERS = ("p50", "p90", "p99", "median within", "runs")
 
@@ -137,7 +138,7 @@ def _row(report: BenchReport) -> tuple[str, ...]:
 
 
 def _name(machine: BenchMachine) -> str:
-    return machine.device or machine.machine.device or machine.processor or machine.machine.architecture
+    return (machine.device or machine.machine.device or machine.processor or machine.machine.architecture)[:_MOST_NAME]
 
 
 def _shown(image: float | None, most: float | None, first: float | None, rate: float | None) -> tuple[str, ...]:
