@@ -58,10 +58,10 @@ test: $(INSTALLED)
 
 # Everything at its newest release but torch, whose builds beyond the lock's are gigabytes. Nearly all tests reach
 # transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of benchmarks, of containers, of a
-# GPU, of a browser, of installing, of disks that fail, and of the pages, whose commands other tests run one by one. A new
-# test is in, unless it lies in what is named here.
+# GPU, of a browser, of installing, of disks that fail, of the pages, whose commands other tests run one by one, and of
+# edgeq's docstrings. A new test is in, unless it lies in what is named here.
 NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/test_readme.py \
-	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py
+	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/test_docstrings.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 environment-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)

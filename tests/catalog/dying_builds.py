@@ -143,6 +143,7 @@ def _be_killed(images: Path, directory: Path, log: Path, kill_at: int) -> None:
 
 def main(scratch: Path) -> None:
     """Tell both stories, with both disks, then the random ones."""
+    picture(0)  # loads what each of some hundred children would load again
     losses: tuple[Loss, ...] = ("names", "bytes")
     deaths = {
         f"{name}, {loss} lost": die_everywhere(story, loss, scratch)

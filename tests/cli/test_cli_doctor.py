@@ -58,10 +58,11 @@ def test_this_machine(edgeq: Edgeq, tmp_path: Path) -> None:
     """Real probes, each in its process."""
     done = edgeq("doctor", "--root", tmp_path, "--needs-memory", "0.01", "--json")
     found = Examination.model_validate_json(done.out)
-    status = {finding.name: finding.status for finding in found.findings}
+    findings = {finding.name: finding for finding in found.findings}
     assert done.status == (0 if found.able else 1)
-    for name in ("python", "edgeq", "torch", "NF4 kernel", "ONNX Runtime", "memory", "allocation"):
-        assert status[name] == "ok", found
+    for name in ("python", "edgeq", "torch", "NF4 kernel", "ONNX Runtime", "OpenVINO", "memory", "allocation"):
+        assert findings[name].status == "ok", found
+    assert "devices: CPU" in findings["OpenVINO"].seen
     assert (done.status, done.err) == (0, "")
 
 
