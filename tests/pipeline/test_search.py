@@ -76,7 +76,7 @@ def test_layers_are_kept_where_the_bound_asks_for_it(
     assert prepared.search is not None
     assert prepared.search.kept
     plan = PrecisionPlan.load(tmp_path / "kept" / "plan.yaml")
-    assert set(prepared.search.kept) <= plan.layers(Precision.FP32)
+    assert set(prepared.search.kept) <= plan.layers(Precision.FP16)
     assert (tmp_path / "kept" / "sensitivity.json").is_file()
     assert prepared.int8_layers == whole.int8_layers - len(prepared.search.kept)
 
