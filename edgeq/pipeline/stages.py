@@ -26,7 +26,7 @@ from edgeq.errors import ImageError, PlanError
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.graph.answers import Expected
-from edgeq.model.graph.onnx_file import load_onnx
+from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
@@ -44,6 +44,7 @@ from edgeq.quality.gate import DEFAULT_BOUNDS, GateBounds
 from edgeq.quality.judge import Further, Quality, judge
 from edgeq.quality.latency import DEFAULT_TIMING, Timing
 from edgeq.quality.tasks.base import Examples, Figures, ImageTask
+from edgeq.quantize.fp16.overflow import to_look_at
 from edgeq.quantize.fp16.overflow_rules import overflow_reasons
 from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import calibrated_tensors
@@ -327,7 +328,7 @@ def calibrate_graph(
         advance=counter(report, "calibrate", len(counted)),
         counting=counting,
     )
-    scales = scales.model_copy(update={"beyond_fp16": _beyond_fp16(graph, plan, counted, options)})
+    scales = scales.model_copy(update={"beyond_fp16": _beyond_fp16(graph, plan, scales, counted, options)})
     unusable: list[str] = []
     judged = [] if held_back is None else [array for _, array in held_back.arrays(unusable, len(samples))]
     if not judged:  # none was held back, or each is damaged, which the whole set may still afford
@@ -359,13 +360,24 @@ def calibrate_graph(
     return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
 
 
-def _beyond_fp16(graph: Path, plan: PrecisionPlan, samples: Samples, options: Options) -> dict[str, str]:
-    """The layers that FP16 would break on some of the samples, and why; not looked for where no layer is FP16."""
-    if not plan.layers(Precision.FP16):
+def _beyond_fp16(
+    graph: Path, plan: PrecisionPlan, scales: Scales, samples: Samples, options: Options
+) -> dict[str, str]:
+    """The layers that FP16 would break, and why; not looked for where no layer is FP16.
+
+    Of what was calibrated the extremes are known from all samples; the rest is seen on some of them.
+    """
+    half = plan.layers(Precision.FP16)
+    if not half:
         return {}
-    model = load_onnx(graph)
-    runs = [{model.graph.input[0].name: array} for _, array in samples.sample(_RANGE_SAMPLES).arrays([], len(samples))]
-    return overflow_reasons(model, runs, threads=options.threads)
+    known = {name: max(-tensor.minimum, tensor.maximum) for name, tensor in scales.tensors.items()}
+    model = load_outline(graph)
+    everything = bool(to_look_at(model, known=known, layers=half))  # for then the graph is run
+    read = {name for node in model.graph.node if node.name in half for name in node.input}
+    read_in(model, graph, lambda tensor: everything or tensor.name in read or len(tensor.dims) == 1)  # biases
+    source, some = model.graph.input[0].name, samples.sample(_RANGE_SAMPLES)
+    runs = ({source: array} for _, array in some.arrays([], len(samples)))
+    return overflow_reasons(model, runs, known=known, layers=half, threads=options.threads)
 
 
 def _leave_in_float(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.errors import QuantizeError
+from edgeq.model.graph.external_data import is_external
 from edgeq.model.graph.tensors import constant_tensors
 from edgeq.model.graph.wiring import operator, subgraphs
 
@@ -36,6 +38,7 @@ SHAPE_READERS: Final = frozenset({"Shape", "Size"})
 
 # Rounding to FP16 moves a tensor of ordinary numbers by 0.02% of its length. Beyond this part, numbers vanished.
 _MOST_LOST = 0.05
+_PLAIN_ROOT_MEAN_SQUARE = 1e-6
 # Tensors up to this size may say a shape, which type inference likes to know; larger ones are weights.
 _SHAPE_BYTES = 1024
 
@@ -125,6 +128,8 @@ def outside_fp16(values: NDArray[np.float32]) -> str:
     It cannot when a finite number is beyond 65504, or when rounding moves the tensor by more than 5% of its length
     (L2): then most of what it says lies among or below the smallest FP16 numbers. Infinity is a number of FP16.
     """
+    if _plainly_held(values):
+        return ""
     finite = values[np.isfinite(values)].astype(np.float64)
     peak = np.abs(finite).max(initial=0.0)
     if peak > LARGEST:
@@ -135,8 +140,23 @@ def outside_fp16(values: NDArray[np.float32]) -> str:
     return ""
 
 
+def _plainly_held(values: NDArray[np.float32]) -> bool:
+    """Whether FP16 holds these numbers by their peak and length alone, which are quickly found.
+
+    Rounding moves a number of FP16's normal range by 2**-11 of itself at most, a smaller one by 2**-25. So it moves n
+    numbers by (2**-11 length + 2**-25 root(n)) at most, which is less than the bound where their root mean square is
+    beyond 1e-6. Infinity and NaN are left to a closer look.
+    """
+    if not values.size:
+        return True
+    peak = max(float(values.max()), -float(values.min()))
+    return peak <= LARGEST and float(np.linalg.norm(values)) > _PLAIN_ROOT_MEAN_SQUARE * math.sqrt(values.size)
+
+
 def unfit_layers(model: onnx.ModelProto) -> dict[str, str]:
-    """The layers that cannot compute in FP16 whatever the images are, each with the reason; constants are looked at.
+    """The layers that cannot compute in FP16 whatever the images are, each with the reason.
+
+    Constants are looked at, but for those whose data are in another file.
 
     Raises:
         QuantizeError: the element types of the graph contradict each other.
@@ -145,7 +165,7 @@ def unfit_layers(model: onnx.ModelProto) -> dict[str, str]:
     weights = {
         name: outside_fp16(numpy_helper.to_array(tensor))
         for name, tensor in constant_tensors(model.graph).items()
-        if tensor.data_type == TensorProto.FLOAT
+        if tensor.data_type == TensorProto.FLOAT and not is_external(tensor)
     }
     reasons = ((node.name, _unfit(node, types, weights, version)) for node in model.graph.node)
     return {name: reason for name, reason in reasons if name and reason}

@@ -7,7 +7,7 @@ Format: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md. The locatio
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,7 +17,17 @@ from edgeq.files import open_plain
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SMALLEST", "all_tensors", "gather", "has_external_data", "move_out", "read_in", "refer", "stored_bytes"]
+__all__ = [
+    "SMALLEST",
+    "all_tensors",
+    "gather",
+    "has_external_data",
+    "is_external",
+    "move_out",
+    "read_in",
+    "refer",
+    "stored_bytes",
+]
 
 SMALLEST = 1024
 """Tensors below this many bytes stay in the graph: shapes and scalars are needed to check it."""
@@ -44,7 +54,7 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def has_external_data(model: onnx.ModelProto) -> bool:
     """Whether any tensor of the model is outside its file."""
-    return any(_is_external(tensor) for tensor in all_tensors(model.graph))
+    return any(is_external(tensor) for tensor in all_tensors(model.graph))
 
 
 def stored_bytes(model: onnx.ModelProto) -> int:
@@ -52,14 +62,19 @@ def stored_bytes(model: onnx.ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in all_tensors(model.graph))
 
 
-def read_in(model: onnx.ModelProto, path: Path) -> None:
-    """Put all external data of the model at `path` into the model itself, in place.
+def read_in(model: onnx.ModelProto, path: Path, wanted: Callable[[onnx.TensorProto], bool] | None = None) -> None:
+    """Put external data of the model at `path` into the model itself, in place.
+
+    Args:
+        model: read from there without its external data; is changed.
+        path: its file.
+        wanted: of which tensors; None reads all.
 
     Raises:
         ModelError: a data file is missing, too short, of the wrong length, or outside the directory of `path`.
     """
     for tensor in all_tensors(model.graph):
-        if _is_external(tensor):
+        if is_external(tensor) and (wanted is None or wanted(tensor)):
             _read_tensor(tensor, path)
 
 
@@ -92,7 +107,7 @@ def gather(model: onnx.ModelProto, path: Path, location: str, file: BinaryIO) ->
         ModelError: as for `read_in`.
     """
     for tensor in all_tensors(model.graph):
-        if not _is_external(tensor):
+        if not is_external(tensor):
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         data_file = _resolve(entries.get("location", ""), path, tensor.name)
@@ -138,7 +153,7 @@ def _append_from(file: BinaryIO, source: Path, offset: int, length: int) -> int:
         return _append(file, piece)
 
 
-def _is_external(tensor: onnx.TensorProto) -> bool:
+def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether the data of a tensor is in another file."""
     import onnx
 

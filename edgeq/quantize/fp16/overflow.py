@@ -8,7 +8,7 @@ image's forward pass, however many tensors and images there are.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.model.graph.element_types import LARGEST, SHAPE_READERS, element_types, fp16_inputs, fp16_outputs, opset_of
+from edgeq.model.graph.external_data import is_external
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import constant_tensors
 
-__all__ = ["Feeds", "find_overflow", "peaks"]
+__all__ = ["Feeds", "find_overflow", "layers_beyond", "peaks", "to_look_at"]
 
 Feeds = Mapping[str, NDArray[Any]]
 """An array for each input of a graph."""
@@ -37,6 +38,16 @@ _SQUARE_INPUT: Final = frozenset(
 
 _SQUARE_OUTPUT: Final = frozenset({"ReduceL2"})
 """Operators that end with a square root: what was under it is the square of their output."""
+
+
+_NO_LARGER: Final = frozenset(
+    {
+        *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean", "ReduceMin"),
+        *("Abs", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Neg", "Relu", "Reshape", "Slice"),
+        *("SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    }
+)
+"""Operators whose output has no number larger in magnitude than their first input."""
 
 
 def find_overflow(
@@ -57,9 +68,19 @@ def find_overflow(
     Raises:
         EngineError: the graph does not take these runs.
     """
-    found = peaks(model, runs, threads=threads)
+    return layers_beyond(model, peaks(model, runs, threads=threads), limit)
+
+
+def layers_beyond(model: onnx.ModelProto, reached: Mapping[str, float], limit: float) -> tuple[str, ...]:
+    """The layers that read, write or square a number beyond `limit`, in the graph's order.
+
+    Args:
+        model: float32 graph with named nodes.
+        reached: of `peaks`; tensors that are not in it are passed over.
+        limit: where FP16 ends, or less for a margin.
+    """
     version = opset_of(model)
-    return tuple(node.name for node in model.graph.node if _largest(node, found, version) > limit)
+    return tuple(node.name for node in model.graph.node if _largest(node, reached, version) > limit)
 
 
 def _largest(node: onnx.NodeProto, found: Mapping[str, float], version: int) -> float:
@@ -74,29 +95,60 @@ def _largest(node: onnx.NodeProto, found: Mapping[str, float], version: int) -> 
     return max([0.0, *reads, *writes, *squares])
 
 
-def peaks(model: onnx.ModelProto, runs: Iterable[Feeds], *, threads: int | None = None) -> dict[str, float]:
+def peaks(
+    model: onnx.ModelProto,
+    runs: Iterable[Feeds],
+    *,
+    known: Mapping[str, float] | None = None,
+    layers: Collection[str] | None = None,
+    threads: int | None = None,
+) -> dict[str, float]:
     """The largest finite magnitude of each float32 tensor that could be FP16.
 
     Args:
         model: float32 graph.
-        runs: what the graph is given, one image at a time.
+        runs: what the graph is given, one image at a time; not looked at where all is known.
+        known: magnitudes that were seen already, by tensor; these tensors are not looked at again, nor are those that
+            an operator makes of them which only moves, picks or averages numbers.
+        layers: names of nodes; tensors that none of them reads or writes are left out. None stands for all.
         threads: of one operator.
 
     Raises:
         EngineError: the graph does not take these runs.
     """
+    names = to_look_at(model, known=known, layers=layers)
+    found = dict.fromkeys(names, 0.0)
+    if names:
+        engine = _probe(model, names, threads)
+        for feeds in runs:
+            values = engine.run(feeds, [f"{name}.peak" for name in names])
+            found = {name: max(found[name], float(values[f"{name}.peak"])) for name in names}
     constants = {
         name: _peak(numpy_helper.to_array(tensor))
         for name, tensor in constant_tensors(model.graph).items()
-        if tensor.data_type == TensorProto.FLOAT
+        if tensor.data_type == TensorProto.FLOAT and not is_external(tensor)
     }
-    names = [name for name in _computed(model) if name not in constants]
-    engine = _probe(model, names, threads)
-    found = dict.fromkeys(names, 0.0)
-    for feeds in runs:
-        values = engine.run(feeds, [f"{name}.peak" for name in names])
-        found = {name: max(found[name], float(values[f"{name}.peak"])) for name in names}
-    return constants | found
+    return constants | _bounded(model, known or {}) | found
+
+
+def to_look_at(
+    model: onnx.ModelProto, *, known: Mapping[str, float] | None = None, layers: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """The tensors whose magnitude only a run tells; as for `peaks`."""
+    constants, bounded = constant_tensors(model.graph), _bounded(model, known or {})
+    nodes = [node for node in model.graph.node if layers is None or node.name in layers]
+    touched = {name for node in nodes for name in (*node.input, *node.output)}
+    computed = dict.fromkeys(_computed(model))
+    return tuple(name for name in computed if name in touched and name not in constants and name not in bounded)
+
+
+def _bounded(model: onnx.ModelProto, known: Mapping[str, float]) -> dict[str, float]:
+    """`known`, and what follows from it without a run."""
+    found = dict(known)
+    for node in model.graph.node:
+        if node.op_type in _NO_LARGER and node.input[0] in found:
+            found |= {name: found[node.input[0]] for name in node.output if name not in found}
+    return found
 
 
 def _peak(values: NDArray[np.float32]) -> float:
@@ -113,7 +165,7 @@ def _computed(model: onnx.ModelProto) -> list[str]:
     return [name for name in names if types.get(name) == TensorProto.FLOAT]
 
 
-def _probe(model: onnx.ModelProto, names: list[str], threads: int | None) -> OnnxRuntimeEngine:
+def _probe(model: onnx.ModelProto, names: Sequence[str], threads: int | None) -> OnnxRuntimeEngine:
     """The graph that gives the peaks; its weights go into a file of their own, which ONNX Runtime maps.
 
     ONNX Runtime goes backwards from the graph's ends, the last of them first: so the last is the peak that is known

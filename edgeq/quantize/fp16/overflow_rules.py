@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import onnx
 
 from edgeq.model.graph.element_types import LARGEST, unfit_layers
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
-from edgeq.quantize.fp16.overflow import Feeds, find_overflow, peaks
+from edgeq.quantize.fp16.overflow import Feeds, layers_beyond, peaks
 
 __all__ = ["MARGIN", "overflow_reasons", "overflow_rules"]
 
@@ -18,20 +18,28 @@ MARGIN: Final = 2.0
 """A photograph that was not looked at may go so many times as far as those that were."""
 
 
-def overflow_reasons(graph: onnx.ModelProto, runs: Sequence[Feeds], *, threads: int | None = None) -> dict[str, str]:
+def overflow_reasons(
+    graph: onnx.ModelProto,
+    runs: Iterable[Feeds],
+    *,
+    known: Mapping[str, float] | None = None,
+    layers: Collection[str] | None = None,
+    threads: int | None = None,
+) -> dict[str, str]:
     """Each layer that FP16 would break, and why: what it holds, or what it reaches in a run.
 
     Args:
         graph: float32, nodes uniquely named.
         runs: what the graph is given, one image or text at a time.
+        known, layers: as for `edgeq.quantize.fp16.overflow.peaks`.
         threads: of one operator.
 
     Raises:
         EngineError: the graph does not take these runs.
     """
     unfit = unfit_layers(graph)
-    beyond = find_overflow(graph, runs, limit=LARGEST / MARGIN, threads=threads)
-    reached = peaks(graph, runs, threads=threads) if beyond else {}
+    reached = peaks(graph, runs, known=known, layers=layers, threads=threads)
+    beyond = layers_beyond(graph, reached, LARGEST / MARGIN)
     nodes = {node.name: node for node in graph.graph.node}
     return unfit | {name: _reason(nodes[name], reached) for name in beyond if name not in unfit}
 

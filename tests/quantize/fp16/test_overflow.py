@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeq.quantize.fp16.overflow import find_overflow, peaks
+from edgeq.model.graph.element_types import LARGEST
+from edgeq.quantize.fp16.overflow import find_overflow, layers_beyond, peaks, to_look_at
 
 # One row of four numbers; the mean is 0, so a decomposed LayerNorm squares them as they are.
 NUMBERS = np.array([[1.0, -1.0, 3.0, -3.0]], np.float32)
@@ -65,6 +66,18 @@ def test_one_image_among_many_is_enough() -> None:
 def test_a_margin_names_more() -> None:
     assert find_overflow(decomposed(), [run(0.5)]) == ()
     assert find_overflow(decomposed(), [run(0.5)], limit=20_000) == ("squares", "variance")  # 150 squared is 22,500
+
+
+def test_what_was_seen_is_not_looked_at_again() -> None:
+    """The mean of squares is no larger than they are, so of these layers nothing has to be run."""
+    asked = {"known": {"x": 3.0, "scaled": 300.0, "squares": 90_000.0}, "layers": {"squares", "variance"}}
+    assert to_look_at(decomposed(), **asked) == ()  # type: ignore[arg-type]
+    found = peaks(decomposed(), iter(()), **asked)  # type: ignore[arg-type]
+    assert (found["squares"], found["variance"]) == (90_000.0, 90_000.0)
+    assert layers_beyond(decomposed(), found, LARGEST) == ("squares", "variance")
+    asked["layers"] = {"normal"}  # it reads a root, which may be larger than its square
+    assert to_look_at(decomposed(), **asked) == ("deviation", "normal")  # type: ignore[arg-type]
+    assert peaks(decomposed(), [run()], **asked)["deviation"] == pytest.approx(50_000**0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("size", "named"), [(80.0, ()), (90.0, ("norm",))])
