@@ -15,6 +15,7 @@ from edgeq.doctor.reading import text_in
 from edgeq.plan.ceilings import Bound, ModelWork, decode_ceiling, device_ceiling, model_work
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import MEMORY
+from edgeq.runtime.vlm.language import release_memory
 
 if TYPE_CHECKING:
     import torch
@@ -190,9 +191,17 @@ def measured_bandwidth(free_bytes: int, least_read: int, root: Path = Path("/"))
     size = min(_MOST_BYTES, free_bytes // _SHARE)
     if size < _LEAST_BYTES or (not cuda and (least_read < cached or size < 2 * min(cached, _MOST_BYTES // 2))):
         return None
-    device = torch.device("cuda" if cuda else "cpu")
-    matrix = torch.ones(size // (4 * _COLUMNS), _COLUMNS, device=device)
-    vector = torch.ones(_COLUMNS, device=device)
+    try:
+        return _read_rate(size // (4 * _COLUMNS), torch.device("cuda" if cuda else "cpu"))
+    finally:
+        release_memory()  # of which the model needs every byte
+
+
+def _read_rate(rows: int, device: torch.device) -> float:
+    """Bytes a second that a product of so many rows reads."""
+    import torch
+
+    matrix, vector = torch.ones(rows, _COLUMNS, device=device), torch.ones(_COLUMNS, device=device)
     _product_seconds(matrix, vector)
     return matrix.nbytes / min(_product_seconds(matrix, vector) for _ in range(_RUNS))
 

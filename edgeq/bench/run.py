@@ -184,7 +184,7 @@ def _answers(bundle: Path, verified: Verified, request: BenchRequest, machine: B
     check_unchanged(bundle, verified)
     asked = AnswerLoad(picture, question, load.tokens, load.repeats, load.warmup, load.clients)
     figures = measure_answers(bundle, vlm, asked, device, threads=threads, report=say)
-    limits = limits.measured_again(device.budget_bytes - RESERVE_BYTES)
+    limits = limits.measured_again(probe(request.root).budget_bytes - RESERVE_BYTES)
     ceiling = limits.ceiling(figures)
     return _Found(candidate.backend, limits.beside(figures, ceiling), ceiling=ceiling, note=limits.note)
 
