@@ -29,6 +29,7 @@ __all__ = [
     "cap",
     "caps_of",
     "check_parts",
+    "counting_family",
     "exportable",
     "family_of",
     "feature_outputs",
@@ -87,6 +88,23 @@ def check_parts(model_type: str, found: Mapping[str, Collection[str]]) -> None:
             )
 
 
+def counting_family(model_type: str) -> Family:
+    """The family that says how many tokens an image becomes.
+
+    Args:
+        model_type: from config.json.
+
+    Raises:
+        ModelError: the family is not known.
+    """
+    family = family_of(model_type)
+    if family is None:
+        raise ModelError(
+            f"how many tokens an image becomes in a {model_type} model is not known", expected=_one_of(FAMILIES)
+        )
+    return family
+
+
 def image_cost(model: VlmDescription, size: Size) -> ImageCost:
     """What an image of `size`, height and width in pixels, costs in `model`.
 
@@ -98,12 +116,7 @@ def image_cost(model: VlmDescription, size: Size) -> ImageCost:
         raise InputError(
             f"an image of {size[0]} x {size[1]} pixels has no tokens", expected="height and width from 1 on"
         )
-    family = family_of(model.model_type)
-    if family is None:
-        raise ModelError(
-            f"how many tokens an image becomes in a {model.model_type} model is not known",
-            expected=_one_of(FAMILIES),
-        )
+    family = counting_family(model.model_type)
     try:
         return family.image_cost(model, size)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:

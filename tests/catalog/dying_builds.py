@@ -57,16 +57,14 @@ STORIES = {"first": Story(nothing, nothing), "grows": Story(build, change)}
 def die_everywhere(story: Story, loss: Loss, scratch: Path) -> int:
     """Die at the first change to the disk, the second, and so on, and have another process go on; give the deaths."""
     expected: dict[str, bytes] = {}
+    begun = scratch / "begun"
+    begun.mkdir()
+    assert in_child(partial(story.before, _seven(scratch), begun / "cat")) == 0
     for count in (10**9, *range(1, 1000)):
-        images = folder(scratch / "images", {name: data for name, data in files(7).items() if "json" not in name})
-        for file in images.iterdir():
-            os.utime(file, (1_700_000_000, 1_700_000_000))
-        root = scratch / "root"
-        root.mkdir()
-        assert in_child(partial(story.before, images, root / "cat")) == 0
+        root = shutil.copytree(begun, scratch / "root")
+        images = _seven(scratch)
         story.change(images)
-        for file in images.iterdir():
-            os.utime(file, (1_700_000_000, 1_700_000_000))
+        _dated(images)
         status = in_child(partial(_die, images, root, loss, count))
         assert status in (0, DIED), f"ended with {status} at change {count}"
         if (root / "cat/catalog.json").exists():
@@ -77,10 +75,23 @@ def die_everywhere(story: Story, loss: Loss, scratch: Path) -> int:
         assert found.keys() == expected.keys(), f"{found.keys() ^ expected.keys()} after change {count}"
         assert found == expected, f"another catalog after change {count}"
         shutil.rmtree(root)
-        shutil.rmtree(images)
         if status == 0 and count < 10**9:
+            shutil.rmtree(begun)
             return int(count) - 1
     raise AssertionError("it never came to its end")
+
+
+def _seven(scratch: Path) -> Path:
+    """A folder of seven images, made afresh, with one date."""
+    shutil.rmtree(scratch / "images", ignore_errors=True)
+    given = {name: data for name, data in files(7).items() if "json" not in name}
+    return _dated(folder(scratch / "images", given))
+
+
+def _dated(images: Path) -> Path:
+    for file in images.iterdir():
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    return images
 
 
 def _die(images: Path, root: Path, loss: Loss, count: int) -> None:
@@ -96,6 +107,7 @@ def die_anywhere(scratch: Path) -> dict[str, int]:
     The kernel kills at a call or return of a function, drawn from as many as an eighth of a build has.
     """
     chance = random.Random(SEED)
+    shutil.rmtree(scratch / "images")
     images = folder(scratch / "images", {name: data for name, data in files(IMAGES).items() if "png" in name})
     assert in_child(partial(_count, images, scratch / "whole", scratch / "events")) == 0
     events = int((scratch / "events").read_text())

@@ -15,7 +15,7 @@ from edgeq.device import device_profile
 from edgeq.device.power_modes import POWER_MODES
 from edgeq.errors import InputError, ModelError, first_line
 from edgeq.families.modules import VlmDescription, read_vlm
-from edgeq.families.registry import cap, lacking
+from edgeq.families.registry import cap, counting_family, lacking
 from edgeq.families.two_tower import (
     check_two_tower,
     encoder_notes,
@@ -179,6 +179,8 @@ def plan_model(
             f"{model} is not a vision-language model",
             expected="one, for a memory plan, photographs or bounds on images",
         )
+    if device is not None:  # refused before the model is built
+        counting_family(str(config.get("model_type")))
     facts = _facts(name, calibration, evaluation) if check_guards else Facts()
     guards = check(facts, settled.allow)
     judged_by = Path(evaluation) if check_guards and evaluation else None
