@@ -183,4 +183,4 @@ def test_options_out_of_range() -> None:
     ranges: list[dict[str, Any]] = [{"slots": 0}, {"queue": -1}, {"context": 0}, {"budget_bytes": 0}]
     for wrong in (*ranges, {"fused_prefill_rows": -1}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} is"):
-            replace(RuntimeOptions(), **wrong)  # type: ignore[arg-type]
+            replace(RuntimeOptions(), **wrong)
