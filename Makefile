@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
 
-.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks clean
+.PHONY: help demo test test-newest test-browser fuzz test-gpu lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-tensorrt-types clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
 	@echo "make bench-architectures  every family and architecture with drawn weights through inspect and prepare"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
+	@echo "make bench-tensorrt-types  types in TensorRT's graphs, before and after, beside ModelOpt's"
 	@echo "make bench-attacks  the service under hostile requests: memory, and how long its health is silent"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
@@ -110,6 +111,10 @@ bench-real: $(INSTALLED)
 # It needs OpenVINO, and NNCF in an environment of its own: make bench-openvino NNCF_PYTHON=~/nncf/bin/python
 bench-openvino: $(INSTALLED)
 	$(BIN)/python -m benchmarks.openvino $(BENCH)
+
+# Beside ModelOpt in an environment of its own: make bench-tensorrt-types BENCH="--modelopt ~/modelopt/bin/python"
+bench-tensorrt-types: $(INSTALLED)
+	$(BIN)/python -m benchmarks.tensorrt_types $(BENCH)
 
 # It needs a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python
 PYTHON_GPU ?= $(BIN)/python
