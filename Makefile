@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -35,6 +35,7 @@ help:
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
 	@echo "make bench-architectures  every family and architecture with drawn weights through inspect and prepare"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
+	@echo "make bench-tensorrt-types  types in TensorRT's graphs, before and after, beside ModelOpt's"
 	@echo "make bench-attacks  the service under hostile requests: memory, and how long its health is silent"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
@@ -118,6 +119,11 @@ bench-openvino: $(INSTALLED)
 	$(BIN)/python -m benchmarks.openvino $(BENCH)
 
 # These need a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python; make -s gpu-check > findings.jsonl
+# Beside ModelOpt in an environment of its own: make bench-tensorrt-types BENCH="--modelopt ~/modelopt/bin/python"
+bench-tensorrt-types: $(INSTALLED)
+	$(BIN)/python -m benchmarks.tensorrt_types $(BENCH)
+
+# It needs a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python
 PYTHON_GPU ?= $(BIN)/python
 gpu-check: $(INSTALLED)
 	@$(PYTHON_GPU) -m benchmarks.gpu_check $(CHECK)

@@ -16,7 +16,7 @@ from edgeq.model.graph.element_types import element_types
 from edgeq.model.graph.tensors import constant_names
 from edgeq.plan.rules import FUSED_ACTIVATIONS, WEIGHTED
 
-__all__ = ["simulate_fp16"]
+__all__ = ["inside_kernels", "simulate_fp16"]
 
 
 def simulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,7 +34,7 @@ def simulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         QuantizeError: the element types of the graph contradict each other.
     """
     types = element_types(model)
-    inside = _inside_kernels(model)
+    inside = inside_kernels(model)
     half = frozenset(name for name, kind in types.items() if kind == TensorProto.FLOAT16 and name not in inside)
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -45,7 +45,7 @@ def simulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def _inside_kernels(model: onnx.ModelProto) -> frozenset[str]:
+def inside_kernels(model: onnx.ModelProto) -> frozenset[str]:
     """The tensors that no INT8 kernel writes: between a DequantizeLinear and the QuantizeLinear behind its readers."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:

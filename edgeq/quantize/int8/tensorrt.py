@@ -24,6 +24,7 @@ from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.grid import Grid, half_scale
 from edgeq.quantize.int8.grids import signed_grids
 from edgeq.quantize.int8.half_types import half_types
+from edgeq.quantize.int8.integer_inputs import integer_inputs
 from edgeq.quantize.int8.placement import Placement
 
 __all__ = ["LOWERING", "TensorRtLowering"]
@@ -38,6 +39,10 @@ class TensorRtLowering(Lowering):
     integer_bias: ClassVar[bool] = False
     stores_outputs: ClassVar[bool] = False
     half_scales: ClassVar[bool] = True
+
+    def also_reads(self, node: gs.Node) -> Sequence[gs.Variable]:
+        """The pixels that are averaged, and what a convolution gives to a Resize."""
+        return integer_inputs(node)
 
     def reads(self, node: gs.Node, tensors: Sequence[gs.Variable], int8: frozenset[str]) -> Sequence[gs.Variable]:
         """All but the side of an addition that an INT8 layer with weights makes for it alone."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from lowering import drawn_weight, node
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from edgeq.quantize.fp16.overflow import find_overflow
 from edgeq.quantize.fp16.verify import verify_fp16
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import lowering_for
+from edgeq.quantize.int8.tensorrt import TensorRtLowering
 from edgeq.quantize.int8.verify import verify_lowering
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -235,6 +237,13 @@ def test_a_branch_inside_reads_float32() -> None:
         to_fp16(model, plan(model, fp16))
 
 
+class InputsAlone(TensorRtLowering):
+    """TensorRT's, with pairs on the inputs of INT8 layers alone."""
+
+    def also_reads(self, node: gs.Node) -> Sequence[gs.Variable]:  # noqa: ARG002
+        return ()
+
+
 def test_an_int8_graph_takes_fp16_layers_beside_its_pairs() -> None:
     model = convolutions()
     wanted = plan(model, lambda layer: Precision.INT8 if layer in ("conv1", "relu1", "conv2") else Precision.FP16)
@@ -249,7 +258,7 @@ def test_an_int8_graph_takes_fp16_layers_beside_its_pairs() -> None:
             for name, kept in ranges.items()
         },
     )
-    int8 = lower(model, wanted, scales, lowering_for("tensorrt"))
+    int8 = lower(model, wanted, scales, InputsAlone())
     made = to_fp16(int8, wanted)
     verify_lowering(made, wanted, lowering_for("tensorrt"))
     # sum reads conv2 and relu1, both float32.
