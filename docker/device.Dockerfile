@@ -51,7 +51,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
     && /opt/edgeq/venv/bin/python -m pip list --format=freeze \
         | grep --extended-regexp '^(torch|bitsandbytes)==' >/opt/edgeq/constraints.txt \
     && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir \
-        --constraint /opt/edgeq/constraints.txt "/opt/edgeq/source[device,language]"
+        --constraint /opt/edgeq/constraints.txt "/opt/edgeq/source[device,service,language]"
 
 # In this group, because the GPU's device files belong to it on the device.
 RUN useradd --system --uid 10001 --groups video --home-dir /var/lib/edgeq edgeq \

@@ -141,12 +141,13 @@ pip() {
 
 # --- edgeq itself -----------------------------------------------------------------------------------------------------
 
+# `service`: the unit runs `edgeq serve`.
 install_edgeq() {
     if ((LANGUAGE)); then
         hold_versions
-        pip install --constraint "$PREFIX/constraints.txt" "${EDGEQ}[device,language]"
+        pip install --constraint "$PREFIX/constraints.txt" "${EDGEQ}[device,service,language]"
     else
-        pip install "${EDGEQ}[device]"
+        pip install "${EDGEQ}[device,service]"
     fi
     place_link "$PREFIX/venv/bin/edgeq" "$COMMAND"
 }

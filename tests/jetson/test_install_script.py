@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -180,10 +181,19 @@ def test_torch_from_an_index_and_nothing_else(orin: Scratch) -> None:
 def test_without_a_language_model_there_is_no_torch_and_no_compiler(orin: Scratch) -> None:
     assert orin.run("install.sh", "--no-language").status == 0
     calls = orin.calls()
-    assert [call for call in calls if call.endswith(f" install {CHECKOUT}[device]")]
+    assert [call for call in calls if call.endswith(f" install {CHECKOUT}[device,service]")]
     assert not [
         call for call in calls if call.startswith(("cmake", "git")) or "torch" in call or "build-essential" in call
     ]
+
+
+def test_what_the_unit_runs_is_installed(orin: Scratch, wheels: Path) -> None:
+    unit = (CHECKOUT / "jetson/edgeq.service").read_text(encoding="utf-8")
+    assert re.search(r"^ExecStart=\S+/edgeq serve ", unit, flags=re.MULTILINE)
+    for flags in (("--wheels", wheels), ("--no-language",)):
+        assert orin.run("install.sh", *flags).status == 0
+        extras = [found[1].split(",") for call in orin.calls() if (found := re.search(r"\[(device\S*)\]$", call))]
+        assert ["service" in each for each in extras] == [True]
 
 
 def test_doctor_has_the_last_word(orin: Scratch, wheels: Path) -> None:
