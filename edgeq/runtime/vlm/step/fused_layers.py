@@ -4,8 +4,8 @@ On a GPU each operator is a kernel that reads and writes what the one before wro
 small model takes longer than the work. So: RMSNorm in one operator; queries, keys and values turned to their positions
 together and written together; 4-bit layers that read the same are one layer where their weights can lie one behind the
 other (`edgeq.runtime.vlm.linear.joined`). What a layer computes is that of transformers, operator by operator; only the
-weight of an RMSNorm is multiplied before rounding on a GPU. Whether a model is of that form is read from its parts and
-then tried: `DecodeStep` compares. Needs torch.
+weight of an RMSNorm is multiplied before rounding on a GPU. Whether a model is of that form is read from its classes and
+parts, and then tried: `DecodeStep` compares. Needs torch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ __all__ = ["FusedLayers", "fuse_layers"]
 _Rows = Callable[[torch.Tensor], torch.Tensor]
 
 _DECODER: Final = {"embed_tokens", "layers", "norm", "rotary_emb"}
+_WRITTEN_FOR: Final = frozenset(
+    {
+        *("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"),
+        *("Qwen2VLAttention", "Qwen2_5_VLAttention", "Qwen3VLTextAttention"),
+    }
+)
+"""Classes of transformers. Others have the same parts and do something else with them: Ministral 3's queries, for one,
+grow with their position."""
+
 _LAYER: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION: Final = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _NORMED: Final = {"q_norm", "k_norm"}
@@ -157,6 +166,8 @@ def _is_llama(layer: Any) -> bool:
     if not all(part is not None and _named(part) - _NORMED == names for names, part in parts):
         return False
     attention, of_heads = layer.self_attn, _head_norms(layer.self_attn)
+    if type(attention).__name__ not in _WRITTEN_FOR:
+        return False
     if not hasattr(attention, "head_dim") or not hasattr(attention, "scaling") or len(of_heads) not in (0, 2):
         return False
     norms = [layer.input_layernorm, layer.post_attention_layernorm, *of_heads]

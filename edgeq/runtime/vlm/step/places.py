@@ -100,8 +100,8 @@ class Places:
         self._cache.fill(places, tokens, seed=tokens)
         draw = torch.Generator().manual_seed(tokens)
         for place, word in enumerate(torch.randint(0, words, (places,), generator=draw).tolist()):
-            length = max(tokens - 1 - place, 0)
-            self._set(place, word, length, length)
+            # As far behind as a sequence can be: what a model does to far positions alone shows too.
+            self._set(place, word, max(tokens - 1 - place, 0), max(self._cache.rows - 1 - place, 0))
         yield
         for place in range(places):
             self._set(place, 0, 0, 0)
