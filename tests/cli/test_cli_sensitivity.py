@@ -144,7 +144,7 @@ def test_a_search_leaves_a_plan_that_quantize_follows(
         *("quantize", exported, "--scales", scales, "--plan", plan, *ALLOW_FLAGS, "-o", tmp_path / "quantized")
     )
     assert made.status == 0, made.err
-    assert set(kept) <= PrecisionPlan.load(tmp_path / "quantized" / "plan.yaml").layers(Precision.FP32)
+    assert set(kept) <= PrecisionPlan.load(tmp_path / "quantized" / "plan.yaml").layers(Precision.FP16)
 
 
 def test_a_search_needs_a_bound(edgeq: Edgeq, quantized: Path, tiny_pictures: Path) -> None:

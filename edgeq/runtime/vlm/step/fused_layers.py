@@ -4,8 +4,8 @@ On a GPU each operator is a kernel that reads and writes what the one before wro
 small model takes longer than the work. So: RMSNorm in one operator; queries, keys and values turned to their positions
 together and written together; 4-bit layers that read the same are one layer where their weights can lie one behind the
 other (`edgeq.runtime.vlm.linear.joined`). What a layer computes is that of transformers, operator by operator; only the
-weight of an RMSNorm is multiplied before rounding on a GPU. Whether a model is of that form is read from its classes and
-parts, and then tried: `DecodeStep` compares. Needs torch.
+weight of an RMSNorm is multiplied before rounding on a GPU. Whether a model is of that form is read from its classes
+and parts, and then tried: `DecodeStep` compares. Needs torch.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from language_halves import LongPrompt, pieces, tiny_half, words
 from vlm import TEXT
 
 from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
+from edgeq.runtime.vlm.step import fused_layers
 
 FORMS = ("llama", "mistral", "qwen2", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """With biases and without, windows and without, positions of several axes, and norms of heads."""
@@ -47,6 +48,18 @@ def test_a_model_of_the_same_parts_that_computes_something_else() -> None:
     model = transformers.GraniteForCausalLM(transformers.GraniteConfig(**TEXT, residual_multiplier=0.5)).eval()
     ours, theirs = (logits(model, StepOptions(fused=fused)) for fused in (True, False))
     assert all(map(torch.equal, ours, theirs))
+
+
+def test_queries_that_grow_with_their_position_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ministral 3's parts are Mistral's, and near positions tell nothing: its class does, and so do far ones."""
+    rope = {"type": "default", "rope_type": "default", "rope_theta": 10_000.0, "llama_4_scaling_beta": 0.5}
+    config = transformers.Ministral3Config(**TEXT, rope_parameters={**rope, "original_max_position_embeddings": 256})
+    torch.manual_seed(0)
+    model = transformers.Ministral3ForCausalLM(config).eval()
+    assert not DecodeStep(model, slots=2, context=400).fused
+    monkeypatch.setattr(fused_layers, "_WRITTEN_FOR", fused_layers._WRITTEN_FOR | {"Ministral3Attention"})
+    assert not DecodeStep(model, slots=2, context=400).fused
+    assert DecodeStep(model, slots=2, context=40).fused  # no sequence gets as far as that
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "mllama"])
