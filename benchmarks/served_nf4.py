@@ -106,7 +106,7 @@ class Served:
         return self.prompter.settings.tokens
 
     def decoder(self, slots: int, context: int, *, cache_bytes: int = 0) -> BatchDecoder:
-        """Slots of the runtime; without a cache each prompt is read anew."""
+        """Slots of the runtime; without a cache each prompt is read again."""
         encoder = VisionEncoder(self.eyes)
         return BatchDecoder(
             self.prompter, encoder, self.language, slots=slots, context=context, cache_bytes=cache_bytes

@@ -142,7 +142,7 @@ class EngineError(EdgeqError):
 
 
 class DeviceLostError(EngineError):
-    """The accelerator does nothing more for this process: whoever goes on calls it no more, and leaves."""
+    """The accelerator does nothing more for this process, which calls it no more, and leaves."""
 
 
 class OutOfMemoryError(EdgeqError):

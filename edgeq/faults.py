@@ -2,7 +2,7 @@
 
 After an error of CUDA that stays (an illegal address, a device-side assert, a launch that failed), every later call of
 the same process gives it again, a memory copy or a free too (docs.nvidia.com, CUDA Runtime API, cudaError_t: "the
-process must be terminated and relaunched"). So nothing more is asked of it: whoever waits is told, and the process
+process must be terminated and relaunched"). So nothing more is asked of it: those who wait are told, and the process
 leaves. Memory that ran out is no such fault: the allocation did not happen, and all else is as it was.
 
 Libraries are recognised by the names of their classes and by their texts, so that none is imported here. Texts count

@@ -214,7 +214,7 @@ def _product_seconds(matrix: torch.Tensor, vector: torch.Tensor) -> float:
 
 
 def cache_bytes(root: Path = Path("/")) -> int:
-    """Bytes of the processor's last cache that one processor has a share in; 256 MiB where that is not said."""
+    """Bytes of the processor's last cache that one processor has a share in; 256 MiB where that is not known."""
     for index in (3, 2):
         text = text_in(root / f"sys/devices/system/cpu/cpu0/cache/index{index}/size") or ""
         if text[:-1].isdecimal() and text[-1] in _UNITS:

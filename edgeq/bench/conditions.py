@@ -36,7 +36,7 @@ class Conditions(BaseModel):
             said.
         throttled: what slowed the machine down, in words; empty where nothing did.
         looked_for_throttling: whether there was anything that would say it.
-        load: processes that ran or wanted to, in the mean over the minute before; None where it is not said.
+        load: processes that ran or wanted to, in the mean over the minute before; None where it is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class Conditions(BaseModel):
 
     def __str__(self) -> str:
         """In words for a person."""
-        heat = "no temperature is said"
+        heat = "temperature unknown"
         if self.zone is not None:
             heat = f"{self.start_celsius:.0f} to {self.highest_celsius:.0f} °C ({self.zone})"
         clocks = [
@@ -63,7 +63,7 @@ class Conditions(BaseModel):
         ]
         slowed = f"throttled: {', '.join(self.throttled)}" if self.throttled else "not throttled"
         busy = [] if self.load is None else [f"a load of {self.load:.1f} in the minute before"]
-        return ", ".join([heat, *clocks, slowed if self.looked_for_throttling else "throttling is not said", *busy])
+        return ", ".join([heat, *clocks, slowed if self.looked_for_throttling else "throttling unknown", *busy])
 
 
 @dataclass

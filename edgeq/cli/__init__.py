@@ -1,7 +1,7 @@
 """The command line: one file for each verb.
 
 Exit status: 0 done, 1 a gate said no, 2 bad input or usage, 70 failed, 75 not now, 78 and 79 a service that a restart
-cannot mend, 130 stopped with Ctrl-C, 141 whoever read stdout closed it, 143 terminated; `edgeq.cli.exit_statuses` says
+cannot mend, 130 stopped with Ctrl-C, 141 the reader of stdout closed it, 143 terminated; `edgeq.cli.exit_statuses` says
 what each of them means.
 """
 

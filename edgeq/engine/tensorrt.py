@@ -1,7 +1,7 @@
 """Run a TensorRT engine.
 
 numpy arrays are copied in and out (`run`); or what is on the device already is used where it lies, and outputs stay
-there (`run_device`), for whoever goes on with them there.
+there (`run_device`), for what goes on with them there.
 Everything goes into one stream, which is not the default one: TensorRT would synchronize the whole device there.
 
 No engine has been run by edgeq yet: no GPU with TensorRT was at hand. The calls were checked against the bindings of

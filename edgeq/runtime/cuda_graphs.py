@@ -1,7 +1,7 @@
 """Whether decode steps are recorded as CUDA graphs, and what became of it.
 
 A capture can fail for reasons that harm nothing but speed: a kernel that synchronizes, another release of a library, a
-driver. Then steps run kernel by kernel, which gives the same tokens, and it is said aloud: in the log, in the metrics
+driver. Then steps run kernel by kernel, which gives the same tokens, and that is told: in the log, in the metrics
 and at `/v1/models`.
 """
 

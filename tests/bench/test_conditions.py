@@ -86,7 +86,7 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
     found = watch.seen()
     assert (found.zone, found.gpu_mhz, found.cpu_mhz) == (None, None, None)
     assert not found.looked_for_throttling
-    assert str(found) == "no temperature is said, throttling is not said"
+    assert str(found) == "temperature unknown, throttling unknown"
 
 
 def test_the_watch_ends_with_what_it_watches(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What happens between two decode steps: who leaves, who joins, what gives way. One thread turns it, any may submit.
 
 Each request ends in exactly one way, and its slot, its reservation and its stream end together: also when the vision
-graph or the model fails on it, or memory runs out on it, which the others do not notice. Whoever waits is told first,
+graph or the model fails on it, or memory runs out on it, which the others do not notice. Those who wait are told first,
 and then the slot is let go, which can fail on an accelerator. Where that is lost, all are told, and nothing calls it.
 """
 

@@ -74,7 +74,7 @@ def open_language_model(directory: Path, prompter: Prompter, *, threads: int | N
 def _drop_weights(directory: Path) -> None:
     """Drop a checkpoint's pages, where the page cache and the GPU are one memory."""
     for path in sorted(directory.glob("*.safetensors")):
-        with suppress(OSError):  # whoever loads it says it better
+        with suppress(OSError):  # loading it says it better
             drop_pages(path)
 
 
