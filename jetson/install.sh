@@ -201,7 +201,8 @@ doctor() {
 uninstall() {
     say "edgeq is removed"
     if [[ -e $ROOT$UNIT ]]; then
-        run systemctl disable --now edgeq.service
+        run systemctl stop edgeq.service # not `disable --now`, which fails in a chroot: an image may be made there
+        run systemctl disable edgeq.service
         remove "$UNIT"
         run systemctl daemon-reload
     fi

@@ -36,7 +36,8 @@ zram() {
         if look systemctl is-enabled --quiet nvzramconfig.service; then
             kept "nvzramconfig.service, L4T's own compressed swap"
         else
-            run systemctl enable --now nvzramconfig.service
+            run systemctl enable nvzramconfig.service
+            run systemctl start nvzramconfig.service # not `enable --now`, which fails in a chroot
         fi
         return
     fi
