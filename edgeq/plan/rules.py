@@ -58,6 +58,7 @@ __all__ = [
     "plan_modules",
     "plan_vision",
     "replan",
+    "without_int8",
 ]
 
 _FP32, _FP16, _INT8, _NF4 = Precision.FP32, Precision.FP16, Precision.INT8, Precision.NF4
@@ -229,6 +230,34 @@ def keep_range(model: onnx.ModelProto, plan: PrecisionPlan, reasons: Mapping[str
     rules = (*found, *plan.rules)
     decisions = _decide_graph(model, _subjects(model), rules, Asked())
     return plan.model_copy(update={"rules": rules, "decisions": decisions})
+
+
+def without_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[str, str], rule: str) -> PrecisionPlan:
+    """`plan` with INT8 layers of it in FP16, and what follows from that around them; its rules stay.
+
+    Args:
+        model: FP32, with the node names of `plan`.
+        plan: for that graph.
+        layers: names of those layers, each with the reason.
+        rule: the name that their decisions get.
+    """
+    graph = Surroundings.of(model)
+    decisions = {decision.layer: decision for decision in plan.decisions}
+    for name, reason in layers.items():
+        changed = {"precision": _FP16, "rule": rule, "reason": reason}
+        decisions[name] = decisions[name].model_copy(update=changed)
+    graph.precision.update((name, decision.precision) for name, decision in decisions.items())
+    nodes = [node for node in model.graph.node if node.name in decisions and node.op_type not in WEIGHTED]
+    otherwise = CLASSIFIER_RULES[-1]
+    left = True
+    while left:  # what only led to such a layer follows it, which stands before it
+        left = False
+        for node in nodes:
+            if graph.precision[node.name] is _INT8 and not any(ask(node, graph) for ask in INT8_CONDITIONS.values()):
+                changed = {"precision": _FP16, "rule": otherwise.name, "reason": otherwise.reason}
+                decisions[node.name] = decisions[node.name].model_copy(update=changed)
+                graph.precision[node.name], left = _FP16, True
+    return plan.model_copy(update={"decisions": tuple(decisions.values())})
 
 
 def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool = False) -> PrecisionPlan:

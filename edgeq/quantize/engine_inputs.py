@@ -75,6 +75,7 @@ def write_classifier_inputs(directory: Path, plan: PrecisionPlan, scales: Scales
         QuantizeError: the plan asks for what TensorRT does not have.
     """
     model, int8 = onnx.load(directory / FP32), bool(plan.layers(Precision.INT8))
+    plan = TENSORRT.planned(model, plan)
     layers = tensorrt_precisions(plan, model)
     inputs = EngineInputs(
         precision="int8" if int8 else "fp16",
@@ -175,7 +176,7 @@ def write_text_inputs(
     """
     folder = directory / encoder
     model = _open(folder / FP32)
-    layers = tensorrt_precisions(PrecisionPlan.load(plan), model)
+    layers = tensorrt_precisions(TENSORRT.planned(model, PrecisionPlan.load(plan)), model)
     file = folder / (FP16 if half else TENSORRT.file)
     typed = _as_cast(layers, _open(file)) if half else _in_pairs(layers)
     graph = _graph(file, typed, free=frozenset(lengths), bundle=directory)
@@ -232,6 +233,7 @@ def calibration_cache(model: onnx.ModelProto, plan: PrecisionPlan, scales: Scale
         CalibrationError: a tensor of an INT8 layer has no range.
         ArtifactError: a tensor's name cannot be written into a cache.
     """
+    plan = TENSORRT.planned(model, plan)
     placement = placement_of(model, plan, USUAL)
     groups = placement.groups()
     known = dict(cache_from_scales(scales, WRITTEN_FOR, groups=groups).scales)

@@ -20,7 +20,7 @@ from edgeq.quality.latency import Timing
 
 CLASSES = ("blue", "green", "red")
 SIDE = 16  # pixels
-CHANNELS = 8
+CHANNELS = 16
 BATCHNORMS = 3
 
 ALLOWED = {"EQ107": "drawn pictures, to try it out", "EQ108": "accuracy is not looked at"}

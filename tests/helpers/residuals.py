@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-CHANNELS = 4
+CHANNELS = 16
 SIDE = 8
 
 

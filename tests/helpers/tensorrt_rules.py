@@ -9,7 +9,8 @@
 6. No Cast stands directly behind a layer with a quantized weight, or behind its activation: it keeps kernels apart.
 7. Of an addition that reads a pair the other side comes bare from a layer with a quantized weight, or both read pairs.
 8. Beside the pairs a layer reads and writes one type: TensorRT inserts no conversions in a strongly typed network.
-9. FP32 is the head, and what a rule of the plan keeps there: nothing planned FP16 writes it.
+9. A convolution with a quantized weight has an INT8 kernel (ModelOpt's rule of channels).
+10. FP32 is the head, and what a rule of the plan keeps there: nothing planned FP16 writes it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from edgeq.model.graph.element_types import element_types, fp16_outputs
 from edgeq.model.graph.tensors import constant_tensors
 from edgeq.model.graph.wiring import attribute
 from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.quantize.int8.tensorrt_kernels import has_kernel
 
 __all__ = ["broken_rules"]
 
@@ -100,6 +102,12 @@ class _Graph:
             yield 4, node.name
         if not self._is_paired(node.input[0]):
             yield 5, node.name
+        if node.op_type == "Conv":
+            outputs, inputs, *kernel = shape
+            source = self.makers[self.makers[node.input[0]].input[0]].input[0] if self._is_paired(node.input[0]) else ""
+            groups = attribute(node, "group", 1)
+            if not has_kernel(outputs, inputs, kernel, groups, first=source in self.given):
+                yield 9, node.name
 
     def _from_integers(self, name: str) -> bool:
         maker = self.makers.get(name)
@@ -119,4 +127,4 @@ class _Graph:
         slots = fp16_outputs(node, 19)
         written = [name for name, may in zip(node.output, slots, strict=True) if may]
         if half and any(self.types.get(name) == TensorProto.FLOAT for name in written):
-            yield 9, node.name
+            yield 10, node.name

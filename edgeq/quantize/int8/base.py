@@ -3,6 +3,7 @@
 The file holds a `LOWERING`, an object of a class that begins with `Lowering`. Each method here is one question in which
 backends differ, with the answer that most give; `edgeq.quantize.int8.qdq` asks them in this order:
 
+0. `planned`: which of the planned INT8 layers has it a kernel for?
 1. `prepare`: may the graph be changed before anything is placed (such as an input that takes pixels)?
 2. `reads`: which of a layer's tensors are read through a Q/DQ pair (`also_reads`: of one in floating point)? `stores`:
    is what it writes stored as integers?
@@ -65,6 +66,15 @@ class Lowering:
     def file(self) -> str:
         """The graph's file name in a bundle."""
         return self.backend.graph
+
+    def planned(self, model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:  # noqa: ARG002
+        """The plan that the backend's graph follows: the one given, with layers in FP16 that it has no INT8 kernel for.
+
+        Args:
+            model: FP32, with the node names of `plan`; weights' shapes are looked at, not their values.
+            plan: for every backend. One that this method gave is given back as it is.
+        """
+        return plan
 
     def prepare(self, graph: gs.Graph, pixels: PixelInput | None, int8: frozenset[str]) -> dict[str, Grid]:  # noqa: ARG002
         """Change the graph before pairs are placed.

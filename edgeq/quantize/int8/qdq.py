@@ -99,6 +99,7 @@ def lower(
         ArtifactError: a correction of `scales` does not fit its layer.
         QuantizeError: the graph made differs from the plan.
     """
+    plan = lowering.planned(model, plan)
     with quiet():
         lowered = _lower(gs.import_onnx(model), plan, scales, lowering, pixels, {} if stored is None else stored)
     gc.collect()  # graphsurgeon's graphs refer to themselves: without this their weights pile up
@@ -122,7 +123,7 @@ def placement_of(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering
 def _placements(model: onnx.ModelProto, plan: PrecisionPlan, lowerings: Sequence[Lowering]) -> list[Placement]:
     with quiet():
         graph = gs.import_onnx(model)
-        placements = [place(graph, plan, lowering) for lowering in lowerings]
+        placements = [place(graph, lowering.planned(model, plan), lowering) for lowering in lowerings]
     del graph
     if not has_external_data(model):
         gc.collect()  # as in `lower`: the graph would hold the weights until somebody collects

@@ -57,10 +57,10 @@ def quantize(
     made = lowerings(backend)
     for lowering in made:
         lowered = lower(model, plan, scales, lowering, pixels=pixels)
-        save_onnx(lowering.types(lowered, plan), directory / lowering.file)
+        save_onnx(lowering.types(lowered, lowering.planned(model, plan)), directory / lowering.file)
     plan.save(directory / PLAN)
     for lowering in made:
-        lowering.check(directory / lowering.file, plan)
+        lowering.check(directory / lowering.file, lowering.planned(model, plan))
 
 
 def made_graph(directory: Path) -> Path:

@@ -24,8 +24,8 @@ from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.grid import Grid, half_scale
 from edgeq.quantize.int8.grids import signed_grids
 from edgeq.quantize.int8.half_types import half_types
-from edgeq.quantize.int8.integer_inputs import integer_inputs
 from edgeq.quantize.int8.placement import Placement
+from edgeq.quantize.int8.tensorrt_kernels import integer_inputs, with_kernels
 
 __all__ = ["LOWERING", "TensorRtLowering"]
 
@@ -39,6 +39,10 @@ class TensorRtLowering(Lowering):
     integer_bias: ClassVar[bool] = False
     stores_outputs: ClassVar[bool] = False
     half_scales: ClassVar[bool] = True
+
+    def planned(self, model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:
+        """Convolutions without an INT8 kernel in FP16 (`edgeq.quantize.int8.tensorrt_kernels`)."""
+        return with_kernels(model, plan)
 
     def also_reads(self, node: gs.Node) -> Sequence[gs.Variable]:
         """The pixels that are averaged, and what a convolution gives to a Resize."""

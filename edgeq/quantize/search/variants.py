@@ -69,6 +69,7 @@ class Workbench:
         pixels: PixelInput | None,
         lowering: Lowering = USUAL,
     ) -> None:
+        plan = lowering.planned(model, plan)
         self.whole = Cutter(model)
         self.int8 = Cutter(lower(model, plan, scales, lowering, pixels=pixels))
         shared = {cut.tensor for cut in self.int8.cuts}

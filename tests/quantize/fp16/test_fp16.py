@@ -89,7 +89,7 @@ def convolutions() -> onnx.ModelProto:
         node("Add", ["conv2", "relu1"], "sum"),
         node("GlobalAveragePool", ["sum"], "out"),
     ]
-    return graph(nodes, {"w1": weight(4, 3, 3, 3), "w2": weight(4, 4, 3, 3), "bias": weight(4)}, "out")
+    return graph(nodes, {"w1": weight(16, 3, 3, 3), "w2": weight(16, 16, 3, 3), "bias": weight(16)}, "out")
 
 
 def attention() -> onnx.ModelProto:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from lowering import measured_scales, scales
-from networks import export_tiny
+from networks import CHANNELS, export_tiny
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from pictures import draw_pictures
@@ -97,8 +97,8 @@ def test_activations_are_uint8_and_weights_int8_per_channel(made: Path) -> None:
     for node, activation, weight in convolutions(made / LOWERING.file):
         integers, scale = held[weight.input[0]], held[weight.input[1]]
         found[node.name] = (held[activation.input[2]].dtype, integers.dtype, scale.shape)
-        assert np.abs(integers.reshape(8, -1).astype(int)).max(axis=1).tolist() == [127] * 8
-    assert found == dict.fromkeys(WEIGHTED, (np.uint8, np.int8, (8,)))
+        assert np.abs(integers.reshape(CHANNELS, -1).astype(int)).max(axis=1).tolist() == [127] * CHANNELS
+    assert found == dict.fromkeys(WEIGHTED, (np.uint8, np.int8, (CHANNELS,)))
 
 
 def test_both_sides_of_an_addition_are_read_through_pairs(made: Path) -> None:

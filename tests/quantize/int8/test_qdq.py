@@ -62,7 +62,7 @@ def head(source: str, channels: int) -> tuple[list[onnx.NodeProto], dict[str, ND
 @cache
 def residual_network() -> onnx.ModelProto:
     """conv1 -> relu -> conv2 -+-> relu -> head, with a skip from the first relu."""
-    tail, weights = head("out", 4)
+    tail, weights = head("out", 16)
     nodes = [
         node("Conv", ["x", "w1", "b1"], "conv1", pads=[1, 1, 1, 1]),
         node("Relu", ["conv1"], "relu1"),
@@ -71,7 +71,7 @@ def residual_network() -> onnx.ModelProto:
         node("Relu", ["sum"], "out"),
         *tail,
     ]
-    weights |= {"w1": weight(4, 3, 3, 3), "b1": weight(4), "w2": weight(4, 4, 3, 3), "b2": weight(4)}
+    weights |= {"w1": weight(16, 3, 3, 3), "b1": weight(16), "w2": weight(16, 16, 3, 3), "b2": weight(16)}
     return graph(nodes, weights, (3, 8, 8), 3)
 
 
@@ -256,7 +256,7 @@ def test_depthwise_weights_have_a_scale_for_each_channel() -> None:
 @cache
 def shortcut_network() -> onnx.ModelProto:
     """conv -> relu -> slice -> pad -> add with a strided conv: the option-A shortcut of CIFAR ResNets."""
-    tail, weights = head("out", 8)
+    tail, weights = head("out", 32)
     nodes = [
         node("Conv", ["x", "w1"], "conv1", pads=[1, 1, 1, 1]),
         node("Relu", ["conv1"], "relu1"),
@@ -267,9 +267,9 @@ def shortcut_network() -> onnx.ModelProto:
         node("Relu", ["sum"], "out"),
         *tail,
     ]
-    weights |= {"w1": weight(4, 4, 3, 3), "w2": weight(8, 4, 3, 3)}
+    weights |= {"w1": weight(16, 4, 3, 3), "w2": weight(32, 16, 3, 3)}
     weights |= {name: np.array([value, value], np.int64) for name, value in (("starts", 0), ("ends", 8), ("steps", 2))}
-    weights |= {"axes": np.array([2, 3], np.int64), "pads": np.array([0, 2, 0, 0, 0, 2, 0, 0], np.int64)}
+    weights |= {"axes": np.array([2, 3], np.int64), "pads": np.array([0, 8, 0, 0, 0, 8, 0, 0], np.int64)}
     return graph(nodes, weights, (4, 8, 8), 3)
 
 
