@@ -16,7 +16,7 @@ EMULATOR_RULE: Final = Path("usr/lib/binfmt.d/qemu-aarch64.conf")
 """The line by which Linux hands arm64's programs to QEMU, below `/`; of Debian's package qemu-user-static."""
 
 CERTIFICATES: Final = "etc/ssl/certs/ca-certificates.crt"
-"""The authorities that this machine trusts, below `/`: copied, since making the file takes minutes under emulation."""
+"""The authorities that this machine trusts, below `/`: packages are fetched by them."""
 
 _PACKAGES: Final = {"debootstrap": "debootstrap", "dpkg-deb": "dpkg", "unshare": "util-linux", "git": "git"}
 

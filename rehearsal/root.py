@@ -20,7 +20,9 @@ __all__ = ["Done", "Machine", "base_root", "emulated_machine", "fresh_root", "mo
 
 SUITE: Final = "bookworm"
 MIRROR: Final = "http://deb.debian.org/debian"
-_PACKAGES: Final = "python3,systemd,udev"
+_PACKAGES: Final = "ca-certificates,python3,systemd,udev"
+_TRUSTED: Final = "etc/ssl/rehearsal.crt"
+"""The authorities that this machine trusts; ca-certificates of the root writes its own file again when it is set up."""
 _PASSED_ON: Final = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "OMP_NUM_THREADS")
 _DEVICES: Final = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 """Character devices of the major number 1, and their minor ones."""
@@ -132,11 +134,10 @@ def fresh_root(cache: Path) -> Path:
     root = cache / "root"
     remove_root(root)
     subprocess.run(["cp", "--archive", "--reflink=auto", cache / f"{SUITE}-arm64", root], check=True)
-    for name in (CERTIFICATES, "etc/resolv.conf", "etc/hosts"):
-        if Path("/", name).exists():
-            (root / name).unlink(missing_ok=True)
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(Path("/", name), root / name)
+    for source, target in ((CERTIFICATES, _TRUSTED), ("etc/resolv.conf",) * 2, ("etc/hosts",) * 2):
+        if Path("/", source).exists():
+            (root / target).unlink(missing_ok=True)
+            shutil.copy(Path("/", source), root / target)
     return root
 
 
