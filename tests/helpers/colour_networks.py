@@ -15,7 +15,7 @@ from PIL import Image
 
 __all__ = ["CHANNELS", "colour_network", "draw_close_colours", "write_colour_network"]
 
-CHANNELS = 8
+CHANNELS = 16
 _DIFFERENCES = ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))
 """The channels red, green, blue that are subtracted from each other, one for each channel of the first layer."""
 

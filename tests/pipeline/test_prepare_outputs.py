@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from answers import add_outputs, give, write_answering
-from networks import ALLOWED, CLASSES, QUICK, tiny_network
+from networks import ALLOWED, CHANNELS, CLASSES, QUICK, tiny_network
 from numpy.typing import NDArray
 from pictures import draw_pictures
 
@@ -30,7 +30,7 @@ def detector() -> onnx.ModelProto:
     """The tiny network with boxes in pixels, [batch, 2, 256], and the places where they are far to the right."""
     rng = np.random.default_rng(3)
     constants: dict[str, NDArray[Any]] = {
-        "boxes.weight": rng.standard_normal((2, 8, 3, 3)).astype(np.float32),
+        "boxes.weight": rng.standard_normal((2, CHANNELS, 3, 3)).astype(np.float32),
         "rows": np.array([0, 2, -1], np.int64),
         "pixels": np.array(300.0, np.float32),
         "far": np.array(500.0, np.float32),
