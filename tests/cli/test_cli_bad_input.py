@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from command import Edgeq, assert_refused, listing
-from networks import PREPROCESS_FLAGS, tiny_network, write_model
+from networks import CHANNELS, PREPROCESS_FLAGS, tiny_network, write_model
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 
@@ -49,7 +49,7 @@ def test_a_model_with_a_fixed_batch_in_a_reshape(edgeq: Edgeq, tiny_pictures: Pa
     turned = onnx.helper.make_node("Transpose", ["column"], [flatten.output[0]], perm=[1, 0])
     flatten.CopyFrom(onnx.helper.make_node("Reshape", [flatten.input[0], "shape"], ["column"]))
     graph.graph.node.insert(place + 1, turned)
-    graph.graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [8, 1]))
+    graph.graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [CHANNELS, 1]))
     onnx.save(graph, tmp_path / "model" / "model.onnx")
     before = listing(tmp_path)
     done = edgeq("prepare", tmp_path / "model", "--images", tiny_pictures, "-o", tmp_path / "made")

@@ -18,7 +18,9 @@ def test_an_ambiguous_answer_is_refused_and_all_outputs_named(
     model = write_answering(tmp_path / "model", network, [f"class {place}" for place in range(CHANNELS)])
     for verb, *flags in (("inspect",), ("plan",), ("export", "--images", tiny_pictures, "-o", tmp_path / "made")):
         done = edgeq(verb, model, *flags)
-        assert_refused(done, "2 outputs may be the classes: flat, more", "flat float [batch, 8]; more float [batch, 8]")
+        assert_refused(
+            done, "2 outputs may be the classes: flat, more", "flat float [batch, 16]; more float [batch, 16]"
+        )
         assert "next: --output-name more" in done.err
     assert not (tmp_path / "made").exists()
 
@@ -31,10 +33,10 @@ def test_the_name_goes_into_the_graph_and_is_needed_once(edgeq: Edgeq, tiny_pict
     assert "Answer: logits; behind it flat." in done.out
     assert [value.name for value in onnx.load(made / "model.fp32.onnx").graph.output] == ["logits", "flat"]
     assert json.loads((made / "export.json").read_text())["answers"] == ["logits"]
-    assert "Answer: logits float [batch, 3]\nOutput: flat float [batch, 8]\n" in edgeq("inspect", made).out
+    assert "Answer: logits float [batch, 3]\nOutput: flat float [batch, 16]\n" in edgeq("inspect", made).out
     features = tmp_path / "features"
     assert edgeq("export", made, "--images", tiny_pictures, "-o", features, "--output-name", "flat").status == 0
-    assert "Answer: flat float [batch, 8]\nOutput: logits" in edgeq("inspect", features).out
+    assert "Answer: flat float [batch, 16]\nOutput: logits" in edgeq("inspect", features).out
     assert_refused(edgeq("inspect", model, "--output-name", "scores"), "no output scores", "logits float [batch, 3]")
 
 

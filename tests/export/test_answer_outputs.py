@@ -108,10 +108,10 @@ def test_one_logit_becomes_two_classes(images: Array, tmp_path: Path) -> None:
 
 def test_an_output_that_others_read_keeps_its_name(images: Array, tmp_path: Path) -> None:
     network = give(tiny_network(), [("Relu", ["pooled"], ["far"])], ["pooled", "far"])
-    report, made = exported(network, images, tmp_path, None, outputs=("pooled",), classes=8)
-    assert [(name, values.shape) for name, values in made.items()] == [("pooled", (5, 8)), ("far", (5, 8, 1, 1))]
+    report, made = exported(network, images, tmp_path, None, outputs=("pooled",), classes=16)
+    assert [(name, values.shape) for name, values in made.items()] == [("pooled", (5, 16)), ("far", (5, 16, 1, 1))]
     np.testing.assert_array_equal(made["far"][:, :, 0, 0], np.maximum(made["pooled"], 0.0))
-    assert report.outputs == {"pooled": "pooled float [batch, 8, 1, 1]: becomes [batch, 8]"}
+    assert report.outputs == {"pooled": "pooled float [batch, 16, 1, 1]: becomes [batch, 16]"}
 
 
 def test_integers_and_doubles_are_given_in_types_that_engines_have(images: Array, tmp_path: Path) -> None:
@@ -186,4 +186,4 @@ def test_what_does_not_match_is_refused_without_reading_a_weight(tmp_path: Path)
     (folder / "weights").unlink()
     with pytest.raises(ModelError, match=r"config\.json names 5 classes") as caught:
         foresee_outputs(open_model(folder))
-    assert caught.value.causes[0] == "the outputs are flat float [batch, 8]; logits float [batch, 3]"
+    assert caught.value.causes[0] == "the outputs are flat float [batch, 16]; logits float [batch, 3]"

@@ -99,15 +99,15 @@ def test_the_fewest_layers_that_suffice_are_kept(
 def test_nothing_is_kept_beyond_the_byte_budget(
     exported: tuple[onnx.ModelProto, PrecisionPlan, Scales, ModelSource, ImageSet],
 ) -> None:
-    # Bytes of the weighted layers, biases from the folded BatchNorm among them: stem (216 + 8), depthwise (72 + 8),
-    # pointwise (64 + 8), head (24 + 3), four bytes each.
-    whole = 224 + 80 + 72 + 27
+    # Bytes of the weighted layers, biases from the folded BatchNorm among them: stem (432 + 16), depthwise (144 + 16),
+    # pointwise (256 + 16), head (48 + 3), four bytes each.
+    whole = 448 + 160 + 272 + 51
     scripted = Scripted(lambda _: figures(1.0))
-    found = run(exported, scripted, SearchBounds(0.1, max_share=100.0 * (27 + 224 + 80) / whole))
+    found = run(exported, scripted, SearchBounds(0.1, max_share=100.0 * (51 + 448 + 160) / whole))
     assert found.chosen is None
     assert max(scripted.asked) == 2
     assert [step.share for step in found.steps] == pytest.approx(
-        [100.0 * 27 / whole, 100.0 * (27 + 224) / whole, 100.0 * (27 + 224 + 80) / whole]
+        [100.0 * 51 / whole, 100.0 * (51 + 448) / whole, 100.0 * (51 + 448 + 160) / whole]
     )
 
 
