@@ -225,18 +225,18 @@ class _Building:
 
     def made(self, wanted: _Planned) -> BuiltEngine:
         """One engine, found or made."""
-        kept = find_built(self.store, wanted.parts) or self._make(wanted)
-        second = read_second_try(kept.engine)
+        stored = find_built(self.store, wanted.parts) or self._make(wanted)
+        second = read_second_try(stored.engine)
         return BuiltEngine(
             backend=self.backend.name,
-            engine=kept.engine,
-            size=kept.record.size,
-            sha256=kept.record.sha256,
-            reused=kept.reused,
-            because=f"{kept.because}; {second.because}" if second else kept.because,
-            key=kept.record.key,
-            parts=kept.record.parts,
-            settings=kept.record.settings,
+            engine=stored.engine,
+            size=stored.record.size,
+            sha256=stored.record.sha256,
+            reused=stored.reused,
+            because=f"{stored.because}; {second.because}" if second else stored.because,
+            key=stored.record.key,
+            parts=stored.record.parts,
+            settings=stored.record.settings,
             second_try=second,
         )
 
@@ -257,10 +257,10 @@ class _Building:
 
     def _instead(self, half: _Planned, int8: str, error: EdgeqError) -> BuiltEngine:
         made = self.made(half)
-        kept = self.store.find(made.key or "")
-        if kept is None:
+        stored = self.store.find(made.key or "")
+        if stored is None:
             raise error
-        return self._taken(made, choose_half(self.bundle, self.manifest, kept, int8, error.what, self.opener))
+        return self._taken(made, choose_half(self.bundle, self.manifest, stored, int8, error.what, self.opener))
 
     def _quicker(self, int8: BuiltEngine, half: BuiltEngine) -> BuiltEngine:
         built: dict[EnginePrecision, BuiltEngine] = {"int8": int8, "fp16": half}
@@ -287,12 +287,12 @@ class _Building:
         try:
             return self.store.build(wanted.settings, wanted.parts, make, waiting=lambda: heard("wait", 0, 0))
         except (UnbuiltError, QuantizeError) as error:
-            kept = try_again(
+            stored = try_again(
                 job, wanted.parts, error, self.maker, self.store, partial(self._canaries, encoder), self.opener
             )
-            if kept is None:
+            if stored is None:
                 raise
-            return kept
+            return stored
 
     def _canaries(self, encoder: str) -> CanarySet:
         return canary_sets(self.bundle, self.manifest)[encoder]

@@ -1,7 +1,7 @@
 """A second try of a build whose precisions could not be obeyed: they are preferred, and the canaries judge the engine.
 
 TensorRT 10 fails a weakly typed build where a layer has no kernel in the precision that was set on it. With
-PREFER_PRECISION_CONSTRAINTS it takes another one there. Such an engine is not what was planned, so it is kept only
+PREFER_PRECISION_CONSTRAINTS it takes another one there. Such an engine is not what was planned, so it is stored only
 where the bundle's canaries pass, under a key of its own, and what differs is written beside it. A strongly typed
 network has no constraints: its types are those of the graph, and there is nothing to try again.
 """
@@ -79,7 +79,7 @@ def read_second_try(engine: Path) -> SecondTry | None:
 
 
 def find_built(store: EngineStore, parts: KeyParts) -> StoredEngine | None:
-    """The engine that is kept for `parts`, or that of a second try where the first one failed.
+    """The engine that is stored for `parts`, or that of a second try where the first one failed.
 
     Args:
         store: of engines.
@@ -169,9 +169,9 @@ def _differs(job: Job) -> tuple[str, ...]:
 
 
 def _blind(failures: tuple[str, ...], job: Job) -> SecondTryError:
-    kept = f"what was built is in {job.evidence}; " if job.evidence is not None and job.evidence.exists() else ""
+    left = f"what was built is in {job.evidence}; " if job.evidence is not None and job.evidence.exists() else ""
     return SecondTryError(
         f"the engine of the second try does not compute what the workshop saw: {failures[0]}",
         causes=(*failures[1:], "precisions that are preferred were left where they cost accuracy"),
-        next_step=f"{kept}leave --quantization implicit out: the Q/DQ graph says itself what is computed in which type",
+        next_step=f"{left}leave --quantization implicit out: the Q/DQ graph says itself what is computed in which type",
     )

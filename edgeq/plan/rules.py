@@ -120,7 +120,7 @@ CLASSIFIER_RULES: Final = (
     _rule("int8-pool", _INT8, "average of INT8 values for an INT8 layer", when="pools-int8"),
     _rule("fp16-otherwise", _FP16, "no integer kernel beside INT8 layers"),
 )
-"""For an image classifier's graph, or an image encoder's. What FP16 does not hold is kept in FP32 by rules before these
+"""For an image classifier's graph, or an image encoder's. What FP16 does not hold is FP32 by rules before these
 (`keep_range`)."""
 
 _FORMER_RULES: Final = frozenset({"fp32-normalization", "fp32-softmax", "fp32-smooth", "fp32-otherwise"})

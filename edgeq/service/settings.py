@@ -79,7 +79,7 @@ class ServiceSettings(BaseModel):
         threads: of one operator; None takes every processor, but for a language model that is as quick with fewer.
         cuda_graphs: decode steps on a GPU are captured as CUDA graphs: `auto` goes on without where that fails, `off`
             does not try, with `required` the service does not start without.
-        batch_invariant: an answer has the same bits whoever else is answered.
+        batch_invariant: an answer has the same bits whatever else is in the batch.
         fused_prefill_rows: pieces of a prompt of up to so many tokens go through bitsandbytes' fused kernel on a GPU.
         log_level: from which on events are logged.
     """

@@ -1,4 +1,4 @@
-"""What came of a build: the engine beside its plan, and what is kept where it is another one.
+"""What came of a build: the engine beside its plan, and what is saved where it is another one.
 
 A build takes minutes to hours, and what a device shows of it is seen there alone. So what went wrong leaves the engine,
 its inspector's JSON and a report, and the error says where.

@@ -14,7 +14,7 @@ What that proves:
   compute behind that in INT8, whatever it reads.
 
 So of a Q/DQ graph in FP16, INT8 layers with weights must show INT8 weights, the head FP32, and all others FP16. What
-is not shown is said. It is left to the canaries.
+is not shown is reported. It is left to the canaries.
 """
 
 from __future__ import annotations

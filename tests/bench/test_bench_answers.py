@@ -148,7 +148,7 @@ def test_bandwidth_is_measured_beyond_the_caches(tmp_path: Path) -> None:
 
 @pytest.fixture
 def never_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads all bytes of a bundle did not refuse it at once."""
+    """A bundle of which all bytes are read was not refused at once."""
 
     def examined(*_arguments: object, **_options: object) -> None:
         pytest.fail("its bytes were checked first")

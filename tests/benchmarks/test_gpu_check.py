@@ -81,7 +81,7 @@ def test_a_kernel_that_is_wrong_is_not_fine(
 
 
 def test_an_answer_that_depends_on_the_others_is_named(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is alone is given another token in the place of the third."""
+    """A request that is alone is given another token in the place of the third."""
     alone = steps.alone
 
     def other(*given: Any) -> list[tuple[int, Any]]:

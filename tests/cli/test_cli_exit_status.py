@@ -90,12 +90,12 @@ def test_every_error_has_its_status(kind: type[EdgeqError]) -> None:
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=str)
-def test_memory_is_75_whoever_says_it(error: Exception) -> None:
+def test_memory_is_75_whatever_raises_it(error: Exception) -> None:
     assert [exit_status(error, service=service) for service in (False, True)] == [NOT_NOW] * 2
 
 
 @pytest.mark.parametrize("error", LOST, ids=str)
-def test_a_lost_accelerator_is_70_whoever_says_it(error: Exception) -> None:
+def test_a_lost_accelerator_is_70_whatever_raises_it(error: Exception) -> None:
     assert [exit_status(error, service=service) for service in (False, True)] == [FAILED] * 2
 
 

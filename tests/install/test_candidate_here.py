@@ -1,4 +1,4 @@
-"""Which backend runs a bundle here, and in which words that is said. TensorRT is simulated; the store is real."""
+"""Which backend runs a bundle here, and in which words that is reported. TensorRT is simulated; the store is real."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
-from edgeq.model.graph.element_types import LARGEST, SHAPE_READERS, element_types, fp16_inputs, fp16_outputs, opset_of
+from edgeq.model.graph.element_types import SHAPE_READERS, element_types, fp16_inputs, fp16_outputs, opset_of
 from edgeq.model.graph.external_data import is_external
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.graph.tensors import constant_tensors
 
-__all__ = ["Feeds", "find_overflow", "layers_beyond", "peaks", "to_look_at"]
+__all__ = ["Feeds", "layers_beyond", "peaks", "to_look_at"]
 
 Feeds = Mapping[str, NDArray[Any]]
 """An array for each input of a graph."""
@@ -39,7 +39,6 @@ _SQUARE_INPUT: Final = frozenset(
 _SQUARE_OUTPUT: Final = frozenset({"ReduceL2"})
 """Operators that end with a square root: what was under it is the square of their output."""
 
-
 _NO_LARGER: Final = frozenset(
     {
         *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean", "ReduceMin"),
@@ -50,29 +49,12 @@ _NO_LARGER: Final = frozenset(
 """Operators whose output has no number larger in magnitude than their first input."""
 
 
-def find_overflow(
-    model: onnx.ModelProto, runs: Iterable[Feeds], *, limit: float = LARGEST, threads: int | None = None
-) -> tuple[str, ...]:
-    """The layers that read, write or square a number beyond FP16 in these runs, in the graph's order.
+def layers_beyond(model: onnx.ModelProto, reached: Mapping[str, float], limit: float) -> tuple[str, ...]:
+    """The layers that read, write or square a number beyond `limit`, in the graph's order.
 
     A layer that reads such a number is named as well as the one that writes it: with only the writer in FP32 the Cast
     between the two would overflow. Infinities that the network makes on purpose (masks) do not count; FP16 has them.
     NaN, which no precision mends, is not looked for. Sums are taken to be accumulated in FP32.
-
-    Args:
-        model: float32 graph with named nodes; it is not changed.
-        runs: what the graph is given, one image at a time.
-        limit: where FP16 ends; smaller for a margin.
-        threads: of one operator.
-
-    Raises:
-        EngineError: the graph does not take these runs.
-    """
-    return layers_beyond(model, peaks(model, runs, threads=threads), limit)
-
-
-def layers_beyond(model: onnx.ModelProto, reached: Mapping[str, float], limit: float) -> tuple[str, ...]:
-    """The layers that read, write or square a number beyond `limit`, in the graph's order.
 
     Args:
         model: float32 graph with named nodes.

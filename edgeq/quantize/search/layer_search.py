@@ -279,7 +279,7 @@ def keep_layers(
         plan: for that graph; its own rules stay behind the new ones.
         layers: names of those to keep; none gives `plan` itself.
         because: why, in a sentence.
-        beyond_fp16: layers that FP16 would break, from `Scales`: these are kept in FP32.
+        beyond_fp16: layers that FP16 would break, from `Scales`: these are FP32.
     """
     if not layers:
         return plan

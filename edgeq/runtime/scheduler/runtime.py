@@ -50,7 +50,7 @@ class RuntimeOptions:
         threads: of one operator; None lets the vision graph take every processor there is, and the language model as
             many of them as it is quickest with.
         cuda_graphs: `auto` captures decode steps on a GPU and goes on without where that fails; `off`; `required`.
-        batch_invariant: an answer has the same bits whoever else is answered; without it, steps may be quicker.
+        batch_invariant: an answer has the same bits whatever else is in the batch; without it, steps may be quicker.
         fused_prefill_rows: pieces of a prompt of up to so many tokens go through bitsandbytes' fused kernel on a GPU; 0
             leaves it to bitsandbytes.
 
@@ -218,6 +218,8 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
         ModelError: the family cannot be served in slots.
         InputError: memory does not suffice for one request.
     """
+    import torch
+
     from edgeq.runtime.vlm.batch_decoder import BatchDecoder
     from edgeq.runtime.vlm.decode_step import StepOptions
     from edgeq.runtime.vlm.kv_cache import read_kv_shape
@@ -236,8 +238,9 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     steps = StepOptions(batch_invariant=options.batch_invariant, cuda_graphs=options.cuda_graphs)
     decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches, options=steps)
     if options.threads is None and shape.device.type == "cpu":
-        tune_threads(decoder.rehearse)  # before the worker's thread is begun, which takes it over
-        decoder.check_shapes()
+        threads = torch.get_num_threads()
+        if tune_threads(decoder.rehearse) != threads:  # before the worker's thread is begun, which takes it over
+            decoder.check_shapes()
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))
     watch = MemoryWatch(cuda=shape.device.type == "cuda")
     if shape.device.type == "cuda":  # keys, values and graphs are there by now

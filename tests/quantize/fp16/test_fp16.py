@@ -15,6 +15,7 @@ import pytest
 from lowering import drawn_weight, node
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from overflowing import find_overflow
 
 from edgeq.calibrate.scales import Scales, TensorRange, TensorScale
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
@@ -26,7 +27,6 @@ from edgeq.model.graph.element_types import element_types, outside_fp16, unfit_l
 from edgeq.model.images.image_set import ImageSet
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
 from edgeq.quantize.fp16.convert import to_fp16
-from edgeq.quantize.fp16.overflow import find_overflow
 from edgeq.quantize.fp16.verify import verify_fp16
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import lowering_for

@@ -1,6 +1,6 @@
 """In which shapes a decode step is run: for so many slots, and over so many rows of each.
 
-A step of the full shape reads every row of every slot, whoever is there. A narrower one reads the first slots, which
+A step of the full shape reads every row of every slot, occupied or not. A narrower one reads the first slots, which
 are those that are occupied, and the first rows of each: on a GPU, whose graphs have fixed shapes, one of a few lengths.
 """
 
