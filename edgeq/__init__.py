@@ -1,6 +1,6 @@
 """edgeq: vision and vision-language models, quantized for the edge, and proved to see.
 
-`import edgeq` loads nothing else: each name of `__all__` is loaded when it is asked for (PEP 562). Five functions have
+`import edgeq` loads nothing else: each name of `__all__` is loaded when it is asked for (PEP 562). Six functions have
 an object in their name, because a function `edgeq.plan` would be hidden by the package of that name, or hide it.
 """
 
@@ -23,6 +23,8 @@ _PLACES = {
     "Indexed": "edgeq.api.device.retrieval",
     "Inspection": "edgeq.pipeline.inspect",
     "Installed": "edgeq.install.run",
+    "JudgeBounds": "edgeq.judge.judgement",
+    "Judgement": "edgeq.judge.judgement",
     "MemoryPlan": "edgeq.plan.memory",
     "Options": "edgeq.pipeline.stages",
     "Planned": "edgeq.api.workshop.describe",
@@ -53,6 +55,7 @@ _PLACES = {
     "index_images": "edgeq.api.device.retrieval",
     "inspect": "edgeq.api.workshop.describe",
     "install_bundle": "edgeq.api.device.bundles",
+    "judge_model": "edgeq.api.workshop.judge",
     "open_bundle": "edgeq.api.device.opened",
     "open_search": "edgeq.api.device.retrieval",
     "plan_model": "edgeq.api.workshop.describe",
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from edgeq.api.device.opened import Bundle, open_bundle
     from edgeq.api.device.retrieval import ImageSearch, Indexed, SearchResult, index_images, open_search
     from edgeq.api.workshop.describe import Planned, inspect, plan_model
+    from edgeq.api.workshop.judge import judge_model
     from edgeq.api.workshop.layers import search_layers, sensitivity
     from edgeq.api.workshop.prepare import prepare
     from edgeq.api.workshop.stages import (
@@ -87,6 +91,7 @@ if TYPE_CHECKING:
     from edgeq.engine_store.run import BuiltEncoders, BuiltEngine
     from edgeq.errors import EdgeqError
     from edgeq.install.run import Installed
+    from edgeq.judge.judgement import JudgeBounds, Judgement
     from edgeq.model.images.preprocess import Preprocess
     from edgeq.model.images.preprocess_flags import PreprocessFlags
     from edgeq.pipeline.classifier import Prepared
@@ -123,6 +128,8 @@ __all__ = [
     "Indexed",
     "Inspection",
     "Installed",
+    "JudgeBounds",
+    "Judgement",
     "MemoryPlan",
     "Options",
     "Planned",
@@ -154,6 +161,7 @@ __all__ = [
     "index_images",
     "inspect",
     "install_bundle",
+    "judge_model",
     "open_bundle",
     "open_search",
     "plan_model",

@@ -46,6 +46,7 @@ ROOMS = (
     "pipeline",
     "service",
     "demo",
+    "judge",
     "api",
     "cli",
 )

@@ -35,6 +35,7 @@ VERBS: Final = {
     "quantize": "Third stage: make the INT8 graphs.",
     "sensitivity": "Find the layers that INT8 harms most.",
     "evaluate": "Last stage: judge INT8 against FP32.",
+    "judge": "Does another runtime still see: a server or a checkpoint beside a reference.",
     "build": "Build the engine for this device from a bundle, or show what would be set.",
     "verify-engine": "Compare a bundle's engine with its reference, on its canaries.",
     "keygen": "Make a key pair to sign bundles with.",
@@ -177,6 +178,8 @@ def _extra(package: str | None) -> str:
         return "device"
     if package in ("anyio", "h11", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop"):
         return "service"
+    if package == "openai":
+        return "judge"
     if package in ("faiss", "pyarrow", "tokenizers"):
         return "retrieval"
     from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")

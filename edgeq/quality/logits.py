@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.errors import EngineError
 from edgeq.quality.tasks.base import Headline
 
-__all__ = ["Answers", "LogitFigures", "judge_answers", "root_ratio"]
+__all__ = ["Answers", "LogitFigures", "judge_answers", "log_likelihoods", "root_ratio"]
 
 
 class LogitFigures(BaseModel):
@@ -158,3 +158,10 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
+
+
+def log_likelihoods(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """log of the probability that each row of `logits` [n, vocabulary] gives its token of `ids` [n]: float64 [n]."""
+    wide = logits.astype(np.float64)
+    chosen: NDArray[np.float64] = wide[np.arange(len(ids)), ids] - np.logaddexp.reduce(wide, axis=1)
+    return chosen

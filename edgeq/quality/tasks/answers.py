@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeq.errors import EngineError, InputError
 from edgeq.quality.answerer import Answer, Answerer
 from edgeq.quality.estimate import Ratio
-from edgeq.quality.logits import judge_answers
+from edgeq.quality.logits import judge_answers, log_likelihoods
 from edgeq.quality.tasks.answer_divergence import Divergence, common_start
 from edgeq.quality.tasks.answer_figures import AnswerScore, Features, Forced, VlmQuality
 from edgeq.quality.tasks.answer_questions import QuestionItem, Questions
@@ -143,7 +143,7 @@ class _Tally:
         tokens = float(len(ids))
         self.kl.add(float(judged.divergence.sum()), tokens)
         self.same_token.add(float(judged.agrees.sum()), tokens)
-        self.log_ratio.add(float((_log_likelihood(p, ids) - _log_likelihood(q, ids)).sum()), tokens)
+        self.log_ratio.add(float((log_likelihoods(p, ids) - log_likelihoods(q, ids)).sum()), tokens)
 
     def _add_features(self, item: QuestionItem) -> None:
         found = tuple(model.features(item.image) for model in self._models)
@@ -208,10 +208,3 @@ def _checked(
         if not np.isfinite(values).all():
             raise EngineError(f"{item.name}: the {role} gave {what} that are NaN or infinite")
     return ours, theirs
-
-
-def _log_likelihood(logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """log of the probability that each row of `logits` gives its token, [n]."""
-    wide = logits.astype(np.float64)
-    chosen: NDArray[np.float64] = wide[np.arange(len(ids)), ids] - np.logaddexp.reduce(wide, axis=1)
-    return chosen

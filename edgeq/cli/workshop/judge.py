@@ -1,0 +1,153 @@
+"""`edgeq judge`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from edgeq.api.workshop.judge import judge_model
+from edgeq.cli import console
+from edgeq.cli.exit_statuses import DONE, GATE
+from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.judge.judgement import DEFAULT_JUDGE_BOUNDS, GroupFigures, JudgeBounds, Judgement
+from edgeq.judge.sight import DEFAULT_SEED
+from edgeq.quality.estimate import Estimate
+
+__all__ = ["command"]
+
+_TARGET_TOKEN, _REFERENCE_TOKEN = "EDGEQ_TARGET_TOKEN", "EDGEQ_REFERENCE_TOKEN"
+_SHOWN = 5
+_COLUMNS = ("", "asked", "reference", "target", "lost", "same", "by chance")
+
+
+@click.command("judge")
+@click.argument("target")
+@click.option("--against", required=True, help="What sees: a bundle, an address, or a Hugging Face directory.")
+@click.option("--eval", "evaluation", type=PATH, help="Your questions: a JSONL file beside its images.")
+@click.option(
+    "--sight", type=click.IntRange(1), metavar="N", help="Ask the sight test as well: N drawn scenes of each skill."
+)
+@click.option("--seed", type=click.IntRange(0), default=DEFAULT_SEED, show_default=True, help="Of the sight test.")
+@click.option("--model", help="Of TARGET, where it is an address.  [default: the first that it lists]")
+@click.option("--against-model", help="Likewise of --against.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=DEFAULT_JUDGE_BOUNDS.max_drop,
+    show_default=True,
+    help="Right answers that may be lost, in points.",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 100),
+    default=DEFAULT_JUDGE_BOUNDS.min_agreement,
+    show_default=True,
+    help="Percent of the reference's answers that are demanded where nobody knows what is right.",
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer, in tokens."
+)
+@click.option(
+    "--clients", type=click.IntRange(1, 256), default=4, show_default=True, help="Questions at once, to a server."
+)
+@click.option("--per-minute", type=click.FloatRange(0, min_open=True), help="Requests to a server, at the most.")
+@click.option("--answers", type=PATH, help="TARGET's answers, in JSON lines: what is in it is not asked again.")
+@click.option("--against-answers", type=PATH, help="Likewise those of --against.")
+@threads_option
+@click.option("-o", "--output", type=PATH, help="A file for the judgement (JSON); it is replaced.")
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    target: str,
+    against: str,
+    evaluation: Path | None,
+    sight: int | None,
+    seed: int,
+    model: str | None,
+    against_model: str | None,
+    max_drop: float,
+    min_agreement: float,
+    max_new_tokens: int,
+    clients: int,
+    per_minute: float | None,
+    answers: Path | None,
+    against_answers: Path | None,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Does TARGET still see what --against sees? Both are asked the same questions about the same images.
+
+    TARGET is the address of a server of OpenAI's chat completions (TensorRT Edge-LLM, vLLM, llama-server, transformers,
+    edgeq), a bundle, or a Hugging Face directory. Tokens of servers are the variables EDGEQ_TARGET_TOKEN and
+    EDGEQ_REFERENCE_TOKEN. The canaries of a bundle in --against are asked as well.
+
+    Exit status 1: it is shown that it sees less, or not shown that it sees as well.
+    """
+    with console.progress_bars() as progress:
+        found = judge_model(
+            target,
+            against,
+            evaluation=evaluation,
+            sight=sight,
+            seed=seed,
+            model=model,
+            against_model=against_model,
+            token=os.environ.get(_TARGET_TOKEN),
+            against_token=os.environ.get(_REFERENCE_TOKEN),
+            bounds=JudgeBounds(max_drop=max_drop, min_agreement=min_agreement),
+            max_new_tokens=max_new_tokens,
+            clients=clients,
+            per_minute=per_minute,
+            answers=answers,
+            against_answers=against_answers,
+            threads=threads,
+            progress=progress,
+        )
+    if output is not None:
+        found.save(output)
+    if as_json:
+        console.print_json(found)
+    else:
+        _print(found)
+    context.exit(DONE if found.verdict == "sees" else GATE)
+
+
+def _print(found: Judgement) -> None:
+    console.print_table(
+        f"{found.target}, beside {found.reference}",
+        _COLUMNS,
+        [_row(group) for group in found.groups],
+        numbers=_COLUMNS[1:],
+    )
+    for each in found.differences[:_SHOWN]:
+        right = "" if each.answer is None else f"; right is {each.answer!r}"
+        click.echo(f"{each.image}: {each.reference!r}, and the target {each.target!r}{right}")
+    if len(found.differences) > _SHOWN:
+        click.echo(f"... and {len(found.differences) - _SHOWN} more answers differ.")
+    spent = found.spent
+    tokens = "" if spent.answer_tokens is None else f", {spent.prompt_tokens or 0:,} + {spent.answer_tokens:,} tokens"
+    click.echo(f"Asked: {spent.questions} questions, {spent.seconds:.1f} s of answers{tokens}.")
+    click.echo(f"Verdict after {found.enough} of {sum(g.items for g in found.groups)}: {found.verdict}.")
+    for reason in found.reasons:
+        click.echo(f"{reason[0].upper()}{reason[1:]}.")
+
+
+def _row(group: GroupFigures) -> tuple[str, ...]:
+    name = group.group if group.tells or group.reference_right is None else f"({group.group})"
+    return (
+        name,
+        str(group.items),
+        _percent(group.reference_right),
+        _percent(group.target_right),
+        "" if group.drop is None else f"{group.drop.value:.1f}",
+        _percent(group.agreement),
+        "" if group.by_chance is None else f"{group.by_chance:.0f} %",
+    )
+
+
+def _percent(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.value:.1f} %"

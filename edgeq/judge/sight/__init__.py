@@ -1,0 +1,5 @@
+"""The sight test: drawn scenes with exact answers, to be asked of any vision-language model."""
+
+from edgeq.judge.sight.skills import DEFAULT_SEED, SKILLS, sight_questions
+
+__all__ = ["DEFAULT_SEED", "SKILLS", "sight_questions"]
