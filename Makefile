@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types rehearse clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -36,6 +36,7 @@ help:
 	@echo "make bench-architectures  every family and architecture with drawn weights through inspect and prepare"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
 	@echo "make bench-tensorrt-types  types in TensorRT's graphs, before and after, beside ModelOpt's"
+	@echo "make bench-sight  the sight test on the demo's model stored in many ways, some of them blind"
 	@echo "make bench-attacks  the service under hostile requests: memory, and how long its health is silent"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
@@ -147,6 +148,10 @@ bench-service: $(INSTALLED)
 # Beside what it was: make bench-decode BUNDLE=out/demo/vlm-bundle BENCH="--beside ../edgeq-before"
 bench-decode: $(INSTALLED)
 	$(BIN)/python -m benchmarks.decode_steps $(BUNDLE) $(BENCH)
+
+# More questions: make bench-sight BENCH="--questions 120"
+bench-sight: $(INSTALLED)
+	$(BIN)/python -m benchmarks.sight $(BENCH)
 
 # Fewer heights, fewer drawings: make bench-fine-text BENCH="--heights 12 24 --train 50"
 bench-fine-text: $(INSTALLED)
