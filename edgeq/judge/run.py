@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgeq.errors import InputError
@@ -67,15 +68,14 @@ def judge_target(
         )
     theirs = Records(options.target_answers, target.identity, options.max_new_tokens)
     ours = Records(options.reference_answers, reference.identity, options.max_new_tokens)
-    said = [
-        _ask(each, questions, records, options, lambda done, stage=stage: progress(stage, done, len(questions)))
-        for stage, each, records in (("judge: target", target, theirs), ("judge: reference", reference, ours))
-    ]
-    answered = [
-        Answered(question, reference=right, target=made)
-        for question, made, right in zip(questions, said[0], said[1], strict=True)
-    ]
+    made = _ask(target, questions, theirs, options, partial(_tell, progress, "judge: target", len(questions)))
+    right = _ask(reference, questions, ours, options, partial(_tell, progress, "judge: reference", len(questions)))
+    answered = [Answered(*each) for each in zip(questions, right, made, strict=True)]
     return judge(target.identity, reference.identity, answered, options.bounds)
+
+
+def _tell(progress: Progress, stage: str, total: int, done: int) -> None:
+    progress(stage, done, total)
 
 
 def _ask(

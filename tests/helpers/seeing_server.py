@@ -83,7 +83,9 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _completion(answer: str, *, told: bool) -> dict[str, Any]:
-    tokens = [{"token": word, "logprob": -0.25, "bytes": None, "top_logprobs": []} for word in answer.split()]
+    tokens: list[dict[str, Any]] = [
+        {"token": word, "logprob": -0.25, "bytes": None, "top_logprobs": []} for word in answer.split()
+    ]
     choice = {
         "index": 0,
         "finish_reason": "stop",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,8 @@ DEFAULT_SEED: Final = 7_000_000
 
 MOST_QUESTIONS: Final = 10_000
 """Of one skill."""
+
+_What = TypeVar("_What", str, int)
 
 _KINDS: Final = {
     "corrosion": "corrosion",
@@ -148,5 +150,5 @@ def _scene(kind: str, seed: int, site: DefectSite | None = None) -> Image.Image:
     return enlarged(draw_scene(kind, seed, site))
 
 
-def _drawn(draw: Callable[[np.random.Generator, str | int], Image.Image], seed: int, what: str | int) -> Image.Image:
+def _drawn(draw: Callable[[np.random.Generator, _What], Image.Image], seed: int, what: _What) -> Image.Image:
     return draw(np.random.Generator(np.random.PCG64([len(SKILLS), seed])), what)
