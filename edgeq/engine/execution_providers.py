@@ -22,6 +22,7 @@ from edgeq.engine.base import EngineBackend, OpenEngine, Placement
 from edgeq.engine.onnxruntime import BACKEND, ExecutionProvider, OnnxRuntimeEngine
 from edgeq.engine.tensorrt import BACKEND as BUILT
 from edgeq.errors import EngineError, OutputError
+from edgeq.extras import install_command
 from edgeq.plan.budget import WORKSPACE_BYTES
 
 __all__ = ["CUDA", "TENSORRT", "cuda_provider", "tensorrt_provider"]
@@ -154,7 +155,7 @@ def _check(name: str) -> None:
                 "`onnxruntime` is installed in the place of `onnxruntime-gpu`, or over it: they share a folder",
                 "on a Jetson PyPI's wheel has none: NVIDIA's is for its JetPack",
             ),
-            next_step="pip uninstall onnxruntime, then pip install 'edgeq[device-gpu]'; on a Jetson NVIDIA's wheel",
+            next_step=f"pip uninstall onnxruntime, then {install_command('device-gpu')}; on a Jetson NVIDIA's wheel",
         )
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Final, Literal
 
 from edgeq.errors import EngineError, first_line
+from edgeq.extras import install_command
 
 __all__ = [
     "QuantizationMode",
@@ -40,7 +41,7 @@ _NEWEST_KNOWN: Final = (11, 4)
 _NUMBER: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(?:[.+-][\w.+-]*)?", re.ASCII)
 
 _INSTALL: Final = (
-    "on a Jetson: `python3 -m venv --system-site-packages ENVIRONMENT`; elsewhere: pip install 'edgeq[tensorrt]'"
+    f"on a Jetson: `python3 -m venv --system-site-packages ENVIRONMENT`; elsewhere: {install_command('tensorrt')}"
 )
 _NOT_SEEN: Final = (
     "on a Jetson TensorRT comes with JetPack, for the system's Python: a virtual environment does not see it",

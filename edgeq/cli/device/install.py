@@ -12,6 +12,7 @@ from edgeq.api.device.bundles import install_bundle
 from edgeq.cli import console
 from edgeq.cli.device.verify import key_option, said_of_signature
 from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.engine.registry import RUNNING
 from edgeq.install.run import Installed
 from edgeq.install.store import ROOT
@@ -97,7 +98,7 @@ def command(
     if unchecked and (answers or backend or threads):
         raise click.UsageError("--backend, --answers and --threads are for the check: leave out --no-check")
     reason = allowed_because(allow_older, because)
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         done = install_bundle(
             bundle,
             root=root,

@@ -16,6 +16,7 @@ from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import AUTO, WITHOUT_TRIALS
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, cluster_options, json_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.classifier_tables import print_trials
 from edgeq.cli.workshop.options import calibration_options, correction_options
 from edgeq.cli.workshop.trt_cache import (
@@ -89,7 +90,7 @@ def command(
             scales.save(output)
         elif images is not None:
             # What Ray tells of actors that died it prints, and stdout may be read as JSON.
-            with redirect_stdout(sys.stderr), console.progress_bars() as progress:
+            with redirect_stdout(sys.stderr), progress_bars() as progress:
                 found = calibrate_model(
                     exported,
                     images,
@@ -138,4 +139,4 @@ def _tell(scales: Scales, skipped: tuple[str, ...], output: Path, inputs: tuple[
     methods = ", ".join(dict.fromkeys(scales.chosen.values())) or scales.method
     click.echo(f"{len(scales.tensors)} tensors, {scales.images} images, method {methods}: {output}")
     if len(inputs) == 1:
-        click.echo(f"next: edgeq quantize {inputs[0]} --scales {output} -o QUANTIZED")
+        console.print_next("edgeq", "quantize", inputs[0], "--scales", output, "-o", "QUANTIZED")

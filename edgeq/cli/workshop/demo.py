@@ -9,6 +9,7 @@ import click
 
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.prepare import print_prepared
 from edgeq.demo.run import EVALUATION, MODEL, Demo, run_demo
 from edgeq.demo.vlm.story import ASKED, SCENES, VLM, VLM_BUNDLE, Row, Story
@@ -42,7 +43,7 @@ def command(output: Path, scenes: int, threads: int | None, as_json: bool) -> No
     it is put into INT8. A vision-language model reports on such scenes: what there is, where, how severe, and what to
     do. It is stored in four ways, and each is asked about the same unseen scenes.
     """
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         demo = run_demo(output, options=Options(threads=threads), scenes=scenes, progress=progress)
     console.print_warnings(demo.classifier.warnings)
     if as_json:
@@ -88,7 +89,7 @@ def _percent(estimate: Estimate) -> str:
 
 def _print_next(output: Path, demo: Demo) -> None:
     """What to try now."""
-    click.echo(f"next: edgeq inspect {output / MODEL}")
+    console.print_next("edgeq", "inspect", output / MODEL)
     click.echo(f"      edgeq evaluate {demo.classifier.bundle} --eval {output / EVALUATION} --json")
     if demo.story:
         click.echo(f"      edgeq plan {output / VLM} --device orin-nx-16gb")

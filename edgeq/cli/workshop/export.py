@@ -62,4 +62,4 @@ def command(
     print_export(exported.report)
     if exported.channels is not None:
         print_fold(exported.channels)
-    click.echo(f"next: edgeq calibrate {output} --images {images} -o scales.json")
+    console.print_next("edgeq", "calibrate", output, "--images", images, "-o", "scales.json")

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from edgeq.api.workshop.prepare import prepare
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, output_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.classifier_tables import (
     print_export,
     print_fold,
@@ -260,7 +261,7 @@ def _prepare_retrieval(
         keep_fp32=keep_fp32,
         threads=threads,
     )
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(
             model,
             images,
@@ -291,7 +292,7 @@ def _prepare_text(
     if captions is None:
         raise click.UsageError(f"--captions: {model} is a text encoder, which is proved on texts")
     options = RetrievalOptions(keep_fp32=keep_fp32, threads=threads)
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(model, None, output, captions=captions, options=options, progress=progress)
     console.print_warnings(prepared.warnings)
     if as_json:
@@ -318,7 +319,7 @@ def _prepare_classifier(
     **choices: Any,
 ) -> None:
     own = {name: value for name, value in choices.items() if name not in (*VLM_FLAGS, *RETRIEVAL_FLAGS)}
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(
             model,
             images,
@@ -375,7 +376,7 @@ def _prepare_vlm(
         allow=allowances(codes, reasons),
         **own,
     )
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(model, images, output, evaluation=labelled, options=options, progress=progress)
     console.print_warnings(prepared.warnings)
     if as_json:

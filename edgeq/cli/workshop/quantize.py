@@ -37,4 +37,4 @@ def command(exported: Path, scales_file: Path, output: Path, as_json: bool, **ch
         return
     for lowering in lowerings(choices["backend"]):
         click.echo(output / lowering.file)
-    click.echo(f"next: edgeq evaluate {output} --eval LABELLED")
+    console.print_next("edgeq", "evaluate", output, "--eval", "LABELLED")

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from edgeq.api.workshop.layers import CHARTS, search_layers, sensitivity
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.classifier_tables import print_search
 from edgeq.cli.workshop.distributions import show_distributions
 from edgeq.cli.workshop.options import search_bounds, search_options
@@ -88,7 +89,7 @@ def command(
         _search(directory, images, bounds, output, scales_file, threads, as_json)
         return
     warnings: list[str] = []
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         table = sensitivity(
             directory,
             images,
@@ -125,7 +126,7 @@ def _search(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         found = search_layers(
             directory,
             labelled,
@@ -142,7 +143,8 @@ def _search(
         return
     print_search(found.search)
     if output is not None:
-        click.echo(f"next: edgeq quantize {directory} --plan {output / PLAN} --scales SCALES -o QUANTIZED")
+        plan = output / PLAN
+        console.print_next("edgeq", "quantize", directory, "--plan", plan, "--scales", "SCALES", "-o", "QUANTIZED")
 
 
 def _print(table: Sensitivity, output: Path | None) -> None:

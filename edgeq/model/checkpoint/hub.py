@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError, first_line
+from edgeq.extras import install_command
 from edgeq.model.checkpoint.stored import StoredTensor, check_header
 
 __all__ = ["fetch_description", "is_hub_id"]
@@ -41,7 +42,7 @@ def fetch_description(model: str) -> tuple[Path, dict[str, StoredTensor]]:
     except ImportError as error:
         raise ModelError(
             f"{model} is not here, and huggingface_hub is not installed to ask for it",
-            next_step="pip install 'edgeq[torch]'",
+            next_step=install_command("torch"),
         ) from error
     try:
         config = Path(hf_hub_download(model, "config.json"))

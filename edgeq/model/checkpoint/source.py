@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeq.errors import ModelError, first_line
+from edgeq.extras import install_command
 from edgeq.files import read_json_object, require_plain_files
 from edgeq.model.checkpoint.hub import is_hub_id
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
@@ -134,7 +135,7 @@ def download(model: str) -> Path:
     except ImportError as error:
         raise ModelError(
             f"{model} does not exist here, and huggingface_hub is not installed to download it",
-            next_step="pip install 'edgeq[torch]'",
+            next_step=install_command("torch"),
         ) from error
     try:
         return Path(snapshot_download(model, allow_patterns=_DOWNLOADED))
