@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 from pydantic import BaseModel
@@ -15,7 +17,10 @@ from rich.text import Text
 
 from edgeq.cli.invocation import current
 
-__all__ = ["print_json", "print_json_text", "print_next", "print_table", "print_warnings", "say"]
+__all__ = ["print_json", "print_json_text", "print_next", "print_reasons", "print_table", "print_warnings", "say"]
+
+_WIDE: Final = 1000
+"""Wider than any table, in characters: to see how wide one would be."""
 
 
 def print_json(artifact: BaseModel) -> None:
@@ -58,9 +63,31 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         rows: a cell for each column.
         numbers: those of `header` whose columns are set to the right.
     """
-    table = Table(title=Text(title, style="table.title"), title_justify="left", box=SIMPLE)
+    table = Table(box=SIMPLE)
     for name in header:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if title:
+        console.print(Text(title, style="table.title"), soft_wrap=True)
+    if not _fits(table, console):
+        table.collapse_padding, table.pad_edge = True, False
+    if not _fits(table, console):
+        table.padding = 0
+        if not _fits(table, console):  # then it must be folded, which a little air makes readable
+            table.padding = (0, 1)
+    console.print(table)
+
+
+def _fits(table: Table, console: Console) -> bool:
+    """Whether every row takes one line."""
+    return console.measure(table, options=console.options.update(width=_WIDE)).maximum <= console.width
+
+
+def print_reasons(reasons: Iterable[tuple[str, str]]) -> None:
+    """Below a table, on stdout: a line for each (name, reason), once; where it is long, further lines stand in."""
+    width = Console().width
+    for name, reason in dict.fromkeys(reasons):
+        click.echo(textwrap.fill(f"{name}: {reason}", width, initial_indent="  ", subsequent_indent="    "))
+    click.echo()

@@ -36,15 +36,21 @@ def _print(inspection: Inspection) -> None:
         [(c.name, str(c.layers), f"{c.parameters:,}", f"{c.bytes / 1e6:.2f}") for c in inspection.components],
         numbers=("layers", "parameters", "MB in FP32"),
     )
+    numbers = {reason: str(number) for number, reason in enumerate(_reasons(inspection), start=1)}
     console.print_table(
         "What would be done",
         ("component", "kind", "layers", "parameters", "what", "why"),
         [
-            (group.component, group.kind, str(group.layers), f"{group.parameters:,}", group.decision, group.reason)
+            (
+                *(group.component, group.kind, str(group.layers), f"{group.parameters:,}"),
+                group.decision,
+                numbers[group.reason],
+            )
             for group in inspection.groups
         ],
-        numbers=("layers", "parameters"),
+        numbers=("layers", "parameters", "why"),
     )
+    console.print_reasons((number, reason) for reason, number in numbers.items())
     for line in inspection.outputs:
         click.echo(line)
     click.echo(f"BatchNorm: {inspection.batchnorm}, of which {inspection.batchnorm_foldable} fold.")
@@ -52,3 +58,8 @@ def _print(inspection: Inspection) -> None:
         click.echo(f"  {name} stays: {reason}")
     for note in inspection.notes:
         click.echo(f"{note}.")
+
+
+def _reasons(inspection: Inspection) -> list[str]:
+    """Each once, in their order."""
+    return [*dict.fromkeys(group.reason for group in inspection.groups)]

@@ -219,14 +219,15 @@ def _print_model(planned: Planned) -> None:
 def _print_table(planned: Planned) -> None:
     groups: dict[tuple[str, ...], list[Decision]] = {}
     for decision in planned.plan.decisions:
-        what = (decision.component, decision.kind, decision.precision.value, decision.rule, decision.reason)
+        what = (decision.component, decision.kind, decision.precision.value, decision.rule)
         groups.setdefault(what, []).append(decision)
     console.print_table(
         f"{planned.model}: {len(planned.plan.decisions)} layers, {len(planned.plan.rules)} rules",
-        ("component", "kind", "layers", "MB", "precision", "rule", "reason"),
+        ("component", "kind", "layers", "MB", "precision", "rule"),
         [
-            (component, kind, str(len(found)), f"{sum(d.bytes for d in found) / 1e6:.2f}", precision, rule, reason)
-            for (component, kind, precision, rule, reason), found in groups.items()
+            (component, kind, str(len(found)), f"{sum(d.bytes for d in found) / 1e6:.2f}", precision, rule)
+            for (component, kind, precision, rule), found in groups.items()
         ],
         numbers=("layers", "MB"),
     )
+    console.print_reasons((decision.rule, decision.reason) for decision in planned.plan.decisions)
