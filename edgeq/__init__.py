@@ -103,7 +103,7 @@ if TYPE_CHECKING:
     from edgeq.quality.gate import GateBounds
     from edgeq.quality.judge import Quality
     from edgeq.quality.latency import Timing
-    from edgeq.quantize.search.layer_search import SearchBounds
+    from edgeq.quantize.search.bounds import SearchBounds
     from edgeq.quantize.search.sensitivity import Sensitivity
     from edgeq.runtime.vision_graph import ClassScore
     from edgeq.runtime.vlm.model import Reply

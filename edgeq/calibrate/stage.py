@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgeq.calibrate.choices import AUTO, WITHOUT_TRIALS
 from edgeq.calibrate.counts import Counting, Counts, count_here, digest_of, is_late
 from edgeq.calibrate.diagnose import drift
 from edgeq.calibrate.observe import Observer
@@ -16,18 +17,9 @@ from edgeq.calibrate.thresholds import METHODS
 from edgeq.errors import ArtifactError, CalibrationError
 from edgeq.files import sha256_file
 
-__all__ = ["AUTO", "CALIBRATION_IMAGES", "SCALES", "SEARCH", "WITHOUT_TRIALS", "calibrate", "hold_back"]
+__all__ = ["SCALES", "calibrate", "hold_back"]
 
 SCALES = "scales.json"
-AUTO = "auto"
-"""The method that tries the others, and the default."""
-SEARCH = "search"
-"""`auto`, and then a search for each tensor's own range, which starts from what `auto` chose."""
-WITHOUT_TRIALS = "mse"
-"""What `auto` stands for where there are too few images to try anything on."""
-CALIBRATION_IMAGES = 512
-"""How many images of a larger set are taken."""
-
 AnySamples = TypeVar("AnySamples", bound=Samples)
 
 _FEWEST_HELD_BACK = 8

@@ -26,9 +26,8 @@ from edgeq.quality.tasks.registry import choose_task
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.stage import PLAN, check_scales
+from edgeq.quantize.search.bounds import MAX_SHARE, RaceBounds, SearchBounds
 from edgeq.quantize.search.chart import draw_sensitivity
-from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
-from edgeq.quantize.search.racing import RaceBounds
 from edgeq.quantize.search.sensitivity import TABLE, Sensitivity, measure_sensitivity
 
 __all__ = ["CHARTS", "search_layers", "sensitivity"]

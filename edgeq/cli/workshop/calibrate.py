@@ -10,10 +10,10 @@ from typing import Any, Literal
 import click
 
 from edgeq.api.workshop.stages import calibrate_model
+from edgeq.calibrate.choices import AUTO, WITHOUT_TRIALS
 from edgeq.calibrate.diagnose import diagnose
 from edgeq.calibrate.merge import merge_scales
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.stage import AUTO, WITHOUT_TRIALS
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, cluster_options, json_option, threads_option
 from edgeq.cli.progress import progress_bars

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
-from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH
+from edgeq.calibrate.choices import AUTO, CALIBRATION_IMAGES, SEARCH
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.cli.flags import PATH
 from edgeq.device import PROFILES, THIS_MACHINE
@@ -23,7 +23,7 @@ from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope, We
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.gate import MAX_CLASS_SPREAD, MAX_DROP, MAX_FEATURE_SPREAD, MIN_SPEEDUP, GateBounds
 from edgeq.quality.tasks.registry import IMAGE_TASKS, task_names
-from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
+from edgeq.quantize.search.bounds import MAX_SHARE, SearchBounds
 
 __all__ = [
     "DEVICES",

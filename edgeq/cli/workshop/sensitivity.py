@@ -16,8 +16,7 @@ from edgeq.cli.workshop.distributions import show_distributions
 from edgeq.cli.workshop.options import search_bounds, search_options
 from edgeq.model.images.image_set import ImageSet
 from edgeq.quantize.int8.stage import PLAN
-from edgeq.quantize.search.layer_search import SearchBounds
-from edgeq.quantize.search.racing import WORST, RaceBounds
+from edgeq.quantize.search.bounds import WORST, RaceBounds, SearchBounds
 from edgeq.quantize.search.sensitivity import TABLE, LayerSensitivity, Sensitivity
 
 __all__ = ["command"]
