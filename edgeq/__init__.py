@@ -40,7 +40,7 @@ _PLACES = {
     "RetrievalOptions": "edgeq.pipeline.retrieval.options",
     "Rule": "edgeq.plan.precision",
     "Scales": "edgeq.calibrate.scales",
-    "SearchBounds": "edgeq.quantize.search.layer_search",
+    "SearchBounds": "edgeq.quantize.search.bounds",
     "SearchResult": "edgeq.api.device.retrieval",
     "Sensitivity": "edgeq.quantize.search.sensitivity",
     "Timing": "edgeq.quality.latency",

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import click
 
-from edgeq.api.workshop.stages import calibrate_model
 from edgeq.calibrate.choices import AUTO, WITHOUT_TRIALS
 from edgeq.calibrate.diagnose import diagnose
 from edgeq.calibrate.merge import merge_scales
@@ -17,7 +16,6 @@ from edgeq.calibrate.scales import Scales
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, cluster_options, json_option, threads_option
 from edgeq.cli.progress import progress_bars
-from edgeq.cli.workshop.classifier_tables import print_trials
 from edgeq.cli.workshop.options import calibration_options, correction_options
 from edgeq.cli.workshop.trt_cache import (
     check_trt_flags,
@@ -25,7 +23,6 @@ from edgeq.cli.workshop.trt_cache import (
     trt_cache_options,
     write_trt_cache,
 )
-from edgeq.export.stage import FP32
 from edgeq.files import require_new
 from edgeq.plan.precision import WeightRounding
 from edgeq.tensorrt.version import Version
@@ -71,6 +68,10 @@ def command(
 
     With --merge, join two or more scales files: edgeq calibrate --merge a.json b.json -o all.json
     """
+
+    from edgeq.api.workshop.stages import calibrate_model
+    from edgeq.export.stage import FP32
+
     if on == "ray" and (images is None or merge):
         raise click.UsageError("--on ray is for --images: a cluster counts images")
     if (weight_rounding == "adaround" or bias_correction) and (images is None or merge):
@@ -128,6 +129,8 @@ def _merge(inputs: tuple[Path, ...], images: Path | None, method: str) -> Scales
 
 
 def _tell(scales: Scales, skipped: tuple[str, ...], output: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
+    from edgeq.cli.workshop.classifier_tables import print_trials
+
     if skipped:
         console.print_warnings([f"{len(skipped)} images cannot be read: {', '.join(skipped[:5])}"])
     if scales.images:  # scales from a TensorRT cache have seen none

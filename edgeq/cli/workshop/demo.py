@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,10 +11,12 @@ from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.prepare import print_prepared
-from edgeq.demo.run import EVALUATION, MODEL, Demo, run_demo
-from edgeq.demo.vlm.story import ASKED, SCENES, VLM, VLM_BUNDLE, Row, Story
-from edgeq.pipeline.classifier import Options
+from edgeq.demo.vlm.report import SCENES
 from edgeq.quality.estimate import Estimate
+
+if TYPE_CHECKING:
+    from edgeq.demo.run import Demo
+    from edgeq.demo.vlm.story import Row, Story
 
 __all__ = ["command", "print_story"]
 
@@ -43,6 +45,10 @@ def command(output: Path, scenes: int, threads: int | None, as_json: bool) -> No
     it is put into INT8. A vision-language model reports on such scenes: what there is, where, how severe, and what to
     do. It is stored in four ways, and each is asked about the same unseen scenes.
     """
+
+    from edgeq.demo.run import run_demo
+    from edgeq.pipeline.classifier import Options
+
     with progress_bars() as progress:
         demo = run_demo(output, options=Options(threads=threads), scenes=scenes, progress=progress)
     console.print_warnings(demo.classifier.warnings)
@@ -89,6 +95,10 @@ def _percent(estimate: Estimate) -> str:
 
 def _print_next(output: Path, demo: Demo) -> None:
     """What to try now."""
+
+    from edgeq.demo.run import EVALUATION, MODEL
+    from edgeq.demo.vlm.story import ASKED, VLM, VLM_BUNDLE
+
     console.print_next("edgeq", "inspect", output / MODEL)
     click.echo(f"      edgeq evaluate {demo.classifier.bundle} --eval {output / EVALUATION} --json")
     if demo.story:

@@ -6,16 +6,11 @@ from pathlib import Path
 
 import click
 
-from edgeq.api.workshop.stages import evaluate
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.progress import progress_bars
-from edgeq.cli.workshop.classifier_tables import print_quality
 from edgeq.cli.workshop.options import eval_option, task_option
-from edgeq.cli.workshop.retrieval_tables import print_zero_shot
-from edgeq.pipeline.retrieval.zero_shot import judge_zero_shot
-from edgeq.quantize.int8.stage import FP16, made_graph
 
 __all__ = ["command"]
 
@@ -52,6 +47,13 @@ def command(
     FP16 graph is judged. A bundle of CLIP or SigLIP classifies the images by texts of their classes (zero-shot), with
     the text encoder that it has, beside the one in floating point where `edgeq prepare --keep-fp32` left that.
     """
+
+    from edgeq.api.workshop.stages import evaluate
+    from edgeq.cli.workshop.classifier_tables import print_quality
+    from edgeq.cli.workshop.retrieval_tables import print_zero_shot
+    from edgeq.pipeline.retrieval.zero_shot import judge_zero_shot
+    from edgeq.quantize.int8.stage import FP16, made_graph
+
     if (quantized / RETRIEVAL_SETTINGS).is_file():
         for flag, value in (("--task", task), ("--detector-head", detector_head)):
             if value is not None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from edgeq.api.workshop.describe import inspect
 from edgeq.cli import console
 from edgeq.cli.flags import json_option
 from edgeq.cli.workshop.options import outputs_option
 from edgeq.cli.workshop.preprocess_options import preprocess_options
 from edgeq.model.images.preprocess_flags import PreprocessFlags
-from edgeq.pipeline.inspect import Inspection
+
+if TYPE_CHECKING:
+    from edgeq.pipeline.inspect import Inspection
 
 __all__ = ["command"]
 
@@ -22,6 +25,9 @@ __all__ = ["command"]
 @json_option
 def command(model: str, outputs: tuple[str, ...], preprocess: PreprocessFlags | None, as_json: bool) -> None:
     """Show what MODEL is made of, and what would be done to each part."""
+
+    from edgeq.api.workshop.describe import inspect
+
     inspection = inspect(model, preprocess=preprocess, outputs=outputs)
     if as_json:
         console.print_json(inspection)
