@@ -14,7 +14,7 @@ from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.samples import Samples
 from edgeq.calibrate.scales import Scales, TensorScale
 from edgeq.calibrate.thresholds import METHODS
-from edgeq.errors import ArtifactError, CalibrationError
+from edgeq.errors import ArtifactError, CalibrationError, shell_word
 from edgeq.files import sha256_file
 
 __all__ = ["SCALES", "calibrate", "hold_back"]
@@ -142,12 +142,14 @@ def _go_on(checkpoint: Path | None, started: Scales, tensors: Sequence[str]) -> 
     if not same or set(found.tensors) != set(tensors):
         raise CalibrationError(
             f"{checkpoint} was left by a run on another graph or with another preprocessing",
-            next_step=f"remove {checkpoint} to begin anew",
+            next_step=f"remove {shell_word(checkpoint)} to begin anew",
         )
     histograms = {}
     for name in tensors:
         tensor = found.tensors[name]
         if tensor.histogram is None:
-            raise ArtifactError(f"{checkpoint} holds no histograms", next_step=f"remove {checkpoint} to begin anew")
+            raise ArtifactError(
+                f"{checkpoint} holds no histograms", next_step=f"remove {shell_word(checkpoint)} to begin anew"
+            )
         histograms[name] = tensor.histogram.unpack(tensor.minimum, tensor.maximum)
     return Counts(histograms, {}, seen=list(found.image_digests))

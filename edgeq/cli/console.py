@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeq.cli.invocation import current
+from edgeq.errors import shell_word
 
 __all__ = ["print_json", "print_json_text", "print_next", "print_reasons", "print_table", "print_warnings", "say"]
 
@@ -40,7 +40,7 @@ def print_next(*words: str | Path) -> None:
 
 
 def _quoted(word: str | Path) -> str:
-    return f'"{word}"' if word in ("QUESTION", "WORDS") else shlex.quote(str(word))
+    return f'"{word}"' if word in ("QUESTION", "WORDS") else shell_word(word)
 
 
 def say(sentence: str) -> None:

@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import MANIFEST, read_manifest
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
-from edgeq.errors import ArtifactError, ImageError
+from edgeq.errors import ArtifactError, ImageError, shell_word
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource, open_model
@@ -161,7 +161,7 @@ def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, Preci
         raise ArtifactError(
             f"{directory} has no {SCALES}",
             expected="a directory made by edgeq quantize or edgeq prepare, or --scales",
-            next_step=f"edgeq calibrate {directory} --images IMAGES -o scales.json, then --scales scales.json",
+            next_step=f"edgeq calibrate {shell_word(directory)} --images IMAGES -o scales.json; then --scales that",
         )
     scales = Scales.load(scales_file or directory / SCALES)
     check_scales(directory / FP32, scales)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -23,6 +23,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ID_DIGITS = 12
 _MOST_REASON = 500
+_UNSIGNED: Final = (
+    "nobody's signature was checked: whoever made this bundle, or changed it on the way, decides what runs here. Sign "
+    "it with `edgeq sign`, and install it with --key NAME.public.pem: from then on this device takes signed ones alone"
+)
 
 root_option = click.option(
     "--root", type=PATH, default=ROOT, show_default=True, help="The directory of installed bundles."
@@ -113,6 +117,8 @@ def command(
         )
     for sentence in done.notes:
         click.echo(sentence, err=True)
+    if done.signed_by is None:
+        console.print_warnings([_UNSIGNED])
     if as_json:
         console.print_json(done)
     else:

@@ -12,6 +12,7 @@ from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.prepare import print_prepared
 from edgeq.demo.vlm.report import SCENES
+from edgeq.errors import shell_word
 from edgeq.quality.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -99,9 +100,13 @@ def _print_next(output: Path, demo: Demo) -> None:
     from edgeq.demo.run import EVALUATION, MODEL
     from edgeq.demo.vlm.story import ASKED, VLM, VLM_BUNDLE
 
-    console.print_next("edgeq", "inspect", output / MODEL)
-    click.echo(f"      edgeq evaluate {demo.classifier.bundle} --eval {output / EVALUATION} --json")
-    if demo.story:
-        click.echo(f"      edgeq plan {output / VLM} --device orin-nx-16gb")
-        click.echo(f'      edgeq run {output / VLM_BUNDLE} {output / ASKED / "0000.png"} "What do you see?"')
+    vlm = output / VLM_BUNDLE
+    lines: list[tuple[object, ...]] = [
+        ("inspect", output / MODEL),
+        ("evaluate", demo.classifier.bundle, "--eval", output / EVALUATION, "--json"),
+        *([("plan", output / VLM, "--device", "orin-nx-16gb")] if demo.story else ()),
+        *([("run", vlm, output / ASKED / "0000.png", "What do you see?")] if demo.story else ()),
+    ]
+    for place, words in enumerate(lines):
+        click.echo(f"{'      ' if place else 'next: '}edgeq {' '.join(map(shell_word, words))}")
     click.echo("      edgeq prepare YOUR_MODEL --images YOUR_IMAGES --eval YOUR_LABELLED_IMAGES -o BUNDLE")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgeq.cli import console
+from edgeq.cli.completion import files
 from edgeq.cli.flags import json_option, output_option, threads_option
 from edgeq.cli.workshop.options import fold_options, images_option, outputs_option
 from edgeq.cli.workshop.preprocess_options import preprocess_options
@@ -16,7 +17,7 @@ __all__ = ["command"]
 
 
 @click.command("export")
-@click.argument("model")
+@click.argument("model", shell_complete=files)
 @images_option
 @output_option
 @fold_options

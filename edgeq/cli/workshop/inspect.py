@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeq.cli import console
+from edgeq.cli.completion import files
 from edgeq.cli.flags import json_option
 from edgeq.cli.workshop.options import outputs_option
 from edgeq.cli.workshop.preprocess_options import preprocess_options
@@ -19,7 +20,7 @@ __all__ = ["command"]
 
 
 @click.command("inspect")
-@click.argument("model")
+@click.argument("model", shell_complete=files)
 @outputs_option
 @preprocess_options
 @json_option

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from edgeq.cli import console
+from edgeq.cli.completion import files
 from edgeq.cli.flags import PATH, json_option
 from edgeq.cli.workshop.options import (
     DEVICES,
@@ -33,7 +34,7 @@ __all__ = ["command"]
 
 
 @click.command("plan")
-@click.argument("model")
+@click.argument("model", shell_complete=files)
 @click.option("-o", "--output", type=PATH, help="A plan file to make (YAML); it must not exist.")
 @click.option(
     "--check", "checked", is_flag=True, help="Ask the guards, and nothing else; exit status 1 if one says no."

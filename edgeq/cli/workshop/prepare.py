@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from edgeq.cli import console
+from edgeq.cli.completion import files
 from edgeq.cli.flags import PATH, json_option, output_option, threads_option
 from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.options import (
@@ -83,7 +84,7 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 
 
 @click.command("prepare")
-@click.argument("model")
+@click.argument("model", shell_complete=files)
 @click.option(
     "--images",
     type=PATH,
