@@ -42,7 +42,7 @@ _PLACES = {
     "RetrievalOptions": "edgeq.pipeline.retrieval.options",
     "Rule": "edgeq.plan.precision",
     "Scales": "edgeq.calibrate.scales",
-    "SearchBounds": "edgeq.quantize.search.layer_search",
+    "SearchBounds": "edgeq.quantize.search.bounds",
     "SearchResult": "edgeq.api.device.retrieval",
     "Sensitivity": "edgeq.quantize.search.sensitivity",
     "Timing": "edgeq.quality.latency",
@@ -108,7 +108,7 @@ if TYPE_CHECKING:
     from edgeq.quality.gate import GateBounds
     from edgeq.quality.judge import Quality
     from edgeq.quality.latency import Timing
-    from edgeq.quantize.search.layer_search import SearchBounds
+    from edgeq.quantize.search.bounds import SearchBounds
     from edgeq.quantize.search.sensitivity import Sensitivity
     from edgeq.runtime.vision_graph import ClassScore
     from edgeq.runtime.vlm.model import Reply

@@ -25,6 +25,7 @@ raise instead of DeviceLostError and OutOfMemoryError is recognised by `edgeq.fa
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "PlanError",
     "QuantizeError",
     "first_line",
+    "shell_word",
 ]
 
 _SHOWN = 300
@@ -156,3 +158,8 @@ class OutputError(EdgeqError):
 def first_line(error: Exception) -> str:
     """What an error of another library says, short enough for a cause."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:_SHOWN]
+
+
+def shell_word(value: object) -> str:
+    """A path or another word as a shell takes it for one, such as in `next_step`."""
+    return shlex.quote(str(value))

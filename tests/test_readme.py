@@ -13,6 +13,7 @@ import pytest
 from edgeq.cli import run
 from edgeq.demo import run as demo
 from edgeq.demo.vlm import story
+from edgeq.demo.vlm.report import SCENES
 from edgeq.pipeline.stages import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +58,7 @@ def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo asks its vision-language model about four scenes: every command that follows finds what it needs."""
 
     def tell(work: Path, scenes: int, *, progress: Progress | None = None) -> story.Story:
-        assert scenes == story.SCENES
+        assert scenes == SCENES
         return story.tell(work, 4, progress=progress)
 
     monkeypatch.setattr(demo, "tell", tell)

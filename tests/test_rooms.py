@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgeq"
 ROOMS = (
     "errors",
     "faults",
+    "extras",
     "old_names",
     "strict_json",
     "files",
@@ -49,11 +50,13 @@ ROOMS = (
     "judge",
     "api",
     "cli",
+    "__main__",
 )
 
 DEVICE = (
     "errors",
     "faults",
+    "extras",
     "old_names",
     "strict_json",
     "files",
@@ -84,9 +87,14 @@ DEVICE = (
     "service",
     "api.device",
     "cli.device",
+    "cli.completion",
     "cli.console",
+    "cli.error_report",
     "cli.exit_statuses",
     "cli.flags",
+    "cli.groups",
+    "cli.invocation",
+    "cli.progress",
 )
 """Folders and files of the device half: each module in them is imported without a package of the workshop."""
 

@@ -7,27 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgeq.calibrate.choices import AUTO, WITHOUT_TRIALS
 from edgeq.calibrate.counts import Counting, Counts, count_here, digest_of, is_late
 from edgeq.calibrate.diagnose import drift
 from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.samples import Samples
 from edgeq.calibrate.scales import Scales, TensorScale
 from edgeq.calibrate.thresholds import METHODS
-from edgeq.errors import ArtifactError, CalibrationError
+from edgeq.errors import ArtifactError, CalibrationError, shell_word
 from edgeq.files import sha256_file
 
-__all__ = ["AUTO", "CALIBRATION_IMAGES", "SCALES", "SEARCH", "WITHOUT_TRIALS", "calibrate", "hold_back"]
+__all__ = ["SCALES", "calibrate", "hold_back"]
 
 SCALES = "scales.json"
-AUTO = "auto"
-"""The method that tries the others, and the default."""
-SEARCH = "search"
-"""`auto`, and then a search for each tensor's own range, which starts from what `auto` chose."""
-WITHOUT_TRIALS = "mse"
-"""What `auto` stands for where there are too few images to try anything on."""
-CALIBRATION_IMAGES = 512
-"""How many images of a larger set are taken."""
-
 AnySamples = TypeVar("AnySamples", bound=Samples)
 
 _FEWEST_HELD_BACK = 8
@@ -150,12 +142,14 @@ def _go_on(checkpoint: Path | None, started: Scales, tensors: Sequence[str]) -> 
     if not same or set(found.tensors) != set(tensors):
         raise CalibrationError(
             f"{checkpoint} was left by a run on another graph or with another preprocessing",
-            next_step=f"remove {checkpoint} to begin anew",
+            next_step=f"remove {shell_word(checkpoint)} to begin anew",
         )
     histograms = {}
     for name in tensors:
         tensor = found.tensors[name]
         if tensor.histogram is None:
-            raise ArtifactError(f"{checkpoint} holds no histograms", next_step=f"remove {checkpoint} to begin anew")
+            raise ArtifactError(
+                f"{checkpoint} holds no histograms", next_step=f"remove {shell_word(checkpoint)} to begin anew"
+            )
         histograms[name] = tensor.histogram.unpack(tensor.minimum, tensor.maximum)
     return Counts(histograms, {}, seen=list(found.image_digests))

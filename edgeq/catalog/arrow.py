@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import ArtifactError, InputError, first_line
+from edgeq.extras import install_command
 
 __all__ = [
     "MAX_PARQUET_BYTES",
@@ -44,7 +45,7 @@ def require_pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise InputError(
             "a catalog's columns are written with pyarrow, which is not installed",
-            next_step="pip install 'edgeq[retrieval]'",
+            next_step=install_command("retrieval"),
         ) from error
     return pyarrow, pyarrow.parquet
 

@@ -17,11 +17,15 @@ from types import FrameType
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from edgeq import __version__
+from edgeq.cli.completion import answer_shell, completion_option
+from edgeq.cli.error_report import tell_error, tell_stopped, tell_usage
 from edgeq.cli.exit_statuses import BAD_INPUT, DONE, FAILED, SERVICES, exit_status, leave
-from edgeq.errors import EdgeqError
-from edgeq.faults import is_device_lost, known_fault
+from edgeq.cli.groups import VerbGroup
+from edgeq.cli.invocation import Invocation, quiet_libraries, verbose_option
+from edgeq.faults import is_device_lost
 from edgeq.old_names import current_arguments
 
 __all__ = ["VERBS", "cli", "main", "run"]
@@ -90,23 +94,27 @@ _READER_GONE = 128 + signal.SIGPIPE
 _TERMINATED = 128 + signal.SIGTERM
 
 
-class _Verbs(click.Group):
+class _Verbs(VerbGroup):
     """Verbs that are imported when they are called, so that `edgeq --help` is quick and needs nothing installed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return [*VERBS]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in VERBS:
+    def find_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in VERBS:
             return None
-        half = "device" if cmd_name in _DEVICE else "workshop"
-        command = importlib.import_module(f"edgeq.cli.{half}.{cmd_name.replace('-', '_')}").command
+        half = "device" if name in _DEVICE else "workshop"
+        command = importlib.import_module(f"edgeq.cli.{half}.{name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([*VERBS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        verbs = [CompletionItem(name, help=line) for name, line in VERBS.items() if name.startswith(incomplete)]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,9 +123,16 @@ def cli() -> None:
     """Quantize vision models for NVIDIA Jetson, and prove that they still see."""
 
 
+cli.params += [verbose_option(), completion_option()]
+
+
 def main() -> None:
     """The `edgeq` command."""
+    asked = answer_shell(cli)
+    if asked is not None:
+        sys.exit(asked)
     signal.signal(signal.SIGTERM, _terminated)
+    quiet_libraries()
     status = run(sys.argv[1:])
     if _lost:
         leave(status)
@@ -127,41 +142,29 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to install faster kernels
-    service = next(iter(arguments), "") in SERVICES
+    service = next((word for word in arguments if not word.startswith("-")), "") in SERVICES
+    asked = Invocation.of(arguments)
     try:
-        return cli.main(args=current_arguments(arguments), prog_name="edgeq", standalone_mode=False) or DONE
+        given = current_arguments(arguments)
+        return cli.main(args=given, prog_name="edgeq", standalone_mode=False, obj=asked) or DONE
     except click.ClickException as error:
-        error.show()
+        tell_usage(error, BAD_INPUT, asked)
         return BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
-        return _stopped(_INTERRUPTED)
+        return _stopped(_INTERRUPTED, asked)
     except Exception as error:
-        _tell(error)
+        status = exit_status(error, service=service)
+        tell_error(error, status, asked)
         if is_device_lost(error):
             _lost.append(error)
-        return exit_status(error, service=service)
+        return status
     except SystemExit as stop:
         if stop.code == _TERMINATED:
-            return _stopped(_TERMINATED)
+            return _stopped(_TERMINATED, asked)
         if _reader_gone(stop):
             return _READER_GONE
-        click.echo(f"error: a library ended the process, with {stop.code!r}", err=True)
+        tell_stopped(f"error: a library ended the process, with {stop.code!r}", FAILED, asked)
         return FAILED
-
-
-def _tell(error: Exception) -> None:
-    """What went wrong, in a few lines; with a traceback where nobody foresaw it."""
-    fault = known_fault(error)
-    if isinstance(error, EdgeqError):
-        click.echo(f"error: {error}", err=True)
-    elif fault is not None:
-        click.echo(f"error: {fault}", err=True)
-    elif isinstance(error, ImportError):
-        click.echo(f"error: {error}\nnext: pip install 'edgeq[{_extra(error.name)}]'", err=True)
-    elif isinstance(error, OSError):  # of this machine: no right to read, a disk that fails
-        click.echo(f"error: {error}", err=True)
-    else:
-        click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
 
 
 def _reader_gone(stop: SystemExit) -> bool:
@@ -170,24 +173,8 @@ def _reader_gone(stop: SystemExit) -> bool:
     return str(where[-1]).partition(".")[0] in ("click", "rich")
 
 
-def _extra(package: str | None) -> str:
-    """The extra that brings a package which is not installed."""
-    if package in ("accelerate", "bitsandbytes"):
-        return "language"
-    if package == "cryptography":
-        return "device"
-    if package in ("anyio", "h11", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop"):
-        return "service"
-    if package == "openai":
-        return "judge"
-    if package in ("faiss", "pyarrow", "tokenizers"):
-        return "retrieval"
-    from_torch = ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers")
-    return "torch" if (package or "").split(".")[0] in from_torch else "quantize"
-
-
-def _stopped(status: int) -> int:
-    click.echo("stopped; nothing was left behind", err=True)
+def _stopped(status: int, asked: Invocation) -> int:
+    tell_stopped("stopped; nothing was left behind", status, asked)
     return status
 
 

@@ -1,92 +1,46 @@
-"""What a person sees: progress on stderr, tables on stdout."""
+"""What a person sees: tables and next steps on stdout, warnings on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+from typing import Final
 
 import click
 from pydantic import BaseModel
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-__all__ = [
-    "print_json",
-    "print_table",
-    "print_warnings",
-    "progress_bars",
-    "say",
-]
+from edgeq.cli.invocation import current
+from edgeq.errors import shell_word
 
-_STAGES = {
-    "draw": "drawing scenes",
-    "open": "opening the model",
-    "export": "exporting, folding, proving parity",
-    "calibrate": "calibrating",
-    "fold": "trying folds of channels on images held back",
-    "try": "trying every method on images held back",
-    "search ranges": "searching ranges",
-    "search": "searching for layers to keep",
-    "search: images": "embedding images to search among",
-    "texts": "embedding texts of classes",
-    "text: fp16": "text: making FP16",
-    "judge: INT8 images": "judging: embedding images in INT8",
-    "INT8 images: fold": "INT8 images: trying folds of channels",
-    "quantize": "quantizing for each backend",
-    "judge": "judging",
-    "vision: load": "vision: loading",
-    "vision: reference": "vision: asking the reference",
-    "vision: export": "vision: exporting",
-    "vision: proof": "vision: proving parity",
-    "vision: overflow": "vision: looking for overflow in FP16",
-    "vision: fp16": "vision: making FP16",
-    "vision: fp16 proof": "vision: proving FP16",
-    "nf4": "language: making NF4",
-    "reference": "loading the whole model to compare",
-    "canaries": "making canaries",
-    "variants": "storing the model in three other ways",
-    "ask": "asking all of them",
-}
+__all__ = ["print_json", "print_json_text", "print_next", "print_reasons", "print_table", "print_warnings", "say"]
 
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback that draws one bar for each stage on stderr, with counts and the time left; none at first."""
-    columns = (
-        TextColumn("{task.description:<36}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bars = Bars(*columns, console=Console(stderr=True))
-    tasks: dict[str, int] = {}
-
-    def report(stage: str, done: int, total: int) -> None:
-        if not tasks:
-            bars.start()
-        if stage not in tasks:
-            for task in bars.tasks:
-                bars.update(task.id, total=task.total or 1, completed=task.total or 1)
-            tasks[stage] = bars.add_task(_STAGES.get(stage, stage), total=total or None)
-        bars.update(bars.task_ids[list(tasks).index(stage)], completed=done)
-
-    try:
-        yield report
-        for task in bars.tasks:
-            bars.update(task.id, total=task.total or 1, completed=task.total or 1)
-    finally:
-        if tasks:
-            bars.stop()
+_WIDE: Final = 1000
+"""Wider than any table, in characters: to see how wide one would be."""
 
 
 def print_json(artifact: BaseModel) -> None:
     """One JSON object on stdout."""
-    click.echo(artifact.model_dump_json(indent=1))
+    print_json_text(artifact.model_dump_json(indent=1))
+
+
+def print_json_text(text: str) -> None:
+    """One JSON object on stdout, in text; an error after it prints none."""
+    click.echo(text)
+    current().answered = True
+
+
+def print_next(*words: str | Path) -> None:
+    """The next command on stdout, ready to be typed: a path with a space stands in quotes, as does `…` for words."""
+    click.echo(f"next: {' '.join(_quoted(word) for word in words)}")
+
+
+def _quoted(word: str | Path) -> str:
+    return f'"{word}"' if word in ("QUESTION", "WORDS") else shell_word(word)
 
 
 def say(sentence: str) -> None:
@@ -109,9 +63,31 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         rows: a cell for each column.
         numbers: those of `header` whose columns are set to the right.
     """
-    table = Table(title=Text(title, style="table.title"), title_justify="left", box=SIMPLE)
+    table = Table(box=SIMPLE)
     for name in header:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if title:
+        console.print(Text(title, style="table.title"), soft_wrap=True)
+    if not _fits(table, console):
+        table.collapse_padding, table.pad_edge = True, False
+    if not _fits(table, console):
+        table.padding = 0
+        if not _fits(table, console):  # then it must be folded, which a little air makes readable
+            table.padding = (0, 1)
+    console.print(table)
+
+
+def _fits(table: Table, console: Console) -> bool:
+    """Whether every row takes one line."""
+    return console.measure(table, options=console.options.update(width=_WIDE)).maximum <= console.width
+
+
+def print_reasons(reasons: Iterable[tuple[str, str]]) -> None:
+    """Below a table, on stdout: a line for each (name, reason), once; where it is long, further lines stand in."""
+    width = Console().width
+    for name, reason in dict.fromkeys(reasons):
+        click.echo(textwrap.fill(f"{name}: {reason}", width, initial_indent="  ", subsequent_indent="    "))
+    click.echo()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgeq.errors import InputError
+from edgeq.extras import install_command
 
 __all__ = [
     "STALL_MINUTES",
@@ -67,7 +68,7 @@ def require_ray() -> Any:
         import ray
     except ImportError as error:
         raise InputError(
-            "work is handed out by Ray, which is not installed", next_step="pip install 'edgeq[cluster]'"
+            "work is handed out by Ray, which is not installed", next_step=install_command("cluster")
         ) from error
     return ray
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.demo.clip.pairs import lay_out_clip
 from edgeq.demo.scenes import CALIBRATION_SEED, EVALUATION_SEED, write_scenes
-from edgeq.demo.vlm.story import SCENES, VLM_BUNDLE, Story, tell
+from edgeq.demo.vlm.report import SCENES
+from edgeq.demo.vlm.story import VLM_BUNDLE, Story, tell
 from edgeq.files import new_directory
 from edgeq.pipeline.classifier import Options, Prepared, Progress, prepare
 from edgeq.runtime.vlm.language import require_packages

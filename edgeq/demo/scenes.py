@@ -18,7 +18,7 @@ from PIL import Image
 from edgeq.demo import defects, surfaces
 from edgeq.demo.camera import photograph
 from edgeq.demo.texture import SIZE
-from edgeq.errors import InputError, OutputError
+from edgeq.errors import InputError, OutputError, shell_word
 
 __all__ = [
     "CALIBRATION_SEED",
@@ -128,7 +128,7 @@ def write_scenes(path: Path, per_kind: int, seed: int) -> None:
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}",
             causes=("the folder does not exist or is not yours", "the disk is full"),
-            next_step=f"mkdir -p {path.parent}",
+            next_step=f"mkdir -p {shell_word(path.parent)}",
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import weakref
 from collections.abc import Iterator
@@ -27,7 +28,13 @@ def device_profile(name: str) -> DeviceProfile:
     if name == THIS_MACHINE:
         return probe()
     if name not in PROFILES:
-        raise InputError(f"{name} is not a known device", expected=f"one of {', '.join([*PROFILES, THIS_MACHINE])}")
+        known = [*PROFILES, THIS_MACHINE]
+        near = difflib.get_close_matches(name, known, n=1)
+        raise InputError(
+            f"{name} is not a known device",
+            expected=f"one of {', '.join(known)}",
+            next_step=f"--device {near[0]}" if near else "",
+        )
     return PROFILES[name]
 
 

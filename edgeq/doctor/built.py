@@ -12,7 +12,7 @@ from edgeq.engine_store.machine import Machine
 from edgeq.engine_store.planned import build_key, encoders_of, plan_build
 from edgeq.engine_store.second_try import find_built
 from edgeq.engine_store.store import EngineStore
-from edgeq.errors import EdgeqError
+from edgeq.errors import EdgeqError, shell_word
 
 __all__ = ["engine_findings"]
 
@@ -72,5 +72,5 @@ def _why(store: EngineStore, key: str, parts: KeyParts) -> str:
 
 def _not_built(name: str, directory: Path, why: str) -> DoctorFinding:
     means = "it is built once, by `edgeq install` or by hand, which takes minutes"
-    step = f"edgeq build {directory} --backend tensorrt"
+    step = f"edgeq build {shell_word(directory)} --backend tensorrt"
     return DoctorFinding(name=name, status="warning", seen=f"not built: {why}", means=means, next_step=step)

@@ -9,6 +9,7 @@ from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT, backend
 from edgeq.errors import EngineError
+from edgeq.extras import install_command
 from edgeq.tensorrt.loading import choose_quantization, newer_than_known, version_of
 
 __all__ = ["onnxruntime_finding", "other_findings", "tensorrt_finding", "tensorrt_version"]
@@ -27,7 +28,7 @@ def onnxruntime_finding(probe: Outcome | None, *, tensorrt: bool) -> DoctorFindi
         probe: None where it is not installed.
         tensorrt: TensorRT works here, so that there is an engine without it.
     """
-    step = "pip install 'edgeq[device]'"
+    step = install_command("device")
     if probe is None or "providers" not in probe.facts:
         seen = "not installed" if probe is None else f"it cannot be imported: {probe.ending}"
         means = "TensorRT alone runs the graphs" if tensorrt else "there is no engine to run a vision graph in"
@@ -66,7 +67,7 @@ def other_findings(probes: Mapping[str, Outcome]) -> tuple[DoctorFinding, ...]:
 def _other(found: EngineBackend, probe: Outcome) -> DoctorFinding:
     release = probe.facts.get(found.name)
     if release is None:
-        step = f"pip install 'edgeq[{found.extra}]'"
+        step = install_command(found.extra)
         seen = f"it cannot be imported: {probe.ending}"
         return DoctorFinding(name=found.title, status="warning", seen=seen, next_step=step)
     rest = "; ".join(f"{fact}: {_listed(value)}" for fact, value in probe.facts.items() if fact != found.name)

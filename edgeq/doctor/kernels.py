@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from edgeq.doctor.child import Outcome
 from edgeq.doctor.finding import DoctorFinding
+from edgeq.extras import install_command
 
 __all__ = ["BOUND", "nf4_finding", "torch_finding"]
 
@@ -26,7 +27,7 @@ def torch_finding(probe: Outcome | None, *, jetson: bool, language: bool) -> Doc
         jetson: this is a Jetson, where torch without CUDA is of little use.
         language: a vision-language bundle needs it.
     """
-    install = "pip install 'edgeq[device,language]'; on a Jetson first a torch that was built for its JetPack"
+    install = f"{install_command('device', 'language')}; on a Jetson first a torch that was built for its JetPack"
     if probe is None:
         return _not_installed("torch", language, install)
     facts = probe.facts
@@ -74,7 +75,7 @@ def nf4_finding(probe: Outcome | None, *, installed: str | None, jetson: bool, l
     """
     if probe is None or installed is None:
         package = "bitsandbytes" if installed is None else "torch, which bitsandbytes needs,"
-        found = _not_installed(package, language, "pip install 'edgeq[device,language]'")
+        found = _not_installed(package, language, install_command("device", "language"))
         return found.model_copy(update={"name": "NF4 kernel"})
     if "computes" not in probe.facts:
         means = "torch does not work, and bitsandbytes computes with it"

@@ -15,6 +15,7 @@ from typing import Final
 from edgeq import __version__
 from edgeq.bundle.needs import within
 from edgeq.doctor.finding import DoctorFinding
+from edgeq.extras import install_command
 
 __all__ = ["Requirement", "installed", "lacking", "package_findings", "parse_requirement", "python_finding"]
 
@@ -112,7 +113,7 @@ def _extras_finding(needed: list[Requirement], *, language: bool) -> DoctorFindi
             status="missing",
             seen="; ".join(parts),
             means="the bundle's language model needs the extra `language`",
-            next_step="pip install 'edgeq[device,language]'",
+            next_step=install_command("device", "language"),
         )
     return DoctorFinding(name="extras", status="ok", seen="; ".join(parts))
 

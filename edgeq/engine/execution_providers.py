@@ -21,7 +21,8 @@ from typing import Final
 from edgeq.engine.base import EngineBackend, OpenEngine, Placement
 from edgeq.engine.onnxruntime import BACKEND, ExecutionProvider, OnnxRuntimeEngine
 from edgeq.engine.tensorrt import BACKEND as BUILT
-from edgeq.errors import EngineError, OutputError
+from edgeq.errors import EngineError, OutputError, shell_word
+from edgeq.extras import install_command
 from edgeq.plan.budget import WORKSPACE_BYTES
 
 __all__ = ["CUDA", "TENSORRT", "cuda_provider", "tensorrt_provider"]
@@ -119,7 +120,7 @@ def _made(directory: Path) -> str:
         raise OutputError(
             f"{place} cannot be made, or not for this user alone: {error.strerror or error}",
             causes=("the store of the engines, or what is in it already, belongs to another user",),
-            next_step=f"run it as that user, or remove {place}",
+            next_step=f"run it as that user, or remove {shell_word(place)}",
         ) from error
     return str(place)
 
@@ -154,7 +155,7 @@ def _check(name: str) -> None:
                 "`onnxruntime` is installed in the place of `onnxruntime-gpu`, or over it: they share a folder",
                 "on a Jetson PyPI's wheel has none: NVIDIA's is for its JetPack",
             ),
-            next_step="pip uninstall onnxruntime, then pip install 'edgeq[device-gpu]'; on a Jetson NVIDIA's wheel",
+            next_step=f"pip uninstall onnxruntime, then {install_command('device-gpu')}; on a Jetson NVIDIA's wheel",
         )
 
 

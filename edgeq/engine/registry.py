@@ -15,6 +15,7 @@ from edgeq.engine.onnxruntime import BACKEND as ONNXRUNTIME
 from edgeq.engine.openvino import BACKEND as OPENVINO
 from edgeq.engine.tensorrt import BACKEND as TENSORRT
 from edgeq.errors import EngineError, InputError
+from edgeq.extras import install_command
 
 __all__ = [
     "BACKENDS",
@@ -71,7 +72,7 @@ def require(needed: EngineBackend) -> None:
     The loader of the backend whose engines are built tells more than that, when an engine is looked for.
     """
     if not needed.built and not installed(needed):
-        extra = f"pip install 'edgeq[{needed.extra}]'" if needed.extra else ""
+        extra = install_command(needed.extra) if needed.extra else ""
         raise EngineError(f"{needed.title} is not installed", expected=f"the package {needed.package}", next_step=extra)
     if needed.check is not None:
         needed.check()

@@ -18,7 +18,7 @@ from edgeq.engine_store.planned import build_key, has_both, plan_build
 from edgeq.engine_store.quicker import chosen_half, read_choice
 from edgeq.engine_store.second_try import find_built
 from edgeq.engine_store.store import EngineStore, StoredEngine
-from edgeq.errors import EngineError
+from edgeq.errors import EngineError, shell_word
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import MEMORY
@@ -209,7 +209,7 @@ def find_engine(
                 *((nearest,) if nearest else ()),
                 "it was not built yet, or with other options: then give its file with --engine",
             ),
-            next_step=f"edgeq build {bundle} --backend {BUILT.name}"
+            next_step=f"edgeq build {shell_word(bundle)} --backend {BUILT.name}"
             + (f" --quantization {quantization}" if quantization else ""),
         )
     return found.engine

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from edgeq.artifact import LaterFields, Versioned
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.engine.trial import trial_run
-from edgeq.errors import ArtifactError, EngineError, ExportError, ModelError
+from edgeq.errors import ArtifactError, EngineError, ExportError, ModelError, shell_word
 from edgeq.export.fold import (
     KEPT_BY_PLAN,
     FoldReport,
@@ -128,7 +128,7 @@ class ExportReport(LaterFields, Versioned):
             raise ArtifactError(
                 f"{directory} was not made by edgeq export",
                 expected=f"a directory with {FP32} and {EXPORT}",
-                next_step=f"edgeq export {directory} --images CALIB -o EXPORTED",
+                next_step=f"edgeq export {shell_word(directory)} --images CALIB -o EXPORTED",
             ) from error
         if not (directory / FP32).is_file() or sha256_file(directory / FP32) != report.graph_sha256:
             raise ArtifactError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import ExportError, ModelError, first_line
+from edgeq.errors import ExportError, ModelError, first_line, shell_word
 from edgeq.export.naflex import at_one_resolution, by_patches
 from edgeq.export.parity import Network
 from edgeq.export.rewrites.batch_statistics import write_out_batch_statistics
@@ -173,7 +173,7 @@ def _check_encoder(directory: Path, config: Mapping[str, Any], image_size: tuple
     if is_two_tower(config) or is_text_tower(config):
         raise ModelError(
             f"{directory} has a text encoder, and the stages one by one are for classifiers and image encoders",
-            next_step=f"edgeq prepare {directory} --captions CAPTIONS goes the whole way",
+            next_step=f"edgeq prepare {shell_word(directory)} --captions CAPTIONS goes the whole way",
         )
     if config["model_type"] in NAFLEX and "vision_config" in config:
         raise ModelError(

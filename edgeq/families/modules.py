@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import ModelError, first_line
+from edgeq.extras import install_command
 from edgeq.families.base import Config
 from edgeq.families.registry import check_parts
 from edgeq.families.structure import Parts, components, find_parts
@@ -185,7 +186,7 @@ def _build(directory: Path, raw: Mapping[str, Any]) -> torch.nn.Module:
     except ImportError as error:
         raise ModelError(
             "a vision-language model is described with transformers, which is not installed",
-            next_step="pip install 'edgeq[torch]'",
+            next_step=install_command("torch"),
         ) from error
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()

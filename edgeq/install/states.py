@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeq.errors import ArtifactError
+from edgeq.errors import ArtifactError, shell_word
 from edgeq.files import new_directory
 from edgeq.install.records import read_records
 from edgeq.install.store import Store, open_store, sync_directory
@@ -49,7 +49,7 @@ def current(root: Path) -> Path:
         raise ArtifactError(
             f"no version in {root} is in use",
             causes=("the only one that was installed failed its check: see `edgeq list`",),
-            next_step=f"edgeq install BUNDLE --root {root}",
+            next_step=f"edgeq install BUNDLE --root {shell_word(root)}",
             passing=True,
         )
     return store.version(state.current)

@@ -14,7 +14,7 @@ from typing import ClassVar, Final, Literal
 
 from edgeq.artifact import Artifact
 from edgeq.engine_store.lock import is_free
-from edgeq.errors import ArtifactError, OutputError
+from edgeq.errors import ArtifactError, OutputError, shell_word
 
 __all__ = ["ENGINES", "MARKER", "ROOT", "Store", "is_id", "locked", "open_store", "refuse_writable", "sync_directory"]
 
@@ -109,7 +109,7 @@ def open_store(root: Path) -> Store:
         raise ArtifactError(
             f"nothing is installed in {root}",
             causes=("nothing was installed on this device yet", "it was installed with another --root"),
-            next_step=f"edgeq install BUNDLE --root {root}",
+            next_step=f"edgeq install BUNDLE --root {shell_word(root)}",
         )
     _Marker.load(store.root / MARKER)
     return store
@@ -169,7 +169,7 @@ def refuse_writable(store: Store) -> None:
                 f"everybody may write to {path}",
                 expected="a store that its owner writes to, and perhaps a group",
                 causes=("it was made so, or changed since",),
-                next_step=f"look what is in it, then chmod -R o-w {store.root}",
+                next_step=f"look what is in it, then chmod -R o-w {shell_word(store.root)}",
             )
 
 

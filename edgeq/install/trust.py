@@ -30,7 +30,7 @@ from edgeq.bundle.manifest_signature import check_signature
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.release import Moment, parse_moment
 from edgeq.bundle.verify import Trust, Verified, read_head
-from edgeq.errors import ArtifactError, InputError
+from edgeq.errors import ArtifactError, InputError, shell_word
 from edgeq.install.history import HISTORY, Act, Entry, Head, append, read_history
 from edgeq.install.records import read_record, read_records
 from edgeq.install.states import read_state
@@ -218,7 +218,7 @@ def trust_for(
         raise UnknownKeyError(
             f"{', '.join(key.id for key in given)} is not on the list of keys of {store.root}",
             expected=f"one of {', '.join(today) or 'none: the list has no key that signs bundles'}",
-            next_step=f"edgeq trust set LIST --root {store.root}, with a list that has it",
+            next_step=f"edgeq trust set LIST --root {shell_word(store.root)}, with a list that has it",
         )
     return Trust(keys, True, device, revoked=revoked)
 
@@ -409,7 +409,8 @@ def take_list(file: Path, root: Path, roots: Sequence[Path] = ()) -> KeyList:
             raise InputError(
                 f"{store.root} knows no list of keys yet",
                 expected="the root keys that its first list is signed with",
-                next_step=f"edgeq trust set {file} --root {store.root} --root-key ROOT.public.pem",
+                next_step=f"edgeq trust set {shell_word(file)} --root {shell_word(store.root)} "
+                "--root-key ROOT.public.pem",
             )
         else:
             keys = check_first(signed, given, str(file))

@@ -48,7 +48,7 @@ from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.registry import USUAL, lowerings
 from edgeq.quantize.int8.stage import FP16, made_graph, quantize
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
-from edgeq.quantize.search.layer_search import SearchBounds
+from edgeq.quantize.search.bounds import SearchBounds
 from edgeq.quantize.search.sensitivity import Sensitivity, measure_sensitivity
 
 __all__ = ["GATE", "QUALITY", "Judging", "Settled", "settle"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.vision_report import VISION_FP32
-from edgeq.errors import PlanError
+from edgeq.errors import PlanError, shell_word
 from edgeq.export.fold import FoldReport, require_folded
 from edgeq.export.input_adapter import open_image_model
 from edgeq.export.simplify import simplify
@@ -338,7 +338,7 @@ def plan_model(
         check_two_tower(config)
         raise PlanError(
             f"{model} has a text and a vision encoder, and each gets a plan of its own",
-            next_step=f"edgeq inspect {model} shows both; edgeq prepare writes them into the bundle",
+            next_step=f"edgeq inspect {shell_word(model)} shows both; edgeq prepare writes them into the bundle",
         )
     if is_text_tower(config):
         plan = plan_float(_text_graph(model, scratch), because=FLOAT_REASON, rules=options.rules)

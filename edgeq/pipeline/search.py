@@ -23,11 +23,11 @@ from edgeq.quality.tasks.base import Examples, ImageTask
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import USUAL
+from edgeq.quantize.search.bounds import SearchBounds
 from edgeq.quantize.search.frontier import FRONTIER_CHART, draw_frontier
 from edgeq.quantize.search.layer_search import (
     ImageEvaluation,
     Search,
-    SearchBounds,
     SearchStep,
     Speed,
     keep_layers,

@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.calibrate.choices import AUTO, CALIBRATION_IMAGES, SEARCH
 from edgeq.calibrate.counts import Counting
 from edgeq.calibrate.histogram import Histogram
 from edgeq.calibrate.observe import Observer
 from edgeq.calibrate.samples import Samples
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH, calibrate, hold_back
+from edgeq.calibrate.stage import calibrate, hold_back
 from edgeq.calibrate.tensorrt_scales import activation_tensors
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.engine.registry import DEFAULT, backend_of_graph
@@ -52,8 +53,8 @@ from edgeq.quantize.int8.select import resolve, select, trials
 from edgeq.quantize.int8.stage import made_graph
 from edgeq.quantize.rounding.stage import Wanted, correct_weights, some_to_learn_from, steps
 from edgeq.quantize.search.addition_trial import try_float_additions
+from edgeq.quantize.search.bounds import SearchBounds
 from edgeq.quantize.search.float_layers import try_float_layers
-from edgeq.quantize.search.layer_search import SearchBounds
 from edgeq.quantize.search.range_search import search_ranges
 
 __all__ = [

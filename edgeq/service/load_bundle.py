@@ -12,7 +12,7 @@ from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.verify import Verified, check_unchanged, examine
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
-from edgeq.errors import ArtifactError, InputError
+from edgeq.errors import ArtifactError, InputError, shell_word
 from edgeq.families.registry import runnable
 from edgeq.install.candidate_here import require_backend, vision_candidate
 from edgeq.install.states import current
@@ -59,7 +59,7 @@ def find_bundle(place: Path) -> Path:
     raise ArtifactError(
         f"{place} is neither a bundle nor a store of installed ones",
         expected=f"a directory with {MANIFEST}, or with {MARKER}",
-        next_step=f"edgeq install BUNDLE --root {place}",
+        next_step=f"edgeq install BUNDLE --root {shell_word(place)}",
         passing=True,  # its disk may come later, and a bundle may be installed
     )
 

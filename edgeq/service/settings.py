@@ -22,9 +22,12 @@ from edgeq.runtime.cuda_graphs import GraphMode
 from edgeq.runtime.scheduler.admission import SLOTS
 from edgeq.yaml_text import read_yaml
 
-__all__ = ["SETTINGS_VERSION", "ServiceSettings", "change", "load_settings"]
+__all__ = ["SETTINGS_VERSION", "WATCH_TIMEOUT_S", "ServiceSettings", "change", "load_settings"]
 
 SETTINGS_VERSION: Final = "edgeq.service/1"
+
+WATCH_TIMEOUT_S: Final = 10.0
+"""So long an image that cannot be decoded may still be in the making, for `edgeq watch`."""
 
 _MOST_BYTES: Final = 1 << 20
 _MIB: Final = 1 << 20

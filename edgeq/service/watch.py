@@ -26,15 +26,13 @@ from edgeq.errors import ArtifactError, DeviceLostError, EdgeqError, ImageError,
 from edgeq.model.images.decode import IMAGE_SUFFIXES, decode_image
 from edgeq.model.images.stores.base import read_file
 from edgeq.runtime.scheduler.errors import TooLargeError
+from edgeq.service.settings import WATCH_TIMEOUT_S
 from edgeq.service.watch_inference import Look, Seen
 
-__all__ = ["FAILED", "TIMEOUT_S", "ImageFailure", "ImageReport", "Watch"]
+__all__ = ["FAILED", "ImageFailure", "ImageReport", "Watch"]
 
 FAILED: Final = "failed"
 """The directory of what could not be looked at, and of the reasons."""
-
-TIMEOUT_S: Final = 10.0
-"""So long an image that cannot be decoded may still be in the making."""
 
 
 class ImageReport(Artifact):
@@ -95,7 +93,7 @@ class Watch:
     """
 
     def __init__(
-        self, directory: Path, look: Look, model: str, clock: Callable[[], float], timeout: float = TIMEOUT_S
+        self, directory: Path, look: Look, model: str, clock: Callable[[], float], timeout: float = WATCH_TIMEOUT_S
     ) -> None:
         if not directory.is_dir():
             raise InputError(

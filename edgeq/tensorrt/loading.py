@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Final, Literal
 
 from edgeq.errors import EngineError, first_line
+from edgeq.extras import install_command
 
 __all__ = [
     "QuantizationMode",
@@ -39,9 +40,6 @@ _NEWEST_KNOWN: Final = (11, 4)
 
 _NUMBER: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(?:[.+-][\w.+-]*)?", re.ASCII)
 
-_INSTALL: Final = (
-    "on a Jetson: `python3 -m venv --system-site-packages ENVIRONMENT`; elsewhere: pip install 'edgeq[tensorrt]'"
-)
 _NOT_SEEN: Final = (
     "on a Jetson TensorRT comes with JetPack, for the system's Python: a virtual environment does not see it",
     "it is not installed",
@@ -50,6 +48,11 @@ _LIBRARY: Final = (
     "a library below it is missing or of another release (libnvinfer, CUDA)",
     "its wheel is for another processor or another Python",
 )
+
+
+def _install() -> str:
+    elsewhere = install_command("tensorrt")
+    return f"on a Jetson: `python3 -m venv --system-site-packages ENVIRONMENT`; elsewhere: {elsewhere}"
 
 
 def load_tensorrt() -> ModuleType:
@@ -63,14 +66,16 @@ def load_tensorrt() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "tensorrt":
             raise _broken(error) from error
-        raise EngineError("TensorRT is not installed for this Python", causes=_NOT_SEEN, next_step=_INSTALL) from error
+        raise EngineError(
+            "TensorRT is not installed for this Python", causes=_NOT_SEEN, next_step=_install()
+        ) from error
     except Exception as error:  # a library that cannot be loaded is an ImportError, an OSError or a RuntimeError
         raise _broken(error) from error
     if getattr(trt, "__file__", None) is None:  # Python takes any folder with the name for a package
         raise EngineError(
             f"TensorRT is not installed for this Python: `tensorrt` is a folder, {next(iter(trt.__path__))}",
             causes=_NOT_SEEN,
-            next_step=_INSTALL,
+            next_step=_install(),
         )
     if version_of(trt)[0] < _OLDEST:
         raise EngineError(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from edgeq.errors import EngineError, first_line
+from edgeq.extras import install_command
 from edgeq.tensorrt.buffer import Buffer, DeviceMemory, bytes_of, refusals
 
 __all__ = ["Buffer", "DeviceMemory", "MemoryName", "PycudaMemory", "TorchMemory", "open_memory"]
@@ -60,7 +61,7 @@ class TorchMemory:
     def __init__(self) -> None:
         if any(name in sys.modules for name in _PYCUDA_CONTEXTS):
             raise _both("torch", "pycuda")
-        self._torch = _import("torch", "pip install 'edgeq[torch]'; on a Jetson: NVIDIA's wheel for its JetPack")
+        self._torch = _import("torch", f"{install_command('torch')}; on a Jetson: NVIDIA's wheel for its JetPack")
         if not self._torch.cuda.is_available():
             raise _torch_without_gpu(self._torch)
         self._stream = self._torch.cuda.Stream()

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from edgeq.errors import InputError
+from edgeq.extras import install_command
 
 __all__ = ["faiss", "mapping_flags", "matrix_products", "use_threads"]
 
@@ -36,7 +37,7 @@ def faiss() -> Any:
         raise InputError(
             "faiss is not installed, which the search index needs",
             causes=(str(error),),
-            next_step="pip install 'edgeq[retrieval]'",
+            next_step=install_command("retrieval"),
         ) from error
     loaded.cvar.product_quantizer_compute_codes_bs = _ENCODED_AT_ONCE
     loaded.cvar.distance_compute_blas_threshold = _NO_PRODUCTS

@@ -37,6 +37,7 @@ from edgeq.catalog.read import open_catalog
 from edgeq.catalog.sources import open_sources
 from edgeq.engine_store.lock import locked
 from edgeq.errors import EngineError, ImageError, InputError
+from edgeq.extras import install_command
 
 
 def vectors_of(directory: Path) -> NDArray[np.float16]:
@@ -358,4 +359,4 @@ def test_pyarrow_is_asked_for_by_its_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match="not installed") as caught, open_sources([tmp_path]) as sources:
         build_catalog(SimulatedEncoder(), sources, tmp_path / "cat", bundle_digest=BUNDLE)
-    assert caught.value.next_step == "pip install 'edgeq[retrieval]'"
+    assert caught.value.next_step == install_command("retrieval")

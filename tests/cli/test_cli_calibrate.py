@@ -13,6 +13,7 @@ from pictures import draw_pictures
 
 from edgeq.calibrate.scales import Scales
 from edgeq.export.stage import FP32
+from edgeq.extras import install_command
 from edgeq.pipeline.stages import planned_tensors
 from edgeq.tensorrt.calibration_cache import CalibrationCache
 
@@ -105,7 +106,7 @@ def test_a_cluster_that_is_not_there(
     if find_spec("ray") is not None:
         assert_refused(edgeq(*asked, "--address", "127.0.0.1:1"), "no Ray cluster can be used at 127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert_refused(edgeq(*asked), "pip install 'edgeq[cluster]'")
+    assert_refused(edgeq(*asked), install_command("cluster"))
     assert listing(tmp_path) == before
 
 

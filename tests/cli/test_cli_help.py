@@ -14,6 +14,7 @@ from networks import PREPROCESSOR
 
 from edgeq import __version__
 from edgeq.cli import VERBS, cli, run
+from edgeq.extras import install_command
 
 EDGEQ = Path(sys.executable).with_name("edgeq")
 
@@ -80,9 +81,9 @@ assert not heavy, heavy
     ("missing", "arguments", "status", "words"),
     [
         ("onnx", ["--help"], 0, "prepare"),
-        ("onnx", ["inspect", "model"], 2, "next: pip install 'edgeq[quantize]'"),
-        ("onnxruntime", ["evaluate", "bundle", "--eval", "images"], 2, "next: pip install 'edgeq[quantize]'"),
-        ("torch", ["inspect", "HF"], 2, "next: pip install 'edgeq[torch]'"),
+        ("onnx", ["inspect", "model"], 2, f"next: {install_command('quantize')}"),
+        ("onnxruntime", ["evaluate", "bundle", "--eval", "images"], 2, f"next: {install_command('quantize')}"),
+        ("torch", ["inspect", "HF"], 2, f"next: {install_command('torch')}"),
     ],
 )
 def test_a_package_that_is_not_installed(

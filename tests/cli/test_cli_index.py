@@ -20,6 +20,7 @@ from edgeq.demo.clip.score import CLIP_WEIGHTS
 from edgeq.demo.vlm.report import DefectFinding
 from edgeq.demo.vlm.scenes import draw_finding
 from edgeq.errors import ArtifactError
+from edgeq.extras import install_command
 from edgeq.vector_index import library
 
 SCENES = range(9_000_000, 9_000_024)
@@ -167,7 +168,7 @@ def test_a_cluster_that_is_not_there(
     if find_spec("ray") is not None:
         assert_refused(edgeq(*asked, "--address", "127.0.0.1:1"), "no Ray cluster can be used at 127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert_refused(edgeq(*asked), "pip install 'edgeq[cluster]'")
+    assert_refused(edgeq(*asked), install_command("cluster"))
     assert not (tmp_path / "c").exists()
 
 
@@ -178,7 +179,7 @@ def test_without_faiss_nothing_is_embedded(
     monkeypatch.setitem(sys.modules, "faiss", None)
     library.faiss.cache_clear()
     asked = ("index", bundle, "--images", tmp_path / "images", "-o", tmp_path / "c", "--threads", "1")
-    assert_refused(edgeq(*asked), "faiss is not installed", "edgeq[retrieval]")
+    assert_refused(edgeq(*asked), "faiss is not installed", install_command("retrieval"))
     assert not (tmp_path / "c").exists()
     assert edgeq(*asked, "--kind", "none").status == 0
 

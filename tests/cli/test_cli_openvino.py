@@ -15,6 +15,7 @@ from pictures import draw_pictures
 
 from edgeq.bundle.manifest import read_manifest, write_manifest
 from edgeq.engine_store.verify_engine import EngineReport
+from edgeq.extras import install_command
 from edgeq.files import read_json_object
 from edgeq.quality.judge import Quality
 
@@ -130,7 +131,7 @@ def test_without_openvino_nothing_begins(
     )
     for verb in verbs:
         status = 70 if verb[0] == "serve" else 2
-        assert_refused(edgeq(*verb), "OpenVINO is not installed", "next: pip install 'edgeq[openvino]'", status=status)
+        assert_refused(edgeq(*verb), "OpenVINO is not installed", f"next: {install_command('openvino')}", status=status)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ from command import Edgeq, assert_refused
 
 from edgeq.api.device.images import open_image
 from edgeq.bundle.manifest import write_manifest
+from edgeq.extras import install_command
 from edgeq.runtime.vlm.model import Reply, open_vlm
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def test_a_package_that_is_not_installed(
     edgeq: Edgeq, bundle: Path, image: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert_refused(edgeq("run", bundle, image, "what?"), package, "pip install 'edgeq[device,language]'")
+    assert_refused(edgeq("run", bundle, image, "what?"), package, install_command("device", "language"))
 
 
 def test_no_tokens(edgeq: Edgeq, bundle: Path, image: Path) -> None:

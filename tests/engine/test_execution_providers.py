@@ -29,6 +29,7 @@ from edgeq.engine.onnxruntime import ExecutionProvider, OnnxRuntimeEngine
 from edgeq.engine.registry import DEFAULT, PROVIDERS, backend, require
 from edgeq.engine_store.candidate import open_candidate, placement_for
 from edgeq.errors import EngineError, OutputError
+from edgeq.extras import install_command
 from edgeq.families.modules import read_vlm
 from edgeq.install import proof
 from edgeq.plan.memory import plan_memory
@@ -101,7 +102,7 @@ def test_a_wheel_without_the_provider_is_refused_before_any_work(name: str) -> N
     with pytest.raises(EngineError, match=f"has no {ORT_NAMES[name]}") as refused:
         require(backend(name))
     assert "CPUExecutionProvider" in refused.value.expected
-    assert "edgeq[device-gpu]" in refused.value.next_step
+    assert install_command("device-gpu") in refused.value.next_step
 
 
 @pytest.mark.parametrize("verb", [["run", "B", "I.png", "what?"], ["serve", "B"], ["verify-engine", "B"]])
@@ -114,7 +115,7 @@ def test_the_verbs_refuse_it_first(edgeq: Edgeq, tmp_path: Path, verb: list[str]
     words = [str({"B": tmp_path / "b", "I.png": image}.get(word, word)) for word in verb]
     status = 70 if verb[0] == "serve" else 2
     done = edgeq(*words, "--backend", name)
-    assert_refused(done, f"has no {ORT_NAMES[name]}", "edgeq[device-gpu]", status=status)
+    assert_refused(done, f"has no {ORT_NAMES[name]}", install_command("device-gpu"), status=status)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

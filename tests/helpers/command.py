@@ -12,6 +12,7 @@ from networks import ALLOWED, QUICK, write_model
 from pictures import draw_pictures
 
 from edgeq.cli import run
+from edgeq.cli.error_report import ErrorReport
 from edgeq.pipeline import search
 from edgeq.quality import judge
 from edgeq.quality.latency import measure_latency
@@ -40,8 +41,12 @@ def listing(directory: Path) -> list[tuple[str, int]]:
 
 
 def assert_refused(done: Outcome, *words: str, status: int = 2) -> None:
-    """The status, nothing on stdout, a few lines on stderr with all of `words` in them, and no traceback."""
-    assert (done.status, done.out) == (status, "")
+    """The status, a few lines on stderr with all of `words` in them, no traceback, and on stdout nothing.
+
+    With `--json` stdout has the error as an object.
+    """
+    assert done.status == status
+    assert not done.out or ErrorReport.model_validate_json(done.out).exit_status == status
     assert "Traceback" not in done.err
     assert len(done.err.rstrip().splitlines()) <= MAX_LINES, done.err
     for word in words:

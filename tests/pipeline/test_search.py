@@ -16,7 +16,8 @@ from edgeq.pipeline.classifier import Options, prepare
 from edgeq.pipeline.search import SEARCH, halves
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quality.logits import LogitFigures
-from edgeq.quantize.search.layer_search import Search, SearchBounds
+from edgeq.quantize.search.bounds import SearchBounds
+from edgeq.quantize.search.layer_search import Search
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 

@@ -24,6 +24,7 @@ from edgeq.cli import main
 from edgeq.cli.device import serve  # noqa: F401
 from edgeq.runtime.scheduler import runtime  # noqa: F401
 from edgeq.runtime.vlm.decode_step import DecodeStep
+from edgeq.service import app, load_bundle, server  # noqa: F401
 
 
 def put_faults(directory: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from running import SimulatedRuntime, data_uri, running, said, talking
 
 from edgeq.errors import EngineError
+from edgeq.extras import install_command
 from edgeq.service.load_bundle import open_served
 from edgeq.service.report import reader_of, report_question, report_schema
 from edgeq.service.report_phrases import DEFAULT_PHRASES, ReportPhrases
@@ -96,5 +97,5 @@ def test_without_the_package_such_a_bundle_is_not_served(
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(EngineError, match="llguidance is missing") as refused:
         open_served(prepared_vlm.bundle, settings, say=told.append)
-    assert refused.value.next_step == "pip install 'edgeq[structured]'"
+    assert refused.value.next_step == install_command("structured")
     assert told == ["checking the bundle"]

@@ -10,6 +10,7 @@ import pytest
 from tensorrt_bindings import VERSIONS, run_bindings
 
 from edgeq.errors import EngineError
+from edgeq.extras import install_command
 from edgeq.tensorrt.loading import (
     QuantizationMode,
     Version,
@@ -47,7 +48,7 @@ def test_none_at_all(nothing_loaded: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(EngineError, match="TensorRT is not installed for this Python") as caught:
         load_tensorrt()
     assert "--system-site-packages" in caught.value.next_step
-    assert "edgeq[tensorrt]" in caught.value.next_step
+    assert install_command("tensorrt") in caught.value.next_step
 
 
 def test_a_folder_of_that_name_is_not_tensorrt(nothing_loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

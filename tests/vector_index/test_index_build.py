@@ -16,6 +16,7 @@ import pytest
 from clustered_vectors import clustered, nearest
 
 from edgeq.errors import ArtifactError, InputError, OutputError
+from edgeq.extras import install_command
 from edgeq.files import sha256_file
 from edgeq.vector_index import library
 from edgeq.vector_index.build import build_index
@@ -258,7 +259,7 @@ def test_faiss_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     library.faiss.cache_clear()
     with pytest.raises(InputError, match="faiss is not installed") as refused:
         build_index([VECTORS], ROWS, DIMENSION, tmp_path, kind="flat", memory_bytes=10**9)
-    assert refused.value.next_step == "pip install 'edgeq[retrieval]'"
+    assert refused.value.next_step == install_command("retrieval")
 
 
 def _claim(directory: Path) -> None:

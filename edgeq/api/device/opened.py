@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.bundle.manifest import Kind, Manifest
 from edgeq.bundle.verify import check_unchanged, examine
-from edgeq.errors import ArtifactError, InputError
+from edgeq.errors import ArtifactError, InputError, shell_word
 from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
@@ -328,7 +328,7 @@ def _check_sees(bundle: Path, manifest: Manifest, what: str) -> None:
         raise ArtifactError(
             f"{bundle} is the bundle of a vision-language model: it gives no {what}",
             expected="the bundle of a classifier or an image encoder",
-            next_step=f'edgeq run {bundle} IMAGE "QUESTION"',
+            next_step=f'edgeq run {shell_word(bundle)} IMAGE "QUESTION"',
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from edgeq.artifact import LaterFields
-from edgeq.calibrate.stage import CALIBRATION_IMAGES
+from edgeq.calibrate.choices import CALIBRATION_IMAGES
 from edgeq.device import device_profile
 from edgeq.device.power_modes import POWER_MODES
 from edgeq.errors import InputError, ModelError, first_line

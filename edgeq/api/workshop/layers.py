@@ -11,7 +11,7 @@ from edgeq.bundle.manifest import MANIFEST, read_manifest
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.stage import SCALES
-from edgeq.errors import ArtifactError, ImageError
+from edgeq.errors import ArtifactError, ImageError, shell_word
 from edgeq.export.stage import FP32, ExportReport
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource, open_model
@@ -26,9 +26,8 @@ from edgeq.quality.tasks.registry import choose_task
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.stage import PLAN, check_scales
+from edgeq.quantize.search.bounds import MAX_SHARE, RaceBounds, SearchBounds
 from edgeq.quantize.search.chart import draw_sensitivity
-from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
-from edgeq.quantize.search.racing import RaceBounds
 from edgeq.quantize.search.sensitivity import TABLE, Sensitivity, measure_sensitivity
 
 __all__ = ["CHARTS", "search_layers", "sensitivity"]
@@ -162,7 +161,7 @@ def _artifacts(directory: Path, scales_file: Path | None) -> tuple[Scales, Preci
         raise ArtifactError(
             f"{directory} has no {SCALES}",
             expected="a directory made by edgeq quantize or edgeq prepare, or --scales",
-            next_step=f"edgeq calibrate {directory} --images IMAGES -o scales.json, then --scales scales.json",
+            next_step=f"edgeq calibrate {shell_word(directory)} --images IMAGES -o scales.json; then --scales that",
         )
     scales = Scales.load(scales_file or directory / SCALES)
     check_scales(directory / FP32, scales)

@@ -20,7 +20,7 @@ from edgeq.pipeline.text_encoder import PreparedText, prepare_text
 from edgeq.pipeline.vlm import PreparedVlm, prepare_vlm
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.pipeline.vlm_options import VlmOptions
-from edgeq.quantize.search.layer_search import SearchBounds
+from edgeq.quantize.search.bounds import SearchBounds
 
 __all__ = ["prepare"]
 

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 
 from edgeq.bundle.manifest import MANIFEST, read_manifest
+from edgeq.calibrate.choices import AUTO, CALIBRATION_IMAGES
 from edgeq.calibrate.on_ray import OnRay
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SCALES
+from edgeq.calibrate.stage import SCALES
 from edgeq.cluster.connect import STALL_MINUTES, Cluster, require_ray
 from edgeq.engine.registry import backend, backend_of_graph, require
 from edgeq.export.input_adapter import open_image_model

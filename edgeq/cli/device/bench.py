@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from edgeq.api.device.images import open_image
 from edgeq.bench.report import BenchLoad, BenchReport
@@ -15,6 +14,7 @@ from edgeq.bench.service_clients import ServiceAddress
 from edgeq.cli import console
 from edgeq.cli.device.bench_tables import print_report, print_reports
 from edgeq.cli.flags import PATH, json_option, running_backend_option, threads_option
+from edgeq.cli.progress import status_line
 from edgeq.install.candidate_here import AUTO
 
 __all__ = ["command"]
@@ -114,18 +114,14 @@ def command(
     picture = None if image is None else open_image(image)
     service = None if url is None else ServiceAddress.of(url, os.environ.get(_TOKEN))
     request = BenchRequest(paths[0], asked, backend, picture, question, service)
-    with Console(stderr=True).status("looking") as status:
-        report = bench(request, lambda stage, done, total: status.update(_words(stage, done, total)))
+    with status_line() as progress:
+        report = bench(request, progress)
     if output is not None:
         report.save(output)
     if as_json:
         console.print_json(report)
     else:
         print_report(report)
-
-
-def _words(stage: str, done: int, total: int) -> str:
-    return f"{stage} ({done} of {total})" if total else stage
 
 
 def _check_shown(output: Path | None, as_json: bool) -> None:

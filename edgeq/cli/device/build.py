@@ -13,7 +13,9 @@ from click.core import ParameterSource
 
 from edgeq.api.device.bundles import build
 from edgeq.bundle.manifest import read_manifest
-from edgeq.cli.device.build_tables import print_plan, progress_lines
+from edgeq.cli import console
+from edgeq.cli.device.build_tables import print_plan
+from edgeq.cli.progress import progress_and_words
 from edgeq.engine.registry import BUILT, NAMES
 from edgeq.engine.registry import backend as named
 from edgeq.engine_store.machine import read_machine
@@ -100,10 +102,10 @@ def command(
     if dry_run:
         _dry_run(bundle, store or default_store(), tensorrt, choices, as_json)
         return
-    with progress_lines() as (progress, say):
+    with progress_and_words() as (progress, say):
         built = build(bundle, store=store, backend=backend, tensorrt=tensorrt, **choices, progress=progress, say=say)
     if as_json:
-        click.echo(built.model_dump_json(indent=1))
+        console.print_json(built)
         return
     for encoder, engine in built.encoders.items() if isinstance(built, BuiltEncoders) else (("", built),):
         click.echo(engine.engine)
@@ -120,7 +122,7 @@ def _dry_run(bundle: Path, root: Path, tensorrt: str | None, choices: dict[str, 
         encoder: plan_build(bundle, encoder=encoder, tensorrt=release, **choices) for encoder in encoders_of(manifest)
     }
     if as_json:
-        click.echo(_in_json(planned))
+        console.print_json_text(_in_json(planned))
         return
     for settings in planned.values():
         parts = build_key(bundle, manifest, settings, read_machine(), images=choices["images"])

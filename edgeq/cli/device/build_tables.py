@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -16,39 +14,13 @@ from edgeq.engine_store.key import KeyParts, engine_key, unknown_parts
 from edgeq.engine_store.store import EngineStore
 from edgeq.tensorrt.settings import BuildSettings
 
-__all__ = ["print_plan", "progress_lines"]
+__all__ = ["print_plan"]
 
-_STAGES = {
-    "build": "building the engine",
-    "wait": "another process builds this engine: waiting for it",
-    "compare": "INT8 and FP16: canaries, then both in turns",
-}
 _RANGES = {
     "none": "none: the graph says it all",
     "cache": "the bundle's ranges, calibration.cache",
     "images": "on the images given, on this device",
 }
-
-
-@contextmanager
-def progress_lines() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
-    """A callback for progress and one for sentences, both drawn on stderr."""
-    console = Console(stderr=True, highlight=False)
-    with Progress(console=console, transient=True) as bars:
-        tasks = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(_words(stage), total=total or None)
-            bars.update(tasks[stage], completed=done)
-
-        yield report, lambda sentence: console.print(sentence, style="yellow", markup=False)
-
-
-def _words(stage: str) -> str:
-    """A stage for a person; the encoder that it is of, if there are several, goes before it."""
-    encoder, colon, own = stage.partition(": ")
-    return f"{encoder}: {_STAGES[own]}" if colon and own in _STAGES else _STAGES.get(stage, stage)
 
 
 def print_plan(settings: BuildSettings, parts: KeyParts, store: EngineStore) -> None:

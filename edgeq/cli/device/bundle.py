@@ -13,13 +13,15 @@ from edgeq.bundle.diff import BundleDiff, Change, diff_bundles
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.transport import SUFFIX, pack, unpack
 from edgeq.cli import console
-from edgeq.cli.device.verify import byte_bar, key_option
+from edgeq.cli.device.verify import key_option
 from edgeq.cli.flags import PATH, json_option
+from edgeq.cli.groups import VerbGroup
+from edgeq.cli.progress import byte_bar
 
 __all__ = ["command"]
 
 
-@click.group("bundle")
+@click.group("bundle", cls=VerbGroup)
 def command() -> None:
     """Pack a bundle into one file, unpack it, or compare two bundles."""
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgeq.cli import console
+from edgeq.cli.progress import status_line
 from edgeq.doctor.finding import DoctorFinding, Examination
 from edgeq.doctor.run import DoctorRequest, examine
 from edgeq.errors import GateError
@@ -49,13 +51,13 @@ def command(bundle: Path | None, store: Path, needed_bytes: int | None, as_json:
     Kernels are launched and memory is taken, each in a process of its own: nothing is changed, and what crashes there
     is a finding. Without BUNDLE the installed one is looked at. The exit status is 1 where something needed is missing.
     """
-    with Console(stderr=True).status("looking") as status:
+    with status_line() as progress:
         examination = examine(
             DoctorRequest(bundle=bundle, store=store, needed_bytes=needed_bytes),
-            progress=lambda step, _done, _total: status.update(step),
+            progress=lambda step, _done, _total: progress(step, 0, 0),
         )
     if as_json:
-        click.echo(examination.model_dump_json(indent=1))
+        console.print_json(examination)
     else:
         _print(examination)
     if not examination.able:

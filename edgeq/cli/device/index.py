@@ -15,6 +15,7 @@ from edgeq.catalog.build import BATCH
 from edgeq.catalog.layout import SHARD_SIZE
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, cluster_options, json_option, running_backend_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.vector_index.kinds import IndexKind
 
 __all__ = ["command"]
@@ -73,7 +74,7 @@ def command(
     Stopped anywhere, the same command goes on; run again later, it takes new images and marks those that are gone.
     """
     # What Ray tells of actors that died it prints, and stdout may be read as JSON.
-    with redirect_stdout(sys.stderr), console.progress_bars() as progress:
+    with redirect_stdout(sys.stderr), progress_bars() as progress:
         found = index_images(
             bundle,
             images,
@@ -116,4 +117,4 @@ def _print(found: Indexed) -> None:
         click.echo(f"Index: {found.index.kind}, {found.index.bytes / 1e6:,.1f} MB{told}; {found.because}.")
     click.echo(f"The catalog lies in {found.catalog}")
     if found.index is not None:
-        click.echo(f'next: edgeq search {found.catalog} "WORDS"')
+        console.print_next("edgeq", "search", found.catalog, "WORDS")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -12,6 +12,7 @@ from edgeq.api.device.bundles import install_bundle
 from edgeq.cli import console
 from edgeq.cli.device.verify import key_option, said_of_signature
 from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.engine.registry import RUNNING
 from edgeq.install.run import Installed
 from edgeq.install.store import ROOT
@@ -22,6 +23,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ID_DIGITS = 12
 _MOST_REASON = 500
+_UNSIGNED: Final = (
+    "nobody's signature was checked: whoever made this bundle, or changed it on the way, decides what runs here. Sign "
+    "it with `edgeq sign`, and install it with --key NAME.public.pem: from then on this device takes signed ones alone"
+)
 
 root_option = click.option(
     "--root", type=PATH, default=ROOT, show_default=True, help="The directory of installed bundles."
@@ -97,7 +102,7 @@ def command(
     if unchecked and (answers or backend or threads):
         raise click.UsageError("--backend, --answers and --threads are for the check: leave out --no-check")
     reason = allowed_because(allow_older, because)
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         done = install_bundle(
             bundle,
             root=root,
@@ -112,6 +117,8 @@ def command(
         )
     for sentence in done.notes:
         click.echo(sentence, err=True)
+    if done.signed_by is None:
+        console.print_warnings([_UNSIGNED])
     if as_json:
         console.print_json(done)
     else:

@@ -44,7 +44,8 @@ def command(
     image = is_image or (Path(query).suffix.lower() in IMAGE_SUFFIXES and Path(query).is_file())
     found = search.by_image(Path(query), k) if image else search.by_text(query, k)
     if as_json:
-        click.echo(json.dumps({"query": query, "results": [one.model_dump(mode="json") for one in found]}, indent=1))
+        results = [one.model_dump(mode="json") for one in found]
+        console.print_json_text(json.dumps({"query": query, "results": results}, indent=1))
         return
     for one in found:
         click.echo(f"{one.score:.4f}  {one.image_path}")

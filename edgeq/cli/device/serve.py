@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from pydantic import BaseModel, ConfigDict
@@ -17,14 +17,12 @@ from edgeq.cli.exit_statuses import DONE, FAILED, leave
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.engine.registry import RUNNING
 from edgeq.install.candidate_here import AUTO
-from edgeq.service.app import make_service
-from edgeq.service.http.access import read_tokens
 from edgeq.service.http.log import log, logged
 from edgeq.service.http.notify import Notifier
-from edgeq.service.load_bundle import open_served
-from edgeq.service.served_model import ServedModel
-from edgeq.service.server import Server, reserve
 from edgeq.service.settings import ServiceSettings, change, load_settings
+
+if TYPE_CHECKING:
+    from edgeq.service.served_model import ServedModel
 
 __all__ = ["bundle_options", "chosen_settings", "command", "open_chosen"]
 
@@ -97,6 +95,11 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
     Exit status: 70 nothing can be answered any more, 75 memory, a port or a file is not there now; a restart may help.
     78 settings or bundle are wrong, 79 the engine fails its canaries; a restart does not help.
     """
+
+    from edgeq.service.app import make_service
+    from edgeq.service.http.access import read_tokens
+    from edgeq.service.server import Server, reserve
+
     settings = chosen_settings(config, **flags)
     tokens = read_tokens(settings.host, settings.token_file)
     with reserve(settings.host, settings.port) as listener, logged(settings.log_level):
@@ -133,6 +136,9 @@ def open_chosen(bundle: Path | None, settings: ServiceSettings, say: Callable[[s
         settings: of the service.
         say: is told, in sentences, what a person should know.
     """
+
+    from edgeq.service.load_bundle import open_served
+
     return open_served(bundle or settings.bundle or settings.root, settings, device=this_device(), say=say)
 
 

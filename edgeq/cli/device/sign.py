@@ -11,8 +11,10 @@ from edgeq.bundle.keys import load_private, public_of
 from edgeq.bundle.release import Release, new_release
 from edgeq.bundle.signature import sign_bundle
 from edgeq.bundle.verify import read_listed
-from edgeq.cli.device.verify import byte_bar, said_of_signature
+from edgeq.cli import console
+from edgeq.cli.device.verify import said_of_signature
 from edgeq.cli.flags import PATH, json_option
+from edgeq.cli.progress import byte_bar
 
 __all__ = ["command"]
 
@@ -42,7 +44,8 @@ def command(
     told = release or read_listed(bundle).release
     if as_json:
         said = {} if told is None else {"product": told.product, "sequence": told.sequence}
-        click.echo(json.dumps({"signature": str(signature), "signed_by": signed_by, **said}, indent=1))
+        answer = {"signature": str(signature), "signed_by": signed_by, **said}
+        console.print_json_text(json.dumps(answer, indent=1))
     else:
         click.echo(f"{bundle} is whole. {said_of_signature(signed_by)}")
     if told is None:

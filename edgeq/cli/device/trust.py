@@ -24,6 +24,7 @@ from edgeq.bundle.release import moment
 from edgeq.cli import console
 from edgeq.cli.device.install import root_option, short
 from edgeq.cli.flags import PATH, json_option
+from edgeq.cli.groups import VerbGroup
 from edgeq.errors import GateError, OutputError
 from edgeq.install.history import Entry, read_history
 from edgeq.install.store import open_store
@@ -44,7 +45,7 @@ class _Log(BaseModel):
     damage: str
 
 
-@click.group("trust")
+@click.group("trust", cls=VerbGroup)
 def command() -> None:
     """Whose bundles are installed: lists of keys that root keys sign, revoked keys, the history."""
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from edgeq.api.device.bundles import this_device, verify
-from edgeq.bundle.copy import Report
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option
+from edgeq.cli.progress import byte_bar
 
-__all__ = ["byte_bar", "command", "key_option", "said_of_signature"]
+__all__ = ["command", "key_option", "said_of_signature"]
 
 key_option = click.option(
     "--key",
@@ -86,12 +82,3 @@ def said_of_signature(signed_by: str | None) -> str:
     if signed_by is None:
         return "Its signature was not checked: no key was given."
     return f"It was signed with the key {signed_by}."
-
-
-@contextmanager
-def byte_bar(what: str) -> Iterator[Report]:
-    """A callback that draws one bar of bytes on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeq.bundle.manifest import Kind
-from edgeq.cli.device.build_tables import progress_lines
+from edgeq.cli import console
+from edgeq.cli.progress import progress_bars
 from edgeq.engine.base import EngineBackend
 from edgeq.engine.registry import BUILT, DEFAULT, RUNNING, require
 from edgeq.engine.registry import backend as named
@@ -97,7 +98,7 @@ def command(
         )
         for name, canaries in sets.items()
     }
-    with progress_lines() as (progress, _say):
+    with progress_bars() as progress:
         reports = {
             name: verify_engine(
                 bundle,
@@ -115,7 +116,7 @@ def command(
     if output is not None:
         found.save(output)
     if as_json:
-        click.echo(found.model_dump_json(indent=1))
+        console.print_json(found)
     for report in reports.values() if not as_json else ():
         _print(report)
     for report in reports.values():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from pydantic import BaseModel, ConfigDict
@@ -17,8 +17,10 @@ from edgeq.cli.device.serve import bundle_options, chosen_settings, open_chosen
 from edgeq.cli.flags import PATH, json_option
 from edgeq.errors import InputError
 from edgeq.runtime.vlm.model import MAX_NEW_TOKENS
-from edgeq.service.watch import TIMEOUT_S, ImageFailure, ImageReport, Watch
-from edgeq.service.watch_inference import watch_inference
+from edgeq.service.settings import WATCH_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from edgeq.service.watch import ImageFailure, ImageReport, Watch
 
 __all__ = ["command"]
 
@@ -49,7 +51,7 @@ class _Summary(BaseModel):
 @click.option(
     "--timeout",
     type=click.FloatRange(0.0),
-    default=TIMEOUT_S,
+    default=WATCH_TIMEOUT_S,
     show_default=True,
     help="Seconds that an image which cannot be decoded may still be in the making.",
 )
@@ -78,6 +80,10 @@ def command(
     once: started again, it goes on where it was. What cannot be looked at is moved to DIRECTORY/failed, with the reason
     beside it. Ctrl-C ends it.
     """
+
+    from edgeq.service.watch import Watch
+    from edgeq.service.watch_inference import watch_inference
+
     if as_json and not once:
         raise click.UsageError("--json tells all at the end, and there is none: add --once")
     if not directory.is_dir():
@@ -106,12 +112,16 @@ def _all(watch: Watch, *, once: bool, interval: float) -> Iterator[ImageReport |
 
 
 def _line(made: ImageReport | ImageFailure) -> str:
+    from edgeq.service.watch import ImageFailure
+
     if isinstance(made, ImageFailure):
         return f"{made.image}: failed: {made.reason.splitlines()[0]}"
     return f"{made.image}: {made.seen.model_dump_json()}"
 
 
 def _summary(directory: Path, made: list[ImageReport | ImageFailure]) -> _Summary:
+    from edgeq.service.watch import ImageFailure, ImageReport
+
     return _Summary(
         directory=directory,
         reports=tuple(one.image for one in made if isinstance(one, ImageReport)),

@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import click
 
-from edgeq.api.workshop.stages import calibrate_model
+from edgeq.calibrate.choices import AUTO, WITHOUT_TRIALS
 from edgeq.calibrate.diagnose import diagnose
 from edgeq.calibrate.merge import merge_scales
 from edgeq.calibrate.scales import Scales
-from edgeq.calibrate.stage import AUTO, WITHOUT_TRIALS
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, cluster_options, json_option, threads_option
-from edgeq.cli.workshop.classifier_tables import print_trials
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.options import calibration_options, correction_options
 from edgeq.cli.workshop.trt_cache import (
     check_trt_flags,
@@ -24,7 +23,6 @@ from edgeq.cli.workshop.trt_cache import (
     trt_cache_options,
     write_trt_cache,
 )
-from edgeq.export.stage import FP32
 from edgeq.files import require_new
 from edgeq.plan.precision import WeightRounding
 from edgeq.tensorrt.version import Version
@@ -70,6 +68,10 @@ def command(
 
     With --merge, join two or more scales files: edgeq calibrate --merge a.json b.json -o all.json
     """
+
+    from edgeq.api.workshop.stages import calibrate_model
+    from edgeq.export.stage import FP32
+
     if on == "ray" and (images is None or merge):
         raise click.UsageError("--on ray is for --images: a cluster counts images")
     if (weight_rounding == "adaround" or bias_correction) and (images is None or merge):
@@ -89,7 +91,7 @@ def command(
             scales.save(output)
         elif images is not None:
             # What Ray tells of actors that died it prints, and stdout may be read as JSON.
-            with redirect_stdout(sys.stderr), console.progress_bars() as progress:
+            with redirect_stdout(sys.stderr), progress_bars() as progress:
                 found = calibrate_model(
                     exported,
                     images,
@@ -127,6 +129,8 @@ def _merge(inputs: tuple[Path, ...], images: Path | None, method: str) -> Scales
 
 
 def _tell(scales: Scales, skipped: tuple[str, ...], output: Path, inputs: tuple[Path, ...], as_json: bool) -> None:
+    from edgeq.cli.workshop.classifier_tables import print_trials
+
     if skipped:
         console.print_warnings([f"{len(skipped)} images cannot be read: {', '.join(skipped[:5])}"])
     if scales.images:  # scales from a TensorRT cache have seen none
@@ -138,4 +142,4 @@ def _tell(scales: Scales, skipped: tuple[str, ...], output: Path, inputs: tuple[
     methods = ", ".join(dict.fromkeys(scales.chosen.values())) or scales.method
     click.echo(f"{len(scales.tensors)} tensors, {scales.images} images, method {methods}: {output}")
     if len(inputs) == 1:
-        click.echo(f"next: edgeq quantize {inputs[0]} --scales {output} -o QUANTIZED")
+        console.print_next("edgeq", "quantize", inputs[0], "--scales", output, "-o", "QUANTIZED")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.prepare import print_prepared
-from edgeq.demo.run import EVALUATION, MODEL, Demo, run_demo
-from edgeq.demo.vlm.story import ASKED, SCENES, VLM, VLM_BUNDLE, Row, Story
-from edgeq.pipeline.classifier import Options
+from edgeq.demo.vlm.report import SCENES
+from edgeq.errors import shell_word
 from edgeq.quality.estimate import Estimate
+
+if TYPE_CHECKING:
+    from edgeq.demo.run import Demo
+    from edgeq.demo.vlm.story import Row, Story
 
 __all__ = ["command", "print_story"]
 
@@ -42,7 +46,11 @@ def command(output: Path, scenes: int, threads: int | None, as_json: bool) -> No
     it is put into INT8. A vision-language model reports on such scenes: what there is, where, how severe, and what to
     do. It is stored in four ways, and each is asked about the same unseen scenes.
     """
-    with console.progress_bars() as progress:
+
+    from edgeq.demo.run import run_demo
+    from edgeq.pipeline.classifier import Options
+
+    with progress_bars() as progress:
         demo = run_demo(output, options=Options(threads=threads), scenes=scenes, progress=progress)
     console.print_warnings(demo.classifier.warnings)
     if as_json:
@@ -88,9 +96,17 @@ def _percent(estimate: Estimate) -> str:
 
 def _print_next(output: Path, demo: Demo) -> None:
     """What to try now."""
-    click.echo(f"next: edgeq inspect {output / MODEL}")
-    click.echo(f"      edgeq evaluate {demo.classifier.bundle} --eval {output / EVALUATION} --json")
-    if demo.story:
-        click.echo(f"      edgeq plan {output / VLM} --device orin-nx-16gb")
-        click.echo(f'      edgeq run {output / VLM_BUNDLE} {output / ASKED / "0000.png"} "What do you see?"')
+
+    from edgeq.demo.run import EVALUATION, MODEL
+    from edgeq.demo.vlm.story import ASKED, VLM, VLM_BUNDLE
+
+    vlm = output / VLM_BUNDLE
+    lines: list[tuple[object, ...]] = [
+        ("inspect", output / MODEL),
+        ("evaluate", demo.classifier.bundle, "--eval", output / EVALUATION, "--json"),
+        *([("plan", output / VLM, "--device", "orin-nx-16gb")] if demo.story else ()),
+        *([("run", vlm, output / ASKED / "0000.png", "What do you see?")] if demo.story else ()),
+    ]
+    for place, words in enumerate(lines):
+        click.echo(f"{'      ' if place else 'next: '}edgeq {' '.join(map(shell_word, words))}")
     click.echo("      edgeq prepare YOUR_MODEL --images YOUR_IMAGES --eval YOUR_LABELLED_IMAGES -o BUNDLE")

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from edgeq.cli import console
+from edgeq.cli.progress import progress_bars
 from edgeq.export.stage import FP32, ExportReport, export_model
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.source import ModelSource, open_model
@@ -45,7 +46,7 @@ def show_distributions(
         as_json: print the artifact instead of a table.
     """
     some = images.sample(_IMAGES)
-    with _exported(model, some, threads) as (graph, source), console.progress_bars() as progress:
+    with _exported(model, some, threads) as (graph, source), progress_bars() as progress:
         distributions, skipped = measure_distributions(
             graph, some, source.preprocess, threads=threads, advance=counter(progress, "observing tensors", len(some))
         )

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import click
 
-from edgeq.api.workshop.stages import evaluate
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.cli.workshop.classifier_tables import print_quality
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.options import eval_option, task_option
-from edgeq.cli.workshop.retrieval_tables import print_zero_shot
-from edgeq.pipeline.retrieval.zero_shot import judge_zero_shot
-from edgeq.quantize.int8.stage import FP16, made_graph
 
 __all__ = ["command"]
 
@@ -51,11 +47,18 @@ def command(
     FP16 graph is judged. A bundle of CLIP or SigLIP classifies the images by texts of their classes (zero-shot), with
     the text encoder that it has, beside the one in floating point where `edgeq prepare --keep-fp32` left that.
     """
+
+    from edgeq.api.workshop.stages import evaluate
+    from edgeq.cli.workshop.classifier_tables import print_quality
+    from edgeq.cli.workshop.retrieval_tables import print_zero_shot
+    from edgeq.pipeline.retrieval.zero_shot import judge_zero_shot
+    from edgeq.quantize.int8.stage import FP16, made_graph
+
     if (quantized / RETRIEVAL_SETTINGS).is_file():
         for flag, value in (("--task", task), ("--detector-head", detector_head)):
             if value is not None:
                 raise click.UsageError(f"{flag}: {quantized} is a bundle of a text and a vision encoder")
-        with console.progress_bars() as progress:
+        with progress_bars() as progress:
             found = judge_zero_shot(
                 quantized, labelled, classes=classes, templates=templates, threads=threads, progress=progress
             )
@@ -67,7 +70,7 @@ def command(
     for flag, given in (("--classes", classes), ("--templates", templates)):
         if given is not None:
             raise click.UsageError(f"{flag}: {quantized} is no bundle of a text and a vision encoder")
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         quality = evaluate(
             quantized, labelled, task=task, detector_head=detector_head, threads=threads, progress=progress
         )

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from edgeq.api.workshop.stages import export_model
 from edgeq.cli import console
+from edgeq.cli.completion import files
 from edgeq.cli.flags import json_option, output_option, threads_option
-from edgeq.cli.workshop.classifier_tables import print_export, print_fold
 from edgeq.cli.workshop.options import fold_options, images_option, outputs_option
 from edgeq.cli.workshop.preprocess_options import preprocess_options
 from edgeq.model.images.preprocess_flags import PreprocessFlags
@@ -18,7 +17,7 @@ __all__ = ["command"]
 
 
 @click.command("export")
-@click.argument("model")
+@click.argument("model", shell_complete=files)
 @images_option
 @output_option
 @fold_options
@@ -44,6 +43,10 @@ def command(
     The channels before a transformer's linear layers are brought to like ranges as well, which changes as little. The
     first stages of `edgeq prepare`. The directory made is a MODEL itself.
     """
+
+    from edgeq.api.workshop.stages import export_model
+    from edgeq.cli.workshop.classifier_tables import print_export, print_fold
+
     exported = export_model(
         model,
         images,
@@ -62,4 +65,4 @@ def command(
     print_export(exported.report)
     if exported.channels is not None:
         print_fold(exported.channels)
-    click.echo(f"next: edgeq calibrate {output} --images {images} -o scales.json")
+    console.print_next("edgeq", "calibrate", output, "--images", images, "-o", "scales.json")

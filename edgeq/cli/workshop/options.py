@@ -5,25 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
-from edgeq.calibrate.stage import AUTO, CALIBRATION_IMAGES, SEARCH
+from edgeq.calibrate.choices import AUTO, CALIBRATION_IMAGES, SEARCH
 from edgeq.calibrate.thresholds import METHODS
 from edgeq.cli.flags import PATH
 from edgeq.device import PROFILES, THIS_MACHINE
 from edgeq.engine.registry import BACKENDS, DEFAULT
 from edgeq.errors import PlanError
 from edgeq.model.heads.detector import HEAD_KINDS
-from edgeq.pipeline.stages import Options
 from edgeq.plan.guards import check_allowed
 from edgeq.plan.precision import CHANNEL_EQUALIZATIONS, PrecisionPlan, Scope, WeightRounding
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.gate import MAX_CLASS_SPREAD, MAX_DROP, MAX_FEATURE_SPREAD, MIN_SPEEDUP, GateBounds
 from edgeq.quality.tasks.registry import IMAGE_TASKS, task_names
-from edgeq.quantize.search.layer_search import MAX_SHARE, SearchBounds
+from edgeq.quantize.search.bounds import MAX_SHARE, SearchBounds
+
+if TYPE_CHECKING:
+    from edgeq.pipeline.stages import Options
 
 __all__ = [
     "DEVICES",
@@ -332,6 +334,9 @@ def plan_choices(
         click.UsageError: --plan is given together with what a plan settles, or an allowance is wrong.
         ArtifactError: a file is not what it should be.
     """
+
+    from edgeq.pipeline.stages import Options
+
     if plan_file is not None:
         _check_alone(click.get_current_context())
     return Options(

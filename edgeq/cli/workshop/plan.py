@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 
-from edgeq.api.workshop.describe import Planned, plan_model, plan_queries
 from edgeq.cli import console
+from edgeq.cli.completion import files
 from edgeq.cli.flags import PATH, json_option
 from edgeq.cli.workshop.options import (
     DEVICES,
@@ -22,18 +22,19 @@ from edgeq.cli.workshop.options import (
     plan_options,
 )
 from edgeq.cli.workshop.preprocess_options import parse_size, preprocess_options
-from edgeq.cli.workshop.retrieval_tables import print_query_rate
-from edgeq.cli.workshop.vlm_tables import print_ceilings, print_memory, print_photographs
 from edgeq.files import require_new
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.plan.guards import GUARDS
 from edgeq.plan.precision import Decision, PrecisionPlan
 
+if TYPE_CHECKING:
+    from edgeq.api.workshop.describe import Planned
+
 __all__ = ["command"]
 
 
 @click.command("plan")
-@click.argument("model")
+@click.argument("model", shell_complete=files)
 @click.option("-o", "--output", type=PATH, help="A plan file to make (YAML); it must not exist.")
 @click.option(
     "--check", "checked", is_flag=True, help="Ask the guards, and nothing else; exit status 1 if one says no."
@@ -102,6 +103,9 @@ def command(
     which only configs and headers are read. Of CLIP and SigLIP, it shows with --queries-per-second what a device's peak
     allows at the most.
     """
+
+    from edgeq.api.workshop.describe import plan_model
+
     if per_second is not None:
         _plan_queries(model, device, per_second, as_json)
         return
@@ -149,6 +153,10 @@ _QUERY_FLAGS: Final = ("model", "device", "per_second", "as_json")
 
 def _plan_queries(model: str, device: str | None, per_second: float, as_json: bool) -> None:
     """Hold queries against a device's peak, and show it."""
+
+    from edgeq.api.workshop.describe import plan_queries
+    from edgeq.cli.workshop.retrieval_tables import print_query_rate
+
     context = click.get_current_context()
     for option in context.command.params:
         given = option.name is not None and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
@@ -188,6 +196,8 @@ def _count_or_folder(images: str | None) -> tuple[int, str | None]:
 
 
 def _print(planned: Planned) -> None:
+    from edgeq.cli.workshop.vlm_tables import print_ceilings, print_memory
+
     if planned.changes is not None:
         click.echo("\n".join(planned.changes) or "The two plans are equal.")
     elif planned.guards is not None:
@@ -208,6 +218,9 @@ def _print(planned: Planned) -> None:
 
 def _print_model(planned: Planned) -> None:
     """Of a vision-language model: its size, what the user's photographs cost, and what edgeq does not do with it."""
+
+    from edgeq.cli.workshop.vlm_tables import print_photographs
+
     if planned.parameters is not None and planned.weights_bytes is not None:
         click.echo(f"{planned.parameters:,} parameters, {planned.weights_bytes / 1e9:.2f} GB of weights.")
     if planned.photographs is not None:
@@ -219,14 +232,15 @@ def _print_model(planned: Planned) -> None:
 def _print_table(planned: Planned) -> None:
     groups: dict[tuple[str, ...], list[Decision]] = {}
     for decision in planned.plan.decisions:
-        what = (decision.component, decision.kind, decision.precision.value, decision.rule, decision.reason)
+        what = (decision.component, decision.kind, decision.precision.value, decision.rule)
         groups.setdefault(what, []).append(decision)
     console.print_table(
         f"{planned.model}: {len(planned.plan.decisions)} layers, {len(planned.plan.rules)} rules",
-        ("component", "kind", "layers", "MB", "precision", "rule", "reason"),
+        ("component", "kind", "layers", "MB", "precision", "rule"),
         [
-            (component, kind, str(len(found)), f"{sum(d.bytes for d in found) / 1e6:.2f}", precision, rule, reason)
-            for (component, kind, precision, rule, reason), found in groups.items()
+            (component, kind, str(len(found)), f"{sum(d.bytes for d in found) / 1e6:.2f}", precision, rule)
+            for (component, kind, precision, rule), found in groups.items()
         ],
         numbers=("layers", "MB"),
     )
+    console.print_reasons((decision.rule, decision.reason) for decision in planned.plan.decisions)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 from click.core import ParameterSource
 
-from edgeq.api.workshop.prepare import prepare
 from edgeq.cli import console
+from edgeq.cli.completion import files
 from edgeq.cli.flags import PATH, json_option, output_option, threads_option
-from edgeq.cli.workshop.classifier_tables import (
-    print_export,
-    print_fold,
-    print_gate,
-    print_quality,
-    print_search,
-    print_trials,
-)
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.options import (
     DEVICES,
     allowances,
@@ -40,18 +33,16 @@ from edgeq.cli.workshop.options import (
     task_option,
 )
 from edgeq.cli.workshop.preprocess_options import PREPROCESS_FLAGS, preprocess_options
-from edgeq.cli.workshop.retrieval_tables import print_prepared_retrieval, print_prepared_text
-from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
 from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
 from edgeq.model.images.preprocess_flags import PreprocessFlags
-from edgeq.pipeline.classifier import Prepared
-from edgeq.pipeline.inspect import read_config
 from edgeq.pipeline.retrieval.options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions, UnjudgedText
-from edgeq.pipeline.vlm import VlmOptions
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
+
+if TYPE_CHECKING:
+    from edgeq.pipeline.classifier import Prepared
 
 __all__ = ["command", "print_prepared"]
 
@@ -93,7 +84,7 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 
 
 @click.command("prepare")
-@click.argument("model")
+@click.argument("model", shell_complete=files)
 @click.option(
     "--images",
     type=PATH,
@@ -169,6 +160,9 @@ def command(model: str, images: Path | None, output: Path, as_json: bool, **choi
     they are shown to find the same images, on the pairs, if need be with some layers in floating point. Of a text
     encoder alone texts are FP16, proved on the captions.
     """
+
+    from edgeq.pipeline.inspect import read_config
+
     config = read_config(model)
     if is_two_tower(config):
         check_two_tower(config)
@@ -245,6 +239,9 @@ def _prepare_retrieval(
     threads: int | None,
     **_others: Any,
 ) -> None:
+    from edgeq.api.workshop.prepare import prepare
+    from edgeq.cli.workshop.retrieval_tables import print_prepared_retrieval
+
     if captions is None:
         raise click.UsageError(f"--captions: {model} has a text encoder, which is calibrated on texts")
     options = RetrievalOptions(
@@ -260,7 +257,7 @@ def _prepare_retrieval(
         keep_fp32=keep_fp32,
         threads=threads,
     )
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(
             model,
             images,
@@ -288,10 +285,13 @@ def _prepare_text(
     threads: int | None,
     **_others: Any,
 ) -> None:
+    from edgeq.api.workshop.prepare import prepare
+    from edgeq.cli.workshop.retrieval_tables import print_prepared_text
+
     if captions is None:
         raise click.UsageError(f"--captions: {model} is a text encoder, which is proved on texts")
     options = RetrievalOptions(keep_fp32=keep_fp32, threads=threads)
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(model, None, output, captions=captions, options=options, progress=progress)
     console.print_warnings(prepared.warnings)
     if as_json:
@@ -317,8 +317,10 @@ def _prepare_classifier(
     gate_spread: float | None,
     **choices: Any,
 ) -> None:
+    from edgeq.api.workshop.prepare import prepare
+
     own = {name: value for name, value in choices.items() if name not in (*VLM_FLAGS, *RETRIEVAL_FLAGS)}
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(
             model,
             images,
@@ -365,6 +367,10 @@ def _prepare_vlm(
     plan_file: Path | None,
     **choices: Any,
 ) -> None:
+    from edgeq.api.workshop.prepare import prepare
+    from edgeq.cli.workshop.vlm_tables import print_prepared_vlm
+    from edgeq.pipeline.vlm import VlmOptions
+
     if rules_file and plan_file:
         raise click.UsageError("--rules and --plan: the plan settles that; make another with edgeq plan")
     others = (*CLASSIFIER_FLAGS, *RETRIEVAL_FLAGS, "preprocess")
@@ -375,7 +381,7 @@ def _prepare_vlm(
         allow=allowances(codes, reasons),
         **own,
     )
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         prepared = prepare(model, images, output, evaluation=labelled, options=options, progress=progress)
     console.print_warnings(prepared.warnings)
     if as_json:
@@ -386,6 +392,16 @@ def _prepare_vlm(
 
 def print_prepared(prepared: Prepared) -> None:
     """What was done and measured, for a person."""
+
+    from edgeq.cli.workshop.classifier_tables import (
+        print_export,
+        print_fold,
+        print_gate,
+        print_quality,
+        print_search,
+        print_trials,
+    )
+
     quality = prepared.quality
     print_export(prepared.export)
     if prepared.channels is not None:

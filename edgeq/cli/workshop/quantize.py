@@ -7,11 +7,9 @@ from typing import Any
 
 import click
 
-from edgeq.api.workshop.stages import quantize_model
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, output_option
 from edgeq.cli.workshop.options import backend_option, guard_options, plan_choices, plan_file_option, plan_options
-from edgeq.quantize.int8.registry import lowerings
 
 __all__ = ["command"]
 
@@ -30,6 +28,10 @@ def command(exported: Path, scales_file: Path, output: Path, as_json: bool, **ch
 
     EXPORTED is a directory made by `edgeq export`.
     """
+
+    from edgeq.api.workshop.stages import quantize_model
+    from edgeq.quantize.int8.registry import lowerings
+
     made = quantize_model(exported, scales_file, output, options=plan_choices(**choices))
     console.print_warnings([finding.warning for finding in made.guards])
     if as_json:
@@ -37,4 +39,4 @@ def command(exported: Path, scales_file: Path, output: Path, as_json: bool, **ch
         return
     for lowering in lowerings(choices["backend"]):
         click.echo(output / lowering.file)
-    click.echo(f"next: edgeq evaluate {output} --eval LABELLED")
+    console.print_next("edgeq", "evaluate", output, "--eval", "LABELLED")

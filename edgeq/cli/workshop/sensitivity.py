@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from edgeq.api.workshop.layers import CHARTS, search_layers, sensitivity
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.cli.workshop.classifier_tables import print_search
-from edgeq.cli.workshop.distributions import show_distributions
+from edgeq.cli.progress import progress_bars
 from edgeq.cli.workshop.options import search_bounds, search_options
 from edgeq.model.images.image_set import ImageSet
-from edgeq.quantize.int8.stage import PLAN
-from edgeq.quantize.search.layer_search import SearchBounds
-from edgeq.quantize.search.racing import WORST, RaceBounds
-from edgeq.quantize.search.sensitivity import TABLE, LayerSensitivity, Sensitivity
+from edgeq.quantize.search.bounds import WORST, RaceBounds, SearchBounds
+
+if TYPE_CHECKING:
+    from edgeq.quantize.search.sensitivity import LayerSensitivity, Sensitivity
 
 __all__ = ["command"]
 
@@ -77,6 +76,10 @@ def command(
     With --kind vit, what a vision transformer's softmax, GELU, LayerNorm, query, key and value hold is shown block by
     block, with a recommendation for each tensor; DIRECTORY may also be a MODEL. That takes 128 of the images.
     """
+
+    from edgeq.api.workshop.layers import sensitivity
+    from edgeq.cli.workshop.distributions import show_distributions
+
     if kind == "vit":
         _check_alone()
         show_distributions(directory, ImageSet.open(images), output, threads=threads, as_json=as_json)
@@ -88,7 +91,7 @@ def command(
         _search(directory, images, bounds, output, scales_file, threads, as_json)
         return
     warnings: list[str] = []
-    with console.progress_bars() as progress:
+    with progress_bars() as progress:
         table = sensitivity(
             directory,
             images,
@@ -125,7 +128,11 @@ def _search(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    with console.progress_bars() as progress:
+    from edgeq.api.workshop.layers import search_layers
+    from edgeq.cli.workshop.classifier_tables import print_search
+    from edgeq.quantize.int8.stage import PLAN
+
+    with progress_bars() as progress:
         found = search_layers(
             directory,
             labelled,
@@ -142,10 +149,14 @@ def _search(
         return
     print_search(found.search)
     if output is not None:
-        click.echo(f"next: edgeq quantize {directory} --plan {output / PLAN} --scales SCALES -o QUANTIZED")
+        plan = output / PLAN
+        console.print_next("edgeq", "quantize", directory, "--plan", plan, "--scales", "SCALES", "-o", "QUANTIZED")
 
 
 def _print(table: Sensitivity, output: Path | None) -> None:
+    from edgeq.api.workshop.layers import CHARTS
+    from edgeq.quantize.search.sensitivity import TABLE
+
     header = ("layer", "logit error", "same class", "gain if left out", "images")
     rows = [_cells(line) for line in table.ranking()[:WORST]]
     console.print_table("Worst layers, each alone in INT8", header, rows, numbers=header[1:])

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import onnx
 
 from edgeq.calibrate.scales import Scales
 from edgeq.calibrate.tensorrt_scales import cache_from_scales, scales_from_cache
 from edgeq.cli.flags import PATH
-from edgeq.export.stage import FP32, ExportReport
 from edgeq.files import require_new
 from edgeq.model.checkpoint.source import open_model
 from edgeq.model.graph.outline import load_outline
 from edgeq.plan.rules import plan_classifier
-from edgeq.quantize.int8.qdq import calibrated_tensors, placement_of
-from edgeq.quantize.int8.registry import USUAL
 from edgeq.tensorrt.calibration_cache import CalibrationCache
 from edgeq.tensorrt.version import Version, version_of
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["check_trt_flags", "read_trt_cache", "trt_cache_options", "write_trt_cache"]
 
@@ -110,6 +109,12 @@ def read_trt_cache(path: Path, exported: Path) -> Scales:
         ArtifactError: the directory or the cache is not what it should be.
         CalibrationError: tensors of the plan are missing in the cache.
     """
+
+    import onnx
+
+    from edgeq.export.stage import FP32, ExportReport
+    from edgeq.quantize.int8.qdq import calibrated_tensors
+
     report = ExportReport.load(exported)
     cache = CalibrationCache.load(path)
     model = onnx.load(exported / FP32)
@@ -124,5 +129,9 @@ def read_trt_cache(path: Path, exported: Path) -> Scales:
 
 def _one_grid(model: onnx.ModelProto) -> list[frozenset[str]]:
     """Sets of tensors on one scale in ONNX Runtime's Q/DQ graph."""
+
+    from edgeq.quantize.int8.qdq import placement_of
+    from edgeq.quantize.int8.registry import USUAL
+
     placement = placement_of(model, plan_classifier(model), USUAL)
     return placement.groups()

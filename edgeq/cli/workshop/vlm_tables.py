@@ -150,7 +150,7 @@ def print_prepared_vlm(prepared: PreparedVlm) -> None:
     if prepared.memory is not None:
         click.echo(f"On {prepared.memory.device.title} {prepared.memory.reason}.")
     click.echo(f"The bundle lies in {prepared.bundle}")
-    click.echo(f'next: edgeq run {prepared.bundle} IMAGE "QUESTION"')
+    console.print_next("edgeq", "run", prepared.bundle, "IMAGE", "QUESTION")
 
 
 def print_answers(quality: VlmQuality) -> None:

@@ -6,12 +6,15 @@ The kind of damage, its place among nine, how severe it is, and what to do, whic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from edgeq.demo.scenes import KINDS
 from edgeq.errors import InputError
 
-__all__ = ["FINDINGS", "PLACES", "QUESTIONS", "SEVERITIES", "DefectFinding", "Reading", "parse", "report"]
+__all__ = ["FINDINGS", "PLACES", "QUESTIONS", "SCENES", "SEVERITIES", "DefectFinding", "Reading", "parse", "report"]
+
+SCENES: Final = 60
+"""That each variant of the model is asked about where nobody says how many."""
 
 QUESTIONS = (
     "What do you see?",

@@ -29,7 +29,6 @@ __all__ = [
     "ASKED",
     "PHOTOGRAPHS",
     "QUESTIONS_FILE",
-    "SCENES",
     "VLM",
     "VLM_BUNDLE",
     "VLM_WEIGHTS",
@@ -37,9 +36,6 @@ __all__ = [
     "Story",
     "tell",
 ]
-
-SCENES: Final = 60
-"""That each variant is asked about where nobody says how many."""
 
 VLM_WEIGHTS: Final = Path(__file__).parent.parent / "weights-vlm"
 VLM, VLM_BUNDLE, PHOTOGRAPHS, ASKED = "vlm-model", "vlm-bundle", "photographs", "asked"

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ModelError, first_line
+from edgeq.extras import install_command
+from edgeq.model.checkpoint.reachable import why_unreachable
 from edgeq.model.checkpoint.stored import StoredTensor, check_header
 
 __all__ = ["fetch_description", "is_hub_id"]
@@ -41,8 +43,10 @@ def fetch_description(model: str) -> tuple[Path, dict[str, StoredTensor]]:
     except ImportError as error:
         raise ModelError(
             f"{model} is not here, and huggingface_hub is not installed to ask for it",
-            next_step="pip install 'edgeq[torch]'",
+            next_step=install_command("torch"),
         ) from error
+    if reason := why_unreachable():
+        raise _unreachable(model, reason)
     try:
         config = Path(hf_hub_download(model, "config.json"))
         for name in ("preprocessor_config.json", "processor_config.json"):
@@ -50,7 +54,7 @@ def fetch_description(model: str) -> tuple[Path, dict[str, StoredTensor]]:
                 hf_hub_download(model, name)
         metadata = get_safetensors_metadata(model)
     except Exception as error:  # hub, HTTP client and file system each have their own family of errors
-        raise _unreachable(model, error) from error
+        raise _unreachable(model, first_line(error)) from error
     tensors = _tensors(metadata)
     if not tensors:
         raise ModelError(f"the safetensors index of {model} on Hugging Face names no file")
@@ -65,9 +69,8 @@ def _tensors(metadata: Any) -> dict[str, StoredTensor]:
     return found
 
 
-def _unreachable(model: str, error: Exception) -> ModelError:
+def _unreachable(model: str, reason: str) -> ModelError:
     """The error for a model that could not be asked for."""
-    reason = first_line(error)
     return ModelError(
         f"{model} is no directory here and could not be read from Hugging Face: {reason}",
         causes=(

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeq.errors import ModelError, first_line
+from edgeq.extras import install_command
 from edgeq.files import read_json_object, require_plain_files
 from edgeq.model.checkpoint.hub import is_hub_id
+from edgeq.model.checkpoint.reachable import why_unreachable
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
@@ -134,12 +136,13 @@ def download(model: str) -> Path:
     except ImportError as error:
         raise ModelError(
             f"{model} does not exist here, and huggingface_hub is not installed to download it",
-            next_step="pip install 'edgeq[torch]'",
+            next_step=install_command("torch"),
         ) from error
+    offline = why_unreachable()
     try:
-        return Path(snapshot_download(model, allow_patterns=_DOWNLOADED))
+        return Path(snapshot_download(model, allow_patterns=_DOWNLOADED, local_files_only=bool(offline)))
     except Exception as error:  # hub, HTTP client and file system each have their own family of errors
-        reason = first_line(error)
+        reason = offline or first_line(error)
         raise ModelError(
             f"{model} does not exist here and could not be downloaded from Hugging Face: {reason}",
             causes=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from edgeq.calibrate.stage import AUTO
+from edgeq.calibrate.choices import AUTO
 from edgeq.plan.precision import ChannelEqualization, Rule, WeightGranularity
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
 

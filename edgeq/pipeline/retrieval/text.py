@@ -29,7 +29,8 @@ from edgeq.quantize.equalize.record import EqualizationRecord
 from edgeq.quantize.equalize.stage import equalize_channels
 from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.stage import quantize
-from edgeq.quantize.search.layer_search import SearchBounds, keep_layers, search, worst_first
+from edgeq.quantize.search.bounds import SearchBounds
+from edgeq.quantize.search.layer_search import keep_layers, search, worst_first
 from edgeq.quantize.search.sensitivity import measure_sensitivity
 
 __all__ = ["CaptionEvaluation", "QuantizedText", "keep_text_layers", "quantize_text", "text_samples"]

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeq.calibrate.choices import AUTO
 from edgeq.calibrate.samples import Array, Samples
-from edgeq.calibrate.stage import AUTO, hold_back
+from edgeq.calibrate.stage import hold_back
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.engine.outputs import OutputRows, comparable
 from edgeq.export.parity import AllOutputs

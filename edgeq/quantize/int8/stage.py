@@ -9,7 +9,7 @@ import onnx
 
 from edgeq.calibrate.scales import Scales
 from edgeq.engine.registry import DEFAULT
-from edgeq.errors import ArtifactError, CalibrationError
+from edgeq.errors import ArtifactError, CalibrationError, shell_word
 from edgeq.files import sha256_file
 from edgeq.model.graph.onnx_file import save_onnx
 from edgeq.model.images.preprocess import Preprocess
@@ -77,7 +77,7 @@ def made_graph(directory: Path) -> Path:
         raise ArtifactError(
             f"{directory} has no {USUAL.file}",
             expected="a directory made by edgeq quantize or edgeq prepare",
-            next_step=f"edgeq quantize {directory} --scales SCALES -o QUANTIZED",
+            next_step=f"edgeq quantize {shell_word(directory)} --scales SCALES -o QUANTIZED",
         )
     return found[0]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeq.errors import ModelError, QuantizeError
+from edgeq.extras import install_command
 from edgeq.files import atomic_write, new_directory
 from edgeq.model.checkpoint.safetensors_file import SafetensorsFile, TensorSlot
 from edgeq.plan.precision import Precision, PrecisionPlan
@@ -110,7 +111,7 @@ def _require_packages() -> None:
     if missing:
         raise QuantizeError(
             f"an NF4 checkpoint is made with {missing[0]}, which is not installed",
-            next_step="pip install 'edgeq[language]'",
+            next_step=install_command("language"),
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from edgeq.files import atomic_write
 from edgeq.plan.figure import encoded, figure_of
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.quantize.search.racing import WORST
+from edgeq.quantize.search.bounds import WORST
 from edgeq.quantize.search.sensitivity import LayerSensitivity, Sensitivity
 
 if TYPE_CHECKING:

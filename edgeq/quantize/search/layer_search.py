@@ -15,7 +15,6 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, cast
 
 import onnx
@@ -35,15 +34,14 @@ from edgeq.quality.tasks.registry import AnyFigures
 from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.registry import USUAL
+from edgeq.quantize.search.bounds import SearchBounds
 from edgeq.quantize.search.sensitivity import Sensitivity
 
 __all__ = [
     "KEPT_BECAUSE",
-    "MAX_SHARE",
     "Evaluation",
     "ImageEvaluation",
     "Search",
-    "SearchBounds",
     "SearchStep",
     "float_share",
     "keep_layers",
@@ -52,39 +50,11 @@ __all__ = [
 ]
 
 SEARCH_VERSION: Final = "edgeq.search/1"
-MAX_SHARE: Final = 15.0
-"""Percent of the weighted layers' bytes that may stay in floating point, where nothing else is said."""
-
 KEPT_BECAUSE: Final = "it costs the output most for what it multiplies"
 """Of layers that a search leaves in floating point without a bound on the drop."""
 
-UNSEEN: Final = 3.0
-"""Times the drop allowed on the images searched, that it may be on others, where nothing else is said."""
-
 _ONE_SIDED_95 = 1.645
 """Standard errors up to the limit that a normal variable stays under with 95 %."""
-
-
-@dataclass(frozen=True)
-class SearchBounds:
-    """What the network may lose, and what that may cost.
-
-    Attributes:
-        max_drop: points of the headline, such as top-1, on the images searched.
-        max_unseen_drop: points that the 95 % limit of the drop may reach; None takes three times `max_drop`.
-        max_share: percent of the weighted layers' bytes that may stay in floating point.
-        min_speedup: times FP32's speed that has to be left at batch 1; None does not measure it.
-    """
-
-    max_drop: float
-    max_unseen_drop: float | None = None
-    max_share: float = MAX_SHARE
-    min_speedup: float | None = None
-
-    @property
-    def unseen(self) -> float:
-        """The limit of `max_unseen_drop`, whether it was given or not."""
-        return UNSEEN * self.max_drop if self.max_unseen_drop is None else self.max_unseen_drop
 
 
 Speed = Callable[[onnx.ModelProto], float]

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.calibrate.samples import Array
 from edgeq.quality.logits import Answers, judge_answers, root_ratio
+from edgeq.quantize.search.bounds import WORST, RaceBounds
 from edgeq.quantize.search.sweep import Runner, Track, in_order
 from edgeq.quantize.search.variants import Workbench
 
-__all__ = ["WORST", "Race", "RaceBounds", "RunningEstimate", "images_needed"]
-
-WORST: Final = 10
-"""So many layers are measured more exactly than the others."""
+__all__ = ["Race", "RunningEstimate", "images_needed"]
 
 _SIGMAS = 1.645
 """Half the width of a confidence interval, in standard errors: 95 % of a normal distribution are below its end."""
@@ -70,21 +67,6 @@ class RunningEstimate:
             return self.images
         endless = self.images * (self.spread / (bound * self.unit)) ** 2
         return min(self.total, math.ceil(1.0 / (1.0 / endless + 1.0 / self.total)))
-
-
-@dataclass(frozen=True)
-class RaceBounds:
-    """When a layer has seen enough images: the standard error is at most this part of the figure.
-
-    The error is that of the figure as an estimate of what all the images given would say: nothing once all were seen.
-
-    Attributes:
-        worst: for layers that may be among the ten worst, and whose place there is not certain.
-        others: for all others, and for every gain of `released`, where it is a part of the INT8 network's error.
-    """
-
-    worst: float = 0.045
-    others: float = 0.10
 
 
 def images_needed(estimates: Mapping[str, RunningEstimate], bounds: RaceBounds) -> dict[str, int]:

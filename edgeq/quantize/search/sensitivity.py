@@ -34,8 +34,9 @@ from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import many_lowerings
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.verify import int8_layers
+from edgeq.quantize.search.bounds import RaceBounds
 from edgeq.quantize.search.portions import FIRST_ROUND, Portions
-from edgeq.quantize.search.racing import Race, RaceBounds
+from edgeq.quantize.search.racing import Race
 from edgeq.quantize.search.sweep import Runner, bytes_at_cuts
 from edgeq.quantize.search.variants import Workbench
 

@@ -13,7 +13,7 @@ from PIL import Image
 from edgeq.bundle.manifest import Kind, Manifest, read_manifest
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
-from edgeq.errors import ArtifactError, EdgeqError, EngineError
+from edgeq.errors import ArtifactError, EdgeqError, EngineError, shell_word
 from edgeq.families.base import PIXELS, Arrays
 from edgeq.files import read_json_object
 from edgeq.model.images.preprocess import Preprocess
@@ -167,7 +167,7 @@ def refuse_retrieval(bundle: Path, kind: Kind) -> None:
         raise ArtifactError(
             f"{bundle} embeds texts and images for retrieval: it has two graphs, and canaries for each",
             expected="the bundle of a classifier, an image encoder or a vision-language model",
-            next_step=f'edgeq serve "{bundle}", or edgeq.open_bundle("{bundle}"), embed() and embed_texts() in Python',
+            next_step=f"edgeq serve {shell_word(bundle)}; in Python edgeq.open_bundle, then embed() and embed_texts()",
         )
 
 

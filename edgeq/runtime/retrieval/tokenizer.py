@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.errors import EngineError, InputError, ModelError, first_line
+from edgeq.extras import install_command
 from edgeq.runtime.tokenizer_trial import try_tokenizer
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     except ImportError as error:
         raise EngineError(
             f"the package {error.name} is missing, which reads {TOKENIZER}",
-            next_step="pip install 'edgeq[device,retrieval]'",
+            next_step=install_command("device", "retrieval"),
         ) from error
     try_tokenizer(directory / TOKENIZER)
     try:

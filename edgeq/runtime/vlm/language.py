@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgeq.engine.heap import trim_heap
 from edgeq.errors import EngineError, ModelError, first_line
+from edgeq.extras import install_command
 from edgeq.families.base import Config, ImageFeatures, ImagePrompt
 from edgeq.families.causal import causal_class
 from edgeq.families.features import FeatureArray
@@ -84,7 +85,7 @@ def require_packages() -> None:
     if missing:
         raise EngineError(
             f"a language model in 4 bits runs with {missing[0]}, which is not installed",
-            next_step="pip install 'edgeq[device,language]'",
+            next_step=install_command("device", "language"),
         )
 
 

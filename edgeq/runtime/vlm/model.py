@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.bundle.manifest import Manifest, read_manifest
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.engine import Engine
-from edgeq.errors import ArtifactError, InputError
+from edgeq.errors import ArtifactError, InputError, shell_word
 from edgeq.families.base import ImageFeatures
 from edgeq.families.features import concatenated, on_host
 from edgeq.quality.answerer import Answer
@@ -157,7 +157,7 @@ def check_answers(bundle: Path, manifest: Manifest) -> None:
         raise ArtifactError(
             f"{bundle} is the bundle of a {manifest.kind}, which answers no questions",
             expected="the bundle of a vision-language model",
-            next_step=f"edgeq evaluate {bundle} --eval LABELLED_IMAGES",
+            next_step=f"edgeq evaluate {shell_word(bundle)} --eval LABELLED_IMAGES",
         )
 
 

@@ -23,12 +23,12 @@ from edgeq.plan.rules import plan_classifier
 from edgeq.quality.logits import LogitFigures
 from edgeq.quality.tasks.base import Examples
 from edgeq.quality.tasks.classification import ClassificationTask
+from edgeq.quantize.search.bounds import SearchBounds
 from edgeq.quantize.search.frontier import draw_frontier
 from edgeq.quantize.search.layer_search import (
     Evaluation,
     ImageEvaluation,
     Search,
-    SearchBounds,
     SearchStep,
     float_share,
     keep_layers,

@@ -31,7 +31,8 @@ from edgeq.quantize.int8.pixels import PixelInput
 from edgeq.quantize.int8.qdq import calibrated_tensors, lower
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.verify import int8_layers
-from edgeq.quantize.search.racing import RaceBounds, RunningEstimate, images_needed
+from edgeq.quantize.search.bounds import RaceBounds
+from edgeq.quantize.search.racing import RunningEstimate, images_needed
 from edgeq.quantize.search.sensitivity import Sensitivity, measure_sensitivity
 
 PREPROCESS = Preprocess.from_flags((0.5,) * 3, (0.25,) * 3, (SIDE, SIDE))

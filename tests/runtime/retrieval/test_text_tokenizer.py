@@ -16,6 +16,7 @@ from two_towers import CONTEXT, SENTENCES, write_clip_tokenizer, write_siglip_to
 
 from edgeq.bundle.retrieval_settings import RetrievalSettings
 from edgeq.errors import EngineError, InputError, ModelError
+from edgeq.extras import install_command
 from edgeq.runtime.retrieval import tokenizer as module
 from edgeq.runtime.retrieval.tokenizer import MOST_CHARACTERS, TextTokenizer
 
@@ -237,4 +238,4 @@ def test_without_the_package_it_says_how_to_get_it(clip: tuple[Path, int], monke
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
     with pytest.raises(EngineError, match="tokenizers is missing") as caught:
         module.read_tokenizer(clip[0])
-    assert "edgeq[device,retrieval]" in caught.value.next_step
+    assert install_command("device", "retrieval") in caught.value.next_step

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import InputError
+from edgeq.extras import install_command
 from edgeq.model.heads.boxes import Detections
 from edgeq.quality.tasks.detection.objects import Objects
 from edgeq.quality.tasks.detection.similarity import sigmas
@@ -76,7 +77,7 @@ def require_pycocotools() -> None:
     except ImportError as error:
         raise InputError(
             "pycocotools is not installed, by which mAP is measured",
-            next_step="pip install pycocotools, or install edgeq with its extra `quantize`",
+            next_step=install_command("quantize"),
         ) from error
 
 

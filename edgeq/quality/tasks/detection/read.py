@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from edgeq.errors import InputError
+from edgeq.errors import InputError, shell_word
 from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stores.base import ImageStore
@@ -42,7 +42,7 @@ def read_objects(path: Path, labels: Sequence[str] | None) -> LabelledObjects:
     if len(found) > 1:
         raise InputError(
             f"{path} has several files of annotations: {', '.join(found[:_SHOWN])}",
-            next_step=f"give one of them: --eval {path / found[0]}",
+            next_step=f"give one of them: --eval {shell_word(path / found[0])}",
         )
     if found:
         return read_coco(store.read(found[0]), str(path / found[0]), images, labels)

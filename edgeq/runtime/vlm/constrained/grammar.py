@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import EngineError, first_line
+from edgeq.extras import install_command
 from edgeq.runtime.vlm.constrained.schema import SchemaError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def require_llguidance() -> None:
     except ImportError as error:
         raise EngineError(
             f"the package {error.name} is missing, which holds answers to a JSON schema",
-            next_step="pip install 'edgeq[structured]'",
+            next_step=install_command("structured"),
         ) from error
 
 
