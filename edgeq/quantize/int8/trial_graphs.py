@@ -1,0 +1,186 @@
+"""The graphs that `auto` tries: for each backend one that is opened once and given each choice's scales.
+
+TensorRT's is run in floating point, where scales can be inputs. ONNX Runtime's integer kernels take scales, zero points
+and biases as inputs, too, but it makes them only of constants: so the graph is taken as ONNX Runtime has fused it, and
+opened again with those constants as inputs. Where that cannot be, each choice's graph is lowered and opened by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeq.calibrate.samples import Array
+from edgeq.calibrate.scales import Scales
+from edgeq.engine import Engine
+from edgeq.engine.heap import trim_heap
+from edgeq.engine.onnxruntime import OnnxRuntimeEngine, fused_graph, side_by_side
+from edgeq.plan.precision import PrecisionPlan
+from edgeq.quantize.int8.pixels import PixelInput
+from edgeq.quantize.int8.qdq import (
+    Lowered,
+    StoredWeights,
+    lower,
+    lowered_constants,
+    placement_of,
+    scales_to_give,
+    take_constants,
+    take_scales,
+)
+from edgeq.quantize.int8.registry import USUAL
+from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
+
+__all__ = ["Choice", "Fields", "Made", "Network", "SignedGraph", "Tryable", "UnsignedGraph"]
+
+Fields = Callable[[Mapping[str, NDArray[np.float32]]], Sequence[NDArray[np.float32]]]
+"""What a network's outputs hold, by the outputs' names: a tensor for each field, the one that says most at the end."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is tried."""
+
+    backend: str
+    method: str
+    shared_add: bool
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph that is ready to run.
+
+    Attributes:
+        fields: of its outputs.
+        given: what it is given beside the sample.
+    """
+
+    engine: Engine
+    fields: Fields
+    given: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __call__(self, sample: Array) -> tuple[NDArray[np.float32], ...]:
+        """The fields of one sample."""
+        return tuple(self.fields(self.engine.run({self.engine.inputs[0]: sample, **self.given})))
+
+
+Made = Callable[[], Network]
+"""A graph that is opened where it is called, if it is not open yet."""
+
+
+@dataclass(frozen=True)
+class Tryable:
+    """What choices are made of.
+
+    Attributes:
+        model: FP32, with all its weights.
+        plan: for that graph.
+        scales: with every method's ranges.
+        threads: of one operator.
+        fields: of the graph's outputs.
+        pixels: where its input comes from; None where that is not known.
+        lowering: held by who lowers: that is Python, and two at once are no quicker.
+    """
+
+    model: onnx.ModelProto
+    plan: PrecisionPlan
+    scales: Scales
+    threads: int | None
+    fields: Fields
+    pixels: PixelInput | None = None
+    lowering: Lock = field(default_factory=Lock)
+
+    def of(self, choice: Choice) -> tuple[PrecisionPlan, Scales]:
+        """Plan and scales of a choice."""
+        plan = self.plan.model_copy(update={"shared_add": choice.shared_add})
+        return plan, self.scales.model_copy(update={"method": choice.method})
+
+    def opened(self, model: bytes, *, optimize: bool = True, integers: bool = True) -> OnnxRuntimeEngine:
+        """A graph in ONNX Runtime."""
+        _, each = side_by_side(self.threads)
+        return OnnxRuntimeEngine(model, threads=each, optimize=optimize, integers=integers, memory_pattern=False)
+
+
+class UnsignedGraph:
+    """ONNX Runtime's graph, for any choice.
+
+    Args:
+        tried: what it is made of.
+        first: the choice that it is fused with.
+    """
+
+    def __init__(self, tried: Tryable, first: Choice) -> None:
+        self._tried = tried
+        self._stored: StoredWeights = {}
+        with tried.lowering:
+            lowered = self._lowered(first)
+            self._base = self._constants(first)
+        self._engine = self._open_to_constants(lowered)
+
+    def made(self, choice: Choice) -> Made:
+        """The graph with a choice's constants."""
+        with self._tried.lowering:
+            others = self._constants(choice)
+            changed = self._base.differences(others)
+            if self._engine is None or changed is None or not changed <= self._base.settable():
+                return partial(self._opened, self._lowered(choice).SerializeToString())
+        given = {name: others.constants[name] for name in self._engine.inputs[1:]}
+        return partial(Network, self._engine, self._tried.fields, given)
+
+    def _open_to_constants(self, lowered: onnx.ModelProto) -> OnnxRuntimeEngine | None:
+        """The fused graph with constants for inputs; None where fusing has made a number of others.
+
+        A constant that is not there any more is one that a kernel derives itself, as the scale of a bias is.
+        """
+        named = {tensor.name for tensor in lowered.graph.initializer}
+        fused = fused_graph(lowered.SerializeToString())
+        lowered.Clear()
+        if not named.issuperset(tensor.name for tensor in fused.graph.initializer):
+            return None
+        take_constants(fused, self._base.settable())
+        serialized = fused.SerializeToString()
+        fused.Clear()
+        return self._tried.opened(serialized, optimize=False)
+
+    def _lowered(self, choice: Choice) -> onnx.ModelProto:
+        plan, scales = self._tried.of(choice)
+        return lower(self._tried.model, plan, scales, USUAL, pixels=self._tried.pixels, stored=self._stored)
+
+    def _constants(self, choice: Choice) -> Lowered:
+        plan, scales = self._tried.of(choice)
+        return lowered_constants(self._tried.model, plan, scales, USUAL, pixels=self._tried.pixels, stored=self._stored)
+
+    def _opened(self, model: bytes) -> Network:
+        return Network(self._tried.opened(model), self._tried.fields)
+
+
+class SignedGraph:
+    """TensorRT's graph in floating point, for any method.
+
+    Args:
+        tried: what it is made of.
+        shared_add: as in the choices.
+    """
+
+    def __init__(self, tried: Tryable, *, shared_add: bool) -> None:
+        plan = tried.plan.model_copy(update={"shared_add": shared_add})
+        self._scales, self._fields = tried.scales, tried.fields  # and not the model
+        with tried.lowering:
+            self._placement = placement_of(tried.model, plan, TENSORRT)
+            lowered = lower(tried.model, plan, tried.scales, TENSORRT)
+        take_scales(lowered, self._placement)
+        serialized = lowered.SerializeToString()
+        del lowered
+        trim_heap()  # of the graphs before it: this one is the largest
+        self._engine = tried.opened(serialized, integers=False)
+
+    def made(self, choice: Choice) -> Made:
+        """The graph with a choice's scales."""
+        scales = self._scales.model_copy(update={"method": choice.method})
+        return partial(Network, self._engine, self._fields, scales_to_give(self._placement, scales))
