@@ -103,15 +103,19 @@ def select(
         read_in(model, graph)  # `onnx.load` would hold the file's bytes and the model at once
         tryable = Tryable(model, plan, scales, threads, fields or _every_output, pixel_input(preprocess))
         first = Choice(USUAL.name, _ORDER[0], bool(shared_add))
-        of_unsigned = UnsignedGraph(tryable, first)  # while FP32 answers
+        additions = (first.shared_add,) if shared_add is not None else (False, True)
+        choices = [replace(first, method=method, shared_add=add) for add in additions for method in _ORDER]
+        of_unsigned = UnsignedGraph(tryable, choices)  # while FP32 answers
         # There one side of an addition is never stored: there is nothing to share.
-        of_signed = ahead.submit(SignedGraph, tryable, shared_add=bool(shared_add))  # while the other one runs
+        of_signed = SignedGraph(tryable, shared_add=first.shared_add)
+        del model, tryable  # what is opened needs their room
         trials = _Trials(judging.result(), samples, opening, advance)
+        opened = ahead.submit(of_signed.open)  # while the other one runs
         unsigned = trials.best_method(of_unsigned, first)
         if shared_add is None:
             unsigned = trials.better_addition(of_unsigned, unsigned)
-        del model, tryable, of_unsigned
-        signed = trials.best_method(of_signed.result(), replace(first, backend=TENSORRT.name))
+        opened.result()
+        signed = trials.best_method(of_signed, replace(first, backend=TENSORRT.name))
     return scales.model_copy(
         update={
             "chosen": {USUAL.name: unsigned.choice.method, TENSORRT.name: signed.choice.method},

@@ -7,10 +7,9 @@ opened again with those constants as inputs. Where that cannot be, each choice's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,6 @@ class Tryable:
         threads: of one operator.
         fields: of the graph's outputs.
         pixels: where its input comes from; None where that is not known.
-        lowering: held by who lowers: that is Python, and two at once are no quicker.
     """
 
     model: onnx.ModelProto
@@ -94,93 +92,100 @@ class Tryable:
     threads: int | None
     fields: Fields
     pixels: PixelInput | None = None
-    lowering: Lock = field(default_factory=Lock)
 
     def of(self, choice: Choice) -> tuple[PrecisionPlan, Scales]:
         """Plan and scales of a choice."""
         plan = self.plan.model_copy(update={"shared_add": choice.shared_add})
         return plan, self.scales.model_copy(update={"method": choice.method})
 
-    def opened(self, model: bytes, *, optimize: bool = True, integers: bool = True) -> OnnxRuntimeEngine:
-        """A graph in ONNX Runtime."""
-        _, each = side_by_side(self.threads)
-        return OnnxRuntimeEngine(model, threads=each, optimize=optimize, integers=integers, memory_pattern=False)
-
 
 class UnsignedGraph:
-    """ONNX Runtime's graph, for any choice.
+    """ONNX Runtime's graph, for some choices.
 
     Args:
-        tried: what it is made of.
-        first: the choice that it is fused with.
+        tried: what it is made of; it is held only where a choice needs a graph of its own.
+        choices: that it may be made for; it is fused with the first.
+
+    Attributes:
+        together: the choices that need none.
     """
 
-    def __init__(self, tried: Tryable, first: Choice) -> None:
-        self._tried = tried
+    def __init__(self, tried: Tryable, choices: Sequence[Choice]) -> None:
+        self._fields, self._threads = tried.fields, tried.threads
         self._stored: StoredWeights = {}
-        with tried.lowering:
-            lowered = self._lowered(first)
-            self._base = self._constants(first)
-        self._engine = self._open_to_constants(lowered)
+        lowered = self._lowered(tried, choices[0])
+        constants = {choice: self._constants(tried, choice) for choice in choices}
+        base = constants[choices[0]]
+        settable = base.settable()
+        self._engine = self._open_to_constants(lowered, settable)
+        given = self._engine.inputs[1:] if self._engine else ()
+        self._given = {
+            choice: {name: others.constants[name] for name in given}
+            for choice, others in constants.items()
+            if self._engine and (changed := base.differences(others)) is not None and changed <= settable
+        }
+        self.together = frozenset(self._given)
+        self._tried = None if len(self.together) == len(choices) else tried
 
     def made(self, choice: Choice) -> Made:
         """The graph with a choice's constants."""
-        with self._tried.lowering:
-            others = self._constants(choice)
-            changed = self._base.differences(others)
-            if self._engine is None or changed is None or not changed <= self._base.settable():
-                return partial(self._opened, self._lowered(choice).SerializeToString())
-        given = {name: others.constants[name] for name in self._engine.inputs[1:]}
-        return partial(Network, self._engine, self._tried.fields, given)
+        if self._engine and choice in self._given:
+            return partial(Network, self._engine, self._fields, self._given[choice])
+        assert self._tried is not None
+        return partial(self._opened, self._lowered(self._tried, choice).SerializeToString())
 
-    def _open_to_constants(self, lowered: onnx.ModelProto) -> OnnxRuntimeEngine | None:
+    def _open_to_constants(self, lowered: onnx.ModelProto, settable: Collection[str]) -> OnnxRuntimeEngine | None:
         """The fused graph with constants for inputs; None where fusing has made a number of others.
 
         A constant that is not there any more is one that a kernel derives itself, as the scale of a bias is.
         """
         named = {tensor.name for tensor in lowered.graph.initializer}
         fused = fused_graph(lowered.SerializeToString())
-        lowered.Clear()
         if not named.issuperset(tensor.name for tensor in fused.graph.initializer):
             return None
-        take_constants(fused, self._base.settable())
-        serialized = fused.SerializeToString()
-        fused.Clear()
-        return self._tried.opened(serialized, optimize=False)
+        take_constants(fused, settable)
+        return _open(fused.SerializeToString(), self._threads, optimize=False)
 
-    def _lowered(self, choice: Choice) -> onnx.ModelProto:
-        plan, scales = self._tried.of(choice)
-        return lower(self._tried.model, plan, scales, USUAL, pixels=self._tried.pixels, stored=self._stored)
+    def _lowered(self, tried: Tryable, choice: Choice) -> onnx.ModelProto:
+        plan, scales = tried.of(choice)
+        return lower(tried.model, plan, scales, USUAL, pixels=tried.pixels, stored=self._stored)
 
-    def _constants(self, choice: Choice) -> Lowered:
-        plan, scales = self._tried.of(choice)
-        return lowered_constants(self._tried.model, plan, scales, USUAL, pixels=self._tried.pixels, stored=self._stored)
+    def _constants(self, tried: Tryable, choice: Choice) -> Lowered:
+        plan, scales = tried.of(choice)
+        return lowered_constants(tried.model, plan, scales, USUAL, pixels=tried.pixels, stored=self._stored)
 
     def _opened(self, model: bytes) -> Network:
-        return Network(self._tried.opened(model), self._tried.fields)
+        return Network(_open(model, self._threads), self._fields)
 
 
 class SignedGraph:
     """TensorRT's graph in floating point, for any method.
 
     Args:
-        tried: what it is made of.
+        tried: what it is made of, and what it does not hold.
         shared_add: as in the choices.
     """
 
     def __init__(self, tried: Tryable, *, shared_add: bool) -> None:
         plan = tried.plan.model_copy(update={"shared_add": shared_add})
-        self._scales, self._fields = tried.scales, tried.fields  # and not the model
-        with tried.lowering:
-            self._placement = placement_of(tried.model, plan, TENSORRT)
-            lowered = lower(tried.model, plan, tried.scales, TENSORRT)
+        self._scales, self._fields, self._threads = tried.scales, tried.fields, tried.threads
+        self._placement = placement_of(tried.model, plan, TENSORRT)
+        lowered = lower(tried.model, plan, tried.scales, TENSORRT)
         take_scales(lowered, self._placement)
-        serialized = lowered.SerializeToString()
-        del lowered
+        self._serialized = lowered.SerializeToString()
+
+    def open(self) -> None:
+        """Open it, before it is made for anything."""
         trim_heap()  # of the graphs before it: this one is the largest
-        self._engine = tried.opened(serialized, integers=False)
+        self._engine = _open(self._serialized, self._threads, integers=False)
+        del self._serialized
 
     def made(self, choice: Choice) -> Made:
         """The graph with a choice's scales."""
         scales = self._scales.model_copy(update={"method": choice.method})
         return partial(Network, self._engine, self._fields, scales_to_give(self._placement, scales))
+
+
+def _open(model: bytes, threads: int | None, *, optimize: bool = True, integers: bool = True) -> OnnxRuntimeEngine:
+    _, each = side_by_side(threads)
+    return OnnxRuntimeEngine(model, threads=each, optimize=optimize, integers=integers, memory_pattern=False)
