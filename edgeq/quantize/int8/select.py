@@ -4,7 +4,8 @@ Numbers of different scales, such as a detector's boxes in pixels and its scores
 and the worst field counts: boxes would drown scores otherwise.
 
 A challenger that does not lead on the first quarter of those images, by half of the margin that it needs in the end, is
-not run over the rest.
+not run over the rest. TensorRT's graph is run in floating point, which takes as long as FP32: there the leader is not
+either, while nobody comes near it, unless its error is large. What that graph is worth, the gate finds on other images.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from edgeq.quantize.int8.pixels import pixel_input
 from edgeq.quantize.int8.qdq import many_lowerings
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
-from edgeq.quantize.int8.trial_graphs import Choice, Fields, Made, Network, SignedGraph, Tryable, UnsignedGraph
+from edgeq.quantize.int8.trial_graphs import Choice, Fields, Network, SignedGraph, Tryable, UnsignedGraph
 from edgeq.quantize.search.layer_search import KEPT_BECAUSE, keep_layers
 
 __all__ = ["resolve", "select", "trials"]
@@ -54,6 +55,9 @@ _FEWEST = 8
 
 _MARGIN = 0.03
 """A method takes the place of the one before it only if its error is smaller by this part: less is chance."""
+
+_FAR = 0.05
+"""From this error on a method is run over all images: half of what weights and biases are corrected from."""
 
 _ORDER = ("mse", *(method for method in METHODS if method != "mse"))
 
@@ -111,17 +115,17 @@ def select(
         del model, tryable  # what is opened needs their room
         trials = _Trials(judging.result(), samples, opening, advance)
         opened = ahead.submit(of_signed.open)  # while the other one runs
-        unsigned = trials.best_method(of_unsigned, first)
+        unsigned = trials.best_method(of_unsigned, first, whole=True)
         if shared_add is None:
             unsigned = trials.better_addition(of_unsigned, unsigned)
         opened.result()
-        signed = trials.best_method(of_signed, replace(first, backend=TENSORRT.name))
+        signed = trials.best_method(of_signed, replace(first, backend=TENSORRT.name), whole=False)
     return scales.model_copy(
         update={
             "chosen": {USUAL.name: unsigned.choice.method, TENSORRT.name: signed.choice.method},
             "shared_add": unsigned.choice.shared_add,
             "held_back": len(trials.judged[0]),
-            "trials": tuple(tried.trial() for tried in trials.tried),
+            "trials": tuple(trial.result().told() for trial in trials.tried),
         }
     )
 
@@ -141,46 +145,67 @@ class _Trials:
     samples: Executor
     opening: Executor
     advance: Callable[[int], None] | None
-    tried: list[_Tried] = field(default_factory=list)
+    tried: list[_Trial] = field(default_factory=list)
 
-    def best_method(self, graph: UnsignedGraph | SignedGraph, first: Choice) -> _Tried:
-        """Try every method, `first` the first; one takes the place of the one before it only with a margin."""
-        running, *waiting = (replace(first, method=method) for method in _ORDER)
-        trial, best = self._begin(graph.made(running), whole=True), None
-        for choice in waiting:
-            following = self._begin(graph.made(choice))  # its first look, while the one before it runs
-            best = _better(best, self._ended(running, trial, best))
-            running, trial = choice, following
-        return _better(best, self._ended(running, trial, best))
+    def best_method(self, graph: UnsignedGraph | SignedGraph, first: Choice, *, whole: bool) -> _Trial:
+        """Try every method; one takes the place of the one before it only with a margin.
 
-    def better_addition(self, graph: UnsignedGraph, best: _Tried) -> _Tried:
+        Args:
+            graph: of one backend.
+            first: the first choice.
+            whole: it is run over all images at once; else where another one leads, or where it is far from FP32.
+        """
+        others = [replace(first, method=method) for method in _ORDER if method != first.method]
+        best, trial = None, self._begin(graph, first, whole=whole)
+        for choice in others:
+            following = self._begin(graph, choice)  # its first look, while the one before it runs
+            best = self._better(best, self._noted(trial), _MARGIN)
+            trial = following
+        best = self._better(best, self._noted(trial), _MARGIN)
+        if best.result().error > _FAR:
+            self._finish(best)
+        return best
+
+    def better_addition(self, graph: UnsignedGraph, best: _Trial) -> _Trial:
         """The winner, or the same method with the other kind of addition."""
-        choice = replace(best.choice, shared_add=not best.choice.shared_add)
-        tried = self._ended(choice, self._begin(graph.made(choice)), best, margin=0.0)
-        return tried if tried.beats(best, by=0.0) else best
+        other = self._begin(graph, replace(best.choice, shared_add=not best.choice.shared_add))
+        return self._better(best, self._noted(other), 0.0)
 
-    def _begin(self, made: Made, *, whole: bool = False) -> _Trial:
+    def _begin(self, graph: UnsignedGraph | SignedGraph, choice: Choice, *, whole: bool = False) -> _Trial:
         """Begin a trial over the first quarter of the images, or over all."""
-        samples, _ = self.judged
-        network = self.opening.submit(made)
-        return network, self._run(network, slice(None if whole else -(-len(samples) // 4)))
+        trial = _Trial(choice, self.opening.submit(graph.made(choice)))
+        self._run(trial, len(self.judged[0]) if whole else -(-len(self.judged[0]) // 4))
+        return trial
 
-    def _run(self, network: Future[Network], images: slice) -> list[Future[_Compared]]:
-        samples, reference = self.judged
-        pairs = zip(samples[images], reference[images], strict=True)
-        return [self.samples.submit(_compared, network, sample, wanted) for sample, wanted in pairs]
+    def _finish(self, trial: _Trial) -> None:
+        self._run(trial, len(self.judged[0]))
 
-    def _ended(self, choice: Choice, trial: _Trial, leader: _Tried | None, margin: float = _MARGIN) -> _Tried:
-        """What has come of a trial; the rest of the images is run where it leads on those that it has seen."""
-        network, begun = trial
-        tried = _tried(choice, begun)
-        rest = len(self.judged[0]) - len(begun)
-        if rest and leader is not None and tried.error < (1.0 - margin / 2) * leader.first(len(begun)).error:
-            tried = tried.joined(_tried(choice, self._run(network, slice(len(begun), None))))
-        self.tried.append(tried)
+    def _run(self, trial: _Trial, count: int) -> None:
+        """Run a trial over the first images, as far as it has not been."""
+        some = slice(len(trial.begun), count)
+        for sample, wanted in zip(*(each[some] for each in self.judged), strict=True):
+            trial.begun.append(self.samples.submit(_compared, trial.network, sample, wanted))
+
+    def _noted(self, trial: _Trial) -> _Trial:
+        trial.result()
+        self.tried.append(trial)
         if self.advance:
             self.advance(1)
-        return tried
+        return trial
+
+    def _better(self, best: _Trial | None, challenger: _Trial, margin: float) -> _Trial:
+        """The challenger where it leads with the margin, or where there is nobody to beat.
+
+        Where it does not lead on the images that it has seen, by half of the margin, the rest is not run.
+        """
+        if best is None:
+            return challenger
+        seen = challenger.result()
+        if seen.error >= (1.0 - margin / 2) * best.result().first(len(seen.changes)).error:
+            return best
+        for trial in (best, challenger):
+            self._finish(trial)
+        return challenger if challenger.result().error < (1.0 - margin) * best.result().error else best
 
 
 _Answer = tuple[NDArray[np.float32], ...]
@@ -193,8 +218,19 @@ _Compared = tuple[list[float], list[float], bool]
 """Of one sample: for each field the squared distance to the reference's, the squared length of that, and whether the
 largest number of the last field stands where the reference has it."""
 
-_Trial = tuple[Future[Network], list[Future[_Compared]]]
-"""A graph, and the samples that it is under way with."""
+
+@dataclass(frozen=True)
+class _Trial:
+    """A choice, its graph, and the samples that it is under way with."""
+
+    choice: Choice
+    network: Future[Network]
+    begun: list[Future[_Compared]] = field(default_factory=list)
+
+    def result(self) -> _Tried:
+        """What came of the samples, once they have all been run."""
+        changes, sizes, same = zip(*(each.result() for each in self.begun), strict=True)
+        return _Tried(self.choice, np.array(changes), np.array(sizes), np.array(same, np.bool_))
 
 
 @dataclass(frozen=True)
@@ -222,20 +258,7 @@ class _Tried:
         """On the first images alone."""
         return replace(self, changes=self.changes[:count], sizes=self.sizes[:count], same=self.same[:count])
 
-    def joined(self, rest: _Tried) -> _Tried:
-        """With further images."""
-        return _Tried(
-            self.choice,
-            np.concatenate([self.changes, rest.changes]),
-            np.concatenate([self.sizes, rest.sizes]),
-            np.concatenate([self.same, rest.same]),
-        )
-
-    def beats(self, other: _Tried, *, by: float) -> bool:
-        """Whether its error is smaller by this part on all images."""
-        return len(self.changes) == len(other.changes) and self.error < (1.0 - by) * other.error
-
-    def trial(self) -> Trial:
+    def told(self) -> Trial:
         """What is told of it."""
         return Trial(
             **asdict(self.choice),
@@ -248,17 +271,6 @@ class _Tried:
 def _compared(network: Future[Network], sample: Array, wanted: _Answer) -> _Compared:
     given = network.result()(sample)
     return _changes(given, wanted), _changes(wanted, None), bool(given[-1].argmax() == wanted[-1].argmax())
-
-
-def _tried(choice: Choice, begun: Sequence[Future[_Compared]]) -> _Tried:
-    """A choice with what came of samples, once they have all been run."""
-    changes, sizes, same = zip(*(each.result() for each in begun), strict=True)
-    return _Tried(choice, np.array(changes), np.array(sizes), np.array(same, np.bool_))
-
-
-def _better(best: _Tried | None, challenger: _Tried) -> _Tried:
-    """The challenger where it leads with the margin, or where there is nobody to beat."""
-    return challenger if best is None or challenger.beats(best, by=_MARGIN) else best
 
 
 def _changes(given: _Answer, wanted: _Answer | None) -> list[float]:
