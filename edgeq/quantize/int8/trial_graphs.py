@@ -7,7 +7,7 @@ opened again with those constants as inputs. Where that cannot be, each choice's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -113,19 +113,13 @@ class UnsignedGraph:
     def __init__(self, tried: Tryable, choices: Sequence[Choice]) -> None:
         self._fields, self._threads = tried.fields, tried.threads
         self._stored: StoredWeights = {}
-        lowered = self._lowered(tried, choices[0])
-        constants = {choice: self._constants(tried, choice) for choice in choices}
-        base = constants[choices[0]]
-        settable = base.settable()
-        self._engine = self._open_to_constants(lowered, settable)
-        given = self._engine.inputs[1:] if self._engine else ()
-        self._given = {
-            choice: {name: others.constants[name] for name in given}
-            for choice, others in constants.items()
-            if self._engine and (changed := base.differences(others)) is not None and changed <= settable
-        }
+        self._engine: OnnxRuntimeEngine | None = None
+        self._given: dict[Choice, Mapping[str, NDArray[Any]]] = {}
+        fused = _fused(self._lowered(tried, choices[0]))
+        if fused is not None:
+            self._open_for(tried, choices, fused)
         self.together = frozenset(self._given)
-        self._tried = None if len(self.together) == len(choices) else tried
+        self._tried = None if self.together.issuperset(choices) else tried
 
     def made(self, choice: Choice) -> Made:
         """The graph with a choice's constants."""
@@ -134,17 +128,16 @@ class UnsignedGraph:
         assert self._tried is not None
         return partial(self._opened, self._lowered(self._tried, choice).SerializeToString())
 
-    def _open_to_constants(self, lowered: onnx.ModelProto, settable: Collection[str]) -> OnnxRuntimeEngine | None:
-        """The fused graph with constants for inputs; None where fusing has made a number of others.
-
-        A constant that is not there any more is one that a kernel derives itself, as the scale of a bias is.
-        """
-        named = {tensor.name for tensor in lowered.graph.initializer}
-        fused = fused_graph(lowered.SerializeToString())
-        if not named.issuperset(tensor.name for tensor in fused.graph.initializer):
-            return None
-        take_constants(fused, settable)
-        return _open(fused.SerializeToString(), self._threads, optimize=False)
+    def _open_for(self, tried: Tryable, choices: Sequence[Choice], fused: onnx.ModelProto) -> None:
+        """Open the fused graph with those of its constants for inputs in which the choices differ."""
+        made = {choice: self._constants(tried, choice) for choice in choices}
+        base = made[choices[0]]
+        changed = {choice: base.differences(each) for choice, each in made.items()}
+        fit = {choice: names for choice, names in changed.items() if names is not None and names <= base.settable()}
+        take_constants(fused, frozenset().union(*fit.values()))
+        self._engine = _open(fused.SerializeToString(), self._threads, optimize=False)
+        inputs = self._engine.inputs[1:]
+        self._given = {choice: {name: made[choice].constants[name] for name in inputs} for choice in fit}
 
     def _lowered(self, tried: Tryable, choice: Choice) -> onnx.ModelProto:
         plan, scales = tried.of(choice)
@@ -184,6 +177,18 @@ class SignedGraph:
         """The graph with a choice's scales."""
         scales = self._scales.model_copy(update={"method": choice.method})
         return partial(Network, self._engine, self._fields, scales_to_give(self._placement, scales))
+
+
+def _fused(lowered: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The graph as ONNX Runtime fuses it; None where it holds a number then that fusing has made of others.
+
+    New shapes and axes are none: ranges are not in them. A constant that is not there any more is one that a kernel
+    derives itself, as the scale of a bias is.
+    """
+    named = {tensor.name for tensor in lowered.graph.initializer}
+    fused = fused_graph(lowered.SerializeToString())
+    new = (tensor for tensor in fused.graph.initializer if tensor.name not in named)
+    return fused if all(tensor.data_type == onnx.TensorProto.INT64 for tensor in new) else None
 
 
 def _open(model: bytes, threads: int | None, *, optimize: bool = True, integers: bool = True) -> OnnxRuntimeEngine:
