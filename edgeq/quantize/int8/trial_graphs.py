@@ -120,6 +120,8 @@ class UnsignedGraph:
             self._open_for(tried, choices, fused)
         self.together = frozenset(self._given)
         self._tried = None if self.together.issuperset(choices) else tried
+        if self._tried is None:
+            self._stored.clear()
 
     def made(self, choice: Choice) -> Made:
         """The graph with a choice's constants."""
