@@ -24,6 +24,9 @@ BINS = 4096
 MAX_COUNTED = 16_384
 """Of a larger tensor every k-th value is counted, k prime and no divisor of its size; the extremes are those of all."""
 
+_COUNTED = 8_192
+"""How many values of a larger tensor are counted, at the most."""
+
 
 class Histogram:
     """Counts of one tensor's values over [-limit, limit), with the exact minimum and maximum of all of them.
@@ -58,8 +61,8 @@ class Histogram:
     def add(self, values: NDArray[np.float32]) -> None:
         """Count the values of one image's tensor (any shape).
 
-        Beyond MAX_COUNTED values only those at every k-th position count, which are the same positions whatever the
-        batch. The minimum and maximum are taken over all of them.
+        Of more than MAX_COUNTED values only those at every k-th position count, up to 8,192, which are the same
+        positions whatever the batch. The minimum and maximum are taken over all of them.
 
         Raises:
             CalibrationError: a value is NaN or infinite.
@@ -121,7 +124,7 @@ def _stride(size: int) -> int:
 
     A divisor of the size would walk down single columns or channels of the tensor.
     """
-    stride = -(-size // MAX_COUNTED)
+    stride = 1 if size <= MAX_COUNTED else -(-size // _COUNTED)
     while stride > 1 and (size % stride == 0 or any(stride % part == 0 for part in range(2, math.isqrt(stride) + 1))):
         stride += 1
     return stride

@@ -16,6 +16,7 @@ from edgeq.engine.base import EngineBackend
 from edgeq.errors import EngineError, first_line
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "OnnxRuntimeEngine",
     "default_threads",
     "executed_operators",
+    "fused_graph",
     "side_by_side",
 ]
 
@@ -90,6 +92,25 @@ def executed_operators(model: Path) -> Counter[str]:
     return Counter(node.op_type for node in graph.node)
 
 
+def fused_graph(model: bytes) -> onnx.ModelProto:
+    """What ONNX Runtime makes of a graph on this processor: fused and in its own layouts, for its `optimize=False`.
+
+    Constants keep their names, save those that it computes anew. It is for this machine and this release alone.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as directory:
+        fused = Path(directory) / "fused.onnx"
+        options = _session_options(1, optimize=True, memory_pattern=False)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it is not run
+        options.optimized_model_filepath = str(fused)
+        _open(model, options, CPU, disabled=("ConstantSharing",))
+        return onnx.load(fused)
+
+
 def _session_options(
     threads: int, *, optimize: bool, integers: bool = True, memory_pattern: bool = True, spinning: bool = True
 ) -> onnxruntime.SessionOptions:
@@ -110,14 +131,20 @@ def _session_options(
 
 
 def _open(
-    model: Path | bytes, options: onnxruntime.SessionOptions, provider: ExecutionProvider
+    model: Path | bytes,
+    options: onnxruntime.SessionOptions,
+    provider: ExecutionProvider,
+    *,
+    disabled: Sequence[str] = (),
 ) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     source = model if isinstance(model, bytes) else str(model)
     name = "the graph" if isinstance(model, bytes) else str(model)
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=provider.listed(), enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            source, options, providers=provider.listed(), enable_fallback=0, disabled_optimizers=list(disabled)
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         on = "" if provider.name == CPU.name else f" on {provider.name}"
         raise EngineError(

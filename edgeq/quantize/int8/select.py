@@ -4,7 +4,8 @@ Numbers of different scales, such as a detector's boxes in pixels and its scores
 and the worst field counts: boxes would drown scores otherwise.
 
 A challenger that does not lead on the first quarter of those images, by half of the margin that it needs in the end, is
-not run over the rest.
+not run over the rest. TensorRT's graph is run in floating point, which takes as long as FP32: there the leader is not
+either, while nobody comes near it, unless its error is large. What that graph is worth, the gate finds on other images.
 """
 
 from __future__ import annotations
@@ -13,37 +14,32 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgeq.calibrate.observe import open_observed
 from edgeq.calibrate.samples import Array
 from edgeq.calibrate.scales import Scales, Trial
 from edgeq.calibrate.thresholds import METHODS
-from edgeq.engine import Engine
 from edgeq.engine.heap import trim_heap
-from edgeq.engine.onnxruntime import OnnxRuntimeEngine, side_by_side
+from edgeq.engine.onnxruntime import side_by_side
 from edgeq.engine.outputs import comparable
 from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import float_additions, keep_range
-from edgeq.quantize.int8.pixels import PixelInput, pixel_input
-from edgeq.quantize.int8.qdq import StoredWeights, lower, many_lowerings, placement_of, scales_to_give, take_scales
+from edgeq.quantize.int8.pixels import pixel_input
+from edgeq.quantize.int8.qdq import many_lowerings
 from edgeq.quantize.int8.registry import USUAL
 from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
+from edgeq.quantize.int8.trial_graphs import Choice, Fields, Network, SignedGraph, Tryable, UnsignedGraph
 from edgeq.quantize.search.layer_search import KEPT_BECAUSE, keep_layers
 
 __all__ = ["resolve", "select", "trials"]
-
-Fields = Callable[[Mapping[str, NDArray[np.float32]]], Sequence[NDArray[np.float32]]]
-"""What a network's outputs hold, by the outputs' names: a tensor for each field, the one that says most at the end."""
 
 
 def _every_output(outputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
@@ -59,6 +55,9 @@ _FEWEST = 8
 
 _MARGIN = 0.03
 """A method takes the place of the one before it only if its error is smaller by this part: less is chance."""
+
+_FAR = 0.05
+"""From this error on a method is run over all images: half of what weights and biases are corrected from."""
 
 _ORDER = ("mse", *(method for method in METHODS if method != "mse"))
 
@@ -96,103 +95,39 @@ def select(
         advance: called with 1 after each trial.
     """
     trim_heap()
-    with many_lowerings(), ThreadPoolExecutor(1) as running:
-        answering = running.submit(_answer_as_fp32, graph, held_back, fields, threads)
+    together, _ = side_by_side(threads)
+    with (
+        many_lowerings(),
+        ThreadPoolExecutor(together) as samples,
+        ThreadPoolExecutor(1) as opening,
+        ThreadPoolExecutor(1) as ahead,
+    ):
+        judging = ahead.submit(_answer_as_fp32, graph, held_back, fields, threads, samples)
         model = load_outline(graph)
         read_in(model, graph)  # `onnx.load` would hold the file's bytes and the model at once
-        trials = _Trials(answering, threads, advance, running)
-        tryable = _Tryable(model, plan, scales, threads, fields or _every_output)
-        graphs = _Unsigned(tryable, pixel_input(preprocess))
-        unsigned = trials.best_method(graphs, bool(shared_add))
-        other = trials.begin_other_addition(graphs, unsigned) if shared_add is None else None
-        graph_of_signed = _Signed(tryable, bool(shared_add))  # while that runs
-        del model, tryable, graphs  # TensorRT's graph in floating point needs their room
-        if other is not None:
-            unsigned = trials.better_addition(unsigned, other)
+        tryable = Tryable(model, plan, scales, threads, fields or _every_output, pixel_input(preprocess))
+        first = Choice(USUAL.name, _ORDER[0], bool(shared_add))
+        additions = (first.shared_add,) if shared_add is not None else (False, True)
+        choices = [replace(first, method=method, shared_add=add) for add in additions for method in _ORDER]
+        of_unsigned = UnsignedGraph(tryable, choices)  # while FP32 answers
         # There one side of an addition is never stored: there is nothing to share.
-        signed = trials.best_method(graph_of_signed, bool(shared_add))
-        held_back, _ = answering.result()
+        of_signed = SignedGraph(tryable, shared_add=first.shared_add)
+        del model, tryable  # what is opened needs their room
+        trials = _Trials(judging.result(), samples, opening, advance)
+        opened = ahead.submit(of_signed.open)  # while the other one runs
+        unsigned = trials.best_method(of_unsigned, first, whole=True)
+        if shared_add is None:
+            unsigned = trials.better_addition(of_unsigned, unsigned)
+        opened.result()
+        signed = trials.best_method(of_signed, replace(first, backend=TENSORRT.name), whole=False)
     return scales.model_copy(
         update={
             "chosen": {USUAL.name: unsigned.choice.method, TENSORRT.name: signed.choice.method},
             "shared_add": unsigned.choice.shared_add,
-            "held_back": len(held_back),
-            "trials": tuple(tried.trial() for tried in trials.tried),
+            "held_back": len(trials.judged[0]),
+            "trials": tuple(trial.result().told() for trial in trials.tried),
         }
     )
-
-
-@dataclass(frozen=True)
-class _Network:
-    """A graph that is ready to run.
-
-    Attributes:
-        fields: of its outputs.
-        given: what it is given beside the sample.
-    """
-
-    engine: Engine
-    fields: Fields
-    given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-
-    def __call__(self, sample: Array) -> tuple[NDArray[np.float32], ...]:
-        """The fields of one sample."""
-        return tuple(self.fields(self.engine.run({self.engine.inputs[0]: sample, **self.given})))
-
-
-_Made = Callable[[], _Network]
-"""A graph that is opened where it is run: while one is, the next is made."""
-
-
-@dataclass(frozen=True)
-class _Tryable:
-    """What choices are made of; `stored` holds the weights that they share."""
-
-    model: onnx.ModelProto
-    plan: PrecisionPlan
-    scales: Scales
-    threads: int | None
-    fields: Fields
-    stored: StoredWeights = field(default_factory=dict)
-
-
-class _Unsigned:
-    """ONNX Runtime's graph: the biases too depend on the scales, so each choice is lowered again."""
-
-    lowering = USUAL
-
-    def __init__(self, tried: _Tryable, pixels: PixelInput | None) -> None:
-        self._tried, self._pixels = tried, pixels
-
-    def made(self, choice: _Choice) -> _Made:
-        tried = self._tried
-        plan = tried.plan.model_copy(update={"shared_add": choice.shared_add})
-        scales = tried.scales.model_copy(update={"method": choice.method})
-        lowered = lower(tried.model, plan, scales, self.lowering, pixels=self._pixels, stored=tried.stored)
-        return partial(_opened, lowered.SerializeToString(), tried.threads, tried.fields)
-
-
-class _Signed:
-    """TensorRT's graph, made and opened once and given each choice's scales."""
-
-    lowering = TENSORRT
-
-    def __init__(self, tried: _Tryable, shared_add: bool) -> None:
-        plan = tried.plan.model_copy(update={"shared_add": shared_add})
-        self._scales, self._threads, self._fields = tried.scales, tried.threads, tried.fields
-        self._placement = placement_of(tried.model, plan, self.lowering)
-        lowered = lower(tried.model, plan, tried.scales, self.lowering, stored=tried.stored)
-        take_scales(lowered, self._placement)
-        self._serialized: bytes = lowered.SerializeToString()
-
-    @cached_property
-    def _engine(self) -> Engine:
-        trim_heap()  # of the graphs before it: this one, in floating point, is the largest
-        return _open(self._serialized, self._threads, integers=False)
-
-    def made(self, choice: _Choice) -> _Made:
-        scales = self._scales.model_copy(update={"method": choice.method})
-        return partial(_Network, self._engine, self._fields, scales_to_give(self._placement, scales))
 
 
 @dataclass
@@ -201,69 +136,76 @@ class _Trials:
 
     Attributes:
         judged: samples, and what FP32 gives for each.
-        running: has one worker, so that one graph runs at a time, while the next is made; `judged` is made by it.
+        samples: runs one sample with each of its workers, of whatever trial: none waits for a trial to end.
+        opening: has one worker, which opens what is not open yet.
+        advance: called with 1 after each trial.
     """
 
-    judged: Future[_Judged]
-    threads: int | None
+    judged: _Judged
+    samples: Executor
+    opening: Executor
     advance: Callable[[int], None] | None
-    running: Executor
-    tried: list[_Tried] = field(default_factory=list)
+    tried: list[_Trial] = field(default_factory=list)
 
-    def best_method(self, lowering: _Unsigned | _Signed, shared_add: bool) -> _Tried:
-        """Try every method; one takes the place of the one before it only with a margin."""
-        first, *others = (_Choice(lowering.lowering.name, method, shared_add) for method in _ORDER)
-        best: _Tried | None = None
-        tried = self._begin(lowering.made(first), first, best)
+    def best_method(self, graph: UnsignedGraph | SignedGraph, first: Choice, *, whole: bool) -> _Trial:
+        """Try every method; one takes the place of the one before it only with a margin.
+
+        Args:
+            graph: of one backend.
+            first: the first choice.
+            whole: it is run over all images at once; else where another one leads, or where it is far from FP32.
+        """
+        others = [replace(first, method=method) for method in _ORDER if method != first.method]
+        best, trial = None, self._begin(graph, first, whole=whole)
         for choice in others:
-            made = lowering.made(choice)  # while the one before it runs
-            best = _better(best, self._noted(tried))
-            tried = self._begin(made, choice, best)
-        return _better(best, self._noted(tried))
+            following = self._begin(graph, choice)  # its first look, while the one before it runs
+            best = self._better(best, self._noted(trial), _MARGIN)
+            trial = following
+        best = self._better(best, self._noted(trial), _MARGIN)
+        if best.result().error > _FAR:
+            self._finish(best)
+        return best
 
-    def begin_other_addition(self, lowering: _Unsigned, best: _Tried) -> Future[_Tried]:
-        """Try the winner with the other kind of addition."""
-        choice = replace(best.choice, shared_add=not best.choice.shared_add)
-        return self._begin(lowering.made(choice), choice, best, margin=0.0)
-
-    def better_addition(self, best: _Tried, other: Future[_Tried]) -> _Tried:
+    def better_addition(self, graph: UnsignedGraph, best: _Trial) -> _Trial:
         """The winner, or the same method with the other kind of addition."""
-        tried = self._noted(other)
-        return tried if tried.beats(best, by=0.0) else best
+        other = self._begin(graph, replace(best.choice, shared_add=not best.choice.shared_add))
+        return self._better(best, self._noted(other), 0.0)
 
-    def _begin(self, made: _Made, choice: _Choice, leader: _Tried | None, margin: float = _MARGIN) -> Future[_Tried]:
-        return self.running.submit(self._run, made, choice, leader, margin)
+    def _begin(self, graph: UnsignedGraph | SignedGraph, choice: Choice, *, whole: bool = False) -> _Trial:
+        """Begin a trial over the first quarter of the images, or over all."""
+        trial = _Trial(choice, self.opening.submit(graph.made(choice)))
+        self._run(trial, len(self.judged[0]) if whole else -(-len(self.judged[0]) // 4))
+        return trial
 
-    def _noted(self, trial: Future[_Tried]) -> _Tried:
-        self.tried.append(trial.result())
+    def _finish(self, trial: _Trial) -> None:
+        self._run(trial, len(self.judged[0]))
+
+    def _run(self, trial: _Trial, count: int) -> None:
+        """Run a trial over the first images, as far as it has not been."""
+        some = slice(len(trial.begun), count)
+        for sample, wanted in zip(*(each[some] for each in self.judged), strict=True):
+            trial.begun.append(self.samples.submit(_compared, trial.network, sample, wanted))
+
+    def _noted(self, trial: _Trial) -> _Trial:
+        trial.result()
+        self.tried.append(trial)
         if self.advance:
             self.advance(1)
-        return self.tried[-1]
+        return trial
 
-    def _run(self, made: _Made, choice: _Choice, leader: _Tried | None, margin: float) -> _Tried:
-        """Run a choice over the first quarter of the images, and over the rest if it leads or has nobody to beat."""
-        samples, _ = self.judged.result()
-        network, quarter = made(), -(-len(samples) // 4)
-        tried = self._compared(choice, network, slice(0, quarter))
-        if leader is None or tried.error < (1.0 - margin / 2) * leader.first(quarter).error:
-            return tried.joined(self._compared(choice, network, slice(quarter, None)))
-        return tried
+    def _better(self, best: _Trial | None, challenger: _Trial, margin: float) -> _Trial:
+        """The challenger where it leads with the margin, or where there is nobody to beat.
 
-    def _compared(self, choice: _Choice, network: _Network, images: slice) -> _Tried:
-        samples, reference = self.judged.result()
-        pairs = list(zip(_answers(network, samples[images], self.threads), reference[images], strict=True))
-        fields = len(reference[0])
-        changes = np.array([_changes(given, wanted) for given, wanted in pairs]).reshape(-1, fields)
-        sizes = np.array([_changes(wanted, None) for _, wanted in pairs]).reshape(-1, fields)
-        same = np.array([given[-1].argmax() == wanted[-1].argmax() for given, wanted in pairs], np.bool_)
-        return _Tried(choice, changes, sizes, same)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    backend: str
-    method: str
-    shared_add: bool
+        Where it does not lead on the images that it has seen, by half of the margin, the rest is not run.
+        """
+        if best is None:
+            return challenger
+        seen = challenger.result()
+        if seen.error >= (1.0 - margin / 2) * best.result().first(len(seen.changes)).error:
+            return best
+        for trial in (best, challenger):
+            self._finish(trial)
+        return challenger if challenger.result().error < (1.0 - margin) * best.result().error else best
 
 
 _Answer = tuple[NDArray[np.float32], ...]
@@ -271,6 +213,24 @@ _Answer = tuple[NDArray[np.float32], ...]
 
 _Judged = tuple[Sequence[Array], Sequence[_Answer]]
 """Samples that choices are judged by, and what FP32 gives for each."""
+
+_Compared = tuple[list[float], list[float], bool]
+"""Of one sample: for each field the squared distance to the reference's, the squared length of that, and whether the
+largest number of the last field stands where the reference has it."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A choice, its graph, and the samples that it is under way with."""
+
+    choice: Choice
+    network: Future[Network]
+    begun: list[Future[_Compared]] = field(default_factory=list)
+
+    def result(self) -> _Tried:
+        """What came of the samples, once they have all been run."""
+        changes, sizes, same = zip(*(each.result() for each in self.begun), strict=True)
+        return _Tried(self.choice, np.array(changes), np.array(sizes), np.array(same, np.bool_))
 
 
 @dataclass(frozen=True)
@@ -283,7 +243,7 @@ class _Tried:
         same: per image, whether the largest number of the last field stands where the reference has it.
     """
 
-    choice: _Choice
+    choice: Choice
     changes: NDArray[np.float64]
     sizes: NDArray[np.float64]
     same: NDArray[np.bool_]
@@ -298,20 +258,7 @@ class _Tried:
         """On the first images alone."""
         return replace(self, changes=self.changes[:count], sizes=self.sizes[:count], same=self.same[:count])
 
-    def joined(self, rest: _Tried) -> _Tried:
-        """With further images."""
-        return _Tried(
-            self.choice,
-            np.concatenate([self.changes, rest.changes]),
-            np.concatenate([self.sizes, rest.sizes]),
-            np.concatenate([self.same, rest.same]),
-        )
-
-    def beats(self, other: _Tried, *, by: float) -> bool:
-        """Whether its error is smaller by this part on all images."""
-        return len(self.changes) == len(other.changes) and self.error < (1.0 - by) * other.error
-
-    def trial(self) -> Trial:
+    def told(self) -> Trial:
         """What is told of it."""
         return Trial(
             **asdict(self.choice),
@@ -321,9 +268,9 @@ class _Tried:
         )
 
 
-def _better(best: _Tried | None, challenger: _Tried) -> _Tried:
-    """The challenger where it leads with the margin, or where there is nobody to beat."""
-    return challenger if best is None or challenger.beats(best, by=_MARGIN) else best
+def _compared(network: Future[Network], sample: Array, wanted: _Answer) -> _Compared:
+    given = network.result()(sample)
+    return _changes(given, wanted), _changes(wanted, None), bool(given[-1].argmax() == wanted[-1].argmax())
 
 
 def _changes(given: _Answer, wanted: _Answer | None) -> list[float]:
@@ -341,15 +288,17 @@ def _square(field: NDArray[Any], wanted: NDArray[Any]) -> float:
     return float(np.square(one[:shorter] - other[:shorter]).sum() + np.square(rest).sum())
 
 
-def _answer_as_fp32(graph: Path, samples: Sequence[Array], fields: Fields | None, threads: int | None) -> _Judged:
+def _answer_as_fp32(
+    graph: Path, samples: Sequence[Array], fields: Fields | None, threads: int | None, running: Executor
+) -> _Judged:
     """The samples that choices are judged by, and what the FP32 file gives for each."""
     _, each = side_by_side(threads)
-    network = _Network(open_observed(graph, threads=each), fields or _every_output)
+    network = Network(open_observed(graph, threads=each), fields or _every_output)
     judged = samples if fields is None else _affordable(network, samples)
-    return judged, _answers(network, judged, threads)
+    return judged, list(running.map(network, judged))
 
 
-def _affordable(network: _Network, samples: Sequence[Array]) -> Sequence[Array]:
+def _affordable(network: Network, samples: Sequence[Array]) -> Sequence[Array]:
     """As many of the samples as have answers that can be kept, eight at least."""
     numbers = sum(field.size for field in network(samples[0]))
     return samples[: max(_MOST_NUMBERS // numbers, _FEWEST)]
@@ -377,19 +326,3 @@ def resolve(plan: PrecisionPlan, scales: Scales, graph: Path) -> PrecisionPlan:
     }
     changed = {name: value for name, value in settled.items() if getattr(plan, name) != value}
     return plan.model_copy(update=changed) if changed else plan
-
-
-def _opened(model: bytes, threads: int | None, fields: Fields) -> _Network:
-    return _Network(_open(model, threads), fields)
-
-
-def _open(model: bytes, threads: int | None, *, integers: bool = True) -> OnnxRuntimeEngine:
-    _, each = side_by_side(threads)
-    return OnnxRuntimeEngine(model, threads=each, integers=integers, memory_pattern=False)
-
-
-def _answers(network: _Network, samples: Sequence[Array], threads: int | None) -> list[_Answer]:
-    """Each sample by itself, two at once: memory stays that of two, whatever their size."""
-    together, _ = side_by_side(threads)
-    with ThreadPoolExecutor(together) as pool:
-        return list(pool.map(network, samples))
