@@ -17,10 +17,12 @@ from edgeq.model.graph.components import Component, Layer, read_components, read
 from edgeq.plan.conditions import (
     CARRIERS,
     CONDITIONS,
+    CONVOLUTIONS,
     FUSED_ACTIVATIONS,
     INT8_CONDITIONS,
     POOLS,
     PRODUCTS,
+    STORED_IN_INT8,
     WEIGHTED,
     Surroundings,
 )
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CARRIERS",
     "CLASSIFIER_RULES",
+    "CONVOLUTIONS",
     "FUSED_ACTIVATIONS",
     "MODULE_RULES",
     "POOLS",
     "PRODUCTS",
+    "STORED_IN_INT8",
     "VISION_RULES",
     "WEIGHTED",
     "added_in_float",
@@ -58,6 +62,7 @@ __all__ = [
     "plan_modules",
     "plan_vision",
     "replan",
+    "with_int8",
     "without_int8",
 ]
 
@@ -258,6 +263,43 @@ def without_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[st
                 decisions[node.name] = decisions[node.name].model_copy(update=changed)
                 graph.precision[node.name], left = _FP16, True
     return plan.model_copy(update={"decisions": tuple(decisions.values())})
+
+
+def with_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[str, tuple[str, str]]) -> PrecisionPlan:
+    """`plan` with layers in INT8 that no rule kept in floating point, and what follows from that behind them.
+
+    A layer in FP16 only because nothing said otherwise may be INT8 for a backend that has a kernel for it; activations,
+    additions and carriers behind it then may be, too. Layers that a rule decided stay.
+
+    Args:
+        model: FP32, with the node names of `plan`, in topological order.
+        plan: for that graph.
+        layers: name -> the rule that the decision gets, and the reason.
+    """
+    decisions = {decision.layer: decision for decision in plan.decisions}
+    graph = Surroundings.of(model)
+    graph.precision.update((name, decision.precision) for name, decision in decisions.items())
+    open_ones = {name for name, decision in decisions.items() if decision.rule == CLASSIFIER_RULES[-1].name}
+    grown: set[str] = set()
+    for node in model.graph.node:
+        if node.name not in open_ones:
+            continue
+        found = layers.get(node.name)
+        if found is None and any(name in grown for name in node.input):
+            found = _follows(node, graph)
+        if found is not None:
+            changed = {"precision": _INT8, "rule": found[0], "reason": found[1]}
+            decisions[node.name] = decisions[node.name].model_copy(update=changed)
+            graph.precision[node.name] = _INT8
+            grown.update(node.output)
+    return plan.model_copy(update={"decisions": tuple(decisions.values())}) if grown else plan
+
+
+def _follows(node: onnx.NodeProto, graph: Surroundings) -> tuple[str, str] | None:
+    """The rule by which a layer without weights is INT8 where it stands, and its reason; None where it is not."""
+    built_in = (rule for rule in CLASSIFIER_RULES if rule.precision is _INT8 and rule.when in INT8_CONDITIONS)
+    holds = (rule for rule in built_in if rule.when and rule.when != "constant-weight")
+    return next(((rule.name, rule.reason) for rule in holds if INT8_CONDITIONS[rule.when](node, graph)), None)
 
 
 def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool = False) -> PrecisionPlan:
