@@ -258,15 +258,15 @@ def _line(row: Row) -> str:
 def _settle(network: Any, pixels: NDArray[np.float32]) -> None:
     """Weights that keep numbers as large as they are from layer to layer (He), and BatchNorm's statistics of `pixels`.
 
-    Statistics of noise would not do: photographs are smooth, a depthwise convolution of many taps answers them several
-    times as loudly, and behind sixteen such blocks the numbers leave FP16.
+    transformers draws EfficientNet's BatchNorm scales around 0 with a deviation of 0.02: behind eighty of them nothing
+    is left that FP16 holds. Here they are 1, and the shifts 0.
     """
     import torch
 
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
-            module.reset_running_stats()
+            module.reset_parameters()
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     with torch.no_grad():
