@@ -219,22 +219,60 @@ def own_rules(plan: PrecisionPlan) -> tuple[Rule, ...]:
 def keep_range(model: onnx.ModelProto, plan: PrecisionPlan, reasons: Mapping[str, str]) -> PrecisionPlan:
     """`plan` with layers of it in FP32 that FP16 would break, each by a rule of its own.
 
+    An INT8 layer that FP16 would break writes FP32, and so does one that a layer in FP32 reads: what reads it in
+    floating point is FP32 as well, or a Cast would stand between the two and keep them from being fused.
+
     Args:
-        model: FP32, with the node names of `plan`.
+        model: FP32, with the node names of `plan`, in topological order.
         plan: for that graph; its own rules stay behind the new ones.
-        reasons: layer -> why FP16 would not do, in a sentence; layers that are not planned FP16 are passed over.
+        reasons: layer -> why FP16 would not do, in a sentence; of layers that are planned FP32 nothing is done.
     """
     half = plan.layers(_FP16)
+    kept = {name: reason for name, reason in reasons.items() if name in half}
+    kept |= _beside_fp32(model, plan, kept, reasons)
     found = tuple(
-        _rule(f"fp32-range:{name}", _FP32, reason, layer=glob.escape(name))
-        for name, reason in reasons.items()
-        if name in half
+        _rule(f"fp32-range:{name}", _FP32, reason, layer=glob.escape(name)) for name, reason in kept.items()
     )
     if not found:
         return plan
     rules = (*found, *plan.rules)
     decisions = _decide_graph(model, _subjects(model), rules, Asked())
     return plan.model_copy(update={"rules": rules, "decisions": decisions})
+
+
+def _beside_fp32(
+    model: onnx.ModelProto, plan: PrecisionPlan, kept: Mapping[str, str], reasons: Mapping[str, str]
+) -> dict[str, str]:
+    """Layers planned FP16 that read what an INT8 layer writes in FP32, each with the reason.
+
+    Args:
+        model, plan: as for `keep_range`.
+        kept: layers planned FP16 that are to be FP32.
+        reasons: of those, and of INT8 layers that write FP32.
+    """
+    half, int8 = plan.layers(_FP16), plan.layers(_INT8)
+    graph = Surroundings.of(model)
+    kernels = {node.name: _kernel(node, graph, int8) for node in model.graph.node if node.name in int8}
+    found: dict[str, str] = {}
+    grown = bool(kept) or any(name in int8 for name in reasons)
+    while grown:
+        grown = False
+        for name, readers in kernels.items():
+            exact = [user for user in readers if user in kept or user in found]
+            open_ones = [user for user in readers if user in half and user not in kept and user not in found]
+            if open_ones and (exact or name in reasons):
+                because = f"reads what {name} writes in FP32" + (f" for {exact[0]}" if exact else "")
+                found |= dict.fromkeys(open_ones, because)
+                grown = True
+    return found
+
+
+def _kernel(node: onnx.NodeProto, graph: Surroundings, int8: frozenset[str]) -> list[str]:
+    """The layers that read what an INT8 layer writes, behind the activation that it applies."""
+    readers = graph.consumers.get(node.output[0], [])
+    if len(readers) == 1 and readers[0].op_type in FUSED_ACTIVATIONS and readers[0].name in int8:
+        readers = graph.consumers.get(readers[0].output[0], [])
+    return [reader.name for reader in readers]
 
 
 def without_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[str, str], rule: str) -> PrecisionPlan:

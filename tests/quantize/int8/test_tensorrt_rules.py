@@ -159,6 +159,30 @@ def transposed(groups: int = 1, channels: int = 16) -> onnx.ModelProto:
     return _network("transposed", nodes, weights)
 
 
+def fading(channels: int = 16) -> onnx.ModelProto:
+    """A convolution whose bias FP16 does not hold, read by a SiLU, whose sum is read by another convolution."""
+    rng = np.random.default_rng(6)
+    nodes = [
+        node("Conv", ["x", "first"], "stem", pads=[1, 1, 1, 1]),
+        node("Conv", ["stem", "point", "vanishing"], "faint"),
+        node("Sigmoid", ["faint"], "bent"),
+        node("Mul", ["faint", "bent"], "smooth"),
+        node("Conv", ["stem", "point"], "beside"),
+        node("Mul", ["smooth", "beside"], "gated"),
+        node("Conv", ["gated", "point"], "last"),
+        node("GlobalAveragePool", ["last"], "pooled"),
+        node("Flatten", ["pooled"], "flat"),
+        node("Gemm", ["flat", "head.weight"], "logits"),
+    ]
+    weights = {
+        "first": drawn_weight(rng, channels, 3, 3, 3),
+        "point": drawn_weight(rng, channels, channels, 1, 1),
+        "vanishing": np.full(channels, 1e-9, np.float32),
+        "head.weight": drawn_weight(rng, channels, 3),
+    }
+    return _network("fading", nodes, weights)
+
+
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return fold_batchnorm(simplify(model))[0]
 
@@ -168,6 +192,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "residual": lambda: residual_network(3),
     "squeezing": squeezing,
     "few channels": lambda: squeezing(12),
+    "fading": fading,
     "convnext": lambda: folded(convnext()),
     "transposed": transposed,
     "transposed in groups": lambda: transposed(8),
@@ -181,6 +206,15 @@ def test_every_graph_keeps_to_the_rules(name: str) -> None:
     graph, plan = made(NETWORKS[name]())
     assert broken_rules(graph, plan) == []
     assert plan.layers(Precision.INT8) or name == "few channels"
+
+
+def test_what_reads_an_int8_layer_that_writes_fp32_is_fp32_and_says_why() -> None:
+    _, plan = made(fading())
+    decided = {decision.layer: decision for decision in plan.decisions}
+    for name in ("bent", "smooth"):
+        assert (decided[name].precision, decided[name].reason) == (Precision.FP32, "reads what faint writes in FP32")
+    assert decided["gated"].precision is Precision.FP16
+    assert plan.layers(Precision.INT8) == {"stem", "faint", "beside", "last"}
 
 
 def test_averages_and_resizing_read_integers() -> None:
