@@ -230,9 +230,7 @@ def keep_range(model: onnx.ModelProto, plan: PrecisionPlan, reasons: Mapping[str
     half = plan.layers(_FP16)
     kept = {name: reason for name, reason in reasons.items() if name in half}
     kept |= _beside_fp32(model, plan, kept, reasons)
-    found = tuple(
-        _rule(f"fp32-range:{name}", _FP32, reason, layer=glob.escape(name)) for name, reason in kept.items()
-    )
+    found = tuple(_rule(f"fp32-range:{name}", _FP32, reason, layer=glob.escape(name)) for name, reason in kept.items())
     if not found:
         return plan
     rules = (*found, *plan.rules)

@@ -121,7 +121,7 @@ def test_graphs_of_decode_steps_keep_the_pool_of_the_largest_step() -> None:
 
 
 def test_without_a_gpu_there_are_no_graphs() -> None:
-    plan = plan_memory(model("llava-1.5-7b"), CPU, context=1500)
+    plan = plan_memory(model("llava-1.5-7b"), NX.model_copy(update={"memory": "system"}), context=1500)
     assert "decode graphs" not in {item.name for phase in plan.phases for item in phase.items}
 
 
