@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PLACES = {
+    "BenchReport": "edgeq.bench.report",
     "Bundle": "edgeq.api.device.opened",
     "BuiltEncoders": "edgeq.engine_store.run",
     "BuiltEngine": "edgeq.engine_store.run",
@@ -48,6 +49,7 @@ _PLACES = {
     "Timing": "edgeq.quality.latency",
     "Verified": "edgeq.bundle.verification_states",
     "VlmOptions": "edgeq.pipeline.vlm_options",
+    "bench_bundle": "edgeq.api.device.bench",
     "build": "edgeq.api.device.bundles",
     "calibrate_model": "edgeq.api.workshop.stages",
     "evaluate": "edgeq.api.workshop.stages",
@@ -69,6 +71,7 @@ _PLACES = {
 """Where each name is. What type checkers see stands below; a test compares the two."""
 
 if TYPE_CHECKING:
+    from edgeq.api.device.bench import bench_bundle
     from edgeq.api.device.bundles import build, install_bundle, this_device, verify
     from edgeq.api.device.images import ImageLike
     from edgeq.api.device.opened import Bundle, open_bundle
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
         export_model,
         quantize_model,
     )
+    from edgeq.bench.report import BenchReport
     from edgeq.bundle.verification_states import Verified
     from edgeq.calibrate.scales import Scales
     from edgeq.engine_store.run import BuiltEncoders, BuiltEngine
@@ -114,6 +118,7 @@ if TYPE_CHECKING:
     from edgeq.runtime.vlm.model import Reply
 
 __all__ = [
+    "BenchReport",
     "BuiltEncoders",
     "BuiltEngine",
     "Bundle",
@@ -154,6 +159,7 @@ __all__ = [
     "Verified",
     "VlmOptions",
     "__version__",
+    "bench_bundle",
     "build",
     "calibrate_model",
     "evaluate",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from edgeq.errors import (
@@ -28,7 +28,7 @@ from edgeq.errors import (
     first_line,
 )
 
-__all__ = ["is_device_lost", "is_out_of_memory", "known_fault"]
+__all__ = ["is_device_lost", "is_out_of_memory", "known_fault", "stopped_for_memory"]
 
 _NO_MEMORY: Final = re.compile(
     r"out of (?:\w+ )?memory|OutOfMemory|not enough memory|insufficient memory|memory exhausted"
@@ -42,6 +42,10 @@ _NO_MEMORY: Final = re.compile(
 """As torch, ONNX Runtime, TensorRT, cuBLAS, cuDNN, pycuda, glibc and Tegra's NvMap have it. The last one is torch's: on
 a Tegra, which has no NVML, its allocator fails an assertion where it means to say that memory ran out
 (github.com/pytorch/pytorch/issues/185240); error 12 is Linux' ENOMEM."""
+
+_NO_ENGINE: Final = re.compile(r"out of memory|OutOfMemory|memory allocation", re.IGNORECASE)
+"""Of these, what TensorRT's builder logs as an error where it ends for want of memory. The others count for nothing
+there: it also tells of each kernel that wanted more workspace than it has, and then takes another one."""
 
 _LOST: Final = re.compile(
     r"\bCUDA (?:driver |runtime )?(?:error|failure)|\bCuda (?:Runtime|Driver) \(|\bcudaError[A-Z]\w+|\bCUDA_ERROR_\w+"
@@ -71,6 +75,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_device_lost(error: BaseException) -> bool:
     """Whether the accelerator can do nothing more for this process; memory that ran out is not this."""
     return _fault(error) is DeviceLostError
+
+
+def stopped_for_memory(logged: Iterable[str]) -> bool:
+    """Whether a TensorRT build ended for want of memory: with other constraints on its layers it would again.
+
+    Args:
+        logged: what the builder logged as errors.
+    """
+    return any(_NO_ENGINE.search(text) for text in logged)
 
 
 def known_fault(error: BaseException) -> EdgeqError | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from networks import ALLOWED, CLASSES, PARAMETERS, QUICK, SIDE
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,7 +21,16 @@ from edgeq.bundle.keys import make_keys
 from edgeq.bundle.manifest import write_manifest
 from edgeq.bundle.signature import sign_bundle
 from edgeq.bundle.transport import pack
-from edgeq.errors import ArtifactError, GuardError, ImageError, InputError, OutputError
+from edgeq.errors import (
+    ArtifactError,
+    DeviceLostError,
+    EngineError,
+    GuardError,
+    ImageError,
+    InputError,
+    OutOfMemoryError,
+    OutputError,
+)
 
 if TYPE_CHECKING:
     from edgeq.pipeline.vlm import PreparedVlm
@@ -347,6 +357,67 @@ def test_an_answer_is_that_of_the_model_alone(prepared_vlm: PreparedVlm, tiny_ph
         edgeq.open_bundle(prepared_vlm.bundle, kind="classifier")
     with pytest.raises(InputError, match="was closed"):
         bundle.ask(photograph, QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceLostError),
+        (RuntimeError("expected scalar type Half but found Float"), EngineError),
+        (InputError("the question is empty"), InputError),
+    ],
+)
+def test_what_torch_raises_over_a_question_is_an_error_of_edgeq(
+    prepared_vlm: PreparedVlm,
+    tiny_photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[edgeq.EdgeqError],
+) -> None:
+    """The errors are torch's own classes; that the model raises them is simulated."""
+    from edgeq.runtime.vlm.model import VisionLanguageModel
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with edgeq.open_bundle(prepared_vlm.bundle, threads=1) as bundle:
+        monkeypatch.setattr(VisionLanguageModel, "ask", fail)
+        with pytest.raises(kind) as raised:
+            bundle.ask(tiny_photographs / "red" / "red-000.jpg", QUESTION, 4)
+    assert raised.value is error or raised.value.__cause__ is error
+
+
+def test_bench_measures_a_classifier(prepared: edgeq.Prepared, tmp_path: Path) -> None:
+    heard: list[str] = []
+    report = edgeq.bench_bundle(
+        prepared.bundle, batches=(1, 2, 1), repeats=2, warmup=0, threads=1, progress=lambda *step: heard.append(step[0])
+    )
+    assert report.manifest_sha256 == edgeq.verify(prepared.bundle).digest
+    assert report.asked.batches == (1, 2)
+    assert (report.asked.repeats, report.asked.threads) == (2, 1)
+    assert len(report.graphs) == 1
+    assert "checking the bundle" in heard
+    report.save(tmp_path / "bench.json")
+    assert edgeq.BenchReport.load(tmp_path / "bench.json") == report
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"tokens": 1}, "tokens: 1"),
+        ({"clients": ()}, "clients: none"),
+        ({"batches": (1, 1025)}, "batches: 1025"),
+        ({"repeats": 0}, "repeats: 0"),
+        ({"warmup": -1}, "warmup: -1"),
+        ({"url": "http://127.0.0.1:1", "threads": 1}, "the service's own"),
+        ({"url": "http://example.org"}, "no address of a service on this machine"),
+        ({"question": "What?"}, "answers no questions"),
+    ],
+)
+def test_bench_refuses_what_has_no_meaning(prepared: edgeq.Prepared, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        edgeq.bench_bundle(prepared.bundle, **wrong)
 
 
 def test_a_config_alone_is_planned() -> None:

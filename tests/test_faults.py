@@ -17,7 +17,7 @@ from edgeq.errors import (
     ModelError,
     OutOfMemoryError,
 )
-from edgeq.faults import is_device_lost, is_out_of_memory, known_fault
+from edgeq.faults import is_device_lost, is_out_of_memory, known_fault, stopped_for_memory
 
 
 def raised(error: Exception, cause: BaseException | None = None) -> Exception:
@@ -43,6 +43,22 @@ def test_memory_ran_out(error: Exception) -> None:
     fault = known_fault(error)
     assert isinstance(fault, OutOfMemoryError)
     assert fault.passing
+
+
+@pytest.mark.parametrize(
+    ("logged", "stopped"),
+    [
+        ("[allocator] Out of memory: 2147483648 bytes", True),
+        ("Error Code 2: OutOfMemory (Requested size was 402653184 bytes.)", True),
+        ("Error Code 1: Cuda Runtime (cudaErrorMemoryAllocation)", False),
+        ("Memory allocation failed", True),
+        ("Skipping tactic 0x2 due to insufficient memory on requested size of 4294967296", False),
+        ("Could not find any implementation for node conv1 due to insufficient workspace", False),
+    ],
+)
+def test_a_build_that_ended_for_want_of_memory(logged: str, stopped: bool) -> None:
+    """Of a kernel that wanted more workspace than there is another one takes the place; the last two say no more."""
+    assert stopped_for_memory(["another error", logged]) is stopped
 
 
 @pytest.mark.parametrize("wrapper", [EngineError, ModelError])

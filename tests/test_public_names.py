@@ -19,9 +19,9 @@ import edgeq
 STANDARD = set(sys.stdlib_module_names) | {"__main__"}
 
 DEVICE_NAMES = (
-    *("Bundle", "BuiltEncoders", "BuiltEngine", "ClassScore", "EdgeqError", "ImageLike", "Installed"),
+    *("BenchReport", "Bundle", "BuiltEncoders", "BuiltEngine", "ClassScore", "EdgeqError", "ImageLike", "Installed"),
     *("Reply", "Verified"),
-    *("build", "install_bundle", "open_bundle", "this_device", "verify"),
+    *("bench_bundle", "build", "install_bundle", "open_bundle", "this_device", "verify"),
 )
 
 ORDERS = {

@@ -7,11 +7,13 @@ from pathlib import Path
 from edgeq.bundle.contents import Manifest
 from edgeq.doctor.bundles import Examined
 from edgeq.doctor.finding import DoctorFinding
+from edgeq.engine_store.candidate import half_instead
 from edgeq.engine_store.key import KeyParts, engine_key, unknown_parts
 from edgeq.engine_store.machine import Machine
-from edgeq.engine_store.planned import build_key, encoders_of, plan_build
+from edgeq.engine_store.planned import build_key, encoders_of, has_both, plan_build
+from edgeq.engine_store.quicker import read_choice
 from edgeq.engine_store.second_try import find_built
-from edgeq.engine_store.store import EngineStore
+from edgeq.engine_store.store import EngineStore, StoredEngine
 from edgeq.errors import EdgeqError, shell_word
 
 __all__ = ["engine_findings"]
@@ -54,13 +56,24 @@ def _finding(
             return DoctorFinding(name=name, status="unknown", seen=seen)
         found = find_built(store, parts)
         if found is None:
-            return _not_built(name, directory, _why(store, key, parts))
+            half = half_instead(directory, manifest, parts, store.root, machine) if has_both(manifest) else None
+            return _replaced(name, half, store) if half else _not_built(name, directory, _why(store, key, parts))
     except EdgeqError as error:
         return DoctorFinding(name=name, status="warning", seen=error.what, next_step=error.next_step)
     size = f"{found.record.size / 1e6:.1f} MB"
     return DoctorFinding(
         name=name, status="ok", seen=f"{found.record.key[:12]} in {store.root}, {size}, as it was built"
     )
+
+
+def _replaced(name: str, half: StoredEngine, store: EngineStore) -> DoctorFinding:
+    """No INT8 engine could be made, and the FP16 engine runs in its place."""
+    choice = read_choice(half.engine)
+    because = f": {choice.because}" if choice is not None else ""
+    seen = (
+        f"FP16 in the place of INT8, {half.record.key[:12]} in {store.root}, {half.record.size / 1e6:.1f} MB{because}"
+    )
+    return DoctorFinding(name=name, status="ok", seen=seen)
 
 
 def _why(store: EngineStore, key: str, parts: KeyParts) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "find_engine",
     "graph_candidate",
     "graph_for",
+    "half_instead",
     "open_candidate",
     "placement_for",
     "tensorrt_candidate",
@@ -199,7 +200,7 @@ def find_engine(
     parts = build_key(bundle, manifest, settings, machine)
     found = find_built(EngineStore(store), parts)
     if has_both(manifest):
-        found = _chosen(found, EngineStore(store)) if found else _half(bundle, manifest, parts, store, machine)
+        found = _chosen(found, EngineStore(store)) if found else half_instead(bundle, manifest, parts, store, machine)
     if found is None:
         nearest = EngineStore(store).explain(parts)
         raise EngineError(
@@ -215,8 +216,18 @@ def find_engine(
     return found.engine
 
 
-def _half(bundle: Path, manifest: Manifest, int8: KeyParts, store: Path, machine: Machine) -> StoredEngine | None:
-    """The FP16 engine where it was taken because no INT8 engine could be made."""
+def half_instead(
+    bundle: Path, manifest: Manifest, int8: KeyParts, store: Path, machine: Machine
+) -> StoredEngine | None:
+    """The FP16 engine where it was taken because no INT8 engine could be made; None where there is none such.
+
+    Args:
+        bundle, manifest, store, machine: as for `find_engine`; the bundle has both (`has_both`).
+        int8: parts of the key of the INT8 engine.
+
+    Raises:
+        ArtifactError: the bundle does not say what an engine is built from.
+    """
     settings = plan_build(bundle, quantization=int8.quantization, tensorrt=int8.tensorrt, described=FP16_INPUTS)
     half = build_key(bundle, manifest, settings, machine, described=FP16_INPUTS)
     found = find_built(EngineStore(store), half)

@@ -28,15 +28,22 @@ from edgeq.errors import ModelError
 from edgeq.families.base import ImageCost
 from edgeq.families.tiles import Size
 
-__all__ = ["fused_attention", "photograph_bytes", "pixel_bytes", "prefill_bytes", "vision_bytes"]
+__all__ = ["fused_attention", "photograph_bytes", "pixel_bytes", "prefill_bytes", "step_bytes", "vision_bytes"]
 
 _HALF: Final = 2
 _SINGLE: Final = 4
 _COLOURS: Final = 3
 _KEPT_FREE: Final = 32 << 20
 _PHOTOGRAPH: Final = 4 + 3 + 4
+_MASK: Final = 1 + 2 + 2
+"""Bytes of a step's mask for each row: what is hidden, zeros, and these filled; of each kind of layer."""
+_SEGMENTS: Final = (2 << 20) + (20 << 20)
+"""What torch's allocator takes beyond what is asked for: a segment for tensors below 1 MiB, and one for those below
+10 MiB (docs.pytorch.org, "CUDA semantics"; `kSmallBuffer` and `kLargeBuffer` of its source)."""
 _FUSED_HEADS: Final = (16, 256)
 _FUSED_STEP: Final = 8
+_ROWS_OF_A_KERNEL: Final = 4
+"""Rows up to which bitsandbytes multiplies 4-bit weights as they are stored."""
 
 
 def prefill_bytes(text: Mapping[str, Any], tokens: int, cross_tokens: int) -> int:
@@ -55,6 +62,39 @@ def prefill_bytes(text: Mapping[str, Any], tokens: int, cross_tokens: int) -> in
     Raises:
         ModelError: the config lacks a number.
     """
+    widest, vocabulary, hidden, _ = _language_widths(text)
+    crossing = _HALF * cross_tokens * (2 * hidden + 3 * tokens)
+    return _HALF * tokens * widest + tokens**2 + vocabulary * (_HALF + 4) + crossing
+
+
+def step_bytes(text: Mapping[str, Any], slots: int, context: int, cross_tokens: int, unpacked: int) -> int:
+    """The most that the memory pool of the decode steps' CUDA graphs holds. Derived, not measured.
+
+    All graphs share one pool, which nothing else is given from, and one step is over before the next begins: so the
+    pool is that of the largest, which has all slots and the whole context. Its fullest layer holds what a token of a
+    prompt holds there, for each slot, and scores of attention in FP16 and float32, as where a kernel keeps them; beside
+    that stand the masks of both kinds of layers, and the logits. From five slots on bitsandbytes unpacks a whole layer,
+    into the pool. To that comes what torch's allocator takes beyond what is asked for. What the driver keeps for the
+    graphs' nodes is not known, and not in it.
+
+    Args:
+        text: the language model's config.
+        slots: sequences at once.
+        context: tokens of each.
+        cross_tokens: image tokens that cross-attention looks at.
+        unpacked: bytes of the largest NF4 layer in FP16.
+
+    Raises:
+        ModelError: the config lacks a number.
+    """
+    widest, vocabulary, _, heads = _language_widths(text)
+    seen = context + cross_tokens
+    row = _HALF * widest + seen * (heads * (_HALF + _SINGLE) + 2 * _MASK) + vocabulary * (_HALF + _SINGLE)
+    return slots * row + (unpacked if slots > _ROWS_OF_A_KERNEL else 0) + _SEGMENTS
+
+
+def _language_widths(text: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Numbers of one token at the fullest point of a layer; the vocabulary, the hidden size, the heads."""
     try:
         hidden, heads = int(text["hidden_size"]), int(text["num_attention_heads"])
         inner = max(int(text.get("intermediate_size") or 0), _experts(text))
@@ -64,8 +104,7 @@ def prefill_bytes(text: Mapping[str, Any], tokens: int, cross_tokens: int) -> in
         raise ModelError(f"the text config does not say how wide its layers are: {error}") from error
     queries, keys = heads * width, int(text.get("num_key_value_heads") or heads) * width
     widest = max(4 * hidden + 3 * inner, 4 * hidden + 4 * queries + 4 * keys, 8 * hidden) + 2 * width
-    crossing = _HALF * cross_tokens * (2 * hidden + 3 * tokens)
-    return _HALF * tokens * widest + tokens**2 + vocabulary * (_HALF + 4) + crossing
+    return widest, vocabulary, hidden, heads
 
 
 def _experts(text: Mapping[str, Any]) -> int:

@@ -14,7 +14,14 @@ from edgeq.families.base import ImageCost
 from edgeq.families.modules import VlmDescription
 from edgeq.families.registry import feature_outputs, image_cost
 from edgeq.families.tiles import Size
-from edgeq.plan.activations import fused_attention, photograph_bytes, pixel_bytes, prefill_bytes, vision_bytes
+from edgeq.plan.activations import (
+    fused_attention,
+    photograph_bytes,
+    pixel_bytes,
+    prefill_bytes,
+    step_bytes,
+    vision_bytes,
+)
 from edgeq.plan.kv import KvCache, kv_cache
 from edgeq.plan.precision import Precision
 from edgeq.plan.weights import PartWeights, Weights
@@ -100,9 +107,10 @@ def phases(model: VlmDescription, device: DeviceProfile, request: Workload, weig
     loading = Phase(name="loading", items=(runtime, *stored, _staging(weights)))
     image = image_cost(model, request.image_size)
     language = _working(model, request, weights, kv_cache(model.text), image)
+    graphs = [_graphs(model, request, weights, image)] if unified else []
     seeing = _seeing(model, request, image, widens=device.widens_fp16) if request.images else ()
     working = (*language, *seeing)
-    answering = Phase(name="answering", items=(runtime, *stored, *(engine if unified else []), *working))
+    answering = Phase(name="answering", items=(runtime, *stored, *(engine if unified else []), *graphs, *working))
     return (building, loading, answering) if unified else (loading, answering)
 
 
@@ -163,6 +171,14 @@ def _working(
             name="unpacked weights", bytes=weights.unpacked, how="the largest NF4 layer in FP16, for a long prompt"
         ),
     )
+
+
+def _graphs(model: VlmDescription, request: Workload, weights: Weights, image: ImageCost) -> MemoryItem:
+    """The pool of the decode steps' CUDA graphs, which keeps what the largest step holds for a moment."""
+    cross = image.cross_tokens * request.images
+    size = step_bytes(model.text, request.batch, request.context, cross, weights.unpacked)
+    how = f"the pool of CUDA graphs of steps for up to {request.batch} sequences: derived from above, not measured"
+    return MemoryItem(name="decode graphs", bytes=size, how=how)
 
 
 def _features(model: VlmDescription, image: ImageCost) -> int:

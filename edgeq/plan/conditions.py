@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 __all__ = [
     "CARRIERS",
     "CONDITIONS",
+    "CONVOLUTIONS",
     "FUSED_ACTIVATIONS",
     "INT8_CONDITIONS",
     "POOLS",
     "PRODUCTS",
+    "STORED_IN_INT8",
     "WEIGHTED",
     "Surroundings",
 ]
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 """Layers with an INT8 kernel for constant weights, in ONNX Runtime and in TensorRT."""
+
+CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
+"""Of which TensorRT adds a residual in the accumulator."""
+
+STORED_IN_INT8: Final = WEIGHTED | CONVOLUTIONS
+"""Layers whose constant weights a backend may store in INT8: TensorRT has INT8 kernels for ConvTranspose as well."""
 
 PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
 """Those of them whose kernel may write floating point: it stores integers only for an INT8 layer that reads them."""
@@ -147,7 +155,7 @@ class Surroundings:
             return self.feeds_int8(user, sums=sums)
         if user.op_type == "Add":
             return sums and len(self.values(user)) == 2
-        return user.op_type in WEIGHTED and self.precision.get(user.name) is Precision.INT8
+        return user.op_type in STORED_IN_INT8 and self.precision.get(user.name) is Precision.INT8
 
 
 def _constant_weight(node: onnx.NodeProto, graph: Surroundings) -> bool:

@@ -17,10 +17,12 @@ from edgeq.model.graph.components import Component, Layer, read_components, read
 from edgeq.plan.conditions import (
     CARRIERS,
     CONDITIONS,
+    CONVOLUTIONS,
     FUSED_ACTIVATIONS,
     INT8_CONDITIONS,
     POOLS,
     PRODUCTS,
+    STORED_IN_INT8,
     WEIGHTED,
     Surroundings,
 )
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CARRIERS",
     "CLASSIFIER_RULES",
+    "CONVOLUTIONS",
     "FUSED_ACTIVATIONS",
     "MODULE_RULES",
     "POOLS",
     "PRODUCTS",
+    "STORED_IN_INT8",
     "VISION_RULES",
     "WEIGHTED",
     "added_in_float",
@@ -58,6 +62,7 @@ __all__ = [
     "plan_modules",
     "plan_vision",
     "replan",
+    "with_int8",
     "without_int8",
 ]
 
@@ -214,22 +219,58 @@ def own_rules(plan: PrecisionPlan) -> tuple[Rule, ...]:
 def keep_range(model: onnx.ModelProto, plan: PrecisionPlan, reasons: Mapping[str, str]) -> PrecisionPlan:
     """`plan` with layers of it in FP32 that FP16 would break, each by a rule of its own.
 
+    An INT8 layer that FP16 would break writes FP32, and so does one that a layer in FP32 reads: what reads it in
+    floating point is FP32 as well, or a Cast would stand between the two and keep them from being fused.
+
     Args:
-        model: FP32, with the node names of `plan`.
+        model: FP32, with the node names of `plan`, in topological order.
         plan: for that graph; its own rules stay behind the new ones.
-        reasons: layer -> why FP16 would not do, in a sentence; layers that are not planned FP16 are passed over.
+        reasons: layer -> why FP16 would not do, in a sentence; of layers that are planned FP32 nothing is done.
     """
     half = plan.layers(_FP16)
-    found = tuple(
-        _rule(f"fp32-range:{name}", _FP32, reason, layer=glob.escape(name))
-        for name, reason in reasons.items()
-        if name in half
-    )
+    kept = {name: reason for name, reason in reasons.items() if name in half}
+    kept |= _beside_fp32(model, plan, kept, reasons)
+    found = tuple(_rule(f"fp32-range:{name}", _FP32, reason, layer=glob.escape(name)) for name, reason in kept.items())
     if not found:
         return plan
     rules = (*found, *plan.rules)
     decisions = _decide_graph(model, _subjects(model), rules, Asked())
     return plan.model_copy(update={"rules": rules, "decisions": decisions})
+
+
+def _beside_fp32(
+    model: onnx.ModelProto, plan: PrecisionPlan, kept: Mapping[str, str], reasons: Mapping[str, str]
+) -> dict[str, str]:
+    """Layers planned FP16 that read what an INT8 layer writes in FP32, each with the reason.
+
+    Args:
+        model, plan: as for `keep_range`.
+        kept: layers planned FP16 that are to be FP32.
+        reasons: of those, and of INT8 layers that write FP32.
+    """
+    half, int8 = plan.layers(_FP16), plan.layers(_INT8)
+    graph = Surroundings.of(model)
+    kernels = {node.name: _kernel(node, graph, int8) for node in model.graph.node if node.name in int8}
+    found: dict[str, str] = {}
+    grown = bool(kept) or any(name in int8 for name in reasons)
+    while grown:
+        grown = False
+        for name, readers in kernels.items():
+            exact = [user for user in readers if user in kept or user in found]
+            open_ones = [user for user in readers if user in half and user not in kept and user not in found]
+            if open_ones and (exact or name in reasons):
+                because = f"reads what {name} writes in FP32" + (f" for {exact[0]}" if exact else "")
+                found |= dict.fromkeys(open_ones, because)
+                grown = True
+    return found
+
+
+def _kernel(node: onnx.NodeProto, graph: Surroundings, int8: frozenset[str]) -> list[str]:
+    """The layers that read what an INT8 layer writes, behind the activation that it applies."""
+    readers = graph.consumers.get(node.output[0], [])
+    if len(readers) == 1 and readers[0].op_type in FUSED_ACTIVATIONS and readers[0].name in int8:
+        readers = graph.consumers.get(readers[0].output[0], [])
+    return [reader.name for reader in readers]
 
 
 def without_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[str, str], rule: str) -> PrecisionPlan:
@@ -258,6 +299,43 @@ def without_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[st
                 decisions[node.name] = decisions[node.name].model_copy(update=changed)
                 graph.precision[node.name], left = _FP16, True
     return plan.model_copy(update={"decisions": tuple(decisions.values())})
+
+
+def with_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[str, tuple[str, str]]) -> PrecisionPlan:
+    """`plan` with layers in INT8 that no rule kept in floating point, and what follows from that behind them.
+
+    A layer in FP16 only because nothing said otherwise may be INT8 for a backend that has a kernel for it; activations,
+    additions and carriers behind it then may be, too. Layers that a rule decided stay.
+
+    Args:
+        model: FP32, with the node names of `plan`, in topological order.
+        plan: for that graph.
+        layers: name -> the rule that the decision gets, and the reason.
+    """
+    decisions = {decision.layer: decision for decision in plan.decisions}
+    graph = Surroundings.of(model)
+    graph.precision.update((name, decision.precision) for name, decision in decisions.items())
+    open_ones = {name for name, decision in decisions.items() if decision.rule == CLASSIFIER_RULES[-1].name}
+    grown: set[str] = set()
+    for node in model.graph.node:
+        if node.name not in open_ones:
+            continue
+        found = layers.get(node.name)
+        if found is None and any(name in grown for name in node.input):
+            found = _follows(node, graph)
+        if found is not None:
+            changed = {"precision": _INT8, "rule": found[0], "reason": found[1]}
+            decisions[node.name] = decisions[node.name].model_copy(update=changed)
+            graph.precision[node.name] = _INT8
+            grown.update(node.output)
+    return plan.model_copy(update={"decisions": tuple(decisions.values())}) if grown else plan
+
+
+def _follows(node: onnx.NodeProto, graph: Surroundings) -> tuple[str, str] | None:
+    """The rule by which a layer without weights is INT8 where it stands, and its reason; None where it is not."""
+    built_in = (rule for rule in CLASSIFIER_RULES if rule.precision is _INT8 and rule.when in INT8_CONDITIONS)
+    holds = (rule for rule in built_in if rule.when and rule.when != "constant-weight")
+    return next(((rule.name, rule.reason) for rule in holds if INT8_CONDITIONS[rule.when](node, graph)), None)
 
 
 def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool = False) -> PrecisionPlan:

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from edgeq import __version__
 from edgeq.artifact import Artifact
 from edgeq.errors import EdgeqError, EngineError, OutputError, QuantizeError, first_line
+from edgeq.faults import stopped_for_memory
 from edgeq.files import new_directory
 from edgeq.tensorrt.inspector import engine_information, read_layers
 from edgeq.tensorrt.settings import BuildSettings
@@ -29,9 +30,6 @@ Say = Callable[[str], None]
 _NAMED: Final = 3
 _CAUSES: Final = 10
 """Layers that are named in a sentence, and in an error; the others are counted."""
-
-_OUT_OF_MEMORY: Final = ("out of memory", "outofmemory", "memory allocation")
-"""What TensorRT logs where memory was too small; with other constraints it would be again."""
 
 ENGINE: Final = "engine.plan"
 INSPECTOR: Final = "inspector.json"
@@ -87,8 +85,7 @@ class Outcome:
 
     def nothing(self, graph: Path) -> EngineError:
         """The error that no engine was built: UnbuiltError, unless memory was too small."""
-        memory = any(sign in text.lower() for text in self._log.errors for sign in _OUT_OF_MEMORY)
-        error = (EngineError if memory else UnbuiltError)(
+        error = (EngineError if stopped_for_memory(self._log.errors) else UnbuiltError)(
             f"TensorRT built no engine of {graph.name}",
             causes=(
                 *self._log.causes(),

@@ -8,9 +8,9 @@ TensorRT's parser makes others, of which only the network that it parsed knows t
 - a Gemm is a product, perhaps its scaling, and the addition of its bias: the sum alone has the ONNX tensor's name;
 - a one-dimensional convolution stands between Shuffles.
 
-Their ranges follow from the weights and from what is known of their neighbours. They are set on the tensors, which
-TensorRT documents as going together with a calibrator. Without one an obeyed INT8 constraint fails after everything
-else was timed, so a tensor of which nothing follows is refused before the build.
+Their ranges follow from the weights and from what is known of their neighbours. They are set on the tensors beside the
+calibrator; that TensorRT takes both together was not seen on a device. Without one an obeyed INT8 constraint fails
+after everything else was timed, so a tensor of which nothing follows is refused before the build.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeq.errors import QuantizeError
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.rules import STORED_IN_INT8
 from edgeq.tensorrt.inspector import EngineLayer
 from edgeq.tensorrt.loading import QuantizationMode
 from edgeq.tensorrt.precisions import VANISHING, DataType, LayerPrecision
@@ -113,8 +113,8 @@ def _judge(
         missing = f"{layer.name}: planned {layer.precision}, and the engine does not name it"
         if layer.op in VANISHING:
             return [], []
-        return ([missing], []) if layer.op in WEIGHTED and not lost else ([], [missing])
-    if layer.op in WEIGHTED:  # kernels that prepare its input may bear its name as well
+        return ([missing], []) if layer.op in STORED_IN_INT8 and not lost else ([], [missing])
+    if layer.op in STORED_IN_INT8:  # kernels that prepare its input may bear its name as well
         kernels = [kernel for kernel in kernels if kernel.layer.weights] or kernels
     faults: list[str] = []
     unseen: list[str] = []
@@ -130,7 +130,7 @@ def _judge(
 
 def _computes(layer: LayerPrecision, kernel: EngineLayer) -> frozenset[DataType]:
     """The types that a layer may compute in, given its kernel."""
-    if layer.op not in WEIGHTED:
+    if layer.op not in STORED_IN_INT8:
         return frozenset((*kernel.reads, *kernel.writes, *([kernel.weights] if kernel.weights else [])))
     if kernel.weights:
         return frozenset({kernel.weights})
@@ -138,12 +138,12 @@ def _computes(layer: LayerPrecision, kernel: EngineLayer) -> frozenset[DataType]
 
 
 def _may_widen(layer: LayerPrecision, quantization: QuantizationMode) -> bool:
-    return quantization == "explicit" and layer.precision == "int8" and layer.op not in WEIGHTED
+    return quantization == "explicit" and layer.precision == "int8" and layer.op not in STORED_IN_INT8
 
 
 def _converts(layer: LayerPrecision, kernel: _Kernel) -> bool:
     """Whether a layer's kernel may hold the Q/DQ node before it, and so read another type than the layer does."""
-    shown = kernel.layer.weights is not None and layer.op in WEIGHTED  # otherwise they are another layer's in it
+    shown = kernel.layer.weights is not None and layer.op in STORED_IN_INT8  # otherwise they are another layer's in it
     if layer.precision == "int8":
         return not shown and any(name.endswith(_QUANTIZE) for name in kernel.nodes)
     return not shown and "int8" in kernel.layer.reads

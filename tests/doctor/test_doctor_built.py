@@ -14,8 +14,9 @@ from edgeq.doctor.finding import DoctorFinding
 from edgeq.engine_store.key import engine_key
 from edgeq.engine_store.machine import Machine
 from edgeq.engine_store.planned import build_key, plan_build
+from edgeq.engine_store.quicker import CHOICE, Contender, EngineChoice
 from edgeq.engine_store.store import ENGINE, EngineStore
-from edgeq.tensorrt.inputs import ENGINE_INPUTS
+from edgeq.tensorrt.inputs import ENGINE_INPUTS, FP16_INPUTS
 
 RELEASE = "10.3.0"
 ORIN = Machine(compute_capability="8.7", device="NVIDIA Jetson Orin NX", platform="L4T 36.4.3", architecture="aarch64")
@@ -31,12 +32,12 @@ def store(tmp_path: Path) -> EngineStore:
     return EngineStore(tmp_path / "engines")
 
 
-def build(bundle: Examined, store: EngineStore, release: str = RELEASE) -> Path:
+def build(bundle: Examined, store: EngineStore, release: str = RELEASE, described: str = ENGINE_INPUTS) -> Path:
     """Put something under the key of the bundle's engine."""
     assert bundle.directory is not None
     assert bundle.manifest is not None
-    settings = plan_build(bundle.directory, tensorrt=release)
-    parts = build_key(bundle.directory, bundle.manifest, settings, ORIN)
+    settings = plan_build(bundle.directory, tensorrt=release, described=described)
+    parts = build_key(bundle.directory, bundle.manifest, settings, ORIN, described=described)
     return store.build(settings, parts, _make).engine
 
 
@@ -59,6 +60,31 @@ def test_it_is_not_built(bundle: Examined, store: EngineStore) -> None:
     found = look(bundle, store)
     assert (found.status, "none of this graph" in found.seen) == ("warning", True)
     assert found.next_step == f"edgeq build {bundle.directory} --backend tensorrt"
+
+
+def test_fp16_in_the_place_of_int8_is_what_is_built(tmp_path: Path, store: EngineStore) -> None:
+    directory = made_up.bundle(tmp_path / "both")
+    int8 = made_up.engine_inputs()
+    int8.model_copy(update={"precision": "int8"}).save(directory / ENGINE_INPUTS)
+    int8.save(directory / FP16_INPUTS)
+    write_manifest(directory)
+    bundle = examine_bundle(directory)
+    assert bundle.manifest is not None
+    half = build(bundle, store, described=FP16_INPUTS)
+    assert look(bundle, store).status == "warning", "nobody chose it"
+    settings = plan_build(directory, tensorrt=RELEASE)
+    missing = engine_key(build_key(directory, bundle.manifest, settings, ORIN)) or ""
+    contenders = {
+        "int8": Contender(key=missing, sees=False, failures=("no kernel",), milliseconds=None),
+        "fp16": Contender(key=half.parent.name, sees=True, failures=(), milliseconds=None),
+    }
+    because = "no INT8 engine could be made here: no kernel"
+    EngineChoice(chosen="fp16", because=because, engines=contenders, latency=None, power=None).save(
+        half.with_name(CHOICE)
+    )
+    found = look(bundle, store)
+    assert found.status == "ok"
+    assert found.seen == f"FP16 in the place of INT8, {half.parent.name[:12]} in {store.root}, 1.5 MB: {because}"
 
 
 def test_one_of_another_release(bundle: Examined, store: EngineStore) -> None:

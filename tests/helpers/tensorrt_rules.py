@@ -9,12 +9,15 @@
 6. No Cast stands directly behind a layer with a quantized weight, or behind its activation: it keeps kernels apart.
 7. Of an addition that reads a pair the other side comes bare from a layer with a quantized weight, or both read pairs.
 8. Beside the pairs a layer reads and writes one type: TensorRT inserts no conversions in a strongly typed network.
-9. A convolution with a quantized weight has an INT8 kernel (ModelOpt's rule of channels).
+9. A convolution with a quantized weight has an INT8 kernel (ModelOpt's rule of channels), a ConvTranspose one group.
 10. FP32 is the head, and what a rule of the plan keeps there: nothing planned FP16 writes it.
+11. An addition for which alone a convolution with a quantized weight makes one side reads the other as integers: there
+    it is done in the accumulator. A rule of the plan may keep it in floating point.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -32,6 +35,7 @@ __all__ = ["broken_rules"]
 
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_OPEN = "fp16-otherwise"
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
@@ -52,6 +56,8 @@ class _Graph:
         self.constants = constant_tensors(model.graph)
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.given = {value.name for value in model.graph.input}
+        self.rules = {decision.layer: decision.rule for decision in plan.decisions}
+        self.reads = Counter(name for node in model.graph.node for name in node.input)
 
     def faults(self) -> Iterator[tuple[int, str]]:
         versions = [entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
@@ -70,6 +76,8 @@ class _Graph:
                 yield 6, node.name
             if node.op_type == "Add" and any(map(self._is_paired, node.input)):
                 yield from self._added(node)
+            elif node.op_type == "Add" and self.rules.get(node.name) == _OPEN and self._is_residual(node):
+                yield 11, node.name
             yield from self._types(node, node.name in half)
 
     def _values(self, name: str) -> NDArray[np.generic]:
@@ -102,11 +110,13 @@ class _Graph:
             yield 4, node.name
         if not self._is_paired(node.input[0]):
             yield 5, node.name
-        if node.op_type == "Conv":
-            outputs, inputs, *kernel = shape
+        if node.op_type in ("Conv", "ConvTranspose"):
+            outputs, inputs, *kernel = shape if node.op_type == "Conv" else (shape[1], shape[0], *shape[2:])
             source = self.makers[self.makers[node.input[0]].input[0]].input[0] if self._is_paired(node.input[0]) else ""
             groups = attribute(node, "group", 1)
-            if not has_kernel(outputs, inputs, kernel, groups, first=source in self.given):
+            first = node.op_type == "Conv" and source in self.given
+            transposed_groups = node.op_type == "ConvTranspose" and groups > 1
+            if transposed_groups or not has_kernel(outputs, inputs, kernel, groups, first=first):
                 yield 9, node.name
 
     def _from_integers(self, name: str) -> bool:
@@ -119,6 +129,11 @@ class _Graph:
         bare = [name for name in node.input if not self._is_paired(name)]
         if bare and not all(self._from_integers(name) for name in bare):
             yield 7, node.name
+
+    def _is_residual(self, node: onnx.NodeProto) -> bool:
+        makers = [self.makers[name] for name in node.input if name in self.makers and self.reads[name] == 1]
+        fused = any(each.op_type in _WEIGHTED[:2] and self._is_paired(each.input[1]) for each in makers)
+        return fused and not any(name in self.constants for name in node.input)
 
     def _types(self, node: onnx.NodeProto, half: bool) -> Iterator[tuple[int, str]]:
         floats = {self.types.get(name) for name in (*node.input, *node.output)} & set(_FLOATS)

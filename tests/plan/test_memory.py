@@ -108,6 +108,23 @@ def test_what_answering_takes_adds_up() -> None:
     assert parts == plan.weights_bytes
 
 
+def test_graphs_of_decode_steps_keep_the_pool_of_the_largest_step() -> None:
+    """LLaVA-1.5-7B: hidden 4096, feed-forward 11008, 32 heads of 128, 32,064 words, the context 1,500."""
+    numbers = 4 * 4096 + 3 * 11008 + 2 * 128
+    slot = 2 * numbers + 1500 * (32 * (2 + 4) + 2 * (1 + 2 + 2)) + 32064 * (2 + 4)
+    segments = 22 * 2**20
+    for batch, unpacked in ((2, 0), (4, 0), (5, 2 * 4096 * 11008)):
+        plan = plan_memory(model("llava-1.5-7b"), NX, context=1500, batch=batch)
+        graphs = {item.name: item for item in plan.phases[-1].items}["decode graphs"]
+        assert graphs.bytes == batch * slot + unpacked + segments
+        assert "not measured" in graphs.how
+
+
+def test_without_a_gpu_there_are_no_graphs() -> None:
+    plan = plan_memory(model("llava-1.5-7b"), NX.model_copy(update={"memory": "system"}), context=1500)
+    assert "decode graphs" not in {item.name for phase in plan.phases for item in phase.items}
+
+
 def test_cross_attention_keeps_its_own_cache() -> None:
     plan = plan_memory(model("llama-3.2-11b-vision"), NX, context=1000, images=2)
     items = {item.name: item.bytes for item in plan.phases[-1].items}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, overload
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.bundle.manifest import Kind, Manifest
 from edgeq.bundle.verify import check_unchanged, examine
-from edgeq.errors import ArtifactError, InputError, shell_word
+from edgeq.errors import ArtifactError, EngineError, InputError, first_line, shell_word
+from edgeq.faults import known_fault
 from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend, vision_candidate
 from edgeq.install.states import current
 from edgeq.install.store import MARKER
@@ -88,13 +90,17 @@ class Bundle:
             ImageError: an image cannot be read, or the model does not take it.
             InputError: the question is empty or too long, no token may be said, there are more images than the model
                 takes, or the bundle was closed.
-            EngineError: the vision graph fails on an image.
+            EngineError: the vision graph fails on an image, or the language model on the question.
+            OutOfMemoryError: memory ran out, of the machine or the GPU; a shorter question may be answered.
+            DeviceLostError: the GPU does nothing more for this process.
         """
         check_answers(self.path, self.manifest)
         model = self._opened()
         assert isinstance(model, VisionLanguageModel)
         given = images if isinstance(images, list | tuple) else (images,)
-        reply = model.ask([open_image(image) for image in given], question, max_new_tokens)
+        pictures = [open_image(image) for image in given]
+        with _named_faults(self.path):
+            reply = model.ask(pictures, question, max_new_tokens)
         return reply.model_copy(update={"backend": self.backend, "because": self.because})
 
     @overload
@@ -188,7 +194,9 @@ class Bundle:
         if isinstance(model, TwoTowerModel):
             several = isinstance(images, list | tuple)
             given = images if isinstance(images, list | tuple) else (images,)
-            found = model.image.embed([open_image(image) for image in given])
+            pictures = [open_image(image) for image in given]
+            with _named_faults(self.path):
+                found = model.image.embed(pictures)
             return found if several else found[0]
         graph = self._seeing("vectors")
         if self.manifest.labels:
@@ -221,7 +229,8 @@ class Bundle:
                 f"{self.path} is the bundle of a {self.manifest.kind}: it gives no vectors of texts",
                 expected="the bundle of CLIP or SigLIP",
             )
-        found = model.text.embed([texts] if isinstance(texts, str) else texts)
+        with _named_faults(self.path):
+            found = model.text.embed([texts] if isinstance(texts, str) else texts)
         return found[0] if isinstance(texts, str) else found
 
     def _classify(self, graph: VisionModel, image: ImageLike, top: int) -> tuple[ClassScore, ...]:
@@ -310,6 +319,27 @@ def _open_towers(place: Path, bundle: Path, manifest: Manifest, backend: str, th
     why: list[str] = []
     model, version = open_two_tower_here(place, bundle, manifest, backend, threads=threads, say=why.append)
     return Bundle(bundle, manifest, version, model, *why)
+
+
+@contextmanager
+def _named_faults(bundle: Path) -> Iterator[None]:
+    """What a library raises as an error of edgeq, as `edgeq serve` tells it.
+
+    Raises:
+        OutOfMemoryError: memory ran out.
+        DeviceLostError: the accelerator does nothing more for this process.
+        EngineError: a native library failed otherwise.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = known_fault(error)
+        if known is not None and known is not error:
+            raise known from error
+        if not isinstance(error, RuntimeError):  # edgeq's own, or a bug, whose traceback says more
+            raise
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise EngineError(f"{bundle} could not answer", causes=(cause,)) from error
 
 
 def _not_for(bundle: Path, what: str, whose: str) -> ArtifactError:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from edgeq.api.device.images import open_image
-from edgeq.bench.report import BenchLoad, BenchReport
-from edgeq.bench.run import BenchRequest, bench
-from edgeq.bench.service_clients import ServiceAddress
+from edgeq.api.device.bench import MOST_BATCH, MOST_CLIENTS, MOST_REPEATS, MOST_TOKENS, MOST_WARMUP, bench_bundle
+from edgeq.bench.report import BenchReport
 from edgeq.cli import console
 from edgeq.cli.device.bench_tables import print_report, print_reports
 from edgeq.cli.flags import PATH, json_option, running_backend_option, threads_option
@@ -19,8 +17,6 @@ from edgeq.install.candidate_here import AUTO
 
 __all__ = ["command"]
 
-_MOST_CLIENTS = 256
-_MOST_BATCH = 1024
 _TOKEN = "EDGEQ_TOKEN"
 
 
@@ -36,14 +32,14 @@ _TOKEN = "EDGEQ_TOKEN"
 )
 @click.option(
     "--tokens",
-    type=click.IntRange(2, 4096),
+    type=click.IntRange(2, MOST_TOKENS),
     default=64,
     show_default=True,
     help="Vision-language: of each answer, which the model may not end before.",
 )
 @click.option(
     "--clients",
-    type=click.IntRange(1, _MOST_CLIENTS),
+    type=click.IntRange(1, MOST_CLIENTS),
     multiple=True,
     default=(1, 4),
     show_default=True,
@@ -52,7 +48,7 @@ _TOKEN = "EDGEQ_TOKEN"
 @click.option(
     "--batch",
     "batches",
-    type=click.IntRange(1, _MOST_BATCH),
+    type=click.IntRange(1, MOST_BATCH),
     multiple=True,
     default=(1, 8),
     show_default=True,
@@ -60,13 +56,17 @@ _TOKEN = "EDGEQ_TOKEN"
 )
 @click.option(
     "--repeats",
-    type=click.IntRange(1, 100_000),
+    type=click.IntRange(1, MOST_REPEATS),
     default=20,
     show_default=True,
     help="Of each measurement; a 99th percentile takes 100.",
 )
 @click.option(
-    "--warmup", type=click.IntRange(0, 10_000), default=3, show_default=True, help="Runs before, that do not count."
+    "--warmup",
+    type=click.IntRange(0, MOST_WARMUP),
+    default=3,
+    show_default=True,
+    help="Runs before, that do not count.",
 )
 @running_backend_option
 @threads_option
@@ -103,19 +103,22 @@ def command(
         raise click.UsageError("--threads and --backend are the service's own: they go not with --url")
     if len(paths) > 1:
         raise click.UsageError("one BUNDLE is measured at a time; --show takes several reports")
-    asked = BenchLoad(
-        repeats=repeats,
-        warmup=warmup,
-        tokens=tokens,
-        clients=tuple(dict.fromkeys(clients)),
-        batches=tuple(dict.fromkeys(batches)),
-        threads=threads,
-    )
-    picture = None if image is None else open_image(image)
-    service = None if url is None else ServiceAddress.of(url, os.environ.get(_TOKEN))
-    request = BenchRequest(paths[0], asked, backend, picture, question, service)
     with status_line() as progress:
-        report = bench(request, progress)
+        report = bench_bundle(
+            paths[0],
+            backend=backend,
+            image=image,
+            question=question,
+            url=url,
+            token=os.environ.get(_TOKEN),
+            tokens=tokens,
+            clients=clients,
+            batches=batches,
+            repeats=repeats,
+            warmup=warmup,
+            threads=threads,
+            progress=progress,
+        )
     if output is not None:
         report.save(output)
     if as_json:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.model.graph.element_types import element_types
 from edgeq.model.graph.tensors import constant_names
-from edgeq.plan.rules import FUSED_ACTIVATIONS, WEIGHTED
+from edgeq.plan.rules import FUSED_ACTIVATIONS, STORED_IN_INT8
 
 __all__ = ["inside_kernels", "simulate_fp16"]
 
@@ -56,7 +56,7 @@ def inside_kernels(model: onnx.ModelProto) -> frozenset[str]:
     entered: set[str] = set()  # read from pairs, through layers that are fused
     for node in model.graph.node:
         values = [name for name in node.input if name and name not in constants]
-        fused = node.op_type in WEIGHTED | FUSED_ACTIVATIONS | {"Add"} and values and entered.issuperset(values)
+        fused = node.op_type in STORED_IN_INT8 | FUSED_ACTIVATIONS | {"Add"} and values and entered.issuperset(values)
         if fused or node.op_type == "DequantizeLinear":
             entered.update(node.output)
     inside: set[str] = set()

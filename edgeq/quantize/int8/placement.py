@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, POOLS, PRODUCTS, WEIGHTED
+from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, POOLS, PRODUCTS, STORED_IN_INT8
 
 if TYPE_CHECKING:
     from edgeq.quantize.int8.base import Lowering
@@ -71,7 +71,7 @@ def place(graph: gs.Graph, plan: PrecisionPlan, lowering: Lowering) -> Placement
 def _read(node: gs.Node, int8: frozenset[str], lowering: Lowering) -> Iterator[gs.Variable]:
     """The tensors that an INT8 layer reads through a pair."""
     values = [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable) and not _is_dequantized(tensor)]
-    if node.op in WEIGHTED or node.op in POOLS or node.op in CARRIERS - {"Concat"}:
+    if node.op in STORED_IN_INT8 or node.op in POOLS or node.op in CARRIERS - {"Concat"}:
         values = values[:1]
     yield from lowering.reads(node, values, int8)
 

@@ -33,7 +33,7 @@ from edgeq.calibrate.scales import Scales
 from edgeq.export.simplify import quiet
 from edgeq.model.graph.external_data import has_external_data
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.rules import STORED_IN_INT8
 from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.grid import Grid, half_scale, quantize_bias, round_weight, weight_amax, weight_scale
 from edgeq.quantize.int8.grids import choose_grids
@@ -248,7 +248,7 @@ def _with_pairs(
     stored: StoredWeights,
 ) -> gs.Graph:
     int8 = plan.layers(Precision.INT8)
-    weighted = [node for node in graph.nodes if node.name in int8 and node.op in WEIGHTED]
+    weighted = [node for node in graph.nodes if node.name in int8 and node.op in STORED_IN_INT8]
     prepared = lowering.prepare(graph, pixels, int8)
     placement = place(graph, plan, lowering)
     grids = {**choose_grids(placement, scales, lowering), **prepared}
@@ -342,6 +342,8 @@ def _channel_axis(node: gs.Node, rank: int) -> int:
     """The axis of the output channels."""
     if node.op == "Conv":
         return 0
+    if node.op == "ConvTranspose":
+        return 1
     if node.op == "Gemm":
         return 0 if node.attrs.get("transB", 0) else 1
     return rank - 1

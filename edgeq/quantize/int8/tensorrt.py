@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from edgeq.calibrate.scales import TensorRange
 from edgeq.engine.tensorrt import BACKEND
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.plan.rules import WEIGHTED
+from edgeq.plan.rules import STORED_IN_INT8
 from edgeq.quantize.int8.base import Lowering
 from edgeq.quantize.int8.grid import Grid, half_scale
 from edgeq.quantize.int8.grids import signed_grids
@@ -41,7 +41,8 @@ class TensorRtLowering(Lowering):
     half_scales: ClassVar[bool] = True
 
     def planned(self, model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:
-        """Convolutions without an INT8 kernel in FP16 (`edgeq.quantize.int8.tensorrt_kernels`)."""
+        """Convolutions without an INT8 kernel in FP16, and what TensorRT alone has in INT8, by
+        `edgeq.quantize.int8.tensorrt_kernels`: ConvTranspose, and additions in a convolution's accumulator."""
         return with_kernels(model, plan)
 
     def also_reads(self, node: gs.Node) -> Sequence[gs.Variable]:
@@ -75,5 +76,5 @@ LOWERING: Final = TensorRtLowering()
 
 def _from_convolution(tensor: gs.Variable, int8: frozenset[str]) -> bool:
     """Whether an INT8 layer with weights makes this tensor for one reader alone."""
-    makers = [node for node in tensor.inputs if node.op in WEIGHTED and node.name in int8]
+    makers = [node for node in tensor.inputs if node.op in STORED_IN_INT8 and node.name in int8]
     return bool(makers) and len(tensor.outputs) == 1

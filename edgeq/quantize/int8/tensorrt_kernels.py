@@ -2,6 +2,10 @@
 
 The rule for convolutions is that of NVIDIA's ModelOpt (`find_nodes_from_convs_to_exclude`): 16 channels on both sides,
 or fewer where multiples of 8 and the kernel's shape allow it. ONNX Runtime has a kernel for each.
+
+Two layers have INT8 kernels in TensorRT alone, and ModelOpt quantizes them: ConvTranspose, and an addition of which a
+convolution makes one side for nobody else (`build_non_residual_input_map`). It is done in the convolution's
+accumulator, and reads the other side as integers, whatever made that: ConvNeXt's residuals come from a LayerNorm.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ import onnx_graphsurgeon as gs
 
 from edgeq.model.graph.tensors import constant_tensors
 from edgeq.model.graph.wiring import attribute
+from edgeq.plan.conditions import Surroundings
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.plan.rules import FUSED_ACTIVATIONS, without_int8
+from edgeq.plan.rules import CONVOLUTIONS, FUSED_ACTIVATIONS, with_int8, without_int8
 
 __all__ = ["has_kernel", "integer_inputs", "with_kernels"]
 
 _RULE: Final = "fp16-no-kernel"
+_TRANSPOSED: Final = ("int8-transposed", "integer kernel in TensorRT")
+_RESIDUAL: Final = ("int8-residual", "TensorRT adds it in the accumulator of the convolution before it")
 _ENOUGH: Final = 16
 _MULTIPLE: Final = 8
 _LEAST_GROUPED_KERNEL: Final = 3
@@ -27,19 +34,30 @@ _SPATIAL: Final = ((2, 3), (-2, -1), (-1, -2), (3, 2))
 
 
 def with_kernels(model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:
-    """The plan with INT8 convolutions in FP16 that TensorRT has no INT8 kernel for, and what follows from that.
+    """The plan with INT8 where TensorRT has INT8 kernels, and what follows from that.
+
+    Convolutions without one are FP16; ConvTranspose and additions to a convolution that has one are INT8, unless a rule
+    keeps them in floating point.
 
     Args:
         model: FP32, with the node names of `plan`; weights' shapes are looked at, not their values.
-        plan: for that graph.
+        plan: for that graph; one with no layer in INT8 stays as it is.
     """
     int8 = plan.layers(Precision.INT8)
+    if not int8:
+        return plan
     left_out = {name: reason for name, reason in _without_kernel(model) if name in int8}
-    return without_int8(model, plan, left_out, _RULE) if left_out else plan
+    if left_out:
+        plan = without_int8(model, plan, left_out, _RULE)
+    transposed = dict.fromkeys(_transposed(model), _TRANSPOSED)
+    if transposed:
+        plan = with_int8(model, plan, transposed)
+    residuals = dict.fromkeys(_residuals(model, plan.layers(Precision.INT8)), _RESIDUAL)
+    return with_int8(model, plan, residuals) if residuals else plan
 
 
 def _without_kernel(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    shapes = {name: tuple(tensor.dims) for name, tensor in constant_tensors(model.graph).items()}
+    shapes = _shapes(model)
     given = {value.name for value in model.graph.input}
     for node in model.graph.node:
         if node.op_type == "Conv" and node.input[1] in shapes:
@@ -49,6 +67,38 @@ def _without_kernel(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
                 grouped = f", in {groups} groups" if groups > 1 else ""
                 size = " x ".join(map(str, kernel))
                 yield node.name, f"TensorRT has no INT8 kernel for {inputs} to {outputs} channels of {size}{grouped}"
+
+
+def _transposed(model: onnx.ModelProto) -> Iterator[str]:
+    """The ConvTranspose with an INT8 kernel: by the same rule of channels, in one group.
+
+    In several groups the scales of its weights, one for each index of their axis 1, would be shared between groups.
+    """
+    shapes = _shapes(model)
+    for node in model.graph.node:
+        if node.op_type == "ConvTranspose" and node.input[1] in shapes and attribute(node, "group", 1) == 1:
+            inputs, outputs, *kernel = shapes[node.input[1]]
+            if has_kernel(outputs, inputs, kernel, 1, first=False):
+                yield node.name
+
+
+def _residuals(model: onnx.ModelProto, int8: frozenset[str]) -> Iterator[str]:
+    """The additions of two tensors of which an INT8 convolution makes one for nobody else."""
+    graph = Surroundings.of(model)
+    for node in model.graph.node:
+        sides = graph.values(node)
+        if node.op_type == "Add" and len(set(sides)) == len(node.input):
+            makers = (graph.producer[side] for side in sides if side in graph.producer and _read_once(side, graph))
+            if any(maker.op_type in CONVOLUTIONS and maker.name in int8 for maker in makers):
+                yield node.name
+
+
+def _read_once(tensor: str, graph: Surroundings) -> bool:
+    return len(graph.consumers[tensor]) == 1 and tensor not in graph.outputs
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.dims) for name, tensor in constant_tensors(model.graph).items()}
 
 
 def has_kernel(outputs: int, inputs: int, kernel: Sequence[int], groups: int, *, first: bool) -> bool:
@@ -97,4 +147,4 @@ def _from_convolution(tensor: gs.Variable) -> bool:
     maker = tensor.inputs[0]
     while maker.op in FUSED_ACTIVATIONS and maker.inputs[0].inputs:
         maker = maker.inputs[0].inputs[0]
-    return bool(maker.op == "Conv")
+    return maker.op in CONVOLUTIONS

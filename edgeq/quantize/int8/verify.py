@@ -9,7 +9,7 @@ import onnx
 
 from edgeq.errors import QuantizeError
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
-from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, WEIGHTED
+from edgeq.plan.rules import CARRIERS, FUSED_ACTIVATIONS, STORED_IN_INT8
 
 if TYPE_CHECKING:
     from edgeq.quantize.int8.base import Lowering
@@ -42,7 +42,7 @@ def verify_lowering(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lower
 
 def int8_layers(plan: PrecisionPlan) -> tuple[Decision, ...]:
     """The INT8 layers that have weights, in the graph's order."""
-    return tuple(d for d in plan.decisions if d.precision is Precision.INT8 and d.op in WEIGHTED)
+    return tuple(d for d in plan.decisions if d.precision is Precision.INT8 and d.op in STORED_IN_INT8)
 
 
 def _faults(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> Iterator[str]:
@@ -55,7 +55,7 @@ def _faults(model: onnx.ModelProto, plan: PrecisionPlan, lowering: Lowering) -> 
                 yield f"{decision.layer}: planned, but not in the graph"
         elif decision.precision is Precision.INT8 and decision.op not in FUSED_ACTIVATIONS:
             yield from _int8_faults(node, types, lowering)
-        elif decision.precision is not Precision.INT8 and decision.op in WEIGHTED and node.input[1] in types:
+        elif decision.precision is not Precision.INT8 and decision.op in STORED_IN_INT8 and node.input[1] in types:
             yield f"{decision.layer}: planned {decision.precision.value}, its weight is quantized"
 
 
@@ -77,5 +77,5 @@ def _int8_faults(node: onnx.NodeProto, types: dict[str, int], lowering: Lowering
     foreign = any(kind is not None and kind not in lowering.activation_types for kind in found)
     if found.count(None) > lowering.unquantized_inputs(node) or foreign:
         yield f"{node.name}: planned int8, an input is not"
-    if node.op_type in WEIGHTED and types.get(node.input[1]) != onnx.TensorProto.INT8:
+    if node.op_type in STORED_IN_INT8 and types.get(node.input[1]) != onnx.TensorProto.INT8:
         yield f"{node.name}: planned int8, its weight is not"

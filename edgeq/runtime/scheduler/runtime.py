@@ -218,8 +218,6 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
         ModelError: the family cannot be served in slots.
         InputError: memory does not suffice for one request.
     """
-    import torch
-
     from edgeq.runtime.vlm.batch_decoder import BatchDecoder
     from edgeq.runtime.vlm.decode_step import StepOptions
     from edgeq.runtime.vlm.kv_cache import read_kv_shape
@@ -235,12 +233,12 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)
     fuse_short_pieces(options.fused_prefill_rows)
-    steps = StepOptions(batch_invariant=options.batch_invariant, cuda_graphs=options.cuda_graphs)
+    tunes = options.threads is None and shape.device.type == "cpu"
+    steps = StepOptions(batch_invariant=options.batch_invariant, cuda_graphs=options.cuda_graphs, try_shapes=not tunes)
     decoder = BatchDecoder(*halves, slots=room.slots, context=context, cache_bytes=room.caches, options=steps)
-    if options.threads is None and shape.device.type == "cpu":
-        threads = torch.get_num_threads()
-        if tune_threads(decoder.rehearse) != threads:  # before the worker's thread is begun, which takes it over
-            decoder.check_shapes()
+    if tunes:
+        tune_threads(decoder.rehearse)  # before the worker's thread is begun, which takes it over
+        decoder.check_shapes()
     admission = Admission(Rules(room.requests, room.slots, options.queue, reserve=options.reserve_bytes))
     watch = MemoryWatch(cuda=shape.device.type == "cuda")
     if shape.device.type == "cuda":  # keys, values and graphs are there by now

@@ -216,7 +216,8 @@ class BatchDecoder:
         self._step.rehearse()
 
     def check_shapes(self) -> None:
-        """Try again in which shapes steps may be run, with another number of threads; while nobody is answered."""
+        """Find the shapes in which steps may be run, with the number of threads that there is; while nobody is
+        answered."""
         self._step.check_shapes()
 
     def release(self, slot: int) -> None:

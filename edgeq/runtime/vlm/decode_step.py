@@ -56,6 +56,8 @@ class StepOptions:
         fused: layers run in fewer operators, where the model is of a form for which they are written.
         ahead: the next step is begun before the tokens of this one are read; None where the device works beside the
             host.
+        try_shapes: with False `check_shapes` is called later, once it is known with how many threads steps are run;
+            until then they are run in the full shape.
     """
 
     batch_invariant: bool = True
@@ -64,6 +66,7 @@ class StepOptions:
     capture: Capture | None = None
     fused: bool = True
     ahead: bool | None = None
+    try_shapes: bool = True
 
 
 class DecodeStep:
@@ -114,7 +117,9 @@ class DecodeStep:
             self._runs = self._made_all(capture)
         if isinstance(capture, GraphRecorder):
             _LOGGER.info("graphs of decode steps take %.0f MB", capture.bytes / 1e6)
-        self.check_shapes()
+        self.shapes = self.shapes[:1]
+        if options.try_shapes:
+            self.check_shapes()
 
     @property
     def order(self) -> list[int]:

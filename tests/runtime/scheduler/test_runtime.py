@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from decoders import CONTEXT, Parts, noise, shared_parts
 
 from edgeq.errors import EngineError, InputError
@@ -21,7 +22,9 @@ from edgeq.runtime.scheduler.memory_watch import MemorySeen
 from edgeq.runtime.scheduler.request_memory import RequestMemory
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, open_runtime
 from edgeq.runtime.scheduler.worker import Worker
+from edgeq.runtime.vlm import threads
 from edgeq.runtime.vlm.api import GenerationRequest, SamplingParams
+from edgeq.runtime.vlm.decode_step import DecodeStep
 from edgeq.runtime.vlm.model import open_vlm
 from edgeq.runtime.vlm.stream import Done, Failed, Stream, Token
 from edgeq.runtime.vlm.tokenize import PromptBuilder
@@ -184,3 +187,29 @@ def test_options_out_of_range() -> None:
     for wrong in (*ranges, {"fused_prefill_rows": -1}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} is"):
             replace(RuntimeOptions(), **wrong)
+
+
+@pytest.mark.parametrize("chosen", [1, None])
+def test_shapes_of_steps_are_tried_once_with_the_threads_that_answer(
+    prepared_vlm: PreparedVlm, monkeypatch: pytest.MonkeyPatch, chosen: int | None
+) -> None:
+    """With other threads than before, and with the same; which ones are quickest is simulated."""
+    before, tried = torch.get_num_threads(), []
+    equal_shapes = DecodeStep._equal_shapes
+
+    def tune(run: Callable[[], object]) -> int:
+        run()
+        torch.set_num_threads(chosen or before)
+        return chosen or before
+
+    def counted(step: DecodeStep) -> object:
+        tried.append(torch.get_num_threads())
+        return equal_shapes(step)
+
+    monkeypatch.setattr(threads, "tune_threads", tune)
+    monkeypatch.setattr(DecodeStep, "_equal_shapes", counted)
+    try:
+        with open_runtime(prepared_vlm.bundle, RuntimeOptions(slots=2)):
+            assert tried == [chosen or before]
+    finally:
+        torch.set_num_threads(before)
