@@ -34,6 +34,7 @@ _PLACES = {
     "PreparedVlm": "edgeq.pipeline.vlm",
     "Preprocess": "edgeq.model.images.preprocess",
     "PreprocessFlags": "edgeq.model.images.preprocess_flags",
+    "Pushed": "edgeq.hub",
     "Quality": "edgeq.quality.judge",
     "Quantized": "edgeq.api.workshop.stages",
     "Reply": "edgeq.runtime.vlm.model",
@@ -57,7 +58,9 @@ _PLACES = {
     "open_search": "edgeq.api.device.retrieval",
     "plan_model": "edgeq.api.workshop.describe",
     "prepare": "edgeq.api.workshop.prepare",
+    "push": "edgeq.api.workshop.report",
     "quantize_model": "edgeq.api.workshop.stages",
+    "report": "edgeq.api.workshop.report",
     "search_layers": "edgeq.api.workshop.layers",
     "sensitivity": "edgeq.api.workshop.layers",
     "this_device": "edgeq.api.device.bundles",
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from edgeq.api.workshop.describe import Planned, inspect, plan_model
     from edgeq.api.workshop.layers import search_layers, sensitivity
     from edgeq.api.workshop.prepare import prepare
+    from edgeq.api.workshop.report import push, report
     from edgeq.api.workshop.stages import (
         Calibrated,
         Exported,
@@ -86,6 +90,7 @@ if TYPE_CHECKING:
     from edgeq.calibrate.scales import Scales
     from edgeq.engine_store.run import BuiltEncoders, BuiltEngine
     from edgeq.errors import EdgeqError
+    from edgeq.hub import Pushed
     from edgeq.install.run import Installed
     from edgeq.model.images.preprocess import Preprocess
     from edgeq.model.images.preprocess_flags import PreprocessFlags
@@ -134,6 +139,7 @@ __all__ = [
     "PreparedVlm",
     "Preprocess",
     "PreprocessFlags",
+    "Pushed",
     "Quality",
     "Quantized",
     "Reply",
@@ -158,7 +164,9 @@ __all__ = [
     "open_search",
     "plan_model",
     "prepare",
+    "push",
     "quantize_model",
+    "report",
     "search_layers",
     "sensitivity",
     "this_device",

@@ -43,6 +43,8 @@ ROOMS = (
     "install",
     "doctor",
     "bench",
+    "bundle_report",
+    "hub",
     "pipeline",
     "service",
     "demo",

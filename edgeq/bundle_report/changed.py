@@ -60,11 +60,10 @@ def changed_answers(quality: Quality | VlmQuality | None) -> tuple[ChangedExampl
             ChangedExample(each.image, each.reference, each.candidate, each.answer or "", each.question)
             for each in quality.divergences
         )
-    if quality is None or quality.answers is None or (not quality.answers.changed and quality.answers.agreement < 100.0):
+    answers = None if quality is None else quality.answers
+    if answers is None or (not answers.changed and answers.agreement < 100.0):  # figures of before they were named
         return None
-    return tuple(
-        ChangedExample(each.image, each.reference, each.candidate, each.right) for each in quality.answers.changed
-    )
+    return tuple(ChangedExample(each.image, each.reference, each.candidate, each.right) for each in answers.changed)
 
 
 def save_changed(quality: Quality | VlmQuality | None, read: Callable[[str], Image.Image], bundle: Path) -> None:

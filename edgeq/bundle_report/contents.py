@@ -156,9 +156,7 @@ def _canaries(manifest: Manifest, one: Callable[..., Any]) -> Canaries | ClassCa
     return found
 
 
-def _first(
-    directory: Path, file: str, readers: tuple[Callable[[Path], T], ...], faults: dict[str, str]
-) -> T | None:
+def _first(directory: Path, file: str, readers: tuple[Callable[[Path], T], ...], faults: dict[str, str]) -> T | None:
     """What the first reader that takes the file makes of it."""
     path, told = directory / file, ""
     try:

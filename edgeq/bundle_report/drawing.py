@@ -1,4 +1,4 @@
-"""Charts as a list of shapes, for SVG: bars, intervals and points, told apart by pattern and shape and not by colour."""
+"""Charts as a list of shapes, for SVG: bars, intervals and points, told apart by pattern and form, not by colour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures as data URIs: decoded within bounds and written anew, so that no byte of a bundle's goes out as it is."""
+"""Small pictures as data URIs: decoded within bounds and written anew, so that no byte goes out as it came."""
 
 from __future__ import annotations
 

@@ -21,7 +21,13 @@ def in_bytes(count: int) -> str:
 
 
 def confidence(value: float, standard_error: float | None, unit: str) -> str:
-    """A figure with its 95 % interval, where its standard error is known."""
+    """A figure with its 95 % interval, where its standard error is known.
+
+    Args:
+        value: the figure.
+        standard_error: in the same unit; None where it is not known.
+        unit: of both.
+    """
     if standard_error is None:
         return f"{value:.2f} {unit}"
     low, high = value - Z_95 * standard_error, value + Z_95 * standard_error

@@ -11,8 +11,8 @@ __all__ = ["answers_section"]
 
 _SIDE = 720
 _NOT_NAMED = (
-    "The bundle does not name images whose answer changed. Those of a classifier that was judged on labelled images, and "
-    "of a vision-language model that was asked questions, would be here."
+    "The bundle does not name images whose answer changed. Here would be those of a classifier that was judged on "
+    "labelled images, and of a vision-language model that was asked questions."
 )
 
 
@@ -55,4 +55,8 @@ def _compared(contents: BundleContents) -> list[Block]:
         for place, name in enumerate(names[:MOST_PICTURES])
         if (source := contents.album.in_bundle(name, _SIDE)) is not None
     )
-    return [Pictures("Side by side: FP32 on the left, what the bundle runs on the right", items, wide=True)] if items else []
+    return (
+        [Pictures("Side by side: FP32 on the left, what the bundle runs on the right", items, wide=True)]
+        if items
+        else []
+    )

@@ -14,6 +14,7 @@ __all__ = ["memory_section", "waterfall"]
 _GIGA = 1e9
 _SMALL = 0.002
 _LARGEST = 12
+_SEEN = 0.005
 _NO_PLAN = (
     "The bundle holds no memory plan: that is made for vision-language models, with --device. "
     "What the files take is what has to be loaded at the least."
@@ -35,8 +36,8 @@ def memory_section(contents: BundleContents) -> Section:
 def _planned(plan: MemoryPlan) -> list[Block]:
     request = plan.request
     room = (
-        f"It {'fits' if plan.fits else 'does not fit'} {plan.device.title}: {plan.reason}. Reckoned for {request.batch} "
-        f"at once, a context of {request.context:,} tokens and {request.images} images in each."
+        f"It {'fits' if plan.fits else 'does not fit'} {plan.device.title}: {plan.reason}. Reckoned for "
+        f"{request.batch} at once, a context of {request.context:,} tokens and {request.images} images in each."
     )
     blocks: list[Block] = [Paragraph(room, warning=not plan.fits)]
     rows = [(phase.name, item.name, in_bytes(item.bytes), item.how) for phase in plan.phases for item in phase.items]
@@ -90,6 +91,7 @@ def _kind(item: MemoryItem) -> Kind:
 def _files(contents: BundleContents) -> Chart:
     """The largest files."""
     largest = sorted(contents.sizes.items(), key=lambda entry: (-entry[1], entry[0]))[:_LARGEST]
+    largest = [(name, size) for name, size in largest if size >= _SEEN * contents.total_bytes]
     rows = [
         Bar(name, size / 1e6, "weights" if ".onnx" in name or "safetensors" in name else "working", in_bytes(size))
         for name, size in largest

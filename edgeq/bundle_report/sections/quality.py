@@ -109,7 +109,7 @@ def drop_chart(found: list[tuple[str, Headline]], allowed: float | None) -> Draw
 
 
 def _allowed(contents: BundleContents) -> float | None:
-    """Of a headline from labelled examples; without labels the bound is in another unit, and the gate's words say it."""
+    """Of a headline from labelled examples; without labels it is in another unit, and the gate's words say it."""
     headline, gate = headline_of(contents), contents.gate
     labelled = headline is not None and headline.labelled
     return gate.max_drop if gate is not None and labelled else None
@@ -118,13 +118,13 @@ def _allowed(contents: BundleContents) -> float | None:
 def _in_words(headline: Headline, reference: str) -> str:
     if not headline.labelled:
         return (
-            f"No labels were given: the answers lie {headline.drop:.4f} {headline.unit} from those of the {reference}, on "
+            f"No labels were given: {headline.name} beside {reference} is {headline.drop:.4f} {headline.unit}, on "
             f"{headline.examples:,} examples. That says nothing of how often either is right."
         )
     drop = confidence(headline.drop, headline.standard_error, headline.unit)
     return (
-        f"On {headline.examples:,} examples {headline.name} is {headline.reference:.2f} % for the {reference} and "
-        f"{headline.candidate:.2f} % for the quantized network. It loses {drop}, compared example by example."
+        f"{headline.name} on {headline.examples:,} examples: {reference} {headline.reference:.2f} %, quantized "
+        f"{headline.candidate:.2f} %. It loses {drop}, compared example by example."
     )
 
 
