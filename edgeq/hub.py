@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from edgeq.bundle.contents import MANIFEST, SIGNATURE, BundledFile
 from edgeq.bundle.copy import Report
-from edgeq.bundle.errors import DigestError
-from edgeq.bundle.verify import Trust, examine
+from edgeq.bundle.verification_states import Verified
+from edgeq.bundle.verify import Trust, check_unchanged, examine
 from edgeq.errors import EdgeqError, InputError, OutputError, first_line
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class PushPlan(BaseModel):
     digest: str
     signed: bool
     files: tuple[BundledFile, ...]
+    _verified: Verified | None = PrivateAttr(default=None)
 
     @property
     def total_bytes(self) -> int:
@@ -97,7 +98,7 @@ def plan_push(
         raise InputError(f"{repository!r:.120} is no repository", expected="ORG/NAME, of letters, digits, ., _ and -")
     verified = examine(bundle, trust or Trust(), report=report)
     own = [MANIFEST] if verified.seal is None else [MANIFEST, SIGNATURE]
-    return PushPlan(
+    plan = PushPlan(
         bundle=bundle,
         repository=repository,
         private=private,
@@ -105,6 +106,8 @@ def plan_push(
         signed=verified.seal is not None,
         files=(*verified.manifest.files, *(BundledFile.of(bundle / name, bundle) for name in own)),
     )
+    plan._verified = verified
+    return plan
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,16 @@ def push(plan: PushPlan, *, remove: bool = False, endpoint: str | None = None, t
         there = _look(api, plan.repository)
         gone = sorted(there.files - {file.name for file in plan.files})
         _check(plan, there, gone, remove)
-        adds = [CommitOperationAdd(file.name, plan.bundle / file.name) for file in plan.files]
-        _check_same(plan, adds)
+        if plan._verified is not None:
+            check_unchanged(plan.bundle, plan._verified)
         if not there.exists:
             api.create_repo(plan.repository, private=plan.private, repo_type="model")
         done = api.create_commit(
             plan.repository,
-            operations=[*adds, *(CommitOperationDelete(name) for name in gone)],
+            operations=[
+                *(CommitOperationAdd(file.name, plan.bundle / file.name) for file in plan.files),
+                *(CommitOperationDelete(name) for name in gone),
+            ],
             commit_message=f"edgeq bundle {plan.digest[:12]}",
         )
     return Pushed(plan=plan, removed=tuple(gone), url=str(done.commit_url))
@@ -187,13 +193,6 @@ def _check(plan: PushPlan, there: _There, gone: list[str], remove: bool) -> None
         )
 
 
-def _check_same(plan: PushPlan, adds: list[Any]) -> None:
-    """Each file is still the one that was checked: huggingface_hub has just read it."""
-    for file, add in zip(plan.files, adds, strict=True):
-        if add.upload_info.sha256.hex() != file.sha256:
-            raise DigestError(f"{plan.bundle / file.name} was changed while it was looked at; nothing was sent")
-
-
 @contextmanager
 def _told(repository: str) -> Iterator[None]:
     """What the hub says when it refuses, in edgeq's words."""
@@ -217,7 +216,7 @@ def _told(repository: str) -> Iterator[None]:
             next_step="look at the network, and at HF_ENDPOINT where that is set",
         ) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore"):
+        if not type(error).__module__.startswith(("httpx", "httpcore")):  # what huggingface_hub asks with
             raise
         raise OutputError(
             f"the hub cannot be reached for {repository}: {first_line(error)}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Final
 
 from edgeq.bundle_report.blocks import Block, Chart, Document, Paragraph, Section, Table
 from edgeq.bundle_report.contents import BundleContents
@@ -19,7 +21,9 @@ from edgeq.plan.memory import MemoryPlan
 
 __all__ = ["beside_document"]
 
-_MOST_LAYERS = 500
+_MOST_LAYERS: Final = 500
+_COUNT: Final = re.compile(r", [\d,]+ [a-z]+$")
+"""How many examples a row rests on, behind its name: it may be another number in the other bundle."""
 
 
 def beside_document(ours: BundleContents, theirs: BundleContents) -> Document:
@@ -34,11 +38,17 @@ def beside_document(ours: BundleContents, theirs: BundleContents) -> Document:
         title=f"{ours.name} and {theirs.name}",
         lead=f"A is {ours.name}: {kind_of(ours)}. B is {theirs.name}: {kind_of(theirs)}.",
         sections=tuple(section(ours, theirs) for section in sections),
-        facts=(
-            *((f"A: {name}", told) for name, told in key_facts(ours)),
-            *((f"B: {name}", told) for name, told in key_facts(theirs)),
-        ),
+        facts=tuple(_first(ours, theirs)),
     )
+
+
+def _first(ours: BundleContents, theirs: BundleContents) -> Iterator[tuple[str, str]]:
+    """What a reader wants first of both; the rest is below."""
+    mine, others = (dict(key_facts(each)) for each in (ours, theirs))
+    for name in ("Answers", "Lost", "Memory", "Size"):
+        for who, known in (("A", mine), ("B", others)):
+            if name in known:
+                yield f"{who}: {name}", known[name]
 
 
 def _facts(ours: BundleContents, theirs: BundleContents) -> Section:
@@ -75,7 +85,7 @@ def _differs(one: str, other: str) -> str:
 
 def _figures(ours: BundleContents, theirs: BundleContents) -> Section:
     """Both columns of both, and the drops beside each other."""
-    mine, others = ({row[0]: row[1:] for row in rows_of(each)} for each in (ours, theirs))
+    mine, others = ({_COUNT.sub("", row[0]): row[1:] for row in rows_of(each)} for each in (ours, theirs))
     empty = ("", "", "")
     rows = [(name, *mine.get(name, empty), *others.get(name, empty)) for name in dict.fromkeys((*mine, *others))]
     reference = ours.reference if ours.reference == theirs.reference else "reference"

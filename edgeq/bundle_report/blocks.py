@@ -86,7 +86,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures in rows; `wide` ones are two pictures in one."""
+    """Pictures in rows.
+
+    Attributes:
+        title: above them.
+        items: in order.
+        wide: each is two pictures in one.
+    """
 
     kind: ClassVar[str] = "pictures"
 

@@ -213,7 +213,8 @@ def _row(row: Bar, scale: _Scale, middle: float, intervals: bool) -> Iterator[Sh
         yield from (Shape("line", x, middle - 5, 0, 10, look="whisker") for x in (low, high))
     if intervals:
         yield Shape("diamond" if row.kind == "quantized" else "circle", scale(row.value), middle, look=row.kind)
-    yield Shape("text", end + 8, middle + 4, text=row.text)
+    behind = WIDTH - _RIGHT if intervals else end  # lines across would stand in it
+    yield Shape("text", behind + 8, middle + 4, text=row.text)
 
 
 def _across(scale: _Scale, top: float, bottom: float) -> Iterator[Shape]:

@@ -20,6 +20,7 @@ from edgeq.bundle_report.words import shown
 
 __all__ = ["as_html"]
 
+_LONG_WORD: Final = 24
 _PICTURE: Final = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
 
 
@@ -41,12 +42,18 @@ def _environment() -> Environment:
         finalize=_bounded,
     )
     environment.filters["picture"] = _picture
+    environment.tests["unbroken"] = _unbroken
     return environment
 
 
 def _bounded(value: Any) -> Any:
     """A text as it may stand in a page; what the template made itself stays as it is."""
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _unbroken(text: str) -> bool:
+    """Whether a word in it is too long for a column, such as a digest or a layer's name."""
+    return any(len(word) > _LONG_WORD for word in text.split())
 
 
 def _picture(source: str) -> Markup:

@@ -55,8 +55,5 @@ def _compared(contents: BundleContents) -> list[Block]:
         for place, name in enumerate(names[:MOST_PICTURES])
         if (source := contents.album.in_bundle(name, _SIDE)) is not None
     )
-    return (
-        [Pictures("Side by side: FP32 on the left, what the bundle runs on the right", items, wide=True)]
-        if items
-        else []
-    )
+    title = "Side by side: FP32 on the left, what the bundle runs on the right"
+    return [Pictures(title, items, wide=True)] if items else []
