@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -42,6 +42,7 @@ help:
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
 	@echo "make soak-install  installs killed at random, and bundles that were changed at random"
 	@echo "make rehearse  install.sh, releases and the service on an emulated arm64 machine; as root: docs/rehearsal.md"
+	@echo "make pictures  those of docs/report.md, after make demo: needs chromium and chromium-driver"
 	@echo "make clean   remove .venv, .venv-newest and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -89,13 +90,13 @@ test-gpu: $(INSTALLED)
 	EDGEQ_GPU=1 $(BIN)/python -m pytest tests/gpu
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check edgeq tests benchmarks examples rehearsal
-	$(BIN)/ruff format --check edgeq tests benchmarks examples rehearsal
+	$(BIN)/ruff check edgeq tests benchmarks examples rehearsal docs
+	$(BIN)/ruff format --check edgeq tests benchmarks examples rehearsal docs
 	$(BIN)/mypy --num-workers 2
 
 format: $(INSTALLED)
-	$(BIN)/ruff check --fix edgeq tests benchmarks examples rehearsal
-	$(BIN)/ruff format edgeq tests benchmarks examples rehearsal
+	$(BIN)/ruff check --fix edgeq tests benchmarks examples rehearsal docs
+	$(BIN)/ruff format edgeq tests benchmarks examples rehearsal docs
 
 # BENCH takes further flags: make bench-calibration BENCH="speed --rounds 5 --json"
 bench-calibration: $(INSTALLED)
@@ -190,6 +191,10 @@ soak-install: $(INSTALLED)
 # Another bundle, another cache: make rehearse REHEARSE="--bundle BUNDLE --cache /large/disk"
 rehearse: $(INSTALLED)
 	$(BIN)/python -m rehearsal $(REHEARSE)
+
+# Bundles are kept for the next time: make pictures PICTURES="--work out/pictures"
+pictures: $(INSTALLED)
+	$(BIN)/python docs/make_pictures.py $(PICTURES)
 
 clean:
 	rm -rf $(VENV) $(NEWEST) out

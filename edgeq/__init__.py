@@ -37,6 +37,7 @@ _PLACES = {
     "PreparedVlm": "edgeq.pipeline.vlm",
     "Preprocess": "edgeq.model.images.preprocess",
     "PreprocessFlags": "edgeq.model.images.preprocess_flags",
+    "Pushed": "edgeq.hub",
     "Quality": "edgeq.quality.judge",
     "Quantized": "edgeq.api.workshop.stages",
     "Reply": "edgeq.runtime.vlm.model",
@@ -62,7 +63,9 @@ _PLACES = {
     "open_search": "edgeq.api.device.retrieval",
     "plan_model": "edgeq.api.workshop.describe",
     "prepare": "edgeq.api.workshop.prepare",
+    "push": "edgeq.api.workshop.report",
     "quantize_model": "edgeq.api.workshop.stages",
+    "report": "edgeq.api.workshop.report",
     "search_layers": "edgeq.api.workshop.layers",
     "sensitivity": "edgeq.api.workshop.layers",
     "this_device": "edgeq.api.device.bundles",
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     from edgeq.api.workshop.judge import judge_model
     from edgeq.api.workshop.layers import search_layers, sensitivity
     from edgeq.api.workshop.prepare import prepare
+    from edgeq.api.workshop.report import push, report
     from edgeq.api.workshop.stages import (
         Calibrated,
         Exported,
@@ -94,6 +98,7 @@ if TYPE_CHECKING:
     from edgeq.calibrate.scales import Scales
     from edgeq.engine_store.run import BuiltEncoders, BuiltEngine
     from edgeq.errors import EdgeqError
+    from edgeq.hub import Pushed
     from edgeq.install.run import Installed
     from edgeq.judge.judgement import JudgeBounds, Judgement
     from edgeq.model.images.preprocess import Preprocess
@@ -146,6 +151,7 @@ __all__ = [
     "PreparedVlm",
     "Preprocess",
     "PreprocessFlags",
+    "Pushed",
     "Quality",
     "Quantized",
     "Reply",
@@ -172,7 +178,9 @@ __all__ = [
     "open_search",
     "plan_model",
     "prepare",
+    "push",
     "quantize_model",
+    "report",
     "search_layers",
     "sensitivity",
     "this_device",

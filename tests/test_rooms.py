@@ -44,6 +44,8 @@ ROOMS = (
     "install",
     "doctor",
     "bench",
+    "bundle_report",
+    "hub",
     "pipeline",
     "service",
     "demo",

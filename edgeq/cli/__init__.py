@@ -40,6 +40,8 @@ VERBS: Final = {
     "sensitivity": "Find the layers that INT8 harms most.",
     "evaluate": "Last stage: judge INT8 against FP32.",
     "judge": "Does another runtime still see: a server or a checkpoint beside a reference.",
+    "report": "Write what a bundle knows of itself as one page, or what differs between two.",
+    "push": "Send a bundle to Hugging Face's hub, with its model card.",
     "build": "Build the engine for this device from a bundle, or show what would be set.",
     "verify-engine": "Compare a bundle's engine with its reference, on its canaries.",
     "keygen": "Make a key pair to sign bundles with.",

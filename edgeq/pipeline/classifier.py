@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.bundle.manifest import Manifest
+from edgeq.bundle_report.changed import save_changed
 from edgeq.calibrate.diagnose import Diagnosis, diagnose
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import Scales, Trial
@@ -34,6 +35,7 @@ from edgeq.model.graph.outputs import read_outputs
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
+from edgeq.pipeline.finish import finish_bundle
 from edgeq.pipeline.fit_task import choose_for, fit_task
 from edgeq.pipeline.gate import Judging, settle
 from edgeq.pipeline.preprocess_check import better_ways, nearly_black
@@ -243,7 +245,8 @@ def prepare(
         draw_compared(work, canaries, task, source.preprocess, labels, threads=options.threads)
         diagnosis = diagnose(scales, observe_some(graph, tuple(scales.tensors), judged_by, source, options.threads))
         allowed = {finding.code: finding.because for finding in findings}
-        manifest = write_manifest(work, labels=labels, allowed=allowed, task=task.served_as)
+        _save_changed(work, quality, judged_by)
+        manifest = finish_bundle(work, output.name, model, labels=labels, allowed=allowed, task=task.served_as)
     search = found.search if found else None
     notes = (*at_chance, *other_ways, *notes)
     return _summary(
@@ -266,6 +269,13 @@ def prepare(
 
 def _images(examples: Examples[Any] | None) -> ImageSet | None:
     return None if examples is None else examples.images
+
+
+def _save_changed(work: Path, quality: Quality, judged_by: ImageSet | None) -> None:
+    """Small pictures of the images whose class is another one in INT8."""
+    if judged_by is not None:
+        items = {item.name: item for item in judged_by.items}
+        save_changed(quality, lambda name: judged_by.read(items[name]), work)
 
 
 def _search(

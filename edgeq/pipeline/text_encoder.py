@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS, TEXT, RetrievalSettings
 from edgeq.calibrate.captions import read_captions
 from edgeq.errors import CalibrationError, InputError
@@ -26,6 +26,7 @@ from edgeq.families.two_tower import TwoTower, text_notes
 from edgeq.files import new_directory, read_json_object
 from edgeq.model.checkpoint.source import find_checkpoint
 from edgeq.model.graph.onnx_file import load_onnx
+from edgeq.pipeline.finish import finish_bundle
 from edgeq.pipeline.retrieval.engines import TEXT_FP16_PLAN, describe_text_engine, settle_text_engine
 from edgeq.pipeline.retrieval.options import RetrievalOptions
 from edgeq.pipeline.retrieval.tokenizer import prove_tokenizer, require_tokenizer, save_tokenizer, tokenizer_pad_id
@@ -136,7 +137,7 @@ def prepare_text(
         if not options.keep_fp32:
             for name in (FP32, f"{FP32}.data"):
                 (work / TEXT / name).unlink(missing_ok=True)
-        manifest = write_manifest(work, kind="retrieval")
+        manifest = finish_bundle(work, output.name, model, kind="retrieval")
     return PreparedText(
         bundle=output,
         model_type=settings.model_type,

@@ -8,15 +8,17 @@ from tempfile import TemporaryDirectory
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.needs import DeviceNeeds
 from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32, VisionReport
 from edgeq.bundle.vlm_settings import LANGUAGE, VLM_SETTINGS
+from edgeq.bundle_report.changed import save_changed
 from edgeq.export.vision import export_vision
 from edgeq.families.modules import VlmDescription, read_vlm
 from edgeq.families.registry import cap, exportable, runnable
 from edgeq.files import new_directory
 from edgeq.model.images.image_set import ImageSet
+from edgeq.pipeline.finish import finish_bundle
 from edgeq.pipeline.stages import Progress, counter
 from edgeq.pipeline.vlm_fit import check_fit, check_halves, plan_vlm
 from edgeq.pipeline.vlm_options import VlmOptions
@@ -156,7 +158,8 @@ def prepare_vlm(
         del vlm, reference
         _drop_fp32(work, options)
         allowed = {finding.code: finding.because for finding in findings}
-        manifest = write_manifest(work, kind="vision-language", allowed=allowed, needs=_needs(memory))
+        needs = _needs(memory)
+        manifest = finish_bundle(work, output.name, model, kind="vision-language", allowed=allowed, needs=needs)
     return _summary(
         output,
         described,
@@ -190,6 +193,7 @@ def _judge(
     quality.save(work / QUALITY)
     if quality.divergences:
         save_divergences(quality.divergences, questions.read, work / DIVERGENCES)
+        save_changed(quality, questions.read, work)
     return quality
 
 

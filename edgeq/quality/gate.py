@@ -266,7 +266,7 @@ def decide(quality: Quality, bounds: GateBounds = DEFAULT_BOUNDS, *, speed: bool
         latency=latency,
         sure_speedup=limit,
         confidence=confidence,
-        answers=quality.answers,
+        answers=quality.answers and quality.answers.model_copy(update={"changed": ()}),  # quality.json names them
         fidelity=quality.fidelity,
         figures=quality.figures,
         max_spread=allowed.max_spread,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.bundle.manifest import Manifest, write_manifest
+from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.retrieval_settings import RETRIEVAL_SETTINGS, TEXT, RetrievalSettings
 from edgeq.bundle.vision_report import VISION_FP16, VISION_FP32
 from edgeq.calibrate.captions import read_captions
@@ -35,6 +35,7 @@ from edgeq.model.graph.onnx_file import load_onnx
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_flags import PreprocessFlags
+from edgeq.pipeline.finish import finish_bundle
 from edgeq.pipeline.retrieval.decision import TEXT_INT8, decide_text, doubts
 from edgeq.pipeline.retrieval.engines import describe_text_engine, describe_vision_engine, settle_text_engine
 from edgeq.pipeline.retrieval.judge import Encoders
@@ -190,7 +191,7 @@ def prepare_retrieval(
         canaries = make_retrieval_canaries(work, texts, pictures, count=options.canaries, threads=options.threads)
         settle_text_engine(work, settings)
         _drop(work, settings, options)
-        manifest = write_manifest(work, kind="retrieval")
+        manifest = finish_bundle(work, output.name, model, kind="retrieval")
     plan = text.plan if found is None else found.plan
     weighted = Counter(decision.precision for decision in plan.decisions if decision.op in WEIGHTED)
     return PreparedRetrieval(

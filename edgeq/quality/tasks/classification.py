@@ -11,11 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from edgeq.artifact import LaterFields
 from edgeq.errors import ImageError, ModelError
@@ -24,13 +24,42 @@ from edgeq.quality.logits import Answers, LogitFigures, judge_answers
 from edgeq.quality.tasks.base import Examples, Headline, ImageTask, Outputs, Row, SearchTally, Tally, finite
 from edgeq.quality.tasks.label_order import LabelOrder, OrderTable
 
-__all__ = ["Classification", "ClassificationTask", "Judged", "compare_classifiers", "cosines", "label_indices"]
+__all__ = [
+    "MOST_CHANGED",
+    "ChangedAnswer",
+    "Classification",
+    "ClassificationTask",
+    "Judged",
+    "compare_classifiers",
+    "cosines",
+    "label_indices",
+]
+
+MOST_CHANGED: Final = 100
+"""Images that are told by name, of those whose class is another one after quantization."""
 
 _NUMBERED = re.compile(r"^\d+[._-]+(?=\D)")
 _WORDNET = re.compile(r"n\d{8}")
 
 Judged = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """A network under judgement: float32 [n, 3, H, W] -> (logits [n, classes], features [n, any])."""
+
+
+class ChangedAnswer(BaseModel):
+    """An image of which the two networks name different classes.
+
+    Attributes:
+        image: its name below the folder or in the zip.
+        reference, candidate: what each says: the class's name, or its number where the model has no names.
+        right: the class that is right, likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str
+    reference: str
+    candidate: str
+    right: str
 
 
 class Classification(LaterFields):
@@ -47,6 +76,8 @@ class Classification(LaterFields):
         feature_cosine_mean, feature_cosine_worst: cosine of what enters the head, over images.
         likely_order: an order of the classes in which FP32 would be right far more often; None, and not written, where
             there is none.
+        changed: the first `MOST_CHANGED` images with another class, in their order; not written where there are none,
+            or where images have no names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +94,8 @@ class Classification(LaterFields):
     feature_cosine_mean: float
     feature_cosine_worst: float
     likely_order: LabelOrder | None = None
-    later: ClassVar[tuple[str, ...]] = ("likely_order",)
+    changed: tuple[ChangedAnswer, ...] = ()
+    later: ClassVar[tuple[str, ...]] = ("likely_order", "changed")
 
     def headline(self) -> Headline:
         """Top-1."""
@@ -137,13 +169,22 @@ class _JudgeTally:
     """`Tally` of logits and features, by the images' names."""
 
     def __init__(self, truth: Mapping[str, int], labels: Sequence[str] | None) -> None:
-        self._truth, self._sums = truth, _Sums(labels)
+        self._truth, self._sums, self._labels = truth, _Sums(labels), labels
+        self._changed: list[ChangedAnswer] = []
 
     def add(self, names: Sequence[str], reference: Outputs, candidate: Outputs) -> None:
         self._sums.add(_classes(self._truth, names), (reference[0], reference[1]), (candidate[0], candidate[1]))
+        answers = zip(names, reference[0].argmax(axis=1), candidate[0].argmax(axis=1), strict=True)
+        for name, ours, theirs in answers:
+            if ours != theirs and len(self._changed) < MOST_CHANGED:
+                said = [self._named(int(each)) for each in (ours, theirs, self._truth[name])]
+                self._changed.append(ChangedAnswer(image=name, reference=said[0], candidate=said[1], right=said[2]))
+
+    def _named(self, index: int) -> str:
+        return self._labels[index] if self._labels else str(index)
 
     def figures(self) -> Classification:
-        return self._sums.result()
+        return self._sums.result().model_copy(update={"changed": tuple(self._changed)})
 
 
 class _SearchTally:

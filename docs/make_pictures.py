@@ -1,0 +1,107 @@
+"""The pictures in docs/report.md, of real bundles in a real browser: `make pictures`, after `make demo`.
+
+The CNN and the vision-language model are the demo's. The detector is the one of the tests, which finds drawn squares.
+It needs Debian's packages chromium and chromium-driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "service")]
+
+from chromium import chromium  # noqa: E402
+from square_detector import OPTIONS, PREPROCESS, SIDE, draw_scenes, write_detector  # noqa: E402
+
+import edgeq  # noqa: E402
+
+WIDTH, TALLEST = 1000, 1800
+DROP = 0.1
+"""Points of top-1 that the CNN may lose: so few that layers are looked for that stay in floating point."""
+
+SHOWN = {
+    "cnn": ("header", "#figures", "#changed", "#layers"),
+    "detector": ("header", "#figures", "#changed"),
+    "vlm": ("header", "#plan", "#memory", "#changed"),
+    "two": ("header", "#figures", "#memory"),
+}
+"""Report -> the parts that are on its picture."""
+
+
+def make_bundles(demo: Path, work: Path) -> dict[str, Path]:
+    """The three bundles, as their users would make them; those that are there already are taken as they are."""
+    bundles = {name: work / name for name in ("cnn", "detector", "vlm")}
+    if not bundles["cnn"].exists():
+        edgeq.prepare(
+            demo / "model",
+            demo / "calibration.zip",
+            bundles["cnn"],
+            evaluation=demo / "evaluation.zip",
+            max_drop=DROP,
+        )
+    if not bundles["detector"].exists():
+        edgeq.prepare(
+            write_detector(work / "detector-model"),
+            draw_scenes(work / "calibration", 32, seed=1),
+            bundles["detector"],
+            evaluation=draw_scenes(work / "evaluation", 16, seed=2, size=2 * SIDE),
+            preprocess=PREPROCESS,
+            options=OPTIONS,
+        )
+    if not bundles["vlm"].exists():
+        edgeq.prepare(
+            demo / "vlm-model",
+            demo / "photographs",
+            bundles["vlm"],
+            evaluation=demo / "asked" / "questions.jsonl",
+            device="orin-nx-16gb",
+            context=512,
+        )
+    return bundles
+
+
+def picture(browser: webdriver.Chrome, page: Path, parts: tuple[str, ...]) -> Image.Image:
+    """The parts of a page below each other, no taller than `TALLEST`."""
+    browser.set_window_size(WIDTH, 1000)
+    browser.get(page.resolve().as_uri())
+    shots = [
+        Image.open(io.BytesIO(browser.find_element(By.CSS_SELECTOR, part).screenshot_as_png)).convert("RGB")
+        for part in parts
+    ]
+    whole = Image.new("RGB", (max(each.width for each in shots) + 40, sum(each.height + 20 for each in shots)), "white")
+    place = 10
+    for each in shots:
+        whole.paste(each, (20, place))
+        place += each.height + 20
+    return whole.crop((0, 0, whole.width, min(whole.height, TALLEST)))
+
+
+def main() -> None:
+    """Write docs/report-NAME.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, default=ROOT / "out" / "demo", help="Made by `make demo`.")
+    parser.add_argument("--work", type=Path, help="Where bundles are kept for the next time.  [default: nowhere]")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = given.work or Path(scratch) / "work"
+        bundles = make_bundles(given.demo, work)
+        pages = {name: edgeq.report(bundle, Path(scratch) / f"{name}.html") for name, bundle in bundles.items()}
+        pages["two"] = edgeq.report(bundles["cnn"], Path(scratch) / "two.html", beside=given.demo / "bundle")
+        with chromium(Path(scratch) / "chromium") as browser:
+            for name, page in pages.items():
+                drawn = picture(browser, page, SHOWN[name])
+                drawn.quantize(128, dither=Image.Dither.NONE).save(given.output / f"report-{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
