@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -43,6 +43,7 @@ help:
 	@echo "make soak-install  installs killed at random, and bundles that were changed at random"
 	@echo "make rehearse  install.sh, releases and the service on an emulated arm64 machine; as root: docs/rehearsal.md"
 	@echo "make pictures  those of docs/report.md, after make demo: needs chromium and chromium-driver"
+	@echo "make images  builds the container images from stand-in bases, and runs them; as root: docker/README.md"
 	@echo "make clean   remove .venv, .venv-newest and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -195,6 +196,10 @@ rehearse: $(INSTALLED)
 # Bundles are kept for the next time: make pictures PICTURES="--work out/pictures"
 pictures: $(INSTALLED)
 	$(BIN)/python docs/make_pictures.py $(PICTURES)
+
+# Docker or Podman, as root: make images IMAGES="--cache /large/disk"
+images: $(INSTALLED)
+	$(BIN)/python -m rehearsal.images $(IMAGES)
 
 clean:
 	rm -rf $(VENV) $(NEWEST) out

@@ -3,20 +3,58 @@
 #   docker build --file docker/device.Dockerfile --build-context wheels=WHEELS --tag edgeq-device .
 #
 # WHEELS is a directory with the wheel of torch for JetPack 6 (torch-*.whl); jetson/README.md says where one comes from.
+#
+# `--target vision` is the image for classifiers, detectors and encoders: no torch, no bitsandbytes, and no wheel is asked
+# for. With `--build-context bitsandbytes=DIR` a wheel of bitsandbytes in DIR takes the place of the stages that build one;
+# they alone need CUDA's compiler. TensorRT comes with the base image: where it has none, graphs run in ONNX Runtime.
+# `--build-arg PIP_INDEX_URL=URL` and PIP_EXTRA_INDEX_URL name other package indexes.
 
 # L4T with CUDA 12.6, cuDNN and TensorRT 10.3. Its release has to fit the one on the device (same R36).
 ARG L4T_IMAGE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
 
-FROM ${L4T_IMAGE} AS bitsandbytes
+# Empty, unless a directory is named: without this stage the name would be looked for in a registry.
+FROM scratch AS wheels
+
+
+FROM ${L4T_IMAGE} AS vision
+
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+COPY pyproject.toml README.md LICENSE /opt/edgeq/source/
+COPY edgeq /opt/edgeq/source/edgeq
+
+# The system's packages are seen from inside: TensorRT's bindings come from the base image.
+RUN python3 -m venv --system-site-packages /opt/edgeq/venv \
+    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir "/opt/edgeq/source[device,service]"
+
+# In this group, because the GPU's device files belong to it on the device.
+RUN useradd --system --uid 10001 --groups video --home-dir /var/lib/edgeq edgeq \
+    && install --directory --owner edgeq --group edgeq --mode 0750 /var/lib/edgeq /var/lib/edgeq/engines
+
+ENV PATH=/opt/edgeq/venv/bin:$PATH
+USER edgeq
+WORKDIR /var/lib/edgeq
+ENTRYPOINT ["edgeq"]
+CMD ["doctor"]
+
+
+FROM ${L4T_IMAGE} AS bitsandbytes-build
 
 ARG BITSANDBYTES_REPOSITORY=https://github.com/bitsandbytes-foundation/bitsandbytes.git
 ARG BITSANDBYTES_TAG=0.50.2
 # Every Orin.
 ARG COMPUTE_CAPABILITY=87
 ARG BUILD_JOBS=4
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
 
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends build-essential cmake git python3-pip python3-venv \
+    && apt-get install --yes --no-install-recommends build-essential ca-certificates cmake git python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 # The wheel of a package index is built for servers: on L4T it imports, and fails at its first kernel. What CMake built
@@ -31,34 +69,26 @@ RUN git clone --depth 1 --branch "${BITSANDBYTES_TAG}" "${BITSANDBYTES_REPOSITOR
         --wheel-dir /build/wheels /build/bitsandbytes
 
 
-FROM ${L4T_IMAGE} AS device
+FROM scratch AS bitsandbytes
 
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3-venv \
-    && rm -rf /var/lib/apt/lists/*
+COPY --from=bitsandbytes-build /build/wheels /
 
-COPY pyproject.toml README.md LICENSE /opt/edgeq/source/
-COPY edgeq /opt/edgeq/source/edgeq
-COPY --from=bitsandbytes /build/wheels /opt/edgeq/wheels
 
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+FROM vision AS device
+
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+
+USER root
 
 # torch and bitsandbytes first, then held at their versions, so that none comes from a package index with edgeq.
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    python3 -m venv --system-site-packages /opt/edgeq/venv \
-    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir --find-links /wheels /wheels/torch-*.whl \
-    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir --no-deps /opt/edgeq/wheels/bitsandbytes-*.whl \
-    && /opt/edgeq/venv/bin/python -m pip list --format=freeze \
-        | grep --extended-regexp '^(torch|bitsandbytes)==' >/opt/edgeq/constraints.txt \
+    --mount=type=bind,from=bitsandbytes,target=/bitsandbytes \
+    /opt/edgeq/venv/bin/python -m pip install --no-cache-dir --find-links /wheels /wheels/torch-*.whl \
+    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir --no-deps /bitsandbytes/bitsandbytes-*.whl \
+    && /opt/edgeq/venv/bin/python -m pip list --format=freeze >/opt/edgeq/installed.txt \
+    && grep --extended-regexp '^(torch|bitsandbytes)==' /opt/edgeq/installed.txt >/opt/edgeq/constraints.txt \
     && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir \
         --constraint /opt/edgeq/constraints.txt "/opt/edgeq/source[device,service,language]"
 
-# In this group, because the GPU's device files belong to it on the device.
-RUN useradd --system --uid 10001 --groups video --home-dir /var/lib/edgeq edgeq \
-    && install --directory --owner edgeq --group edgeq --mode 0750 /var/lib/edgeq /var/lib/edgeq/engines
-
-ENV PATH=/opt/edgeq/venv/bin:$PATH
 USER edgeq
-WORKDIR /var/lib/edgeq
-ENTRYPOINT ["edgeq"]
-CMD ["doctor"]

@@ -4,9 +4,14 @@
 an object in their name, because a function `edgeq.plan` would be hidden by the package of that name, or hide it.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# From 1.29 on ONNX Runtime reports itself to Microsoft, and keeps a device's number in ~/.cache, unless this is set before
+# it is loaded (its Privacy.md). Whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PLACES = {
     "BenchReport": "edgeq.bench.report",

@@ -159,11 +159,12 @@ def _ready(address: str) -> bool:
         return False
 
 
-def classes(address: str, image: Path) -> dict[str, float]:
+def classes(address: str, image: Path, token: str = "") -> dict[str, float]:
     """What POST /v1/classify says of a PNG image: every class's label and score, the likeliest first."""
     url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
     body = json.dumps({"image": url, "top": 1000}).encode()
-    request = urllib.request.Request(f"{address}/v1/classify", body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    request = urllib.request.Request(f"{address}/v1/classify", body, headers)
     with urllib.request.urlopen(request, timeout=120) as answer:
         found: dict[str, Any] = json.load(answer)
     return {str(entry["label"]): float(entry["score"]) for entry in found["classes"]}

@@ -1,4 +1,4 @@
-"""A reader of Dockerfiles, and rules in the manner of hadolint: no engine runs Docker where these tests run."""
+"""A reader of Dockerfiles, and rules in the manner of hadolint: images are built by `make images`, not by tests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ class Instruction:
 
     line: int
     word: str
-    flags: dict[str, str]
+    flags: tuple[tuple[str, str], ...]
     rest: str
+
+    def flagged(self, name: str) -> list[str]:
+        """The values of a flag, which may be given more than once."""
+        return [value for flag, value in self.flags if flag == name]
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,15 @@ class Dockerfile:
     stages: tuple[Stage, ...]
     context: Path
     ignore: tuple[str, ...] = ()
-    named_contexts: tuple[str, ...] = ()
 
 
-def parse(text: str, context: Path, ignore: str = "", named_contexts: tuple[str, ...] = ()) -> Dockerfile:
+def parse(text: str, context: Path, ignore: str = "") -> Dockerfile:
     """Read a Dockerfile.
 
     Args:
         text: of the file; here-documents are not read.
         context: the directory that COPY takes from.
         ignore: text of its .dockerignore.
-        named_contexts: names that `--from` may have besides stages.
 
     Raises:
         ValueError: an instruction that Docker does not know, or one before the first FROM that is no ARG.
@@ -82,7 +84,7 @@ def parse(text: str, context: Path, ignore: str = "", named_contexts: tuple[str,
         else:
             raise ValueError(f"line {instruction.line}: {instruction.word} before FROM")
     lines = tuple(line for line in ignore.splitlines() if line and not line.startswith("#"))
-    return Dockerfile(tuple(stages), context, lines, named_contexts)
+    return Dockerfile(tuple(stages), context, lines)
 
 
 def _instructions(text: str) -> Iterator[Instruction]:
@@ -104,11 +106,11 @@ def _instruction(line: int, text: str) -> Instruction:
     word, _, rest = text.partition(" ")
     if word.upper() not in _WORDS or word != word.upper():
         raise ValueError(f"line {line}: {word} is no instruction")
-    flags = {}
+    flags = list[tuple[str, str]]()
     while found := re.match(r"--([a-z-]+)=(\S+)\s+", rest):
-        flags[found[1]] = found[2]
+        flags.append((found[1], found[2]))
         rest = rest[found.end() :]
-    return Instruction(line, word, flags, rest.strip())
+    return Instruction(line, word, tuple(flags), rest.strip())
 
 
 def _replaced(text: str, values: dict[str, str]) -> str:
@@ -140,9 +142,9 @@ def _runs(stage: Stage, *start: str) -> Iterator[tuple[Instruction, list[str]]]:
 
 
 def base_image_is_pinned(file: Dockerfile, stage: Stage) -> Iterator[str]:
-    """DL3006, DL3007: a tag with a number in it or a digest; or an earlier stage."""
+    """DL3006, DL3007: a tag with a number in it or a digest; or an earlier stage, or nothing at all."""
     earlier = [other.name for other in file.stages[: file.stages.index(stage)]]
-    if stage.image in earlier:
+    if stage.image in (*earlier, "scratch"):
         return
     tag = stage.image.rpartition("/")[2].partition(":")[2]
     if "@sha256:" not in stage.image and not re.search(r"\d+\.\d+", tag):
@@ -181,7 +183,7 @@ def copied_paths_exist(file: Dockerfile, stage: Stage) -> Iterator[str]:
     """What COPY takes is in the repository and not kept out of the context; DL3020: no ADD."""
     yield from (f"line {instruction.line}: ADD; take COPY" for instruction in stage.of("ADD"))
     for instruction in stage.of("COPY"):
-        if "from" in instruction.flags:
+        if instruction.flagged("from"):
             continue
         for source in instruction.rest.split()[:-1]:
             if not (file.context / source).exists() or ".." in Path(source).parts:
@@ -201,26 +203,32 @@ def _ignored(patterns: tuple[str, ...], source: str) -> bool:
 
 
 def other_stages_exist(file: Dockerfile, stage: Stage) -> Iterator[str]:
-    """DL3022: `--from` names an earlier stage or a named context, never an image that nobody pinned."""
-    known = {*file.named_contexts, *(other.name for other in file.stages[: file.stages.index(stage)])}
+    """DL3022: `--from` names an earlier stage, never an image that nobody pinned.
+
+    A named context has an empty stage of its name: where none is given, no registry is asked for an image of that name.
+    """
+    known = {other.name for other in file.stages[: file.stages.index(stage)]}
     for instruction in stage.instructions:
-        sources = [instruction.flags.get("from"), *re.findall(r"\bfrom=([^,\s]+)", instruction.flags.get("mount", ""))]
-        yield from (f"line {instruction.line}: no stage {name}" for name in sources if name and name not in known)
+        mounts = " ".join(instruction.flagged("mount"))
+        sources = [*instruction.flagged("from"), *re.findall(r"\bfrom=([^,\s]+)", mounts)]
+        yield from (f"line {instruction.line}: no stage {name}" for name in sources if name not in known)
 
 
 def pipes_can_fail(_file: Dockerfile, stage: Stage) -> Iterator[str]:
-    """DL4006: what fails before a pipe fails the build."""
-    careful = False
-    for instruction in stage.instructions:
-        if instruction.word == "SHELL":
-            careful = "pipefail" in instruction.rest
-        elif instruction.word == "RUN" and not careful and "|" in _shell(instruction):
-            yield f"line {instruction.line}: a pipe without pipefail"
+    """DL4006: what fails before a pipe fails the build; no pipe does, in the only shell that all engines take."""
+    for instruction in stage.of("RUN"):
+        if "|" in _shell(instruction):
+            yield f"line {instruction.line}: a pipe"
+
+
+def every_format_has_it(_file: Dockerfile, stage: Stage) -> Iterator[str]:
+    """SHELL is Docker's own: in the format of OCI, which Podman and Buildah write, it is dropped with a warning."""
+    yield from (f"line {instruction.line}: SHELL" for instruction in stage.of("SHELL"))
 
 
 def started_without_a_shell(_file: Dockerfile, stage: Stage) -> Iterator[str]:
-    """DL3025: CMD, ENTRYPOINT and SHELL as JSON, so that signals arrive."""
-    for instruction in [*stage.of("CMD"), *stage.of("ENTRYPOINT"), *stage.of("SHELL")]:
+    """DL3025: CMD and ENTRYPOINT as JSON, so that signals arrive."""
+    for instruction in [*stage.of("CMD"), *stage.of("ENTRYPOINT")]:
         try:
             words = json.loads(instruction.rest)
         except json.JSONDecodeError:
@@ -262,6 +270,7 @@ RULES: Final[tuple[Callable[[Dockerfile, Stage], Iterator[str]], ...]] = (
     copied_paths_exist,
     other_stages_exist,
     pipes_can_fail,
+    every_format_has_it,
     started_without_a_shell,
     downloads_are_bounded,
     directories_are_whole_paths,

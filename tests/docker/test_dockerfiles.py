@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from dockerfile import RULES, Dockerfile, broken_rules, parse
+from dockerfile import RULES, Dockerfile, Stage, broken_rules, parse
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = sorted((CHECKOUT / "docker").glob("*.Dockerfile"))
@@ -18,7 +18,7 @@ UNREADABLE = ("RUN true\n", PINNED + "RUNS true\n", PINNED + "run true\n", PINNE
 def read(path: Path) -> Dockerfile:
     """One of ours, with the .dockerignore that lies beside it."""
     ignore = path.with_name(f"{path.name}.dockerignore").read_text(encoding="utf-8")
-    return parse(path.read_text(encoding="utf-8"), CHECKOUT, ignore, named_contexts=("wheels",))
+    return parse(path.read_text(encoding="utf-8"), CHECKOUT, ignore)
 
 
 def broken(text: str, ignore: str = "") -> set[str]:
@@ -35,8 +35,8 @@ def installer(name: str) -> str:
 def test_there_are_two_files_with_their_stages() -> None:
     stages = {path.name: [stage.name for stage in read(path).stages] for path in FILES}
     assert stages == {
-        "device.Dockerfile": ["bitsandbytes", "device"],
-        "workshop.Dockerfile": ["tensorrt", "workshop"],
+        "device.Dockerfile": ["wheels", "vision", "bitsandbytes-build", "bitsandbytes", "device"],
+        "workshop.Dockerfile": ["wheels", "workshop", "tensorrt"],
     }
 
 
@@ -45,21 +45,52 @@ def test_no_rule_is_broken(path: Path) -> None:
     assert broken_rules(read(path)) == []
 
 
+def stages(name: str) -> dict[str, Stage]:
+    """Of one of our files, by their names."""
+    return {stage.name: stage for stage in read(CHECKOUT / "docker" / f"{name}.Dockerfile").stages}
+
+
+def needed(name: str, target: str) -> set[str]:
+    """The stages that a stage is built from, itself among them."""
+    found = stages(name)
+    text = " ".join(f"{flag}={value}" for one in found[target].instructions for flag, value in one.flags)
+    direct = {other for other in found if found[target].image == other or re.search(rf"\bfrom={other}(,|\s|$)", text)}
+    return {target}.union(*(needed(name, other) for other in direct))
+
+
 def test_tensorrt_and_l4t_are_those_of_jetpack_6() -> None:
     """NVIDIA's container of August 2024 has TensorRT 10.3.0; L4T 36.4 is JetPack 6.1 and 6.2."""
-    assert read(CHECKOUT / "docker/workshop.Dockerfile").stages[0].image == "nvcr.io/nvidia/tensorrt:24.08-py3"
-    images = {stage.image for stage in read(CHECKOUT / "docker/device.Dockerfile").stages}
-    assert images == {"nvcr.io/nvidia/l4t-jetpack:r36.4.0"}
+    assert stages("workshop")["tensorrt"].image == "nvcr.io/nvidia/tensorrt:24.08-py3"
+    device = stages("device")
+    assert {device[name].image for name in ("vision", "bitsandbytes-build")} == {"nvcr.io/nvidia/l4t-jetpack:r36.4.0"}
+
+
+def test_what_needs_nvidia_can_be_left_out() -> None:
+    assert needed("workshop", "workshop") == {"workshop", "wheels"}
+    assert needed("device", "vision") == {"vision"}
+    # A context of the name takes the place of the stage, and of all that it alone is built from.
+    assert needed("device", "device") == {"device", "vision", "wheels", "bitsandbytes", "bitsandbytes-build"}
+    assert [one.word for one in stages("device")["bitsandbytes"].instructions] == ["COPY"]
+    assert {file: stages(file)["wheels"].instructions for file in ("workshop", "device")} == {
+        "workshop": (),
+        "device": (),
+    }
+
+
+def test_wheels_do_not_stay_in_a_layer() -> None:
+    for name in ("workshop", "device"):
+        assert [one.rest for one in stages(name)[name].of("COPY") if one.flagged("from")] == []
 
 
 @pytest.mark.parametrize("name", ["BITSANDBYTES_REPOSITORY", "BITSANDBYTES_TAG", "COMPUTE_CAPABILITY", "BUILD_JOBS"])
 def test_image_and_installer_build_the_same_bitsandbytes(name: str) -> None:
-    arguments = [instruction.rest for instruction in read(CHECKOUT / "docker/device.Dockerfile").stages[0].of("ARG")]
+    arguments = [instruction.rest for instruction in stages("device")["bitsandbytes-build"].of("ARG")]
     assert f"{name}={installer(name)}" in arguments
 
 
 def test_nothing_of_the_device_comes_from_the_workshop() -> None:
     text = (CHECKOUT / "docker/device.Dockerfile").read_text(encoding="utf-8")
+    assert "[device,service]" in text
     assert "[device,service,language]" in text
     assert "workshop" not in text
 
@@ -86,8 +117,14 @@ def test_nothing_of_the_device_comes_from_the_workshop() -> None:
         ("copied_paths_exist", PINNED + "ADD edgeq /x/\n"),
         ("other_stages_exist", PINNED + "COPY --from=nginx /a /b\n"),
         ("other_stages_exist", PINNED + "RUN --mount=type=bind,from=elsewhere,target=/x true\n"),
+        (
+            "other_stages_exist",
+            "FROM scratch AS wheels\n"
+            + PINNED
+            + "RUN --mount=type=bind,from=elsewhere,target=/x --mount=type=bind,from=wheels,target=/y true\n",
+        ),
         ("pipes_can_fail", PINNED + "RUN cat /a | sort >/b\n"),
-        ("pipes_can_fail", PINNED + 'SHELL ["/bin/sh", "-c"]\nRUN cat /a | sort >/b\n'),
+        ("every_format_has_it", PINNED + 'SHELL ["/bin/bash", "-o", "pipefail", "-c"]\nRUN true\n'),
         ("started_without_a_shell", PINNED + "USER edgeq\nCMD edgeq doctor\n"),
         ("started_without_a_shell", PINNED + "USER edgeq\nENTRYPOINT ['edgeq']\n"),
         ("downloads_are_bounded", PINNED + "RUN python -m pip install numpy\n"),
@@ -110,7 +147,7 @@ def test_every_rule_is_tried() -> None:
     [
         PINNED.rstrip() + "@sha256:" + "0" * 64 + "\n",
         PINNED.replace("\n", " AS first\n") + "FROM first\nCOPY --from=first /a /b\n",
-        PINNED + 'SHELL ["/bin/bash", "-o", "pipefail", "-c"]\nRUN cat /a | sort >/b\n',
+        "FROM scratch AS wheels\n" + PINNED + "RUN --mount=type=bind,from=wheels,target=/x true\n",
         PINNED + "RUN true || true\n",
         PINNED + "RUN grep 'a|b' /c\n",
         PINNED + "# a comment\nRUN true \\\n    # another\n    && true\n",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +69,16 @@ def test_executed_operators_are_those_of_the_file_where_nothing_fuses(tmp_path: 
 
 def test_there_is_at_least_one_thread() -> None:
     assert default_threads() >= 1
+
+
+@pytest.mark.parametrize(("setting", "left"), [(None, False), ("1", False), ("0", True)])
+def test_onnxruntime_tells_nobody_unless_it_is_asked_to(tmp_path: Path, setting: str | None, left: bool) -> None:
+    """From 1.29 on it reports to Microsoft by default, and leaves a device's number and a database in ~/.cache.
+
+    The environment has nothing else: in what looks like continuous integration ONNX Runtime is silent by itself.
+    """
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    if setting is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = setting
+    subprocess.run([sys.executable, "-c", "import edgeq, onnxruntime"], env=environment, check=True)
+    assert bool(list(tmp_path.rglob("onnxruntime.db"))) == left
