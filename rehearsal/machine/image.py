@@ -38,28 +38,27 @@ class Disk:
     Attributes:
         kernel, initramfs: files.
         image: a raw ext4 file system, the root; it is copied and never written to.
-        versions: of what is on it.
     """
 
     kernel: Path
     initramfs: Path
     image: Path
-    versions: dict[str, str]
 
 
-def make_disk(cache: Path, checkout: Path, say: Callable[[str], None]) -> Disk:
+def make_disk(cache: Path, checkout: Path, material: Callable[[Path, Path], None], say: Callable[[str], None]) -> Disk:
     """Make it, or take the one that was made of the same checkout.
 
     Args:
         cache: with the arm64 Debian of `rehearsal.root.base_root`; the disk is kept in it.
         checkout: of edgeq.
+        material: writes what else comes onto the disk: below a directory, and keys into another.
         say: told what is being done.
     """
     place, names = cache / "machine", checkout_files(checkout)
-    disk = Disk(place / "vmlinuz", place / "initramfs", place / "root.ext4", {})
+    disk = Disk(place / "vmlinuz", place / "initramfs", place / "root.ext4")
     digest, kept = _digest(checkout, names), place / "made-of"
     if kept.is_file() and kept.read_text(encoding="utf-8") == digest:
-        say("the disk of the same checkout, from the cache")
+        say("a disk of the same checkout, from the cache")
         return disk
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -67,7 +66,7 @@ def make_disk(cache: Path, checkout: Path, say: Callable[[str], None]) -> Disk:
     with mounted(root, cache / "pip"):
         machine = emulated_machine(root)
         say("Debian's packages")
-        release = _debian(machine, place)
+        release = _debian(machine)
         place_stand_ins(root)
         say("install.sh")
         for name in names:
@@ -81,6 +80,7 @@ def make_disk(cache: Path, checkout: Path, say: Callable[[str], None]) -> Disk:
         python = "/opt/edgeq/venv/bin/python"
         _good(machine.run(python, "-m", "pip", "--no-input", "install", f"{_SOURCE}[device,service,retrieval]"))
         _furnish(machine)
+    material(root / GUEST[1:], root / "etc/edgeq/keys")
     write_initramfs(disk.initramfs, root / "bin/busybox", root / f"lib/modules/{release}")
     shutil.copy(root / f"boot/vmlinuz-{release}", disk.kernel)
     say("an ext4 image")
@@ -111,7 +111,7 @@ def _good(done: Done) -> Done:
     return done
 
 
-def _debian(machine: Machine, place: Path) -> str:
+def _debian(machine: Machine) -> str:
     """Install systemd as init, and unpack Debian's kernel, whose own scripts would make an initramfs; its release."""
     root = machine.root
     _good(machine.run("apt-get", "update"))
@@ -127,7 +127,6 @@ def _debian(machine: Machine, place: Path) -> str:
     release = package.removeprefix("linux-image-")
     _good(machine.run("depmod", release))
     _good(machine.run("apt-get", "clean"))
-    (place / "kernel-package").write_text(f"{package}\n", encoding="utf-8")
     return release
 
 

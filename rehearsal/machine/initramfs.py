@@ -94,7 +94,7 @@ def write_initramfs(path: Path, busybox: Path, modules: Path) -> None:
     files = load_order((modules / "modules.dep").read_text(encoding="utf-8"), MODULES)
     names = {file: f"{number:02}-{Path(file).name}" for number, file in enumerate(files)}
     init = _INIT.format(modules=" ".join(names.values()))
-    members = {name: (_DIRECTORY, b"") for name in ("dev", "proc", "root", "modules")}
+    members = dict.fromkeys(("dev", "proc", "root", "modules"), (_DIRECTORY, b""))
     members |= {"init": (_PROGRAM, init.encode()), "busybox": (_PROGRAM, busybox.read_bytes())}
     members |= {f"modules/{name}": (_PROGRAM, (modules / file).read_bytes()) for file, name in names.items()}
     path.write_bytes(gzip.compress(archive(members), compresslevel=6, mtime=0))
