@@ -85,7 +85,7 @@ class Server:
         ready: called once requests are answered, with the address.
         end: ends the process at once; called where the model's worker has ended, and where the process would not end
             in time by itself. None in a process that has something else to do.
-        reload: called on SIGHUP; an InputError of it is logged, and the service goes on as before. None reloads nothing.
+        reload: called on SIGHUP; an InputError of it is logged, and the service goes on as before. None does nothing.
     """
 
     def __init__(

@@ -2,9 +2,9 @@
 
     python -m rehearsal.machine --demo out/demo --cuts 50 --output out/rehearsal-boot.json
 
-As root, with Debian's packages debootstrap, qemu-user-static, qemu-system-arm and qemu-utils. docs/rehearsal.md has what
-it found. All of it runs in name spaces of its own for mounts and processes, which end with it, however it ends. Exit
-status: 0 all was as expected, 1 something was not, 2 it cannot be run here.
+As root, with Debian's packages debootstrap, qemu-user-static, qemu-system-arm and qemu-utils. docs/rehearsal.md has
+what it found. All of it runs in name spaces of its own for mounts and processes, which end with it, however it ends.
+Exit status: 0 all was as expected, 1 something was not, 2 it cannot be run here.
 """
 
 from __future__ import annotations

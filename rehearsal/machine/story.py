@@ -25,6 +25,9 @@ __all__ = ["BootStory", "shown"]
 
 _BOOT_S: Final = 900.0
 _READY_S: Final = 600.0
+_LOGIN: Final = "Debian GNU/Linux"
+"""Of the line before `login:`, which has no end."""
+
 _KEY: Final = "/etc/edgeq/keys/team.public.pem"
 _AT_ONCE: Final = 8
 """Requests that are under way when the service is told to stop."""
@@ -104,7 +107,7 @@ class BootStory:
 
     def _first_boot(self) -> str:
         machine = self._on_now
-        machine.wait_for("login:", _BOOT_S)
+        machine.wait_for(_LOGIN, _BOOT_S)
         state = self._run("systemctl", "is-system-running", "--wait", status=None).out.strip()
         if state != "running":
             raise UnexpectedError(f"{state}: {self._run('systemctl', '--failed', '--no-legend').out}")
@@ -123,7 +126,7 @@ class BootStory:
         return "off"
 
     def _starts(self) -> str:
-        self._on_now.wait_for("login:", _BOOT_S)
+        self._on_now.wait_for(_LOGIN, _BOOT_S)
         self._wait_ready(_READY_S)
         found = self._show("ActiveState", "NRestarts")
         if found != {"ActiveState": "active", "NRestarts": "0"}:
@@ -260,7 +263,8 @@ class BootStory:
         if "atchdog timeout" not in journal:
             raise UnexpectedError(journal[-400:])
         restarts = self._show("NRestarts")["NRestarts"]
-        return f"killed {ended:.0f} s after it hung, answers again after {time.monotonic() - begin:.0f} s; restarts {restarts}"
+        again = time.monotonic() - begin
+        return f"killed {ended:.0f} s after it hung, answers again after {again:.0f} s; restarts {restarts}"
 
     def _memory_max(self) -> str:
         before = self._show("MainPID", "MemoryCurrent")

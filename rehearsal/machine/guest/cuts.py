@@ -1,8 +1,8 @@
 #!/opt/edgeq/venv/bin/python
 """Of edgeq's rehearsal, in the machine, instead of init: looks at what a power cut left, then does what is cut next.
 
-Says on the console `CHECK {json}`, then `MARK begin KIND NUMBER` and `MARK end KIND NUMBER` of one thing after the other,
-until the power goes.
+Says on the console `CHECK {json}`, then `MARK begin KIND NUMBER` and `MARK end KIND NUMBER SECONDS` of one thing after
+the other, until the power goes.
 """
 
 from __future__ import annotations
@@ -190,9 +190,9 @@ def release(number: int) -> Path:
     return made
 
 
-def install(number: int, root: Path, *more: str) -> None:
-    """With its canaries, unless told otherwise."""
-    edgeq("install", str(release(number)), "--root", str(root), "--key", str(PUBLIC), "--threads", "2", *more)
+def install(number: int, root: Path) -> None:
+    """With its canaries."""
+    edgeq("install", str(release(number)), "--root", str(root), "--key", str(PUBLIC), "--threads", "2")
 
 
 def marked(kind: str, number: int, act: Callable[[], None]) -> None:
@@ -220,7 +220,7 @@ def act(kind: str, number: int) -> int:
     if kind == "prune":
         for _ in range(2):
             number += 1
-            install(number, STORE, "--no-check")
+            edgeq("install", str(release(number)), "--root", str(STORE), "--key", str(PUBLIC), "--no-check")
             say("MARK end upgrade", number, "0")
         marked(kind, number, lambda: edgeq("prune", "--keep", "0", "--root", str(STORE)))
         return number
