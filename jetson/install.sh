@@ -49,7 +49,7 @@ source "$HERE/language.sh"
 
 EDGEQ=$(dirname "$HERE")
 TORCH_WHEEL="" INDEX_URL="" WHEELS="" SOURCE="" JETPACK="" POWER="" BITSANDBYTES_WHEEL=""
-OFFLINE=0 LANGUAGE=1 HEADLESS=0 DOCTOR=1 UNINSTALL=0
+BITSANDBYTES_INDEX=0 OFFLINE=0 LANGUAGE=1 HEADLESS=0 DOCTOR=1 UNINSTALL=0
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 
@@ -226,6 +226,7 @@ install_all() {
     fi
     say "edgeq"
     install_edgeq
+    judge_bitsandbytes
     configuration
     unit
     presets

@@ -32,20 +32,25 @@ find_torch() {
 # Where a wheel built here is kept, so that it is built once for each JetPack and version.
 built_wheels() { printf '%s' "$PREFIX/wheels/jetpack$JETPACK-bitsandbytes-$BITSANDBYTES_TAG"; }
 
-# find_bitsandbytes: a wheel that is there already; without one it has to be built.
+# find_bitsandbytes: what is installed first. No name of a wheel says whether its kernels run here: they are launched.
+#   BITSANDBYTES_WHEEL=FILE  of --wheels, or built here before
+#   BITSANDBYTES_INDEX=1     the package index's: on CUDA 13 (JetPack 7) its build for servers may run on L4T
+#   neither                  built here: on CUDA 12 (JetPack 6) the index's is known to fail at its first kernel
 find_bitsandbytes() {
-    local built
+    BITSANDBYTES_WHEEL="" BITSANDBYTES_INDEX=0
     if [[ -n $WHEELS ]]; then BITSANDBYTES_WHEEL=$(first_file "$WHEELS/bitsandbytes-*.whl" || true); fi
-    if [[ $BITSANDBYTES_WHEEL == *manylinux* ]]; then
-        fail "$BITSANDBYTES_WHEEL is the build for servers: on L4T it imports, and fails at its first kernel" \
-            "take it out of $WHEELS; one is built here then"
-    fi
-    if [[ -n $BITSANDBYTES_WHEEL ]]; then return; fi
+    if [[ -z $BITSANDBYTES_WHEEL ]]; then find_built; fi
+    if [[ -z $BITSANDBYTES_WHEEL && $JETPACK == 7 ]] && ! ((OFFLINE)); then BITSANDBYTES_INDEX=1; fi
+}
+
+# find_built: a wheel that was built here before, for this JetPack and version.
+find_built() {
+    local built
     built=$(first_file "$ROOT$(built_wheels)/bitsandbytes-*.whl" || true)
     BITSANDBYTES_WHEEL=${built#"$ROOT"}
 }
 
-builds_bitsandbytes() { ((LANGUAGE)) && [[ -z $BITSANDBYTES_WHEEL ]]; }
+builds_bitsandbytes() { ((LANGUAGE)) && [[ -z $BITSANDBYTES_WHEEL ]] && ! ((BITSANDBYTES_INDEX)); }
 
 find_compiler() {
     if [[ ! -x $ROOT$CUDA/bin/nvcc ]]; then
@@ -84,14 +89,34 @@ build_bitsandbytes() {
 }
 
 install_bitsandbytes() {
+    if ((BITSANDBYTES_INDEX)); then
+        pip install --no-deps "bitsandbytes==$BITSANDBYTES_TAG"
+        return
+    fi
     if builds_bitsandbytes; then
         build_bitsandbytes
-        find_bitsandbytes
+        find_built
     else
         kept "$BITSANDBYTES_WHEEL"
     fi
     # By force: a wheel of the same version from elsewhere may be installed.
     pip install --force-reinstall --no-deps "${BITSANDBYTES_WHEEL:-$(built_wheels)/bitsandbytes-$BITSANDBYTES_TAG-*.whl}"
+}
+
+# judge_bitsandbytes: a build that was not made here is kept only if its kernels run, as the service's user launches them.
+judge_bitsandbytes() {
+    if ! ((LANGUAGE)) || [[ $BITSANDBYTES_WHEEL == "$(built_wheels)"/* ]] || builds_bitsandbytes; then return; fi
+    say "bitsandbytes' kernels, launched; where this build's fail, one is built here"
+    if attempt runuser -u edgeq -- "$PYTHON" -m edgeq.doctor.nf4_launch; then return; fi
+    say "they fail: bitsandbytes, built here"
+    BITSANDBYTES_INDEX=0
+    find_built
+    if builds_bitsandbytes; then
+        find_compiler
+        packages
+    fi
+    install_bitsandbytes
+    hold_versions
 }
 
 # hold_versions: both are written down as they are, so that pip brings no others with edgeq.

@@ -16,7 +16,7 @@ from typing import Final
 from edgeq.errors import InputError
 from rehearsal.needs import CERTIFICATES
 
-__all__ = ["Done", "Machine", "base_root", "emulated_machine", "fresh_root", "mounted", "this_machine"]
+__all__ = ["Done", "Machine", "base_root", "emulated_machine", "fresh_root", "hand_over", "mounted", "this_machine"]
 
 SUITE: Final = "bookworm"
 MIRROR: Final = "http://deb.debian.org/debian"
@@ -95,7 +95,7 @@ def this_machine() -> Machine:
 def emulated_machine(root: Path) -> Machine:
     """An arm64 root that is mounted."""
     passed = {name: os.environ[name] for each in _PASSED_ON for name in (each, each.upper()) if name in os.environ}
-    certificates = dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), f"/{CERTIFICATES}")
+    certificates = dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), f"/{_TRUSTED}")
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     environment = {"PATH": path, "HOME": "/root", "LC_ALL": "C.UTF-8", **certificates, **passed}
     return Machine("arm64", ("edgeq",), root, environment, ("chroot", str(root)))
@@ -134,11 +134,21 @@ def fresh_root(cache: Path) -> Path:
     root = cache / "root"
     remove_root(root)
     subprocess.run(["cp", "--archive", "--reflink=auto", cache / f"{SUITE}-arm64", root], check=True)
-    for source, target in ((CERTIFICATES, _TRUSTED), ("etc/resolv.conf",) * 2, ("etc/hosts",) * 2):
-        if Path("/", source).exists():
-            (root / target).unlink(missing_ok=True)
-            shutil.copy(Path("/", source), root / target)
+    hand_over(Path("/"), root)
     return root
+
+
+def hand_over(here: Path, root: Path) -> None:
+    """Copy what the root needs of this machine: whom it trusts, and how it finds others.
+
+    Args:
+        here: this machine's `/`.
+        root: the arm64 root.
+    """
+    for source, target in ((CERTIFICATES, _TRUSTED), ("etc/resolv.conf",) * 2, ("etc/hosts",) * 2):
+        if (here / source).exists():
+            (root / target).unlink(missing_ok=True)
+            shutil.copy(here / source, root / target)
 
 
 def remove_root(root: Path) -> None:

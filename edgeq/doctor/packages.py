@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from typing import Final
 
 from edgeq import __version__
@@ -17,7 +18,15 @@ from edgeq.bundle.needs import within
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.extras import install_command
 
-__all__ = ["Requirement", "installed", "lacking", "package_findings", "parse_requirement", "python_finding"]
+__all__ = [
+    "Requirement",
+    "bitsandbytes_version",
+    "installed",
+    "lacking",
+    "package_findings",
+    "parse_requirement",
+    "python_finding",
+]
 
 _OLDEST: Final = (3, 10)
 _KNOWN_MACHINES: Final = ("x86_64", "aarch64")
@@ -53,6 +62,11 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def bitsandbytes_version() -> str | None:
+    """Of bitsandbytes; empty where it lies there without saying which, None where it is not installed."""
+    return (installed("bitsandbytes") or "") if find_spec("bitsandbytes") else None
 
 
 def python_finding() -> DoctorFinding:

@@ -13,7 +13,7 @@ from edgeq.doctor.memory_probe import MemoryKind
 from edgeq.engine.registry import BACKENDS, BUILT, DEFAULT
 from edgeq.engine_store.machine import Gpu
 
-__all__ = ["Probes", "probe_memory", "run_probes"]
+__all__ = ["Probes", "probe_memory", "probe_torch", "run_probes"]
 
 _ENGINE: Final = "edgeq.doctor.engine_probe"
 
@@ -49,7 +49,7 @@ class Probes:
 def run_probes() -> Probes:
     """Torch with bitsandbytes, and each backend: one after the other."""
     return Probes(
-        torch=_if_installed("torch", "edgeq.doctor.torch_probe"),
+        torch=probe_torch(),
         onnxruntime=_if_installed(DEFAULT.package, _ENGINE, DEFAULT.name),
         tensorrt=run_probe(_ENGINE, BUILT.name, limit_s=_IMPORT_LIMIT_S),
         others={
@@ -58,6 +58,11 @@ def run_probes() -> Probes:
             if each not in (DEFAULT, BUILT) and (outcome := _if_installed(each.package, _ENGINE, each.name))
         },
     )
+
+
+def probe_torch() -> Outcome | None:
+    """Torch with bitsandbytes' NF4 kernels; None where torch is not installed."""
+    return _if_installed("torch", "edgeq.doctor.torch_probe")
 
 
 def probe_memory(kind: MemoryKind, needed: int) -> Outcome:

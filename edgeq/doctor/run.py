@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from edgeq.bundle.needs import DeviceFacts
@@ -24,7 +23,7 @@ from edgeq.doctor.finding import DoctorFinding, Examination
 from edgeq.doctor.jetson import clock_finding, power_finding, release_finding
 from edgeq.doctor.kernels import nf4_finding, torch_finding
 from edgeq.doctor.memory import allocation_finding, memory_finding, memory_kind
-from edgeq.doctor.packages import installed, package_findings, python_finding
+from edgeq.doctor.packages import bitsandbytes_version, package_findings, python_finding
 from edgeq.doctor.probes import Probes, probe_memory, run_probes
 from edgeq.doctor.thermal import thermal_finding
 from edgeq.engine.power import read_power
@@ -88,13 +87,12 @@ def examine(
 def _packages(request: DoctorRequest, bundle: Examined, probes: Probes) -> tuple[DoctorFinding, ...]:
     """Python, edgeq, and what computes."""
     jetson, language = read_power(request.root) is not None, bundle.language
-    nf4_version = (installed("bitsandbytes") or "") if find_spec("bitsandbytes") else None
     has_tensorrt = tensorrt_version(probes.tensorrt) is not None
     return (
         python_finding(),
         *package_findings(language=language),
         torch_finding(probes.torch, jetson=jetson, language=language),
-        nf4_finding(probes.torch, installed=nf4_version, jetson=jetson, language=language),
+        nf4_finding(probes.torch, installed=bitsandbytes_version(), jetson=jetson, language=language),
         onnxruntime_finding(probes.onnxruntime, tensorrt=has_tensorrt),
         tensorrt_finding(probes.tensorrt, jetson=jetson),
         *other_findings(probes.others),

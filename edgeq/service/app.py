@@ -52,6 +52,7 @@ class Service:
         traffic: requests under way.
         connections: that are open.
         children: its own, in which images are decoded, to be closed at the end; None where they are another's.
+        access: who may ask.
     """
 
     app: Middleware
@@ -59,6 +60,7 @@ class Service:
     traffic: InFlight
     connections: Connections
     children: Pool | None
+    access: Access
 
 
 def make_service(
@@ -104,7 +106,7 @@ def make_service(
     routes = [Route(path, _Endpoint(path, handler), methods=[method]) for (method, path), handler in handlers.items()]
     access = Access(tokens, page)
     front = Middleware(Router(routes, redirect_slashes=False), [path for _, path in handlers], access, traffic, metrics)
-    return Service(front, served, traffic, connections, None if children else pool)
+    return Service(front, served, traffic, connections, None if children else pool, access)
 
 
 Handlers = dict[tuple[str, str], Handler]

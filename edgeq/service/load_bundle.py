@@ -22,7 +22,7 @@ from edgeq.runtime.canary.canary_set import CanarySet, open_canaries
 from edgeq.runtime.canary.check import compare_canaries, run_canaries
 from edgeq.runtime.canary.report import CanaryReport
 from edgeq.runtime.pixel_answers import Detector, Segmenter
-from edgeq.runtime.scheduler.budget import serving_device
+from edgeq.runtime.scheduler.budget import serving_budget, serving_device
 from edgeq.runtime.scheduler.runtime import Runtime, RuntimeOptions, start_runtime
 from edgeq.runtime.vision_graph import VisionModel
 from edgeq.runtime.vlm.api import GenerationRequest
@@ -107,7 +107,7 @@ def _opened(place: Path, bundle: Path, verified: Verified, settings: ServiceSett
     if talks and (schema := report_schema(phrases)) is not None:
         schema_text(schema)  # bounded before anything is loaded
         require_llguidance()
-    memory = _memory(bundle) if talks else None  # asked before anything is loaded
+    memory = _memory(bundle, settings) if talks else None  # asked before anything is loaded
     tell("opening the vision graph")
     engine = candidate.open()
     canaries = open_canaries(bundle, verified.manifest) if settings.canaries else None
@@ -161,11 +161,18 @@ def _checked(engine: Engine, canaries: CanarySet, tell: Say) -> CanaryReport:
     return report
 
 
-def _memory(bundle: Path) -> DeviceProfile:
+def _memory(bundle: Path, settings: ServiceSettings) -> DeviceProfile:
+    """This machine; InputError where weights and runtime alone do not fit: to load them would end the process."""
     require_packages()
     import torch
 
-    return serving_device(bundle, cuda=torch.cuda.is_available())
+    device = serving_device(bundle, cuda=torch.cuda.is_available())
+    serving_budget(bundle, device, reserve_bytes=settings.reserve_mib * _MIB, total_bytes=_budget_bytes(settings))
+    return device
+
+
+def _budget_bytes(settings: ServiceSettings) -> int | None:
+    return None if settings.memory_gb is None else round(settings.memory_gb * 1e9)
 
 
 def _runtime(
@@ -183,7 +190,7 @@ def _runtime(
         slots=settings.sequences,
         queue=settings.queue,
         context=settings.context,
-        budget_bytes=None if settings.memory_gb is None else round(settings.memory_gb * 1e9),
+        budget_bytes=_budget_bytes(settings),
         cache_bytes=None if settings.cache_mib is None else settings.cache_mib * _MIB,
         reserve_bytes=settings.reserve_mib * _MIB,
         threads=settings.threads,

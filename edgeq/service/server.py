@@ -4,6 +4,8 @@ The first signal closes the door: requests that still come get 503, those under 
 `drain_seconds`, cancels what is left. What cannot be cancelled, such as an image that is being decoded, is waited for
 no longer than LAST_S: the process ends over it.
 
+SIGHUP reads the tokens again, while requests go on.
+
 Where the model's worker has ended, nothing can be answered any more: the service says so and ends as well, so that
 systemd starts it again.
 """
@@ -83,6 +85,7 @@ class Server:
         ready: called once requests are answered, with the address.
         end: ends the process at once; called where the model's worker has ended, and where the process would not end
             in time by itself. None in a process that has something else to do.
+        reload: called on SIGHUP; an InputError of it is logged, and the service goes on as before. None does nothing.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Server:
         notifier: Notifier | None = None,
         ready: Callable[[str], None] | None = None,
         end: Callable[[], None] | None = None,
+        reload: Callable[[], None] | None = None,
     ) -> None:
         self._service = service
         self._settings = settings
@@ -100,6 +104,7 @@ class Server:
         self._notifier = notifier or Notifier()
         self._ready = ready
         self._end = end
+        self._reload = reload
         self._failed = False
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
@@ -138,7 +143,7 @@ class Server:
         except OSError as error:
             host, port = self._listener.getsockname()[:2]
             raise _not_bound(host, port, error) from error
-        with _signals(self.stop):
+        with _signals(self.stop, self.reload):
             uvloop.run(self._serve())
         if self._failed and self._end is not None:
             self._end()  # here, where nothing is let go yet: an accelerator that is lost is not to be called again
@@ -151,6 +156,21 @@ class Server:
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._next)
+
+    def reload(self) -> None:
+        """Read again what may change while it serves. From any thread."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._reloaded)
+
+    def _reloaded(self) -> None:
+        try:
+            if self._reload is not None:
+                self._reload()
+        except InputError as error:
+            log("not_reloaded", level=40, reason=error.what, next=error.next_step)
+        else:
+            log("reloaded")
 
     def _end_after(self, seconds: float) -> None:
         """End the process then, if it is still there: also where the loop is stuck, or a thread is waited for."""
@@ -238,14 +258,14 @@ class _Uvicorn(uvicorn.Server):
 
 
 @contextmanager
-def _signals(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` on SIGINT and SIGTERM; only the main thread is told of them."""
+def _signals(stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGINT and SIGTERM, `reload` on SIGHUP; only the main thread is told of them."""
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        act()
+    def handle(number: int, _frame: FrameType | None) -> None:
+        (reload if number == signal.SIGHUP else stop)()
 
     try:
-        before = [(number, signal.signal(number, handle)) for number in _SIGNALS]
+        before = [(number, signal.signal(number, handle)) for number in (*_SIGNALS, signal.SIGHUP)]
     except ValueError:  # another thread: whoever runs it there calls `stop`
         before = []
     try:

@@ -256,13 +256,14 @@ def running(
     token: str | Sequence[str] | None = None,
     fetcher: Fetcher | None = None,
     notifier: Notifier | None = None,
+    reload: Callable[[], None] | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """Run a service until the block ends."""
     chosen = ServiceSettings(port=0, **settings)
     service = make_service(served, chosen, token, fetcher=fetcher, children=CHILDREN)
     ready = threading.Event()
-    server = Server(service, chosen, reserve("127.0.0.1", 0), notifier, lambda _url: ready.set())
+    server = Server(service, chosen, reserve("127.0.0.1", 0), notifier, lambda _url: ready.set(), reload=reload)
     url = server.address
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every command of a make-believe Jetson. It writes down how it was called and remembers a little, all below STUB_ROOT:
-# log, packages (NAME VERSION), users, groups, target, mode, installed, and one file NAME.status to make NAME fail.
+# log, packages (NAME VERSION), users, groups, target, mode, bitsandbytes (what pip installed for it), and one file
+# NAME.status to make NAME fail. Kernels of bitsandbytes run, but with a file `l4t` only those of a build made here.
 set -euo pipefail
 memory=$STUB_ROOT/stub
 name=${0##*/}
@@ -38,9 +39,15 @@ python() {
             touch "$STUB_ROOT$2/bitsandbytes-0.50.2-py3-none-linux_aarch64.whl"
             ;;
         *" install "*torch*) touch "$memory/torch" ;;
+        *" install "*bitsandbytes*) printf '%s\n' "${*: -1}" >"$memory/bitsandbytes" ;;
         *"import torch"*) [[ -e $memory/torch ]] ;;
         *" list "*) printf '%s\n' bitsandbytes==0.50.2 numpy==1.26.4 torch==2.9.1+l4t torchvision==0.24.1 ;;
     esac
+}
+
+runuser() {
+    if [[ $* != *nf4_launch || ! -e $memory/l4t ]]; then return; fi
+    [[ $(<"$memory/bitsandbytes") == /opt/edgeq/wheels/* ]]
 }
 
 systemctl() {
@@ -55,6 +62,7 @@ case $name in
     dpkg-query) dpkg_query "$@" ;;
     apt-get) apt_get "$@" ;;
     python | python3) python "$@" ;;
+    runuser) runuser "$@" ;;
     systemctl) systemctl "$@" ;;
     getent) if [[ $1 == passwd ]]; then [[ $(<"$memory/users") == *"$2"* ]]; fi ;;
     id) echo "$(<"$memory/groups")" ;;

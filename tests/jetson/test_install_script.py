@@ -138,14 +138,26 @@ def test_what_was_built_for_the_gpu_is_what_is_packed(orin: Scratch, wheels: Pat
     assert sum("BNB_SKIP_CMAKE" in call for call in calls) == 1
 
 
-def test_a_new_jetpack_has_bitsandbytes_built_anew(orin: Scratch, wheels: Path) -> None:
+@pytest.mark.parametrize(("l4t", "builds"), [(False, 0), (True, 1)])
+def test_a_new_jetpack_tries_the_index_and_builds_where_its_kernels_fail(
+    orin: Scratch, wheels: Path, l4t: bool, builds: int
+) -> None:
     orin.run("install.sh", "--wheels", wheels)
     orin.calls()
     for name in ("etc/nv_tegra_release", "stub/packages"):
         recorded = GOLDEN / "jetpack-7" / Path(name).name
         (orin.root / name).write_text(recorded.read_text(encoding="utf-8"), encoding="utf-8")
+    if l4t:
+        orin.remember("l4t", "")
     assert orin.run("install.sh", "--wheels", wheels).status == 0
-    assert [call for call in orin.calls() if call.startswith("cmake -S")]
+    calls = orin.calls()
+    assert [call for call in calls if call.endswith(" bitsandbytes==0.50.2")]
+    assert len([call for call in calls if call.startswith("cmake -S")]) == builds
+    assert ("/jetpack7-" in (orin.root / "stub/bitsandbytes").read_text(encoding="utf-8")) == l4t
+    before = orin.tree()
+    assert orin.run("install.sh", "--wheels", wheels).status == 0
+    assert orin.tree() == before
+    assert not [call for call in orin.calls() if call.startswith("cmake")]
 
 
 def test_a_wheel_of_bitsandbytes_is_used_and_nothing_is_built(orin: Scratch, wheels: Path) -> None:
@@ -158,10 +170,36 @@ def test_a_wheel_of_bitsandbytes_is_used_and_nothing_is_built(orin: Scratch, whe
     assert all("--no-index" in call for call in installed)
 
 
-def test_the_wheel_for_servers_is_refused(orin: Scratch, wheels: Path) -> None:
-    (wheels / "bitsandbytes-0.50.2-py3-none-manylinux_2_24_aarch64.whl").touch()
-    refused(orin.run("install.sh", "--wheels", wheels), "for servers", "first kernel")
-    assert not changes(orin.calls())
+SERVERS = "bitsandbytes-0.50.2-py3-none-manylinux_2_24_aarch64.whl"
+
+
+@pytest.mark.parametrize("jetpack", ["6", "7"])
+def test_a_wheel_is_judged_by_its_kernels_and_not_by_its_name(tmp_path: Path, wheels: Path, jetpack: JetPack) -> None:
+    """Where they run, nothing is built; where they fail, it is, once, and what was built is what is installed."""
+    jetson = boot(tmp_path / "root", jetpack)
+    (wheels / SERVERS).touch()
+    assert jetson.run("install.sh", "--wheels", wheels).status == 0
+    assert not [call for call in jetson.calls() if call.startswith(("cmake", "git"))]
+    assert (jetson.root / "stub/bitsandbytes").read_text(encoding="utf-8") == f"{wheels / SERVERS}\n"
+    jetson.remember("l4t", "")
+    for builds in (1, 0):
+        done = jetson.run("install.sh", "--wheels", wheels)
+        assert (done.status, "they fail: bitsandbytes, built here" in done.out) == (0, True)
+        calls = jetson.calls()
+        assert sum(call.startswith("cmake -S") for call in calls) == builds
+        launched = next(at for at, call in enumerate(calls) if call.endswith(" -m edgeq.doctor.nf4_launch"))
+        assert launched > next(at for at, call in enumerate(calls) if call.endswith("[device,service,language]"))
+        built = (jetson.root / "stub/bitsandbytes").read_text(encoding="utf-8")
+        assert built.startswith(f"/opt/edgeq/wheels/jetpack{jetpack}-")
+
+
+def test_a_wheel_whose_kernels_fail_where_nothing_can_be_built(orin: Scratch, wheels: Path) -> None:
+    (wheels / SERVERS).touch()
+    (orin.root / "usr/local/cuda/bin/nvcc").unlink()
+    assert orin.run("install.sh", "--wheels", wheels).status == 0  # its kernels run: no compiler is wanted
+    orin.remember("l4t", "")
+    refused(orin.run("install.sh", "--wheels", wheels), "nvcc is not there")
+    refused(orin.run("install.sh", "--wheels", wheels, "--offline"), "nvcc is not there")
 
 
 def test_sources_at_hand_are_not_cloned(orin: Scratch, wheels: Path, tmp_path: Path) -> None:

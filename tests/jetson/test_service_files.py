@@ -50,6 +50,8 @@ def test_the_service_is_watched_bounded_and_given_up_only_where_a_restart_mends_
     service, unit = settings("Service"), settings("Unit")
     assert service["Type"] == "notify"
     assert service["WatchdogSec"].endswith("s")
+    # a process that is stopped (SIGSTOP) hears no SIGABRT: without this it is left for TimeoutStopSec
+    assert int(service["TimeoutAbortSec"].removesuffix("s")) < int(service["WatchdogSec"].removesuffix("s"))
     assert service["MemoryMax"].endswith("%")
     assert service["Restart"] == "on-failure"
     assert {int(status) for status in service["RestartPreventExitStatus"].split()} == NO_RESTART
@@ -57,6 +59,10 @@ def test_the_service_is_watched_bounded_and_given_up_only_where_a_restart_mends_
     assert "StartLimitBurst" not in unit
     assert int(service["RestartSteps"]) > 0
     assert (service["RestartSec"], service["RestartMaxDelaySec"]) == ("5s", "5min")
+
+
+def test_a_reload_sends_the_signal_that_the_server_reads_its_tokens_on() -> None:
+    assert settings("Service")["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
 def test_descriptors_and_time_to_stop_are_enough() -> None:

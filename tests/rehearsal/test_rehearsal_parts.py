@@ -16,7 +16,7 @@ from rehearsal.compare import COSINE, SCORE, compare_canaries, compare_scores
 from rehearsal.emulation import emulated, rule_line
 from rehearsal.needs import CERTIFICATES, EMULATOR_RULE, lacking, require_able
 from rehearsal.report import RehearsalReport, RehearsalStep, Steps, UnexpectedError
-from rehearsal.root import emulated_machine, this_machine
+from rehearsal.root import emulated_machine, hand_over, this_machine
 from rehearsal.stand_ins import NVPMODEL, POWER_MODE, RECORDED, STAND_INS
 from rehearsal.story import unit_complaints
 
@@ -115,6 +115,17 @@ def test_commands_go_into_the_root_and_to_a_user(monkeypatch: pytest.MonkeyPatch
     assert device.environment["PIP_INDEX_URL"] == "https://index.example/simple"
     assert "PYTHONPATH" not in device.environment
     assert this_machine().command("id") == ["id"]
+
+
+def test_programs_trust_whom_this_machine_trusts(able: Path, tmp_path: Path) -> None:
+    """Not by the root's own list, which ca-certificates writes again when it is set up."""
+    root = tmp_path / "root"
+    (root / "etc/ssl/certs").mkdir(parents=True)
+    (root / CERTIFICATES).write_text("Debian's", encoding="utf-8")
+    hand_over(able, root)
+    environment = emulated_machine(root).environment
+    trusted = {(root / environment[name][1:]).read_text(encoding="utf-8") for name in ("PIP_CERT", "SSL_CERT_FILE")}
+    assert trusted == {"pem"}
 
 
 def test_stand_ins_are_for_what_the_installer_looks_at() -> None:

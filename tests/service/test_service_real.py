@@ -92,7 +92,10 @@ def test_what_the_runtime_refuses(service: Running) -> None:
     assert "106 tokens, 4 of them of images, and the context is 64" in answer.json()["error"]["message"]
 
 
-def test_no_memory_for_one_request(prepared_vlm: PreparedVlm) -> None:
+def test_no_memory_for_one_request(prepared_vlm: PreparedVlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told before anything is loaded: of a bundle that does not fit, the kernel would end the process there."""
+    for name in ("load_vlm", "run_canaries"):
+        monkeypatch.setattr(f"edgeq.service.load_bundle.{name}", lambda *_, **__: pytest.fail("something was loaded"))
     with pytest.raises(InputError, match="leaves no memory for requests"):
         open_served(prepared_vlm.bundle, SETTINGS.model_copy(update={"memory_gb": 1e-3}))
 

@@ -90,7 +90,7 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
 
     BUNDLE is a bundle's directory or a store of `edgeq install`; without it, what the settings name. Every byte is
     checked and the engine compared with the canaries before the first request is taken. SIGTERM lets the requests under
-    way end. The log is JSON, a line for each request, on stderr.
+    way end, SIGHUP reads the token file again. The log is JSON, a line for each request, on stderr.
 
     Exit status: 70 nothing can be answered any more, 75 memory, a port or a file is not there now; a restart may help.
     78 settings or bundle are wrong, 79 the engine fails its canaries; a restart does not help.
@@ -106,13 +106,15 @@ def command(bundle: Path | None, config: Path | None, as_json: bool, **flags: An
         notifier = Notifier.from_environment()
         served = open_chosen(bundle, settings, lambda what: _tell(notifier, what))
         log("opened", backend=served.backend, because=served.because)
+        service = make_service(served, settings, tokens)
         server = Server(
-            make_service(served, settings, tokens),
+            service,
             settings,
             listener,
             notifier,
             ready=lambda address: _announce(address, served, as_json),
             end=partial(leave, FAILED),
+            reload=lambda: service.access.change(read_tokens(settings.host, settings.token_file)),
         )
         return DONE if server.run() else FAILED
 

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from edgeq.bundle.vlm_settings import VlmSettings
+from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import DeviceProfile
 from edgeq.errors import EdgeqError, EngineError, InputError, first_line
 from edgeq.faults import known_fault
@@ -201,6 +201,8 @@ def open_runtime(bundle: Path, options: RuntimeOptions | None = None) -> Runtime
     """
     options = options or RuntimeOptions()
     device = serving_device(bundle, cuda=_has_cuda())
+    if (bundle / LANGUAGE).is_dir():  # what is no such bundle is told by who opens it
+        serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     vlm = open_vlm(bundle, threads=options.threads)
     return start_runtime(vlm, bundle, options, device)
 

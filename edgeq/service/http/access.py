@@ -99,7 +99,21 @@ class Access:
 
     def __init__(self, tokens: Sequence[str] = (), page: Collection[str] = ()) -> None:
         self._page = frozenset(page)
-        self._wanted = [f"Bearer {token}".encode() for token in tokens]
+        self._wanted = _headers(tokens)
+
+    def change(self, tokens: Sequence[str]) -> None:
+        """Take other tokens from now on; requests under way go on.
+
+        Raises:
+            InputError: they are more or fewer, and what each may take was shared out at the start.
+        """
+        if len(tokens) != len(self._wanted):
+            raise InputError(
+                f"there are {len(tokens)} tokens now, and there were {len(self._wanted)}",
+                expected="as many as before: what one of them may take is shared out when the service starts",
+                next_step="systemctl restart edgeq",
+            )
+        self._wanted = _headers(tokens)
 
     def check(self, path: str, headers: Headers) -> int | None:
         """Let a request in; health is told to everybody, and the page is shown to everybody who may ask at all.
@@ -125,6 +139,10 @@ class Access:
         if not any(same):
             raise RequestError(401, "invalid_api_key", "this service asks for a bearer token, and this is not it")
         return same.index(True) if len(same) > 1 else None
+
+
+def _headers(tokens: Sequence[str]) -> list[bytes]:
+    return [f"Bearer {token}".encode() for token in tokens]
 
 
 def _check_host(host: str) -> None:
