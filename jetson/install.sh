@@ -95,6 +95,7 @@ options() {
 
 packages() {
     local package wanted=(python3-venv) absent=()
+    if ((LANGUAGE)); then wanted+=(libgomp1); fi # bitsandbytes' library for the CPU; without it that crawls
     if builds_bitsandbytes; then wanted+=(build-essential cmake git); fi
     for package in "${wanted[@]}"; do
         if ! has_package "$package"; then absent+=("$package"); fi
