@@ -252,7 +252,7 @@ main() {
     elif ((DRY_RUN)); then
         say "Nothing was changed."
     else
-        say "Next: sudo -u edgeq edgeq install BUNDLE"
+        say "Next: sudo edgeq install BUNDLE --key KEY"
     fi
     return $((MISSING > 0))
 }

@@ -16,11 +16,10 @@ from rehearsal.device import (
     copy_checkout,
     doctor_findings,
     expect,
-    install_release,
     package_versions,
-    trust,
     unit_of,
 )
+from rehearsal.first_day import PAGE, lacking_lines, read_first_day
 from rehearsal.releases import Release
 from rehearsal.report import Difference, Steps, UnexpectedError
 from rehearsal.root import Machine
@@ -34,6 +33,24 @@ _WHEELS: Final = "/root/wheels"
 _ASKED: Final = "/var/lib/edgeq-asked"
 _READY_S: Final = 1500.0
 _VERB_S: Final = 3600.0
+_KEY, _PACKED, _REPORT, _BENCH = (
+    "/root/team.public.pem",
+    "/root/inspector.edgeq.tar",
+    "/root/report.json",
+    "/root/bench.json",
+)
+_HERE: Final = {
+    "jetson/install.sh": INSTALLER,
+    "WHEELS": _WHEELS,
+    "team.public.pem": _KEY,
+    "inspector.edgeq.tar": _PACKED,
+    "report.json": _REPORT,
+    "bench.json": "/root/bench.json",
+    "tensorrt": "onnxruntime",
+}
+"""What stands in the first day's commands for what a person has, and for TensorRT."""
+_SHORT: Final = ("--tokens", "4", "--clients", "1", "--repeats", "2", "--warmup", "1")
+"""For the first day's bench: an emulated machine has no speed to measure."""
 
 
 class LanguageStory:
@@ -77,36 +94,55 @@ class LanguageStory:
     def tell(self, steps: Steps) -> None:
         """Take every step."""
         steps.take("language: copy the checkout", lambda: copy_checkout(self._device, self._checkout), essential=True)
-        steps.take("language: install.sh with a torch and bitsandbytes' wheel", self._install_script, essential=True)
-        steps.take("language: edgeq doctor, as the user edgeq", self._doctor)
-        steps.take("language: edgeq install, with canaries and their answers", self._install, essential=True)
-        steps.take("language: edgeq verify-engine --answers", self._verify_engine)
-        steps.take("language: edgeq run, as the user edgeq", self._run)
+        steps.take("language: first day 1, the release", lambda: self._day(1))
+        steps.take("language: first day 2, install.sh --dry-run", self._dry_run)
+        steps.take("language: first day 3, install.sh with wheels", self._install_script, essential=True)
+        steps.take("language: first day 4 and 5, edgeq install --answers", self._install, essential=True)
+        steps.take("language: first day 6, edgeq doctor", self._doctor)
+        steps.take("language: first day 7, edgeq verify-engine --answers", self._verify_engine)
+        steps.take("language: first day 8, edgeq bench, short", lambda: self._day(8, *_SHORT))
+        steps.take("language: first day 9, edgeq run", lambda: self._day(9))
+        steps.take("language: edgeq run on each canary", self._run)
         steps.take("language: edgeq serve, as the unit starts it, and a streamed chat", self._serve)
         steps.take("language: compare with this machine", self._compare)
 
-    def _install_script(self) -> str:
+    def _day(self, number: int, *more: str) -> str:
+        """Run a command of jetson/FIRST_DAY.md; it must print what the page says. Gives what it printed."""
+        (command,) = read_first_day(PAGE.read_text(encoding="utf-8"))[number]
+        done = expect(self._device.run(*command.with_words(_HERE), *more, user=command.user, seconds=_VERB_S), 0)
+        (self._work / f"first-day-{number}.log").write_text(done.out + done.err, encoding="utf-8")
+        lacking = lacking_lines(done.out + done.err, command.prints)
+        if lacking:
+            raise UnexpectedError(f"it does not print {lacking}: {done.said}")
+        return done.out
+
+    def _dry_run(self) -> str:
         shutil.copytree(self._wheels, self._device.root / _WHEELS[1:])
-        done = self._device.run(INSTALLER, "--wheels", _WHEELS, seconds=_VERB_S)
-        (self._work / "install-language.log").write_text(done.out + done.err, encoding="utf-8")
-        expect(done, 0)
-        (judged,) = [line for line in done.out.splitlines() if line.startswith("NF4 kernel: ")]
+        return f"{len(self._day(2).splitlines())} lines"
+
+    def _install_script(self) -> str:
+        (judged,) = [line for line in self._day(3).splitlines() if line.startswith("NF4 kernel: ")]
         self.versions = package_versions(self._device, LANGUAGE_PACKAGES)
         return judged
 
+    def _install(self) -> str:
+        shutil.copy(self._release.public_key, self._device.root / _KEY[1:])
+        shutil.copy(self._release.packed, self._device.root / _PACKED[1:])
+        self._day(4)
+        return self._day(5)
+
     def _doctor(self) -> str:
+        self._day(6)
         finding = doctor_findings(self._device)["NF4 kernel"]
-        if "multiplied NF4 weights on cpu" not in finding["seen"] or "without" in finding["means"]:
+        if "multiplied NF4 weights on cpu" not in finding["seen"] or "own library" in finding["means"]:
             raise UnexpectedError(f"{finding['seen']}: {finding['means']}")
         return f"{finding['seen']}; {finding['means']}"
 
-    def _install(self) -> str:
-        trust(self._device, self._release.public_key)
-        return install_release(self._device, self._release.packed, "--answers")
-
     def _verify_engine(self) -> str:
-        self._canaries = self._verified(self._device, f"{STORE}/current")
-        return str(self._canaries["conclusion"])
+        said = self._day(7).strip().splitlines()[-1]
+        report = (self._device.root / _REPORT[1:]).read_text(encoding="utf-8")
+        self._canaries = json.loads(report)
+        return said
 
     def _verified(self, machine: Machine, bundle: str) -> dict[str, Any]:
         words = (*machine.edgeq, "verify-engine", bundle, "--answers", "--seconds", "2", "--json")
