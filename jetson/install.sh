@@ -95,6 +95,7 @@ options() {
 
 packages() {
     local package wanted=(python3-venv) absent=()
+    if ((LANGUAGE)); then wanted+=(libgomp1); fi # bitsandbytes' library for the CPU; without it that crawls
     if builds_bitsandbytes; then wanted+=(build-essential cmake git); fi
     for package in "${wanted[@]}"; do
         if ! has_package "$package"; then absent+=("$package"); fi
@@ -251,7 +252,7 @@ main() {
     elif ((DRY_RUN)); then
         say "Nothing was changed."
     else
-        say "Next: sudo -u edgeq edgeq install BUNDLE"
+        say "Next: sudo edgeq install BUNDLE --key KEY"
     fi
     return $((MISSING > 0))
 }

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -27,18 +28,21 @@ from rich.table import Table
 from edgeq import __version__
 from edgeq.errors import EdgeqError
 from rehearsal.emulation import emulated
+from rehearsal.language import LANGUAGE_PACKAGES, LanguageStory
 from rehearsal.needs import require_able
-from rehearsal.releases import make_releases, require_classifier
+from rehearsal.releases import make_release, make_releases, require_classifier, require_vision_language
 from rehearsal.report import Difference, RehearsalReport, RehearsalStep, Steps
 from rehearsal.root import base_root, emulated_machine, fresh_root, mounted, this_machine
 from rehearsal.stand_ins import STAND_INS, place_stand_ins
 from rehearsal.story import PACKAGES, Story
+from rehearsal.wheels import TORCH, language_wheels
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[1]
 _INSIDE: Final = "EDGEQ_REHEARSAL_INSIDE"
+_NO_LANGUAGE: Final = "torch, bitsandbytes and vision-language bundles: --stories classifier language"
 _LEFT_OUT: Final = (
     "the GPU, CUDA and TensorRT",
-    "torch, bitsandbytes and its build on the board, and with them vision-language bundles",
+    "bitsandbytes' build on the board, and its kernels for the GPU",
     "a kernel and systemd of its own: the unit is checked and its command run, and systemd does not run it",
     "a power cut's lost writes: processes are killed, and the file system goes on",
     "/sys, and the processor's own /proc/cpuinfo: this machine's are those of another processor",
@@ -51,12 +55,15 @@ def main(words: list[str] | None = None) -> int:
     arguments = _arguments(words)
     try:
         require_able()
-        require_classifier(arguments.bundle)
+        if "classifier" in arguments.stories:
+            require_classifier(arguments.bundle)
+        if "language" in arguments.stories:
+            require_vision_language(arguments.vlm_bundle)
         if _INSIDE not in os.environ:
             _enter_name_spaces(sys.argv[1:] if words is None else words)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         with emulated():
-            report = _rehearse(arguments.bundle.resolve(), arguments.cache.resolve())
+            report = _rehearse(arguments)
     except EdgeqError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,6 +76,15 @@ def main(words: list[str] | None = None) -> int:
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m rehearsal", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bundle", type=Path, default=Path("out/demo/bundle"), help="a classifier's bundle")
+    parser.add_argument(
+        "--stories",
+        nargs="+",
+        choices=("classifier", "language"),
+        default=["classifier"],
+        help="language: torch, bitsandbytes and a vision-language bundle, on a device of its own; a half hour more",
+    )
+    parser.add_argument("--vlm-bundle", type=Path, default=Path("out/demo/vlm-bundle"), help="a vision-language bundle")
+    parser.add_argument("--torch", default=TORCH, help=f"its release, for the language model ({TORCH})")
     parser.add_argument("--cache", type=Path, default=Path("/var/cache/edgeq-rehearsal"), help="kept: 1 GB")
     parser.add_argument("--output", type=Path, default=Path("out/rehearsal.json"), help="the report; it is replaced")
     return parser.parse_args(words)
@@ -81,39 +97,63 @@ def _enter_name_spaces(words: list[str]) -> NoReturn:
     os.execvp(unshare[0], [*unshare, sys.executable, "-m", "rehearsal", *words])
 
 
-def _rehearse(bundle: Path, cache: Path) -> RehearsalReport:
-    began, steps, root, work = datetime.now(timezone.utc), Steps(_print_step), cache / "root", cache / "work"
-    machines, differences = {"here": _here()}, list[Difference]()
+def _rehearse(arguments: argparse.Namespace) -> RehearsalReport:
+    began, steps = datetime.now(timezone.utc), Steps(_print_step)
+    cache, stories = arguments.cache.resolve(), tuple(dict.fromkeys(arguments.stories))
+    machines, differences = {"here": _here(stories)}, list[Difference]()
     steps.take("an arm64 root", lambda: base_root(cache), essential=True)
-    if steps.take("a copy of it", lambda: f"in {fresh_root(cache).name}", essential=True):
-        shutil.rmtree(work, ignore_errors=True)
-        releases = make_releases(bundle, work / "releases")
-        with mounted(root, cache / "pip"):
-            device = emulated_machine(root)
-            steps.take("stand-ins for what is NVIDIA's", lambda: place_stand_ins(root), essential=True)
-            story = Story(device, this_machine(), bundle, releases, _CHECKOUT, work)
-            story.tell(steps)
-            machines["arm64"], differences = story.versions, story.differences
+    shutil.rmtree(cache / "work", ignore_errors=True)
+    for name in stories:
+        if not steps.take(f"{name}: a copy of it", lambda: f"in {fresh_root(cache).name}", essential=True):
+            break
+        with mounted(cache / "root", cache / "pip"):
+            story = _prepared(name, arguments, cache, steps)
+            if story is not None:
+                story.tell(steps)
+                machines[f"arm64, {name}"] = story.versions
+                differences += story.differences
     return RehearsalReport(
         began=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
         edgeq=__version__,
         machines=machines,
         stand_ins=STAND_INS,
-        left_out=_LEFT_OUT,
+        left_out=_LEFT_OUT if "language" in stories else (_NO_LANGUAGE, *_LEFT_OUT),
         steps=tuple(steps.taken),
         differences=tuple(differences),
         passed=all(step.result == "as expected" for step in steps.taken),
     )
 
 
-def _here() -> dict[str, str]:
+def _prepared(name: str, arguments: argparse.Namespace, cache: Path, steps: Steps) -> Story | LanguageStory | None:
+    """The story, ready to be told; None where what it needs could not be made."""
+    device, work = emulated_machine(cache / "root"), cache / "work"
+    if not steps.take(
+        f"{name}: stand-ins for what is NVIDIA's", lambda: place_stand_ins(cache / "root"), essential=True
+    ):
+        return None
+    if name == "classifier":
+        bundle = arguments.bundle.resolve()
+        releases = make_releases(bundle, work / "releases")
+        return Story(device, this_machine(), bundle, releases, _CHECKOUT, work)
+    bundle, wheels = arguments.vlm_bundle.resolve(), cache / f"wheels-torch-{arguments.torch}"
+    wheels.mkdir(parents=True, exist_ok=True)
+    if not steps.take(
+        "language: wheels for arm64", lambda: language_wheels(wheels, _CHECKOUT, arguments.torch), essential=True
+    ):
+        return None
+    release = make_release(bundle, work / "language")
+    return LanguageStory(device, this_machine(), bundle, release, wheels, _CHECKOUT, work)
+
+
+def _here(stories: Sequence[str]) -> dict[str, str]:
+    packages = (*PACKAGES, *(LANGUAGE_PACKAGES if "language" in stories else ()))
     emulator = subprocess.run(["qemu-aarch64-static", "--version"], capture_output=True, text=True, check=False)
     return {
         "architecture": platform.machine(),
         "kernel": platform.release(),
         "emulator": (emulator.stdout.splitlines() or ["not found"])[0],
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: version(name) for name in packages},
     }
 
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,19 @@ from typing import Any
 from rehearsal.report import UnexpectedError
 from rehearsal.root import Machine
 
-__all__ = ["Running", "Unit", "classes", "free_port", "read_unit", "served"]
+__all__ = [
+    "ChatAnswer",
+    "Running",
+    "Unit",
+    "chat",
+    "classes",
+    "free_port",
+    "kill",
+    "read_stream",
+    "read_unit",
+    "served",
+    "stop",
+]
 
 _READY_S = 300.0
 _END_S = 90.0
@@ -79,7 +91,9 @@ class Running:
 
 
 @contextmanager
-def served(machine: Machine, words: Sequence[str], user: str, log: Path) -> Iterator[Running]:
+def served(
+    machine: Machine, words: Sequence[str], user: str, log: Path, *, seconds: float = _READY_S
+) -> Iterator[Running]:
     """Run `edgeq serve` until the block ends; then its processes are killed, unless they have ended.
 
     Args:
@@ -87,6 +101,7 @@ def served(machine: Machine, words: Sequence[str], user: str, log: Path) -> Iter
         words: the command, without a port.
         user: whose process it is.
         log: stderr's; it is appended to.
+        seconds: until it must be ready.
 
     Raises:
         UnexpectedError: it ended, or it was not ready in time.
@@ -109,7 +124,7 @@ def served(machine: Machine, words: Sequence[str], user: str, log: Path) -> Iter
         )
         running = Running(f"http://127.0.0.1:{port}", process, [], 0.0)
         try:
-            _wait_ready(running, told, log)
+            _wait_ready(running, told, log, seconds)
             yield running
         finally:
             kill(process)
@@ -135,9 +150,9 @@ def stop(running: Running) -> int:
         raise UnexpectedError(f"{_END_S:.0f} s after SIGTERM the service goes on") from error
 
 
-def _wait_ready(running: Running, told: socket.socket, log: Path) -> None:
+def _wait_ready(running: Running, told: socket.socket, log: Path, seconds: float) -> None:
     begin = time.monotonic()
-    while time.monotonic() - begin < _READY_S:
+    while time.monotonic() - begin < seconds:
         with suppress(BlockingIOError):
             while True:
                 running.notified.append(told.recv(4096).decode())
@@ -148,7 +163,7 @@ def _wait_ready(running: Running, told: socket.socket, log: Path) -> None:
             last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]
             raise UnexpectedError(f"the service ended with status {running.process.returncode}: {' '.join(last)}")
         time.sleep(0.2)
-    raise UnexpectedError(f"not ready after {_READY_S:.0f} s; systemd was told {running.notified}")
+    raise UnexpectedError(f"not ready after {seconds:.0f} s; systemd was told {running.notified}")
 
 
 def _ready(address: str) -> bool:
@@ -161,10 +176,68 @@ def _ready(address: str) -> bool:
 
 def classes(address: str, image: Path, token: str = "") -> dict[str, float]:
     """What POST /v1/classify says of a PNG image: every class's label and score, the likeliest first."""
-    url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
-    body = json.dumps({"image": url, "top": 1000}).encode()
+    body = json.dumps({"image": _data_uri(image), "top": 1000}).encode()
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
     request = urllib.request.Request(f"{address}/v1/classify", body, headers)
     with urllib.request.urlopen(request, timeout=120) as answer:
         found: dict[str, Any] = json.load(answer)
     return {str(entry["label"]): float(entry["score"]) for entry in found["classes"]}
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """A streamed answer.
+
+    Attributes:
+        text: whole.
+        tokens: each with the logarithm of its probability.
+        pieces: in which the text came.
+    """
+
+    text: str
+    tokens: tuple[tuple[str, float], ...]
+    pieces: int
+
+
+def chat(address: str, image: Path, question: str, *, seconds: float = 1800) -> ChatAnswer:
+    """What POST /v1/chat/completions streams about a PNG image: greedily, with the tokens' logarithms.
+
+    Args:
+        address: of the service.
+        image: a PNG file.
+        question: in plain text.
+        seconds: the longest silence.
+
+    Raises:
+        UnexpectedError: the stream has an error in it, or does not come to its end.
+    """
+    parts = [{"type": "image_url", "image_url": {"url": _data_uri(image)}}, {"type": "text", "text": question}]
+    asked = {"model": None, "messages": [{"role": "user", "content": parts}], "stream": True, "logprobs": True}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/v1/chat/completions", json.dumps(asked).encode(), headers)
+    with urllib.request.urlopen(request, timeout=seconds) as answer:
+        return read_stream(line.decode() for line in answer)
+
+
+def read_stream(lines: Iterable[str]) -> ChatAnswer:
+    """The answer in a stream of server-sent events; raises as `chat`."""
+    text, tokens, pieces = "", list[tuple[str, float]](), 0
+    for line in lines:
+        data = line.strip().removeprefix("data: ")
+        if data == "[DONE]":
+            return ChatAnswer(text, tuple(tokens), pieces)
+        if not data:
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise UnexpectedError(str(event["error"]))
+        for choice in event["choices"]:
+            text += choice["delta"].get("content") or ""
+            pieces += bool(choice["delta"].get("content"))
+            found = (choice.get("logprobs") or {}).get("content") or []
+            tokens += [(str(each["token"]), float(each["logprob"])) for each in found]
+    raise UnexpectedError(f"the stream ended without [DONE], after {text!r}")
+
+
+def _data_uri(image: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"

@@ -17,7 +17,15 @@ from edgeq.bundle.signature import sign_bundle
 from edgeq.bundle.transport import pack
 from edgeq.errors import InputError
 
-__all__ = ["Releases", "canary_images", "make_releases", "require_classifier"]
+__all__ = [
+    "Release",
+    "Releases",
+    "canary_images",
+    "make_release",
+    "make_releases",
+    "require_classifier",
+    "require_vision_language",
+]
 
 _PRODUCT: Final = "rehearsal"
 _LISTED: Final = "canaries/canaries.json"
@@ -39,6 +47,19 @@ class Releases:
     failing: Path
 
 
+@dataclass(frozen=True)
+class Release:
+    """One that comes onto the device.
+
+    Attributes:
+        public_key: of the key that signed it.
+        packed: the bundle.
+    """
+
+    public_key: Path
+    packed: Path
+
+
 def require_classifier(bundle: Path) -> None:
     """Raise InputError unless this is a whole classifier's bundle with canaries."""
     manifest = read_manifest(bundle)
@@ -49,10 +70,32 @@ def require_classifier(bundle: Path) -> None:
         )
 
 
+def require_vision_language(bundle: Path) -> None:
+    """Raise InputError unless this is a whole vision-language bundle with canaries."""
+    manifest = read_manifest(bundle)
+    if manifest.kind != "vision-language" or not (bundle / _LISTED).is_file():
+        raise InputError(
+            f"{bundle} is the bundle of a {manifest.kind} model",
+            expected="a vision-language one with canaries, such as out/demo/vlm-bundle of `make demo`",
+        )
+
+
 def canary_images(bundle: Path) -> tuple[Path, ...]:
     """The canaries' images, in their order."""
     listed = json.loads((bundle / _LISTED).read_text(encoding="utf-8"))
     return tuple(bundle / "canaries" / entry["image"] for entry in listed["canaries"])
+
+
+def make_release(bundle: Path, directory: Path) -> Release:
+    """Copy, sign and pack.
+
+    Args:
+        bundle: of any kind; it is only read.
+        directory: a new one, for all that is made.
+    """
+    directory.mkdir(parents=True)
+    keys = make_keys(directory / "team")
+    return Release(keys.public, _release(bundle, directory, 1, keys))
 
 
 def make_releases(bundle: Path, directory: Path) -> Releases:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,11 +12,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeq.doctor.finding import STATUSES
-from rehearsal.client import Running, Unit, classes, kill, read_unit, served, stop
+from rehearsal.client import Running, classes, kill, served, stop
 from rehearsal.compare import compare_canaries, compare_scores
+from rehearsal.device import (
+    INSTALLER,
+    STORE,
+    copy_checkout,
+    current_release,
+    doctor_findings,
+    expect,
+    install_release,
+    package_versions,
+    trust,
+    unit_of,
+)
 from rehearsal.releases import Releases, canary_images
 from rehearsal.report import Difference, Steps, UnexpectedError
-from rehearsal.root import Done, Machine
+from rehearsal.root import Machine
 from rehearsal.stand_ins import POWER_MODE
 
 __all__ = ["PACKAGES", "Story", "unit_complaints"]
@@ -25,12 +36,9 @@ __all__ = ["PACKAGES", "Story", "unit_complaints"]
 PACKAGES: Final = ("numpy", "onnxruntime", "pillow", "pydantic", "cryptography", "uvloop", "httptools")
 """Whose versions are compared; wheels for a processor."""
 
-STORE: Final = "/var/lib/edgeq"
-_KEY: Final = "/etc/edgeq/keys/team.public.pem"
-_SOURCE: Final = "/root/edgeq"
 _LATER_KEYS: Final = ("RestartSteps", "RestartMaxDelaySec")
 _WATCHED: Final = "/var/lib/edgeq-watched"
-_INSTALL: Final = (f"{_SOURCE}/jetson/install.sh", "--no-language", "--headless", "--power", POWER_MODE)
+_INSTALL: Final = (INSTALLER, "--no-language", "--headless", "--power", POWER_MODE)
 
 
 class Story:
@@ -62,7 +70,9 @@ class Story:
 
     def tell(self, steps: Steps) -> None:
         """Take every step."""
-        steps.take("copy the checkout onto the device", self._copy_checkout, essential=True)
+        steps.take(
+            "copy the checkout onto the device", lambda: copy_checkout(self._device, self._checkout), essential=True
+        )
         steps.take("install.sh --dry-run", self._dry_run)
         steps.take("install.sh", self._install_script, essential=True)
         steps.take("install.sh again", self._install_again)
@@ -83,23 +93,9 @@ class Story:
 
     # --- the installer ------------------------------------------------------------------------------------------------
 
-    def _copy_checkout(self) -> str:
-        names = subprocess.run(
-            ["git", "-C", self._checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split("\0")
-        files = [name for name in names if name and (self._checkout / name).is_file()]
-        for name in files:
-            target = self._device.root / _SOURCE[1:] / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(self._checkout / name, target)
-        return f"{len(files)} files"
-
     def _dry_run(self) -> str:
         before = self._device.run("find", "/opt", "/etc", "/var/lib", "/usr/local").out
-        done = _expect(self._device.run(*_INSTALL, "--dry-run"), 0)
+        done = expect(self._device.run(*_INSTALL, "--dry-run"), 0)
         if self._device.run("find", "/opt", "/etc", "/var/lib", "/usr/local").out != before:
             raise UnexpectedError("it changed something")
         return f"{len(done.out.splitlines())} lines, nothing changed"
@@ -107,23 +103,12 @@ class Story:
     def _install_script(self) -> str:
         done = self._device.run(*_INSTALL)
         (self._work / "install.log").write_text(done.out + done.err, encoding="utf-8")
-        _expect(done, 0)
-        self.versions = self._versions()
+        expect(done, 0)
+        self.versions = package_versions(self._device, PACKAGES)
         return "all steps done, and edgeq doctor at its end misses nothing"
 
-    def _versions(self) -> dict[str, str]:
-        """Of what was installed."""
-        code = (
-            "import json, platform, sys; from importlib.metadata import version; print(json.dumps({"
-            "'architecture': platform.machine(), 'python': platform.python_version(), "
-            "**{name: version(name) for name in sys.argv[1:]}}))"
-        )
-        done = _expect(self._device.run("/opt/edgeq/venv/bin/python", "-c", code, *PACKAGES), 0)
-        debian = (self._device.root / "etc/debian_version").read_text(encoding="utf-8").strip()
-        return {"debian": debian, **json.loads(done.out)}
-
     def _install_again(self) -> str:
-        done = _expect(self._device.run(*_INSTALL, "--no-doctor"), 0)
+        done = expect(self._device.run(*_INSTALL, "--no-doctor"), 0)
         lines = [line.strip() for line in done.out.splitlines()]
         changed = [line for line in lines if line.startswith(("write:", "link:", "make:", "run:"))]
         if len(changed) != 1 or " pip " not in changed[0]:
@@ -131,7 +116,7 @@ class Story:
         return f"{sum(line.startswith('keep:') for line in lines)} things kept, pip alone is run"
 
     def _unit(self) -> str:
-        done = _expect(self._device.run("systemd-analyze", "verify", "/etc/systemd/system/edgeq.service"), 0)
+        done = expect(self._device.run("systemd-analyze", "verify", "/etc/systemd/system/edgeq.service"), 0)
         complaints = unit_complaints(done.err)
         if complaints:
             raise UnexpectedError(" ".join(complaints))
@@ -142,68 +127,53 @@ class Story:
     # --- releases -----------------------------------------------------------------------------------------------------
 
     def _first_release(self) -> str:
-        shutil.copy(self._releases.public_key, self._device.root / _KEY[1:])
-        return self._install(self._releases.first)
-
-    def _install(self, packed: Path, *more: str, status: int = 0) -> str:
-        shutil.copy(packed, self._device.root / "root" / packed.name)
-        words = (*self._device.edgeq, "install", f"/root/{packed.name}", "--key", _KEY, *more)
-        done = _expect(self._device.run(*words), status)
-        return done.out if status == 0 else done.said
-
-    def _current(self) -> int:
-        """The release that is in use."""
-        manifest = self._device.root / STORE[1:] / "current/manifest.json"
-        found = json.loads(_inside(self._device.root, manifest).read_text(encoding="utf-8"))
-        return int(found["sequence"])
+        trust(self._device, self._releases.public_key)
+        return install_release(self._device, self._releases.first)
 
     def _in_use(self, release: int) -> str:
-        if self._current() != release:
-            raise UnexpectedError(f"release {self._current()} is in use")
+        current = current_release(self._device)
+        if current != release:
+            raise UnexpectedError(f"release {current} is in use")
         return f"release {release} is in use"
 
     def _upgrade(self) -> str:
-        self._install(self._releases.second)
+        install_release(self._device, self._releases.second)
         with self._served() as running:
             self._ask(running, self._images[:1])
         return f"{self._in_use(2)}, and answers"
 
     def _failing(self) -> str:
-        said = self._install(self._releases.failing, status=1)
+        said = install_release(self._device, self._releases.failing, status=1)
         return f"{self._in_use(2)}; {said}"
 
     def _older(self) -> str:
-        said = self._install(self._releases.first, status=2)
+        said = install_release(self._device, self._releases.first, status=2)
         return f"{self._in_use(2)}; {said}"
 
     def _rollback(self) -> str:
-        _expect(self._device.run(*self._device.edgeq, "rollback"), 0)
+        expect(self._device.run(*self._device.edgeq, "rollback"), 0)
         return self._in_use(1)
 
     # --- what it computes ---------------------------------------------------------------------------------------------
 
     def _verify_engine(self) -> str:
         words = ("verify-engine", f"{STORE}/current", "--seconds", "2", "--json")
-        done = _expect(self._device.run(*self._device.edgeq, *words), 0)
+        done = expect(self._device.run(*self._device.edgeq, *words), 0)
         self._canaries = json.loads(done.out)
         return str(self._canaries["conclusion"])
 
     def _doctor(self) -> str:
-        done = self._device.run(*self._device.edgeq, "doctor", "--json", user=self._unit_of().user)
-        found = {finding["name"]: finding["status"] for finding in json.loads(done.out)["findings"]}
-        if done.status or found["TensorRT"] != "warning":
-            raise UnexpectedError(f"status {done.status}, {found}")
+        found = {name: finding["status"] for name, finding in doctor_findings(self._device).items()}
+        if found["TensorRT"] != "warning":
+            raise UnexpectedError(f"{found}")
         counts = Counter(found.values())
         return (
             ", ".join(f"{counts[status]} {status}" for status in STATUSES)
             + "; TensorRT, an empty package, is warned of"
         )
 
-    def _unit_of(self) -> Unit:
-        return read_unit((self._device.root / "etc/systemd/system/edgeq.service").read_text(encoding="utf-8"))
-
     def _served(self) -> AbstractContextManager[Running]:
-        unit = self._unit_of()
+        unit = unit_of(self._device)
         return served(self._device, unit.command, unit.user, self._work / "serve-arm64.log")
 
     def _ask(self, running: Running, images: Sequence[Path]) -> dict[str, dict[str, float]]:
@@ -222,11 +192,11 @@ class Story:
         return "status 0"
 
     def _watch(self) -> str:
-        user, place = self._unit_of().user, self._device.root / _WATCHED[1:]
-        _expect(self._device.run("install", "--directory", "--owner", user, _WATCHED), 0)
+        user, place = unit_of(self._device).user, self._device.root / _WATCHED[1:]
+        expect(self._device.run("install", "--directory", "--owner", user, _WATCHED), 0)
         for image in self._images:
             shutil.copy(image, place)
-        _expect(self._device.run(*self._device.edgeq, "watch", STORE, _WATCHED, "--once", user=user), 0)
+        expect(self._device.run(*self._device.edgeq, "watch", STORE, _WATCHED, "--once", user=user), 0)
         for image in self._images:
             seen = json.loads((place / f"{image.name}.json").read_text(encoding="utf-8"))["seen"]
             if seen["classes"][0]["label"] != next(iter(self._scores[image.name])):
@@ -248,7 +218,7 @@ class Story:
 
     def _compare(self) -> str:
         words = ("verify-engine", str(self._bundle), "--seconds", "2", "--json")
-        here = json.loads(_expect(self._here.run(*self._here.edgeq, *words), 0).out)
+        here = json.loads(expect(self._here.run(*self._here.edgeq, *words), 0).out)
         self.differences += compare_canaries(here, self._canaries)
         with served(
             self._here, (*self._here.edgeq, "serve", str(self._bundle)), "", self._work / "serve.log"
@@ -261,7 +231,7 @@ class Story:
         return f"{len(self.differences)} lines, all within their bounds"
 
     def _uninstall(self) -> str:
-        _expect(self._device.run(_INSTALL[0], "--uninstall"), 0)
+        expect(self._device.run(_INSTALL[0], "--uninstall"), 0)
         self._in_use(1)
         left = [name for name in ("opt/edgeq", "usr/local/bin/edgeq") if (self._device.root / name).exists()]
         if left:
@@ -273,21 +243,3 @@ def unit_complaints(said: str) -> list[str]:
     """What `systemd-analyze verify` says of edgeq.service, but for keys of systemd 254, which older ones pass over."""
     lines = [line for line in said.splitlines() if "edgeq.service" in line]
     return [line for line in lines if not any(f"Unknown key '{key}'" in line for key in _LATER_KEYS)]
-
-
-def _expect(done: Done, status: int) -> Done:
-    """It, where it ended so; raises UnexpectedError."""
-    if done.status != status:
-        raise UnexpectedError(f"status {done.status}, not {status}: {done.said}")
-    return done
-
-
-def _inside(root: Path, path: Path) -> Path:
-    """A path of the device as this machine sees it, its links followed within the root."""
-    followed = root
-    for part in path.relative_to(root).parts:
-        followed = followed / part
-        if followed.is_symlink():
-            target = followed.readlink()
-            followed = root / target.relative_to("/") if target.is_absolute() else followed.parent / target
-    return followed

@@ -94,10 +94,23 @@ def _launched(facts: Any, installed: str, *, jetson: bool) -> DoctorFinding:
         means = "the kernel computes something else than NF4 says: every answer would be wrong"
         step = "install another release of bitsandbytes"
         return DoctorFinding(name="NF4 kernel", status="missing", seen=seen, means=means, next_step=step)
+    if facts.get("nf4_library"):
+        means = "bitsandbytes' own library is not loaded, and what torch does instead takes seconds for each product"
+        step = _system_library(facts["nf4_library"])
+        return DoctorFinding(
+            name="NF4 kernel", status="warning", seen=f"{seen}; {facts['nf4_library']}", means=means, next_step=step
+        )
     if jetson and device != "cuda":
         means = "the kernel for the GPU was not tried, since torch finds no GPU"
         return DoctorFinding(name="NF4 kernel", status="warning", seen=seen, means=means)
     return DoctorFinding(name="NF4 kernel", status="ok", seen=seen)
+
+
+def _system_library(fault: str) -> str:
+    """What brings the library that a linker's message says is missing."""
+    if "libgomp.so.1" in fault:
+        return "sudo apt-get install libgomp1"
+    return "ask it directly: python3 -m bitsandbytes"
 
 
 def _wrong_rows(facts: Any) -> str:

@@ -11,6 +11,8 @@ Run as `python -m edgeq.doctor.torch_probe`, by `edgeq.doctor.child.run_probe`.
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -92,6 +94,7 @@ def _tell_nf4(device: torch.device) -> None:
 
     tell("bitsandbytes", bitsandbytes.__version__)
     tell("nf4_device", device.type)
+    tell("nf4_library", _library_fault(device))
     layer, matrix = _layer(device)
     errors = {}
     for rows in _ROWS:
@@ -99,6 +102,19 @@ def _tell_nf4(device: torch.device) -> None:
         errors[rows] = _error(layer, matrix, rows)
     tell("nf4_errors", errors)
     tell("nf4_error", max(errors.values(), key=lambda error: (np.isnan(error), error)))
+
+
+def _library_fault(device: torch.device) -> str:
+    """Why bitsandbytes does without its own library on a CPU, where torch stands in for it; empty where it has it."""
+    from bitsandbytes import cextension
+
+    if device.type != "cpu" or not isinstance(cextension.lib, cextension.ErrorHandlerMockBNBNativeLibrary):
+        return ""
+    try:
+        ctypes.CDLL(str(Path(cextension.__file__).parent / "libbitsandbytes_cpu.so"))
+    except OSError as error:
+        return str(error)
+    return "libbitsandbytes_cpu.so was not loaded"
 
 
 def _layer(device: torch.device) -> tuple[Any, NDArray[np.float64]]:

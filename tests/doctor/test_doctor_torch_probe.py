@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bitsandbytes import cextension
 from numpy.typing import NDArray
 
 from edgeq.doctor import torch_probe
@@ -24,6 +25,20 @@ def facts(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     for line in capsys.readouterr().out.splitlines():
         found.update(json.loads(line.partition(" ")[2]))
     return found
+
+
+def test_a_library_that_cannot_be_loaded_is_told_with_the_linkers_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where libgomp1 is not installed, and bitsandbytes has torch compute instead."""
+    cpu, missing = torch.device("cpu"), "libgomp.so.1: cannot open shared object file: No such file or directory"
+    assert torch_probe._library_fault(cpu) == ""
+
+    def load(_name: str) -> None:
+        raise OSError(missing)
+
+    monkeypatch.setattr(cextension, "lib", cextension.ErrorHandlerMockBNBNativeLibrary("not loaded"))
+    monkeypatch.setattr(torch_probe.ctypes, "CDLL", load)
+    assert torch_probe._library_fault(cpu) == missing
+    assert torch_probe._library_fault(torch.device("cuda")) == ""  # the GPU's library is another one
 
 
 def test_bytes_decoded_by_hand() -> None:
