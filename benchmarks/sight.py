@@ -1,7 +1,7 @@
 """The sight test on the demo's model stored in many ways, some of them blind: is each told for what it is?
 
-The whole model in FP32 is the reference; FP16 eyes with an NF4 language model are edgeq's. Known to be bad: eyes of three
-and of two bits, eyes whose features are zero, and answers about the image before. Run it with `make bench-sight`.
+The whole model in FP32 is the reference; FP16 eyes with an NF4 language model are edgeq's. Known to be bad: eyes of
+three and of two bits, answers about a grey picture, and answers about the image before. Run it with `make bench-sight`.
 """
 
 from __future__ import annotations
