@@ -55,6 +55,7 @@ def calibrate(
     total: int | None = None,
     advance: Callable[[int], None] | None = None,
     counting: Counting | None = None,
+    counted: Callable[[], None] | None = None,
 ) -> tuple[Scales, tuple[str, ...]]:
     """The scales, and the names of the samples that could not be read.
 
@@ -68,6 +69,7 @@ def calibrate(
         total: size of the set that `samples` are a part of; the share of unusable ones is that of the whole.
         advance: called with the number of samples just seen.
         counting: elsewhere, such as on a cluster; None counts in this process.
+        counted: called when everything has been counted; making ranges of it needs one processor.
 
     Raises:
         ImageError: too many images cannot be read.
@@ -104,6 +106,9 @@ def calibrate(
             causes=("the folder holds no readable image",),
             next_step="give a folder or zip of images with --images",
         )
+    del count  # and the network
+    if counted:
+        counted()
     scales = _scales(started, whole)
     if resumed is None and any(map(is_late, whole.seen)):
         scales = scales.model_copy(update={"drift": drift(whole.histograms, whole.late)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +32,7 @@ from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.stream import ImageStream
+from edgeq.pipeline.look_ahead import LookAhead
 from edgeq.plan.precision import (
     ChannelEqualization,
     Precision,
@@ -318,33 +320,37 @@ def calibrate_graph(
         raise _no_vector("a search for ranges", "--method auto, which judges every output")
     method = AUTO if options.method == SEARCH else options.method
     counted, held_back = hold_back(samples, method)
-    scales, skipped = calibrate(
-        graph,
-        tensors,
-        counted,
-        method=method,
-        threads=options.threads,
-        checkpoint=checkpoint,
-        total=len(samples),
-        advance=counter(report, "calibrate", len(counted)),
-        counting=counting,
-    )
-    scales = scales.model_copy(update={"beyond_fp16": _beyond_fp16(graph, plan, scales, counted, options)})
-    unusable: list[str] = []
-    judged = [] if held_back is None else [array for _, array in held_back.arrays(unusable, len(samples))]
-    if not judged:  # none was held back, or each is damaged, which the whole set may still afford
-        return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
-    scales = select(
-        graph,
-        plan,
-        scales,
-        samples.preprocess,
-        judged,
-        shared_add=options.shared_add,
-        fields=None if task is None or not task.understands else partial(_fields, task),
-        threads=options.threads,
-        advance=counter(report, "try", trials(options.shared_add)),
-    )
+    fields = None if task is None or not task.understands else partial(_fields, task)
+    with ThreadPoolExecutor(1) as ahead:
+        looking = LookAhead(ahead, graph, held_back, len(samples), fields=fields, threads=options.threads)
+        scales, skipped = calibrate(
+            graph,
+            tensors,
+            counted,
+            method=method,
+            threads=options.threads,
+            checkpoint=checkpoint,
+            total=len(samples),
+            advance=counter(report, "calibrate", len(counted)),
+            counting=counting,
+            counted=looking.begin,
+        )
+        scales = scales.model_copy(update={"beyond_fp16": _beyond_fp16(graph, plan, scales, counted, options)})
+        judged, unusable = looking.samples()
+        if not judged:  # none was held back, or each is damaged, which the whole set may still afford
+            return _correct(graph, plan, scales, counted, judged, options, report), (*skipped, *unusable)
+        scales = select(
+            graph,
+            plan,
+            scales,
+            samples.preprocess,
+            judged,
+            shared_add=options.shared_add,
+            fields=fields,
+            threads=options.threads,
+            advance=counter(report, "try", trials(options.shared_add)),
+            judging=looking.answers,
+        )
     if options.method == SEARCH:
         some = counted.sample(min(_SEARCHED_SAMPLES, 2 * len(judged), len(counted)))
         scales = _leave_in_float(graph, plan, scales, some, judged, options, report)

@@ -39,7 +39,7 @@ from edgeq.quantize.int8.tensorrt import LOWERING as TENSORRT
 from edgeq.quantize.int8.trial_graphs import Choice, Fields, Network, SignedGraph, Tryable, UnsignedGraph
 from edgeq.quantize.search.layer_search import KEPT_BECAUSE, keep_layers
 
-__all__ = ["resolve", "select", "trials"]
+__all__ = ["Judged", "answer_as_fp32", "resolve", "select", "trials"]
 
 
 def _every_output(outputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
@@ -78,6 +78,7 @@ def select(
     fields: Fields | None = None,
     threads: int | None = None,
     advance: Callable[[int], None] | None = None,
+    judging: Future[Judged] | None = None,
 ) -> Scales:
     """`scales` with a method chosen for each backend, and the trials behind it.
 
@@ -93,6 +94,7 @@ def select(
         fields: of the outputs; None takes each output as one.
         threads: of one operator.
         advance: called with 1 after each trial.
+        judging: `answer_as_fp32` of the same, where that has begun; None begins it here.
     """
     trim_heap()
     together, _ = side_by_side(threads)
@@ -102,7 +104,7 @@ def select(
         ThreadPoolExecutor(1) as opening,
         ThreadPoolExecutor(1) as ahead,
     ):
-        judging = ahead.submit(_answer_as_fp32, graph, held_back, fields, threads, samples)
+        judging = judging or ahead.submit(answer_as_fp32, graph, held_back, fields, threads)
         model = load_outline(graph)
         read_in(model, graph)  # `onnx.load` would hold the file's bytes and the model at once
         tryable = Tryable(model, plan, scales, threads, fields or _every_output, pixel_input(preprocess))
@@ -141,7 +143,7 @@ class _Trials:
         advance: called with 1 after each trial.
     """
 
-    judged: _Judged
+    judged: Judged
     samples: Executor
     opening: Executor
     advance: Callable[[int], None] | None
@@ -211,7 +213,7 @@ class _Trials:
 _Answer = tuple[NDArray[np.float32], ...]
 """What a network gave for one image: a tensor for each field."""
 
-_Judged = tuple[Sequence[Array], Sequence[_Answer]]
+Judged = tuple[Sequence[Array], Sequence[_Answer]]
 """Samples that choices are judged by, and what FP32 gives for each."""
 
 _Compared = tuple[list[float], list[float], bool]
@@ -288,14 +290,19 @@ def _square(field: NDArray[Any], wanted: NDArray[Any]) -> float:
     return float(np.square(one[:shorter] - other[:shorter]).sum() + np.square(rest).sum())
 
 
-def _answer_as_fp32(
-    graph: Path, samples: Sequence[Array], fields: Fields | None, threads: int | None, running: Executor
-) -> _Judged:
-    """The samples that choices are judged by, and what the FP32 file gives for each."""
-    _, each = side_by_side(threads)
+def answer_as_fp32(graph: Path, held_back: Sequence[Array], fields: Fields | None, threads: int | None) -> Judged:
+    """The samples that choices are judged by, and what the FP32 file gives for each.
+
+    Args:
+        graph, held_back, fields, threads: as for `select`; there may be none held back.
+    """
+    if not held_back:
+        return held_back, []
+    together, each = side_by_side(threads)
     network = Network(open_observed(graph, threads=each), fields or _every_output)
-    judged = samples if fields is None else _affordable(network, samples)
-    return judged, list(running.map(network, judged))
+    judged = held_back if fields is None else _affordable(network, held_back)
+    with ThreadPoolExecutor(together) as running:
+        return judged, list(running.map(network, judged))
 
 
 def _affordable(network: Network, samples: Sequence[Array]) -> Sequence[Array]:

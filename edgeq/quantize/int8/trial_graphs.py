@@ -44,7 +44,13 @@ Fields = Callable[[Mapping[str, NDArray[np.float32]]], Sequence[NDArray[np.float
 
 @dataclass(frozen=True)
 class Choice:
-    """What is tried."""
+    """What is tried.
+
+    Attributes:
+        backend: whose graph.
+        method: of calibration, whose ranges it has.
+        shared_add: one scale for both inputs of a residual addition.
+    """
 
     backend: str
     method: str
@@ -56,6 +62,7 @@ class Network:
     """A graph that is ready to run.
 
     Attributes:
+        engine: with the graph open; its first input is the sample.
         fields: of its outputs.
         given: what it is given beside the sample.
     """
