@@ -333,9 +333,11 @@ def with_int8(model: onnx.ModelProto, plan: PrecisionPlan, layers: Mapping[str, 
 
 def _follows(node: onnx.NodeProto, graph: Surroundings) -> tuple[str, str] | None:
     """The rule by which a layer without weights is INT8 where it stands, and its reason; None where it is not."""
-    built_in = (rule for rule in CLASSIFIER_RULES if rule.precision is _INT8 and rule.when in INT8_CONDITIONS)
-    holds = (rule for rule in built_in if rule.when and rule.when != "constant-weight")
-    return next(((rule.name, rule.reason) for rule in holds if INT8_CONDITIONS[rule.when](node, graph)), None)
+    for rule in CLASSIFIER_RULES:
+        ask = INT8_CONDITIONS.get(rule.when) if rule.when is not None and rule.when != "constant-weight" else None
+        if rule.precision is _INT8 and ask is not None and ask(node, graph):
+            return rule.name, rule.reason
+    return None
 
 
 def float_additions(model: onnx.ModelProto, plan: PrecisionPlan, *, named: bool = False) -> PrecisionPlan:

@@ -64,9 +64,9 @@ def test_it_is_not_built(bundle: Examined, store: EngineStore) -> None:
 
 def test_fp16_in_the_place_of_int8_is_what_is_built(tmp_path: Path, store: EngineStore) -> None:
     directory = made_up.bundle(tmp_path / "both")
-    int8 = made_up.engine_inputs()
-    int8.model_copy(update={"precision": "int8"}).save(directory / ENGINE_INPUTS)
-    int8.save(directory / FP16_INPUTS)
+    (directory / "int8.onnx").write_bytes(made_up.GRAPH)
+    made_up.engine_inputs("int8.onnx").save(directory / ENGINE_INPUTS)
+    made_up.engine_inputs().save(directory / FP16_INPUTS)
     write_manifest(directory)
     bundle = examine_bundle(directory)
     assert bundle.manifest is not None

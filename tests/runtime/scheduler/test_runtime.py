@@ -194,7 +194,8 @@ def test_shapes_of_steps_are_tried_once_with_the_threads_that_answer(
     prepared_vlm: PreparedVlm, monkeypatch: pytest.MonkeyPatch, chosen: int | None
 ) -> None:
     """With other threads than before, and with the same; which ones are quickest is simulated."""
-    before, tried = torch.get_num_threads(), []
+    before = torch.get_num_threads()
+    tried: list[int] = []
     equal_shapes = DecodeStep._equal_shapes
 
     def tune(run: Callable[[], object]) -> int:
