@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-browser  the page in a real browser: needs Debian's packages chromium and chromium-driver"
 	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
 	@echo "make gpu-check  fifteen minutes on a CUDA GPU: kernels, attention, steps, faults, the vision engine"
+	@echo "make package  wheel and sdist in out/dist, checked, installed in a clean environment and tried: 400 MB"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
@@ -94,6 +95,21 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check edgeq tests benchmarks examples rehearsal docs
 	$(BIN)/ruff format --check edgeq tests benchmarks examples rehearsal docs
 	$(BIN)/mypy --num-workers 2
+
+# build and twine get an environment of their own; the wheel is installed in a clean one and goes through the demo.
+PACKAGE := out/dist
+package:
+	rm -rf $(PACKAGE) out/package
+	$(PYTHON) -m venv out/package/tools
+	out/package/tools/bin/python -m pip install --quiet 'build>=1.2,<2' 'twine>=6,<8'
+	out/package/tools/bin/python -m build --outdir $(PACKAGE)
+	out/package/tools/bin/twine check --strict $(PACKAGE)/*
+	ls -l $(PACKAGE)
+	$(PYTHON) -m venv out/package/clean
+	out/package/clean/bin/python -m pip install --quiet "$$(ls $(PACKAGE)/*.whl)[quantize]"
+	cd out/package && clean/bin/python -m edgeq --version
+	cd out/package && begun=$$(date +%s) && clean/bin/edgeq demo --scenes 0 --output demo \
+		&& echo "the demo took $$(( $$(date +%s) - begun )) s"
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix edgeq tests benchmarks examples rehearsal docs

@@ -75,6 +75,7 @@ class ProgressLines:
         unit: what is counted; empty where that is plain.
         per_unit: of what is counted in one of it.
         timed: say too how long each stage took.
+        begins: name each stage as it begins; else nothing is said of one that is quick.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ProgressLines:
         unit: str = "",
         per_unit: float = 1.0,
         timed: bool = False,
+        begins: bool = True,
     ) -> None:
         self._write = write
         self._clock = clock
@@ -93,6 +95,7 @@ class ProgressLines:
         self._unit = unit
         self._per_unit = per_unit
         self._timed = timed
+        self._begins = begins
         self._lock = threading.Lock()
         self._stage = ""
         self._begun: dict[str, float] = {}
@@ -105,7 +108,8 @@ class ProgressLines:
             if stage not in self._begun:
                 self._end()
                 self._begun[stage] = self._clock()
-                self._say(_words(stage))
+                if self._begins:
+                    self._say(_words(stage))
             self._stage, self._done, self._total = stage, done, total
         self.tick()
 
@@ -213,7 +217,7 @@ def status_line() -> Iterator[Report]:
     """A callback that shows what is looked at now, of which only the last matters."""
     console = Console(stderr=True)
     if not _draws(console):
-        with _lines() as lines:
+        with _lines(begins=current().verbosity > 0) as lines:
             yield lines.report
         return
     with console.status("looking") as status:
@@ -221,8 +225,9 @@ def status_line() -> Iterator[Report]:
 
 
 @contextmanager
-def _lines(*, unit: str = "", per_unit: float = 1.0) -> Iterator[ProgressLines]:
-    lines = ProgressLines(_to_stderr, unit=unit, per_unit=per_unit, timed=current().verbosity > 0)
+def _lines(*, unit: str = "", per_unit: float = 1.0, begins: bool = True) -> Iterator[ProgressLines]:
+    timed = current().verbosity > 0
+    lines = ProgressLines(_to_stderr, unit=unit, per_unit=per_unit, timed=timed, begins=begins)
     with lines.kept_up():
         yield lines
         lines.end()

@@ -105,7 +105,9 @@ def test_without_a_terminal_all_are_lines(capsys: pytest.CaptureFixture[str]) ->
         say("a word")
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.splitlines() == ["opening the model", "packing", "kernels", "building the engine", "a word"]
+    assert said.err.splitlines() == ["opening the model", "packing", "building the engine", "a word"], (
+        "kernels are quick"
+    )
 
 
 def test_on_a_terminal_bars_are_drawn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
