@@ -17,7 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "service")]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from chromium import chromium  # noqa: E402
 from square_detector import OPTIONS, PREPROCESS, SIDE, draw_scenes, write_detector  # noqa: E402

@@ -40,7 +40,7 @@ class SimulatedHub:
             return 200, {"errors": [], "warnings": []}
         if path == "/api/repos/create":
             told = json.loads(data)
-            name = f"{told['organization']}/{told['name']}"
+            name = "/".join(part for part in (told.get("organization"), told["name"]) if part)
             self.repositories[name], self.files[name] = told["private"], {}
             return 200, {"url": f"{self.url}/{name}"}
         name, _, rest = path.removeprefix("/api/models/").partition("/preupload/")
