@@ -28,6 +28,8 @@ WIDTH, TALLEST = 1000, 1800
 DROP = 0.1
 """Points of top-1 that the CNN may lose: so few that layers are looked for that stay in floating point."""
 
+_PATIENCE_S = 300.0
+
 SHOWN = {
     "cnn": ("header", "#figures", "#changed", "#layers"),
     "detector": ("header", "#figures", "#changed"),
@@ -71,6 +73,7 @@ def make_bundles(demo: Path, work: Path) -> dict[str, Path]:
 
 def picture(browser: webdriver.Chrome, page: Path, parts: tuple[str, ...]) -> Image.Image:
     """The parts of a page below each other, no taller than `TALLEST`."""
+    browser.set_page_load_timeout(_PATIENCE_S)
     browser.set_window_size(WIDTH, 1000)
     browser.get(page.resolve().as_uri())
     shots = [

@@ -41,7 +41,8 @@ class SimulatedHub:
         if path == "/api/repos/create":
             told = json.loads(data)
             name = "/".join(part for part in (told.get("organization"), told["name"]) if part)
-            self.repositories[name], self.files[name] = told["private"], {}
+            private = told.get("private", told.get("visibility") == "private")  # before huggingface_hub 2, and since
+            self.repositories[name], self.files[name] = private, {}
             return 200, {"url": f"{self.url}/{name}"}
         name, _, rest = path.removeprefix("/api/models/").partition("/preupload/")
         if rest:
