@@ -125,4 +125,4 @@ def test_the_command_finds_hub_and_token_by_itself(hub: SimulatedHub, bundle: Pa
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/{NAME}/commit/" in done.stdout
     assert hub.files == {NAME: listed(bundle)}
-    assert hub.tokens == {TOKEN}
+    assert TOKEN in hub.tokens
