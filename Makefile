@@ -80,7 +80,7 @@ test-newest: environment-newest
 
 # `make test` runs these too where there is a browser, and passes over them where there is none.
 test-browser: $(INSTALLED)
-	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py
+	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py tests/bundle_report/test_in_browser.py
 
 # 10,200 made-up requests: make fuzz EXAMPLES=5000
 EXAMPLES ?= 1700

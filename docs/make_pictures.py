@@ -17,16 +17,18 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "service")]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from chromium import chromium  # noqa: E402
 from square_detector import OPTIONS, PREPROCESS, SIDE, draw_scenes, write_detector  # noqa: E402
 
 import edgeq  # noqa: E402
 
-WIDTH, TALLEST = 1000, 1800
+WIDTH, WINDOW, TALLEST = 1000, 3000, 3000
 DROP = 0.1
 """Points of top-1 that the CNN may lose: so few that layers are looked for that stay in floating point."""
+
+_PATIENCE_S = 300.0
 
 SHOWN = {
     "cnn": ("header", "#figures", "#changed", "#layers"),
@@ -71,7 +73,8 @@ def make_bundles(demo: Path, work: Path) -> dict[str, Path]:
 
 def picture(browser: webdriver.Chrome, page: Path, parts: tuple[str, ...]) -> Image.Image:
     """The parts of a page below each other, no taller than `TALLEST`."""
-    browser.set_window_size(WIDTH, 1000)
+    browser.set_page_load_timeout(_PATIENCE_S)
+    browser.set_window_size(WIDTH, WINDOW)
     browser.get(page.resolve().as_uri())
     shots = [
         Image.open(io.BytesIO(browser.find_element(By.CSS_SELECTOR, part).screenshot_as_png)).convert("RGB")
@@ -100,7 +103,7 @@ def main() -> None:
         with chromium(Path(scratch) / "chromium") as browser:
             for name, page in pages.items():
                 drawn = picture(browser, page, SHOWN[name])
-                drawn.quantize(128, dither=Image.Dither.NONE).save(given.output / f"report-{name}.png", optimize=True)
+                drawn.quantize(256, dither=Image.Dither.NONE).save(given.output / f"report-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def test_two_bundles(edgeq: Edgeq, tmp_path: Path) -> None:
 
 def test_what_cannot_be_told_is_refused(edgeq: Edgeq, tmp_path: Path) -> None:
     output = tmp_path / "report.html"
-    assert_refused(edgeq("report", tmp_path, "-o", output), "is not a bundle")
+    (tmp_path / "empty").mkdir()
+    assert_refused(edgeq("report", tmp_path / "empty", "-o", output), "is not a bundle")
     assert_refused(edgeq("report", OLD / "vlm", "-o", tmp_path / "report.pdf"), "ends in .html")
     inside = shutil.copytree(OLD / "vlm", tmp_path / "bundle")
     assert_refused(edgeq("report", OLD / "classifier", inside, "-o", inside / "a.html"), "would lie in the bundle")

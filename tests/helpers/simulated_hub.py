@@ -40,8 +40,9 @@ class SimulatedHub:
             return 200, {"errors": [], "warnings": []}
         if path == "/api/repos/create":
             told = json.loads(data)
-            name = f"{told['organization']}/{told['name']}"
-            self.repositories[name], self.files[name] = told["private"], {}
+            name = "/".join(part for part in (told.get("organization"), told["name"]) if part)
+            private = told.get("private", told.get("visibility") == "private")  # before huggingface_hub 2, and since
+            self.repositories[name], self.files[name] = private, {}
             return 200, {"url": f"{self.url}/{name}"}
         name, _, rest = path.removeprefix("/api/models/").partition("/preupload/")
         if rest:

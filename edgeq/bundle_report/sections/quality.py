@@ -134,7 +134,7 @@ def _backend(contents: BundleContents) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]  # mAP stays mAP
 
 
 def _gate(gate: Gate | RetrievalGate | None) -> Iterator[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -75,6 +76,6 @@ def _who_reads(plan: PushPlan) -> str:
 
 def _ask(plan: PushPlan) -> None:
     """Wait for a yes; where nobody can be asked, nothing is sent."""
-    if not click.get_text_stream("stdin").isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise InputError("nobody can be asked whether that may be sent", next_step="add --yes, or --dry-run to see it")
     click.confirm(f"Send this to {plan.repository}, {_who_reads(plan)}?", err=True, abort=True)
