@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# From 1.29 on ONNX Runtime reports itself to Microsoft, and keeps a device's number in ~/.cache, unless this is set before
-# it is loaded (its Privacy.md). Whoever wants that sets it to 0.
+# From 1.29 on ONNX Runtime reports itself to Microsoft, and keeps a device's number in ~/.cache, unless this is set
+# before it is loaded (its Privacy.md). Whoever wants that sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PLACES = {
