@@ -36,6 +36,7 @@ _LEFT_OUT: Final = (
     "workshop.Dockerfile, stage tensorrt: NVIDIA's base",
     "device.Dockerfile, stage bitsandbytes-build: CUDA's compiler",
     "TensorRT in the device image: it is NVIDIA's base that has it",
+    "a vision-language model in an image; an image for arm64",
     f"of compose.yaml: {', '.join(NOT_HERE)}",
 )
 

@@ -8,6 +8,7 @@ import time
 import urllib.error
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,7 +111,7 @@ class ImagesStory:
         ):
             steps.take(
                 f"build {file}.Dockerfile, stage {target}",
-                lambda file=file, argument=argument, target=target: self._build_one(file, argument, target, contexts),
+                partial(self._build_one, file, argument, target, contexts),
                 essential=True,
             )
 
@@ -145,8 +146,8 @@ class ImagesStory:
     def _run_device(self, steps: Steps) -> None:
         writable = ("/tmp", "/var/lib/edgeq")
         steps.take("device: user, capabilities, root file system", lambda: self._rights("device", writable))
-        for service, image in (("device", "device"), ("device", "vision")):
-            steps.take(f"{image}: edgeq doctor", lambda service=service, image=image: self._doctor(service, image))
+        for image in ("device", "vision"):
+            steps.take(f"{image}: edgeq doctor", partial(self._doctor, image))
         steps.take("device: edgeq install", self._install, essential=True)
         steps.take("serve: the health check fails where nothing is served", self._unhealthy)
         steps.take("serve: the health check passes", self._serve, essential=True)
@@ -171,8 +172,8 @@ class ImagesStory:
         json.loads(said)
         return f"a bundle of {len(list((self._work / 'out/demo/bundle').rglob('*')))} files"
 
-    def _doctor(self, service: str, image: str) -> str:
-        found = json.loads(self._engine.run(_tag(image), self._flags(service), "doctor", "--json"))
+    def _doctor(self, image: str) -> str:
+        found = json.loads(self._engine.run(_tag(image), self._flags("device"), "doctor", "--json"))
         if not found["able"]:
             raise UnexpectedError(str([finding for finding in found["findings"] if finding["status"] == "missing"]))
         known = (finding for finding in found["findings"] if finding["status"] != "unknown")
@@ -232,7 +233,7 @@ class ImagesStory:
 
     def _stop(self) -> str:
         begin = time.monotonic()
-        self._engine.call("stop", "--time", _STOP_S, _NAME)
+        self._engine.call("stop", "-t", _STOP_S, _NAME)
         took = time.monotonic() - begin
         status = self._engine.inspect(_NAME)["State"]["ExitCode"]
         if status:

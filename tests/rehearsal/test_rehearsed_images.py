@@ -27,7 +27,7 @@ def engine(there: Sequence[str], answering: Sequence[str]) -> str | None:
         lambda name: f"/usr/bin/{name}" if name in there else None,
         lambda command: " ".join(command[:2]) in answering,
     )
-    return found and found.name
+    return None if found is None else found.name
 
 
 def test_docker_is_taken_where_its_daemon_answers_and_it_has_buildkit() -> None:
