@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package rehearse-boot clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -45,6 +45,7 @@ help:
 	@echo "make rehearse  install.sh, releases and the service on an emulated arm64 machine; as root: docs/rehearsal.md"
 	@echo "make pictures  those of docs/report.md, after make demo: needs chromium and chromium-driver"
 	@echo "make images  builds the container images from stand-in bases, and runs them; as root: docker/README.md"
+	@echo "make rehearse-boot  a machine that boots: systemd, watchdog, memory, fifty power cuts; as root: docs/rehearsal.md"
 	@echo "make clean   remove .venv, .venv-newest and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
@@ -216,6 +217,10 @@ pictures: $(INSTALLED)
 # Docker or Podman, as root: make images IMAGES="--cache /large/disk"
 images: $(INSTALLED)
 	$(BIN)/python -m rehearsal.images $(IMAGES)
+
+# Fewer cuts, other moments: make rehearse-boot REHEARSE="--cuts 8 --seed 7"
+rehearse-boot: $(INSTALLED)
+	$(BIN)/python -m rehearsal.machine $(REHEARSE)
 
 clean:
 	rm -rf $(VENV) $(NEWEST) out

@@ -320,13 +320,13 @@ def _expected(bundle: Path) -> dict[str, str]:
 
 
 def _large_image() -> str:
-    """A PNG of 1500 x 1500 random pixels in base64, which takes an emulated machine a moment."""
+    """A PNG of 600 x 600 random pixels in base64, which takes an emulated machine a moment."""
     import io
 
     import numpy as np
     from PIL import Image
 
-    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return base64.b64encode(file.getvalue()).decode()

@@ -137,11 +137,15 @@ def catalog_wrong() -> tuple[str, int]:
         return "", 0
     if (CATALOG / "index.json").exists():
         edgeq("search", str(HERE / "finder"), "a scratch", "--catalog", str(CATALOG))
-    whole = len([*CATALOG.rglob("*.npy")])
+    whole = len([*(CATALOG / "metadata").glob("*.parquet")])
     index()
     import pyarrow.parquet
 
-    rows = [path for file in sorted(CATALOG.rglob("*.parquet")) for path in paths_of(pyarrow.parquet.read_table(file))]
+    rows = [
+        path
+        for file in sorted((CATALOG / "metadata").glob("*.parquet"))
+        for path in paths_of(pyarrow.parquet.read_table(file))
+    ]
     images = sorted(path.name for path in IMAGES.iterdir())
     found = sorted(Path(row).name for row in rows)
     return ("" if found == images else f"{len(found)} rows, {len(images)} images"), whole
