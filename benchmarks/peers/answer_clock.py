@@ -9,9 +9,9 @@ from typing import Final
 
 __all__ = ["AnswerClock", "Size", "prompt_ids"]
 
-_LOWEST: Final = 64
-_WORDS: Final = 64
-"""Tokens that are words to the demo's tokenizer."""
+_LOWEST: Final = 16
+_WORDS: Final = 32
+"""Tokens that a small vocabulary has, too, behind those that are no text."""
 
 
 @dataclass(frozen=True)

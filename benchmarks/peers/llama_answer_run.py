@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.peers.answer_clock import AnswerClock, Size, prompt_ids
 
@@ -47,9 +47,11 @@ class Llama:
         return int(self._api.llama_sampler_sample(self._greedy, self._context, -1))
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-def _QUIET(_level: int, _text: bytes, _data: Any) -> None:  # noqa: N802 - what llama.cpp logs is not looked at
-    pass
+def _ignore(_level: int, _text: bytes, _data: Any) -> None:
+    """What llama.cpp logs is not looked at."""
+
+
+_QUIET: Final = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_ignore)
 
 
 def main() -> None:
