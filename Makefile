@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package rehearse-boot clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package rehearse-boot bench-llama-cpp clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
 	@echo "make bench-service  the service beside transformers' generate, with 1, 4 and 16 clients"
 	@echo "make bench-decode  tokens a second of decode steps, beside another checkout of edgeq"
+	@echo "make bench-llama-cpp  1.1 billion parameters in NF4 beside llama.cpp's 4 bits, on the CPU"
 	@echo "make bench-fine-text  how small a text one to sixteen tiles of an image still show, on drawn digits"
 	@echo "make bench-search-load  text search over HTTP under open-loop load, beside a plain server"
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"
@@ -171,6 +172,10 @@ bench-decode: $(INSTALLED)
 # More questions: make bench-sight BENCH="--questions 120"
 bench-sight: $(INSTALLED)
 	$(BIN)/python -m benchmarks.sight $(BENCH)
+
+# With llama-cpp-python in an environment of its own: make bench-llama-cpp LLAMA_PYTHON=~/llama/bin/python
+bench-llama-cpp: $(INSTALLED)
+	$(BIN)/python -m benchmarks.llama_cpp $(BENCH)
 
 # Fewer heights, fewer drawings: make bench-fine-text BENCH="--heights 12 24 --train 50"
 bench-fine-text: $(INSTALLED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import tempfile
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-__all__ = ["ROOT", "Run", "run_module"]
+__all__ = ["ROOT", "Run", "processor", "run_module"]
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
@@ -41,6 +42,15 @@ class Run:
     version: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     failure: str = ""
+
+
+def processor() -> str:
+    """Its name, as Linux has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def run_module(python: Path, module: str, arguments: Sequence[str], *, memory_limit: int) -> Run:

@@ -79,6 +79,13 @@ def _llava(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
+def _tinyllama(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A language model of TinyLlama-1.1B's shape, behind two layers of a vision tower."""
+    config = _llava(tokenizer)
+    config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers = 22, 2
+    return config
+
+
 def _mllama(tokenizer: PreTrainedTokenizerFast) -> Any:
     """4 tiles of 577 patches, seen by four cross-attention layers of twenty."""
     import transformers
@@ -151,6 +158,9 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
     "1.1b": RandomVlm(_llava, {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}),
+    "tinyllama": RandomVlm(
+        _tinyllama, {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}
+    ),
     "mllama-1b": RandomVlm(
         _mllama,
         {"image_processor_type": "MllamaImageProcessor", "size": _TILES, "max_image_tiles": 4},

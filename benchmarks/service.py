@@ -1,4 +1,4 @@
-"""`edgeq serve` under load, beside a script that calls `generate` of transformers: speed, memory, equal answers.
+"""`edgeq serve` under load, beside scripts that call `generate` of transformers: speed, memory, equal answers.
 
     python -m benchmarks.service BUNDLE
     python -m benchmarks.service BUNDLE --soak 300
@@ -15,7 +15,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.process import processor
 from benchmarks.service_budget import Tight, measure_tight
 from benchmarks.service_clients import Case, Heard, ask_all, ask_in_turn, encoded
 from benchmarks.service_killed import Killed, measure_killed
@@ -33,9 +35,6 @@ from edgeq.demo.vlm.scenes import draw_finding
 from edgeq.engine.onnxruntime import default_threads
 
 __all__ = ["Load", "Report", "Row", "cases", "main", "summarize"]
-
-SCRIPT: Final = 0
-"""Stands for the script where a number of clients is asked for."""
 
 MIN_SPEED: Final = 2.0
 MIN_SOONER: Final = 3.0
@@ -66,12 +65,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Row:
-    """One number of clients, or the script, over all rounds; times in seconds.
+    """One number of clients, or one script, over all rounds; times in seconds.
 
     Attributes:
         who: in words.
         requests_per_second, tokens_per_second: medians over rounds.
-        speed: tokens a second over those of the script, the median over rounds.
+        speed: tokens a second over those of the quickest script in the same round, the median over rounds.
         first, total: percentiles 50, 95 and 99 of all requests, to the first piece of text and to the end.
     """
 
@@ -88,12 +87,14 @@ class Report:
     """Everything.
 
     Attributes:
+        processor: its name.
         rows: by number of clients.
         first_question, second_question: median seconds to the first piece, of two questions about one image.
         compared, equal: answers under load, and how many of them are those of the quiet service.
         resident: bytes of the service's own memory, before and after.
     """
 
+    processor: str = ""
     rows: list[Row] = field(default_factory=list)
     first_question: float = 0.0
     second_question: float = 0.0
@@ -121,16 +122,24 @@ def _take(fresh: Iterator[Case], count: int) -> list[Case]:
     return [next(fresh) for _ in range(count)]
 
 
-def measure(service: Serving, other: Script, load: Load, fresh: Iterator[Case]) -> list[Row]:
-    """Let everyone take turns, round by round, each on images of its own."""
-    heard: dict[int, list[tuple[list[Heard], float]]] = {who: [] for who in (SCRIPT, *load.clients)}
+def measure(service: Serving, scripts: Mapping[int, Script], load: Load, fresh: Iterator[Case]) -> list[Row]:
+    """Let everyone take turns, round by round, each on images of its own.
+
+    Args:
+        service: that is asked.
+        scripts: by their number of threads.
+        load: how much is asked.
+        fresh: requests that nobody has seen.
+    """
+    whos = (*(-threads for threads in scripts), *load.clients)
+    heard: dict[int, list[tuple[list[Heard], float]]] = {who: [] for who in whos}
     for number in range(load.rounds):
         order = list(heard)
         for who in order[number % len(order) :] + order[: number % len(order)]:
             asked = _take(fresh, load.requests)
-            if who == SCRIPT:
+            if who < 0:
                 start = time.perf_counter()
-                answers = [other.ask(case) for case in asked]
+                answers = [scripts[-who].ask(case) for case in asked]
                 heard[who].append((answers, time.perf_counter() - start))
             else:
                 heard[who].append(asyncio.run(ask_all(service.url, service.model, asked, who)))
@@ -139,10 +148,16 @@ def measure(service: Serving, other: Script, load: Load, fresh: Iterator[Case]) 
 
 
 def summarize(heard: dict[int, list[tuple[list[Heard], float]]]) -> list[Row]:
-    """Rows of what was heard: by number of clients, a turn of each round with its seconds."""
+    """Rows of what was heard: a turn of each round with its seconds.
+
+    Args:
+        heard: by number of clients, and of scripts by their number of threads below zero.
+    """
     tokens = {
         who: [sum(one.tokens for one in turn) / seconds for turn, seconds in turns] for who, turns in heard.items()
     }
+    scripts = zip(*(speeds for who, speeds in tokens.items() if who < 0), strict=True)
+    quickest = [max(turns) for turns in scripts]
     rows = []
     for who, turns in heard.items():
         everyone = [one for turn, _ in turns for one in turn]
@@ -154,7 +169,7 @@ def summarize(heard: dict[int, list[tuple[list[Heard], float]]]) -> list[Row]:
                 who=_named(who),
                 requests_per_second=median(len(turn) / seconds for turn, seconds in turns),
                 tokens_per_second=median(tokens[who]),
-                speed=median(ours / theirs for ours, theirs in zip(tokens[who], tokens[SCRIPT], strict=True)),
+                speed=median(ours / theirs for ours, theirs in zip(tokens[who], quickest, strict=True)),
                 first=_percentiles([one.first for one in everyone]),
                 total=_percentiles([one.total for one in everyone]),
             )
@@ -188,11 +203,13 @@ def compare(service: Serving, load: Load, fresh: Iterator[Case]) -> int:
 
 def run(bundle: Path, load: Load, threads: int | None) -> Report:
     """All of it, on a service that is started for it."""
-    report, fresh = Report(), cases(load.tokens, seed=0)
-    with serving(bundle, _settings(threads)) as service, script(bundle, threads or default_threads()) as other:
+    report, fresh = Report(processor()), cases(load.tokens, seed=0)
+    counts = [threads] if threads else sorted({1, default_threads()})
+    with serving(bundle, _settings(threads)) as service, ExitStack() as stack:
+        scripts = {count: stack.enter_context(script(bundle, count)) for count in counts}
         asyncio.run(ask_all(service.url, service.model, _take(fresh, 4 * max(load.clients)), max(load.clients)))
         before = service.resident
-        report.rows = measure(service, other, load, fresh)
+        report.rows = measure(service, scripts, load, fresh)
         report.first_question, report.second_question = ask_twice(service, load, fresh)
         report.compared, report.equal = load.equal, compare(service, load, fresh)
         report.resident = (before, service.resident)
@@ -204,7 +221,8 @@ def _settings(threads: int | None) -> dict[str, Any]:
 
 
 def _named(who: int) -> str:
-    return "generate, one at a time" if who == SCRIPT else f"{who} client{'s' if who > 1 else ''}"
+    count = f"{abs(who)} {'thread' if who < 0 else 'client'}{'s' if abs(who) > 1 else ''}"
+    return f"generate, {count}" if who < 0 else count
 
 
 def _say(text: str) -> None:
@@ -243,6 +261,7 @@ def main() -> int:
 
 
 def _print(report: Report) -> None:
+    print(report.processor)
     header = f"{'':<24}{'requests/s':>11}{'tokens/s':>10}{'x generate':>11}"
     print(f"{header}   first token p50/p95/p99 ms   total p50/p95/p99 ms")
     for row in report.rows:
