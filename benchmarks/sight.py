@@ -24,7 +24,8 @@ from torch import nn
 from edgeq.demo.vlm.story import VLM_WEIGHTS, _draw
 from edgeq.demo.vlm.variants import make_variants
 from edgeq.families.modules import read_vlm
-from edgeq.judge.judgement import DEFAULT_JUDGE_BOUNDS, Judgement
+from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS
+from edgeq.judge.judgement import Judgement
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.run import JudgeOptions, judge_target
 from edgeq.judge.sight import sight_questions

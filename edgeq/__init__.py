@@ -29,7 +29,7 @@ _PLACES = {
     "Indexed": "edgeq.api.device.retrieval",
     "Inspection": "edgeq.pipeline.inspect",
     "Installed": "edgeq.install.run",
-    "JudgeBounds": "edgeq.judge.judgement",
+    "JudgeBounds": "edgeq.judge.bounds",
     "Judgement": "edgeq.judge.judgement",
     "MemoryPlan": "edgeq.plan.memory",
     "Options": "edgeq.pipeline.stages",
@@ -105,7 +105,8 @@ if TYPE_CHECKING:
     from edgeq.errors import EdgeqError
     from edgeq.hub import Pushed
     from edgeq.install.run import Installed
-    from edgeq.judge.judgement import JudgeBounds, Judgement
+    from edgeq.judge.bounds import JudgeBounds
+    from edgeq.judge.judgement import Judgement
     from edgeq.model.images.preprocess import Preprocess
     from edgeq.model.images.preprocess_flags import PreprocessFlags
     from edgeq.pipeline.classifier import Prepared

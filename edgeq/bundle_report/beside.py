@@ -89,8 +89,7 @@ def _figures(ours: BundleContents, theirs: BundleContents) -> Section:
     empty = ("", "", "")
     rows = [(name, *mine.get(name, empty), *others.get(name, empty)) for name in dict.fromkeys((*mine, *others))]
     reference = ours.reference if ours.reference == theirs.reference else "reference"
-    header = ("figure", f"A {reference}", "A quantized", "A difference")
-    header += (f"B {reference}", "B quantized", "B difference")
+    columns = [f"{who} {what}" for who in "AB" for what in (reference, "quantized", "difference")]
     blocks: list[Block] = []
     if rows:
         found = [
@@ -98,7 +97,7 @@ def _figures(ours: BundleContents, theirs: BundleContents) -> Section:
             for who, each in (("A", ours), ("B", theirs))
             for name, headline in headlines(each)
         ]
-        table = Table.of("Figures", header, rows, numbers=range(1, 7))
+        table = Table.of("Figures", ("figure", *columns), rows, numbers=range(1, 7))
         same_unit = len({headline.unit for _, headline in found}) == 1
         chart = drop_chart(found, None) if same_unit else None
         blocks.append(Chart(chart, table) if chart else table)

@@ -124,6 +124,8 @@ def read_contents(
     def one(file: str, *readers: Callable[[Path], T]) -> T | None:
         return _first(directory, file, readers, faults) if file in sizes else None
 
+    judged: tuple[Callable[[Path], Quality | VlmQuality], ...] = (Quality.load, VlmQuality.load)
+    gates: tuple[Callable[[Path], Gate | RetrievalGate], ...] = (Gate.load, RetrievalGate.load)
     plans = {file: one(file, PrecisionPlan.load) for file in sizes if file.endswith("plan.yaml")}
     return BundleContents(
         name=name,
@@ -134,8 +136,8 @@ def read_contents(
         verified=verified,
         sealed_by=_sealed_by(directory),
         plans={file: plan for file, plan in plans.items() if plan is not None},
-        quality=one("quality.json", Quality.load, VlmQuality.load),
-        gate=one("gate.json", Gate.load, RetrievalGate.load),
+        quality=one("quality.json", *judged),
+        gate=one("gate.json", *gates),
         memory=one("memory.json", MemoryPlan.load),
         export=one(EXPORT, lambda path: read_model(ExportReport, path.read_bytes())),
         vision=one(VISION, lambda path: read_model(VisionReport, path.read_bytes())),

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.artifact import Artifact
+from edgeq.judge.bounds import JudgeBounds
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.target import Said
 from edgeq.quality.accuracy import drop_limits, images_needed
@@ -23,16 +24,7 @@ from edgeq.quality.estimate import Estimate, Ratio
 from edgeq.quality.tasks.answer_wording import same_wording
 from edgeq.quality.tasks.base import Headline
 
-__all__ = [
-    "DEFAULT_JUDGE_BOUNDS",
-    "Answered",
-    "Difference",
-    "GroupFigures",
-    "JudgeBounds",
-    "Judgement",
-    "Spent",
-    "judge",
-]
+__all__ = ["Answered", "Difference", "GroupFigures", "Judgement", "Spent", "judge"]
 
 Verdict = Literal["sees", "sees less", "not shown"]
 
@@ -44,23 +36,6 @@ _MOST_SHOWN: Final = 1000
 
 _OTHERS: Final = 16
 """Other questions that each is held against."""
-
-
-class JudgeBounds(BaseModel):
-    """What is demanded.
-
-    Attributes:
-        max_drop: right answers that may be lost, in points.
-        min_agreement: where nobody knows what is right: percent of the reference's answers, at least.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_drop: float = 5.0
-    min_agreement: float = 80.0
-
-
-DEFAULT_JUDGE_BOUNDS: Final = JudgeBounds()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from edgeq.errors import InputError
-from edgeq.judge.judgement import DEFAULT_JUDGE_BOUNDS, Answered, JudgeBounds, Judgement, judge
+from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, JudgeBounds
+from edgeq.judge.judgement import Answered, Judgement, judge
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.records import Records
 from edgeq.judge.target import Said, Target

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chromium import chromium
@@ -33,11 +34,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return edgeq.report(bundle, bundle.parent / "report.html")
 
 
+def messages(browser: Chrome) -> list[Any]:
+    """What the browser has written to its log since it was last asked."""
+    log: Any = browser.get_log
+    return list(log("browser"))
+
+
 def test_nothing_is_asked_for_and_nothing_runs(browser: Chrome, page: Path) -> None:
     browser.get(page.as_uri())
     asked = browser.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert [each for each in asked if not each.startswith("data:")] == []
-    assert browser.get_log("browser") == []
+    assert messages(browser) == []
     assert browser.title.endswith("edgeq report")
     assert HOSTILE in browser.find_element(By.ID, "guards").text
     shown = browser.execute_script("return [...document.images].map((each) => each.naturalWidth)")
@@ -58,7 +65,7 @@ def test_its_style_is_the_one_that_the_policy_allows(browser: Chrome, page: Path
     assert browser.execute_script(add, "script", "document.title = 'taken'") == before
     browser.execute_script(add, "style", "h2 { border-top-style: dotted !important }")
     assert browser.execute_script(border) == "solid"
-    refused = [json.dumps(entry) for entry in browser.get_log("browser")]
+    refused = [json.dumps(entry) for entry in messages(browser)]
     assert len(refused) == 2
     assert all("Content Security Policy" in entry for entry in refused)
 

@@ -36,7 +36,7 @@ def test_a_library_that_cannot_be_loaded_is_told_with_the_linkers_words(monkeypa
         raise OSError(missing)
 
     monkeypatch.setattr(cextension, "lib", cextension.ErrorHandlerMockBNBNativeLibrary("not loaded"))
-    monkeypatch.setattr(torch_probe.ctypes, "CDLL", load)
+    monkeypatch.setattr("edgeq.doctor.torch_probe.ctypes.CDLL", load)
     assert torch_probe._library_fault(cpu) == missing
     assert torch_probe._library_fault(torch.device("cuda")) == ""  # the GPU's library is another one
 

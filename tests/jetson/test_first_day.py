@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ def test_what_is_of_the_board_alone_is_marked() -> None:
     assert all(command.prints or command.board for command in COMMANDS if command.words[0] != "cp")
 
 
-def edgeq_words(words: tuple[str, ...] | list[str]) -> list[str]:
+def edgeq_words(words: Sequence[str]) -> list[str]:
     """Of a command that runs edgeq, what comes behind its name; else nothing."""
     at = [number for number, word in enumerate(words) if word == "edgeq" and words[0] in ("edgeq", "sudo")]
     return list(words[at[-1] + 1 :]) if at else []

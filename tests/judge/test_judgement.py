@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from edgeq.judge.judgement import Answered, JudgeBounds, Judgement, judge
+from edgeq.judge.bounds import JudgeBounds
+from edgeq.judge.judgement import Answered, Judgement, judge
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.target import Said
 

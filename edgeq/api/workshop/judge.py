@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeq.errors import InputError
-from edgeq.judge.judgement import DEFAULT_JUDGE_BOUNDS, JudgeBounds, Judgement
+from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, DEFAULT_SEED, JudgeBounds
+from edgeq.judge.judgement import Judgement
 from edgeq.judge.open import open_asked
 from edgeq.judge.questions import own_questions
 from edgeq.judge.run import JudgeOptions, judge_target
-from edgeq.judge.sight import DEFAULT_SEED, sight_questions
+from edgeq.judge.sight import sight_questions
 from edgeq.pipeline.stages import Progress
 
 __all__ = ["judge_model"]

@@ -36,10 +36,11 @@ def _changed(contents: BundleContents) -> list[Block]:
     ]
     if pictured:
         blocks.append(Pictures(f"{len(pictured)} of {len(found)} that changed", tuple(pictured)))
-    header = ("image", "question", contents.reference, "quantized", "right")
-    rows = [(each.image, each.question, each.reference, each.candidate, each.right) for each in found]
-    if not any(each.question for each in found):
-        header, rows = (header[0], *header[2:]), [(row[0], *row[2:]) for row in rows]
+    asked = any(each.question for each in found)
+    header = ("image", *(("question",) if asked else ()), contents.reference, "quantized", "right")
+    rows = [
+        (each.image, *((each.question,) if asked else ()), each.reference, each.candidate, each.right) for each in found
+    ]
     return [*blocks, Table.of(f"All that changed ({len(found)})", header, rows, folded=bool(pictured))]
 
 

@@ -29,7 +29,7 @@ _KEY: tuple[tuple[Kind, str], ...] = (
 def memory_section(contents: BundleContents) -> Section:
     """The waterfall with every item of every moment."""
     plan = contents.memory
-    blocks = [Paragraph(_NO_PLAN), _files(contents)] if plan is None else _planned(plan)
+    blocks: list[Block] = [Paragraph(_NO_PLAN), _files(contents)] if plan is None else _planned(plan)
     return Section("memory", "Memory", tuple(blocks))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from edgeq.bundle_report.blocks import Block, Chart, Paragraph, Section, Table
 from edgeq.bundle_report.contents import BundleContents
-from edgeq.bundle_report.drawing import Bar, Drawing, bars
+from edgeq.bundle_report.drawing import Bar, Drawing, Kind, bars
 from edgeq.plan.precision import QUANTIZED, Decision, PrecisionPlan
 
 __all__ = ["parts_of", "plan_section"]
@@ -77,7 +77,7 @@ def _drawn(parts: list[tuple[tuple[str, str], int]], whole: int) -> Drawing:
         for (component, precision), parameters in parts
     ]
     told = "; ".join(f"{row.name} {row.text}" for row in rows)
-    key = (("quantized", "INT8 or NF4"), ("reference", "floating point"))
+    key: tuple[tuple[Kind, str], ...] = (("quantized", "INT8 or NF4"), ("reference", "floating point"))
     return bars("Parameters by part and precision", told, "% of the parameters", rows, key=key)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from edgeq.api.workshop.judge import judge_model
 from edgeq.cli import console
 from edgeq.cli.exit_statuses import DONE, GATE
 from edgeq.cli.flags import PATH, json_option, threads_option
-from edgeq.judge.judgement import DEFAULT_JUDGE_BOUNDS, GroupFigures, JudgeBounds, Judgement
-from edgeq.judge.sight import DEFAULT_SEED
-from edgeq.quality.estimate import Estimate
+from edgeq.cli.progress import progress_bars
+from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, DEFAULT_SEED, JudgeBounds
+
+if TYPE_CHECKING:
+    from edgeq.judge.judgement import GroupFigures, Judgement
+    from edgeq.quality.estimate import Estimate
 
 __all__ = ["command"]
 
@@ -87,7 +90,9 @@ def command(
 
     Exit status 1: it is shown that it sees less, or not shown that it sees as well.
     """
-    with console.progress_bars() as progress:
+    from edgeq.api.workshop.judge import judge_model
+
+    with progress_bars() as progress:
         found = judge_model(
             target,
             against,

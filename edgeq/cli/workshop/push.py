@@ -9,8 +9,9 @@ import click
 
 from edgeq.bundle.verify import Trust
 from edgeq.cli import console
-from edgeq.cli.device.verify import byte_bar, key_option
+from edgeq.cli.device.verify import key_option
 from edgeq.cli.flags import PATH, json_option
+from edgeq.cli.progress import byte_bar
 from edgeq.errors import InputError
 from edgeq.hub import PushPlan, plan_push, push
 

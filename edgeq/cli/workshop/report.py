@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 from pydantic import BaseModel, ConfigDict
 
-from edgeq.api.workshop.report import report
 from edgeq.cli import console
 from edgeq.cli.device.verify import key_option
 from edgeq.cli.flags import PATH, json_option
@@ -47,6 +46,8 @@ def command(
     The page needs no other file and no network. With OTHER, a second bundle, it shows what is different between the
     two. Both are checked first; without --key their signatures are not.
     """
+    from edgeq.api.workshop.report import report
+
     written = report(bundle, output, beside=other, images=images, keys=keys)
     size = written.stat().st_size
     if as_json:

@@ -16,13 +16,11 @@ from PIL import Image
 from edgeq.demo.defects import DefectSite
 from edgeq.demo.scenes import draw_scene
 from edgeq.errors import InputError
+from edgeq.judge.bounds import DEFAULT_SEED
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.sight.drawing import COLOURS, enlarged, painted, rivets, stencilled
 
-__all__ = ["DEFAULT_SEED", "MOST_QUESTIONS", "SKILLS", "sight_questions"]
-
-DEFAULT_SEED: Final = 7_000_000
-"""Beyond every seed that the demo's networks were trained and judged on."""
+__all__ = ["MOST_QUESTIONS", "SKILLS", "sight_questions"]
 
 MOST_QUESTIONS: Final = 10_000
 """Of one skill."""
