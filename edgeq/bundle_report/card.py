@@ -20,6 +20,7 @@ from edgeq.bundle_report.markdown import as_markdown
 from edgeq.bundle_report.sections.quality import headline_of
 from edgeq.bundle_report.words import shown
 from edgeq.files import atomic_write
+from edgeq.quality.tasks.registry import IMAGE_TASKS
 
 __all__ = ["CARD", "front_matter", "model_card", "save_card"]
 
@@ -27,7 +28,8 @@ CARD: Final = "README.md"
 """The card's name in a bundle."""
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_PIPELINES: Final = {"detect": "object-detection", "segment": "image-segmentation"}
+_PIPELINES: Final = {task.served_as: task.problem_type for task in reversed(IMAGE_TASKS) if task.served_as}
+"""What a manifest calls a task -> the hub's word; of tasks that share the first, that of the first in the list."""
 _METRICS: Final = {"top-1": "accuracy", "right answers": "exact_match"}
 _TAGS: Final = ("edgeq", "quantized", "onnx", "jetson", "tensorrt")
 _USE: Final = """
@@ -102,7 +104,7 @@ def _pipeline(contents: BundleContents) -> str:
     """The hub's word for what the model does."""
     manifest = contents.manifest
     if manifest.task is not None:
-        return _PIPELINES[manifest.task]
+        return _PIPELINES[manifest.task] or ""
     if manifest.kind == "vision-language":
         return "image-text-to-text"
     if manifest.kind == "retrieval":

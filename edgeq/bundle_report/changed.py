@@ -55,7 +55,7 @@ class ChangedExample:
 
 def changed_answers(quality: Quality | VlmQuality | None) -> tuple[ChangedExample, ...] | None:
     """Those that the figures name; None where they name none of any kind."""
-    if isinstance(quality, VlmQuality):
+    if quality is not None and not isinstance(quality, Quality):
         return tuple(
             ChangedExample(each.image, each.reference, each.candidate, each.answer or "", each.question)
             for each in quality.divergences

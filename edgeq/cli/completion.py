@@ -24,7 +24,13 @@ def answer_shell(cli: click.Command) -> int | None:
 
 
 def files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Files and directories, for a word that is often a path."""
+    """Files and directories, for a word that is often a path.
+
+    Args:
+        _context: click's, not looked at.
+        _parameter: that the word is for, not looked at.
+        incomplete: what is typed of it.
+    """
     return [CompletionItem(incomplete, type="file")]
 
 

@@ -66,7 +66,13 @@ def tell_error(error: Exception, status: int, invocation: Invocation) -> None:
 
 
 def tell_usage(error: click.ClickException, status: int, invocation: Invocation) -> None:
-    """What is wrong with the command line."""
+    """What is wrong with the command line.
+
+    Args:
+        error: click's.
+        status: the exit status.
+        invocation: whether JSON is wanted, and was printed.
+    """
     error.show()
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if isinstance(context, click.Context) else ""
@@ -75,7 +81,13 @@ def tell_usage(error: click.ClickException, status: int, invocation: Invocation)
 
 
 def tell_stopped(what: str, status: int, invocation: Invocation) -> None:
-    """That it was stopped, or ended by a library."""
+    """That it was stopped, or ended by a library.
+
+    Args:
+        what: a sentence.
+        status: the exit status.
+        invocation: whether JSON is wanted, and was printed.
+    """
     click.echo(what, err=True)
     _answer(ErrorReport(kind="Stopped", error=what, exit_status=status), invocation)
 

@@ -103,7 +103,13 @@ class ProgressLines:
         self._done, self._total = 0, 0
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """So much of a stage is done."""
+        """So much of a stage is done.
+
+        Args:
+            stage: its name.
+            done: so much.
+            total: of so much; 0 where that is not known.
+        """
         with self._lock:
             if stage not in self._begun:
                 self._end()

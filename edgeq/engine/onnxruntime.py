@@ -142,8 +142,9 @@ def _open(
     source = model if isinstance(model, bytes) else str(model)
     name = "the graph" if isinstance(model, bytes) else str(model)
     try:
+        without = {"disabled_optimizers": list(disabled)} if disabled else {}
         session = onnxruntime.InferenceSession(
-            source, options, providers=provider.listed(), enable_fallback=0, disabled_optimizers=list(disabled)
+            source, options, providers=provider.listed(), enable_fallback=0, **without
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         on = "" if provider.name == CPU.name else f" on {provider.name}"

@@ -77,7 +77,7 @@ def expected(kind: type[EdgeqError]) -> tuple[int, int]:
 
 
 def test_all_classes_are_known() -> None:
-    assert {*errors.__all__, *bundle_errors.__all__} - {"first_line"} <= {kind.__name__ for kind in ALL}
+    assert {*errors.__all__, *bundle_errors.__all__} - {"first_line", "shell_word"} <= {kind.__name__ for kind in ALL}
 
 
 @pytest.mark.parametrize("kind", ALL)

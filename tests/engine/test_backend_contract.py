@@ -26,10 +26,12 @@ HOMES = ("engine", "tensorrt", "quantize/int8")
 
 FIELDS = {
     "bench/report.py": Counter(onnxruntime=1, tensorrt=1, openvino=1),  # packages whose versions are told
+    "bundle_report/card.py": Counter(tensorrt=1),  # a tag of the model card
     "calibrate/on_ray.py": Counter(onnxruntime=1),  # a package whose version nodes must share
     "cli/device/build.py": Counter(tensorrt=1),  # the parameter of --tensorrt VERSION
     "engine_store/key.py": Counter(tensorrt=1),  # a field of the key
     "engine_store/run.py": Counter(tensorrt=1),  # a field of the report
+    "extras.py": Counter(openvino=2),  # an extra and the package that it brings
     "faults.py": Counter(onnxruntime=1, tensorrt=1, openvino=1),  # packages whose errors are looked at
 }
 """Other strings that are spelled as a backend's name: names of options, JSON fields, packages."""

@@ -70,7 +70,8 @@ def test_it_embeds_texts_as_the_model_does_and_no_images(made: tuple[str, Path, 
     with pytest.raises(InputError, match="a text encoder alone: it embeds texts, and no images"):
         _ = two.image
     assert sorted(file.name for file in prepared.manifest.files) == [
-        *("canaries/canaries.json", "canaries/texts.npy", "retrieval.json", "text/engine.json", "text/export.json"),
+        *("README.md", "canaries/canaries.json", "canaries/texts.npy", "retrieval.json", "text/engine.json"),
+        "text/export.json",
         *("text/model.fp16.onnx", "text/plan.yaml", "tokenizer.json"),
     ]
     assert refused(onnx.load(prepared.bundle / "text/model.fp16.onnx")) == [], "TensorRT takes it"

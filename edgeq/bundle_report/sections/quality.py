@@ -41,10 +41,10 @@ def quality_section(contents: BundleContents) -> Section:
 def headline_of(contents: BundleContents) -> Headline | None:
     """The one figure that decides; None where nothing was compared."""
     quality, gate = contents.quality, contents.gate
-    if isinstance(quality, VlmQuality):
-        return quality.headline()
-    if quality is not None:
+    if isinstance(quality, Quality):
         return quality.headline
+    if quality is not None:
+        return quality.headline()
     return None if gate is None else gate.headline
 
 
@@ -60,10 +60,10 @@ def headlines(contents: BundleContents) -> list[tuple[str, Headline]]:
 def rows_of(contents: BundleContents) -> tuple[Row, ...]:
     """All figures for a table; empty where nothing was compared."""
     quality, gate = contents.quality, contents.gate
-    if isinstance(quality, VlmQuality):
-        return (*_interval(quality), *quality.rows())
-    if quality is not None and quality.judged is not None:
+    if isinstance(quality, Quality) and quality.judged is not None:
         return (*quality.judged.rows(), *_bytes(quality))
+    if quality is not None and not isinstance(quality, Quality):
+        return (*_interval(quality), *quality.rows())
     if isinstance(gate, RetrievalGate):
         return gate.figures.rows()
     return gate.judged.rows() if gate is not None and gate.judged is not None else ()
