@@ -88,17 +88,18 @@ class Places:
         self.seen[:count] = [seen + 1 for seen in self.seen[:count]]
 
     @contextmanager
-    def trial(self, tokens: int, words: int) -> Iterator[None]:
+    def trial(self, tokens: int, words: int, seed: int) -> Iterator[None]:
         """Keys, values and tokens of chance in every place, for a while in which no slot is occupied.
 
         Args:
             tokens: that the first place sees; each sees one less than the place before.
             words: of the vocabulary.
+            seed: of the numbers.
         """
         assert not self.order, "a trial needs all slots"
         places = len(self.seen)
-        self._cache.fill(places, tokens, seed=tokens)
-        draw = torch.Generator().manual_seed(tokens)
+        self._cache.fill(places, tokens, seed=seed)
+        draw = torch.Generator().manual_seed(seed)
         for place, word in enumerate(torch.randint(0, words, (places,), generator=draw).tolist()):
             # As far behind as a sequence can be: what a model does to far positions alone shows too.
             self._set(place, word, max(tokens - 1 - place, 0), max(self._cache.rows - 1 - place, 0))
