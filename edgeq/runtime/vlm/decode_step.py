@@ -366,7 +366,7 @@ class DecodeStep:
         """Enough to look at `_TRIED_VALUES` numbers; one where no rounding to 16 bits hides anything."""
         if self._model.dtype.itemsize > 2:
             return 1
-        hidden = self._model.get_input_embeddings().weight.shape[1]
+        hidden = int(self._model.get_input_embeddings().weight.shape[1])
         return math.ceil(_TRIED_VALUES / (self.shape.layers * hidden + self._logits.shape[1]))
 
 
