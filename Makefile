@@ -68,8 +68,9 @@ test: $(INSTALLED)
 # transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of benchmarks, of containers, of a
 # GPU, of a browser, of installing, of disks that fail, of the pages, whose commands other tests run one by one, and of
 # edgeq's docstrings. A new test is in, unless it lies in what is named here.
-NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/test_readme.py \
-	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/test_docstrings.py
+NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/test_readme.py \
+	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/bundle_report/test_in_browser.py \
+	tests/cli/test_cli_newcomer.py tests/test_docstrings.py tests/test_extras.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 environment-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
