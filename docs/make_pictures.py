@@ -103,7 +103,7 @@ def main() -> None:
         with chromium(Path(scratch) / "chromium") as browser:
             for name, page in pages.items():
                 drawn = picture(browser, page, SHOWN[name])
-                drawn.quantize(256, dither=Image.Dither.NONE).save(given.output / f"report-{name}.png", optimize=True)
+                drawn.quantize(64, dither=Image.Dither.NONE).save(given.output / f"report-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
