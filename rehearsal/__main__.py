@@ -10,7 +10,6 @@ name spaces of its own for mounts and processes, which end with it, however it e
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shutil
 import signal
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -29,16 +28,16 @@ from edgeq import __version__
 from edgeq.errors import EdgeqError
 from rehearsal.emulation import emulated
 from rehearsal.language import LANGUAGE_PACKAGES, LanguageStory
+from rehearsal.name_spaces import enter_name_spaces
 from rehearsal.needs import require_able
 from rehearsal.releases import make_release, make_releases, require_classifier, require_vision_language
-from rehearsal.report import Difference, RehearsalReport, RehearsalStep, Steps
+from rehearsal.report import Difference, RehearsalReport, Steps, print_step
 from rehearsal.root import base_root, emulated_machine, fresh_root, mounted, this_machine
 from rehearsal.stand_ins import STAND_INS, place_stand_ins
 from rehearsal.story import PACKAGES, Story
 from rehearsal.wheels import TORCH, language_wheels
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[1]
-_INSIDE: Final = "EDGEQ_REHEARSAL_INSIDE"
 _NO_LANGUAGE: Final = "torch, bitsandbytes and vision-language bundles: --stories classifier language"
 _LEFT_OUT: Final = (
     "the GPU, CUDA and TensorRT",
@@ -59,8 +58,7 @@ def main(words: list[str] | None = None) -> int:
             require_classifier(arguments.bundle)
         if "language" in arguments.stories:
             require_vision_language(arguments.vlm_bundle)
-        if _INSIDE not in os.environ:
-            _enter_name_spaces(sys.argv[1:] if words is None else words)
+        enter_name_spaces("rehearsal", words)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         with emulated():
             report = _rehearse(arguments)
@@ -85,20 +83,15 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--vlm-bundle", type=Path, default=Path("out/demo/vlm-bundle"), help="a vision-language bundle")
     parser.add_argument("--torch", default=TORCH, help=f"its release, for the language model ({TORCH})")
-    parser.add_argument("--cache", type=Path, default=Path("/var/cache/edgeq-rehearsal"), help="kept: 1 GB")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("/var/cache/edgeq-rehearsal"), help="reused by the next one: 1 GB"
+    )
     parser.add_argument("--output", type=Path, default=Path("out/rehearsal.json"), help="the report; it is replaced")
     return parser.parse_args(words)
 
 
-def _enter_name_spaces(words: list[str]) -> NoReturn:
-    """Start again, with mounts and processes that end when the first of these processes does."""
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    os.environ[_INSIDE] = "1"
-    os.execvp(unshare[0], [*unshare, sys.executable, "-m", "rehearsal", *words])
-
-
 def _rehearse(arguments: argparse.Namespace) -> RehearsalReport:
-    began, steps = datetime.now(timezone.utc), Steps(_print_step)
+    began, steps = datetime.now(timezone.utc), Steps(print_step)
     cache, stories = arguments.cache.resolve(), tuple(dict.fromkeys(arguments.stories))
     machines, differences = {"here": _here(stories)}, list[Difference]()
     steps.take("an arm64 root", lambda: base_root(cache), essential=True)
@@ -155,11 +148,6 @@ def _here(stories: Sequence[str]) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
-
-
-def _print_step(step: RehearsalStep) -> None:
-    mark = {"as expected": "ok", "not as expected": "FAULT", "not run": "-"}[step.result]
-    print(f"{mark:5} {step.seconds:7.1f} s  {step.name}: {step.seen}", flush=True)
 
 
 def _print_differences(report: RehearsalReport) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.artifact import Artifact
 from edgeq.errors import EdgeqError
 
-__all__ = ["Difference", "RehearsalReport", "RehearsalStep", "StandIn", "Steps", "UnexpectedError"]
+__all__ = ["Difference", "RehearsalReport", "RehearsalStep", "StandIn", "Steps", "UnexpectedError", "print_step"]
 
 Result = Literal["as expected", "not as expected", "not run"]
 
@@ -102,6 +102,12 @@ class RehearsalReport(Artifact):
     steps: tuple[RehearsalStep, ...]
     differences: tuple[Difference, ...]
     passed: bool
+
+
+def print_step(step: RehearsalStep) -> None:
+    """A line on stdout."""
+    mark = {"as expected": "ok", "not as expected": "FAULT", "not run": "-"}[step.result]
+    print(f"{mark:5} {step.seconds:7.1f} s  {step.name}: {step.seen}", flush=True)
 
 
 class Steps:

@@ -1,4 +1,4 @@
-"""Small pictures as data URIs: decoded within bounds and written anew, so that no byte goes out as it came."""
+"""Small pictures as data URIs: decoded within bounds and encoded again, so that no byte goes out as it came."""
 
 from __future__ import annotations
 

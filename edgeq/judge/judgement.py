@@ -7,7 +7,6 @@ answers it is how often both say the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -20,7 +19,7 @@ from edgeq.judge.bounds import JudgeBounds
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.target import Said
 from edgeq.quality.accuracy import drop_limits, images_needed
-from edgeq.quality.estimate import Estimate, Ratio
+from edgeq.quality.estimate import Estimate, Ratio, wilson_limits
 from edgeq.quality.tasks.answer_wording import same_wording
 from edgeq.quality.tasks.base import Headline
 
@@ -388,7 +387,5 @@ def _sure_ratio(values: Iterable[float]) -> Estimate:
 
 def _limits(share: Estimate, count: int) -> tuple[float, float]:
     """What a share is above, and what it is below, each with 95 %, in percent (Wilson's score interval)."""
-    p, z = share.value / 100.0, _SURE
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return 100.0 * (middle - half), 100.0 * (middle + half)
+    low, high = wilson_limits(share.value / 100.0, count, _SURE)
+    return 100.0 * low, 100.0 * high

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Estimate", "Ratio"]
+__all__ = ["Estimate", "Ratio", "wilson_limits"]
 
 
 class Estimate(BaseModel):
@@ -67,3 +67,20 @@ class Ratio:
         residual = float(self._squares @ (1.0, -2.0 * ratio, ratio * ratio))
         spread = math.sqrt(max(residual, 0.0) * self.items / (self.items - 1))
         return Estimate(value=ratio, standard_error=spread / self.below)
+
+
+def wilson_limits(share: float, count: int, z: float) -> tuple[float, float]:
+    """Wilson's score interval (JASA 22, 1927) of a share of `count` items.
+
+    Args:
+        share: 0 to 1.
+        count: of items, at least one.
+        z: half of its width in standard errors.
+
+    Returns:
+        The limits, 0 to 1.
+    """
+    spread = z * z / count
+    middle = (share + spread / 2.0) / (1.0 + spread)
+    half = math.sqrt(share * (1.0 - share) * spread + spread * spread / 4.0) / (1.0 + spread)
+    return max(middle - half, 0.0), min(middle + half, 1.0)

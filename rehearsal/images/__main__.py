@@ -29,7 +29,7 @@ from rehearsal.images.compose import NOT_HERE
 from rehearsal.images.engine import ContainerEngine, find_engine, lacking
 from rehearsal.images.report import ImagesReport
 from rehearsal.images.story import ImagesStory
-from rehearsal.report import RehearsalStep, Steps
+from rehearsal.report import Steps, print_step
 
 _PROBE_S: Final = 30
 _LEFT_OUT: Final = (
@@ -60,7 +60,9 @@ def main(words: list[str] | None = None) -> int:
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m rehearsal.images", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--cache", type=Path, default=Path("/var/cache/edgeq-images"), help="kept: 6 GB")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("/var/cache/edgeq-images"), help="reused by the next one: 6 GB"
+    )
     parser.add_argument("--output", type=Path, default=Path("out/images.json"), help="the report; it is replaced")
     return parser.parse_args(words)
 
@@ -82,7 +84,7 @@ def _answers(command: Sequence[str]) -> bool:
 
 
 def _build_and_run(engine: ContainerEngine, cache: Path) -> ImagesReport:
-    began, steps, work = datetime.now(timezone.utc), Steps(_print_step), cache / "work"
+    began, steps, work = datetime.now(timezone.utc), Steps(print_step), cache / "work"
     shutil.rmtree(work, ignore_errors=True)
     story = ImagesStory(engine, cache, work)
     story.tell(steps)
@@ -96,11 +98,6 @@ def _build_and_run(engine: ContainerEngine, cache: Path) -> ImagesReport:
         steps=tuple(steps.taken),
         passed=all(step.result == "as expected" for step in steps.taken),
     )
-
-
-def _print_step(step: RehearsalStep) -> None:
-    mark = {"as expected": "ok", "not as expected": "FAULT", "not run": "-"}[step.result]
-    print(f"{mark:5} {step.seconds:7.1f} s  {step.name}: {step.seen}", flush=True)
 
 
 def _print_images(report: ImagesReport) -> None:

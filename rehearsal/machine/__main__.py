@@ -10,7 +10,6 @@ Exit status: 0 all was as expected, 1 something was not, 2 it cannot be run here
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import sys
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -32,13 +31,13 @@ from rehearsal.machine.image import Disk, make_disk
 from rehearsal.machine.needs import require_able
 from rehearsal.machine.report import LEFT_OUT, MachineReport
 from rehearsal.machine.story import BootStory
+from rehearsal.name_spaces import enter_name_spaces
 from rehearsal.releases import require_classifier
-from rehearsal.report import RehearsalStep, Steps, UnexpectedError
+from rehearsal.report import Steps, UnexpectedError, print_step
 from rehearsal.root import base_root, this_machine
 from rehearsal.stand_ins import STAND_INS
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[2]
-_INSIDE: Final = "EDGEQ_REHEARSAL_INSIDE"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -47,8 +46,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         require_able(arguments.cache)
         _require_demo(arguments.demo)
-        if _INSIDE not in os.environ:
-            _enter_name_spaces(sys.argv[1:] if words is None else words)
+        enter_name_spaces("rehearsal.machine", words)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         report = _rehearse(arguments)
     except EdgeqError as error:
@@ -63,7 +61,9 @@ def main(words: list[str] | None = None) -> int:
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m rehearsal.machine", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--demo", type=Path, default=Path("out/demo"), help="what `make demo` made")
-    parser.add_argument("--cache", type=Path, default=Path("/var/cache/edgeq-rehearsal"), help="kept: 4 GB")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("/var/cache/edgeq-rehearsal"), help="reused by the next one: 4 GB"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("out/rehearsal-boot.json"), help="the report; it is replaced"
     )
@@ -79,15 +79,8 @@ def _require_demo(demo: Path) -> None:
             raise InputError(f"{demo / name} is not there", next_step="make demo, or --demo DIRECTORY")
 
 
-def _enter_name_spaces(words: list[str]) -> NoReturn:
-    """Start again, with mounts and processes that end when the first of these processes does."""
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    os.environ[_INSIDE] = "1"
-    os.execvp(unshare[0], [*unshare, sys.executable, "-m", "rehearsal.machine", *words])
-
-
 def _rehearse(arguments: argparse.Namespace) -> MachineReport:
-    began, steps = datetime.now(timezone.utc), Steps(_print_step)
+    began, steps = datetime.now(timezone.utc), Steps(print_step)
     cache, demo = arguments.cache.resolve(), arguments.demo.resolve()
     work, disks, cuts = cache / "machine-work", list[Disk](), list[Cut]()
     shutil.rmtree(work, ignore_errors=True)
@@ -153,11 +146,6 @@ def _cut(disk: Disk, work: Path, count: int, seed: int, taken: list[Cut]) -> str
 def _emulator() -> str:
     found = subprocess.run(["qemu-system-aarch64", "--version"], capture_output=True, text=True, check=False)
     return (found.stdout.splitlines() or ["not found"])[0]
-
-
-def _print_step(step: RehearsalStep) -> None:
-    mark = {"as expected": "ok", "not as expected": "FAULT", "not run": "-"}[step.result]
-    print(f"{mark:5} {step.seconds:7.1f} s  {step.name}: {step.seen}", flush=True)
 
 
 def _print_cut(cut: Cut) -> None:

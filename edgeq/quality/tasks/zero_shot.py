@@ -6,7 +6,6 @@ one, brought to length one again. An image belongs to the class that is nearest 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from edgeq.errors import EngineError, InputError
 from edgeq.files import MAX_JSON_BYTES, open_plain
 from edgeq.model.images.image_set import ImageSet
+from edgeq.quality.estimate import wilson_limits
 from edgeq.quality.tasks.recall import Z, check_right, compare_hits, directions, recall, search
 from edgeq.quality.tasks.retrieval_figures import ZeroShot
 
@@ -202,8 +202,6 @@ def compare_zero_shot(
 
 
 def _interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's interval (1927) of 95 % for a share of `count`, in percent."""
-    spread = Z * Z / count
-    middle = (share + spread / 2.0) / (1.0 + spread)
-    half = math.sqrt(share * (1.0 - share) * spread + spread * spread / 4.0) / (1.0 + spread)
-    return 100.0 * max(middle - half, 0.0), 100.0 * min(middle + half, 1.0)
+    """Wilson's interval of 95 % for a share of `count`, in percent."""
+    low, high = wilson_limits(share, count, Z)
+    return 100.0 * low, 100.0 * high
