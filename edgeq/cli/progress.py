@@ -233,7 +233,7 @@ def status_line() -> Iterator[Report]:
 @contextmanager
 def _lines(*, unit: str = "", per_unit: float = 1.0, begins: bool = True) -> Iterator[ProgressLines]:
     timed = current().verbosity > 0
-    lines = ProgressLines(_to_stderr, unit=unit, per_unit=per_unit, timed=timed, begins=begins)
+    lines = ProgressLines(_to_stderr, every_s=EVERY_S, unit=unit, per_unit=per_unit, timed=timed, begins=begins)
     with lines.kept_up():
         yield lines
         lines.end()

@@ -11,7 +11,7 @@ import pytest
 from networks import ALLOWED, QUICK, write_model
 from pictures import draw_pictures
 
-from edgeq.cli import run
+from edgeq.cli import progress, run
 from edgeq.cli.error_report import ErrorReport
 from edgeq.pipeline import search
 from edgeq.quality import judge
@@ -54,8 +54,12 @@ def assert_refused(done: Outcome, *words: str, status: int = 2) -> None:
 
 
 @pytest.fixture
-def edgeq(capsys: pytest.CaptureFixture[str]) -> Edgeq:
-    """Run `edgeq ARGUMENTS` in this process."""
+def edgeq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Edgeq:
+    """Run `edgeq ARGUMENTS` in this process.
+
+    What it says on stderr is the same on a slow machine: no line comes because a stage lasts.
+    """
+    monkeypatch.setattr(progress, "EVERY_S", 3600.0)
 
     def call(*arguments: str | Path) -> Outcome:
         capsys.readouterr()
