@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +17,17 @@ from torch import nn
 
 from benchmarks.fine_text_signs import CAPS, DIGITS, Sign, compressed, draw, shifted
 from benchmarks.fine_text_tower import STAGES, Tower, at_digit, demo_tower, show
+from edgeq.quality.estimate import wilson_limits
 
-__all__ = ["Change", "Counts", "Reading", "least_height", "main", "measure", "name_digits", "wilson"]
+__all__ = ["Change", "Counts", "Reading", "least_height", "main", "measure", "name_digits"]
 
 _HEIGHTS: Final = (6, 8, 12, 16, 24, 32, 48)
 _ROTATIONS: Final = (0, 15, 30)
 _CONTRASTS: Final = (1.0, 0.2)
 _READ: Final = (0.8, 0.5)
 """Shares of digits named right from which a text counts as read, and as half read."""
+_SURE: Final = 1.96
+"""Standard errors to either side: 95 %."""
 _DECAY: Final = 1e-2
 _CHUNK: Final = 30
 _TEST_SEED: Final = 100_000_000
@@ -91,14 +93,6 @@ class Change:
     jpeg: float
     stronger: int
     pairs: int
-
-
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, JASA 22, 1927)."""
-    z = 1.96
-    middle = (right + z * z / 2) / (total + z * z)
-    half = z * math.sqrt(right * (total - right) / total + z * z / 4) / (total + z * z)
-    return middle - half, middle + half
 
 
 def name_digits(train: torch.Tensor, digits: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
@@ -281,7 +275,7 @@ def _change_table(changes: Sequence[Change]) -> list[str]:
 
 
 def _percent(right: int, total: int) -> str:
-    low, high = wilson(right, total)
+    low, high = wilson_limits(right / total, total, _SURE)
     return f"{right / total:.0%} ({low:.0%}-{high:.0%})"
 
 

@@ -167,7 +167,7 @@ def judge(target: str, reference: str, answered: Sequence[Answered], bounds: Jud
     """
     groups = _groups(answered)
     counted = _counted(answered, groups)
-    verdict, reason = _judged(counted, groups, bounds)
+    headline, verdict, reason = _judged(counted, groups, bounds)
     return Judgement(
         target=target,
         reference=reference,
@@ -175,7 +175,7 @@ def judge(target: str, reference: str, answered: Sequence[Answered], bounds: Jud
         reasons=(reason, *_silent(groups)),
         bounds=bounds,
         groups=groups,
-        headline=_headline(counted) if any(group.tells for group in groups) else None,
+        headline=headline,
         enough=_enough(counted, groups, bounds),
         differences=tuple(_differences(answered)),
         spent=_spent([each.target for each in answered]),
@@ -213,10 +213,18 @@ def _counted(answered: Sequence[Answered], groups: Iterable[GroupFigures]) -> li
     return [each for each in answered if each.question.known and each.question.group in telling] or [*answered]
 
 
-def _headline(counted: Sequence[Answered]) -> Headline | None:
-    """The drop of right answers; None where these are questions of which nobody knows what is right."""
-    if not all(each.question.known for each in counted):
-        return None
+def _judged(
+    counted: Sequence[Answered], groups: Iterable[GroupFigures], bounds: JudgeBounds
+) -> tuple[Headline | None, Verdict, str]:
+    """The figure that decides, where there is one; the verdict, and why."""
+    if not any(group.tells for group in groups):
+        return None, *_by_agreement(counted, bounds)
+    headline = _headline(counted)
+    return headline, *_by_right(headline, bounds)
+
+
+def _headline(counted: Sequence[Answered]) -> Headline:
+    """The drop of right answers to questions of which each has one."""
     sums = [
         _sure_ratio(values)
         for values in (
@@ -239,14 +247,6 @@ def _headline(counted: Sequence[Answered]) -> Headline | None:
         alike="same answer",
         agreement=same.value,
     )
-
-
-def _judged(counted: Sequence[Answered], groups: Iterable[GroupFigures], bounds: JudgeBounds) -> tuple[Verdict, str]:
-    if not any(group.tells for group in groups):
-        return _by_agreement(counted, bounds)
-    headline = _headline(counted)
-    assert headline is not None, "groups that tell have right answers"
-    return _by_right(headline, bounds)
 
 
 def _by_right(headline: Headline, bounds: JudgeBounds) -> tuple[Verdict, str]:
@@ -295,9 +295,9 @@ def _enough(counted: Sequence[Answered], groups: Sequence[GroupFigures], bounds:
 
     The verdict over the first n is looked at for n that grow by a tenth each, from the last one down.
     """
-    verdict, found = _judged(counted, groups, bounds)[0], len(counted)
+    (_, verdict, _), found = _judged(counted, groups, bounds), len(counted)
     for count in sorted(_counts(len(counted)), reverse=True):
-        if _judged(counted[:count], groups, bounds)[0] != verdict:
+        if _judged(counted[:count], groups, bounds)[1] != verdict:
             break
         found = count
     return found

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GotOcr2ImageProcessorPil
 
 from benchmarks import fine_text
-from benchmarks.fine_text import Counts, least_height, measure, name_digits, wilson
+from benchmarks.fine_text import Counts, least_height, measure, name_digits
 from benchmarks.fine_text_signs import CAPS, SIDE, TILE, Box, Sign, compressed, draw, shifted
 from benchmarks.fine_text_tower import at_digit, cut, demo_tower, show
 from edgeq.demo.vlm.story import VLM_WEIGHTS
@@ -143,12 +143,6 @@ def test_the_probe_names_what_can_be_told_and_guesses_the_rest() -> None:
     clear[:, :10] += 6 * torch.nn.functional.one_hot(digits, 10)
     assert (name_digits(clear[:200], digits[:200], clear[200:]) == digits[200:]).float().mean() > 0.97
     assert (name_digits(noise[:200], digits[:200], noise[200:]) == digits[200:]).float().mean() < 0.25
-
-
-def test_the_interval_of_a_share() -> None:
-    """Wilson's for 8 of 10, as worked out by hand: (0.8 + 0.19208 ± 1.96 sqrt(0.016 + 0.009604)) / 1.38416."""
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 10)[0] == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
