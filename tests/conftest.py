@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 
 def _take_own_cores() -> None:
@@ -19,6 +20,10 @@ def _take_own_cores() -> None:
 
 
 _take_own_cores()  # before anything starts threads: the plugins below import numpy
+
+# An example may take longer than 200 ms on a busy machine. Before any test is imported, which takes it from here.
+settings.register_profile("edgeq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgeq")
 
 pytest_plugins = ["bundles", "command", "packed", "ray_cluster"]
 

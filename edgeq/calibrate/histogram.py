@@ -24,8 +24,11 @@ BINS = 4096
 MAX_COUNTED = 16_384
 """Of a larger tensor every k-th value is counted, k prime and no divisor of its size; the extremes are those of all."""
 
-_COUNTED = 8_192
+_COUNTED = 4_096
 """How many values of a larger tensor are counted, at the most."""
+
+
+_INFINITY = np.float32(np.inf).view(np.uint32)
 
 
 class Histogram:
@@ -61,7 +64,7 @@ class Histogram:
     def add(self, values: NDArray[np.float32]) -> None:
         """Count the values of one image's tensor (any shape).
 
-        Of more than MAX_COUNTED values only those at every k-th position count, up to 8,192, which are the same
+        Of more than MAX_COUNTED values only those at every k-th position count, up to 4,096, which are the same
         positions whatever the batch. The minimum and maximum are taken over all of them.
 
         Raises:
@@ -70,22 +73,22 @@ class Histogram:
         flat = np.ravel(values).astype(np.float32, copy=False)
         if flat.size == 0:
             return
-        low, high = float(flat.min()) + 0.0, float(flat.max()) + 0.0  # adding zero takes the sign off a negative zero
+        counted = flat[:: _stride(flat.size)]
+        low, high = _extremes(flat, counted, negative=self.minimum < 0.0)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise CalibrationError("a value is NaN or infinite")
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._cover(max(-low, high))
-        flat = flat[:: _stride(flat.size)]
         if self.exponent is None:
-            self.counts[BINS] += flat.size
+            self.counts[BINS] += counted.size
             return
         # A product with a power of two is exact and so is floor: no value can change its bin by rounding.
-        scaled = flat * np.float32(1.0 / self.width)
+        scaled = counted * np.float32(1.0 / self.width)
         if low >= 0.0:
             self.counts[BINS:] += np.bincount(scaled.astype(np.intp), minlength=BINS)  # the cast is the floor
             return
         bins = np.floor(scaled, out=scaled)
-        np.minimum(bins, np.float32(-1.0), out=bins, where=flat < 0.0)  # a product may vanish, its sign must not
+        np.minimum(bins, np.float32(-1.0), out=bins, where=counted < 0.0)  # a product may vanish, its sign must not
         self.counts += np.bincount(bins.astype(np.intp) + BINS, minlength=2 * BINS)
 
     def merge(self, other: Histogram) -> None:
@@ -116,6 +119,24 @@ class Histogram:
         while self.exponent < exponent:
             self.counts = _merge_pairs(self.counts)
             self.exponent += 1
+
+
+def _extremes(flat: NDArray[np.float32], some: NDArray[np.float32], *, negative: bool) -> tuple[float, float]:
+    """The smallest and the largest of all values; NaN where one is.
+
+    What follows a ReLU is read once for both: the bits of numbers that are not negative, taken as integers, have the
+    same order, and those of all others are larger. Where none is negative and one is zero, zero is the smallest.
+
+    Args:
+        flat: all of them.
+        some: of them, among which a zero is looked for.
+        negative: there were negative ones before.
+    """
+    if not negative:
+        largest = flat.view(np.uint32).max()
+        if largest < _INFINITY and some.min() == 0.0:
+            return 0.0, float(largest.view(np.float32))
+    return float(flat.min()) + 0.0, float(flat.max()) + 0.0  # adding zero takes the sign off a negative zero
 
 
 @lru_cache(maxsize=1024)
