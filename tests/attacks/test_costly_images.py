@@ -79,6 +79,13 @@ def test_the_largest_picture_ends_within_what_a_service_has_after_sigterm() -> N
     assert decode_limits(MAX_PIXELS).seconds < ServiceSettings().drain_seconds
 
 
+def test_a_busy_machine_has_longer_than_the_processor_works() -> None:
+    for pixels in (1, MAX_PIXELS):
+        limits = decode_limits(pixels)
+        assert limits.cpu_seconds is not None
+        assert limits.seconds >= limits.cpu_seconds + 8.0
+
+
 def test_a_damaged_picture_keeps_its_words(pool: Pool) -> None:
     with pytest.raises(ImageError, match="the image cannot be decoded"):
         ConfinedDecoder(pool).decode(picture(side=300)[:-40], "the image")

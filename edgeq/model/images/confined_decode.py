@@ -25,6 +25,9 @@ DECODER: Final = "edgeq.model.images.confined_decode"
 
 _TOGETHER: Final = 256 << 10
 _LEAST_S, _S_PER_MEGAPIXEL = 4.0, 0.4
+_BUSY_S = 8.0
+"""So much more may pass: a device that swaps, or has other work, gives a child a part of a processor."""
+
 _LEAST_BYTES, _BYTES_PER_PIXEL = 64 << 20, 24
 """RGBA of 16 bits, as it is and over white, and its RGB: 19 bytes."""
 
@@ -64,8 +67,10 @@ class ConfinedDecoder:
 
 def decode_limits(pixels: int) -> Limits:
     """What an image may cost that has so many pixels by its header: several times of what any honest one does."""
+    computed = _LEAST_S + _S_PER_MEGAPIXEL * pixels / 1e6
     return Limits(
-        seconds=_LEAST_S + _S_PER_MEGAPIXEL * pixels / 1e6,
+        seconds=computed + _BUSY_S,
+        cpu_seconds=computed,
         memory_bytes=_LEAST_BYTES + _BYTES_PER_PIXEL * pixels,
         answer_bytes=3 * pixels,
     )
