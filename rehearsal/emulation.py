@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from edgeq.errors import InputError
 from rehearsal.needs import EMULATOR_RULE
@@ -15,6 +16,7 @@ __all__ = ["emulated", "rule_line"]
 
 _BINFMT: Final = Path("/proc/sys/fs/binfmt_misc")
 _NAME: Final = "qemu-aarch64"
+_OURS: Final = "registered\n"
 
 
 def rule_line(text: str) -> str:
@@ -33,20 +35,36 @@ def rule_line(text: str) -> str:
 
 
 @contextmanager
-def emulated(binfmt: Path = _BINFMT, rule: Path = Path("/") / EMULATOR_RULE) -> Iterator[None]:
-    """Register QEMU, unless it is; what was registered here is taken back at the end.
+def emulated(
+    binfmt: Path = _BINFMT, rule: Path = Path("/") / EMULATOR_RULE, shared: Path = Path("/run/lock/edgeq-rehearsal")
+) -> Iterator[None]:
+    """Register QEMU, unless it is; what a rehearsal registered, the last one that uses it takes back.
 
     Args:
         binfmt: where binfmt_misc is; it is mounted where it is not.
         rule: a file of binfmt.d(5).
+        shared: each rehearsal holds a lock on it; it says whether QEMU was registered by one.
     """
     if not (binfmt / "register").exists():  # in this process's own name space: it ends with it
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(binfmt)], check=True)
-    if (binfmt / _NAME).exists():
-        yield
-        return
-    (binfmt / "register").write_text(rule_line(rule.read_text(encoding="utf-8")), encoding="ascii")
-    try:
-        yield
-    finally:
+    with shared.open("a+", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits for one that takes it back
+        if not (binfmt / _NAME).exists():
+            line = rule_line(rule.read_text(encoding="utf-8"))
+            with suppress(FileExistsError):  # another one was quicker
+                (binfmt / "register").write_text(line, encoding="ascii")
+            lock.write(_OURS)
+            lock.flush()
+        try:
+            yield
+        finally:
+            with suppress(BlockingIOError):  # another one uses it
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _take_back(binfmt, lock)
+
+
+def _take_back(binfmt: Path, lock: TextIO) -> None:
+    lock.seek(0)
+    if lock.read():
+        lock.truncate(0)
         (binfmt / _NAME).write_text("-1", encoding="ascii")

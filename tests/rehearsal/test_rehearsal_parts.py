@@ -75,7 +75,7 @@ def test_what_was_registered_is_taken_back(able: Path, tmp_path: Path) -> None:
     binfmt = tmp_path / "binfmt"
     binfmt.mkdir()
     (binfmt / "register").write_text("", encoding="utf-8")
-    registration = emulated(binfmt, able / EMULATOR_RULE)
+    registration = emulated(binfmt, able / EMULATOR_RULE, tmp_path / "lock")
     registration.__enter__()
     assert (binfmt / "register").read_text(encoding="utf-8") == RULE
     assert not registration.__exit__(UnexpectedError, UnexpectedError("a fault"), None)  # it goes on being raised
@@ -87,9 +87,27 @@ def test_what_others_registered_stays(able: Path, tmp_path: Path) -> None:
     binfmt.mkdir()
     for name in ("register", "qemu-aarch64"):
         (binfmt / name).write_text("enabled", encoding="utf-8")
-    with emulated(binfmt, able / EMULATOR_RULE):
+    with emulated(binfmt, able / EMULATOR_RULE, tmp_path / "lock"):
         pass
     assert {path.read_text(encoding="utf-8") for path in binfmt.iterdir()} == {"enabled"}
+
+
+def test_the_last_of_two_rehearsals_takes_it_back(able: Path, tmp_path: Path) -> None:
+    binfmt, entry = tmp_path / "binfmt", tmp_path / "binfmt/qemu-aarch64"
+    binfmt.mkdir()
+    (binfmt / "register").write_text("", encoding="utf-8")
+    first, second, third = (emulated(binfmt, able / EMULATOR_RULE, tmp_path / "lock") for _ in range(3))
+    first.__enter__()
+    entry.write_text("enabled", encoding="utf-8")  # as the kernel does
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert entry.read_text(encoding="utf-8") == "enabled"
+    second.__exit__(None, None, None)
+    assert entry.read_text(encoding="utf-8") == "-1"
+    entry.write_text("enabled", encoding="utf-8")  # by somebody else
+    with third:
+        pass
+    assert entry.read_text(encoding="utf-8") == "enabled"
 
 
 def test_the_unit_that_is_installed_is_what_is_run() -> None:
