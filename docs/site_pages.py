@@ -1,8 +1,8 @@
-"""MkDocs hook: pages of the repository that lie outside docs/ stand in the site, and links lead to where pages stand there.
+"""MkDocs hook: pages outside docs/ stand in the site as well, and links lead to where pages stand there.
 
 A page of the repository is written for who reads it in a checkout: its links are paths. Outside docs/ a page keeps its
-path in the site (`jetson/README.md`), in docs/ it loses the folder's name. A link to a file that is no page of the site,
-code say, becomes its text.
+path in the site (`jetson/README.md`), in docs/ it loses the folder's name. A link to a file that is no page of the
+site, code say, becomes its text.
 """
 
 from __future__ import annotations
