@@ -102,14 +102,14 @@ lint: $(INSTALLED)
 	$(BIN)/mypy --num-workers 2
 
 # MkDocs reads edgeq's code and does not run it: its environment has neither edgeq nor what edgeq needs. A link that leads
-# nowhere, an anchor that is not there and a page that is in no menu are errors.
+# nowhere, an anchor that is not there and a page that is in no menu are errors (with --quiet they are none).
 $(DOCS)/.installed: requirements/docs.txt
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip install --quiet --no-compile --requirement requirements/docs.txt
 	@touch $@
 
 docs: $(DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 # build and twine get an environment of their own; the wheel is installed in a clean one and goes through the demo.
 PACKAGE := out/dist

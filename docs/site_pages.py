@@ -51,16 +51,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def lead(link: re.Match[str]) -> str:
         mark, text, target = link.groups()
+        text = _LINK.sub(lead, text)  # a picture that is a link
         path, anchor, name = target.partition("#")
         if not path or ":" in path:
-            return link.group()
+            return f"{mark}[{text}]({target})"
         there = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
         if (ROOT / there).is_dir():
             there += "/README.md"
         found = files.get_file_from_path(there.removeprefix(DOCS))
         if found is None:
             if not (ROOT / there.removesuffix("/README.md")).exists():
-                return link.group()  # for MkDocs to complain of
+                return f"{mark}[{text}]({target})"  # for MkDocs to complain of
             return text
         relative = posixpath.relpath(found.src_uri, posixpath.dirname(page.file.src_uri) or ".")
         return f"{mark}[{text}]({relative}{anchor}{name})"
