@@ -1,4 +1,4 @@
-"""The commands and the Python of README and docs are run, page after page in one directory, as a reader would."""
+"""Commands and Python of README, docs and notebook are run, page after page in one directory, as a reader would."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from doc_pages import ROOT, Block, blocks, lines
+from doc_pages import READ, ROOT, Block, blocks, cells, lines
 from square_detector import SIDE, draw_scenes, write_detector
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -18,27 +18,6 @@ from edgeq.demo import run as demo
 from edgeq.demo.vlm import story
 from edgeq.demo.vlm.report import SCENES
 from edgeq.pipeline.stages import Progress
-
-READ = (
-    "README.md",
-    "docs/start/quickstart.md",
-    "docs/start/install.md",
-    "docs/start/your-model.md",
-    "docs/tutorials/cnn.md",
-    "docs/tutorials/vit.md",
-    "docs/tutorials/detector.md",
-    "docs/tutorials/drone.md",
-    "docs/tutorials/search.md",
-    "docs/how/plan.md",
-    "docs/how/sensitivity.md",
-    "docs/how/vision-language.md",
-    "docs/how/text-and-images.md",
-    "docs/report.md",
-    "docs/use/device.md",
-    "docs/use/python.md",
-    "docs/bench.md",
-)
-"""In the order in which they are read. What stood on a page before, to the letter, is not run again."""
 
 
 @pytest.fixture
@@ -128,3 +107,5 @@ def test_every_command_and_all_python_of_what_is_read_first(
     for page in READ:
         for block in blocks(page, "sh", "python"):
             reader.read(block)
+    for block in cells(ROOT / "docs" / "notebooks" / "first_steps.ipynb"):
+        reader.read(block)

@@ -16,8 +16,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from doc_pages import PAGES, ROOT, Block, blocks, lines, name_of
-from test_commands_run import READ
+from doc_pages import PAGES, READ, ROOT, Block, blocks, lines, name_of
 
 import edgeq
 from edgeq.cli import VERBS, cli
@@ -130,21 +129,15 @@ def test_python_that_is_shown_fits_the_signatures(block: Block) -> None:
             inspect.signature(called).bind(*node.args, **{word.arg: None for word in node.keywords if word.arg})
 
 
-def texts_of_edgeq() -> str:
-    """Every text constant in edgeq's code, a line each."""
-    found = []
-    for module in (ROOT / "edgeq").rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-            elif isinstance(node, ast.JoinedStr):
-                found.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values))
-    return "\n".join(found)
+def code_of_edgeq() -> str:
+    """edgeq's code; a text that is written in pieces, one below the other, is one."""
+    modules = (ROOT / "edgeq").rglob("*.py")
+    return "\n".join(re.sub(r'"\s*\n\s*f?"', "", module.read_text(encoding="utf-8")) for module in modules)
 
 
 def test_every_message_of_the_troubleshooting_is_one_that_edgeq_writes() -> None:
     messages = re.findall(r"^### `(.+)`$", (ROOT / "docs/help/troubleshooting.md").read_text("utf-8"), re.MULTILINE)
-    written = texts_of_edgeq()
+    written = code_of_edgeq()
     assert len(messages) >= 30
     for message in messages:
         parts = [part for part in message.split("…") if len(part.strip()) > 3]
@@ -169,3 +162,27 @@ def test_every_public_name_is_on_the_page_of_the_python_api() -> None:
 def test_the_citation_is_of_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (cited["version"], cited["license"]) == (edgeq.__version__, "Apache-2.0")
+
+
+def test_the_release_knows_where_the_version_stands() -> None:
+    """The release workflow, which is not run here: its YAML is read, and the first thing that it asks is asked."""
+    steps = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))["jobs"]["build"][
+        "steps"
+    ]
+    asked = next(step["run"] for step in steps if "version=" in step.get("run", "")).splitlines()
+    done = subprocess.run(
+        ["sh", "-ec", asked[0] + "\necho $version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == edgeq.__version__
+    assert any(step.get("run") == "make package" for step in steps)
+
+
+@pytest.mark.parametrize(
+    "form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda form: form.stem
+)
+def test_an_issue_form_has_what_github_asks_for(form: Path) -> None:
+    read = yaml.safe_load(form.read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= read.keys()
+    for part in read["body"]:
+        assert part["type"] in ("textarea", "input", "checkboxes")
+        assert part["attributes"]["label"]

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "Block", "blocks", "lines", "name_of"]
+__all__ = ["PAGES", "READ", "ROOT", "Block", "blocks", "cells", "lines", "name_of"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _NOT_OURS = {".venv", ".venv-newest", ".venv-docs", "out", "node_modules"}
 PAGES = sorted(page for page in ROOT.rglob("*.md") if not _NOT_OURS & set(page.relative_to(ROOT).parts))
+
+READ = (
+    "README.md",
+    "docs/start/quickstart.md",
+    "docs/start/install.md",
+    "docs/start/your-model.md",
+    "docs/tutorials/cnn.md",
+    "docs/tutorials/vit.md",
+    "docs/tutorials/detector.md",
+    "docs/tutorials/drone.md",
+    "docs/tutorials/search.md",
+    "docs/how/plan.md",
+    "docs/how/sensitivity.md",
+    "docs/how/vision-language.md",
+    "docs/how/text-and-images.md",
+    "docs/report.md",
+    "docs/use/device.md",
+    "docs/use/python.md",
+    "docs/bench.md",
+)
+"""In the order in which they are read. What stood on a page before, to the letter, is not run again."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +73,14 @@ def lines(block: Block) -> list[str]:
     if block.language == "console":
         joined = [line.removeprefix("$ ") for line in joined if line.startswith("$ ")]
     return [line.strip() for line in joined if line.strip() and not line.lstrip().startswith("#")]
+
+
+def cells(notebook: Path) -> list[Block]:
+    """A notebook's cells of code, which have no outputs: `!` begins a command."""
+    found = []
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            text = "".join(cell["source"]) + "\n"
+            found.append(Block(name_of(notebook), number, "sh" if text[0] == "!" else "python", text.lstrip("!")))
+    return found
