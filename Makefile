@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEWEST := .venv-newest
+DOCS := .venv-docs
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package rehearse-boot bench-llama-cpp clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint docs format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package rehearse-boot bench-llama-cpp clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -19,6 +20,7 @@ help:
 	@echo "make gpu-check  fifteen minutes on a CUDA GPU: kernels, attention, steps, faults, the vision engine"
 	@echo "make package  wheel and sdist in out/dist, checked, installed in a clean environment and tried: 400 MB"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    the documentation as a site in out/site, built strictly"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make bench-calibration  edgeq against its peers: time, memory, accuracy; see benchmarks/README.md"
 	@echo "make bench-sensitivity  edgeq's sensitivity table against a loop over onnxruntime's quantizer"
@@ -47,7 +49,7 @@ help:
 	@echo "make pictures  those of docs/report.md, after make demo: needs chromium and chromium-driver"
 	@echo "make images  builds the container images from stand-in bases, and runs them; as root: docker/README.md"
 	@echo "make rehearse-boot  a machine that boots: systemd, watchdog, memory, fifty power cuts; as root: docs/rehearsal.md"
-	@echo "make clean   remove .venv, .venv-newest and out"
+	@echo "make clean   remove .venv, .venv-newest, .venv-docs and out"
 
 $(INSTALLED): requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -68,7 +70,7 @@ test: $(INSTALLED)
 # transformers, onnxruntime, onnx or bitsandbytes: so all are run but those of scripts, of benchmarks, of containers, of a
 # GPU, of a browser, of installing, of disks that fail, of the pages, whose commands other tests run one by one, and of
 # edgeq's docstrings. A new test is in, unless it lies in what is named here.
-NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/test_readme.py \
+NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/docs/test_commands_run.py \
 	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/bundle_report/test_in_browser.py \
 	tests/cli/test_cli_newcomer.py tests/test_docstrings.py tests/test_extras.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
@@ -98,6 +100,16 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check edgeq tests benchmarks examples rehearsal docs
 	$(BIN)/ruff format --check edgeq tests benchmarks examples rehearsal docs
 	$(BIN)/mypy --num-workers 2
+
+# MkDocs reads edgeq's code and does not run it: its environment has neither edgeq nor what edgeq needs. A link that leads
+# nowhere, an anchor that is not there and a page that is in no menu are errors (with --quiet they are none).
+$(DOCS)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --no-compile --requirement requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 # build and twine get an environment of their own; the wheel is installed in a clean one and goes through the demo.
 PACKAGE := out/dist
@@ -229,4 +241,4 @@ rehearse-boot: $(INSTALLED)
 	$(BIN)/python -m rehearsal.machine $(REHEARSE)
 
 clean:
-	rm -rf $(VENV) $(NEWEST) out
+	rm -rf $(VENV) $(NEWEST) $(DOCS) out

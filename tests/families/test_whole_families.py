@@ -38,7 +38,7 @@ from edgeq.runtime.vlm.tokenize import PromptBuilder
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 from edgeq.tensorrt.inputs import ENGINE_INPUTS, EngineInputs
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how" / "vision-language.md"
 QUESTIONS = ("what is it?", "how many, and where do they stand?")
 ANSWER = 8
 MARKS = {"token_type_ids", "mm_token_type_ids", "image_grid_thw"}
@@ -62,10 +62,10 @@ _EXPERTS = "qwen3_vl_moe"
 """Not served: what an expert computes for a token depends on the rest of the batch."""
 
 
-def test_every_family_is_here_and_in_the_table_of_the_readme() -> None:
+def test_every_family_is_here_and_in_the_table_of_the_page() -> None:
     known = {model_type for family in FAMILIES for model_type in family.model_types}
     assert {kind.config().model_type for kind in WHOLE.values()} == known - {_EXPERTS}
-    rows = [line.split("|")[1:-1] for line in README.read_text().splitlines() if line.startswith("|")]
+    rows = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("|")]
     served = " ".join(row[0] for row in rows if [cell.strip() for cell in row[1:6]] == ["yes"] * 5)
     assert all(family.name in served for family in FAMILIES)
 

@@ -153,7 +153,8 @@ def plan_model(
         image_size: height and width in pixels; None takes the dearest photograph's, or else the encoder's own.
         photographs: a folder or zip of photographs like those that a vision-language model will see; its own image
             processor says what they cost.
-        max_pixels, max_tiles: bounds on an image, for families that have them.
+        max_pixels: bounds an image, for families that cut it by pixels.
+        max_tiles: likewise, for families that cut it into tiles.
         check_guards: ask the guards, before any long work.
         calibration: a folder or zip of images that the guards look at.
         evaluation: likewise, of labelled images.

@@ -45,14 +45,16 @@ def judge_model(
         evaluation: a JSONL file of questions beside its images, as for `prepare`.
         sight: questions of each skill of the sight test; None asks none.
         seed: of the sight test.
-        model, against_model: of a server, its name there; None takes the first that it lists.
-        token, against_token: that a server wants.
+        model: the name of it at its server; None takes the first that is listed there.
+        against_model: likewise, of `against`.
+        token: that the server of `target` wants.
+        against_token: that of `against` wants.
         bounds: what is demanded.
         max_new_tokens: the longest answer.
         clients: questions at once, to a server.
         per_minute: requests to a server at the most; None sets no limit.
-        answers, against_answers: files of answers in JSON lines, that are made or gone on with: what is in them is
-            not asked again.
+        answers: a file of answers in JSON lines, made or gone on with: what is in it is not asked again.
+        against_answers: likewise, of `against`.
         threads: of one operator, of what runs on this machine.
         progress: called as (stage, done, total).
 

@@ -88,7 +88,8 @@ def push(
         private: a repository that is made is private, and one that is there must be.
         remove_others: remove files there that the bundle does not have; without it they are an error.
         keys: files of public keys; the bundle must be signed by one of them.
-        endpoint, token: of the hub; None leaves that to huggingface_hub.
+        endpoint: the hub's address; None leaves it to huggingface_hub.
+        token: for the hub; None leaves it to huggingface_hub.
 
     Raises:
         BundleError: the bundle is not whole, or not signed as it must be.
