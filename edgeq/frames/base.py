@@ -19,8 +19,7 @@ class Frame:
     """A frame as it came; its pixels are converted only where it is looked at.
 
     Attributes:
-        seconds: in a film from its beginning, as its timestamps say, else since the first frame of the connection; None
-            where nothing tells.
+        seconds: in a film from its beginning, as its timestamps say; None of a camera, and where nothing tells.
         arrived: when it was there, by `time.monotonic`. Of a camera: when its last bytes had come and were decoded.
         image: gives the pixels in mode RGB, upright, with square pixels; raises ImageError.
         name: of its own, such as a file's in a folder.

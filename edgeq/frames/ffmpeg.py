@@ -91,7 +91,7 @@ def opened(given: Input) -> InputContainer:
     options = {
         "format_whitelist": FILM_FORMATS if given.format is None else given.format,
         "protocol_whitelist": given.protocols,
-        "max_pixels": str(MAX_FRAME_PIXELS),
+        "max_pixels": _max_coded(),
         **given.options,
     }
     if not given.protocols:
@@ -100,7 +100,7 @@ def opened(given: Input) -> InputContainer:
         container = av.open(
             given.address, format=given.format, options=options, timeout=(given.open_s, given.read_s), mode="r"
         )
-    except (OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _cannot_be_opened(given, error) from None  # PyAV's error names the address, and its password
     try:
         _prepare(container, given)
@@ -113,7 +113,8 @@ def opened(given: Input) -> InputContainer:
 def decoded(given: Input) -> Generator[Frame, None, None]:
     """The frames of an input, opened here and closed at the end.
 
-    A packet that cannot be decoded is counted and passed over, as is a frame that FFmpeg calls corrupt.
+    A packet that cannot be decoded is counted and passed over, as is a frame that FFmpeg calls corrupt, or one that is
+    larger than the first said.
 
     Raises:
         ImageError: it cannot be opened, nothing in it can be decoded, or a stream ended or fell silent.
@@ -121,7 +122,7 @@ def decoded(given: Input) -> Generator[Frame, None, None]:
     av = load_av()
     with closing(opened(given)) as container:
         stream = container.streams.video[0]
-        first, in_a_row = None, 0
+        in_a_row = 0
         packets = _Packets(container, stream, given)
         while True:
             try:
@@ -136,13 +137,11 @@ def decoded(given: Input) -> Generator[Frame, None, None]:
             if frames is None:
                 return
             for frame in frames:
-                if frame.is_corrupt:
+                if frame.is_corrupt or frame.width * frame.height > MAX_FRAME_PIXELS:
                     given.damaged += 1
                     continue
-                now, in_a_row = time.monotonic(), 0
-                first = now if first is None else first
-                seconds = now - first if given.live else frame.time
-                yield Frame(seconds, now, _converter(frame, stream, given.name))
+                in_a_row = 0
+                yield Frame(None if given.live else frame.time, time.monotonic(), _converter(frame, stream, given.name))
 
 
 class _Packets:
@@ -177,19 +176,25 @@ def _prepare(container: InputContainer, given: Input) -> None:
             f"{given.name}: its frames are too large: {context.width} x {context.height} pixels",
             expected=f"at most {MAX_FRAME_PIXELS:,} pixels, 8K",
         )
-    context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    context.options = {"max_pixels": _max_coded()}
     # Threads that decode one frame each hold back as many frames as there are threads.
     context.thread_type = "SLICE" if given.live else "AUTO"
 
 
+def _max_coded() -> str:
+    """Pixels of a frame for FFmpeg, which counts what it pads as well; what is above the bound is left out later."""
+    return str(2 * MAX_FRAME_PIXELS)
+
+
 def _converter(frame: VideoFrame, stream: VideoStream, name: str) -> Callable[[], Image.Image]:
     """What makes an image of a frame, later."""
+    av = load_av()
     aspect = float(stream.sample_aspect_ratio or 1)
 
     def convert() -> Image.Image:
         try:
             image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
+        except (av.error.FFmpegError, OSError, ValueError) as error:
             raise ImageError(f"{name}: a frame of {frame.format.name} cannot be converted: {error}") from error
         if aspect != 1 and 1 / _SAMPLE_ASPECT <= aspect <= _SAMPLE_ASPECT:
             image = _with_square_pixels(image, aspect)

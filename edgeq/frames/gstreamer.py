@@ -26,7 +26,9 @@ from edgeq.frames.ffmpeg import Input, decoded
 __all__ = ["GstreamerSource"]
 
 _LAUNCH: Final = "gst-launch-1.0"
-_END: Final = "! videoconvert ! video/x-raw,format=I420 ! y4menc ! fdsink fd=1"
+_END: Final = "! videoconvert ! videoscale ! video/x-raw,format=I420,width=[8,16384,8] ! y4menc ! fdsink fd=1"
+"""`y4menc` writes rows with what pads them: of a width that is a multiple of 8 there is none. Others are scaled to one,
+and back by the shape of pixels, which YUV4MPEG tells."""
 _ENDS_S: Final = 2.0
 _SHOWN: Final = 300
 
@@ -94,7 +96,8 @@ class GstreamerSource:
             except ImageError as error:
                 if pipe.silent:
                     raise ImageError(f"{self._name}: no frame in {self._timeout:g} s", passing=True) from None
-                process.wait(_ENDS_S)
+                with suppress(subprocess.TimeoutExpired):  # it may have more to say
+                    process.wait(_ENDS_S)
                 raise ImageError(_reason(self._name, told) or error.what, passing=True) from None
             finally:
                 self._damaged += given.damaged

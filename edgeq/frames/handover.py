@@ -23,7 +23,7 @@ class Handover(Generic[T]):
         self._item: T | None = None
         self._ended = False
         self._error: BaseException | None = None
-        self.dropped = 0
+        self.dropped = self._told = 0
 
     def put(self, item: T) -> bool:
         """Leave an item; False where nobody takes any more."""
@@ -48,12 +48,13 @@ class Handover(Generic[T]):
                 self._ended, self._error = True, error
             self._changed.notify_all()
 
-    def take(self) -> T | None:
-        """Wait for the item and take it; None at the end, or the error that ended it."""
+    def take(self) -> tuple[T, int] | None:
+        """Wait for the item and take it, with how many were dropped since the last; None at the end, or its error."""
         with self._changed:
             self._changed.wait_for(lambda: self._item is not None or self._ended)
             item, self._item = self._item, None
             self._changed.notify_all()
             if item is None and self._error is not None:
                 raise self._error
-            return item
+            dropped, self._told = self.dropped - self._told, self.dropped
+            return None if item is None else (item, dropped)

@@ -160,12 +160,13 @@ class Looking(Generic[T]):
         with self._reader as reader:
             for numbered in reader:
                 frame, image, change = numbered.frame, None, None
+                dropped += numbered.dropped
                 answer: T | EdgeqError
                 try:
                     image = frame.image()
                     taken, change = changes.take(image)
                     if not taken:
-                        self._unchanged += 1
+                        self._unchanged, unchanged = self._unchanged + 1, unchanged + 1
                         continue
                     answer = self._look(image)
                     self._answered += 1
@@ -185,10 +186,10 @@ class Looking(Generic[T]):
                     answer=answer,
                     latency=now - frame.arrived,
                     change=change,
-                    dropped=reader.dropped - dropped,
-                    unchanged=self._unchanged - unchanged,
+                    dropped=dropped,
+                    unchanged=unchanged,
                 )
-                dropped, unchanged = reader.dropped, self._unchanged
+                dropped = unchanged = 0
                 if self._options.frames and self._answered + self._failed >= self._options.frames:
                     return
 

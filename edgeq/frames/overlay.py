@@ -84,7 +84,7 @@ class Overlay:
             self._last = max(self._last + 1, round((seconds - self._first) * 1000))
             frame.pts, frame.time_base = self._last, _MS
             self._write(frame)
-        except (OSError, ValueError) as error:
+        except (self._av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
 
     def close(self) -> None:
@@ -101,17 +101,17 @@ class Overlay:
             for packet in self._stream.encode(None):
                 container.mux(packet)
             container.close()
-        except (OSError, ValueError) as error:
+        except (self._av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
         finally:
-            with suppress(OSError, ValueError):
+            with suppress(self._av.error.FFmpegError, OSError, ValueError):
                 container.close()
 
     def give_up(self) -> None:
         """Close it as it is, after an error."""
         container, self._container = self._container, None
         if container is not None:
-            with suppress(OSError, ValueError):
+            with suppress(self._av.error.FFmpegError, OSError, ValueError):
                 container.close()
 
     def _open(self, size: tuple[int, int]) -> VideoStream:

@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final
 
@@ -49,10 +49,12 @@ class Numbered:
     Attributes:
         number: of the frame among all that came, from 0.
         frame: itself.
+        dropped: frames between the one that was taken before and this one which it replaced.
     """
 
     number: int
     frame: Frame
+    dropped: int = 0
 
 
 class Reader:
@@ -114,7 +116,8 @@ class Reader:
             EdgeqError: of a source that is not live.
         """
         while (taken := self._handover.take()) is not None:
-            yield taken
+            numbered, dropped = taken
+            yield replace(numbered, dropped=dropped)
 
     def _run(self) -> None:
         try:

@@ -23,7 +23,7 @@ class FramePlace(BaseModel):
         source: without user, password and query.
         frame: number of the frame among all that came, from 0.
         name: of its own, such as a file's; null where it has none.
-        seconds: in the film, or since the stream began; null where nothing tells.
+        seconds: in the film; null of a camera.
         time: when it arrived, ISO 8601 in UTC.
         latency_s: from its arrival to the answer.
         change: percent by which it differs from the last that was looked at; null where that was not asked.
@@ -47,7 +47,7 @@ class FramePlace(BaseModel):
     @property
     def where(self) -> str:
         """Which frame, in a word or two."""
-        return self.name or (f"frame {self.frame}" if self.seconds is None else f"{self.seconds:.1f} s")
+        return self.name or (self.time if self.seconds is None else f"{self.seconds:.1f} s")
 
 
 class FrameFailure(FramePlace):
