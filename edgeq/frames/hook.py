@@ -143,6 +143,9 @@ def _to_command(target: str) -> _Send:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            if process.stdin is not None:
+                with suppress(OSError):
+                    process.stdin.close()
         if process.returncode:
             raise OSError(f"it ended with status {process.returncode}")
 
@@ -166,6 +169,7 @@ def _to_url(target: str) -> _Send:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
 
     def send(report: bytes, seconds: float) -> None:
+        end = time.monotonic() + seconds
         connection = kind(host, port, timeout=seconds)
         timer = threading.Timer(seconds, _cut, (connection,))  # the socket's own timeout is of one byte, not of all
         timer.daemon = True
@@ -176,6 +180,8 @@ def _to_url(target: str) -> _Send:
         finally:
             timer.cancel()
             connection.close()
+        if time.monotonic() >= end:  # what was cut off may look like an answer
+            raise TimeoutError(f"it took longer than {seconds:g} s")
         if not 200 <= status < 300:
             raise OSError(f"it answered with status {status}")
 

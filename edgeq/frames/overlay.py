@@ -23,7 +23,7 @@ __all__ = ["Overlay", "caption"]
 _FORMATS: Final = {".mkv": "matroska", ".mp4": "mp4"}
 _OPTIONS: Final = {
     "matroska": {"cluster_time_limit": "1000", "flush_packets": "1"},
-    "mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"},
+    "mp4": {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
 }
 """So that what is there can be played, whenever the process ends."""
 

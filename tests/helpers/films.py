@@ -166,7 +166,7 @@ class MjpegServer(_Handler):
 
 
 class RtspServer(_Handler):
-    """RTSP 1.0 (RFC 2326) with one stream of MPEG-TS (RFC 2250) inside the connection, by Basic login where one is set."""
+    """RTSP 1.0 (RFC 2326): MPEG-TS (RFC 2250) in the connection itself, by a Basic login where one is set."""
 
     login: str | None = None
 

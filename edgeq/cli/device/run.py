@@ -23,7 +23,7 @@ from edgeq.cli.device.frame_options import (
     say_counts,
 )
 from edgeq.cli.flags import PATH, json_option, running_backend_option, threads_option
-from edgeq.errors import EdgeqError, InputError
+from edgeq.errors import EdgeqError, ImageError, InputError
 from edgeq.frames.looking import FrameCounts, Looked, Looking
 from edgeq.frames.overlay import caption
 from edgeq.frames.registry import SourceOptions, names_frames, open_source
@@ -133,7 +133,7 @@ def _ask_about_frames(
     options = looking_options(given, source)
     looking = Looking(source, ask, options, console.say)
     answers: list[_FrameAnswer | FrameFailure] = []
-    backend = because = ""
+    backend = because = failure = ""
     try:
         with closing(iter(looking)) as found:
             for looked in found:
@@ -141,6 +141,7 @@ def _ask_about_frames(
                 if isinstance(looked.answer, Reply) and not backend:
                     backend, because = looked.answer.backend, looked.answer.because
                     console.say(f"{backend}: {because}")
+                failure = answer.reason.splitlines()[0] if isinstance(answer, FrameFailure) else failure
                 outlets.report(answer.model_dump_json(), None if as_json else _line(answer))
                 if outlets.draws and looked.image is not None:
                     outlets.draw(caption(looked.image, [_text(answer)]), looked.shown_at)
@@ -148,6 +149,9 @@ def _ask_about_frames(
                     answers.append(answer)
     finally:
         say_counts(looking.counts, latency=not options.keep_all)
+    counts = looking.counts
+    if counts.failed and not counts.answered:
+        raise ImageError(f"{source.name}: none of {counts.failed:,} frames could be answered about", causes=(failure,))
     if as_json:
         console.print_json(
             _FrameAnswers(
@@ -155,7 +159,7 @@ def _ask_about_frames(
                 backend=backend,
                 because=because,
                 answers=tuple(answers),
-                counts=looking.counts,
+                counts=counts,
             )
         )
 
