@@ -1,7 +1,7 @@
 """A film played to `edgeq watch` as a camera would: frames that come, frames that are answered, latency, memory.
 
-A film of the demo's scenes is drawn, a new one every two seconds, moved by a pixel each frame. `edgeq watch --real-time`
-looks at it in a process of its own, whose memory is read from `/proc` every second from the first answer on.
+A film of the demo's scenes is drawn, a new one every two seconds, moved by a pixel each frame. `edgeq watch` looks at
+it with `--real-time`, in a process of its own, whose memory is read from `/proc` every second from the first answer on.
 
     python -m benchmarks.film out/demo/vlm-bundle --seconds 60 --fps 30
 """
@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Final, cast
@@ -41,12 +42,12 @@ class Figures:
 
     Attributes:
         counts: `edgeq.frames.looking.FrameCounts` as JSON.
-        newest: longest run of frames that an answer was behind the one before it, in seconds of the film.
+        longest_gap_s: from a frame that was answered to the next one, in seconds of the film.
         memory_mb: resident, in 10^6 bytes: median of each quarter of the time, in their order.
     """
 
     counts: dict[str, object]
-    newest: float
+    longest_gap_s: float
     memory_mb: tuple[float, ...]
 
 
@@ -103,7 +104,7 @@ def measure(bundle: Path, film: Path, flags: Sequence[str]) -> Figures:
     quarter = max(len(memory) // 4, 1)
     return Figures(
         counts=json.loads(told)["counts"],
-        newest=max((later - earlier for earlier, later in zip(seconds, seconds[1:], strict=False)), default=0.0),
+        longest_gap_s=max((later - earlier for earlier, later in pairwise(seconds)), default=0.0),
         memory_mb=tuple(median(memory[at : at + quarter]) for at in range(0, quarter * 4, quarter) if memory[at:]),
     )
 
