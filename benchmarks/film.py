@@ -98,7 +98,7 @@ def measure(bundle: Path, film: Path, flags: Sequence[str]) -> Figures:
         over.set()
         watcher.join()
         if process.returncode:
-            raise SystemExit(process.returncode)
+            raise SystemExit(f"edgeq watch ended with status {process.returncode}")
         reports = [json.loads(line) for line in lines.read_text().splitlines()]
     seconds = [report["seconds"] for report in reports]
     quarter = max(len(memory) // 4, 1)

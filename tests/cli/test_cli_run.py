@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgeq.runtime.vlm.model import Reply, open_vlm
 if TYPE_CHECKING:
     from edgeq.pipeline.vlm import PreparedVlm
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "cameras.md"
 ASK = ("--threads", "1", "--max-new-tokens", "3")
 
 
@@ -84,6 +86,24 @@ def test_a_folder_is_asked_about(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> 
     for answer in told["answers"][:2]:
         alone = edgeq("run", bundle, folder / answer["name"], "what is it?", *ASK, "--json")
         assert json.loads(alone.out)["text"] == answer["text"]
+
+
+def test_the_commands_of_the_page_about_cameras(
+    edgeq: Edgeq, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from films import RtspServer, draw_film, served  # skips where the extra `camera` is missing
+
+    monkeypatch.chdir(tmp_path)
+    Path("vlm-bundle").symlink_to(bundle)
+    draw_film(Path("film.mp4"), 20, rate=10)
+    (draw_pictures(tmp_path / "drawn", each=1) / "red").rename("images")
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("edgeq run ")]
+    with served(RtspServer) as server:
+        for line in lines:
+            words = shlex.split(line.replace("camera:554", f"127.0.0.1:{server.server_address[1]}"))
+            done = edgeq(*words[1:], *ASK)
+            assert done.status == 0, (line, done.err)
+    assert len(lines) == 3
 
 
 def test_no_image(edgeq: Edgeq, bundle: Path) -> None:
