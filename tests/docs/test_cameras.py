@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+
 import pytest
 from classifier_bundle import classifier_bundle
 from command import Edgeq
