@@ -21,10 +21,10 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Final, cast
+from typing import Any, Final
 
 import av
-from av.video.stream import VideoStream
+import numpy as np
 from PIL import Image
 
 from edgeq.demo.vlm.scenes import draw_finding
@@ -46,7 +46,7 @@ class Figures:
         memory_mb: resident, in 10^6 bytes: median of each quarter of the time, in their order.
     """
 
-    counts: dict[str, object]
+    counts: dict[str, Any]
     longest_gap_s: float
     memory_mb: tuple[float, ...]
 
@@ -60,10 +60,10 @@ def write_film(path: Path, seconds: float, fps: int) -> None:
         fps: frames a second.
     """
     with av.open(str(path), "w") as container:
-        stream = cast(VideoStream, container.add_stream("libx264", rate=fps, options={"preset": "veryfast"}))
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for number, image in enumerate(_images(round(seconds * fps), fps)):
-            frame = av.VideoFrame.from_image(image)
+            frame = av.VideoFrame.from_ndarray(np.asarray(image))
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -138,7 +138,8 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> 
 
 
 def test_reports_are_left_out_where_a_hook_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    go, said = threading.Event(), []
+    go = threading.Event()
+    said: list[str] = []
 
     def send(_report: bytes, _seconds: float) -> None:
         go.wait(30)
@@ -202,7 +203,8 @@ def test_a_url_that_refuses(status: int) -> None:
 
 def test_a_url_that_drips_is_cut_off() -> None:
     """A header a tenth of a second, for ever: no single wait is long."""
-    stop, said = threading.Event(), []
+    stop = threading.Event()
+    said: list[str] = []
 
     def drip() -> None:
         connection, _ = listener.accept()

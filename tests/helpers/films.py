@@ -42,7 +42,7 @@ def moving_square(number: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
 
 
 def draw_film(
-    file: Path | IO[bytes],
+    file: Path | IO[bytes] | io.RawIOBase,
     frames: int | Iterable[Image.Image] = 30,
     *,
     rate: int = 30,
