@@ -15,6 +15,7 @@ CPU_TORCH: Final = "pip install torch --index-url https://download.pytorch.org/w
 """torch without CUDA, which is gigabytes; what comes after it finds it there."""
 
 _PACKAGES: Final = {
+    "camera": ("av",),
     "cluster": ("ray",),
     "device": ("cryptography",),
     "language": ("accelerate", "bitsandbytes"),

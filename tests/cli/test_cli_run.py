@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from command import Edgeq, assert_refused
+from pictures import draw_pictures
 
 from edgeq.api.device.images import open_image
 from edgeq.bundle.manifest import write_manifest
@@ -18,6 +21,7 @@ from edgeq.runtime.vlm.model import Reply, open_vlm
 if TYPE_CHECKING:
     from edgeq.pipeline.vlm import PreparedVlm
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "cameras.md"
 ASK = ("--threads", "1", "--max-new-tokens", "3")
 
 
@@ -51,6 +55,55 @@ def test_it_answers_about_several_images(edgeq: Edgeq, bundle: Path, image: Path
         assert (reply.image_tokens, reply.prompt_tokens) == (8, len(["<s>", *"which?:"]) + 8)
         said.add(reply.token_ids)
     assert len(said) == 2
+
+
+def test_a_film_is_asked_about(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:
+    from films import av, draw_film  # skips where the extra `camera` is missing
+
+    film = tmp_path / "a.mkv"
+    draw_film(film, 20, rate=10)
+    flags = ("--fps", "1", "--overlay", tmp_path / "o.mp4", "--lines", tmp_path / "a.jsonl")
+    done = edgeq("run", bundle, film, "what is it?", *ASK, *flags)
+    assert done.status == 0, done.err
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert done.out.splitlines() == [f"{line['seconds']:.1f} s: {line['text']}" for line in lines]
+    assert [line["frame"] for line in lines] == [0, 10]
+    assert [line["tokens"] <= 3 for line in lines] == [True, True]
+    with av.open(str(tmp_path / "o.mp4")) as made:
+        assert len([*made.decode(video=0)]) == 2
+
+
+def test_a_folder_is_asked_about(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> None:
+    """Each image gets the answer that it gets alone; one that is broken has the reason instead."""
+    folder = draw_pictures(tmp_path / "drawn", each=2) / "red"
+    (folder / "red-002.jpg").write_bytes(b"no image")
+    done = edgeq("run", bundle, folder, "what is it?", *ASK, "--json")
+    assert done.status == 0, done.err
+    told = json.loads(done.out)
+    assert [answer["name"] for answer in told["answers"]] == ["red-000.jpg", "red-001.jpg", "red-002.jpg"]
+    assert "cannot be decoded" in told["answers"][2]["reason"]
+    assert (told["counts"]["answered"], told["counts"]["failed"]) == (2, 1)
+    for answer in told["answers"][:2]:
+        alone = edgeq("run", bundle, folder / answer["name"], "what is it?", *ASK, "--json")
+        assert json.loads(alone.out)["text"] == answer["text"]
+
+
+def test_the_commands_of_the_page_about_cameras(
+    edgeq: Edgeq, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from films import RtspServer, draw_film, served  # skips where the extra `camera` is missing
+
+    monkeypatch.chdir(tmp_path)
+    Path("vlm-bundle").symlink_to(bundle)
+    draw_film(Path("film.mp4"), 20, rate=10)
+    (draw_pictures(tmp_path / "drawn", each=1) / "red").rename("images")
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("edgeq run ")]
+    with served(RtspServer) as server:
+        for line in lines:
+            words = shlex.split(line.replace("camera:554", f"127.0.0.1:{server.server_address[1]}"))
+            done = edgeq(*words[1:], *ASK)
+            assert done.status == 0, (line, done.err)
+    assert len(lines) == 3
 
 
 def test_no_image(edgeq: Edgeq, bundle: Path) -> None:
@@ -92,7 +145,9 @@ def test_an_image_that_is_none(edgeq: Edgeq, bundle: Path, tmp_path: Path) -> No
     (tmp_path / "a.jpg").write_text("no image")
     assert_refused(edgeq("run", bundle, tmp_path / "a.jpg", "what?"), "a.jpg cannot be decoded")
     assert_refused(edgeq("run", bundle, tmp_path / "b.jpg", "what?"), "b.jpg cannot be read")
-    assert_refused(edgeq("run", bundle, tmp_path, "what?"), "is not a file")
+    done = edgeq("run", bundle, tmp_path, "what?")
+    assert done.status == 2
+    assert "none of 1 frames could be answered about" in done.err
 
 
 def test_an_empty_question(edgeq: Edgeq, bundle: Path, image: Path) -> None:
