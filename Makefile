@@ -14,7 +14,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-newest  the tests with the newest releases of everything that pyproject.toml allows"
 	@echo "make fuzz    10,200 requests made up from the service's own description"
-	@echo "make test-browser  the page in a real browser: needs Debian's packages chromium and chromium-driver"
+	@echo "make test-browser  the pages in a real browser: needs Debian's packages chromium and chromium-driver"
 	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
 	@echo "make gpu-check  fifteen minutes on a CUDA GPU: kernels, attention, steps, faults, the vision engine"
 	@echo "make package  wheel and sdist in out/dist, checked, installed in a clean environment and tried: 400 MB"
@@ -69,7 +69,8 @@ test: $(INSTALLED)
 # GPU, of a browser, of installing, of disks that fail, of the pages, whose commands other tests run one by one, and of
 # edgeq's docstrings. A new test is in, unless it lies in what is named here.
 NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/test_readme.py \
-	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/bundle_report/test_in_browser.py \
+	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/service/test_chat_page.py \
+	tests/service/test_look_page.py tests/bundle_report/test_in_browser.py \
 	tests/cli/test_cli_newcomer.py tests/test_docstrings.py tests/test_extras.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 environment-newest:
@@ -83,7 +84,8 @@ test-newest: environment-newest
 
 # `make test` runs these too where there is a browser, and passes over them where there is none.
 test-browser: $(INSTALLED)
-	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py tests/bundle_report/test_in_browser.py
+	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py tests/service/test_chat_page.py \
+		tests/service/test_look_page.py tests/bundle_report/test_in_browser.py
 
 # 10,200 made-up requests: make fuzz EXAMPLES=5000
 EXAMPLES ?= 1700
