@@ -44,7 +44,7 @@ help:
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
 	@echo "make soak-install  installs killed at random, and bundles that were changed at random"
 	@echo "make rehearse  install.sh, releases and the service on an emulated arm64 machine; as root: docs/rehearsal.md"
-	@echo "make pictures  those of docs/report.md, after make demo: needs chromium and chromium-driver"
+	@echo "make pictures  those of docs/report.md and docs/page.md, after make demo: needs chromium and chromium-driver"
 	@echo "make images  builds the container images from stand-in bases, and runs them; as root: docker/README.md"
 	@echo "make rehearse-boot  a machine that boots: systemd, watchdog, memory, fifty power cuts; as root: docs/rehearsal.md"
 	@echo "make clean   remove .venv, .venv-newest and out"
@@ -218,7 +218,7 @@ soak-install: $(INSTALLED)
 rehearse: $(INSTALLED)
 	$(BIN)/python -m rehearsal $(REHEARSE)
 
-# Bundles are kept for the next time: make pictures PICTURES="--work out/pictures"
+# Bundles are kept for the next time, one kind is made: make pictures PICTURES="--work out/pictures --only page"
 pictures: $(INSTALLED)
 	$(BIN)/python docs/make_pictures.py $(PICTURES)
 

@@ -27,7 +27,10 @@ const event = way === "drop"
   : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
 document.getElementById("drop").dispatchEvent(event);
 """
-_FITS = "return innerWidth === arguments[0] && document.documentElement.scrollWidth <= arguments[0]"
+_FITS = """
+const { scrollWidth, clientWidth } = document.documentElement;
+return innerWidth === arguments[0] && scrollWidth <= clientWidth;
+"""
 _ASKED = "return performance.getEntriesByType('resource').map((each) => each.name)"
 
 
@@ -37,10 +40,12 @@ class Page:
     Args:
         browser: it is opened in; what it complained of before is forgotten.
         url: of the page.
+        patience: seconds that are waited for what must come.
     """
 
-    def __init__(self, browser: Chrome, url: str) -> None:
+    def __init__(self, browser: Chrome, url: str, patience: float = WAIT_S) -> None:
         self.browser = browser
+        self.patience = patience
         self.url = url
         browser.set_window_size(1000, 800)
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -74,11 +79,11 @@ class Page:
             found = [each for each in self.all(selector) if each.is_displayed()]
             return found if len(found) == count else []
 
-        return WebDriverWait(self.browser, WAIT_S, 0.02).until(there)
+        return WebDriverWait(self.browser, self.patience, 0.02).until(there)
 
     def wait(self, holds: Callable[[], bool]) -> None:
         """Until something holds."""
-        WebDriverWait(self.browser, WAIT_S, 0.02).until(lambda _: holds())
+        WebDriverWait(self.browser, self.patience, 0.02).until(lambda _: holds())
 
     def enter(self, token: str = TOKEN) -> None:
         self.until("#token", 1)[0].send_keys(token + Keys.ENTER)
@@ -87,9 +92,9 @@ class Page:
         """Drop or paste a PNG."""
         self.run(_GIVE, base64.b64encode(data).decode(), name, way)
 
-    def narrow(self, width: int = 400) -> None:
-        """A window of another width, in CSS pixels."""
-        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    def narrow(self, width: int = 400, height: int = 800) -> None:
+        """A window of another size, in CSS pixels."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def fits(self, width: int = 400) -> bool:

@@ -129,13 +129,15 @@ function objects({ objects: found }, picture, image, name) {
 function frame({ index, box, keypoints = [] }, number, size) {
   const { left, top, right, bottom } = box;
   const place = { x: left, y: top, width: Math.max(right - left, 0), height: Math.max(bottom - top, 0), fill: "none" };
-  const label = drawn("text", { x: left + size / 5, y: top + size * 0.85, "font-size": size, fill: "#fff" });
+  const line = size * 1.1;
+  const above = Math.max(top - line, 0);
+  const label = drawn("text", { x: left + size / 5, y: above + size * 0.85, "font-size": size, fill: "#fff" });
   label.textContent = number;
   const digits = String(number).length;
   return [
     drawn("rect", { ...place, stroke: "#fff", class: "under" }),
     drawn("rect", { ...place, stroke: colour(index), class: "over" }),
-    drawn("rect", { x: left, y: top, width: size * (0.4 + 0.6 * digits), height: size * 1.1, fill: "#111" }),
+    drawn("rect", { x: left, y: above, width: size * (0.4 + 0.6 * digits), height: line, fill: "#111" }),
     label,
     ...keypoints
       .filter(({ visibility }) => visibility >= LEAST_SURE)

@@ -82,7 +82,7 @@ const told = (found) =>
 
 function model(found) {
   const [info] = found.all("edgeq_bundle_info");
-  return info ? [`${info.model}, ${info.kind}`, `bundle ${info.digest.slice(0, 12)}`, `${info.backend}, edgeq ${info.edgeq}`] : [];
+  return info ? [info.model, `bundle ${info.digest.slice(0, 12)}`, `${info.backend}, edgeq ${info.edgeq}`] : [];
 }
 
 function queue(found) {
