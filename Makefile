@@ -70,7 +70,7 @@ test: $(INSTALLED)
 # edgeq's docstrings. A new test is in, unless it lies in what is named here.
 NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/test_readme.py \
 	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/service/test_chat_page.py \
-	tests/service/test_look_page.py tests/bundle_report/test_in_browser.py \
+	tests/service/test_look_page.py tests/bundle_report/test_in_browser.py tests/docs/test_page.py \
 	tests/cli/test_cli_newcomer.py tests/test_docstrings.py tests/test_extras.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 environment-newest:

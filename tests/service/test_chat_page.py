@@ -266,6 +266,8 @@ def test_a_wide_window_passes_axe(page: ChatPage) -> None:
     page.until(f"{LAST} .facts", 1)
     assert page["overview"].is_displayed()
     assert page.faults() == []
+    page.run("document.querySelector('#conversation img').removeAttribute('alt')")
+    assert any("image-alt" in fault for fault in page.faults()), "what is wrong is found"
 
 
 def test_what_is_not_known_is_not_shown(page: ChatPage) -> None:
