@@ -15,7 +15,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-newest  the tests with the newest releases of everything that pyproject.toml allows"
 	@echo "make fuzz    10,200 requests made up from the service's own description"
-	@echo "make test-browser  the page in a real browser: needs Debian's packages chromium and chromium-driver"
+	@echo "make test-browser  the pages in a real browser: needs Debian's packages chromium and chromium-driver"
 	@echo "make test-gpu  builds TensorRT engines and runs them: needs a GPU and TensorRT"
 	@echo "make gpu-check  fifteen minutes on a CUDA GPU: kernels, attention, steps, faults, the vision engine"
 	@echo "make package  wheel and sdist in out/dist, checked, installed in a clean environment and tried: 400 MB"
@@ -47,7 +47,7 @@ help:
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
 	@echo "make soak-install  installs killed at random, and bundles that were changed at random"
 	@echo "make rehearse  install.sh, releases and the service on an emulated arm64 machine; as root: docs/rehearsal.md"
-	@echo "make pictures  those of docs/report.md, after make demo: needs chromium and chromium-driver"
+	@echo "make pictures  those of docs/report.md and docs/page.md, after make demo: needs chromium and chromium-driver"
 	@echo "make images  builds the container images from stand-in bases, and runs them; as root: docker/README.md"
 	@echo "make rehearse-boot  a machine that boots: systemd, watchdog, memory, fifty power cuts; as root: docs/rehearsal.md"
 	@echo "make clean   remove .venv, .venv-newest, .venv-docs and out"
@@ -73,6 +73,9 @@ test: $(INSTALLED)
 # edgeq's docstrings. A new test is in, unless it lies in what is named here.
 NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/docs/test_commands_run.py \
 	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/bundle_report/test_in_browser.py \
+NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/test_readme.py \
+	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/service/test_chat_page.py \
+	tests/service/test_look_page.py tests/bundle_report/test_in_browser.py tests/docs/test_page.py \
 	tests/cli/test_cli_newcomer.py tests/test_docstrings.py tests/test_extras.py
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 environment-newest:
@@ -86,7 +89,8 @@ test-newest: environment-newest
 
 # `make test` runs these too where there is a browser, and passes over them where there is none.
 test-browser: $(INSTALLED)
-	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py tests/bundle_report/test_in_browser.py
+	EDGEQ_BROWSER=1 $(BIN)/python -m pytest tests/service/test_search_page.py tests/service/test_chat_page.py \
+		tests/service/test_look_page.py tests/bundle_report/test_in_browser.py
 
 # 10,200 made-up requests: make fuzz EXAMPLES=5000
 EXAMPLES ?= 1700
@@ -233,7 +237,7 @@ soak-install: $(INSTALLED)
 rehearse: $(INSTALLED)
 	$(BIN)/python -m rehearsal $(REHEARSE)
 
-# Bundles are kept for the next time: make pictures PICTURES="--work out/pictures"
+# Bundles are kept for the next time, one kind is made: make pictures PICTURES="--work out/pictures --only page"
 pictures: $(INSTALLED)
 	$(BIN)/python docs/make_pictures.py $(PICTURES)
 

@@ -1,4 +1,6 @@
-"""The pictures in docs/report.md, of real bundles in a real browser: `make pictures`, after `make demo`.
+"""The pictures in docs/report.md and docs/page.md, of real bundles in a real browser.
+
+`make pictures` makes them, after `make demo`.
 
 The CNN and the vision-language model are the demo's. The detector is the one of the tests, which finds drawn squares.
 It needs Debian's packages chromium and chromium-driver.
@@ -20,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from chromium import chromium  # noqa: E402
+from page_pictures import draw_pages  # noqa: E402
 from square_detector import OPTIONS, PREPROCESS, SIDE, draw_scenes, write_detector  # noqa: E402
 
 import edgeq  # noqa: E402
@@ -39,10 +42,11 @@ SHOWN = {
 """Report -> the parts that are on its picture."""
 
 
-def make_bundles(demo: Path, work: Path) -> dict[str, Path]:
-    """The three bundles, as their users would make them; those that are there already are taken as they are."""
-    bundles = {name: work / name for name in ("cnn", "detector", "vlm")}
-    if not bundles["cnn"].exists():
+def make_bundles(demo: Path, work: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Bundles as their users would make them; those that are there already are taken as they are."""
+    bundles = {name: work / name for name in names}
+    wanted = [name for name, bundle in bundles.items() if not bundle.exists()]
+    if "cnn" in wanted:
         edgeq.prepare(
             demo / "model",
             demo / "calibration.zip",
@@ -50,7 +54,7 @@ def make_bundles(demo: Path, work: Path) -> dict[str, Path]:
             evaluation=demo / "evaluation.zip",
             max_drop=DROP,
         )
-    if not bundles["detector"].exists():
+    if "detector" in wanted:
         edgeq.prepare(
             write_detector(work / "detector-model"),
             draw_scenes(work / "calibration", 32, seed=1),
@@ -59,7 +63,7 @@ def make_bundles(demo: Path, work: Path) -> dict[str, Path]:
             preprocess=PREPROCESS,
             options=OPTIONS,
         )
-    if not bundles["vlm"].exists():
+    if "vlm" in wanted:
         edgeq.prepare(
             demo / "vlm-model",
             demo / "photographs",
@@ -73,7 +77,6 @@ def make_bundles(demo: Path, work: Path) -> dict[str, Path]:
 
 def picture(browser: webdriver.Chrome, page: Path, parts: tuple[str, ...]) -> Image.Image:
     """The parts of a page below each other, no taller than `TALLEST`."""
-    browser.set_page_load_timeout(_PATIENCE_S)
     browser.set_window_size(WIDTH, WINDOW)
     browser.get(page.resolve().as_uri())
     shots = [
@@ -88,26 +91,35 @@ def picture(browser: webdriver.Chrome, page: Path, parts: tuple[str, ...]) -> Im
     return whole.crop((0, 0, whole.width, min(whole.height, TALLEST)))
 
 
+def draw_reports(browser: webdriver.Chrome, demo: Path, bundles: dict[str, Path], scratch: Path, output: Path) -> None:
+    """Write report-NAME.png, and report-top.png."""
+    pages = {name: edgeq.report(bundle, scratch / f"{name}.html") for name, bundle in bundles.items()}
+    pages["two"] = edgeq.report(bundles["cnn"], scratch / "two.html", beside=demo / "bundle")
+    for name, page in pages.items():
+        small = picture(browser, page, SHOWN[name]).quantize(64, dither=Image.Dither.NONE)
+        small.save(output / f"report-{name}.png", optimize=True)
+        if name == "cnn":  # for the README, which is read in three minutes
+            top = small.crop((0, 0, small.width, min(small.height, TOP)))
+            top.save(output / "report-top.png", optimize=True)
+
+
 def main() -> None:
-    """Write docs/report-NAME.png."""
+    """Write docs/report-NAME.png, docs/report-top.png, docs/page-NAME.png and docs/search-page.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=ROOT / "out" / "demo", help="Made by `make demo`.")
     parser.add_argument("--work", type=Path, help="Where bundles are kept for the next time.  [default: nowhere]")
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
+    parser.add_argument("--only", choices=("report", "page"), help="One kind of pictures.  [default: both]")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, chromium(Path(scratch) / "chromium") as browser:
+        browser.set_page_load_timeout(_PATIENCE_S)
         work = given.work or Path(scratch) / "work"
-        bundles = make_bundles(given.demo, work)
-        pages = {name: edgeq.report(bundle, Path(scratch) / f"{name}.html") for name, bundle in bundles.items()}
-        pages["two"] = edgeq.report(bundles["cnn"], Path(scratch) / "two.html", beside=given.demo / "bundle")
-        with chromium(Path(scratch) / "chromium") as browser:
-            for name, page in pages.items():
-                drawn = picture(browser, page, SHOWN[name])
-                small = drawn.quantize(64, dither=Image.Dither.NONE)
-                small.save(given.output / f"report-{name}.png", optimize=True)
-                if name == "cnn":  # for the README, which is read in three minutes
-                    top = small.crop((0, 0, small.width, min(small.height, TOP)))
-                    top.save(given.output / "report-top.png", optimize=True)
+        if given.only != "page":
+            bundles = make_bundles(given.demo, work, ("cnn", "detector", "vlm"))
+            draw_reports(browser, given.demo, bundles, Path(scratch), given.output)
+        if given.only != "report":
+            detector = make_bundles(given.demo, work, ("detector",))["detector"]
+            draw_pages(browser, given.demo, detector, work, given.output)
 
 
 if __name__ == "__main__":

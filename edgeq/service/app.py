@@ -20,7 +20,7 @@ from edgeq.service.http.in_flight import AT_ONCE, InFlight
 from edgeq.service.http.middleware import Middleware
 from edgeq.service.http.request_body import RequestBodies, body_limit
 from edgeq.service.metrics import CONTENT_TYPE, Metrics
-from edgeq.service.pages.page import page_of
+from edgeq.service.pages.page import page_files
 from edgeq.service.routes.chat import Chat
 from edgeq.service.routes.decode_room import DecodeRoom, decode_budget
 from edgeq.service.routes.embedder import Embedder
@@ -99,7 +99,7 @@ def make_service(
     handlers = _open_paths(served, settings, metrics, traffic) | _model_paths(
         served, settings, pictures, intake, metrics, decoder
     )
-    page = page_of(served) if settings.page else {}
+    page = page_files() if settings.page else {}
     handlers.update({("GET", path): file for path, file in page.items()})
     description = describe(served, bool(tokens))
     handlers["GET", "/openapi.json"] = partial(_text, lambda: description, "application/json")

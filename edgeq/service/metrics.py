@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from edgeq import __version__
 from edgeq.device import probe
+from edgeq.doctor.power_rails import read_rails
 from edgeq.doctor.thermal import read_zones
 from edgeq.engine.power import read_power
 from edgeq.errors import InputError
@@ -212,7 +213,7 @@ def _retrieval(served: ServedRetrieval) -> Iterator[Metric]:
 
 
 class _Machine(Collector):
-    """Memory, temperatures and power mode, as far as this machine tells them."""
+    """Memory, temperatures, power and power mode, as far as this machine tells them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -227,6 +228,9 @@ class _Machine(Collector):
         zones = [({"zone": zone.name}, zone.celsius) for zone in read_zones(self._root)]
         if zones:
             yield _labelled("edgeq_temperature_celsius", "Temperatures.", zones)
+        rails = [({"rail": rail.name}, rail.watts) for rail in read_rails(self._root)]
+        if rails:
+            yield _labelled("edgeq_power_watts", "Power of a rail; some are part of others.", rails)
         power = read_power(self._root)
         if power is not None:
             mode = {"mode": "" if power.mode is None else str(power.mode), "name": power.name or ""}

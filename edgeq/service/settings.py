@@ -58,7 +58,7 @@ class ServiceSettings(BaseModel):
         strict_model: requests that name another model are refused; else a header of the answer says which one answers.
         terms: a file of `edgeq.terms/1` for `/v1/inspect`; None takes the bundle's own, or those that come along.
         index: a catalog of `edgeq index`, made with the bundle, that `/v1/search` looks in.
-        page: a page for a browser at `/`, for bundles that have one.
+        page: pages for a browser, at `/` to use the bundle and at `/docs` with the API.
         host, port: where it listens; port 0 takes a free one.
         token_file: a bearer token a line.
         token_requests: under way with one of several tokens, at most; None shares `sequences` and `queue` out.

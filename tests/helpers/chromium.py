@@ -30,17 +30,20 @@ def found(*names: str) -> str:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
+def chromium(profile: Path, *, camera: bool = False) -> Iterator[webdriver.Chrome]:
     """A browser without a window, which asks for nothing but what it is told to.
 
     Args:
         profile: an empty directory for what it keeps.
+        camera: it has a simulated one, and gives it to pages without asking.
     """
     options = Options()
     options.binary_location = found("chromium", "chromium-browser", "google-chrome")
     driver = found("chromedriver")  # named, or selenium would download one
     flags = ["headless=new", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-extensions"]
     flags += ["disable-background-networking", "disable-component-update", "disable-sync", f"user-data-dir={profile}"]
+    if camera:
+        flags += ["use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"]
     if os.geteuid() == 0:
         flags.append("no-sandbox")  # Chromium refuses root its sandbox
     for flag in flags:

@@ -120,6 +120,13 @@ class SimulatedRuntime:
             self.looked_up += 1
         return None
 
+    def says(self, text: str) -> None:
+        """Another piece for everybody who waits for one."""
+        with self._lock:
+            streams = list(self._open.values())
+        for stream in streams:
+            stream.put(Token(text))
+
     def snapshot(self) -> Snapshot:
         with self._lock:
             active = len(self._open)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from chromium import chromium
 from PIL import Image
 from retrieval_bundle import add_image, indexed, retrieval_bundle
 from retrieving import SETTINGS
-from running import WAIT_S, Running, data_uri, image_part, running
-from selenium.webdriver import ActionChains, Chrome, Keys
-from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.wait import WebDriverWait
+from running import Running, data_uri, image_part, running
+from selenium.webdriver import Chrome, Keys
+from served_page import HOSTILE, TOKEN, Page
 from two_towers import SENTENCES
 
 from edgeq.service.load_bundle import open_served
 
-TOKEN = "0123456789abcdef-secret"
-HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 COUNT = 6
 LOST = 4
 """The image that is gone since it was indexed."""
@@ -36,16 +32,6 @@ const widthOf = async (place) => {
   return image ? image.naturalWidth : 0;
 };
 return Promise.all([...document.querySelectorAll("#results .picture")].map(widthOf));
-"""
-GIVE = """
-const [encoded, name, way] = arguments;
-const bytes = Uint8Array.from(atob(encoded), (each) => each.charCodeAt(0));
-const data = new DataTransfer();
-data.items.add(new File([bytes], name, { type: "image/png" }));
-const event = way === "drop"
-  ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
-  : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
-document.getElementById("drop").dispatchEvent(event);
 """
 
 
@@ -77,44 +63,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield browser
 
 
-class Page:
-    """The page as a person has it.
-
-    Args:
-        browser: it is opened in.
-        url: of the service.
-    """
-
-    def __init__(self, browser: Chrome, url: str) -> None:
-        self.browser = browser
-        browser.set_window_size(1000, 800)
-        browser.get(url)
-
-    def __getitem__(self, name: str) -> WebElement:
-        return self.browser.find_element(By.ID, name)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(script, *arguments)
-
-    def focused(self) -> str:
-        """The id of what has the focus, or its text."""
-        element = self.browser.switch_to.active_element
-        return element.get_attribute("id") or element.text
-
-    def until(self, selector: str, count: int) -> list[WebElement]:
-        """So many elements, once they are there and to be seen."""
-
-        def there(_: Chrome) -> list[WebElement]:
-            found = [each for each in self.all(selector) if each.is_displayed()]
-            return found if len(found) == count else []
-
-        return WebDriverWait(self.browser, WAIT_S, 0.02).until(there)
-
-    def enter(self, token: str = TOKEN) -> None:
-        self.until("#token", 1)[0].send_keys(token + Keys.ENTER)
+class SearchPage(Page):
+    """With results."""
 
     def seen(self, count: int) -> list[int]:
         """The numbers of the images shown, in order, once all pictures or what stands for them are there."""
@@ -122,17 +72,11 @@ class Page:
         widths: list[int] = self.run(WIDTHS)
         return [width - 40 if width else LOST for width in widths]
 
-    def complaints(self) -> list[str]:
-        """What the browser found wrong, but for answers that the page asked for and was refused."""
-        lines = [str(entry["message"]) for entry in self.browser.execute("getLog", {"type": "browser"})["value"]]
-        return [line for line in lines if "Failed to load resource" not in line]
-
 
 @pytest.fixture
-def page(browser: Chrome, service: Running) -> Page:
+def page(browser: Chrome, service: Running) -> SearchPage:
     """Opened, with the token given."""
-    browser.execute("getLog", {"type": "browser"})  # complaints of the page before
-    page = Page(browser, service.url)
+    page = SearchPage(browser, service.url)
     page.enter()
     page.until("#text", 1)
     return page
@@ -144,7 +88,7 @@ def answered(service: Running, query: Any, **more: Any) -> list[int]:
     return [int(each["columns"]["key"]) for each in found]
 
 
-def test_words_find_pictures_in_the_order_of_the_search(page: Page, service: Running) -> None:
+def test_words_find_pictures_in_the_order_of_the_search(page: SearchPage, service: Running) -> None:
     orders = [answered(service, sentence) for sentence in SENTENCES[:2]]
     for sentence, order in zip(SENTENCES[:2], orders, strict=True):
         page["text"].clear()
@@ -159,13 +103,13 @@ def test_words_find_pictures_in_the_order_of_the_search(page: Page, service: Run
         HOSTILE if not number else f"scene {number}" for number in range(COUNT) if number != LOST
     }
     assert "6 images" in page["status"].text
-    assert page.complaints() == []
+    page.check()
 
 
 def test_nothing_is_shown_without_the_token(browser: Chrome, service: Running) -> None:
-    page = Page(browser, service.url)
+    page = SearchPage(browser, service.url)
     page.enter("another-token-of-16")
-    WebDriverWait(browser, WAIT_S, 0.02).until(lambda _: "not the token" in page["status"].text)
+    page.wait(lambda: "not the token" in page["status"].text)
     assert not page["search"].is_displayed()
     page.enter()
     page.until("#text", 1)
@@ -176,7 +120,7 @@ def test_nothing_is_shown_without_the_token(browser: Chrome, service: Running) -
     assert not page["search"].is_displayed()
 
 
-def test_what_a_catalog_says_stays_text(page: Page) -> None:
+def test_what_a_catalog_says_stays_text(page: SearchPage) -> None:
     page["text"].send_keys(SENTENCES[0] + Keys.ENTER)
     page.seen(COUNT)
     captions = [each.text for each in page.all(".caption")]
@@ -192,58 +136,73 @@ def test_what_a_catalog_says_stays_text(page: Page) -> None:
 
 
 @pytest.mark.parametrize("way", ["choose", "drop", "paste"])
-def test_a_picture_finds_itself(page: Page, service: Running, images: Path, way: str) -> None:
+def test_a_picture_finds_itself(page: SearchPage, service: Running, images: Path, way: str) -> None:
     file = images / "3.png"
     if way == "choose":
         page["file"].send_keys(str(file))
     else:
-        page.run(GIVE, base64.b64encode(file.read_bytes()).decode(), file.name, way)
+        page.give(file.read_bytes(), file.name, way)
     order = answered(service, image_part(data_uri(file.read_bytes())))
     assert order[0] == 3
     assert page.seen(COUNT) == order
-    assert page["preview"].get_attribute("alt") == "The picture to search by: 3.png"
+    assert [each.get_attribute("alt") for each in page.all("#chosen img")] == ["The picture to search by: 3.png"]
     page["text"].send_keys("x")
     assert not page["chosen"].is_displayed(), "words take the picture's place"
     assert page.complaints() == []
 
 
-def test_it_fits_a_narrow_window_and_a_keyboard_suffices(page: Page, service: Running) -> None:
-    page.browser.set_window_size(500, 800)
-    page.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    )
-
-    def press(*keys: str) -> None:
-        ActionChains(page.browser, duration=0).send_keys(*keys).perform()
-
-    def fits() -> bool:
-        return bool(page.run("return innerWidth === 400 && document.documentElement.scrollWidth <= 400"))
-
-    assert fits()
+def test_it_fits_a_narrow_window_and_a_keyboard_suffices(page: SearchPage, service: Running) -> None:
+    page.narrow()
+    assert page.fits()
     assert page.focused() == "text"
-    press(SENTENCES[1])
+    page.press(SENTENCES[1])
     passed = []
-    for _ in range(3):
-        press(Keys.TAB)
+    for _ in range(4):
+        page.press(Keys.TAB)
         passed.append(page.focused())
-    assert passed == ["Search", "file", "count"]
-    press(Keys.CONTROL + "a" + Keys.NULL)
-    press("3", Keys.ENTER)
+    assert passed == ["Search", "file", "camera", "count"]
+    page.press(Keys.CONTROL + "a" + Keys.NULL)
+    page.press("3", Keys.ENTER)
     order = answered(service, SENTENCES[1])
     assert page.seen(3) == order[:3]
-    assert fits()
-    press(Keys.TAB)
+    assert page.fits()
+    page.press(Keys.TAB)
     chosen = page.focused()
     column, _, value = chosen.partition(": ")
     assert column in ("place", "year")
-    press(Keys.ENTER)
+    page.press(Keys.ENTER)
     page.until("#filters button", 1)
     only = answered(service, SENTENCES[1], filter={column: int(value) if column == "year" else value})
     assert 0 < len(only) < COUNT
     assert page.seen(len(only)) == only
-    press(*[Keys.TAB] * 4)
+    page.press(*[Keys.TAB] * 5)
     assert page.focused() == f"{chosen} ×"
-    press(Keys.ENTER)
+    page.press(Keys.ENTER)
     assert page.seen(3) == order[:3]
     assert not page["filters"].is_displayed()
-    page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_texts_and_a_picture_are_compared_where_no_catalog_is(
+    browser: Chrome, images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = (images / "0.png").read_bytes()
+    with running(open_served(retrieval_bundle(tmp_path_factory), SETTINGS)) as service:
+
+        def wanted(first: Any, texts: list[str]) -> list[str]:
+            asked = {"model": "towers", "input": [first, *texts]}
+            found = service.http.post("/v1/embeddings", json=asked).json()["data"]
+            one, *others = (np.asarray(each["embedding"]) for each in found)
+            cosines = sorted(zip((float(one @ other) for other in others), texts, strict=True), reverse=True)
+            return [f"{text}\n{cosine:.3f}" for cosine, text in cosines]
+
+        page = Page(browser, service.url)
+        page.until("#texts", 1)
+        assert browser.title == "Compare texts and images"
+        page["texts"].send_keys("\n".join(SENTENCES[:3]))
+        page.give(data, "0.png")
+        page.until("#results .scores li", 3)
+        assert page.texts(".scores li") == wanted(image_part(data_uri(data)), list(SENTENCES[:3]))
+        page.all("#chosen button")[0].click()
+        page.until("#results .scores li", 2)
+        assert page.texts(".scores li") == wanted(SENTENCES[0], list(SENTENCES[1:3]))
+        page.check()

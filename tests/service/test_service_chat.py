@@ -62,6 +62,8 @@ def test_an_answer_about_an_image(service: Running, runtime: SimulatedRuntime) -
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == 5
     assert answer.usage.prompt_tokens_details.image_tokens == 4
+    times = ("queue_time", "prompt_time", "completion_time", "total_time")
+    assert [getattr(answer.usage, name) for name in times] == [0.25, 1.25, 3.0, 4.5]
     ask = runtime.asks[-1]
     assert colours(ask) == [(200, 10, 10)]
     assert ask.turns == (Turn("user", (IMAGE, "what is it?")),)

@@ -150,7 +150,7 @@ def test_a_token_that_is_none(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/"), ("GET", "/v1/models/"), ("POST", "/v1/embed/x"), ("GET", "/%2e%2e/a")]
+    ("method", "path"), [("GET", "/page"), ("GET", "/v1/models/"), ("POST", "/v1/embed/x"), ("GET", "/%2e%2e/a")]
 )
 def test_nothing_is_there(service: Running, method: str, path: str) -> None:
     answer = service.http.request(method, path)

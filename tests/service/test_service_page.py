@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,15 +21,19 @@ from retrieving import SETTINGS
 from running import WAIT_S, Running, SimulatedRuntime, classifying, eventually, running, talking
 
 from edgeq.service.load_bundle import open_served
+from edgeq.service.pages import page
 from edgeq.service.routes import thumbnails
 from edgeq.service.routes.thumbnails import SIDE, thumbnail
+from edgeq.service.served_model import ServedModel
 
 TOKEN = "0123456789abcdef-secret"
 FILES = {
     "/": "text/html; charset=utf-8",
-    "/page.css": "text/css; charset=utf-8",
-    "/page.js": "text/javascript; charset=utf-8",
-    "/page.svg": "image/svg+xml",
+    "/docs": "text/html; charset=utf-8",
+    "/page/style.css": "text/css; charset=utf-8",
+    "/page/main.js": "text/javascript; charset=utf-8",
+    "/page/service.js": "text/javascript; charset=utf-8",
+    "/page/icon.svg": "image/svg+xml",
 }
 CHANGED, GONE, SAME, LARGE = range(4)
 
@@ -76,6 +81,7 @@ def test_the_page_is_no_secret_and_may_do_little(service: Running, path: str, me
     assert {rules[each] for each in ("script-src", "style-src", "connect-src")} == {"'self'"}
     assert {rules[each] for each in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["permissions-policy"].startswith("camera=(self), microphone=()")
     assert answer.headers["cache-control"] == "no-cache"
     again = service.http.get(path, headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -83,31 +89,54 @@ def test_the_page_is_no_secret_and_may_do_little(service: Running, path: str, me
     assert service.http.post(path).status_code == 405
 
 
-def test_the_page_needs_nothing_from_elsewhere(service: Running) -> None:
-    markup = service.http.get("/").text
-    assert "://" not in markup
-    assert "style=" not in markup
-    assert " on" not in {part[:3] for part in markup.split("<")}
-    for name in ("page.css", "page.js", "page.svg"):
-        assert f'"{name}"' in markup, "by a relative path: the service may lie under another one"
+def test_the_pages_need_nothing_from_elsewhere(service: Running) -> None:
+    """Paths are relative, as the service may lie under another one, and lead somewhere."""
+    for document in ("/", "/docs"):
+        markup = service.http.get(document).text
+        assert "://" not in markup
+        assert "style=" not in markup
+        assert " on" not in {part[:3] for part in markup.split("<")}
+        named = re.findall(r'(?:src|href)="(page/[^"]+)"', markup)
+        assert len(named) == 3
+        scripts = [name for name in named if name.endswith(".js")]
+        while scripts:
+            text = service.http.get(f"/{scripts.pop()}").text
+            imported = [f"page/{name}" for name in re.findall(r'^import .* from "\./(.*)";$', text, re.MULTILINE)]
+            scripts += [name for name in imported if name not in named]
+            named += imported
+        assert {service.http.get(f"/{name}").status_code for name in named} == {200}
+
+
+def test_no_file_goes_out_that_no_page_names(service: Running) -> None:
+    static = Path(page.__file__).with_name("static")
+    documents = "".join((static / name).read_text() for name in ("index.html", "docs.html"))
+    scripts = "".join(file.read_text() for file in static.glob("*.js"))
+    files = [file.name for file in static.iterdir() if file.suffix != ".html"]
+    assert [name for name in files if f"page/{name}" not in documents and f'"./{name}"' not in scripts] == []
+    assert {service.http.get(f"/page/{name}").status_code for name in files} == {200}
 
 
 def test_nothing_else_is_told_without_the_token(service: Running) -> None:
-    for path in ("/v1/models", "/v1/search/images/0", "/page", "/index.html", "/page.js/", "/page.js%00"):
+    told = ("/v1/models", "/openapi.json", "/metrics", "/v1/search/images/0")
+    near = (
+        "/page",
+        "/page/",
+        "/page/index.html",
+        "/index.html",
+        "/page/main.js/",
+        "/page/main.js%00",
+        "/page/page.py",
+    )
+    for path in told + near:
         assert service.http.get(path, headers={"authorization": ""}).status_code == 401, path
 
 
-def test_who_has_no_page(bundle: Path, catalog: Path) -> None:
-    searching = SETTINGS.model_copy(update={"index": catalog})
-    for served, page in (
-        (open_served(bundle, searching), False),
-        (open_served(bundle, SETTINGS), True),
-        (classifying(), True),
-        (talking(SimulatedRuntime()), True),
-    ):
-        with running(served, page=page) as service:
-            assert service.http.get("/").status_code == 404
-            assert service.http.get("/page.js").status_code == 404
+@pytest.mark.parametrize("served", [classifying, lambda: talking(SimulatedRuntime())], ids=["classifier", "talking"])
+def test_every_bundle_has_the_page_unless_it_is_left_out(served: Callable[[], ServedModel]) -> None:
+    with running(served()) as service:
+        assert [service.http.get(path).status_code for path in FILES] == [200] * len(FILES)
+    with running(served(), page=False) as service:
+        assert [service.http.get(path).status_code for path in FILES] == [404] * len(FILES)
 
 
 def test_without_a_token_the_page_is_for_this_machine(bundle: Path, catalog: Path) -> None:

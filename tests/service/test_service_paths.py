@@ -242,9 +242,29 @@ def test_metrics_of_a_jetson_and_of_its_canaries() -> None:
     zones = {zone.name: zone.celsius for zone in read_zones(root)}
     assert zones
     assert {key[1]: value for key, value in found.items() if key[0] == "edgeq_temperature_celsius"} == zones
+    assert "edgeq_power_watts" not in {key[0] for key in found}, "nothing that is not measured"
     power = read_power(root)
     assert power is not None
     assert found["edgeq_power_mode_info", str(power.mode), power.name or ""] == 1
+
+
+def test_metrics_of_power(tmp_path: Path) -> None:
+    """As the kernel's ina3221 shows an Orin NX; a rail without a current and another monitor are left out."""
+    files = {
+        "hwmon0": {"name": "nvme", "in1_label": "no", "in1_input": "1000", "curr1_input": "1000"},
+        "hwmon3": {
+            **{"name": "ina3221", "in1_label": "VDD_IN", "in1_input": "19152", "curr1_input": "376"},
+            **{"in2_label": "VDD_CPU_GPU_CV", "in2_input": "19152"},
+            **{"in3_label": "VDD_SOC", "in3_input": "19144", "curr3_input": "80", "in7_label": "sum of shunt voltages"},
+        },
+    }
+    for monitor, texts in files.items():
+        (tmp_path / "sys/class/hwmon" / monitor).mkdir(parents=True)
+        for name, text in texts.items():
+            (tmp_path / "sys/class/hwmon" / monitor / name).write_text(f"{text}\n")
+    found = read_samples(Metrics(talking(SimulatedRuntime()), InFlight(), tmp_path).text().decode())
+    rails = {key[1]: value for key, value in found.items() if key[0] == "edgeq_power_watts"}
+    assert rails == {"VDD_IN": pytest.approx(7.201152), "VDD_SOC": pytest.approx(1.53152)}
 
 
 def test_a_classifier_has_no_context(classifier: Running) -> None:

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from running import NAME, Running, classifying, data_uri, picture, running
+from segmenting import HalvesEngine, segmenting
 from square_detector import CLASSES, detector_place
 
 from edgeq.model.heads.masks import MaskHead
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.runtime.pixel_answers import MASK_SIDE, Segmenter
 from edgeq.service.load_bundle import open_served
-from edgeq.service.routes.vision_worker import VisionWorker
-from edgeq.service.served_model import ServedModel
 from edgeq.service.settings import ServiceSettings
 
 
@@ -104,28 +102,6 @@ def test_the_description_has_what_is_served(detector: Running) -> None:
     assert not {"/v1/classify", "/v1/embed", "/v1/segment"} & set(described["paths"])
     example = described["paths"]["/v1/detect"]["post"]["requestBody"]["content"]["application/json"]["example"]
     assert detector.http.post("/v1/detect", json=example).status_code == 200
-
-
-class HalvesEngine:
-    """An engine without a network: simulated. The left half is class 0, the right one the class of the brightness."""
-
-    inputs: tuple[str, ...] = ("pixels",)
-    outputs: tuple[str, ...] = ("aux", "logits")
-
-    def run(self, feeds: Any, outputs: Any = None) -> dict[str, Any]:
-        assert tuple(outputs) == ("logits",)
-        scores = np.zeros((1, 3, 2, 4), np.float32)
-        scores[:, 0, :, :2] = 1.0
-        scores[:, 1 + int(feeds["pixels"].mean() > 0.5), :, 2:] = 1.0
-        return {"logits": scores}
-
-
-def segmenting() -> ServedModel:
-    preprocess = Preprocess(4, 8, resize=(4, 8), resample=0, center_crop=False, scale=1 / 255)
-    segmenter = Segmenter(HalvesEngine(), MaskHead(output="logits", channels=3, height=4, width=8), preprocess)
-    served = classifying(("road", "sky", "tree"))
-    manifest = served.manifest.model_copy(update={"task": "segment"})
-    return replace(served, manifest=manifest, seeing=VisionWorker(segmenter, queue=2))
 
 
 @pytest.mark.parametrize(("colour", "number", "label"), [((255, 255, 255), 2, "tree"), ((0, 0, 0), 1, "sky")])

@@ -68,9 +68,7 @@ class _Serving(BaseModel):
 @click.argument("bundle", type=PATH, required=False)
 @bundle_options
 @click.option("--index", type=PATH, help="A catalog of `edgeq index` for /v1/search.  [default: none]")
-@click.option(
-    "--page/--no-page", default=None, help="A page for a browser at `/`, where a catalog is searched.  [default: yes]"
-)
+@click.option("--page/--no-page", default=None, help="Pages for a browser at `/` and `/docs`.  [default: yes]")
 @click.option("--host", help="The address to listen on; any but the loopback one needs a token.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The TCP port; 0 takes a free one.  [default: 8000]")
 @click.option("--token-file", type=PATH, help="Bearer tokens, one a line.  [default: variable EDGEQ_TOKEN]")

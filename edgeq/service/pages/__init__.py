@@ -1,1 +1,1 @@
-"""The page of a service, for a browser: plain files, no build step, nothing from elsewhere."""
+"""The pages of a service, for a browser: plain files, no build step, nothing from elsewhere."""

@@ -1,4 +1,7 @@
-"""Which page a bundle has, and how its files go out: the same for everybody, and allowed next to nothing."""
+"""The pages' files and how they go out: the same for every bundle and everybody, and allowed next to nothing.
+
+They hold nothing of the bundle: a page asks the service what it serves, with the token where there is one.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,19 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgeq.service.served_model import ServedModel
+__all__ = ["PageFile", "page_files"]
 
-__all__ = ["PageFile", "page_of"]
+_STATIC: Final = Path(__file__).parent / "static"
 
-_FILES: Final = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/page.svg": ("page.svg", "image/svg+xml"),
+_DOCUMENTS: Final = {"/": "index.html", "/docs": "docs.html"}
+"""By path. Every other file lies below `/page/`."""
+
+_MEDIA_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
-"""By path: the file in a page's folder, and its media type."""
 
 _POLICY: Final = "; ".join(
     (
@@ -37,43 +42,35 @@ _POLICY: Final = "; ".join(
 )
 """Content Security Policy, level 3: scripts, styles and requests of this service alone; a text never becomes markup."""
 
-
-def page_of(served: ServedModel) -> dict[str, PageFile]:
-    """The files of a bundle's page by their path: here alone is settled which kind of bundle has which page.
-
-    Args:
-        served: the bundle.
-
-    Returns:
-        empty where there is no page for it.
-    """
-    searches = served.retrieval is not None and served.retrieval.catalog is not None
-    return _page("search") if searches else {}
+_PERMISSIONS: Final = "camera=(self), microphone=(), geolocation=(), display-capture=()"
+"""Permissions Policy: of what a browser asks its user for, the camera alone."""
 
 
-def _page(folder: str) -> dict[str, PageFile]:
-    place = Path(__file__).parent / folder
-    return {path: PageFile((place / name).read_bytes(), media_type) for path, (name, media_type) in _FILES.items()}
+def page_files() -> dict[str, PageFile]:
+    """Every file of the pages by its path."""
+    documents = {path: PageFile(_STATIC / name) for path, name in _DOCUMENTS.items()}
+    others = (file for file in sorted(_STATIC.iterdir()) if file.name not in _DOCUMENTS.values())
+    return documents | {f"/page/{file.name}": PageFile(file) for file in others}
 
 
 class PageFile:
     """One file of a page.
 
     Args:
-        data: all of it.
-        media_type: of it.
+        file: in the package.
     """
 
-    def __init__(self, data: bytes, media_type: str) -> None:
-        self._data = data
+    def __init__(self, file: Path) -> None:
+        self._data = file.read_bytes()
         self._headers = {
-            "Content-Type": media_type,
+            "Content-Type": _MEDIA_TYPES[file.suffix],
             "Content-Security-Policy": _POLICY,
+            "Permissions-Policy": _PERMISSIONS,
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cache-Control": "no-cache",  # kept, and asked for again
-            "ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"',
+            "ETag": f'"{hashlib.sha256(self._data).hexdigest()[:32]}"',
         }
 
     async def __call__(self, request: Request) -> Response:

@@ -256,4 +256,8 @@ def _tokens(took: Took) -> TokenUsage:
         completion_tokens=took.answer_tokens,
         total_tokens=took.prompt_tokens + took.answer_tokens,
         prompt_tokens_details=PromptDetails(cached_tokens=took.cached_tokens, image_tokens=took.image_tokens),
+        queue_time=took.queue_seconds,
+        prompt_time=took.first_token_seconds - took.queue_seconds,
+        completion_time=took.seconds - took.first_token_seconds,
+        total_time=took.seconds,
     )

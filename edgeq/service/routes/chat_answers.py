@@ -36,12 +36,23 @@ class PromptDetails(_Answer):
 
 
 class TokenUsage(_Answer):
-    """What a request took, in tokens."""
+    """What a request took, in tokens and in seconds; the first token is there after `queue_time` and `prompt_time`.
+
+    Attributes:
+        queue_time: from submission to the start.
+        prompt_time: from there to the first token.
+        completion_time: from there to the end, all tokens after the first.
+        total_time: of these three.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    queue_time: float
+    prompt_time: float
+    completion_time: float
+    total_time: float
 
 
 class AssistantMessage(_Answer):
