@@ -72,8 +72,6 @@ test: $(INSTALLED)
 # GPU, of a browser, of installing, of disks that fail, of the pages, whose commands other tests run one by one, and of
 # edgeq's docstrings. A new test is in, unless it lies in what is named here.
 NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/docs/test_commands_run.py \
-	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/bundle_report/test_in_browser.py \
-NEWEST_WITHOUT := tests/benchmarks tests/docker tests/gpu tests/install tests/jetson tests/rehearsal tests/test_readme.py \
 	tests/catalog/test_catalog_killed.py tests/service/test_search_page.py tests/service/test_chat_page.py \
 	tests/service/test_look_page.py tests/bundle_report/test_in_browser.py tests/docs/test_page.py \
 	tests/cli/test_cli_newcomer.py tests/test_docstrings.py tests/test_extras.py
