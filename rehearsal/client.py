@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 _READY_S = 300.0
-_END_S = 90.0
+_END_S = 300.0
+"""An emulated interpreter takes long to end."""
 
 
 @dataclass(frozen=True)

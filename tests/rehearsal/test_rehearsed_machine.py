@@ -15,6 +15,7 @@ import pytest
 from rehearsal.machine.__main__ import main
 from rehearsal.machine.cuts import what_is_wrong
 from rehearsal.machine.emulator import Hardware
+from rehearsal.machine.guest.agent import said
 from rehearsal.machine.initramfs import archive, load_order, write_initramfs
 from rehearsal.machine.needs import FREE_BYTES, lacking
 from rehearsal.machine.story import shown
@@ -23,6 +24,11 @@ from rehearsal.needs import CERTIFICATES, EMULATOR_RULE
 
 SECTOR = 512
 FLUSH, FUA, DISCARD = 1, 2, 4
+
+
+def test_a_command_that_is_not_there_is_answered() -> None:
+    assert said(["echo", "here"]) == [0, "here\n", ""]
+    assert said(["no-such-command"])[:2] == [127, ""]
 
 
 def log_of(*entries: tuple[int, bytes, int]) -> bytes:

@@ -6,6 +6,15 @@ import subprocess
 import sys
 
 
+def said(words: list[str]) -> list[object]:
+    """[status, stdout, stderr] of a command; the shell's 127 where there is none of that name."""
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as error:
+        return [127, "", str(error)]
+    return [done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")]
+
+
 def main() -> None:
     """One line is a command, as a JSON list of words; its answer is a line, [status, stdout, stderr]."""
     with open(sys.argv[1], "r+b", buffering=0) as port:
@@ -16,9 +25,7 @@ def main() -> None:
             if not end:
                 continue
             waiting = rest
-            done = subprocess.run(json.loads(line), stdin=subprocess.DEVNULL, capture_output=True, check=False)
-            said = [done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")]
-            answer = json.dumps(said).encode() + b"\n"
+            answer = json.dumps(said(json.loads(line))).encode() + b"\n"
             while answer:
                 answer = answer[port.write(answer) :]
 
