@@ -251,7 +251,7 @@ class BootStory:
     def _watchdog(self) -> str:
         before = self._show("MainPID", "NRestarts")
         begin = time.monotonic()
-        self._run("systemctl", "kill", "--kill-whom=main", "--signal=SIGSTOP", "edgeq")  # a small Debian has no /bin/kill
+        self._run("systemctl", "kill", "--kill-whom=main", "--signal=SIGSTOP", "edgeq")  # there may be no /bin/kill
         while self._show("MainPID")["MainPID"] == before["MainPID"]:
             if time.monotonic() - begin > _READY_S:
                 raise UnexpectedError(f"after {_READY_S:.0f} s it is still there, stopped")
