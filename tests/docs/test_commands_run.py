@@ -15,15 +15,14 @@ from transformers import ViTConfig, ViTForImageClassification
 from benchmarks.detector import export, labelled
 from edgeq.cli import run
 from edgeq.demo import run as demo
-from edgeq.demo.clip.pairs import lay_out_clip
 from edgeq.demo.vlm import story
 from edgeq.demo.vlm.report import SCENES
 from edgeq.pipeline.stages import Progress
 
 
 @pytest.fixture
-def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo asks its vision-language model about four scenes, and calibrates on as few as guards let pass."""
+def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo asks its vision-language model about four scenes: every command that follows finds what it needs."""
 
     def tell(work: Path, scenes: int, *, progress: Progress | None = None) -> story.Story:
         assert scenes == SCENES
@@ -31,8 +30,6 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "tell", tell)
     monkeypatch.setattr(story, "_PHOTOGRAPHS", 8)
-    monkeypatch.setattr(demo, "_CALIBRATION_PER_KIND", 17)
-    monkeypatch.setattr(demo, "lay_out_clip", lambda work: lay_out_clip(work, pairs=100))
 
 
 @pytest.fixture
@@ -100,7 +97,7 @@ class Reader:
         return new
 
 
-@pytest.mark.usefixtures("few_scenes", "quick_latency", "small_detector", "small_vit")
+@pytest.mark.usefixtures("few_reports", "quick_latency", "small_detector", "small_vit")
 @pytest.mark.filterwarnings("ignore")  # of torch's exporter, in a snippet
 def test_every_command_and_all_python_of_what_is_read_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
