@@ -141,11 +141,13 @@ def test_a_cable_is_pulled_and_put_back_and_the_watch_told_to_stop(bundle: Path,
         port = first.server_address[1]
         command = [EDGEQ, "watch", bundle, f"rtsp://me:secret@127.0.0.1:{port}/live", *QUICK]
         to = ["--lines", tmp_path / "a.jsonl", "--overlay", tmp_path / "o.mkv"]
-        process = subprocess.Popen([*command, *to], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*map(str, (*command, *to))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline()
-    told = []
+    told: list[str] = []
     try:
         with served(RtspServer, port):
             while "is back" not in (line := process.stderr.readline()):
