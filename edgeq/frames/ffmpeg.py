@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
@@ -42,6 +43,7 @@ _TURNS: Final = {
 }
 
 
+@cache
 def load_av() -> Any:
     """PyAV, which says nothing by itself: FFmpeg's messages name addresses with their passwords.
 

@@ -29,6 +29,7 @@ _OPTIONS: Final = {
 
 _WIDEST: Final = 1920
 _LINES: Final = 6
+_LONGEST: Final = 1000
 _MS: Final = Fraction(1, 1000)
 
 
@@ -140,18 +141,20 @@ class Overlay:
 
 
 def caption(image: Image.Image, lines: list[str]) -> Image.Image:
-    """A copy of an image with lines of text at its lower edge, white on a dark ground; what is too long is cut.
+    """A copy of an image with text at its lower edge, white on a dark ground; long lines are wrapped.
 
     Args:
         image: in mode RGB.
-        lines: of text, six at most.
+        lines: of text; of more than fit into six lines the rest is cut.
     """
     drawn = image.copy()
     draw = ImageDraw.Draw(drawn, "RGBA")
     size = max(image.height // 24, 10)
     font = ImageFont.load_default(size)
     height = round(size * 1.3)
-    shown = [_cut(draw, font, line, image.width - size) for line in lines[:_LINES]]
+    shown = [part for line in lines for part in _wrapped(draw, font, line[:_LONGEST], image.width - size)]
+    if len(shown) > _LINES:
+        shown[_LINES - 1 :] = [f"{shown[_LINES - 1]} …"]
     top = image.height - height * len(shown) - size // 2
     draw.rectangle((0, top, image.width, image.height), fill=(0, 0, 0, 160))
     for number, line in enumerate(shown):
@@ -159,11 +162,15 @@ def caption(image: Image.Image, lines: list[str]) -> Image.Image:
     return drawn
 
 
-def _cut(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, line: str, width: int) -> str:
-    """As much of a line as fits."""
-    line = " ".join(line.split())[:400]
-    if draw.textlength(line, font=font) <= width:
-        return line
-    while line and draw.textlength(f"{line}…", font=font) > width:
-        line = line[:-1]
-    return f"{line}…"
+def _wrapped(
+    draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str, width: int
+) -> list[str]:
+    """A text in lines that are so wide at the most, but for a word that is wider."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draw.textlength(longer, font=font) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

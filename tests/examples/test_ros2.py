@@ -59,7 +59,7 @@ class SimulatedNode:
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names of the node's module."""
-    modules = {
+    modules: dict[str, dict[str, Any]] = {
         "rclpy": {},
         "rclpy.executors": {"ExternalShutdownException": RuntimeError},
         "rclpy.node": {"Node": SimulatedNode},
