@@ -48,6 +48,11 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Python ends with looking for garbage in all that was imported."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _imports_are_no_garbage() -> None:
     """Set aside what the imports left: each lowering collects garbage, and looks half a second through torch's."""

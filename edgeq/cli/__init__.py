@@ -7,6 +7,7 @@ what each of them means.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import signal
@@ -59,7 +60,7 @@ VERBS: Final = {
     "index": "Embed images with a bundle of CLIP or SigLIP into a catalog, and index it.",
     "search": "Find images of a catalog by words, or by an image.",
     "serve": "Serve a bundle over HTTP: chat, classes, reports, metrics.",
-    "watch": "Write a report beside each image that comes into a folder.",
+    "watch": "Report on images that come into a folder, on a film or a camera.",
     "demo": "Go the whole way on the small networks that come along.",
 }
 """Each verb with its line in `edgeq --help`."""
@@ -138,6 +139,7 @@ def main() -> None:
     status = run(sys.argv[1:])
     if _lost:
         leave(status)
+    gc.freeze()  # Python ends with looking for garbage in all that was imported: with torch that takes seconds
     sys.exit(status)
 
 

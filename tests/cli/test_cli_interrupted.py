@@ -162,3 +162,12 @@ def test_json_is_one_object_and_all_of_stdout(tiny_model: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((tmp_path / "made" / "export.json").read_text())
+
+
+def test_it_ends_without_looking_for_garbage() -> None:
+    """What was imported is set aside by then: a full collection of torch's modules takes seconds, several times."""
+    program = "import atexit, gc, edgeq.cli; atexit.register(lambda: print(gc.get_freeze_count() > 0)); edgeq.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    assert done.stdout.splitlines()[-1] == "True"
