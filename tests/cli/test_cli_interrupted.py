@@ -166,7 +166,8 @@ def test_json_is_one_object_and_all_of_stdout(tiny_model: Path, tmp_path: Path) 
 
 def test_it_ends_without_looking_for_garbage() -> None:
     """What was imported is set aside by then: a full collection of torch's modules takes seconds, several times."""
-    program = "import atexit, gc, edgeq.cli; atexit.register(lambda: print(gc.get_freeze_count() > 0)); edgeq.cli.main()"
+    told = "atexit.register(lambda: print(gc.get_freeze_count() > 0))"
+    program = f"import atexit, gc, edgeq.cli; {told}; edgeq.cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
