@@ -28,7 +28,7 @@ class SimulatedNode:
     parameters: dict[str, Any]
 
     def __init__(self, name: str) -> None:
-        self.name, self.published, self.warned = name, [], []
+        self.name, self.published, self.warned = name, list[Any](), list[str]()
         self.changed = threading.Event()
 
     def declare_parameter(self, name: str, default: object) -> SimpleNamespace:
