@@ -62,8 +62,9 @@ demo: $(INSTALLED)
 	@rm -rf out/demo
 	@$(BIN)/edgeq demo --output out/demo
 
-# Tests of a file run in one process and share what they made; files run beside each other.
-PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile
+# Tests of a file run in one process and share what they made; files run beside each other, as they come: by the number of
+# tests, pytest-xdist would leave the longest file, which is one test, to the end, and one process to it.
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
 
