@@ -82,7 +82,7 @@ def verbs_called() -> Iterator[tuple[str, list[str]]]:
     for block, line in COMMANDS:
         called = re.match(r"(?:sudo (?:-u edgeq )?)?edgeq ([a-z].*)", line)
         if called:
-            yield f"{block.page}: {line}", called[1].split()
+            yield f"{block.page}: {line}", shlex.split(called[1])
 
 
 def test_every_verb_and_flag_that_is_shown_exists() -> None:

@@ -123,8 +123,9 @@ def test_pieces_that_cannot_be_decoded(tmp_path: Path) -> None:
     film = tmp_path / "a.mkv"
     draw_film(film, 10, codec="mjpeg", pixels="yuvj420p")
     data = bytearray(film.read_bytes())
-    place = data.index(b"\xff\xd8\xff", data.index(b"\xff\xd8\xff") + 1)
-    data[place : place + 600] = bytes(600)
+    begin = data.index(b"\xff\xd8\xff", data.index(b"\xff\xd8\xff") + 1)
+    size = data.index(b"\xff\xd9", begin) - begin
+    data[begin : begin + size] = bytes(size)
     film.write_bytes(data)
     looking = Looking(open_source(str(film)), lambda image: image.size, ALL, pytest.fail)
     assert len(list(looking)) == 9
