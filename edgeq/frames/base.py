@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from PIL import Image
 
-__all__ = ["MAX_FRAME_PIXELS", "Frame", "FrameSource"]
+from edgeq.errors import ImageError
+
+__all__ = ["MAX_FRAME_PIXELS", "Frame", "FrameSource", "LiveSource"]
 
 MAX_FRAME_PIXELS: Final = 7680 * 4320
 """The largest frame decoded, in pixels: 8K."""
@@ -60,3 +64,38 @@ class FrameSource(Protocol):
             ImageError: nothing can be read from it, or not any more.
         """
         ...
+
+
+class LiveSource(ABC):
+    """What cameras and streams have in common.
+
+    Args:
+        name: for people.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """As for `FrameSource.name`."""
+        return self._name
+
+    @property
+    def live(self) -> bool:
+        """It goes on."""
+        return True
+
+    def check(self) -> None:
+        """Open it, and wait for the first frame.
+
+        Raises:
+            ImageError: none comes.
+        """
+        with closing(self.frames()) as frames:
+            if next(frames, None) is None:
+                raise ImageError(f"{self._name} ended before its first frame", passing=True)
+
+    @abstractmethod
+    def frames(self) -> Generator[Frame, None, None]:
+        """As for `FrameSource.frames`."""

@@ -15,12 +15,12 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import IO, Final
 
 from edgeq.errors import ImageError, InputError
 from edgeq.frames.address import without_secrets
-from edgeq.frames.base import Frame
+from edgeq.frames.base import Frame, LiveSource
 from edgeq.frames.ffmpeg import Input, decoded
 
 __all__ = ["GstreamerSource"]
@@ -33,7 +33,7 @@ _ENDS_S: Final = 2.0
 _SHOWN: Final = 300
 
 
-class GstreamerSource:
+class GstreamerSource(LiveSource):
     """Frames of a pipeline's last element.
 
     Args:
@@ -47,7 +47,7 @@ class GstreamerSource:
     def __init__(self, pipeline: str, timeout: float) -> None:
         elements, _mark, sink = pipeline.rpartition("!")
         text = elements if sink.strip().startswith("appsink") else pipeline
-        self._name = without_secrets(" ".join(text.split()))
+        super().__init__(without_secrets(" ".join(text.split())))
         try:
             self._words = shlex.split(text)
         except ValueError as error:
@@ -61,25 +61,9 @@ class GstreamerSource:
         self._damaged = 0
 
     @property
-    def name(self) -> str:
-        """The pipeline, without passwords."""
-        return self._name
-
-    @property
-    def live(self) -> bool:
-        """It is taken for a camera, whatever it is."""
-        return True
-
-    @property
     def damaged(self) -> int:
         """As for `FrameSource.damaged`."""
         return self._damaged
-
-    def check(self) -> None:
-        """Run it, and wait for the first frame; raises ImageError."""
-        with closing(self.frames()) as frames:
-            if next(frames, None) is None:
-                raise ImageError(f"{self._name} ended before its first frame", passing=True)
 
     def frames(self) -> Generator[Frame, None, None]:
         """As for `FrameSource.frames`, of one run of the pipeline.

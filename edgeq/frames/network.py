@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing
 from typing import Final
 from urllib.parse import urlsplit
 
-from edgeq.errors import ImageError, InputError
+from edgeq.errors import InputError
 from edgeq.frames.address import with_login, without_secrets
-from edgeq.frames.base import Frame
+from edgeq.frames.base import Frame, LiveSource
 from edgeq.frames.ffmpeg import Input, decoded
 
 __all__ = ["SCHEMES", "NetworkSource"]
@@ -23,7 +22,7 @@ SCHEMES: Final = {"rtsp": _RTSP, "rtsps": _RTSP, "http": _HTTP, "https": _HTTP, 
 _LIVE_OPTIONS: Final = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "2000000"}
 
 
-class NetworkSource:
+class NetworkSource(LiveSource):
     """A stream by its address. RTSP goes over TCP: datagrams that are lost would be damaged frames.
 
     Args:
@@ -40,7 +39,7 @@ class NetworkSource:
             host, _port = parts.hostname, parts.port
         except ValueError:
             host = None
-        self._name = without_secrets(address)
+        super().__init__(without_secrets(address))
         if not host:
             raise InputError(f"{self._name} names no host", expected="an address such as rtsp://camera:554/stream")
         options = dict(_LIVE_OPTIONS)
@@ -58,25 +57,9 @@ class NetworkSource:
         )
 
     @property
-    def name(self) -> str:
-        """Its address without user, password and query."""
-        return self._name
-
-    @property
-    def live(self) -> bool:
-        """It goes on."""
-        return True
-
-    @property
     def damaged(self) -> int:
         """As for `FrameSource.damaged`."""
         return self._input.damaged
-
-    def check(self) -> None:
-        """Connect, and wait for the first frame; raises ImageError."""
-        with closing(self.frames()) as frames:
-            if next(frames, None) is None:
-                raise ImageError(f"{self._name} ended before its first frame", passing=True)
 
     def frames(self) -> Generator[Frame, None, None]:
         """As for `FrameSource.frames`, of one connection."""

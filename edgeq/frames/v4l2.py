@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Generator
-from contextlib import closing
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl
 
 from edgeq.errors import ImageError, InputError
-from edgeq.frames.base import Frame
+from edgeq.frames.base import Frame, LiveSource
 from edgeq.frames.ffmpeg import Input, decoded
 
 __all__ = ["V4l2Source"]
@@ -19,7 +18,7 @@ _OPTIONS: Final = ("framerate", "input_format", "video_size")
 """Of FFmpeg's `v4l2`, that may stand behind the device: what the camera is asked for."""
 
 
-class V4l2Source:
+class V4l2Source(LiveSource):
     """A device, with what it is asked for behind a question mark.
 
     Args:
@@ -36,29 +35,13 @@ class V4l2Source:
         if set(options) - set(_OPTIONS) or bool(query) != bool(options):
             raise InputError(f"{device}: an option is not known", expected=f"{', '.join(_OPTIONS)} behind the ?")
         self._path = Path(path)
-        self._name = device
+        super().__init__(device)
         self._input = Input(path, device, "", "v4l2", options, live=True, open_s=timeout, read_s=timeout)
-
-    @property
-    def name(self) -> str:
-        """The device and what it is asked for."""
-        return self._name
-
-    @property
-    def live(self) -> bool:
-        """It goes on."""
-        return True
 
     @property
     def damaged(self) -> int:
         """As for `FrameSource.damaged`."""
         return self._input.damaged
-
-    def check(self) -> None:
-        """Open it, and wait for the first frame; raises ImageError."""
-        with closing(self.frames()) as frames:
-            if next(frames, None) is None:
-                raise ImageError(f"{self._name} gives no frame", passing=True)
 
     def frames(self) -> Generator[Frame, None, None]:
         """As for `FrameSource.frames`, until the device is gone.
