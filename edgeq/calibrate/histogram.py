@@ -24,7 +24,7 @@ BINS = 4096
 MAX_COUNTED = 16_384
 """Of a larger tensor every k-th value is counted, k prime and no divisor of its size; the extremes are those of all."""
 
-_COUNTED = 4_096
+_COUNTED = 8_192
 """How many values of a larger tensor are counted, at the most."""
 
 
@@ -64,7 +64,7 @@ class Histogram:
     def add(self, values: NDArray[np.float32]) -> None:
         """Count the values of one image's tensor (any shape).
 
-        Of more than MAX_COUNTED values only those at every k-th position count, up to 4,096, which are the same
+        Of more than MAX_COUNTED values only those at every k-th position count, up to 8,192, which are the same
         positions whatever the batch. The minimum and maximum are taken over all of them.
 
         Raises:
