@@ -88,7 +88,7 @@ _LONGEST_GAP_S: Final = 10.0
 
 
 def _in_real_time(frames: Generator[Frame, None, None]) -> Generator[Frame, None, None]:
-    """Frames when they are due; where timestamps jump or are missing, the clock starts anew."""
+    """Frames when they are due; where timestamps jump or are missing, the clock starts again."""
     start, last = None, None
     for frame in frames:
         seconds = frame.seconds

@@ -8,7 +8,7 @@ _EARLY = 1e-6
 
 
 class Pace:
-    """Says which frames are taken, by their times; where these go back, it starts anew.
+    """Says which frames are taken, by their times; where these go back, it starts again.
 
     Args:
         fps: frames a second; None takes all.

@@ -17,9 +17,18 @@ if TYPE_CHECKING:
     from edgeq.frames.looking import FrameCounts, LookingOptions
     from edgeq.frames.outlets import Outlets
 
-__all__ = ["frame_options", "looking_options", "open_outlets", "refuse_frame_options", "require_end", "say_counts"]
+__all__ = [
+    "frame_options",
+    "looking_options",
+    "open_outlets",
+    "refuse_frame_options",
+    "require_end",
+    "say_counts",
+    "take_frame_options",
+]
 
 _FOR_FRAMES: Final = ("fps", "min_change", "frames", "real_time", "overlay")
+_FOR_REPORTS: Final = ("lines", "on_report")
 _OPTIONS: Final = (
     click.option("--fps", type=click.FloatRange(0.0, min_open=True), help="Frames a second at most.  [default: all]"),
     click.option(
@@ -43,6 +52,11 @@ _OPTIONS: Final = (
 def frame_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """The options that say which frames are looked at, and where reports go to."""
     return reduce(lambda wrapped, option: option(wrapped), reversed(_OPTIONS), command)
+
+
+def take_frame_options(flags: dict[str, Any]) -> dict[str, Any]:
+    """The values of `frame_options`, taken out of all that a command was given."""
+    return {name: flags.pop(name) for name in (*_FOR_FRAMES, *_FOR_REPORTS)}
 
 
 def refuse_frame_options(given: dict[str, Any], what: str) -> None:

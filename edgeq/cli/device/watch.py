@@ -22,6 +22,7 @@ from edgeq.cli.device.frame_options import (
     refuse_frame_options,
     require_end,
     say_counts,
+    take_frame_options,
 )
 from edgeq.cli.device.serve import bundle_options, chosen_settings, open_chosen
 from edgeq.cli.exit_statuses import DONE
@@ -100,13 +101,6 @@ def command(
     interval: float,
     timeout: float,
     max_new_tokens: int,
-    fps: float | None,
-    min_change: float | None,
-    frames: int | None,
-    real_time: bool,
-    overlay: Path | None,
-    lines: str | None,
-    on_report: str | None,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -121,21 +115,12 @@ def command(
     GStreamer ("nvarguscamerasrc ! …"): reports go to stdout, to --lines and to --on-report. Of a film every frame is
     looked at. Of a camera the newest always is; a stream that is lost is connected to again.
     """
-
     from edgeq.frames.registry import SourceOptions, open_source
     from edgeq.service.watch import Watch
     from edgeq.service.watch_frames import WatchFrames
     from edgeq.service.watch_inference import watch_inference
 
-    given = {
-        "fps": fps,
-        "min_change": min_change,
-        "frames": frames,
-        "real_time": real_time,
-        "overlay": overlay,
-        "lines": lines,
-        "on_report": on_report,
-    }
+    given = take_frame_options(flags)
     settings = chosen_settings(config, **flags)
     if _is_folder(source):
         if as_json and not once:
@@ -148,8 +133,8 @@ def command(
             watch = Watch(Path(source), look, served.name, time.monotonic, timeout)
             made = _all(watch, once=once, interval=interval)
             return _report_folder(Path(source), made, outlets, as_json=as_json)
-    opened = open_source(source, SourceOptions(timeout, real_time))
-    require_end(opened, as_json=as_json, frames=frames, lines=lines)
+    opened = open_source(source, SourceOptions(timeout, given["real_time"]))
+    require_end(opened, as_json=as_json, frames=given["frames"], lines=given["lines"])
     with open_outlets(given) as outlets:
         opened.check()
         with closing(_served(bundle, settings)) as served:
