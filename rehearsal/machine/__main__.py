@@ -33,7 +33,7 @@ from rehearsal.machine.report import LEFT_OUT, MachineReport
 from rehearsal.machine.story import BootStory
 from rehearsal.name_spaces import enter_name_spaces
 from rehearsal.releases import require_classifier
-from rehearsal.report import Steps, UnexpectedError, print_step
+from rehearsal.report import RehearsalStep, Steps, UnexpectedError, print_step
 from rehearsal.root import base_root, this_machine
 from rehearsal.stand_ins import STAND_INS
 
@@ -65,7 +65,10 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         "--cache", type=Path, default=Path("/var/cache/edgeq-rehearsal"), help="reused by the next one: 4 GB"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("out/rehearsal-boot.json"), help="the report; it is replaced"
+        "--output",
+        type=Path,
+        default=Path("out/rehearsal-boot.json"),
+        help="the report; written after each step and cut",
     )
     parser.add_argument("--cuts", type=int, default=50, help="power cuts; 0 for none")
     parser.add_argument("--seed", type=int, default=1, help="of their moments")
@@ -80,32 +83,45 @@ def _require_demo(demo: Path) -> None:
 
 
 def _rehearse(arguments: argparse.Namespace) -> MachineReport:
-    began, steps = datetime.now(timezone.utc), Steps(print_step)
+    """Take all steps; the report is written after each step and each cut, as the whole takes hours."""
+    began, cuts, disks = datetime.now(timezone.utc), list[Cut](), list[Disk]()
     cache, demo = arguments.cache.resolve(), arguments.demo.resolve()
-    work, disks, cuts = cache / "machine-work", list[Disk](), list[Cut]()
+    work = cache / "machine-work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+
+    def report(*, complete: bool) -> MachineReport:
+        return MachineReport(
+            began=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            edgeq=__version__,
+            emulator=_emulator(),
+            stand_ins=STAND_INS,
+            left_out=LEFT_OUT,
+            steps=tuple(steps.taken),
+            seed=arguments.seed,
+            cuts=tuple(cuts),
+            complete=complete,
+            passed=complete and all(step.result == "as expected" for step in steps.taken),
+        )
+
+    def said(what: RehearsalStep | Cut) -> None:
+        if isinstance(what, Cut):
+            cuts.append(what)
+            _print_cut(what)
+        else:
+            print_step(what)
+        report(complete=False).save(arguments.output)
+
+    steps = Steps(said)
     with emulated():
         if steps.take("an arm64 root", partial(base_root, cache), essential=True):
             steps.take("install.sh in it, and an ext4 image", lambda: _disk(cache, demo, work, disks), essential=True)
     for disk in disks:
         BootStory(disk, demo / "bundle", work).tell(steps)
         if arguments.cuts:
-            steps.take(
-                f"{arguments.cuts} power cuts",
-                lambda disk=disk: _cut(disk, work, arguments.cuts, arguments.seed, cuts),  # type: ignore[misc]
-            )
-    return MachineReport(
-        began=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        edgeq=__version__,
-        emulator=_emulator(),
-        stand_ins=STAND_INS,
-        left_out=LEFT_OUT,
-        steps=tuple(steps.taken),
-        seed=arguments.seed,
-        cuts=tuple(cuts),
-        passed=all(step.result == "as expected" for step in steps.taken),
-    )
+            machine = Cuts(disk, work / "cuts", arguments.seed, said)
+            steps.take(f"{arguments.cuts} power cuts", partial(_cut, machine, arguments.cuts))
+    return report(complete=True)
 
 
 def _disk(cache: Path, demo: Path, work: Path, disks: list[Disk]) -> str:
@@ -129,17 +145,14 @@ def _retrieval_bundle(demo: Path, work: Path) -> Path:
     return work / "finder"
 
 
-def _cut(disk: Disk, work: Path, count: int, seed: int, taken: list[Cut]) -> str:
-    cuts = Cuts(disk, work / "cuts", seed, _print_cut)
-    cuts.taken = taken
-    took = cuts.begin()
-    cuts.run(count)
-    if wrong := [cut for cut in taken if cut.wrong]:
-        raise UnexpectedError(f"{len(wrong)} of {len(taken)}: {wrong[0].wrong}")
-    lost = sum(cut.lost for cut in taken)
-    return (
-        f"after {len(taken)} of {len(taken)} a whole version started by itself; {lost} writes were lost; uncut: "
-        + ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in took.items())
+def _cut(machine: Cuts, count: int) -> str:
+    took = machine.begin()
+    machine.run(count)
+    if wrong := [cut for cut in machine.taken if cut.wrong]:
+        raise UnexpectedError(f"{len(wrong)} of {len(machine.taken)}: {wrong[0].wrong}")
+    many, lost = len(machine.taken), sum(cut.lost for cut in machine.taken)
+    return f"after {many} of {many} a whole version started by itself; {lost} writes were lost; uncut: " + ", ".join(
+        f"{kind} {seconds:.0f} s" for kind, seconds in took.items()
     )
 
 

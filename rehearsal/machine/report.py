@@ -31,6 +31,7 @@ class MachineReport(Artifact):
         steps: in their order.
         seed: of the moments of power cuts.
         cuts: each of them.
+        complete: it came to its end; a report is written after each step, too.
         passed: every step was as expected, and after every cut a whole version started by itself.
     """
 
@@ -46,4 +47,5 @@ class MachineReport(Artifact):
     steps: tuple[RehearsalStep, ...]
     seed: int
     cuts: tuple[Cut, ...]
+    complete: bool
     passed: bool
