@@ -34,6 +34,7 @@ class ServingBudget:
         weights: of both halves, as they are in memory.
         runtime: Python, torch, the vision backend, CUDA's context.
         working: what the kernels need however few requests there are: an engine's workspace, an unpacked NF4 layer.
+        unpacked: of that, the layer.
         reserve: what stays free.
     """
 
@@ -41,6 +42,7 @@ class ServingBudget:
     weights: int
     runtime: int
     working: int
+    unpacked: int
     reserve: int
 
     @property
@@ -91,12 +93,13 @@ def serving_budget(
         ArtifactError: the bundle does not say how its halves are joined.
         ModelError: the language model's files are damaged.
     """
-    stored = read_stored(bundle / LANGUAGE)
+    unpacked = _unpacked(read_stored(bundle / LANGUAGE))
     budget = ServingBudget(
         total=device.budget_bytes if total_bytes is None else total_bytes,
         weights=_language_bytes(bundle) + _vision_bytes(bundle, device),
         runtime=device.runtime_bytes,
-        working=_unpacked(stored) + (WORKSPACE_BYTES if device.memory == "unified" else 0),
+        working=unpacked + (WORKSPACE_BYTES if device.memory == "unified" else 0),
+        unpacked=unpacked,
         reserve=reserve_bytes,
     )
     if budget.requests <= 0:

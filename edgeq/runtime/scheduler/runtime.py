@@ -232,7 +232,15 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     figures = replace(figures, context=context)
     shape = read_kv_shape(vlm.language.model, vlm.language.cross_states)
     budget = serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
-    room = find_capacity(figures, shape, budget.requests, slots=options.slots, caches=options.cache_bytes)
+    room = find_capacity(
+        figures,
+        shape,
+        budget.requests,
+        slots=options.slots,
+        caches=options.cache_bytes,
+        captured=shape.device.type == "cuda" and options.cuda_graphs != "off",
+        unpacked=budget.unpacked,
+    )
     halves = (vlm.prompter, vlm.vision_encoder, vlm.language)
     fuse_short_pieces(options.fused_prefill_rows)
     tunes = options.threads is None and shape.device.type == "cpu"

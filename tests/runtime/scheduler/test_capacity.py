@@ -11,6 +11,7 @@ from vlm import TEXT, VISION
 
 from edgeq.errors import InputError
 from edgeq.families.base import Layout
+from edgeq.plan.activations import step_bytes
 from edgeq.plan.kv import kv_cache
 from edgeq.runtime.scheduler.capacity import find_capacity, memory_beside_kv
 from edgeq.runtime.scheduler.request_memory import MemoryFigures, request_memory
@@ -40,6 +41,18 @@ def test_as_many_slots_as_fit(beside: int) -> None:
     assert find_capacity(FIGURES, SHAPE, 4 * SLOT + beside - 1, slots=4, caches=None).slots == 3
     more = find_capacity(FIGURES, SHAPE, 100 * SLOT, slots=4, caches=None)
     assert (more.slots, more.requests) == (4, 96 * SLOT)
+
+
+def test_the_pool_of_cuda_graphs_is_taken_off_and_may_cost_a_slot(beside: int) -> None:
+    pools = {count: step_bytes(TEXT, count, 60, 0, 5_000_000) for count in range(1, 6)}
+    assert pools[5] - pools[4] > 5_000_000, "from five slots on a whole layer is unpacked into it"
+    fits = 5 * SLOT + pools[5] + beside
+    room = find_capacity(FIGURES, SHAPE, fits, slots=6, caches=None, captured=True, unpacked=5_000_000)
+    assert (room.slots, room.graphs, room.requests) == (5, pools[5], beside)
+    less = find_capacity(FIGURES, SHAPE, fits - 1, slots=6, caches=None, captured=True, unpacked=5_000_000)
+    assert (less.slots, less.graphs) == (4, pools[4])
+    with pytest.raises(InputError, match=f"all else {beside + pools[1]:,}"):
+        find_capacity(FIGURES, SHAPE, SLOT + beside + pools[1] - 1, slots=6, caches=None, captured=True)
 
 
 def test_too_little_for_one(beside: int) -> None:
