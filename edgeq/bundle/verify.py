@@ -87,16 +87,17 @@ def verify_bundle(
     return examine(directory, Trust.of(keys, require_signature, device, limits), report=report).manifest
 
 
-def examine(directory: Path, trust: Trust, *, report: Report | None = None) -> Verified:
+def examine(directory: Path, trust: Trust, *, report: Report | None = None, named: Path | None = None) -> Verified:
     """As `verify_bundle`; tells also the bundle's digest, and whose signature was checked.
 
     Args:
         directory: the bundle.
         trust: what it must satisfy.
         report: called with the bytes checked and the bytes in all.
+        named: what messages call it, where it was unpacked from something.
     """
     seen = Snapshot.of(directory)
-    listed, seal = read_head(directory, trust.limits)
+    listed, seal = read_head(directory, trust.limits, named)
     files = tuple(listed.sized(entries(directory)))
     advance = meter(report, listed.total_bytes)
     digested = listed.digested((file, copy_file(directory / file.name, file.size, advance=advance)) for file in files)
@@ -113,8 +114,8 @@ def read_listed(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Manifest:
     return read_head(directory, limits)[0].says
 
 
-def read_head(directory: Path, limits: Limits) -> tuple[Listed, bytes | None]:
-    """What the manifest lists, and the signature if there is one.
+def read_head(directory: Path, limits: Limits, named: Path | None = None) -> tuple[Listed, bytes | None]:
+    """What the manifest lists, and the signature if there is one; messages speak of `named`.
 
     Raises:
         BundleError: as `list_files`, or one of the two is too large or no plain file.
@@ -126,7 +127,7 @@ def read_head(directory: Path, limits: Limits) -> tuple[Listed, bytes | None]:
     seal = None
     with suppress(FileNotFoundError):
         seal = read_small(directory / SIGNATURE, limits.signature_bytes)
-    return list_files(raw, str(directory), limits), seal
+    return list_files(raw, str(named or directory), limits), seal
 
 
 def check_unchanged(directory: Path, verified: Verified) -> None:

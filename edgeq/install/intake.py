@@ -88,7 +88,7 @@ def take_in(
 
 def _take_in(store: Store, source: Path, trust: Trust, report: Report | None, admit: Admit, because: str) -> Taken:
     with _bundle(store, source, trust, report) as (bundle, ours):
-        verified = examine(bundle, trust, report=_stage(report, "verifying"))
+        verified = examine(bundle, trust, report=_stage(report, "verifying"), named=source)
         admit(verified)
         files, signed_by = _signed(store, verified)
         missing = missing_bytes(store, files)

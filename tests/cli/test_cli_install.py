@@ -135,7 +135,11 @@ def test_refusals(edgeq: Edgeq, small: list[Path], tmp_path: Path, root: Path, k
     assert_refused(edgeq("install", small[0], "--root", root, "--key", keys.private), "private key")
     assert_refused(edgeq("install", small[0], "--root", root, "--no-check", "--answers"), "--no-check")
     other = make_bundle(tmp_path / "other", {"a": b"a"}, needs=DeviceNeeds(edgeq=">=99"))
-    assert_refused(edgeq("install", other, "--root", root, "--no-check"), "is not for this device", "edgeq >=99")
+    packed = tmp_path / "other.edgeq.tar"
+    assert edgeq("bundle", "pack", other, "-o", packed).status == 0
+    for source in (other, packed):
+        done = edgeq("install", source, "--root", root, "--no-check")
+        assert_refused(done, f"{source} is not for this device", "edgeq >=99")
     assert edgeq("install", small[0], "--root", root, "--no-check").status == 0
     assert_refused(edgeq("rollback", "--root", root), "no previous version")
     assert_refused(edgeq("prune", "--root", root), "--keep")
