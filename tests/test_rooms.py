@@ -37,6 +37,7 @@ ROOMS = (
     "bundle",
     "export",
     "quantize",
+    "lint",
     "runtime",
     "frames",
     "vector_index",

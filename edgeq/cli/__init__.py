@@ -40,6 +40,7 @@ VERBS: Final = {
     "quantize": "Third stage: make the INT8 graphs.",
     "sensitivity": "Find the layers that INT8 harms most.",
     "evaluate": "Last stage: judge INT8 against FP32.",
+    "lint": "Read any ONNX file against NVIDIA's rules for TensorRT.",
     "judge": "Does another runtime still see: a server or a checkpoint beside a reference.",
     "report": "Write what a bundle knows of itself as one page, or what differs between two.",
     "push": "Send a bundle to Hugging Face's hub, with its model card.",

@@ -1,5 +1,4 @@
-"""A LayerNorm that is written out, as the one operator of opset 17: whole it is computed in FP32 wherever it runs, and its
-squares, which FP16 does not hold, never leave the kernel."""
+"""A LayerNorm that is written out, as one operator of opset 17: its squares, which FP16 does not hold, stay inside."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ class _Graph:
         return LayerNormInPieces(self._parts(last, source), source, result, axes, epsilon, scale, bias)
 
     def _constant_behind(self, place: int, operator: str, source: str, axes: int) -> tuple[str, int]:
-        """The constant by which alone a node's result is multiplied, or to which it is added, and where that is done."""
+        """The constant by which a node's only reader multiplies its result, or that it adds, and that reader."""
         result, end = self.nodes[place].output[0], place
         while True:
             users = self.readers.get(result, [])
