@@ -42,6 +42,7 @@ ROOMS = (
     "frames",
     "vector_index",
     "engine_store",
+    "handover",
     "catalog",
     "install",
     "doctor",

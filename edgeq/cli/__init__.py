@@ -45,6 +45,7 @@ VERBS: Final = {
     "report": "Write what a bundle knows of itself as one page, or what differs between two.",
     "push": "Send a bundle to Hugging Face's hub, with its model card.",
     "build": "Build the engine for this device from a bundle, or show what would be set.",
+    "handover": "Write what Triton, DeepStream or trtexec needs of a bundle.",
     "verify-engine": "Compare a bundle's engine with its reference, on its canaries.",
     "keygen": "Make a key pair to sign bundles with.",
     "sign": "Sign a bundle.",

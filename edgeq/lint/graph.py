@@ -216,9 +216,9 @@ class LintGraph:
 
     def stored_weight(self, pair: onnx.NodeProto) -> str:
         """The tensor in which a weight is stored, before its DequantizeLinear or its pair."""
-        name = pair.input[0]
+        name = str(pair.input[0])
         while (node := self.maker(name, PAIR[0], *_MOVES)) is not None:
-            name = node.input[0]
+            name = str(node.input[0])
         return name
 
     @cached_property

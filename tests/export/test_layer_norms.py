@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,7 +205,8 @@ def test_pieces_in_fp16_between_casts_are_joined_once_they_are_fp32() -> None:
         ],
         y=[node("Add", ["scaled", "bias"], ["y.half"]), node("Cast", ["y.half"], ["y"], to=TensorProto.FLOAT)],
     )
-    model = made([*half, *parts], **{name: value.astype(np.float16) for name, value in AFFINE.items()})
+    affine: dict[str, Any] = {name: value.astype(np.float16) for name, value in AFFINE.items()}
+    model = made([*half, *parts], **affine)
     assert counted(simplify(model))["LayerNormalization"] == 1
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
@@ -240,15 +241,15 @@ class _Block(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_torch_exports_below_opset_17_is_whole_again() -> None:
+def test_what_torch_exports_below_opset_17_is_whole_again(tmp_path: Path) -> None:
     """As `open_graph` does it: converted to opset 17 first."""
     torch.manual_seed(0)
-    block, file = _Block().eval(), io.BytesIO()
+    block, file = _Block().eval(), tmp_path / "block.onnx"
     x = random(0, *SHAPE)
     torch.onnx.export(
         block, (torch.from_numpy(x),), file, opset_version=14, dynamo=False, input_names=["x"], output_names=["y"]
     )
-    old = onnx.load_model_from_string(file.getvalue())
+    old = onnx.load(file)
     assert counted(old)["ReduceMean"] == 4
     joined = simplify(onnx.version_converter.convert_version(old, 17))
     assert counted(joined) == {"LayerNormalization": 2, "MatMul": 1, "Add": 2}
