@@ -99,7 +99,7 @@ def _print(report: LintReport, shown: int | None) -> None:
 
 
 def _rows(found: list[Finding], shown: int | None) -> list[tuple[str, str, str, str]]:
-    rows = [(each.rule, each.level, each.where, each.what) for each in found[:shown]]
+    rows: list[tuple[str, str, str, str]] = [(each.rule, each.level, each.where, each.what) for each in found[:shown]]
     if shown is not None and len(found) > shown:
         rows.append(("", "", f"... and {len(found) - shown} more", ""))
     return rows
