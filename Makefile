@@ -8,7 +8,7 @@ DOCS := .venv-docs
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint docs format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-sight rehearse pictures images package rehearse-boot bench-llama-cpp bench-film clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint docs format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-lint bench-sight rehearse pictures images package rehearse-boot bench-llama-cpp bench-film clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -40,6 +40,7 @@ help:
 	@echo "make bench-architectures  every family and architecture with drawn weights through inspect and prepare"
 	@echo "make bench-vector-index  the search index beside plain faiss: building, memory, recall, speed"
 	@echo "make bench-tensorrt-types  types in TensorRT's graphs, before and after, beside ModelOpt's"
+	@echo "make bench-lint  what edgeq lint says of edgeq's, ModelOpt's and ONNX Runtime's INT8 graphs"
 	@echo "make bench-film  a film played to edgeq watch: frames answered and dropped, latency, memory"
 	@echo "make bench-sight  the sight test on the demo's model stored in many ways, some of them blind"
 	@echo "make bench-attacks  the service under hostile requests: memory, and how long its health is silent"
@@ -169,6 +170,10 @@ bench-openvino: $(INSTALLED)
 # Beside ModelOpt in an environment of its own: make bench-tensorrt-types BENCH="--modelopt ~/modelopt/bin/python"
 bench-tensorrt-types: $(INSTALLED)
 	$(BIN)/python -m benchmarks.tensorrt_types $(BENCH)
+
+# With ModelOpt in an environment of its own: make bench-lint BENCH="--modelopt ~/modelopt/bin/python"
+bench-lint: $(INSTALLED)
+	$(BIN)/python -m benchmarks.lint $(BENCH)
 
 # It needs a CUDA build of torch: make bench-gpu-vlm PYTHON_GPU=~/gpu/bin/python
 PYTHON_GPU ?= $(BIN)/python

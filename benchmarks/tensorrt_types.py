@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +21,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from benchmarks.networks import IMAGENET
 from benchmarks.process import ROOT
@@ -32,13 +29,14 @@ from edgeq.calibrate.scales import TensorRange
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.export.input_adapter import open_image_model
 from edgeq.export.stage import FP32, PREPROCESS, export_model
-from edgeq.model.graph.element_types import SHAPE_READERS, element_types
+from edgeq.lint.graph import LintGraph
+from edgeq.lint.shares import computed_shares, written_shares
 from edgeq.model.images.image_set import ImageSet
 from edgeq.model.images.preprocess import Preprocess
 from edgeq.model.images.preprocess_config import read_preprocess
 from edgeq.pipeline.stages import Options, calibrate_graph, parity_images, planned_tensors
-from edgeq.plan.rules import FUSED_ACTIVATIONS, plan_classifier
-from edgeq.quantize.fp16.fp16_simulation import inside_kernels, simulate_fp16
+from edgeq.plan.rules import plan_classifier
+from edgeq.quantize.fp16.fp16_simulation import simulate_fp16
 from edgeq.quantize.int8.grid import Grid
 from edgeq.quantize.int8.grids import signed_grids
 from edgeq.quantize.int8.placement import Placement
@@ -46,9 +44,9 @@ from edgeq.quantize.int8.qdq import lower
 from edgeq.quantize.int8.select import resolve
 from edgeq.quantize.int8.tensorrt import LOWERING, TensorRtLowering
 
-__all__ = ["Row", "main", "operators", "written"]
+__all__ = ["Row", "main"]
 
-_KINDS: Final[dict[int, str]] = {TensorProto.INT8: "INT8", TensorProto.FLOAT16: "FP16", TensorProto.FLOAT: "FP32"}
+_KINDS: Final = ("INT8", "FP16", "FP32")
 _PAIRS: Final = ("QuantizeLinear", "DequantizeLinear")
 _WEIGHTS: Final = Path(__file__).parent / "weights"
 _CALIBRATION: Final = 32
@@ -140,7 +138,9 @@ def _rows(name: str, source: Path, images: Path, work: Path, options: argparse.N
     for title, each in made.items():
         found = _logits(simulate_fp16(each), pixels, options.threads)
         error = float(np.linalg.norm(found - right) / np.linalg.norm(right))
-        rows.append(Row(name, title, written(each), operators(each), _casts(each), error))
+        looked = LintGraph(each, graph)
+        types = _shares(written_shares(looked)), _shares(computed_shares(looked))
+        rows.append(Row(name, title, *types, _casts(each), error))
     return rows
 
 
@@ -156,44 +156,8 @@ def _logits(model: onnx.ModelProto, pixels: NDArray[np.float32], threads: int) -
     return np.concatenate(answers).astype(np.float32)
 
 
-def written(model: onnx.ModelProto) -> dict[str, float]:
-    """Percent, by type, of the activations' numbers that a graph's kernels write for one image.
-
-    Integers behind a QuantizeLinear count, and floating-point tensors that something else than a QuantizeLinear reads
-    and that lie in no INT8 kernel. Weights, and what follows from constants, do not.
-    """
-    types, shapes = element_types(model), _shapes(model)
-    inside, computed = inside_kernels(model), _computed(model)
-    readers: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.op_type)
-    given = {output.name for output in model.graph.output}
-    counts: Counter[str] = Counter()
-    for node in model.graph.node:
-        for name in node.output:
-            kind = _KINDS.get(types.get(name, 0))
-            read = name in given or any(op != _PAIRS[0] for op in readers.get(name, ()))
-            if kind and name in computed and name not in inside and (read or node.op_type == _PAIRS[0]):
-                counts[kind] += math.prod(shapes[name])
-    return _percent(counts)
-
-
-def operators(model: onnx.ModelProto) -> dict[str, float]:
-    """Percent of the operators on floating-point numbers by type: INT8 where they read pairs, or are fused there."""
-    types, computed = element_types(model), _computed(model)
-    makers = {name: node.op_type for node in model.graph.node for name in node.output}
-    integers: set[str] = set()
-    counts: Counter[str] = Counter()
-    for node in model.graph.node:
-        kinds = [_KINDS.get(types.get(name, 0)) for name in node.output if name in computed]
-        if node.op_type in (*_PAIRS, "Cast") or not any(kinds):
-            continue
-        paired = any(makers.get(name) == _PAIRS[1] for name in node.input)
-        paired = paired or (node.op_type in FUSED_ACTIVATIONS and node.input[0] in integers)
-        integers.update(node.output if paired else ())
-        counts["INT8" if paired else str(kinds[0])] += 1
-    return _percent(counts)
+def _shares(shares: dict[str, float]) -> dict[str, float]:
+    return {kind: shares.get(kind, 0.0) for kind in _KINDS}
 
 
 def _casts(model: onnx.ModelProto) -> tuple[int, int]:
@@ -206,35 +170,6 @@ def _casts(model: onnx.ModelProto) -> tuple[int, int]:
             maker = makers.get(maker.input[0])
         behind += maker is not None and any(makers[name].op_type == _PAIRS[1] for name in maker.input if name in makers)
     return len(casts), behind
-
-
-def _computed(model: onnx.ModelProto) -> set[str]:
-    """The tensors that depend on the image."""
-    known = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type not in SHAPE_READERS and known.intersection(node.input):
-            known.update(node.output)
-    return known
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Of every tensor, with one image."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for value in fixed.graph.input:
-        for axis in value.type.tensor_type.shape.dim:
-            if not axis.dim_value:
-                axis.dim_value = 1
-    for output in fixed.graph.output:
-        output.type.tensor_type.shape.Clear()
-    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-    values = [*inferred.value_info, *inferred.output, *inferred.input]
-    return {each.name: tuple(axis.dim_value or 1 for axis in each.type.tensor_type.shape.dim) for each in values}
-
-
-def _percent(counts: Counter[str]) -> dict[str, float]:
-    whole = sum(counts.values())
-    return {kind: 100.0 * counts[kind] / whole for kind in ("INT8", "FP16", "FP32")}
 
 
 def _modelopt(graph: Path, images: Path, work: Path, options: argparse.Namespace) -> onnx.ModelProto:

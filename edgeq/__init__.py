@@ -31,6 +31,7 @@ _PLACES = {
     "Installed": "edgeq.install.run",
     "JudgeBounds": "edgeq.judge.bounds",
     "Judgement": "edgeq.judge.judgement",
+    "LintReport": "edgeq.lint.report",
     "MemoryPlan": "edgeq.plan.memory",
     "Options": "edgeq.pipeline.stages",
     "Planned": "edgeq.api.workshop.describe",
@@ -64,6 +65,7 @@ _PLACES = {
     "inspect": "edgeq.api.workshop.describe",
     "install_bundle": "edgeq.api.device.bundles",
     "judge_model": "edgeq.api.workshop.judge",
+    "lint_model": "edgeq.api.workshop.lint",
     "open_bundle": "edgeq.api.device.opened",
     "open_search": "edgeq.api.device.retrieval",
     "plan_model": "edgeq.api.workshop.describe",
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from edgeq.api.workshop.describe import Planned, inspect, plan_model
     from edgeq.api.workshop.judge import judge_model
     from edgeq.api.workshop.layers import search_layers, sensitivity
+    from edgeq.api.workshop.lint import lint_model
     from edgeq.api.workshop.prepare import prepare
     from edgeq.api.workshop.report import push, report
     from edgeq.api.workshop.stages import (
@@ -107,6 +110,7 @@ if TYPE_CHECKING:
     from edgeq.install.run import Installed
     from edgeq.judge.bounds import JudgeBounds
     from edgeq.judge.judgement import Judgement
+    from edgeq.lint.report import LintReport
     from edgeq.model.images.preprocess import Preprocess
     from edgeq.model.images.preprocess_flags import PreprocessFlags
     from edgeq.pipeline.classifier import Prepared
@@ -146,6 +150,7 @@ __all__ = [
     "Installed",
     "JudgeBounds",
     "Judgement",
+    "LintReport",
     "MemoryPlan",
     "Options",
     "Planned",
@@ -180,6 +185,7 @@ __all__ = [
     "inspect",
     "install_bundle",
     "judge_model",
+    "lint_model",
     "open_bundle",
     "open_search",
     "plan_model",

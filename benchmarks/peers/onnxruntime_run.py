@@ -3,14 +3,15 @@
 The setting is METHOD-ACTIVATIONS, METHOD-ACTIVATIONS-fp32head or METHOD-ACTIVATIONS-fp32end, for instance
 `percentile-u8`. Unsigned activations are asymmetric, signed ones symmetric as TensorRT wants them. Unless the setting
 says so, the head is quantized too; `fp32end` excludes the nodes that `Task.end` names. `default` is `quantize_static`
-with nothing said but model and images: weights are per tensor then.
+with nothing said but model and images: weights are per tensor then. `tensorrt` is what onnxruntime's examples say
+for its TensorRT provider: signed, symmetric, pairs on weights, no integer biases. `dynamic` is `quantize_dynamic`.
 """
 
 from __future__ import annotations
 
 import onnx
 import onnxruntime
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from benchmarks.peers.reader import Reader
 from benchmarks.peers.task import Task, report
@@ -29,6 +30,10 @@ def main() -> None:
     task.output.parent.mkdir(parents=True, exist_ok=True)
     if task.setting == "default":
         quantize_static(graph, task.output, Reader(task, graph.graph.input[0].name))
+    elif task.setting == "dynamic":
+        quantize_dynamic(graph, task.output)
+    elif task.setting == "tensorrt":
+        _for_tensorrt(task, graph)
     else:
         _quantize(task, graph)
     report(f"onnxruntime {onnxruntime.__version__}", model=task.elapsed())
@@ -47,6 +52,25 @@ def _quantize(task: Task, graph: onnx.ModelProto) -> None:
         nodes_to_exclude=_excluded(task, graph, rest),
         calibrate_method=METHODS[method],
         extra_options={"ActivationSymmetric": activations == "s8", "WeightSymmetric": True},
+    )
+
+
+def _for_tensorrt(task: Task, graph: onnx.ModelProto) -> None:
+    quantize_static(
+        graph,
+        task.output,
+        Reader(task, graph.graph.input[0].name),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "AddQDQPairToWeight": True,
+            "DedicatedQDQPair": True,
+            "QuantizeBias": False,
+        },
     )
 
 

@@ -2,7 +2,8 @@
 
 Exporters write shape arithmetic, constants as nodes, and nodes that do nothing. Each would be one more tensor to plan
 and to quantize, so they go first: local functions are inlined, whatever depends on constants alone is computed (with
-ONNX Runtime, through onnx-graphsurgeon), padding goes into convolutions, no-ops and dead code are removed.
+ONNX Runtime, through onnx-graphsurgeon), padding goes into convolutions, a LayerNorm in pieces becomes one node, no-ops
+and dead code are removed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 from edgeq.errors import ExportError
 from edgeq.export.rewrites.casts import settle_casts
 from edgeq.export.rewrites.folds import write_out_folds
+from edgeq.export.rewrites.layer_norms import join_layer_norms
 from edgeq.export.rewrites.noops import bypass_noops
 from edgeq.export.rewrites.pads import give_pads_to_convolutions
 from edgeq.export.rewrites.reshapes import settle_reshapes
@@ -55,8 +57,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     made = _own_copy(model)
     size = -1
-    for _ in range(_MOST_ROUNDS):
-        made = _one_round(made)
+    for number in range(_MOST_ROUNDS):
+        made = _one_round(made, settled=number > 0)
         if len(made.graph.node) == size:
             break
         size = len(made.graph.node)
@@ -94,8 +96,11 @@ def _give_constants_types(model: onnx.ModelProto) -> None:
                 held.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(values)))
 
 
-def _one_round(model: onnx.ModelProto) -> onnx.ModelProto:
+def _one_round(model: onnx.ModelProto, *, settled: bool) -> onnx.ModelProto:
+    """Once more; `settled`: constants were computed, and what changes nothing is gone."""
     inferred = _inferred(model)
+    if settled:
+        join_layer_norms(inferred)
     try:
         with quiet():
             return _reduced(gs.import_onnx(inferred))

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from edgeq.model.graph.components import OPERATORS
+from edgeq.model.graph.normalizations import norm_pieces
 from edgeq.model.graph.tensors import constant_tensors
 from edgeq.plan.precision import Condition, Precision
 
@@ -79,6 +80,7 @@ class Surroundings:
         outputs: names of the graph's outputs.
         precision: node -> its precision, of those decided so far.
         heads: names of the heads' nodes.
+        norm_pieces: names of the nodes of normalizations that are written out.
     """
 
     constants: frozenset[str]
@@ -89,6 +91,7 @@ class Surroundings:
     outputs: frozenset[str]
     precision: dict[str, Precision] = field(default_factory=dict)
     heads: frozenset[str] = frozenset()
+    norm_pieces: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Surroundings:
@@ -109,6 +112,7 @@ class Surroundings:
             producer={output: node for node in model.graph.node for output in node.output},
             consumers=consumers,
             outputs=frozenset(output.name for output in model.graph.output),
+            norm_pieces=frozenset(model.graph.node[place].name for pieces in norm_pieces(model) for place in pieces),
         )
 
     @cached_property
@@ -222,6 +226,11 @@ def _pools_int8(node: onnx.NodeProto, graph: Surroundings) -> bool:
     return node.op_type in POOLS and graph.is_int8(node.input[0]) and graph.feeds_int8(node)
 
 
+def _divides_by_root(node: onnx.NodeProto, graph: Surroundings) -> bool:
+    """A piece of a normalization that is written out: a square, the root of it, or what is between and behind."""
+    return node.name in graph.norm_pieces
+
+
 INT8_CONDITIONS: Final[dict[Condition, Callable[[onnx.NodeProto, Surroundings], bool]]] = {
     "constant-weight": _constant_weight,
     "done-by-int8-layer": _done_by_int8_layer,
@@ -238,5 +247,6 @@ CONDITIONS: Final = {
     "embeds-patches": _embeds_patches,
     "makes-angles": _makes_angles,
     "decodes-answer": _decodes_answer,
+    "divides-by-root": _divides_by_root,
 }
 """All of them."""

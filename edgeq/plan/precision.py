@@ -66,6 +66,7 @@ Condition = Literal[
     "embeds-patches",
     "makes-angles",
     "decodes-answer",
+    "divides-by-root",
 ]
 """A question about a layer and its surroundings in a graph; `edgeq.plan.conditions` answers it."""
 

@@ -73,6 +73,13 @@ def _rule(name: str, precision: Precision, reason: str, **where: Any) -> Rule:
     return Rule(name=name, precision=precision, reason=reason, **where)
 
 
+_NORM_IN_PIECES: Final = _rule(
+    "fp32-norm-pieces",
+    _FP32,
+    "of a normalization that is written out: its squares are beyond FP16 from 256 on",
+    when="divides-by-root",
+)
+
 CLASSIFIER_RULES: Final = (
     _rule("fp32-unknown", _FP32, "an operator that no rule knows; nothing is guessed", when="unknown-operator"),
     _rule("fp32-head", _FP32, "the head's error goes straight into the answer", component="head"),
@@ -83,6 +90,7 @@ CLASSIFIER_RULES: Final = (
         when="decodes-answer",
     ),
     _rule("fp32-batchnorm", _FP32, "not folded, and no integer kernel", kind="batchnorm"),
+    _NORM_IN_PIECES,
     _rule(
         "fp16-normalization",
         _FP16,
@@ -167,6 +175,7 @@ VISION_RULES: Final = (
     _rule(
         "fp32-angles", _FP32, "positions times frequencies: rounded, they turn by another angle", when="makes-angles"
     ),
+    _NORM_IN_PIECES,
     _rule("fp16-connector", _FP16, "small, and every image token goes through it", component="connector"),
     _rule("fp16-vision", _FP16, "half the bytes of FP32, and rounding that features survive", component="vision"),
 )

@@ -35,6 +35,7 @@ ELSEWHERE = {
 
 SHOWN = {
     "docs/judge.md": "it asks a running server",
+    "docs/lint.md": "it reads a file of the reader's",
     "docs/serving-retrieval.md": "it asks a running service",
     "docs/tensorrt-cache.md": "it is a class for TensorRT's builder",
 }

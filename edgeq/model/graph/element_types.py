@@ -18,6 +18,7 @@ from edgeq.model.graph.wiring import operator, subgraphs
 
 __all__ = [
     "LARGEST",
+    "MOST_LOST",
     "SHAPE_READERS",
     "element_types",
     "fp16_inputs",
@@ -25,6 +26,7 @@ __all__ = [
     "inner_reads",
     "opset_of",
     "outside_fp16",
+    "plainly_held",
     "schema_of",
     "unfit_layers",
     "without_weights",
@@ -36,8 +38,9 @@ LARGEST: Final = 65504.0
 SHAPE_READERS: Final = frozenset({"Shape", "Size"})
 """They look at a tensor's shape alone, so its element type is the same to them."""
 
-# Rounding to FP16 moves a tensor of ordinary numbers by 0.02% of its length. Beyond this part, numbers vanished.
-_MOST_LOST = 0.05
+MOST_LOST: Final = 0.05
+"""Rounding to FP16 moves a tensor of ordinary numbers by 0.02% of its length. Beyond this part, numbers vanished."""
+
 _PLAIN_ROOT_MEAN_SQUARE = 1e-6
 # Tensors up to this size may say a shape, which type inference likes to know; larger ones are weights.
 _SHAPE_BYTES = 1024
@@ -128,19 +131,19 @@ def outside_fp16(values: NDArray[np.float32]) -> str:
     It cannot when a finite number is beyond 65504, or when rounding moves the tensor by more than 5% of its length
     (L2): then most of what it says lies among or below the smallest FP16 numbers. Infinity is a number of FP16.
     """
-    if _plainly_held(values):
+    if plainly_held(values):
         return ""
     finite = values[np.isfinite(values)].astype(np.float64)
     peak = np.abs(finite).max(initial=0.0)
     if peak > LARGEST:
         return f"holds {peak:.6g}, and FP16 ends at {LARGEST:.0f}"
     lost = np.linalg.norm(finite - finite.astype(np.float16).astype(np.float64))
-    if lost > _MOST_LOST * np.linalg.norm(finite):
+    if lost > MOST_LOST * np.linalg.norm(finite):
         return f"holds numbers up to {peak:.3g}, most of which vanish in FP16"
     return ""
 
 
-def _plainly_held(values: NDArray[np.float32]) -> bool:
+def plainly_held(values: NDArray[np.float32]) -> bool:
     """Whether FP16 holds these numbers by their peak and length alone, which are quickly found.
 
     Rounding moves a number of FP16's normal range by 2**-11 of itself at most, a smaller one by 2**-25. So it moves n

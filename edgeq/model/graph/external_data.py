@@ -24,6 +24,7 @@ __all__ = [
     "has_external_data",
     "is_external",
     "move_out",
+    "place_of",
     "read_in",
     "refer",
     "stored_bytes",
@@ -109,9 +110,7 @@ def gather(model: onnx.ModelProto, path: Path, location: str, file: BinaryIO) ->
     for tensor in all_tensors(model.graph):
         if not is_external(tensor):
             continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        data_file = _resolve(entries.get("location", ""), path, tensor.name)
-        offset, length = _extent(data_file, entries, f"tensor {tensor.name!r} of {path.name}")
+        data_file, offset, length = place_of(tensor, path)
         refer(tensor, location, _append_from(file, data_file, offset, length), length)
 
 
@@ -160,19 +159,39 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
-def _read_tensor(tensor: onnx.TensorProto, path: Path) -> None:
-    """Read one tensor's data and forget that it was elsewhere."""
+def place_of(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
+    """The file in which a tensor's external data lie, their offset and their length in bytes.
+
+    Args:
+        tensor: of the model.
+        path: the model's file.
+
+    Raises:
+        ModelError: as for `read_in`.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     data_file = _resolve(entries.get("location", ""), path, tensor.name)
     try:
-        offset, length = _extent(data_file, entries, f"tensor {tensor.name!r} of {path.name}")
+        return data_file, *_extent(data_file, entries, f"tensor {tensor.name!r} of {path.name}")
+    except OSError as error:
+        raise _unreadable(data_file, error) from error
+
+
+def _read_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    """Read one tensor's data and forget that it was elsewhere."""
+    data_file, offset, length = place_of(tensor, path)
+    try:
         with open_plain(data_file) as file:
             file.seek(offset)
             tensor.raw_data = file.read(length)
     except OSError as error:
-        raise ModelError(f"{data_file} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(data_file, error) from error
     tensor.ClearField("data_location")
     tensor.ClearField("external_data")
+
+
+def _unreadable(data_file: Path, error: OSError) -> ModelError:
+    return ModelError(f"{data_file} cannot be read: {error.strerror or error}")
 
 
 def _extent(data_file: Path, entries: Mapping[str, str], what: str) -> tuple[int, int]:

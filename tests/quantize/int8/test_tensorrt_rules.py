@@ -1,8 +1,9 @@
-"""Every graph that TensorRT is given keeps to the numbered rules; a graph that breaks one is found by its number."""
+"""Every graph that TensorRT is given keeps to the rules of `edgeq lint`; one that breaks one is found by its number."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,12 +14,15 @@ from networks import tiny_network
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from residuals import residual_network
-from tensorrt_rules import broken_rules
 
 from edgeq.calibrate.observe import with_outputs
 from edgeq.engine.onnxruntime import STAND_IN, OnnxRuntimeEngine
 from edgeq.export.fold import fold_batchnorm
+from edgeq.export.opset import HALF_PAIRS_OPSET
 from edgeq.export.simplify import simplify
+from edgeq.lint.graph import PAIR, LintGraph
+from edgeq.lint.pair_rules import SMALLEST_SCALE
+from edgeq.lint.run import check_graph
 from edgeq.model.graph.element_types import unfit_layers
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import float_additions, keep_range, plan_classifier
@@ -35,6 +39,27 @@ def made(model: onnx.ModelProto) -> Graph:
     plan = LOWERING.planned(model, keep_range(model, plan, unfit_layers(model)))
     ranges = scales(dict.fromkeys(calibrated_tensors(model, plan), (-3.0, 3.0)))
     return LOWERING.types(lower(model, plan, ranges, LOWERING), plan), plan
+
+
+def broken_rules(graph: onnx.ModelProto, plan: PrecisionPlan) -> list[tuple[str, str]]:
+    """The rules that a graph breaks, by number, each with where; notes are none."""
+    findings = check_graph(LintGraph(graph, Path("model.onnx"), plan))
+    return [(each.rule, each.where) for each in findings if each.level != "note"]
+
+
+def own_form(graph: onnx.ModelProto) -> bool:
+    """What edgeq's graphs keep to beside: opset 19, float32 at the ends, scales of FP16, integers in -127..127."""
+    looked = LintGraph(graph, Path("model.onnx"))
+    scales = [looked.values(pair.input[1]) for pair in looked.pairs()]
+    stored = [looked.values(pair.input[0]) for pair in looked.pairs() if pair.op_type == PAIR[1]]
+    ends = {looked.types[value.name] for value in (*graph.graph.input, *graph.graph.output)}
+    return (
+        looked.opset == HALF_PAIRS_OPSET
+        and TensorProto.FLOAT16 not in ends
+        and all(each is not None and (each >= SMALLEST_SCALE).all() for each in scales)
+        and all(each is not None and (each.astype(np.float16) == each).all() for each in scales)
+        and all(each.min(initial=0) >= -127 for each in stored if each is not None)
+    )
 
 
 def squeezing(channels: int = 16) -> onnx.ModelProto:
@@ -205,6 +230,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
 def test_every_graph_keeps_to_the_rules(name: str) -> None:
     graph, plan = made(NETWORKS[name]())
     assert broken_rules(graph, plan) == []
+    assert own_form(graph)
     assert plan.layers(Precision.INT8) or name == "few channels"
 
 
@@ -347,8 +373,25 @@ def _set(graph: onnx.ModelProto, part: str, value: float | int) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.full_like(values, value), tensor.name))
 
 
-def _older(graph: onnx.ModelProto) -> None:
+def _newer(graph: onnx.ModelProto) -> None:
     graph.opset_import[0].version = 20
+
+
+def _odd(graph: onnx.ModelProto) -> None:
+    """A scale that is no number of FP16."""
+    pair = next(each for each in graph.graph.node if each.op_type == "QuantizeLinear")
+    for tensor in graph.graph.initializer:
+        if tensor.name == pair.input[1]:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(0.1, np.float32), tensor.name))
+
+
+def _lowest(graph: onnx.ModelProto) -> None:
+    stored = next(each for each in graph.graph.initializer if each.data_type == TensorProto.INT8 and len(each.dims) > 1)
+    stored.CopyFrom(numpy_helper.from_array(np.full(tuple(stored.dims), -128, np.int8), stored.name))
+
+
+def _half_input(graph: onnx.ModelProto) -> None:
+    graph.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
 def _subnormal(graph: onnx.ModelProto) -> None:
@@ -384,12 +427,20 @@ def _cast(graph: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "number"), [(_older, 1), (_subnormal, 2), (_offset, 3), (_axis, 4), (_bare, 5), (_cast, 6)]
+    ("break_it", "number"),
+    [(_subnormal, "TRT110"), (_offset, "TRT101"), (_axis, "TRT107"), (_bare, "TRT201"), (_cast, "TRT204")],
 )
-def test_a_graph_that_breaks_a_rule_is_found(break_it: Callable[[onnx.ModelProto], None], number: int) -> None:
+def test_a_graph_that_breaks_a_rule_is_found(break_it: Callable[[onnx.ModelProto], None], number: str) -> None:
     graph, plan = made(residual_network(2))
     break_it(graph)
     assert number in {found for found, _ in broken_rules(graph, plan)}
+
+
+@pytest.mark.parametrize("break_it", [_newer, _odd, _lowest, _half_input])
+def test_a_graph_of_another_form_is_found(break_it: Callable[[onnx.ModelProto], None]) -> None:
+    graph, _ = made(residual_network(2))
+    break_it(graph)
+    assert not own_form(graph)
 
 
 def _is_dequantized(graph: onnx.ModelProto, tensor: str) -> bool:
@@ -428,15 +479,20 @@ def _unpaired(graph: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "number"),
-    [(_float_beside_a_pair, 7), (_two_types, 8), (_axis_of_inputs, 4), (_grouped, 9)],
+    ("break_it", "numbers"),
+    [
+        (_float_beside_a_pair, {"TRT205"}),
+        (_two_types, {"TRT302"}),
+        (_axis_of_inputs, {"TRT107", "TRT108"}),
+        (_grouped, {"TRT203"}),
+    ],
 )
 def test_a_graph_of_transposed_convolutions_that_breaks_a_rule_is_found(
-    break_it: Callable[[onnx.ModelProto], None], number: int
+    break_it: Callable[[onnx.ModelProto], None], numbers: set[str]
 ) -> None:
     graph, plan = made(transposed())
     break_it(graph)
-    assert {found for found, _ in broken_rules(graph, plan)} == {number}
+    assert {found for found, _ in broken_rules(graph, plan)} == numbers
 
 
 def test_a_convolution_without_a_kernel_is_found() -> None:
@@ -446,7 +502,7 @@ def test_a_convolution_without_a_kernel_is_found() -> None:
     ranges = scales(dict.fromkeys(calibrated_tensors(model, plan), (-3.0, 3.0)))
     everything = _Everything()
     graph = everything.types(lower(model, plan, ranges, everything), plan)
-    assert {number for number, _ in broken_rules(graph, plan)} == {9}
+    assert {number for number, _ in broken_rules(graph, plan)} == {"TRT203"}
 
 
 class _Everything(TensorRtLowering):
@@ -462,7 +518,7 @@ def test_a_layer_in_fp32_that_the_plan_has_in_fp16_is_found() -> None:
     other = head.model_copy(update={"precision": Precision.FP16})
     decisions = tuple(other if decision is head else decision for decision in plan.decisions)
     broken = broken_rules(graph, plan.model_copy(update={"decisions": decisions}))
-    assert broken == [(10, "logits")]
+    assert broken == [("TRT305", "logits")]
 
 
 def test_an_addition_that_leaves_the_accumulator_unused_is_found() -> None:
@@ -474,7 +530,7 @@ def test_an_addition_that_leaves_the_accumulator_unused_is_found() -> None:
         else decision
         for decision in plan.decisions
     )
-    assert broken_rules(graph, plan.model_copy(update={"decisions": as_it_was})) == [(11, "sum")]
+    assert broken_rules(graph, plan.model_copy(update={"decisions": as_it_was})) == [("TRT206", "sum")]
 
 
 def test_what_the_plan_has_in_fp16_and_the_graph_in_fp32_is_found() -> None:
@@ -482,4 +538,5 @@ def test_what_the_plan_has_in_fp16_and_the_graph_in_fp32_is_found() -> None:
     plan = plan_classifier(model)
     ranges = scales(dict.fromkeys(calibrated_tensors(model, plan), (-3.0, 3.0)))
     wide = lower(model, plan, ranges, LOWERING)
-    assert {1, 10} <= {number for number, _ in broken_rules(wide, plan)}
+    assert {number for number, _ in broken_rules(wide, plan)} >= {"TRT305"}
+    assert not own_form(wide)

@@ -1,0 +1,37 @@
+"""`edgeq handover`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeq.cli import console
+from edgeq.cli.completion import files
+from edgeq.cli.flags import PATH, output_option
+from edgeq.handover.write import TARGETS, write_handover
+from edgeq.tensorrt.settings import Batch
+
+__all__ = ["command"]
+
+
+@click.command("handover")
+@click.argument("bundle", type=PATH, shell_complete=files)
+@click.option("--for", "target", type=click.Choice([*TARGETS]), required=True, help="What will run it.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    nargs=3,
+    metavar="MIN OPT MAX",
+    help="Pictures or texts at once: least, usual, most.  [default: the bundle's own]",
+)
+@output_option
+def command(bundle: Path, target: str, batch: Batch | None, output: Path) -> None:
+    """Write what another runtime needs of BUNDLE: configuration, labels, graphs, and lines that build engines.
+
+    What that runtime does otherwise than the bundle says is told.
+    """
+    made = write_handover(bundle, target, output, batch=batch)
+    for name in sorted({*made.files, *made.copies}):
+        click.echo(str(output / name))
+    console.print_warnings(made.notes)

@@ -1,0 +1,66 @@
+"""The targets by name, and writing what one gets."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from edgeq.errors import ArtifactError
+from edgeq.files import new_directory, sha256_file
+from edgeq.handover.base import HandOver, Subject, Target, read_subject
+from edgeq.handover.deepstream import deepstream
+from edgeq.handover.triton import triton, triton_tensorrt
+from edgeq.handover.trtexec import trtexec
+from edgeq.tensorrt.settings import Batch
+
+__all__ = ["TARGETS", "write_handover"]
+
+TARGETS: Final[dict[str, Target]] = {
+    "deepstream": deepstream,
+    "triton": triton,
+    "triton-tensorrt": triton_tensorrt,
+    "trtexec": trtexec,
+}
+"""Runtimes by name."""
+
+
+def write_handover(bundle: Path, target: str, output: Path, *, batch: Batch | None = None) -> HandOver:
+    """Write what a runtime needs of a bundle, in a new directory.
+
+    Args:
+        bundle: a directory made by `edgeq prepare`.
+        target: one of `TARGETS`.
+        output: must not exist.
+        batch: least, usual and most pictures or texts at once; None takes the bundle's own.
+
+    Raises:
+        BundleError: it is no bundle.
+        InputError: the target does not take such a bundle.
+        ArtifactError: a file is not the one that the manifest lists.
+        EngineError: the batch is not in order.
+        OutputError: the place exists, or cannot be written.
+    """
+    subject = read_subject(bundle, batch)
+    made = TARGETS[target](subject)
+    with new_directory(output) as directory:
+        for name, text in made.files.items():
+            file = directory / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            if file.suffix == ".sh":
+                file.chmod(0o755)
+        for name, source in made.copies.items():
+            _copy(subject, source, directory / name)
+    return made
+
+
+def _copy(subject: Subject, source: str, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(subject.bundle / source, file)
+    if sha256_file(file) != subject.digests[source]:
+        raise ArtifactError(
+            f"{subject.bundle / source} is not the file that the manifest lists",
+            causes=("it was changed or damaged since the bundle was made",),
+            next_step="edgeq verify the bundle, or make it again",
+        )

@@ -1,0 +1,60 @@
+"""Read a graph against the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeq.lint.base import Rule
+from edgeq.lint.graph import LintGraph
+from edgeq.lint.load import load_graph
+from edgeq.lint.registry import RULES
+from edgeq.lint.report import FileFindings, Finding
+from edgeq.lint.shares import computed_shares, written_shares
+from edgeq.plan.precision import PrecisionPlan
+
+__all__ = ["check_graph", "lint_file"]
+
+
+def lint_file(path: Path, rules: Sequence[Rule] = RULES, plan: PrecisionPlan | None = None) -> FileFindings:
+    """Read an ONNX file against rules.
+
+    Args:
+        path: of the file.
+        rules: of `edgeq.lint.registry.choose_rules`.
+        plan: that the graph should follow, where there is one.
+
+    Raises:
+        ModelError: it cannot be read, or is not whole.
+        LimitError: it has too many nodes or tensors, or loops that never end.
+    """
+    graph = load_graph(path, plan)
+    return FileFindings(
+        file=str(path),
+        opset=graph.opset,
+        nodes=len(graph.nodes),
+        written=written_shares(graph),
+        computed=computed_shares(graph),
+        findings=check_graph(graph, rules),
+    )
+
+
+def check_graph(graph: LintGraph, rules: Sequence[Rule] = RULES) -> tuple[Finding, ...]:
+    """What breaks the rules, in their order.
+
+    Raises:
+        ModelError: a constant does not have its whole data.
+    """
+    return tuple(
+        Finding(
+            rule=rule.number,
+            name=rule.name,
+            level=rule.level,
+            where=where,
+            what=what,
+            advice=rule.says,
+            source=rule.source,
+        )
+        for rule in rules
+        for where, what in rule.check(graph)
+    )

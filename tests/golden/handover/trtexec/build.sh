@@ -1,0 +1,15 @@
+#!/bin/sh
+# Builds engines with TensorRT's own command line, on the device that will run them. No precision flag: a strongly typed
+# network computes in the types that its graph has.
+set -eu
+cd "$(dirname "$0")"
+
+trtexec \
+  --onnx=model.int8.trt.onnx \
+  --saveEngine=model.int8.trt.plan \
+  --stronglyTyped \
+  --noTF32 \
+  --memPoolSize=workspace:256M \
+  --minShapes=pixel_values:1x3x16x16 \
+  --optShapes=pixel_values:4x3x16x16 \
+  --maxShapes=pixel_values:8x3x16x16
