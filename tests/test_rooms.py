@@ -46,6 +46,7 @@ ROOMS = (
     "doctor",
     "bench",
     "bundle_report",
+    "track",
     "hub",
     "pipeline",
     "service",
