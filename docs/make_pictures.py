@@ -99,7 +99,7 @@ def draw_reports(browser: webdriver.Chrome, demo: Path, bundles: dict[str, Path]
     pages = {name: edgeq.report(bundle, scratch / f"{name}.html") for name, bundle in bundles.items()}
     pages["two"] = edgeq.report(bundles["cnn"], scratch / "two.html", beside=demo / "bundle")
     for name, page in pages.items():
-        small = picture(browser, page, SHOWN[name]).quantize(256, dither=Image.Dither.NONE)
+        small = picture(browser, page, SHOWN[name]).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         small.save(output / f"report-{name}.png", optimize=True)
         if name == "cnn":  # for the README, which is read in three minutes
             top = small.crop((0, 0, small.width, min(small.height, TOP)))
