@@ -9,6 +9,7 @@ it with `--real-time`, in a process of its own, whose memory is read from `/proc
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import re
 import subprocess
@@ -94,9 +95,11 @@ def measure(bundle: Path, film: Path, flags: Sequence[str]) -> Figures:
         over = threading.Event()
         watcher = threading.Thread(target=_sample, args=(process.pid, lines, over, memory))
         watcher.start()
-        told = process.communicate()[0]
-        over.set()
-        watcher.join()
+        try:
+            told = process.communicate()[0]
+        finally:
+            over.set()
+            watcher.join()
         if process.returncode:
             raise SystemExit(f"edgeq watch ended with status {process.returncode}")
         reports = [json.loads(line) for line in lines.read_text().splitlines()]
@@ -123,6 +126,7 @@ def _sample(process: int, lines: Path, over: threading.Event, memory: list[float
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print the figures as JSON."""
+    faulthandler.enable()  # FFmpeg draws the film in this process
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=60)

@@ -7,6 +7,7 @@
 # `--target vision` is the image for classifiers, detectors and encoders: no torch, no bitsandbytes, and no wheel is asked
 # for. With `--build-context bitsandbytes=DIR` a wheel of bitsandbytes in DIR takes the place of the stages that build one;
 # they alone need CUDA's compiler. TensorRT comes with the base image: where it has none, graphs run in ONNX Runtime.
+# `--build-arg EXTRAS=camera,retrieval` adds extras of edgeq to either.
 # `--build-arg PIP_INDEX_URL=URL` and PIP_EXTRA_INDEX_URL name other package indexes.
 
 # L4T with CUDA 12.6, cuDNN and TensorRT 10.3. Its release has to fit the one on the device (same R36).
@@ -18,6 +19,7 @@ FROM scratch AS wheels
 
 FROM ${L4T_IMAGE} AS vision
 
+ARG EXTRAS=""
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
@@ -30,7 +32,7 @@ COPY edgeq /opt/edgeq/source/edgeq
 
 # The system's packages are seen from inside: TensorRT's bindings come from the base image.
 RUN python3 -m venv --system-site-packages /opt/edgeq/venv \
-    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir "/opt/edgeq/source[device,service]"
+    && /opt/edgeq/venv/bin/python -m pip install --no-cache-dir "/opt/edgeq/source[device,service${EXTRAS:+,$EXTRAS}]"
 
 # In this group, because the GPU's device files belong to it on the device.
 RUN useradd --system --uid 10001 --groups video --home-dir /var/lib/edgeq edgeq \

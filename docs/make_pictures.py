@@ -33,6 +33,9 @@ DROP = 0.1
 
 _PATIENCE_S = 300.0
 
+_DIRECTORIES = {"cnn": "classifier", "detector": "detector", "vlm": "inspector"}
+"""What users would call the bundles: a report's title is the name of the bundle's directory."""
+
 SHOWN = {
     "cnn": ("header", "#figures", "#changed", "#layers"),
     "detector": ("header", "#figures", "#changed"),
@@ -44,7 +47,7 @@ SHOWN = {
 
 def make_bundles(demo: Path, work: Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Bundles as their users would make them; those that are there already are taken as they are."""
-    bundles = {name: work / name for name in names}
+    bundles = {name: work / _DIRECTORIES[name] for name in names}
     wanted = [name for name, bundle in bundles.items() if not bundle.exists()]
     if "cnn" in wanted:
         edgeq.prepare(
@@ -96,7 +99,7 @@ def draw_reports(browser: webdriver.Chrome, demo: Path, bundles: dict[str, Path]
     pages = {name: edgeq.report(bundle, scratch / f"{name}.html") for name, bundle in bundles.items()}
     pages["two"] = edgeq.report(bundles["cnn"], scratch / "two.html", beside=demo / "bundle")
     for name, page in pages.items():
-        small = picture(browser, page, SHOWN[name]).quantize(64, dither=Image.Dither.NONE)
+        small = picture(browser, page, SHOWN[name]).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         small.save(output / f"report-{name}.png", optimize=True)
         if name == "cnn":  # for the README, which is read in three minutes
             top = small.crop((0, 0, small.width, min(small.height, TOP)))

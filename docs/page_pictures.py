@@ -122,9 +122,9 @@ def _seen(page: Page, data: bytes, name: str) -> None:
 def _draw(page: Page, width: int, scheme: str, file: Path, *, tallest: int = 2000) -> None:
     """The whole page, as wide as is said."""
     page.colours(scheme)
-    page.narrow(width)
+    page.narrow(width, tallest)  # so tall that no scrollbar takes of the width
     page.until("#figures > div, #described", len(page.all("#figures > div, #described")))
-    page.narrow(width, height=min(page.run("return document.documentElement.scrollHeight"), tallest))
+    page.narrow(width, height=min(page.run("return document.body.scrollHeight"), tallest))
     drawn = Image.open(io.BytesIO(page.browser.get_screenshot_as_png())).convert("RGB")
     drawn.quantize(_COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
     page.colours("light")

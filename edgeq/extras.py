@@ -25,6 +25,7 @@ _PACKAGES: Final = {
     "service": ("anyio", "h11", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop"),
     "structured": ("llguidance",),
     "torch": ("huggingface_hub", "onnxscript", "safetensors", "torch", "transformers"),
+    "track": ("mlflow", "tensorboardX"),
 }
 """Extra -> what is imported of it and is in no extra before; all others are of `quantize`."""
 

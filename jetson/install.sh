@@ -10,6 +10,7 @@
 #   --offline                  nothing from any package index: all is in --wheels
 #   --bitsandbytes-source DIR  its sources, instead of a clone of BITSANDBYTES_TAG
 #   --no-language              neither torch nor bitsandbytes: for bundles without a language model
+#   --extras NAMES             further extras of edgeq, with commas: camera, retrieval, structured
 #   --jetpack 6|7              do not look which it is
 #   --headless                 no desktop from the next start on, compressed swap (presets.sh headless)
 #   --power NAME               a power mode by its name (presets.sh power NAME)
@@ -49,7 +50,7 @@ source "$HERE/language.sh"
 
 EDGEQ=$(dirname "$HERE")
 TORCH_WHEEL="" INDEX_URL="" WHEELS="" SOURCE="" JETPACK="" POWER="" BITSANDBYTES_WHEEL=""
-BITSANDBYTES_INDEX=0 OFFLINE=0 LANGUAGE=1 HEADLESS=0 DOCTOR=1 UNINSTALL=0
+EXTRAS="device,service" BITSANDBYTES_INDEX=0 OFFLINE=0 LANGUAGE=1 HEADLESS=0 DOCTOR=1 UNINSTALL=0
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 
@@ -76,6 +77,7 @@ options() {
             --index-url) INDEX_URL=$(value "$@"); shift ;;
             --jetpack) JETPACK=$(value "$@"); shift ;;
             --power) POWER=$(value "$@"); shift ;;
+            --extras) EXTRAS+=,$(value "$@"); shift ;;
             --offline) OFFLINE=1 ;;
             --no-language) LANGUAGE=0 ;;
             --headless) HEADLESS=1 ;;
@@ -88,6 +90,7 @@ options() {
         shift
     done
     if [[ $JETPACK != "" && $JETPACK != [67] ]]; then fail "--jetpack is 6 or 7, not $JETPACK" "$0 --help"; fi
+    if [[ ! $EXTRAS =~ ^[a-z]+(,[a-z]+)*$ ]]; then fail "--extras are names with commas, not ${EXTRAS#device,service,}" "$0 --help"; fi
     if ((OFFLINE)) && [[ -z $WHEELS ]]; then fail "--offline needs --wheels" "name the directory with the wheels"; fi
 }
 
@@ -146,9 +149,9 @@ pip() {
 install_edgeq() {
     if ((LANGUAGE)); then
         hold_versions
-        pip install --constraint "$PREFIX/constraints.txt" "${EDGEQ}[device,service,language]"
+        pip install --constraint "$PREFIX/constraints.txt" "${EDGEQ}[$EXTRAS,language]"
     else
-        pip install "${EDGEQ}[device,service]"
+        pip install "${EDGEQ}[$EXTRAS]"
     fi
     place_link "$PREFIX/venv/bin/edgeq" "$COMMAND"
 }

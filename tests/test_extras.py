@@ -14,7 +14,7 @@ from edgeq.extras import CPU_TORCH, extra_of, install_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
-IMPORTED = {"faiss-cpu": "faiss"}
+IMPORTED = {"faiss-cpu": "faiss", "mlflow-skinny": "mlflow"}
 """What a package is imported as, where that is another name."""
 
 

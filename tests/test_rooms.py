@@ -48,6 +48,7 @@ ROOMS = (
     "doctor",
     "bench",
     "bundle_report",
+    "track",
     "hub",
     "pipeline",
     "service",

@@ -7,6 +7,7 @@ what each of them means.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import logging
@@ -137,6 +138,8 @@ def main() -> None:
     if asked is not None:
         sys.exit(asked)
     signal.signal(signal.SIGTERM, _terminated)
+    if sys.stderr is not None:
+        faulthandler.enable()  # a crash in a library's own code says where, instead of nothing
     quiet_libraries()
     status = run(sys.argv[1:])
     if _lost:

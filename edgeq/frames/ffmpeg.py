@@ -216,7 +216,7 @@ def _with_square_pixels(image: Image.Image, aspect: float) -> Image.Image:
 
 def _cannot_be_opened(given: Input, error: Exception) -> ImageError:
     number = getattr(error, "errno", None)
-    text = without_secrets(str(getattr(error, "strerror", None) or error))
+    text = _told(error, given.open_s)
     if given.live:
         return ImageError(
             f"{given.name} cannot be opened: {text}",
@@ -232,8 +232,14 @@ def _cannot_be_opened(given: Input, error: Exception) -> ImageError:
 
 
 def _cannot_be_read(given: Input, error: Exception) -> ImageError:
-    text = without_secrets(str(getattr(error, "strerror", None) or error))
-    return ImageError(f"{given.name} was lost: {text}", passing=given.live)
+    return ImageError(f"{given.name} was lost: {_told(error, given.read_s)}", passing=given.live)
+
+
+def _told(error: Exception, seconds: float | None) -> str:
+    """What FFmpeg says; that the time was over it calls an exit that was asked for."""
+    if type(error).__name__ == "ExitError" and seconds is not None:
+        return f"nothing came for {seconds:g} s"
+    return without_secrets(str(getattr(error, "strerror", None) or error))
 
 
 def _is_refused(error: Exception) -> bool:

@@ -98,7 +98,7 @@ class Hook:
         while (report := self._waiting.get()) is not None:
             try:
                 self._send(report, self._timeout)
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except Exception as error:  # of whatever it calls: the thread goes on with the next
                 with self._lock:
                     self.failed += 1
                 self._fail(str(error) or type(error).__name__)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.errors import DeviceLostError, EdgeqError, ImageError, InputError
 from edgeq.frames.base import FrameSource
 from edgeq.frames.change import Change
-from edgeq.frames.reader import Backoff, Reader
+from edgeq.frames.reader import RECONNECT_S, Backoff, Reader
 from edgeq.runtime.scheduler.errors import TooLargeError
 
 __all__ = ["FrameCounts", "Looked", "Looking", "LookingOptions"]
@@ -34,12 +34,14 @@ class LookingOptions:
         min_change: percent by which a frame must differ from the last that was looked at: `edgeq.frames.change`.
         frames: end after so many answers; None goes on.
         keep_all: no frame is dropped: the source waits.
+        reconnect_s: seconds between two tries to connect to a stream again, at the most.
     """
 
     fps: float | None = None
     min_change: float = 0.0
     frames: int | None = None
     keep_all: bool = False
+    reconnect_s: float = RECONNECT_S
 
 
 class FrameCounts(BaseModel):
@@ -113,7 +115,6 @@ class Looking(Generic[T]):
         look: from an image in mode RGB to an answer; raises EdgeqError.
         options: what is looked at.
         say: told in a sentence what a person should know.
-        backoff: between tries to connect again.
     """
 
     def __init__(
@@ -122,9 +123,9 @@ class Looking(Generic[T]):
         look: Callable[[Image.Image], T],
         options: LookingOptions,
         say: Callable[[str], None],
-        backoff: Backoff | None = None,
     ) -> None:
         self._source, self._look, self._options = source, look, options
+        backoff = Backoff(most=options.reconnect_s)
         self._reader = Reader(source, fps=options.fps, keep_all=options.keep_all, say=say, backoff=backoff)
         self._unchanged = self._answered = self._failed = 0
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)

@@ -15,7 +15,10 @@ from edgeq.frames.base import Frame, FrameSource
 from edgeq.frames.handover import Handover
 from edgeq.frames.pace import Pace
 
-__all__ = ["Backoff", "Numbered", "Reader"]
+__all__ = ["RECONNECT_S", "Backoff", "Numbered", "Reader"]
+
+RECONNECT_S: Final = 10.0
+"""Seconds between two tries to connect again, at the most: a camera that is back is not left alone for longer."""
 
 _JOIN_S: Final = 2.0
 
@@ -28,9 +31,9 @@ class Backoff:
         first, most: seconds.
     """
 
-    def __init__(self, first: float = 0.5, most: float = 30.0) -> None:
-        self._first, self._most = first, most
-        self._now = first
+    def __init__(self, first: float = 0.5, most: float = RECONNECT_S) -> None:
+        self._first, self._most = min(first, most), most
+        self._now = self._first
 
     def reset(self) -> None:
         """It worked."""

@@ -10,7 +10,6 @@ from edgeq.errors import EdgeqError
 from edgeq.frames.base import FrameSource
 from edgeq.frames.looking import FrameCounts, Looked, Looking, LookingOptions
 from edgeq.frames.outlets import Outlets
-from edgeq.frames.reader import Backoff
 from edgeq.frames.report import FrameFailure, FramePlace, place_of
 from edgeq.service.draw_seen import draw_seen
 from edgeq.service.watch_inference import Look, Seen
@@ -41,7 +40,6 @@ class WatchFrames:
         options: what is looked at.
         outlets: where reports go to.
         say: told in a sentence what a person should know.
-        backoff: between tries to connect again.
     """
 
     def __init__(
@@ -53,10 +51,9 @@ class WatchFrames:
         *,
         outlets: Outlets,
         say: Callable[[str], None],
-        backoff: Backoff | None = None,
     ) -> None:
         self._source, self._model, self._outlets = source, model, outlets
-        self._looking = Looking(source, look, options, say, backoff)
+        self._looking = Looking(source, look, options, say)
 
     @property
     def counts(self) -> FrameCounts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,14 @@ from edgeq.runtime.scheduler.errors import BusyError, DeadlineError, TooLargeErr
 from edgeq.service.http.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
+CRASH = """
+import os, signal
+from edgeq import cli
+cli.run = lambda _arguments: os.kill(os.getpid(), signal.SIGSEGV)
+cli.main()
+"""
+"""The command, with a library that crashes: simulated."""
+
 ARGUMENTS: dict[type[EdgeqError], tuple[Any, ...]] = {
     BusyError: (5,),
     DeadlineError: (0,),
@@ -229,3 +238,10 @@ def test_the_table_is_the_codes() -> None:
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)}
     assert listed == {DONE, GATE, BAD_INPUT, FAILED, NOT_NOW, MISCONFIGURED, CANARY, 130, 141, 143}
     assert all(f"`{name}`" in text for name in SERVICES)
+
+
+def test_a_crash_in_a_library_says_where() -> None:
+    done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr
+    assert "cli/__init__.py" in done.stderr

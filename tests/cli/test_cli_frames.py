@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from classifier_bundle import classifier_bundle
@@ -21,6 +26,7 @@ from edgeq.frames.ffmpeg import load_av
 from edgeq.service.watch_frames import FrameReport
 
 EDGEQ = Path(sys.executable).with_name("edgeq")
+PATIENCE_S = 120.0
 QUICK = ("--threads", "1", "--backend", "onnxruntime")
 
 
@@ -34,6 +40,41 @@ def film(tmp_path: Path) -> Path:
     """Twenty frames in two seconds."""
     draw_film(tmp_path / "a.mkv", 20, rate=10)
     return tmp_path / "a.mkv"
+
+
+class Following:
+    """Reads a process's lines in a thread, so that no pipe fills, and waits for one of them."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.lines: list[str] = []
+        self._seen, self._changed, self._ended = 0, threading.Condition(), False
+        self._file = file
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Of a process that has ended."""
+        self._thread.join(PATIENCE_S)
+        self._file.close()
+
+    def _read(self) -> None:
+        for line in self._file:
+            with self._changed:
+                self.lines.append(line.rstrip())
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def until(self, wanted: Callable[[str], bool]) -> None:
+        """Wait for a line after those that were waited for."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._came(wanted) or self._ended, PATIENCE_S), self.lines
+            assert self._came(wanted), self.lines
+            self._seen = next(at for at in range(self._seen, len(self.lines)) if wanted(self.lines[at])) + 1
+
+    def _came(self, wanted: Callable[[str], bool]) -> bool:
+        return any(map(wanted, self.lines[self._seen :]))
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -160,6 +201,78 @@ def test_a_camera_is_watched_until_it_is_told_to_stop(bundle: Path, tmp_path: Pa
     assert len(lines) >= 5
     with av.open(str(tmp_path / "o.mkv")) as made:
         assert len([*made.decode(video=0)]) in (len(lines), len(lines) - 1)  # drawn after it was reported
+
+
+CAMERA = """
+import socketserver, sys, time
+
+class Camera(socketserver.StreamRequestHandler):
+    def handle(self):
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.0 200 OK\\r\\nContent-Type: multipart/x-mixed-replace; boundary=frame\\r\\n\\r\\n")
+        while True:
+            self.wfile.write(b"--frame\\r\\nContent-Type: image/jpeg\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(jpeg))
+            self.wfile.write(jpeg + b"\\r\\n")
+            time.sleep(0.02)
+
+jpeg = sys.stdin.buffer.read()
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+with socketserver.ThreadingTCPServer(("127.0.0.1", int(sys.argv[1])), Camera) as server:
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+@contextmanager
+def camera(port: int = 0) -> Iterator[int]:
+    """The port of a camera in a process of its own, which is killed at the end; nothing is imported that takes long."""
+    jpeg = io.BytesIO()
+    moving_square(0).save(jpeg, "JPEG")
+    command = [sys.executable, "-S", "-c", CAMERA, str(port)]
+    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL  # it says of each connection that it ended
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(jpeg.getvalue())
+            process.stdin.close()
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_a_cable_is_pulled_and_put_back(bundle: Path) -> None:
+    """The real command beside a real camera, simulated by a process that is killed: the reports go on by themselves."""
+    with ExitStack() as at_end, ExitStack() as pulled:
+        port = pulled.enter_context(camera())
+        flags = (*QUICK, "--reconnect-delay-max", "0.2", "--lines", "-")
+        command = [*map(str, (EDGEQ, "watch", bundle, f"http://127.0.0.1:{port}/live", *flags))]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        reports = Following(process.stdout)
+        assert process.stderr is not None
+        told = Following(process.stderr)
+        at_end.callback(told.close)
+        at_end.callback(reports.close)
+        at_end.callback(process.wait)
+        at_end.callback(process.kill)
+        reports.until(lambda _line: len(reports.lines) >= 3)
+        pulled.close()
+        told.until(lambda line: "trying again in" in line)
+        told.until(lambda line: "Connection refused; trying again in" in line)
+        with camera(port):
+            told.until(lambda line: line.endswith("is back"))
+            before = len(reports.lines)
+            reports.until(lambda _line: len(reports.lines) >= before + 3)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0, told.lines
+    told.until(lambda line: line.startswith("the stream was lost"))
+    frames = [json.loads(line)["frame"] for line in reports.lines]
+    assert frames == sorted(set(frames))
+    waits = [float(found) for line in told.lines for found in re.findall(r"trying again in ([\d.]+) s", line)]
+    assert waits
+    assert max(waits) <= 0.3  # the bound, a quarter more by chance, rounded
 
 
 def test_a_disk_without_room_for_a_line(

@@ -112,6 +112,25 @@ def test_the_whole_way_for_people(edgeq: Edgeq, small: list[Path], root: Path) -
     assert edgeq("prune", "--keep", "1", "--root", root).out == "Nothing to do.\n"
 
 
+def test_without_a_key_it_is_said_that_nobody_was_asked(
+    edgeq: Edgeq, small: list[Path], root: Path, keys: KeyPair
+) -> None:
+    """Signed or not: a signature that is not checked says nothing. With the key nothing is to be said."""
+    sign_bundle(small[1], keys.private)
+    for bundle, flags in ((small[0], ()), (small[1], ("--json",))):
+        done = edgeq("install", bundle, "--root", root, "--no-check", *flags)
+        assert done.status == 0, done.err
+        told = " ".join(done.err.split())
+        assert "warning: nobody's signature was checked" in told
+        assert "edgeq sign" in told
+        assert "--key NAME.public.pem" in told
+    assert json.loads(done.out)["signed_by"] is None
+    sign_bundle(small[2], keys.private)
+    done = edgeq("install", small[2], "--root", root, "--no-check", "--key", keys.public)
+    assert (done.status, "nobody" in done.err) == (0, False)
+    assert_refused(edgeq("install", small[0], "--root", root, "--no-check"), "not signed")
+
+
 def test_damage_is_exit_status_1(edgeq: Edgeq, small: list[Path], root: Path) -> None:
     edgeq("install", small[0], "--root", root, "--no-check")
     (root / "current" / "a").write_bytes(b"b" * 500)

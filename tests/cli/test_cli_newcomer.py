@@ -26,8 +26,18 @@ from edgeq.errors import InputError, ModelError
 
 EXTRAS = (
     *("accelerate", "anyio", "bitsandbytes", "cryptography", "faiss", "h11", "httptools", "huggingface_hub"),
-    *("llguidance", "matplotlib", "onnx", "onnx_graphsurgeon", "onnxruntime", "onnxscript", "openvino"),
-    *("prometheus_client", "pyarrow", "pycocotools", "ray", "safetensors", "starlette", "tensorrt", "tokenizers"),
+    *("llguidance", "matplotlib", "mlflow", "onnx", "onnx_graphsurgeon", "onnxruntime", "onnxscript", "openvino"),
+    *(
+        "prometheus_client",
+        "pyarrow",
+        "pycocotools",
+        "ray",
+        "safetensors",
+        "starlette",
+        "tensorboardX",
+        "tensorrt",
+        "tokenizers",
+    ),
     *("torch", "transformers", "uvicorn", "uvloop"),
 )
 """What the extras bring, as it is imported."""

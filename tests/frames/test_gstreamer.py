@@ -15,7 +15,6 @@ from PIL import Image
 from edgeq.errors import ImageError, InputError
 from edgeq.frames import gstreamer
 from edgeq.frames.looking import Looking, LookingOptions
-from edgeq.frames.reader import Backoff
 from edgeq.frames.registry import SourceOptions, open_source
 
 assert av  # the extra is here
@@ -69,7 +68,7 @@ def test_frames_of_a_pipeline(end: str) -> None:
 def test_a_pipeline_that_ends_is_run_again() -> None:
     said: list[str] = []
     source = open_source(f"{RED.replace('pattern', 'num-buffers=2 pattern')}", QUICK)
-    looking = Looking(source, red, LookingOptions(frames=3), said.append, Backoff(0.01, 0.01))
+    looking = Looking(source, red, LookingOptions(frames=3, reconnect_s=0.01), said.append)
     assert [one.answer for one in looking] == [True] * 3
     assert looking.counts.lost >= 1
     assert "ended; trying again" in said[0]

@@ -154,6 +154,23 @@ def test_reports_are_left_out_where_a_hook_does_not_follow(monkeypatch: pytest.M
     assert "does not follow" in said[0]
 
 
+def test_a_hook_goes_on_whatever_a_library_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More errors than there are threads, of a kind that nobody foresaw; then reports come through again."""
+    said: list[str] = []
+    errors = iter([RuntimeError("odd")] * 8)
+
+    def send(_report: bytes, _seconds: float) -> None:
+        for error in errors:
+            raise error
+
+    monkeypatch.setattr(hooks, "_to_command", lambda _target: send)
+    with Hook("simulated", said.append) as hook:
+        for _ in range(10):
+            hook.send("1")
+    assert (hook.failed, hook.sent) == (8, 2)
+    assert "odd" in said[0]
+
+
 class Receiver(http.server.BaseHTTPRequestHandler):
     """Takes posts, and answers with the status that the path names."""
 

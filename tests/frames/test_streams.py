@@ -20,7 +20,6 @@ from edgeq.frames.reader import Backoff
 from edgeq.frames.registry import SourceOptions, open_source
 
 QUICK = SourceOptions(timeout=10.0)
-AT_ONCE = Backoff(0.01, 0.01)
 
 
 def address(scheme: str, server: Any, login: str = "") -> str:
@@ -58,7 +57,7 @@ def test_a_server_that_is_gone_and_comes_back() -> None:
     with served(RtspServer) as first:
         port = first.server_address[1]
         source = open_source(address("rtsp", first, "me:secret@"), QUICK)
-        looking = Looking(source, size_of, LookingOptions(frames=6), say, AT_ONCE)
+        looking = Looking(source, size_of, LookingOptions(frames=6, reconnect_s=0.01), say)
         frames = iter(looking)
         before = [next(frames) for _ in range(3)]
     assert found_out.wait(20)
@@ -102,11 +101,15 @@ def test_a_stream_that_falls_silent_is_lost() -> None:
 
     with served(MjpegServer, images=staticmethod(images)) as server:
         source = open_source(address("http", server), SourceOptions(timeout=0.5))
-        with closing(source.frames()) as frames, pytest.raises(ImageError, match="was lost") as caught:
+        with (
+            closing(source.frames()) as frames,
+            pytest.raises(ImageError, match="was lost") as caught,
+        ):
             for _frame in frames:
                 pass
         stop.set()
     assert caught.value.passing
+    assert caught.value.what.endswith("was lost: nothing came for 0.5 s")
 
 
 @pytest.mark.parametrize("given", ["", "me:mistaken@"])
@@ -176,3 +179,4 @@ def test_waits_grow_and_are_bounded() -> None:
         assert 0.75 * middle <= wait <= 1.25 * middle
     backoff.reset()
     assert backoff.next() <= 1.25
+    assert Backoff(1.0, 0.1).next() <= 0.125  # the bound holds for the first as well

@@ -30,6 +30,7 @@ READ = (
     "docs/report.md",
     "docs/use/device.md",
     "docs/use/python.md",
+    "docs/use/trackers.md",
     "docs/bench.md",
 )
 """In the order in which they are read. What stood on a page before, to the letter, is not run again."""

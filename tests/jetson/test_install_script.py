@@ -225,6 +225,16 @@ def test_without_a_language_model_there_is_no_torch_and_no_compiler(orin: Scratc
     ]
 
 
+@pytest.mark.parametrize(
+    ("flags", "extras"),
+    [(("--no-language",), "[device,service,camera,retrieval]"), ((), "[device,service,camera,language]")],
+)
+def test_further_extras(orin: Scratch, wheels: Path, flags: tuple[str, ...], extras: str) -> None:
+    wanted = "camera,retrieval" if flags else "camera"
+    assert orin.run("install.sh", "--wheels", wheels, *flags, "--extras", wanted).status == 0
+    assert [call for call in orin.calls() if call.endswith(CHECKOUT.as_posix() + extras)]
+
+
 def test_what_the_unit_runs_is_installed(orin: Scratch, wheels: Path) -> None:
     unit = (CHECKOUT / "jetson/edgeq.service").read_text(encoding="utf-8")
     assert re.search(r"^ExecStart=\S+/edgeq serve ", unit, flags=re.MULTILINE)
@@ -302,6 +312,7 @@ def test_a_jetpack_that_is_told_is_believed_unless_it_is_another(orin: Scratch) 
         (("--wheels",), ("--wheels wants a value",)),
         (("--offline",), ("--offline needs --wheels",)),
         (("--fast",), ("--fast is not an option",)),
+        (("--no-language", "--extras", "camera, x]"), ("--extras are names with commas, not camera, x]",)),
     ],
 )
 def test_bad_options(orin: Scratch, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:

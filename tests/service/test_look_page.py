@@ -30,6 +30,12 @@ return ["img", "svg"].map((name) => {
   return [x, y, width, height];
 });
 """
+READABLE_PX = 11
+NUMBERS = """
+const svg = document.querySelector("#results svg");
+const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+return [...svg.querySelectorAll("text")].map((each) => parseFloat(getComputedStyle(each).fontSize) * scale);
+"""
 COLOURS = """
 const brush = document.querySelector("#results canvas").getContext("2d");
 const at = (x) => [...brush.getImageData(x, 5, 1, 1).data].slice(0, 3);
@@ -128,6 +134,9 @@ def test_objects_are_where_the_service_finds_them(
         assert np.asarray(page.run(BOXES)) == pytest.approx(np.asarray(wanted))
         image, sketch = page.run(EDGES)
         assert sketch == pytest.approx(image), "the drawing lies on the picture"
+        heights = page.run(NUMBERS)
+        assert len(heights) == len(objects)
+        assert min(heights) >= READABLE_PX, "a small picture is shown larger, so that its numbers can be read"
         page["score"].clear()
         page["score"].send_keys("1")
         page["look"].submit()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -29,6 +29,8 @@ from edgeq.quantize.int8.stage import PLAN, check_scales
 from edgeq.quantize.search.bounds import MAX_SHARE, RaceBounds, SearchBounds
 from edgeq.quantize.search.chart import draw_sensitivity
 from edgeq.quantize.search.sensitivity import TABLE, Sensitivity, measure_sensitivity
+from edgeq.track.record import search_record, sensitivity_record
+from edgeq.track.registry import open_trackers, record_on
 
 __all__ = ["CHARTS", "search_layers", "sensitivity"]
 
@@ -48,6 +50,7 @@ def sensitivity(
     threads: int | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    track: str | Sequence[str] = (),
 ) -> Sensitivity:
     """Measure what INT8 does in each layer alone, and what leaving that layer out of INT8 gains.
 
@@ -62,6 +65,8 @@ def sensitivity(
         threads: of one operator; None takes every processor there is.
         progress: called as the stages go on.
         say: told what a person should know, in a sentence.
+        track: experiment trackers that get the figures, such as `mlflow:http://127.0.0.1:5000` or `tensorboard:runs`.
+            One that fails at the end is told to `say`.
 
     Returns:
         The table; `ranking()` has the worst layer first.
@@ -69,9 +74,11 @@ def sensitivity(
     Raises:
         ArtifactError: the directory is not what it should be. CalibrationError: the scales are of another graph.
         ImageError: the images cannot be read.
+        InputError: a tracker cannot be written to.
         OutputError: the output exists, or cannot be written.
     """
     place, tell = Path(directory), say or (lambda _sentence: None)
+    trackers = open_trackers(track)
     found, plan = _artifacts(place, Path(scales) if scales else None)
     source, shown = open_model(place / FP32), ImageSet.open(Path(images))
     model = onnx.load(place / FP32)
@@ -93,6 +100,10 @@ def sensitivity(
                 draw_sensitivity(table, work / name, plan=plan)
     if skipped:
         tell(f"{len(skipped)} images cannot be read: {', '.join(skipped[:5])}")
+    given = {"directory": place, "images": images, "worst": worst, "others": others}
+    charts = () if output is None else tuple(Path(output) / name for name in CHARTS)
+    for warning in record_on(trackers, lambda: sensitivity_record(table, given, charts)):
+        tell(warning)
     return table
 
 
@@ -107,6 +118,8 @@ def search_layers(
     scales: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+    track: str | Sequence[str] = (),
 ) -> Found:
     """Find the cheapest set of layers to leave in floating point, on half of the images, and judge it by the other.
 
@@ -120,19 +133,22 @@ def search_layers(
         scales: as for `sensitivity`.
         threads: of one operator; None takes every processor there is.
         progress: called as the stages go on.
+        say, track: as for `sensitivity`.
 
     Returns:
         The plan with the layers kept, and how it was found.
 
     Raises:
         GateError: no set of layers within the budget keeps the drop within its bound.
-        ArtifactError, CalibrationError, ImageError, OutputError: as for `sensitivity`.
+        ArtifactError, CalibrationError, ImageError, InputError, OutputError: as for `sensitivity`.
     """
-    place = Path(directory)
+    place, tell = Path(directory), say or (lambda _sentence: None)
+    trackers = open_trackers(track)
     found, plan = _artifacts(place, Path(scales) if scales else None)
     source, task = choose_for(open_model(place / FP32), None)
     examples = task.open(Path(labelled), source.labels)
     task = refit_task(task, source, place, examples.images, threads=threads)
+    bounds = SearchBounds(max_drop, max_share=max_share, min_speedup=min_speedup)
     made = search_graph(
         place / FP32,
         plan,
@@ -141,7 +157,7 @@ def search_layers(
         halves(examples.images)[0],
         task,
         examples,
-        SearchBounds(max_drop, max_share=max_share, min_speedup=min_speedup),
+        bounds,
         threads=threads,
         report=progress or (lambda _stage, _done, _total: None),
     )
@@ -149,6 +165,9 @@ def search_layers(
         with new_directory(Path(output)) as work:
             save_found(made, work)
             made.plan.save(work / PLAN)
+    given = {"directory": place, "images": labelled, "options": bounds}
+    for warning in record_on(trackers, lambda: search_record(made.search, made.table, given)):
+        tell(warning)
     return made
 
 

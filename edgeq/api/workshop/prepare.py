@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -21,6 +23,8 @@ from edgeq.pipeline.vlm import PreparedVlm, prepare_vlm
 from edgeq.pipeline.vlm_fit import is_vision_language
 from edgeq.pipeline.vlm_options import VlmOptions
 from edgeq.quantize.search.bounds import SearchBounds
+from edgeq.track.record import bundle_record
+from edgeq.track.registry import open_trackers, record_on
 
 __all__ = ["prepare"]
 
@@ -42,6 +46,7 @@ def prepare(
     threads: int | None = ...,
     options: Options,
     progress: Progress | None = ...,
+    track: str | Sequence[str] = ...,
 ) -> Prepared: ...
 
 
@@ -60,6 +65,7 @@ def prepare(
     threads: int | None = ...,
     options: VlmOptions,
     progress: Progress | None = ...,
+    track: str | Sequence[str] = ...,
 ) -> PreparedVlm: ...
 
 
@@ -78,6 +84,7 @@ def prepare(
     threads: int | None = ...,
     options: RetrievalOptions | None = ...,
     progress: Progress | None = ...,
+    track: str | Sequence[str] = ...,
 ) -> PreparedRetrieval: ...
 
 
@@ -96,6 +103,7 @@ def prepare(
     threads: int | None = ...,
     options: RetrievalOptions | None = ...,
     progress: Progress | None = ...,
+    track: str | Sequence[str] = ...,
 ) -> PreparedText: ...
 
 
@@ -114,6 +122,7 @@ def prepare(
     threads: int | None = ...,
     options: Options | VlmOptions | RetrievalOptions | None = ...,
     progress: Progress | None = ...,
+    track: str | Sequence[str] = ...,
 ) -> Prepared | PreparedVlm | PreparedRetrieval | PreparedText: ...
 
 
@@ -131,6 +140,7 @@ def prepare(
     threads: int | None = None,
     options: Options | VlmOptions | RetrievalOptions | None = None,
     progress: Progress | None = None,
+    track: str | Sequence[str] = (),
 ) -> Prepared | PreparedVlm | PreparedRetrieval | PreparedText:
     """Make a judged bundle of a classifier or encoder (INT8), of a vision-language model (FP16 and NF4), of a model of
     a text and a vision encoder (CLIP, SigLIP; INT8 and FP16), or of its text encoder alone (FP16).
@@ -154,15 +164,51 @@ def prepare(
         options: everything else, `Options`, `VlmOptions` or `RetrievalOptions`; an argument above that is given goes
             before it.
         progress: called as (stage, done, total); total is 0 for a stage that is not counted.
+        track: experiment trackers that get the figures, such as `mlflow:http://127.0.0.1:5000` or `tensorboard:runs`.
+            One that fails at the end is a warning of the result.
 
     Returns:
         What was done and measured; `PreparedVlm` of a vision-language model, `PreparedRetrieval` of CLIP or SigLIP,
         `PreparedText` of a text encoder.
 
     Raises:
-        InputError: an argument or the options are for another kind of model, or images or captions are missing.
+        InputError: an argument or the options are for another kind of model, images or captions are missing, or a
+            tracker cannot be written to.
         EdgeqError: any of them; nothing is left behind then. GateError: a guard said no, or it does not fit the device.
     """
+    trackers, begun = open_trackers(track), time.monotonic()
+    prepared = _prepare(
+        *(model, images, output, evaluation, captions, device, context, max_drop),
+        *(preprocess, threads, options, progress),
+    )
+    given = {
+        "model": model,
+        "images": images,
+        "evaluation": evaluation,
+        "captions": captions,
+        "options": options,
+        **_given(device=device, context=context, max_drop=max_drop, threads=threads),
+    }
+    seconds = time.monotonic() - begun
+    warnings = record_on(trackers, lambda: bundle_record(prepared.bundle, prepared.manifest, given, seconds))
+    return prepared.model_copy(update={"warnings": (*prepared.warnings, *warnings)}) if warnings else prepared
+
+
+def _prepare(
+    model: str | Path,
+    images: str | Path | None,
+    output: str | Path,
+    evaluation: str | Path | None,
+    captions: str | Path | None,
+    device: str | None,
+    context: int | None,
+    max_drop: float | None,
+    preprocess: Preprocess | PreprocessFlags | None,
+    threads: int | None,
+    options: Options | VlmOptions | RetrievalOptions | None,
+    progress: Progress | None,
+) -> Prepared | PreparedVlm | PreparedRetrieval | PreparedText:
+    """`prepare`, without trackers."""
     judged_by, config = Path(evaluation) if evaluation else None, read_config(str(model))
     if is_two_tower(config):
         check_two_tower(config)

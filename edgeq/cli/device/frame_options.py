@@ -27,7 +27,7 @@ __all__ = [
     "take_frame_options",
 ]
 
-_FOR_FRAMES: Final = ("fps", "min_change", "frames", "real_time", "overlay")
+_FOR_FRAMES: Final = ("fps", "min_change", "frames", "real_time", "overlay", "reconnect_delay_max")
 _FOR_REPORTS: Final = ("lines", "on_report")
 _OPTIONS: Final = (
     click.option("--fps", type=click.FloatRange(0.0, min_open=True), help="Frames a second at most.  [default: all]"),
@@ -39,6 +39,12 @@ _OPTIONS: Final = (
     ),
     click.option("--frames", type=click.IntRange(1), help="End after so many answers.  [default: at a film's end]"),
     click.option("--real-time", is_flag=True, help="Play a film as a camera would, and drop what cannot be followed."),
+    click.option(
+        "--reconnect-delay-max",
+        type=click.FloatRange(0.0, min_open=True),
+        metavar="SECONDS",
+        help="The longest wait between two tries to connect to a stream again.  [default: 10]",
+    ),
     click.option("--overlay", type=PATH, help="Make a video (.mkv, .mp4) of the frames with what was said of them."),
     click.option("--lines", metavar="FILE|-", help="Add each report to FILE as a line of JSON; - prints it instead."),
     click.option(
@@ -79,9 +85,11 @@ def looking_options(given: dict[str, Any], source: FrameSource) -> LookingOption
         source: of the frames.
     """
     from edgeq.frames.looking import LookingOptions
+    from edgeq.frames.reader import RECONNECT_S
 
     keep_all = not source.live and not given["real_time"]
-    return LookingOptions(given["fps"], given["min_change"] or 0.0, given["frames"], keep_all)
+    reconnect_s = given["reconnect_delay_max"] or RECONNECT_S
+    return LookingOptions(given["fps"], given["min_change"] or 0.0, given["frames"], keep_all, reconnect_s)
 
 
 @contextmanager

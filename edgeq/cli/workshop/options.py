@@ -47,6 +47,7 @@ __all__ = [
     "search_bounds",
     "search_options",
     "task_option",
+    "track_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,6 +91,13 @@ def _chain(*options: Callable[[F], F]) -> Callable[[F], F]:
 
     return decorate
 
+
+track_option = click.option(
+    "--track",
+    multiple=True,
+    metavar="mlflow[:URI]|tensorboard[:DIR]",
+    help="Give the figures to an experiment tracker, or to both.  [default: of URI MLFLOW_TRACKING_URI, of DIR runs]",
+)
 
 task_option = _chain(
     click.option(

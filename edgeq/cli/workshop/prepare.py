@@ -31,6 +31,7 @@ from edgeq.cli.workshop.options import (
     search_bounds,
     search_options,
     task_option,
+    track_option,
 )
 from edgeq.cli.workshop.preprocess_options import PREPROCESS_FLAGS, preprocess_options
 from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_tower, is_vision_tower
@@ -144,6 +145,7 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
     help="Load the whole model, where memory allows, to judge the bundle by its answers.",
 )
 @click.option("--keep-fp32", is_flag=True, help="Leave the FP32 vision graph in the bundle.")
+@track_option
 @threads_option
 @json_option
 def command(model: str, images: Path | None, output: Path, as_json: bool, **choices: Any) -> None:
@@ -237,6 +239,7 @@ def _prepare_retrieval(
     unjudged: UnjudgedText,
     keep_fp32: bool,
     threads: int | None,
+    track: tuple[str, ...],
     **_others: Any,
 ) -> None:
     from edgeq.api.workshop.prepare import prepare
@@ -267,6 +270,7 @@ def _prepare_retrieval(
             preprocess=preprocess,
             options=options,
             progress=progress,
+            track=track,
         )
     console.print_warnings(prepared.warnings)
     if as_json:
@@ -283,6 +287,7 @@ def _prepare_text(
     captions: Path | None,
     keep_fp32: bool,
     threads: int | None,
+    track: tuple[str, ...],
     **_others: Any,
 ) -> None:
     from edgeq.api.workshop.prepare import prepare
@@ -292,7 +297,7 @@ def _prepare_text(
         raise click.UsageError(f"--captions: {model} is a text encoder, which is proved on texts")
     options = RetrievalOptions(keep_fp32=keep_fp32, threads=threads)
     with progress_bars() as progress:
-        prepared = prepare(model, None, output, captions=captions, options=options, progress=progress)
+        prepared = prepare(model, None, output, captions=captions, options=options, progress=progress, track=track)
     console.print_warnings(prepared.warnings)
     if as_json:
         console.print_json(prepared)
@@ -315,6 +320,7 @@ def _prepare_classifier(
     gate_speedup: float,
     gate_drop: float,
     gate_spread: float | None,
+    track: tuple[str, ...],
     **choices: Any,
 ) -> None:
     from edgeq.api.workshop.prepare import prepare
@@ -333,6 +339,7 @@ def _prepare_classifier(
                 **own,
             ),
             progress=progress,
+            track=track,
         )
     console.print_warnings(prepared.warnings)
     if as_json:
@@ -365,6 +372,7 @@ def _prepare_vlm(
     reasons: tuple[str, ...],
     rules_file: Path | None,
     plan_file: Path | None,
+    track: tuple[str, ...],
     **choices: Any,
 ) -> None:
     from edgeq.api.workshop.prepare import prepare
@@ -382,7 +390,7 @@ def _prepare_vlm(
         **own,
     )
     with progress_bars() as progress:
-        prepared = prepare(model, images, output, evaluation=labelled, options=options, progress=progress)
+        prepared = prepare(model, images, output, evaluation=labelled, options=options, progress=progress, track=track)
     console.print_warnings(prepared.warnings)
     if as_json:
         console.print_json(prepared)

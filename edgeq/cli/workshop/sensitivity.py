@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from edgeq.cli import console
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.progress import progress_bars
-from edgeq.cli.workshop.options import search_bounds, search_options
+from edgeq.cli.workshop.options import search_bounds, search_options, track_option
 from edgeq.model.images.image_set import ImageSet
 from edgeq.quantize.search.bounds import WORST, RaceBounds, SearchBounds
 
@@ -22,7 +22,7 @@ __all__ = ["command"]
 
 _BOUNDS = RaceBounds()
 _PERCENT = click.FloatRange(0.0, min_open=True)
-_ABOUT_LAYERS = ("scales_file", "precision", "searched", "max_drop", "max_float_share", "min_speedup")
+_ABOUT_LAYERS = ("scales_file", "precision", "searched", "max_drop", "max_float_share", "min_speedup", "track")
 
 
 @click.command("sensitivity")
@@ -49,6 +49,7 @@ _ABOUT_LAYERS = ("scales_file", "precision", "searched", "max_drop", "max_float_
     "--search", "searched", is_flag=True, help="Find the layers to keep, and write the plan; needs --max-drop."
 )
 @search_options
+@track_option
 @threads_option
 @json_option
 def command(
@@ -62,6 +63,7 @@ def command(
     max_drop: float | None,
     max_float_share: float,
     min_speedup: float | None,
+    track: tuple[str, ...],
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -88,7 +90,7 @@ def command(
     if searched != (bounds is not None):
         raise click.UsageError("--search and --max-drop belong together: give both")
     if bounds is not None:
-        _search(directory, images, bounds, output, scales_file, threads, as_json)
+        _search(directory, images, bounds, output, scales_file, threads, as_json, track)
         return
     warnings: list[str] = []
     with progress_bars() as progress:
@@ -102,6 +104,7 @@ def command(
             threads=threads,
             progress=progress,
             say=warnings.append,
+            track=track,
         )
     console.print_warnings(warnings)
     if as_json:
@@ -127,11 +130,13 @@ def _search(
     scales: Path | None,
     threads: int | None,
     as_json: bool,
+    track: tuple[str, ...],
 ) -> None:
     from edgeq.api.workshop.layers import search_layers
     from edgeq.cli.workshop.classifier_tables import print_search
     from edgeq.quantize.int8.stage import PLAN
 
+    warnings: list[str] = []
     with progress_bars() as progress:
         found = search_layers(
             directory,
@@ -143,7 +148,10 @@ def _search(
             scales=scales,
             threads=threads,
             progress=progress,
+            say=warnings.append,
+            track=track,
         )
+    console.print_warnings(warnings)
     if as_json:
         console.print_json(found.search)
         return

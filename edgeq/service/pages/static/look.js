@@ -16,6 +16,7 @@ export const paths = Object.keys(WAYS);
 const KEPT = 20; // results on the page
 const SHOWN_NUMBERS = 8; // of a vector
 const LEAST_SURE = 0.5; // of a keypoint that is drawn
+const SMALL = 256; // pixels of a side: a smaller picture is shown larger
 const COLOURS = 256; // of a mask that a canvas reads without loss
 
 let running = new AbortController(); // of the look under way
@@ -75,6 +76,8 @@ async function show(file, way, answer, seconds, signal) {
   const image = made("img", { src: URL.createObjectURL(file), alt: file.name });
   await image.decode().catch(() => {}); // what this browser cannot show is an answer all the same
   signal.throwIfAborted();
+  const side = Math.max(image.naturalWidth, image.naturalHeight);
+  if (side && side < SMALL) image.width = (image.naturalWidth * SMALL) / side;
   const picture = made("div", { className: "looked" }, [image]);
   const seen = await way.show(answer, picture, image, file.name);
   signal.throwIfAborted();
@@ -117,7 +120,7 @@ function objects({ objects: found }, picture, image, name) {
   const { naturalWidth: width, naturalHeight: height } = image;
   if (width) {
     const sketch = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${told} on ${name}` });
-    const size = Math.max(width, height) / 28;
+    const size = Math.max(width, height) / 22;
     found.forEach((each, place) => sketch.append(...frame(each, place + 1, size)));
     picture.append(sketch);
   }
