@@ -49,9 +49,9 @@ def test_an_honest_server(
         found = json.loads(capsys.readouterr().out)
         assert found["verdict"] == "sees"
         assert json.loads((tmp_path / "judgement.json").read_text()) == found
-        assert len(target.asked) == 60
+        assert len(target.asked) == 1 + 60
         assert run([*command, *files]) == 0
-        assert len(target.asked) == 60  # all of it was in the files
+        assert len(target.asked) == 1 + 60 + 1  # all of it was in the files, but what the server takes
         assert json.loads(capsys.readouterr().out)["verdict"] == "sees"
 
 
@@ -94,6 +94,18 @@ def test_what_cannot_be_judged(
     assert run(["judge", target, "--against", reference.url, "--eval", str(questions)]) == 2
     assert words in capsys.readouterr().err
     assert len(reference.asked) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[1]", "an object is expected"), ("{", "--extra-body"), ('{"n": 2}', "n cannot")]
+)
+def test_fields_that_cannot_go_along(
+    text: str, words: str, reference: SeeingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with seeing_server(sees) as target:
+        assert run(["judge", target.url, "--against", reference.url, "--sight", "1", "--extra-body", text]) == 2
+        assert not target.asked
+    assert words in capsys.readouterr().err
 
 
 def test_nothing_is_asked(reference: SeeingServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from edgeq.cli.exit_statuses import DONE, GATE
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.progress import progress_bars
 from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, DEFAULT_SEED, JudgeBounds
+from edgeq.strict_json import read_json
 
 if TYPE_CHECKING:
     from edgeq.judge.judgement import GroupFigures, Judgement
@@ -25,6 +26,18 @@ _SHOWN = 5
 _COLUMNS = ("", "asked", "reference", "target", "lost", "same", "by chance")
 
 
+def _json_object(_context: click.Context, _parameter: click.Parameter, text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        found = read_json(text.encode())
+    except ValueError as error:
+        raise click.BadParameter(f"{error}") from error
+    if not isinstance(found, dict):
+        raise click.BadParameter('an object is expected, such as {"repeat_penalty": 1.0}')
+    return found
+
+
 @click.command("judge")
 @click.argument("target")
 @click.option("--against", required=True, help="What sees: a bundle, an address, or a Hugging Face directory.")
@@ -35,6 +48,13 @@ _COLUMNS = ("", "asked", "reference", "target", "lost", "same", "by chance")
 @click.option("--seed", type=click.IntRange(0), default=DEFAULT_SEED, show_default=True, help="Of the sight test.")
 @click.option("--model", help="Of TARGET, where it is an address.  [default: the first that it lists]")
 @click.option("--against-model", help="Likewise of --against.")
+@click.option(
+    "--extra-body",
+    callback=_json_object,
+    metavar="JSON",
+    help="Fields that go with every question to the server TARGET: what your own client sends.",
+)
+@click.option("--against-extra-body", callback=_json_object, metavar="JSON", help="Likewise to that of --against.")
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
@@ -71,6 +91,8 @@ def command(
     seed: int,
     model: str | None,
     against_model: str | None,
+    extra_body: dict[str, Any] | None,
+    against_extra_body: dict[str, Any] | None,
     max_drop: float,
     min_agreement: float,
     max_new_tokens: int,
@@ -103,6 +125,8 @@ def command(
             against_model=against_model,
             token=os.environ.get(_TARGET_TOKEN),
             against_token=os.environ.get(_REFERENCE_TOKEN),
+            extra_body=extra_body,
+            against_extra_body=against_extra_body,
             bounds=JudgeBounds(max_drop=max_drop, min_agreement=min_agreement),
             max_new_tokens=max_new_tokens,
             clients=clients,
