@@ -37,6 +37,8 @@ _FIRST: Final = AskedQuestion("", "the first picture", "Which colour?", lambda: 
 _OURS: Final = {
     "messages", "model", "temperature", "max_tokens", "max_completion_tokens", "logprobs", "stream", "n",
 }  # fmt: skip
+_BUSY: Final = (429, 503)
+_AT_FIRST: Final = "was asked a first question, about a picture"
 _THOUGHT: Final = "</think>"
 _EXPECTED: Final = "a server of OpenAI's chat completions that takes images as data URLs"
 
@@ -182,7 +184,7 @@ class ChatServer:
         for tried in (dialect, *dialect.plainer(guessed=guessed)):
             self._pace.wait()
             try:
-                return tried, self._begun(tried, png).model
+                return tried, self._begun(tried, png).model or "unnamed"
             except (
                 openai.BadRequestError,
                 openai.NotFoundError,
@@ -191,9 +193,9 @@ class ChatServer:
             ) as error:
                 refused = refused or error
             except openai.OpenAIError as error:
-                raise self._fault(error, "was asked a first question, about a picture") from error
+                raise self._fault(error, _AT_FIRST) from error
         assert refused is not None, "something was tried"
-        raise self._fault(refused, "was asked a first question, about a picture") from refused
+        raise self._fault(refused, _AT_FIRST) from refused
 
     def _begun(self, dialect: _Dialect, png: bytes) -> ChatCompletion:
         """The first answer; only a server that says to be busy is asked again."""
@@ -202,9 +204,12 @@ class ChatServer:
         try:
             return self._complete(self._client.with_options(max_retries=0), dialect, _FIRST, png, 1)
         except openai.APIStatusError as error:
-            if error.status_code not in (429, 503):
+            if error.status_code not in _BUSY:
                 raise
-        return self._complete(self._client, dialect, _FIRST, png, 1)
+        try:
+            return self._complete(self._client, dialect, _FIRST, png, 1)
+        except openai.OpenAIError as error:
+            raise self._fault(error, _AT_FIRST) from error
 
     def _complete(
         self, client: openai.OpenAI, dialect: _Dialect, question: AskedQuestion, png: bytes, max_new_tokens: int

@@ -64,9 +64,7 @@ def open_asked(
         return Asked(bundle_target(directory, verified.digest, threads), canaries)
     if (directory / "config.json").is_file():
         return Asked(checkpoint_target(directory))
-    steps = {".onnx": "edgeq evaluate", ".engine": "edgeq verify-engine", ".plan": "edgeq verify-engine"}
     raise InputError(
         f"{name} answers no questions about images",
         expected="an address such as http://127.0.0.1:8000/v1, a bundle, or a Hugging Face directory",
-        next_step=steps.get(directory.suffix, ""),
     )

@@ -63,6 +63,46 @@ def test_a_blind_server(reference: SeeingServer, questions: Path, capsys: pytest
     assert "right answers drop by 66.67" in out.replace("\n", " ").lower()
 
 
+def test_a_server_that_answers_about_the_image_before(
+    reference: SeeingServer, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [Image.new("RGB", (1, 1), COLOURS["red"])]
+
+    def swapped(image: Image.Image, question: str) -> str:
+        before.append(image)
+        return sees(before.pop(0), question)
+
+    with seeing_server(swapped) as target:
+        command = [
+            "judge",
+            target.url,
+            "--against",
+            reference.url,
+            "--eval",
+            str(questions),
+            "--clients",
+            "1",
+            "--json",
+        ]
+        assert run(command) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "sees less"
+    assert found["enough"] <= 20
+
+
+def test_a_server_with_coarse_eyes(
+    reference: SeeingServer, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Simulated: it takes every second image, by its width, for a red one."""
+
+    def coarse(image: Image.Image, question: str) -> str:
+        return "red" if image.width % 2 == 0 else sees(image, question)
+
+    with seeing_server(coarse) as target:
+        assert run(["judge", target.url, "--against", reference.url, "--eval", str(questions), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "sees less"
+
+
 def test_the_sight_test(capsys: pytest.CaptureFixture[str]) -> None:
     """The one reads the colour of the square, the other always names one; what neither can see does not count."""
 
@@ -83,7 +123,7 @@ def test_the_sight_test(capsys: pytest.CaptureFixture[str]) -> None:
     ("target", "words"),
     [
         ("nothing/here", "answers no questions about images"),
-        ("model.onnx", "edgeq evaluate"),
+        ("model.onnx", "is no file"),
         ("http://127.0.0.1:x/v1", "no address"),
     ],
 )
