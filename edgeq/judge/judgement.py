@@ -23,7 +23,7 @@ from edgeq.quality.estimate import Estimate, Ratio, wilson_limits
 from edgeq.quality.tasks.answer_wording import same_wording
 from edgeq.quality.tasks.base import Headline
 
-__all__ = ["Answered", "Difference", "GroupFigures", "Judgement", "Spent", "judge"]
+__all__ = ["Answered", "Difference", "GroupFigures", "Judgement", "Spent", "Verdict", "judge", "judge_drop"]
 
 Verdict = Literal["sees", "sees less", "not shown"]
 
@@ -182,6 +182,29 @@ def judge(target: str, reference: str, answered: Sequence[Answered], bounds: Jud
     )
 
 
+def judge_drop(headline: Headline, bounds: JudgeBounds, asked: str = "questions") -> tuple[Verdict, str]:
+    """The verdict by what is right, and why.
+
+    Args:
+        headline: of what is labelled, in points.
+        bounds: what is demanded.
+        asked: what was asked, in the plural.
+    """
+    low, high = drop_limits(headline)
+    verb = "drop" if headline.name.endswith("s") else "drops"
+    reason = (
+        f"{headline.name} {verb} by {headline.drop:.2f}{headline.doubt} points on {headline.examples} {asked}, from "
+        f"{headline.reference:.1f} to {headline.candidate:.1f} %; at most {bounds.max_drop:g} points are allowed"
+    )
+    if high <= bounds.max_drop:
+        return "sees", f"{reason}, and with 95 % it is below {high:.1f}"
+    if low > bounds.max_drop:
+        return "sees less", f"{reason}, and with 95 % it is above {low:.1f}"
+    needed = images_needed(headline, bounds.max_drop)
+    more = "more questions would tell" if needed is None else f"about {needed:,} {asked} would show it"
+    return "not shown", f"{reason}, and with 95 % it is between {low:.1f} and {high:.1f}; {more}"
+
+
 def _groups(answered: Sequence[Answered]) -> tuple[GroupFigures, ...]:
     names = dict.fromkeys(each.question.group for each in answered)
     return tuple(_group(name, [each for each in answered if each.question.group == name]) for name in names)
@@ -220,7 +243,7 @@ def _judged(
     if not any(group.tells for group in groups):
         return None, *_by_agreement(counted, bounds)
     headline = _headline(counted)
-    return headline, *_by_right(headline, bounds)
+    return headline, *judge_drop(headline, bounds)
 
 
 def _headline(counted: Sequence[Answered]) -> Headline:
@@ -247,21 +270,6 @@ def _headline(counted: Sequence[Answered]) -> Headline:
         alike="same answer",
         agreement=same.value,
     )
-
-
-def _by_right(headline: Headline, bounds: JudgeBounds) -> tuple[Verdict, str]:
-    low, high = drop_limits(headline)
-    reason = (
-        f"right answers drop by {headline.drop:.2f}{headline.doubt} points on {headline.examples} questions, from "
-        f"{headline.reference:.1f} to {headline.candidate:.1f} %; at most {bounds.max_drop:g} points are allowed"
-    )
-    if high <= bounds.max_drop:
-        return "sees", f"{reason}, and with 95 % it is below {high:.1f}"
-    if low > bounds.max_drop:
-        return "sees less", f"{reason}, and with 95 % it is above {low:.1f}"
-    needed = images_needed(headline, bounds.max_drop)
-    more = "more questions would tell" if needed is None else f"about {needed:,} questions would show it"
-    return "not shown", f"{reason}, and with 95 % it is between {low:.1f} and {high:.1f}; {more}"
 
 
 def _by_agreement(counted: Sequence[Answered], bounds: JudgeBounds) -> tuple[Verdict, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeq.bundle.manifest import MANIFEST
 from edgeq.bundle.verify import Trust, examine
@@ -34,6 +36,7 @@ def open_asked(
     model: str | None = None,
     token: str | None = None,
     per_minute: float | None = None,
+    extra_body: Mapping[str, Any] | None = None,
     threads: int | None = None,
 ) -> Asked:
     """Find out what a name stands for, and make it ready.
@@ -43,6 +46,7 @@ def open_asked(
         model: of a server, its name there.
         token: that a server wants.
         per_minute: requests to a server at the most; None sets no limit.
+        extra_body: fields that go with every question to a server.
         threads: of one operator, of what runs here.
 
     Raises:
@@ -52,7 +56,7 @@ def open_asked(
         EngineError: no server answers there.
     """
     if "://" in name:
-        return Asked(ChatServer(name, model, token, Pace(per_minute)))
+        return Asked(ChatServer(name, model, token, Pace(per_minute), extra_body))
     directory = Path(name)
     if (directory / MANIFEST).is_file():
         verified = examine(directory, Trust.of([]))
@@ -60,9 +64,7 @@ def open_asked(
         return Asked(bundle_target(directory, verified.digest, threads), canaries)
     if (directory / "config.json").is_file():
         return Asked(checkpoint_target(directory))
-    steps = {".onnx": "edgeq evaluate", ".engine": "edgeq verify-engine", ".plan": "edgeq verify-engine"}
     raise InputError(
         f"{name} answers no questions about images",
         expected="an address such as http://127.0.0.1:8000/v1, a bundle, or a Hugging Face directory",
-        next_step=steps.get(directory.suffix, ""),
     )

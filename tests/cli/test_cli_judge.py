@@ -49,9 +49,9 @@ def test_an_honest_server(
         found = json.loads(capsys.readouterr().out)
         assert found["verdict"] == "sees"
         assert json.loads((tmp_path / "judgement.json").read_text()) == found
-        assert len(target.asked) == 60
+        assert len(target.asked) == 1 + 60
         assert run([*command, *files]) == 0
-        assert len(target.asked) == 60  # all of it was in the files
+        assert len(target.asked) == 1 + 60 + 1  # all of it was in the files, but what the server takes
         assert json.loads(capsys.readouterr().out)["verdict"] == "sees"
 
 
@@ -61,6 +61,46 @@ def test_a_blind_server(reference: SeeingServer, questions: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "sees less" in out
     assert "right answers drop by 66.67" in out.replace("\n", " ").lower()
+
+
+def test_a_server_that_answers_about_the_image_before(
+    reference: SeeingServer, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [Image.new("RGB", (1, 1), COLOURS["red"])]
+
+    def swapped(image: Image.Image, question: str) -> str:
+        before.append(image)
+        return sees(before.pop(0), question)
+
+    with seeing_server(swapped) as target:
+        command = [
+            "judge",
+            target.url,
+            "--against",
+            reference.url,
+            "--eval",
+            str(questions),
+            "--clients",
+            "1",
+            "--json",
+        ]
+        assert run(command) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "sees less"
+    assert found["enough"] <= 20
+
+
+def test_a_server_with_coarse_eyes(
+    reference: SeeingServer, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Simulated: it takes every second image, by its width, for a red one."""
+
+    def coarse(image: Image.Image, question: str) -> str:
+        return "red" if image.width % 2 == 0 else sees(image, question)
+
+    with seeing_server(coarse) as target:
+        assert run(["judge", target.url, "--against", reference.url, "--eval", str(questions), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "sees less"
 
 
 def test_the_sight_test(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +123,7 @@ def test_the_sight_test(capsys: pytest.CaptureFixture[str]) -> None:
     ("target", "words"),
     [
         ("nothing/here", "answers no questions about images"),
-        ("model.onnx", "edgeq evaluate"),
+        ("model.onnx", "is no file"),
         ("http://127.0.0.1:x/v1", "no address"),
     ],
 )
@@ -94,6 +134,18 @@ def test_what_cannot_be_judged(
     assert run(["judge", target, "--against", reference.url, "--eval", str(questions)]) == 2
     assert words in capsys.readouterr().err
     assert len(reference.asked) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[1]", "an object is expected"), ("{", "--extra-body"), ('{"n": 2}', "n cannot")]
+)
+def test_fields_that_cannot_go_along(
+    text: str, words: str, reference: SeeingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with seeing_server(sees) as target:
+        assert run(["judge", target.url, "--against", reference.url, "--sight", "1", "--extra-body", text]) == 2
+        assert not target.asked
+    assert words in capsys.readouterr().err
 
 
 def test_nothing_is_asked(reference: SeeingServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,22 +25,25 @@ class SeeingServer:
         url: up to /v1.
         asked: bodies of the requests for answers, in their order.
         refuse: called with each body; a status and headers refuse it, None answers it.
+        ended: why answers end.
     """
 
     url: str
     asked: list[dict[str, Any]] = field(default_factory=list)
     refuse: Callable[[dict[str, Any]], tuple[int, dict[str, str]] | None] = lambda _body: None
+    ended: str = "stop"
 
 
 @contextmanager
-def seeing_server(sees: Sees, models: tuple[str, ...] = ("eyes",)) -> Iterator[SeeingServer]:
-    """Run one until the block ends."""
+def seeing_server(sees: Sees, models: tuple[str, ...] | None = ("eyes",)) -> Iterator[SeeingServer]:
+    """Run one until the block ends; `models` are listed, and None fails to list any."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(200, {"object": "list", "data": [_model(name) for name in models]})
+            listed = {"object": "list", "data": [_model(name) for name in models or ()]}
+            self._send(500 if models is None else 200, listed)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -52,7 +55,7 @@ def seeing_server(sees: Sees, models: tuple[str, ...] = ("eyes",)) -> Iterator[S
             image, text = body["messages"][0]["content"]
             data = base64.b64decode(image["image_url"]["url"].partition(",")[2])
             answer = sees(Image.open(io.BytesIO(data)).convert("RGB"), text["text"])
-            self._send(200, _completion(answer, told=bool(body.get("logprobs"))))
+            self._send(200, _completion(answer, found.ended, told=bool(body.get("logprobs"))))
 
         def _send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
             content = json.dumps(body).encode()
@@ -82,13 +85,13 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "a test"}
 
 
-def _completion(answer: str, *, told: bool) -> dict[str, Any]:
+def _completion(answer: str, ended: str, *, told: bool) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = [
         {"token": word, "logprob": -0.25, "bytes": None, "top_logprobs": []} for word in answer.split()
     ]
     choice = {
         "index": 0,
-        "finish_reason": "stop",
+        "finish_reason": ended,
         "message": {"role": "assistant", "content": answer},
         "logprobs": {"content": tokens} if told else None,
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgeq.errors import InputError
 from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, DEFAULT_SEED, JudgeBounds
@@ -27,6 +29,8 @@ def judge_model(
     against_model: str | None = None,
     token: str | None = None,
     against_token: str | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    against_extra_body: Mapping[str, Any] | None = None,
     bounds: JudgeBounds = DEFAULT_JUDGE_BOUNDS,
     max_new_tokens: int = 64,
     clients: int = 4,
@@ -49,6 +53,9 @@ def judge_model(
         against_model: likewise, of `against`.
         token: that the server of `target` wants.
         against_token: that of `against` wants.
+        extra_body: fields that go with every question to the server of `target`, such as those that your own client
+            sends: `{"repeat_penalty": 1.0}`.
+        against_extra_body: likewise, of `against`.
         bounds: what is demanded.
         max_new_tokens: the longest answer.
         clients: questions at once, to a server.
@@ -71,9 +78,16 @@ def judge_model(
     """
     own = own_questions(Path(evaluation)) if evaluation else ()
     drawn = sight_questions(sight, seed) if sight else ()
-    judged = open_asked(str(target), model=model, token=token, per_minute=per_minute, threads=threads)
+    judged = open_asked(
+        str(target), model=model, token=token, per_minute=per_minute, extra_body=extra_body, threads=threads
+    )
     reference = open_asked(
-        str(against), model=against_model, token=against_token, per_minute=per_minute, threads=threads
+        str(against),
+        model=against_model,
+        token=against_token,
+        per_minute=per_minute,
+        extra_body=against_extra_body,
+        threads=threads,
     )
     if judged.target.identity == reference.target.identity:
         raise InputError(f"{target} would be held beside itself", expected="something else in --against")

@@ -26,7 +26,7 @@ from edgeq.runtime.canary.canary_set import CanarySet
 from edgeq.runtime.canary.report import CanaryCheck
 from edgeq.tensorrt.loading import QuantizationMode
 
-__all__ = ["command"]
+__all__ = ["command", "print_report"]
 
 _PATH = click.Path(path_type=Path)
 _HEADERS: Final[dict[Kind, tuple[str, str]]] = {
@@ -118,7 +118,7 @@ def command(
     if as_json:
         console.print_json(found)
     for report in reports.values() if not as_json else ():
-        _print(report)
+        print_report(report)
     for report in reports.values():
         report.raise_if_failed()
 
@@ -141,7 +141,7 @@ def _check_usage(backend: EngineBackend, store: Path | None, quantization: Quant
         raise click.UsageError(f"{'--store' if store else '--quantization'} is for --backend {BUILT.name}")
 
 
-def _print(report: EngineReport) -> None:
+def print_report(report: EngineReport) -> None:
     """What was found, for a person."""
     title = f"{report.encoder + ': ' if report.encoder else ''}{report.engine} in {report.backend}"
     table = Table(title=title, title_justify="left", box=SIMPLE)
