@@ -23,10 +23,10 @@ from edgeq.model.graph.element_types import SHAPE_READERS, opset_of, without_wei
 from edgeq.model.graph.external_data import is_external
 from edgeq.model.graph.normalizations import norm_pieces
 from edgeq.model.graph.tensors import constant_names, constant_tensors
-from edgeq.model.graph.wiring import attribute, operator
+from edgeq.model.graph.wiring import operator
 from edgeq.plan.precision import PrecisionPlan
 
-__all__ = ["FLOATS", "PAIR", "WEIGHTED", "LintGraph"]
+__all__ = ["FLOATS", "PAIR", "WEIGHTED", "LintGraph", "number", "type_name"]
 
 PAIR: Final = ("QuantizeLinear", "DequantizeLinear")
 WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -34,6 +34,18 @@ FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.B
 _MOVES: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """What may stand between a weight's DequantizeLinear and its layer."""
 _BARE: Final = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+
+
+def number(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An attribute that is a whole number; `default` where a node has none of that name, or one of another kind."""
+    kinds = (each for each in node.attribute if each.name == name and each.type == onnx.AttributeProto.INT)
+    return next((each.i for each in kinds), default)
+
+
+def type_name(kind: int) -> str:
+    """ONNX's name of an element type; its number where it has none."""
+    known = dict(TensorProto.DataType.items())
+    return next((name for name, value in known.items() if value == kind), str(kind))
 
 
 class LintGraph:
@@ -248,5 +260,5 @@ class LintGraph:
 
     def axis(self, pair: onnx.NodeProto, rank: int) -> int:
         """Of the scales of a Q or DQ node, counted from the front."""
-        given = int(attribute(pair, "axis", 1))
+        given = number(pair, "axis", 1)
         return given + rank if given < 0 else given
