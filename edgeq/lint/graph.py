@@ -248,11 +248,15 @@ class LintGraph:
         return tuple(node for node in self.layers if self.weight_pair(node.input[1]) is not None)
 
     def from_integers(self, name: str) -> bool:
-        """Whether a tensor comes bare from a layer with a quantized weight, or through its activation."""
+        """Whether a tensor comes bare from a layer with a quantized weight, or through its bias and its activation."""
         node = self.makers.get(name)
-        while node is not None and node.op_type in ("Relu", "Clip"):
-            node = self.makers.get(node.input[0])
+        while node is not None and (node.op_type in ("Relu", "Clip") or self._adds_bias(node)):
+            node = self.makers.get(next((each for each in node.input if not self.is_fixed(each)), ""))
         return node is not None and node.op_type in WEIGHTED and self.weight_pair(node.input[1]) is not None
+
+    def _adds_bias(self, node: onnx.NodeProto) -> bool:
+        """Whether a node adds a stored vector to one tensor: exporters write a MatMul's bias so."""
+        return node.op_type == "Add" and [self.is_fixed(name) for name in node.input].count(False) == 1
 
     def pairs(self) -> Iterator[onnx.NodeProto]:
         """Each Q and DQ node, in order."""

@@ -72,8 +72,10 @@ def _check_size(path: Path) -> None:
 
 
 def _check_counts(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError where a node has fewer inputs or outputs than its operator needs; the checker is not asked, since
-    it wants every weight."""
+    """Raise ModelError where a node has fewer inputs or outputs than its operator needs.
+
+    ONNX's checker is not asked: it wants every weight.
+    """
     version = opset_of(model)
     for node in model.graph.node:
         schema = schema_of(node, version)
