@@ -79,8 +79,8 @@ def _activation(graph: LintGraph) -> Iterator[tuple[str, str]]:
 
 def _axis(graph: LintGraph) -> Iterator[tuple[str, str]]:
     for node in graph.quantized_layers:
-        pair = graph.weight_pair(node.input[1])
-        if pair is None or graph.makers.get(node.input[1]) is not pair:  # axes are moved between: not followed
+        pair = graph.maker(node.input[1], PAIR[1])
+        if pair is None:  # axes are moved between, which is not followed
             continue
         shape, scale = graph.shapes.get(pair.input[0], ()), graph.shapes.get(pair.input[1], ())
         if not shape or int(np.prod(scale, dtype=np.int64)) == 1:
