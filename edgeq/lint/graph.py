@@ -37,7 +37,13 @@ _BARE: Final = {"value_float": np.float32, "value_floats": np.float32, "value_in
 
 
 def number(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An attribute that is a whole number; `default` where a node has none of that name, or one of another kind."""
+    """An attribute that is a whole number.
+
+    Args:
+        node: that may have it.
+        name: of the attribute.
+        default: where the node has none of that name, or one of another kind.
+    """
     kinds = (each for each in node.attribute if each.name == name and each.type == onnx.AttributeProto.INT)
     return next((each.i for each in kinds), default)
 
