@@ -111,7 +111,8 @@ def _line(network: str, title: str, found: FileFindings) -> str:
     levels = Counter(each.level for each in found.findings)
     rules = Counter(f"{each.rule} {each.name}" for each in found.findings if each.level != "note")
     said = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items())) or "nothing"
-    types = "/".join(f"{found.written.get(kind, 0.0):.1f}" for kind in ("INT8", "UINT8", "FP16", "FP32"))
+    columns = (("INT8", "UINT8"), ("FP16",), ("FP32",))
+    types = "/".join(f"{sum(found.written.get(kind, 0.0) for kind in kinds):.1f}" for kinds in columns)
     return f"| {network} | {title} | {levels['error']}, {levels['warning']} | {said} | {types} |"
 
 

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import ArtifactError
 from edgeq.files import new_directory, sha256_file
-from edgeq.handover.base import HandOver, Subject, Target, read_subject
+from edgeq.handover.base import Subject, Target, read_subject
 from edgeq.handover.deepstream import deepstream
 from edgeq.handover.triton import triton, triton_tensorrt
 from edgeq.handover.trtexec import trtexec
 from edgeq.tensorrt.settings import Batch
 
-__all__ = ["TARGETS", "write_handover"]
+__all__ = ["TARGETS", "HandedOver", "write_handover"]
+
+
+class HandedOver(BaseModel):
+    """What was written.
+
+    Attributes:
+        target: one of `TARGETS`.
+        directory: that was made.
+        files: in it, in order of their names.
+        notes: what the target does otherwise than the bundle says, in sentences.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal["edgeq.handover/1"] = "edgeq.handover/1"
+    target: str
+    directory: str
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
 
 TARGETS: Final[dict[str, Target]] = {
     "deepstream": deepstream,
@@ -25,7 +47,7 @@ TARGETS: Final[dict[str, Target]] = {
 """Runtimes by name."""
 
 
-def write_handover(bundle: Path, target: str, output: Path, *, batch: Batch | None = None) -> HandOver:
+def write_handover(bundle: Path, target: str, output: Path, *, batch: Batch | None = None) -> HandedOver:
     """Write what a runtime needs of a bundle, in a new directory.
 
     Args:
@@ -52,7 +74,8 @@ def write_handover(bundle: Path, target: str, output: Path, *, batch: Batch | No
                 file.chmod(0o755)
         for name, source in made.copies.items():
             _copy(subject, source, directory / name)
-    return made
+    names = tuple(sorted({*made.files, *made.copies}))
+    return HandedOver(target=target, directory=str(output), files=names, notes=made.notes)
 
 
 def _copy(subject: Subject, source: str, file: Path) -> None:

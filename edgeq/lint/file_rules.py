@@ -8,7 +8,7 @@ from typing import Final
 from onnx import TensorProto
 
 from edgeq.lint.base import GUIDE, ONNX, PARSER, Rule
-from edgeq.lint.graph import PAIR, LintGraph
+from edgeq.lint.graph import PAIR, LintGraph, type_name
 from edgeq.lint.operators import CONSTANT_INPUTS, INTEGER_FORMS, OPSETS, TAKEN
 from edgeq.model.graph.external_data import is_external
 from edgeq.model.graph.wiring import operator
@@ -71,7 +71,7 @@ def _type(graph: LintGraph) -> Iterator[tuple[str, str]]:
         for kind in sorted(touched - allowed):
             if kind == TensorProto.UINT8 and any(name in graph.given for name in node.input):
                 continue
-            yield node.name, f"the parser takes no {node.op_type} of {TensorProto.DataType.Name(kind)}"
+            yield node.name, f"the parser takes no {node.op_type} of {type_name(kind)}"
 
 
 def _double(graph: LintGraph) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,8 @@ from typing import Final
 import onnx
 
 from edgeq.lint.base import GUIDE, MODELOPT, Rule
-from edgeq.lint.graph import PAIR, LintGraph
-from edgeq.model.graph.wiring import attribute, operator
+from edgeq.lint.graph import PAIR, LintGraph, number
+from edgeq.model.graph.wiring import operator
 from edgeq.plan.conditions import CONVOLUTIONS
 from edgeq.quantize.int8.tensorrt_kernels import has_kernel
 
@@ -52,7 +52,7 @@ def _no_kernel(graph: LintGraph) -> Iterator[tuple[str, str]]:
         if len(shape) < 3:
             continue
         outputs, inputs, *kernel = shape if node.op_type == "Conv" else (shape[1], shape[0], *shape[2:])
-        groups = int(attribute(node, "group", 1))
+        groups = number(node, "group", 1)
         if node.op_type == "ConvTranspose" and groups > 1:
             yield node.name, f"a ConvTranspose in {groups} groups, whose scales for outputs groups would share"
         elif not has_kernel(outputs, inputs, kernel, groups, first=node.op_type == "Conv" and _is_first(node, graph)):

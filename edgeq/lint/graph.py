@@ -23,10 +23,10 @@ from edgeq.model.graph.element_types import SHAPE_READERS, opset_of, without_wei
 from edgeq.model.graph.external_data import is_external
 from edgeq.model.graph.normalizations import norm_pieces
 from edgeq.model.graph.tensors import constant_names, constant_tensors
-from edgeq.model.graph.wiring import attribute, operator
+from edgeq.model.graph.wiring import operator
 from edgeq.plan.precision import PrecisionPlan
 
-__all__ = ["FLOATS", "PAIR", "WEIGHTED", "LintGraph"]
+__all__ = ["FLOATS", "PAIR", "WEIGHTED", "LintGraph", "number", "type_name"]
 
 PAIR: Final = ("QuantizeLinear", "DequantizeLinear")
 WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -34,6 +34,24 @@ FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.B
 _MOVES: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """What may stand between a weight's DequantizeLinear and its layer."""
 _BARE: Final = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+
+
+def number(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An attribute that is a whole number.
+
+    Args:
+        node: that may have it.
+        name: of the attribute.
+        default: where the node has none of that name, or one of another kind.
+    """
+    kinds = (each for each in node.attribute if each.name == name and each.type == onnx.AttributeProto.INT)
+    return next((each.i for each in kinds), default)
+
+
+def type_name(kind: int) -> str:
+    """ONNX's name of an element type; its number where it has none."""
+    known = dict(TensorProto.DataType.items())
+    return next((name for name, value in known.items() if value == kind), str(kind))
 
 
 class LintGraph:
@@ -236,11 +254,15 @@ class LintGraph:
         return tuple(node for node in self.layers if self.weight_pair(node.input[1]) is not None)
 
     def from_integers(self, name: str) -> bool:
-        """Whether a tensor comes bare from a layer with a quantized weight, or through its activation."""
+        """Whether a tensor comes bare from a layer with a quantized weight, or through its bias and its activation."""
         node = self.makers.get(name)
-        while node is not None and node.op_type in ("Relu", "Clip"):
-            node = self.makers.get(node.input[0])
+        while node is not None and (node.op_type in ("Relu", "Clip") or self._adds_bias(node)):
+            node = self.makers.get(next((each for each in node.input if not self.is_fixed(each)), ""))
         return node is not None and node.op_type in WEIGHTED and self.weight_pair(node.input[1]) is not None
+
+    def _adds_bias(self, node: onnx.NodeProto) -> bool:
+        """Whether a node adds a stored vector to one tensor: exporters write a MatMul's bias so."""
+        return node.op_type == "Add" and [self.is_fixed(name) for name in node.input].count(False) == 1
 
     def pairs(self) -> Iterator[onnx.NodeProto]:
         """Each Q and DQ node, in order."""
@@ -248,5 +270,5 @@ class LintGraph:
 
     def axis(self, pair: onnx.NodeProto, rank: int) -> int:
         """Of the scales of a Q or DQ node, counted from the front."""
-        given = int(attribute(pair, "axis", 1))
+        given = number(pair, "axis", 1)
         return given + rank if given < 0 else given

@@ -12,6 +12,7 @@ from onnx import inliner
 from edgeq.errors import LimitError, ModelError, first_line
 from edgeq.lint.graph import PAIR, LintGraph
 from edgeq.model.graph.complete import complete
+from edgeq.model.graph.element_types import opset_of, schema_of
 from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.onnx_bounds import check_costs
 from edgeq.model.graph.onnx_checks import check_parts
@@ -50,6 +51,7 @@ def load_graph(path: Path, plan: PrecisionPlan | None = None) -> LintGraph:
     drop_constant_inputs(model)
     complete(model, path)
     model = name_nodes(model)
+    _check_counts(model, path)
     scales = {name for node in model.graph.node if node.op_type in PAIR for name in node.input[1:3]}
     read_in(model, path, lambda tensor: tensor.name in scales and math.prod(tensor.dims) <= _MOST_SCALES)
     return LintGraph(model, path, plan)
@@ -67,6 +69,23 @@ def _check_size(path: Path) -> None:
             f"{path} has {size:,} bytes; a protobuf file ends at 2 GiB",
             next_step="export the model with external data (save_as_external_data)",
         )
+
+
+def _check_counts(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ModelError where a node has fewer inputs or outputs than its operator needs.
+
+    ONNX's checker is not asked: it wants every weight.
+    """
+    version = opset_of(model)
+    for node in model.graph.node:
+        schema = schema_of(node, version)
+        least = (schema.min_input, schema.min_output) if schema else (2 * (node.op_type in PAIR), 1)
+        if len(node.input) < least[0] or len(node.output) < least[1]:
+            raise ModelError(
+                f"{path}: {node.op_type} {node.name!r} has {len(node.input)} inputs and {len(node.output)} outputs",
+                expected=f"{least[0]} and {least[1]} at least",
+                next_step=_NEXT,
+            )
 
 
 def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

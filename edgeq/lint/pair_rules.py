@@ -10,8 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from edgeq.lint.base import API, GUIDE, PARSER, Rule
-from edgeq.lint.graph import PAIR, LintGraph
-from edgeq.model.graph.wiring import attribute
+from edgeq.lint.graph import PAIR, LintGraph, number, type_name
 
 __all__ = ["PAIR_RULES", "SMALLEST_SCALE"]
 
@@ -31,7 +30,7 @@ def _scale(graph: LintGraph, node: onnx.NodeProto) -> np.ndarray | None:
 def _kind(graph: LintGraph, node: onnx.NodeProto) -> int:
     """The type of a pair's integers; ONNX's default is UINT8, of which TensorRT makes INT8."""
     name = node.output[0] if node.op_type == PAIR[0] else node.input[0]
-    if node.op_type == PAIR[0] and len(node.input) < 3 and not attribute(node, "output_dtype", 0):
+    if node.op_type == PAIR[0] and len(node.input) < 3 and not number(node, "output_dtype", 0):
         return TensorProto.INT8
     return graph.types.get(name, 0)
 
@@ -48,7 +47,7 @@ def _integers(graph: LintGraph) -> Iterator[tuple[str, str]]:
     for node in graph.pairs():
         kind = _kind(graph, node)
         if kind and kind not in _QUANTIZED and kind != TensorProto.INT32:
-            yield node.name, f"integers of {TensorProto.DataType.Name(kind)}"
+            yield node.name, f"integers of {type_name(kind)}"
 
 
 def _integer_bias(graph: LintGraph) -> Iterator[tuple[str, str]]:
@@ -80,8 +79,8 @@ def _activation(graph: LintGraph) -> Iterator[tuple[str, str]]:
 
 def _axis(graph: LintGraph) -> Iterator[tuple[str, str]]:
     for node in graph.quantized_layers:
-        pair = graph.weight_pair(node.input[1])
-        if pair is None or graph.makers.get(node.input[1]) is not pair:  # axes are moved between: not followed
+        pair = graph.maker(node.input[1], PAIR[1])
+        if pair is None:  # axes are moved between, which is not followed
             continue
         shape, scale = graph.shapes.get(pair.input[0], ()), graph.shapes.get(pair.input[1], ())
         if not shape or int(np.prod(scale, dtype=np.int64)) == 1:
@@ -96,7 +95,7 @@ def _axis(graph: LintGraph) -> Iterator[tuple[str, str]]:
 
 def _outputs_axis(node: onnx.NodeProto, rank: int) -> int:
     if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
+        return 0 if number(node, "transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, rank - 1)
 
 
@@ -104,7 +103,7 @@ def _count(graph: LintGraph) -> Iterator[tuple[str, str]]:
     for node in graph.pairs():
         shape, scale = graph.shapes.get(node.input[0], ()), graph.shapes.get(node.input[1], ())
         count = int(np.prod(scale, dtype=np.int64))
-        if count == 1 or not graph.is_fixed(node.input[0]) or not shape or attribute(node, "block_size", 0):
+        if count == 1 or not graph.is_fixed(node.input[0]) or not shape or number(node, "block_size", 0):
             continue
         axis = graph.axis(node, len(shape))
         if len(scale) != 1 or not 0 <= axis < len(shape) or shape[axis] != count:
@@ -113,7 +112,7 @@ def _count(graph: LintGraph) -> Iterator[tuple[str, str]]:
 
 def _blocks(graph: LintGraph) -> Iterator[tuple[str, str]]:
     for node in graph.pairs():
-        size = attribute(node, "block_size", 0)
+        size = number(node, "block_size", 0)
         if size and _kind(graph, node) not in (TensorProto.INT4, 0):
             yield node.name, f"a scale for each {size} numbers, which is for weights of 4 bits"
 

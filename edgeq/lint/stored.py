@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgeq.errors import ModelError
 from edgeq.files import open_plain
@@ -50,7 +50,8 @@ def stored_range(tensor: onnx.TensorProto, path: Path) -> StoredRange:
         ModelError: its data are missing, too short or outside of the graph's directory.
     """
     peak, moved, length, infinite = 0.0, 0.0, 0.0, False
-    for piece in _pieces(tensor, path):
+    for stored in _pieces(tensor, path):
+        piece = stored.astype(np.float32) if stored.dtype == np.float16 else stored  # squares of FP16 overflow
         if plainly_held(piece):
             peak = max(peak, float(np.abs(piece).max(initial=0.0)))
             length += float(np.square(piece, dtype=np.float64).sum())
@@ -84,9 +85,8 @@ def _pieces(tensor: onnx.TensorProto, path: Path) -> Iterator[NDArray[Any]]:
 
 
 def _cut(tensor: onnx.TensorProto, path: Path) -> ModelError:
-    kind = TensorProto.DataType.Name(tensor.data_type)
     return ModelError(
-        f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} and {kind} does not have its whole data",
+        f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} does not have its whole data",
         causes=("the file was cut short while it was copied or downloaded",),
         next_step="export the model to ONNX again, or copy the file again",
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from command import Edgeq, assert_refused
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.lint.registry import RULES
@@ -17,7 +19,7 @@ from edgeq.lint.report import LintReport
 
 def _model(path: Path, zero: int = 0, *, free: bool = False, overflowing: bool = False) -> Path:
     """A pair before an addition; a constant that FP16 does not hold."""
-    constants = {"scale": np.array(0.1, np.float32), "zero": np.array(zero, np.int8)}
+    constants: dict[str, NDArray[Any]] = {"scale": np.array(0.1, np.float32), "zero": np.array(zero, np.int8)}
     constants["added"] = np.array(1e9 if overflowing else 1, np.float32)
     graph = helper.make_graph(
         [

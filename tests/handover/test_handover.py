@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgeq.files import sha256_file
 from edgeq.handover.deepstream import one_factor
-from edgeq.handover.write import TARGETS
+from edgeq.handover.write import TARGETS, HandedOver
 from edgeq.model.images.preprocess import Preprocess
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -142,6 +142,13 @@ def test_a_factor_of_each_channel_is_told(edgeq: Edgeq, tmp_path: Path) -> None:
     assert done.status == 0
     assert "one factor for all channels" in done.err.replace("\n", " ")
     assert "1.3 % apart" in (tmp_path / "out" / "config_infer.txt").read_text()
+
+
+def test_json_names_files_and_notes(edgeq: Edgeq, tmp_path: Path) -> None:
+    done = edgeq("handover", CLASSIFIER, "--for", "triton", "-o", tmp_path / "out", "--json")
+    made = HandedOver.model_validate_json(done.out)
+    assert made.files == ("classifier/1/model.onnx", "classifier/config.pbtxt", "classifier/labels.txt")
+    assert ["preprocessor_config.json" in note for note in made.notes] == [True]
 
 
 def test_a_vision_encoders_engine_is_built_by_its_own_lines(edgeq: Edgeq, tmp_path: Path) -> None:

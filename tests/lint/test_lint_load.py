@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from onnx import helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
 import edgeq
-from edgeq.errors import InputError, LimitError, ModelError
+from edgeq.errors import EdgeqError, InputError, LimitError, ModelError
 from edgeq.lint import load
 from edgeq.lint.load import load_graph
 from edgeq.lint.registry import RULES, choose_rules
@@ -110,6 +111,19 @@ def _circle(path: Path) -> None:
     _saved(path, made(nodes, {}))
 
 
+def _without_scale(path: Path) -> None:
+    model = made(*network())
+    pair = next(each for each in model.graph.node if each.name == "relu.q")
+    del pair.input[1:]
+    _saved(path, model)
+
+
+def _no_text(path: Path) -> None:
+    """The graph's name is no UTF-8."""
+    data = made(*network()).SerializeToString()
+    path.write_bytes(data.replace(b"\x12\x04test", b"\x12\x04tes\xff"))
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "missing": (lambda path: path.unlink(missing_ok=True), ModelError),
     "a directory": (lambda path: path.mkdir(), ModelError),
@@ -119,6 +133,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "weights cut short": (_cut_data, ModelError),
     "weights outside": (_outside, ModelError),
     "a scale cut short": (_short_scale, ModelError),
+    "a pair without a scale": (_without_scale, ModelError),
+    "a name that is no text": (_no_text, ModelError),
     "a circle": (_circle, ModelError),
     "too many nodes": (
         lambda path: _saved(path, made([node("Relu", ["x"], "y")] * (MOST_NODES + 1), {})),
@@ -176,3 +192,26 @@ def test_shares_of_types_are_those_of_the_network(tmp_path: Path) -> None:
         {"INT8": 100 * integers / whole, "FP16": 100 * half / whole, "FP32": 100 * wide / whole}
     )
     assert sum(report.computed.values()) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_damaged_is_read_or_refused(seed: int, tmp_path: Path) -> None:
+    """Bytes changed at random: no other error than edgeq's own."""
+    rng = np.random.default_rng(seed)
+    data = bytearray(made(*network()).SerializeToString())
+    for place in rng.integers(0, len(data), 3):
+        data[place] ^= 1 << int(rng.integers(0, 8))
+    (tmp_path / "model.onnx").write_bytes(data)
+    with contextlib.suppress(EdgeqError):
+        lint_file(tmp_path / "model.onnx")
+
+
+def test_an_attribute_of_another_kind_and_a_type_that_is_none_are_passed_over(tmp_path: Path) -> None:
+    model = made(*network())
+    for each in model.graph.node:
+        for attribute in each.attribute:
+            if attribute.name == "axis":
+                attribute.type = onnx.AttributeProto.STRING
+    cast = next(each for each in model.graph.node if each.name == "wide")
+    cast.attribute[0].i = 99
+    assert lint_file(_saved(tmp_path / "model.onnx", model)).nodes == len(model.graph.node)

@@ -332,3 +332,15 @@ def test_the_page_has_every_rule() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "lint.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| TRT")]
     assert rows == [f"| {r.number} | {r.name} | {r.level} | {r.says} | {r.source} |" for r in RULES]
+
+
+def test_a_bias_that_is_added_by_itself_is_the_layers() -> None:
+    """As exporters write a MatMul's: the sum behind it has the layer for its side."""
+    biased = changed(
+        node("Add", ["again", "vector"], "biased"), constants={"vector": np.full((CHANNELS, 1, 1), 0.5, np.float16)}
+    )
+    nodes = {each.name: each for each in biased.graph.node}
+    nodes["sum"].input[0] = "biased"
+    assert found(biased) == {}
+    nodes["biased"].op_type = "Mul"
+    assert found(biased) == {"TRT205": ["sum"]}

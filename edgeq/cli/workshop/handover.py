@@ -8,7 +8,7 @@ import click
 
 from edgeq.cli import console
 from edgeq.cli.completion import files
-from edgeq.cli.flags import PATH, output_option
+from edgeq.cli.flags import PATH, json_option, output_option
 from edgeq.handover.write import TARGETS, write_handover
 from edgeq.tensorrt.settings import Batch
 
@@ -26,12 +26,16 @@ __all__ = ["command"]
     help="Pictures or texts at once: least, usual, most.  [default: the bundle's own]",
 )
 @output_option
-def command(bundle: Path, target: str, batch: Batch | None, output: Path) -> None:
+@json_option
+def command(bundle: Path, target: str, batch: Batch | None, output: Path, as_json: bool) -> None:
     """Write what another runtime needs of BUNDLE: configuration, labels, graphs, and lines that build engines.
 
     What that runtime does otherwise than the bundle says is told.
     """
     made = write_handover(bundle, target, output, batch=batch)
-    for name in sorted({*made.files, *made.copies}):
-        click.echo(str(output / name))
+    if as_json:
+        console.print_json(made)
+    else:
+        for name in made.files:
+            click.echo(str(output / name))
     console.print_warnings(made.notes)

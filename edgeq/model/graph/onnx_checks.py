@@ -90,6 +90,7 @@ def check_model(model: onnx.ModelProto, path: Path) -> None:
 
 def _texts(model: onnx.ModelProto) -> Iterator[str]:
     """Every string that is worked with later: names, operators, domains, references."""
+    yield model.graph.name
     yield from (opset.domain for opset in model.opset_import)
     for value in (*model.graph.input, *model.graph.output):
         yield value.name

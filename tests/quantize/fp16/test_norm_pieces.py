@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,7 +36,7 @@ def network(axis: int) -> onnx.ModelProto:
         "weight": rng.normal(0, 0.3, (16, CHANNELS, 1, 1)).astype(np.float32),
     }
 
-    def node(op: str, inputs: Sequence[str], name: str, **settings: object) -> onnx.NodeProto:
+    def node(op: str, inputs: Sequence[str], name: str, **settings: Any) -> onnx.NodeProto:
         return helper.make_node(op, list(inputs), [name], name=name, **settings)
 
     nodes = [
@@ -87,9 +88,9 @@ def test_a_layer_norm_that_was_in_pieces_survives_fp16() -> None:
 
 
 @pytest.mark.parametrize("plan_of", [plan_classifier, plan_vision])
-def test_pieces_that_cannot_be_joined_are_fp32(plan_of: type[PrecisionPlan]) -> None:
+def test_pieces_that_cannot_be_joined_are_fp32(plan_of: Callable[[onnx.ModelProto], PrecisionPlan]) -> None:
     model = simplify(network(1))
-    plan = plan_of(model)  # type: ignore[operator]
+    plan = plan_of(model)
     decided = {each.layer: each for each in plan.decisions}
     assert {name for name, each in decided.items() if each.rule == "fp32-norm-pieces"} == {*PIECES} - {"mean"}
     assert decided["squared"].precision is Precision.FP32
