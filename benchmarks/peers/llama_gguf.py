@@ -3,7 +3,7 @@
     python -m benchmarks.peers.llama_gguf MODEL OUTPUT f16 q4_0 q4_k_m
 
 writes `OUTPUT/KIND.gguf` for each kind, which llama.cpp's own quantizer makes of the first. There is no tokenizer in
-them: tokens go in and out as numbers.
+them: tokens go in and out as numbers. `llava_gguf.py` writes one, and the vision encoder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-_PREFIX: Final = "language_model."
 KINDS: Final = ("f16", "q4_0", "q4_k_m", "q4_0-f16-head")
 
 
@@ -42,14 +41,20 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     whole = output / "f16.gguf"
     if not whole.exists():
-        _write(model, whole)
+        write_language(model, whole)
     for kind in kinds:
         if not (output / f"{kind}.gguf").exists():
             _quantize(whole, output / f"{kind}.gguf", kind)
 
 
-def _write(model: Path, output: Path) -> None:
-    """Matrices in FP16 and norms in FP32, as llama.cpp wants them."""
+def write_language(model: Path, output: Path, add_tokenizer: Callable[[Any], None] | None = None) -> None:
+    """Matrices in FP16 and norms in FP32, as llama.cpp wants them.
+
+    Args:
+        model: a directory with a LLaVA.
+        output: the file to write.
+        add_tokenizer: is given gguf's writer; None writes none.
+    """
     import gguf
 
     text = json.loads((model / "config.json").read_text(encoding="utf-8"))["text_config"]
@@ -66,9 +71,12 @@ def _write(model: Path, output: Path) -> None:
     writer.add_layer_norm_rms_eps(text["rms_norm_eps"])
     writer.add_vocab_size(text["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    writer.add_tokenizer_model("none")
+    if add_tokenizer is None:
+        writer.add_tokenizer_model("none")
+    else:
+        add_tokenizer(writer)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, text["num_hidden_layers"])
-    for name, values in _language(model):
+    for name, values in tensors(model, "language_model."):
         known = names.get_name(name, try_suffixes=(".weight",))
         if known is None:
             raise SystemExit(f"{name} has no name in GGUF")
@@ -84,14 +92,19 @@ def _write(model: Path, output: Path) -> None:
     partial.rename(output)
 
 
-def _language(model: Path) -> Iterator[tuple[str, NDArray[np.float16]]]:
-    """Names without the prefix, and weights that stay in their files until they are read."""
+def tensors(model: Path, prefix: str) -> Iterator[tuple[str, NDArray[np.float16]]]:
+    """Names without a prefix that they have, and weights that stay in their files until they are read.
+
+    Args:
+        model: a directory with weights in FP16.
+        prefix: of the names; others are left out.
+    """
     from gguf.utility import SafetensorsLocal
 
     for file in sorted(model.glob("*.safetensors")):
         for name, found in SafetensorsLocal(file).tensors.items():
-            if name.startswith(_PREFIX):
-                yield name.removeprefix(_PREFIX), found.mmap_bytes().view(np.float16).reshape(found.shape)
+            if name.startswith(prefix):
+                yield name.removeprefix(prefix), found.mmap_bytes().view(np.float16).reshape(found.shape)
 
 
 def _quantize(whole: Path, output: Path, kind: str) -> None:
