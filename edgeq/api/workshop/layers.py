@@ -133,7 +133,8 @@ def search_layers(
         scales: as for `sensitivity`.
         threads: of one operator; None takes every processor there is.
         progress: called as the stages go on.
-        say, track: as for `sensitivity`.
+        say: as for `sensitivity`.
+        track: likewise.
 
     Returns:
         The plan with the layers kept, and how it was found.
