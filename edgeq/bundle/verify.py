@@ -115,7 +115,12 @@ def read_listed(directory: Path, limits: Limits = DEFAULT_LIMITS) -> Manifest:
 
 
 def read_head(directory: Path, limits: Limits, named: Path | None = None) -> tuple[Listed, bytes | None]:
-    """What the manifest lists, and the signature if there is one; messages speak of `named`.
+    """What the manifest lists, and the signature if there is one.
+
+    Args:
+        directory: the bundle.
+        limits: larger ones are refused.
+        named: as for `examine`.
 
     Raises:
         BundleError: as `list_files`, or one of the two is too large or no plain file.

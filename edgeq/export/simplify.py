@@ -46,11 +46,15 @@ _BARE = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.
 _WARNING, _FATAL = 2, 4
 
 
-def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+def simplify(model: onnx.ModelProto, *, join_norms: bool = True) -> onnx.ModelProto:
     """A smaller graph that computes the same; `model` is not changed.
 
     Graph inputs and outputs keep their names, order and shapes (a dynamic batch axis stays dynamic), nodes that stay
     keep their names, and a node without one gets its first output's. The IR version is at most 10.
+
+    Args:
+        model: any.
+        join_norms: a LayerNorm in pieces becomes one node, which has the name of the last piece.
 
     Raises:
         ExportError: the graph has a cycle, is not well formed, or is too large for shape inference (2 GB).
@@ -58,7 +62,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     made = _own_copy(model)
     size = -1
     for number in range(_MOST_ROUNDS):
-        made = _one_round(made, settled=number > 0)
+        made = _one_round(made, join_norms=join_norms and number > 0)
         if len(made.graph.node) == size:
             break
         size = len(made.graph.node)
@@ -96,10 +100,10 @@ def _give_constants_types(model: onnx.ModelProto) -> None:
                 held.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(values)))
 
 
-def _one_round(model: onnx.ModelProto, *, settled: bool) -> onnx.ModelProto:
-    """Once more; `settled`: constants were computed, and what changes nothing is gone."""
+def _one_round(model: onnx.ModelProto, *, join_norms: bool) -> onnx.ModelProto:
+    """Once more; norms are joined once constants were computed, and what changes nothing is gone."""
     inferred = _inferred(model)
-    if settled:
+    if join_norms:
         join_layer_norms(inferred)
     try:
         with quiet():

@@ -128,7 +128,8 @@ def test_a_tokenizer_that_swells_or_never_ends_is_refused(
 
 def test_a_tokenizer_of_much_memory_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
-    file.write_bytes((DEMO / "tokenizer.json").read_bytes())
+    said = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**said, "of": "x" * (64 << 20)}))  # more than a child has lying about
     with pytest.raises(LimitError):
         try_tokenizer(file, limits=Limits(60, 1 << 12))
 

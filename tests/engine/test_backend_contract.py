@@ -25,6 +25,7 @@ HOMES = ("engine", "tensorrt", "quantize/int8")
 """Where backends may be named: their own files and registries, and what TensorRT's engine and builder are made with."""
 
 FIELDS = {
+    "handover/triton.py": Counter(onnxruntime=1, tensorrt=1),  # Triton's own names of its backends
     "bench/report.py": Counter(onnxruntime=1, tensorrt=1, openvino=1),  # packages whose versions are told
     "bundle_report/card.py": Counter(tensorrt=1),  # a tag of the model card
     "calibrate/on_ray.py": Counter(onnxruntime=1),  # a package whose version nodes must share

@@ -91,7 +91,7 @@ class Fixed:
         axes[0].dim_value = _BATCH
         for axis, size in zip(reversed(axes), reversed(sizes), strict=False):
             axis.dim_value = size
-        settled = onnx.shape_inference.infer_shapes(simplify(copy), data_prop=True)
+        settled = onnx.shape_inference.infer_shapes(simplify(copy, join_norms=False), data_prop=True)
         self.wiring = Wiring(settled)
         self.nested = any(True for node in settled.graph.node for _ in subgraphs(node))
         self._opset = max(entry.version for entry in settled.opset_import if entry.domain in ("", "ai.onnx"))

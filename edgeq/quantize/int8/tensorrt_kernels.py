@@ -122,14 +122,14 @@ def has_kernel(outputs: int, inputs: int, kernel: Sequence[int], groups: int, *,
 def integer_inputs(node: gs.Node) -> Sequence[gs.Variable]:
     """What a layer in FP16 reads through a pair: averages over all pixels, and resizing behind a convolution.
 
-    TensorRT's kernels for them read integers, a quarter or half of the bytes; ModelOpt puts pairs there as well.
+    TensorRT's kernels for them read integers, a quarter or half of the bytes; ModelOpt puts pairs there as well. A sum
+    that no convolution computes is FP16, as at the end of a ConvNeXt: to round it for its average alone saves nothing.
     """
     source = node.inputs[0] if node.inputs else None
     if not isinstance(source, gs.Variable) or not source.inputs or source.inputs[0].op == "DequantizeLinear":
         return ()
-    if _averages_pixels(node) or (node.op == "Resize" and _from_convolution(source)):
-        return (source,)
-    return ()
+    averaged = _averages_pixels(node) and not _added_in_float(source)
+    return (source,) if averaged or (node.op == "Resize" and _from_convolution(source)) else ()
 
 
 def _averages_pixels(node: gs.Node) -> bool:
@@ -144,7 +144,19 @@ def _constant(node: gs.Node, slot: int) -> Sequence[int]:
 
 
 def _from_convolution(tensor: gs.Variable) -> bool:
+    return _maker(tensor).op in CONVOLUTIONS
+
+
+def _added_in_float(tensor: gs.Variable) -> bool:
+    """Whether it is a sum of tensors that no convolution makes."""
+    maker = _maker(tensor)
+    sides = [side for side in maker.inputs if isinstance(side, gs.Variable) and side.inputs]
+    return bool(maker.op == "Add" and not any(_from_convolution(side) for side in sides))
+
+
+def _maker(tensor: gs.Variable) -> gs.Node:
+    """What makes it, activations aside."""
     maker = tensor.inputs[0]
     while maker.op in FUSED_ACTIVATIONS and maker.inputs[0].inputs:
         maker = maker.inputs[0].inputs[0]
-    return maker.op in CONVOLUTIONS
+    return maker

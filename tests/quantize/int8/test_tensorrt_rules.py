@@ -295,6 +295,22 @@ def test_convnexts_residual_is_added_in_the_accumulator() -> None:
     assert readers == ["QuantizeLinear"], "the sum is stored as integers alone"
 
 
+def test_a_sum_that_no_convolution_computes_is_averaged_as_it_is() -> None:
+    """As ConvNeXt ends whose linear layers are products: the sum is FP16, and a pair would be for the average alone."""
+    model = convnext()
+    for at, each in enumerate(model.graph.node):
+        if each.name == "in2":
+            model.graph.node.insert(at, node("Transpose", ["scaled1"], "turned", perm=[0, 1, 3, 2]))
+            model.graph.node[at + 1].input[0] = "turned"
+            break
+    graph, _ = made(folded(model))
+    makers = {name: each.op_type for each in graph.graph.node for name in each.output}
+    assert makers[_node(graph, "pooled").input[0]] == "Add"
+    graph, _ = made(folded(convnext()))
+    makers = {name: each.op_type for each in graph.graph.node for name in each.output}
+    assert makers[_node(graph, "pooled").input[0]] == "DequantizeLinear", "this sum is the convolution's"
+
+
 def test_a_residual_that_a_rule_keeps_in_floating_point_stays() -> None:
     model = folded(convnext())
     plan = plan_classifier(model)
