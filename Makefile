@@ -67,8 +67,6 @@ demo: $(INSTALLED)
 # Tests of a file run in one process and share what they made; files run beside each other, as they come: by the number of
 # tests, pytest-xdist would leave the longest file, which is one test, to the end, and one process to it.
 PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
-# In a virtual machine a page fault may cost ten times what it costs elsewhere: large blocks come in pages of 2 MB.
-test test-newest: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
 
