@@ -42,12 +42,26 @@ def all_of(bare: socket.socket) -> bytes:
     return b"".join(iter(lambda: bare.recv(65536), b""))
 
 
+def one_of(bare: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of one answer, which may come in pieces; the connection may stay."""
+    answer = bytearray()
+    while b"\r\n\r\n" not in answer and (piece := bare.recv(65536)):
+        answer += piece
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    (length,) = [
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+    ]
+    while len(body) < length and (piece := bare.recv(65536)):
+        body += piece
+    return head, body
+
+
 def sent(service: Running, request: bytes) -> tuple[int, str]:
     """Status and error code of the answer to a request that is written while the answer is read."""
     with service.connect() as bare:
         with suppress(ConnectionError):  # it was refused before all of it was there
             bare.sendall(request)
-        head, _, body = bare.recv(65536).partition(b"\r\n\r\n")
+        head, body = one_of(bare)
         return status_of(head), json.loads(body)["error"]["code"]
 
 
