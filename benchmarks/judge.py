@@ -11,11 +11,9 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.process import ROOT, processor
+from benchmarks.process import ROOT, free_port, processor, serving_process
 from benchmarks.service_process import serving
 from edgeq.demo.vlm.story import VLM_WEIGHTS
 from edgeq.families.modules import read_vlm
@@ -42,7 +40,6 @@ from edgeq.runtime.vlm.model import load_vlm
 __all__ = ["IMAGE_BEFORE", "ZEROED", "main", "table"]
 
 _TOKENS: Final = 48
-_START_S: Final = 600.0
 _SKILLS: Final = ("kinds of damage", "shadow or corrosion", "hairline cracks", "left or right")
 """Of which the demo's model has learned something."""
 
@@ -199,10 +196,13 @@ def _edgeq(bundle: Path, threads: int, *, before: str = "") -> Iterator[str]:
 @contextmanager
 def _transformers(python: Path, model: Path, *flags: str) -> Iterator[str]:
     run = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
-    with tempfile.TemporaryDirectory() as cache, _free_port() as port:
-        command = [str(python), "-c", run, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
-        flags = (*flags, "--device", "cpu", "--dtype", "float32")
-        with _running([*command, *flags], {"HF_HOME": cache, "HF_HUB_OFFLINE": "1"}, port, "/health") as url:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [str(python), "-c", run, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    command += [*flags, "--device", "cpu", "--dtype", "float32"]
+    with tempfile.TemporaryDirectory() as cache:
+        alone = _environment({"HF_HOME": cache, "HF_HUB_OFFLINE": "1"})
+        with serving_process(command, lambda: _answers(f"{url}/health"), alone):
             yield url
 
 
@@ -214,39 +214,13 @@ def _llama(python: Path, work: Path) -> Iterator[str]:
         env=_environment({}),
         check=True,
     )
-    with _free_port() as port:
-        command = [str(python), "-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", str(port)]
-        files = ["--model", str(work / "language.gguf"), "--clip_model_path", str(work / "mmproj.gguf")]
-        settings = ["--chat_format", "mtmd", "--n_ctx", "512", "--n_threads", "1", "--model_alias", "demo"]
-        with _running([*command, *files, *settings], {}, port, "/v1/models") as url:
-            yield url
-
-
-@contextmanager
-def _free_port() -> Iterator[int]:
-    """One that was free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    yield port
-
-
-@contextmanager
-def _running(command: Sequence[str], more: Mapping[str, str], port: int, health: str) -> Iterator[str]:
-    """A server that has begun to answer, until the block ends."""
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(more), cwd=ROOT)
-        try:
-            begun = time.monotonic()
-            while not _answers(f"{url}{health}"):
-                if process.poll() is not None or time.monotonic() - begun > _START_S:
-                    log.seek(0)
-                    raise SystemExit(f"a server did not start:\n{log.read()}")
-                time.sleep(0.5)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(60)
+    command = [str(python), "-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(work / "language.gguf"), "--clip_model_path", str(work / "mmproj.gguf")]
+    command += ["--chat_format", "mtmd", "--n_ctx", "512", "--n_threads", "1", "--model_alias", "demo"]
+    with serving_process(command, lambda: _answers(f"{url}/v1/models"), _environment({})):
+        yield url
 
 
 def _answers(url: str) -> bool:

@@ -6,8 +6,6 @@ Run it with `make bench-lint`; `benchmarks/README.md` tells what is measured and
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -17,10 +15,12 @@ from typing import Final
 
 import onnx
 
+from benchmarks.networks import Network
 from benchmarks.process import ROOT
+from benchmarks.tools import Tool, quantized_by
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.export.input_adapter import open_image_model
-from edgeq.export.stage import FP32, PREPROCESS, export_model
+from edgeq.export.stage import FP32, export_model
 from edgeq.lint.report import FileFindings
 from edgeq.lint.run import lint_file
 from edgeq.model.graph.onnx_file import save_onnx
@@ -82,29 +82,14 @@ def _made(source: Path, images: Path, work: Path, options: argparse.Namespace) -
     for title, lowering in (("edgeq, for TensorRT", LOWERING), ("edgeq, for ONNX Runtime", USUAL)):
         found[title] = work / f"{lowering.backend.name}.onnx"
         save_onnx(lowering.types(lower(model, plan, scales, lowering), plan), found[title])
-    for title, setting in _ONNXRUNTIME.items():
-        found[title] = _peer(sys.executable, "onnxruntime_run", setting, graph, images, options)
+    peers = {title: (Tool("onnxruntime", "onnxruntime_run", it), sys.executable) for title, it in _ONNXRUNTIME.items()}
     if options.modelopt:
-        for title, setting in _MODELOPT.items():
-            found[title] = _peer(str(options.modelopt), "modelopt_run", setting, graph, images, options)
+        peers |= {title: (Tool("modelopt", "modelopt_run", it), options.modelopt) for title, it in _MODELOPT.items()}
+    for title, (tool, python) in peers.items():
+        output = work / f"{tool.module}.{tool.setting.replace(':', '-')}.onnx"
+        counts = {"count": _IMAGES, "threads": options.threads}
+        found[title] = quantized_by(tool, Path(python), Network(work), images, output, **counts)
     return found
-
-
-def _peer(python: str, module: str, setting: str, graph: Path, images: Path, options: argparse.Namespace) -> Path:
-    made = graph.with_name(f"{module}.{setting.replace(':', '-')}.onnx")
-    command = [python, "-m", f"benchmarks.peers.{module}", "--graph", str(graph), "--images", str(images)]
-    command += ["--preprocess-config", str(graph.with_name(PREPROCESS)), "--output", str(made)]
-    command += ["--count", str(_IMAGES), "--threads", str(options.threads), "--setting", setting]
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    subprocess.run(
-        command,
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=None if options.verbose else subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    return made
 
 
 def _line(network: str, title: str, found: FileFindings) -> str:
@@ -122,7 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="*", help="names of networks")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--modelopt", type=Path, help="a Python with nvidia-modelopt[onnx]; None leaves it out")
-    parser.add_argument("--verbose", action="store_true", help="show what the peers write to stderr")
     return parser
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-__all__ = ["ROOT", "Run", "processor", "run_module"]
+__all__ = ["ROOT", "Run", "free_port", "processor", "run_module", "serving_process"]
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
+_START_SECONDS, _END_SECONDS = 600.0, 60.0
 _SHOWN = 400
 
 
@@ -73,6 +76,38 @@ def run_module(python: Path, module: str, arguments: Sequence[str], *, memory_li
         if process.returncode != 0:
             return Run(wall, peak, failure=f"exit status {process.returncode}: {_tail(log)}")
         return _answered(wall, peak, answer)
+
+
+def free_port() -> int:
+    """One of this machine's that was free just now."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+@contextmanager
+def serving_process(
+    command: Sequence[str], answers: Callable[[], bool], environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that has begun to answer, until the block ends; ends the program where it does not.
+
+    Args:
+        command: that runs it, from the root of the checkout.
+        answers: asks it.
+        environment: as for `subprocess.Popen`.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+        try:
+            begun = time.monotonic()
+            while not answers():
+                if process.poll() is not None or time.monotonic() - begun > _START_SECONDS:
+                    raise SystemExit(f"a server did not start: {_tail(log)}")
+                time.sleep(POLL_SECONDS)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(_END_SECONDS)
 
 
 def _wait(process: subprocess.Popen[bytes], memory_limit: int) -> tuple[int, bool]:

@@ -12,11 +12,8 @@ import argparse
 import asyncio
 import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +24,7 @@ from typing import Any, Final
 import httpx2
 
 from benchmarks.open_loop import Burst, offer
-from benchmarks.process import ROOT
+from benchmarks.process import free_port, serving_process
 from benchmarks.random_clip import write_vit_b_32
 from benchmarks.service_process import serving
 
@@ -209,22 +206,19 @@ def _spent(pid: int) -> float:
 @contextmanager
 def _plain(model: Path, catalog: Path) -> Iterator[tuple[str, int]]:
     """The plain server's address, once it answers, and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "benchmarks.peers.plain_search", str(model), str(catalog), str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
         try:
-            while process.poll() is None:
-                try:
-                    httpx2.post(f"{url}/v1/search", json={"query": "a", "k": 1}, timeout=60)
-                    break
-                except httpx2.ConnectError:
-                    time.sleep(0.1)
-            yield url, process.pid
-        finally:
-            process.terminate()
+            httpx2.post(f"{url}/v1/search", json={"query": "a", "k": 1}, timeout=60)
+        except httpx2.ConnectError:
+            return False
+        return True
+
+    with serving_process(command, answers) as process:
+        yield url, process.pid
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

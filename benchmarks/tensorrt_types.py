@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,13 +20,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from benchmarks.networks import IMAGENET
+from benchmarks.networks import IMAGENET, Network
 from benchmarks.process import ROOT
+from benchmarks.tools import Tool, quantized_by
 from edgeq.calibrate.samples import ImageSamples
 from edgeq.calibrate.scales import TensorRange
 from edgeq.engine.onnxruntime import OnnxRuntimeEngine
 from edgeq.export.input_adapter import open_image_model
-from edgeq.export.stage import FP32, PREPROCESS, export_model
+from edgeq.export.stage import FP32, export_model
 from edgeq.lint.graph import LintGraph
 from edgeq.lint.shares import computed_shares, written_shares
 from edgeq.model.images.image_set import ImageSet
@@ -129,7 +128,11 @@ def _rows(name: str, source: Path, images: Path, work: Path, options: argparse.N
         "FP16 beside INT8": LOWERING.types(wide, plan),
     }
     if options.modelopt:
-        made["ModelOpt, fp16"] = _modelopt(graph, images, work, options)
+        tool, output = Tool("modelopt", "modelopt_run", "max:fp16"), work / "modelopt.onnx"
+        counts = {"count": _CALIBRATION, "threads": options.threads}
+        made["ModelOpt, fp16"] = onnx.load(
+            quantized_by(tool, options.modelopt, Network(work), images, output, **counts)
+        )
     pixels = np.stack(
         [opened.preprocess(some.read(item)) for item in some.without(counted.items).sample(_JUDGED).items]
     )
@@ -170,18 +173,6 @@ def _casts(model: onnx.ModelProto) -> tuple[int, int]:
             maker = makers.get(maker.input[0])
         behind += maker is not None and any(makers[name].op_type == _PAIRS[1] for name in maker.input if name in makers)
     return len(casts), behind
-
-
-def _modelopt(graph: Path, images: Path, work: Path, options: argparse.Namespace) -> onnx.ModelProto:
-    """What ModelOpt makes of the same FP32 graph and images, in its own environment."""
-    made = work / "modelopt.onnx"
-    config = work / PREPROCESS
-    command = [str(options.modelopt), "-m", "benchmarks.peers.modelopt_run", "--graph", str(graph)]
-    command += ["--preprocess-config", str(config), "--images", str(images), "--output", str(made)]
-    command += ["--count", str(_CALIBRATION), "--threads", str(options.threads), "--setting", "max:fp16"]
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths})
-    return onnx.load(made)
 
 
 def _line(row: Row) -> str:

@@ -12,7 +12,10 @@ from pathlib import Path
 from benchmarks.networks import Network
 from benchmarks.process import Run, run_module
 
-__all__ = ["Interpreters", "Tool", "run_tool"]
+__all__ = ["Interpreters", "Tool", "quantized_by", "run_tool"]
+
+_MEMORY_LIMIT = 16 * 10**9
+"""Bytes beyond which a peer that is not measured is stopped."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,20 @@ def run_tool(
     }
     flags = [f"--{name}={value}" for name, value in arguments.items()]
     return run_module(python, f"benchmarks.peers.{tool.module}", flags, memory_limit=memory_limit)
+
+
+def quantized_by(
+    tool: Tool, python: Path, network: Network, images: Path, output: Path, *, count: int, threads: int
+) -> Path:
+    """The file that one tool makes of a network; ends the program where it does not make it.
+
+    Args:
+        tool, python, network, images, output, count, threads: as for `run_tool`.
+    """
+    done = run_tool(tool, python, network, images, output, count=count, threads=threads, memory_limit=_MEMORY_LIMIT)
+    if done.failure:
+        raise SystemExit(f"{tool.title}: {done.failure}")
+    return output
 
 
 def _unusable(tool: str, python: Path | None, module: str) -> str:

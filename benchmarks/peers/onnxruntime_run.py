@@ -33,14 +33,17 @@ def main() -> None:
     elif task.setting == "dynamic":
         quantize_dynamic(graph, task.output)
     elif task.setting == "tensorrt":
-        _for_tensorrt(task, graph)
+        options = {"AddQDQPairToWeight": True, "DedicatedQDQPair": True, "QuantizeBias": False}
+        _quantize(task, graph, "minmax", "s8", [], options)
     else:
-        _quantize(task, graph)
+        method, activations, *rest = task.setting.split("-")
+        _quantize(task, graph, method, activations, _excluded(task, graph, rest), {})
     report(f"onnxruntime {onnxruntime.__version__}", model=task.elapsed())
 
 
-def _quantize(task: Task, graph: onnx.ModelProto) -> None:
-    method, activations, *rest = task.setting.split("-")
+def _quantize(
+    task: Task, graph: onnx.ModelProto, method: str, activations: str, excluded: list[str], options: dict[str, bool]
+) -> None:
     quantize_static(
         graph,
         task.output,
@@ -49,28 +52,9 @@ def _quantize(task: Task, graph: onnx.ModelProto) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8 if activations == "u8" else QuantType.QInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_excluded(task, graph, rest),
+        nodes_to_exclude=excluded,
         calibrate_method=METHODS[method],
-        extra_options={"ActivationSymmetric": activations == "s8", "WeightSymmetric": True},
-    )
-
-
-def _for_tensorrt(task: Task, graph: onnx.ModelProto) -> None:
-    quantize_static(
-        graph,
-        task.output,
-        Reader(task, graph.graph.input[0].name),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "AddQDQPairToWeight": True,
-            "DedicatedQDQPair": True,
-            "QuantizeBias": False,
-        },
+        extra_options={"ActivationSymmetric": activations == "s8", "WeightSymmetric": True, **options},
     )
 
 

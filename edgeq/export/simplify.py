@@ -12,7 +12,6 @@ import contextlib
 import io
 from collections.abc import Iterator
 
-import numpy as np
 import onnx
 import onnx.inliner
 import onnx.numpy_helper
@@ -32,7 +31,7 @@ from edgeq.export.rewrites.scalars import make_scalars
 from edgeq.export.rewrites.sequences import split_sequences
 from edgeq.export.rewrites.shapes import slice_shapes
 from edgeq.model.graph.onnx_file import MAX_IR_VERSION
-from edgeq.model.graph.tensors import drop_constant_inputs
+from edgeq.model.graph.tensors import drop_constant_inputs, give_constants_types
 
 __all__ = ["quiet", "simplify"]
 
@@ -40,8 +39,6 @@ __all__ = ["quiet", "simplify"]
 _LARGEST_CONSTANT = 512 * 1024 * 1024
 # Each round may uncover work for the next; real graphs settle in two or three.
 _MOST_ROUNDS = 20
-# What a Constant may hold beside a tensor (ONNX operators, Constant).
-_BARE = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 # ONNX Runtime's severities; warnings and above are what it writes when nobody said otherwise.
 _WARNING, _FATAL = 2, 4
 
@@ -83,21 +80,8 @@ def _own_copy(model: onnx.ModelProto) -> onnx.ModelProto:
         made = onnx.ModelProto()
         made.CopyFrom(model)
     drop_constant_inputs(made)
-    _give_constants_types(made)
+    give_constants_types(made)  # onnx-graphsurgeon 0.6.1 takes a bare float, and no numbers at all, for doubles
     return made
-
-
-def _give_constants_types(model: onnx.ModelProto) -> None:
-    """Constant nodes that hold a bare number, or several, hold a tensor instead, in place.
-
-    onnx-graphsurgeon 0.6.1 takes a bare float for a double, and no numbers at all for doubles too.
-    """
-    for node in (node for node in model.graph.node if node.op_type == "Constant"):
-        for held in node.attribute:
-            kind = _BARE.get(held.name)
-            if kind is not None:
-                values = np.array(onnx.helper.get_attribute_value(held), kind)
-                held.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(values)))
 
 
 def _one_round(model: onnx.ModelProto, *, join_norms: bool) -> onnx.ModelProto:

@@ -12,16 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from edgeq.errors import ModelError, first_line
+from edgeq.errors import first_line
 from edgeq.lint.stored import StoredRange, stored_range
 from edgeq.model.graph.element_types import SHAPE_READERS, opset_of, without_weights
 from edgeq.model.graph.external_data import is_external
 from edgeq.model.graph.normalizations import norm_pieces
+from edgeq.model.graph.onnx_checks import stored_values
 from edgeq.model.graph.tensors import constant_names, constant_tensors
 from edgeq.model.graph.wiring import operator
 from edgeq.plan.precision import PrecisionPlan
@@ -33,7 +33,6 @@ WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _MOVES: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """What may stand between a weight's DequantizeLinear and its layer."""
-_BARE: Final = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
 
 def number(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -58,7 +57,7 @@ class LintGraph:
     """One ONNX graph.
 
     Attributes:
-        model: nodes named, in topological order.
+        model: nodes named, in topological order; what Constant nodes hold are tensors.
         path: where it came from.
         plan: that it should follow; None where nobody said one.
         opset: of ONNX's own operators.
@@ -175,24 +174,7 @@ class LintGraph:
 
     def _read(self, name: str) -> NDArray[Any] | None:
         held = self.constants.get(name)
-        if held is None:
-            node = self.makers.get(name)
-            if node is None or node.op_type != "Constant":
-                return None
-            bare = next((each for each in node.attribute if each.name in _BARE), None)
-            return None if bare is None else np.array(helper.get_attribute_value(bare), _BARE[bare.name])
-        if is_external(held):
-            return None
-        try:
-            return numpy_helper.to_array(held)
-        except (
-            Exception
-        ) as error:  # onnx raises whatever its conversion runs into: KeyError, TypeError, ValueError, ...
-            raise ModelError(
-                f"{self.path}: tensor {name!r} of shape {list(held.dims)} does not have its whole data",
-                causes=("the file was cut short while it was copied or downloaded",),
-                next_step="export the model to ONNX again, or copy the file again",
-            ) from error
+        return None if held is None or is_external(held) else stored_values(held, self.path, name)
 
     def stored_range(self, name: str) -> StoredRange:
         """What FP16 would make of a constant of floating-point numbers, weights as well; looked through once.

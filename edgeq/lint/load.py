@@ -17,7 +17,7 @@ from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.onnx_bounds import check_costs
 from edgeq.model.graph.onnx_checks import check_parts
 from edgeq.model.graph.outline import load_outline
-from edgeq.model.graph.tensors import drop_constant_inputs, name_nodes
+from edgeq.model.graph.tensors import drop_constant_inputs, give_constants_types, name_nodes
 from edgeq.plan.precision import PrecisionPlan
 
 __all__ = ["load_graph"]
@@ -49,6 +49,7 @@ def load_graph(path: Path, plan: PrecisionPlan | None = None) -> LintGraph:
     if model.functions:
         model = _inlined(model, path)
     drop_constant_inputs(model)
+    give_constants_types(model)
     complete(model, path)
     model = name_nodes(model)
     _check_counts(model, path)

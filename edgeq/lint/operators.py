@@ -10,7 +10,7 @@ from onnx import TensorProto
 __all__ = ["CONSTANT_INPUTS", "INTEGER_FORMS", "OPSETS", "TAKEN"]
 
 OPSETS: Final = (9, 20)
-"""The oldest and the newest opset that the parser of TensorRT 10.0 to 10.3 is said to read."""
+"""The oldest and the newest opset that the parser of TensorRT 10.0 to 10.3 is documented to read."""
 
 _FLOAT: Final = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _NUMBERS: Final = _FLOAT | {TensorProto.INT32, TensorProto.INT64}

@@ -59,8 +59,8 @@ def _integer_bias(graph: LintGraph) -> Iterator[tuple[str, str]]:
 def _positive(graph: LintGraph) -> Iterator[tuple[str, str]]:
     for node in graph.pairs():
         scale = _scale(graph, node)
-        if scale is not None and not (np.isfinite(scale) & (scale > 0)).all():
-            wrong = scale.reshape(-1)[~(np.isfinite(scale) & (scale > 0)).reshape(-1)]
+        wrong = np.empty(0) if scale is None else scale[~(np.isfinite(scale) & (scale > 0))]
+        if wrong.size:
             yield node.name, f"a scale of {wrong[0]:g}" + (f", of {wrong.size} such" if wrong.size > 1 else "")
 
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from edgeq.errors import ModelError
 from edgeq.files import open_plain
 from edgeq.model.graph.element_types import LARGEST, plainly_held
 from edgeq.model.graph.external_data import is_external, place_of
+from edgeq.model.graph.onnx_checks import incomplete, stored_values
 
 __all__ = ["StoredRange", "stored_range"]
 
@@ -67,26 +67,13 @@ def stored_range(tensor: onnx.TensorProto, path: Path) -> StoredRange:
 
 def _pieces(tensor: onnx.TensorProto, path: Path) -> Iterator[NDArray[Any]]:
     if not is_external(tensor):
-        try:
-            yield numpy_helper.to_array(tensor).reshape(-1)
-        except (
-            Exception
-        ) as error:  # onnx raises whatever its conversion runs into: KeyError, TypeError, ValueError, ...
-            raise _cut(tensor, path) from error
+        yield stored_values(tensor, path).reshape(-1)
         return
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     file, offset, length = place_of(tensor, path)
     if length != math.prod(tensor.dims) * dtype.itemsize:
-        raise _cut(tensor, path)
+        raise incomplete(tensor, path)
     with open_plain(file) as data:
         data.seek(offset)
         for start in range(0, length, _PIECE * dtype.itemsize):
             yield np.frombuffer(data.read(min(_PIECE * dtype.itemsize, length - start)), dtype)
-
-
-def _cut(tensor: onnx.TensorProto, path: Path) -> ModelError:
-    return ModelError(
-        f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} does not have its whole data",
-        causes=("the file was cut short while it was copied or downloaded",),
-        next_step="export the model to ONNX again, or copy the file again",
-    )

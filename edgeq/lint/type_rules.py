@@ -30,17 +30,14 @@ def _wide(graph: LintGraph) -> Iterator[tuple[str, str]]:
     if not graph.has_half and not graph.has_pairs:
         return
     numbers = written_numbers(graph)
-    whole, wide = (sum(n for kind, n in numbers.values() if kind in kinds) for kinds in (_all(numbers), ("FP32",)))
-    if whole and wide > _MOST_FP32 * whole:
-        kinds: Counter[str] = Counter()
-        for name, (kind, count) in numbers.items():
-            kinds[graph.makers[name].op_type] += count if kind == "FP32" else 0
-        most = ", ".join(f"{name} {100 * count / whole:.0f} %" for name, count in kinds.most_common(_SHOWN) if count)
-        yield "graph", f"{100 * wide / whole:.0f} % of the activations' numbers are written in FP32: {most}"
-
-
-def _all(numbers: dict[str, tuple[str, int]]) -> frozenset[str]:
-    return frozenset(kind for kind, _ in numbers.values())
+    whole = sum(count for _, count in numbers.values())
+    wide: Counter[str] = Counter()
+    for name, (kind, count) in numbers.items():
+        if kind == "FP32":
+            wide[graph.makers[name].op_type] += count
+    if wide.total() > _MOST_FP32 * whole:
+        most = ", ".join(f"{name} {100 * count / whole:.0f} %" for name, count in wide.most_common(_SHOWN) if count)
+        yield "graph", f"{100 * wide.total() / whole:.0f} % of the activations' numbers are written in FP32: {most}"
 
 
 def _mixed(graph: LintGraph) -> Iterator[tuple[str, str]]:

@@ -72,6 +72,7 @@ class Surroundings:
     """What the conditions look at.
 
     Attributes:
+        model: the graph.
         constants: names of initializers and of what Constant nodes give.
         shapes: initializer -> its shape.
         zeros: names of the scalar initializers that are 0.
@@ -80,9 +81,9 @@ class Surroundings:
         outputs: names of the graph's outputs.
         precision: node -> its precision, of those decided so far.
         heads: names of the heads' nodes.
-        norm_pieces: names of the nodes of normalizations that are written out.
     """
 
+    model: onnx.ModelProto
     constants: frozenset[str]
     shapes: dict[str, tuple[int, ...]]
     zeros: frozenset[str]
@@ -91,7 +92,6 @@ class Surroundings:
     outputs: frozenset[str]
     precision: dict[str, Precision] = field(default_factory=dict)
     heads: frozenset[str] = frozenset()
-    norm_pieces: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Surroundings:
@@ -106,14 +106,20 @@ class Surroundings:
         scalars = {name: tensor for name, tensor in tensors.items() if len(tensor.dims) == 0}
         constants = tensors.keys() | {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
         return cls(
+            model=model,
             constants=frozenset(constants),
             shapes={name: tuple(tensor.dims) for name, tensor in tensors.items()},
             zeros=frozenset(name for name, scalar in scalars.items() if not numpy_helper.to_array(scalar).any()),
             producer={output: node for node in model.graph.node for output in node.output},
             consumers=consumers,
             outputs=frozenset(output.name for output in model.graph.output),
-            norm_pieces=frozenset(model.graph.node[place].name for pieces in norm_pieces(model) for place in pieces),
         )
+
+    @cached_property
+    def norm_pieces(self) -> frozenset[str]:
+        """Names of the nodes of normalizations that are written out."""
+        nodes = self.model.graph.node
+        return frozenset(nodes[place].name for pieces in norm_pieces(self.model) for place in pieces)
 
     @cached_property
     def decoding(self) -> frozenset[str]:

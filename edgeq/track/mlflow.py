@@ -35,7 +35,7 @@ _LONGEST_NOTE: Final = 5000
 """Characters of a tag."""
 
 _CHECKING: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""A server that is not there is said at once: MLflow's own 7 tries take minutes."""
+"""A server that is not there is reported at once: MLflow's own 7 tries take minutes."""
 _WRITING: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

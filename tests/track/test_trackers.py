@@ -7,12 +7,14 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from command import ALLOW_FLAGS, Edgeq, assert_refused
+from mlflow import MlflowClient
 from networks import ALLOWED, QUICK
 from PIL import Image
+from tensorboard.backend.event_processing import event_accumulator as events
 
 import edgeq as library
 from edgeq.errors import InputError
@@ -22,22 +24,12 @@ from edgeq.track.base import Record
 from edgeq.track.record import bundle_record, flat
 from edgeq.track.registry import open_trackers, record_on
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-pytest.importorskip("mlflow", reason="trackers need the extra `track`")
-events = pytest.importorskip(
-    "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard's reader is not installed"
-)
-
 OLD = Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0"
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A client of MLflow's that looks at a folder, which is also where edgeq is to write."""
-    from mlflow import MlflowClient
-
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # its databases need the whole of MLflow
     uri = (tmp_path / "mlruns").as_uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

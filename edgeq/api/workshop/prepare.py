@@ -178,8 +178,18 @@ def prepare(
     """
     trackers, begun = open_trackers(track), time.monotonic()
     prepared = _prepare(
-        *(model, images, output, evaluation, captions, device, context, max_drop),
-        *(preprocess, threads, options, progress),
+        model,
+        images,
+        output,
+        evaluation,
+        captions,
+        device,
+        context,
+        max_drop,
+        preprocess,
+        threads,
+        options,
+        progress,
     )
     given = {
         "model": model,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -33,29 +35,32 @@ def join_layer_norms(model: onnx.ModelProto) -> None:
         if kind.HasField("shape")
     }
     types = {name: kind.elem_type for name, kind in kinds.items()}
+    constants = constant_tensors(graph)
     for norm in layer_norms_in_pieces(model, shapes, types):
-        sizes = _sizes(model, norm, shapes)
+        sizes = _sizes(norm, constants, shapes)
         if sizes is not None and types.get(norm.source) == types.get(norm.result, 0):
-            _join(model, norm, sizes, types[norm.source])
+            _join(graph, norm, constants, np.ones(sizes, helper.tensor_dtype_to_np_dtype(types[norm.source])))
 
 
 def _sizes(
-    model: onnx.ModelProto, norm: LayerNormInPieces, shapes: dict[str, tuple[int | None, ...]]
+    norm: LayerNormInPieces, constants: Mapping[str, onnx.TensorProto], shapes: Mapping[str, tuple[int | None, ...]]
 ) -> tuple[int, ...] | None:
     """Of the axes that are normalized; None where they are not known."""
     affine = norm.scale or norm.bias
-    known = tuple(constant_tensors(model.graph)[affine].dims) if affine else shapes.get(norm.source, ())
+    known = tuple(constants[affine].dims) if affine else shapes.get(norm.source, ())
     last = known[-norm.axes :]
     sizes = tuple(size for size in last if size is not None)
     return sizes if len(sizes) == norm.axes else None
 
 
-def _join(model: onnx.ModelProto, norm: LayerNormInPieces, sizes: tuple[int, ...], kind: int) -> None:
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    inputs = [norm.source, _vector(model, norm.scale, f"{norm.result}/scale", np.ones(sizes, dtype))]
+def _join(
+    graph: onnx.GraphProto, norm: LayerNormInPieces, constants: Mapping[str, onnx.TensorProto], ones: np.ndarray
+) -> None:
+    """Put the operator in the place of the last piece; `ones` has the shape and dtype of a scale."""
+    last = graph.node[norm.nodes[-1]]
+    inputs = [norm.source, _vector(graph, constants, norm.scale, f"{norm.result}/scale", ones)]
     if norm.bias:
-        inputs.append(_vector(model, norm.bias, f"{norm.result}/bias", np.zeros(sizes, dtype)))
-    last = model.graph.node[norm.nodes[-1]]
+        inputs.append(_vector(graph, constants, norm.bias, f"{norm.result}/bias", ones))
     last.CopyFrom(
         helper.make_node(
             "LayerNormalization",
@@ -68,12 +73,15 @@ def _join(model: onnx.ModelProto, norm: LayerNormInPieces, sizes: tuple[int, ...
     )
 
 
-def _vector(model: onnx.ModelProto, constant: str, name: str, otherwise: np.ndarray) -> str:
-    """The name of a constant in the shape and type of `otherwise`, which is taken where there is none."""
+def _vector(
+    graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto], constant: str, name: str, ones: np.ndarray
+) -> str:
+    """The name of a constant in the shape and dtype of `ones`, which are taken where there is none."""
+    values = ones
     if constant:
-        values = numpy_helper.to_array(constant_tensors(model.graph)[constant])
-        if values.shape == otherwise.shape and values.dtype == otherwise.dtype:
+        held = numpy_helper.to_array(constants[constant])
+        if held.shape == ones.shape and held.dtype == ones.dtype:
             return constant
-        otherwise = values.reshape(otherwise.shape).astype(otherwise.dtype)
-    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(otherwise), name))
+        values = held.reshape(ones.shape).astype(ones.dtype)
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
     return name

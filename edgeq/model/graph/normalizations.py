@@ -113,12 +113,7 @@ class _Graph:
         from onnx import numpy_helper
 
         name = self.bare(tensor)
-        proto, place = self.constants.get(name), self.makers.get(name)
-        if proto is None and place is not None and self.nodes[place].op_type == "Constant":
-            held = {each.name: each for each in self.nodes[place].attribute}
-            if "value_float" in held:
-                return float(held["value_float"].f)
-            return float(held["value_int"].i) if "value_int" in held else None
+        proto = self.constants.get(name)
         if proto is None or any(size != 1 for size in proto.dims) or proto.external_data:
             return None
         try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeq.errors import ModelError, first_line
 from edgeq.model.graph.external_data import all_tensors, stored_bytes
@@ -18,7 +19,7 @@ from edgeq.model.graph.external_data import all_tensors, stored_bytes
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["check_model", "check_not_quantized", "check_parts"]
+__all__ = ["check_model", "check_not_quantized", "check_parts", "incomplete", "stored_values"]
 
 _QUANTIZED = {
     "QuantizeLinear",
@@ -112,18 +113,41 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _all_nodes(attribute.g)
 
 
-def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
-    """Raise ModelError when a tensor has more or fewer elements than its shape says, a type that is none, or NaN."""
+def stored_values(tensor: onnx.TensorProto, path: Path, name: str = "") -> NDArray[Any]:
+    """The numbers of a tensor whose data are in memory, in its own shape [...] and dtype.
+
+    Args:
+        tensor: of the model.
+        path: where it came from, for the message.
+        name: likewise; empty takes the tensor's own, which one in a Constant node may not have.
+
+    Raises:
+        ModelError: it has more or fewer elements than its shape says, or a type that is none.
+    """
     from onnx import numpy_helper
 
     try:
-        values = numpy_helper.to_array(tensor)
+        return numpy_helper.to_array(tensor)
     except Exception as error:  # onnx raises whatever its conversion runs into: KeyError, TypeError, ValueError, ...
-        raise ModelError(
-            f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} does not have its whole data",
-            causes=_CUT_SHORT,
-            next_step=_NEXT_STEP,
-        ) from error
+        raise incomplete(tensor, path, name) from error
+
+
+def incomplete(tensor: onnx.TensorProto, path: Path, name: str = "") -> ModelError:
+    """What is raised for a tensor that does not have its whole data.
+
+    Args:
+        tensor, path, name: as for `stored_values`.
+    """
+    return ModelError(
+        f"{path}: tensor {(name or tensor.name)!r} of shape {list(tensor.dims)} does not have its whole data",
+        causes=_CUT_SHORT,
+        next_step=_NEXT_STEP,
+    )
+
+
+def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    """Raise ModelError when a tensor has more or fewer elements than its shape says, a type that is none, or NaN."""
+    values = stored_values(tensor, path)
     if values.ndim and values.dtype.kind == "f" and (missing := int(np.isnan(values).sum())):
         raise ModelError(
             f"{path}: NaN in weight {tensor.name!r}: {missing:,} of {values.size:,} numbers",

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["constant_names", "constant_tensors", "drop_constant_inputs", "name_nodes", "node_names", "reads"]
+__all__ = [
+    "constant_names",
+    "constant_tensors",
+    "drop_constant_inputs",
+    "give_constants_types",
+    "name_nodes",
+    "node_names",
+    "reads",
+]
+
+_BARE = {"value_float": "float32", "value_floats": "float32", "value_int": "int64", "value_ints": "int64"}
+"""What a Constant may hold beside a tensor (ONNX operators, Constant)."""
 
 _NOT_CONSTANT = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
 
@@ -92,3 +103,16 @@ def drop_constant_inputs(model: onnx.ModelProto) -> None:
         del model.graph.input[:]
         model.graph.input.extend(inputs)
         model.ir_version = max(model.ir_version, 4)
+
+
+def give_constants_types(model: onnx.ModelProto) -> None:
+    """Constant nodes that hold a bare number, or several, hold a tensor instead, in place."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    for node in (node for node in model.graph.node if node.op_type == "Constant"):
+        for held in node.attribute:
+            kind = _BARE.get(held.name)
+            if kind is not None:
+                values = np.array(helper.get_attribute_value(held), kind)
+                held.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(values)))

@@ -33,17 +33,22 @@ class ServingBudget:
         total: what the process may take.
         weights: of both halves, as they are in memory.
         runtime: Python, torch, the vision backend, CUDA's context.
-        working: what the kernels need however few requests there are: an engine's workspace, an unpacked NF4 layer.
-        unpacked: of that, the layer.
+        workspace: of a TensorRT engine.
+        unpacked: of the largest NF4 layer in FP16.
         reserve: what stays free.
     """
 
     total: int
     weights: int
     runtime: int
-    working: int
+    workspace: int
     unpacked: int
     reserve: int
+
+    @property
+    def working(self) -> int:
+        """What the kernels need however few requests there are."""
+        return self.workspace + self.unpacked
 
     @property
     def requests(self) -> int:
@@ -93,13 +98,13 @@ def serving_budget(
         ArtifactError: the bundle does not say how its halves are joined.
         ModelError: the language model's files are damaged.
     """
-    unpacked = _unpacked(read_stored(bundle / LANGUAGE))
+    stored = read_stored(bundle / LANGUAGE)
     budget = ServingBudget(
         total=device.budget_bytes if total_bytes is None else total_bytes,
         weights=_language_bytes(bundle) + _vision_bytes(bundle, device),
         runtime=device.runtime_bytes,
-        working=unpacked + (WORKSPACE_BYTES if device.memory == "unified" else 0),
-        unpacked=unpacked,
+        workspace=WORKSPACE_BYTES if device.memory == "unified" else 0,
+        unpacked=_unpacked(stored),
         reserve=reserve_bytes,
     )
     if budget.requests <= 0:

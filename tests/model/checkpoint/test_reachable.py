@@ -1,4 +1,4 @@
-"""A hub that is not there is said at once, whatever verb asks for it: its own client tries for half a minute."""
+"""A hub that is not there is reported at once, whatever verb asks for it: its own client tries for half a minute."""
 
 from __future__ import annotations
 
