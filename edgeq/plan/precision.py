@@ -72,15 +72,16 @@ Condition = Literal[
 
 
 class Precision(str, Enum):
-    """The number format that a layer computes in, or that its weights are stored in (NF4)."""
+    """The number format that a layer computes in, or that its weights are stored in (NF4, INT4)."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT4 = "int4"
     NF4 = "nf4"
 
 
-QUANTIZED: Final = frozenset({Precision.INT8, Precision.NF4})
+QUANTIZED: Final = frozenset({Precision.INT8, Precision.INT4, Precision.NF4})
 
 
 class Rule(BaseModel):

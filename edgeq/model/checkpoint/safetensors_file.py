@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SafetensorsFile", "TensorSlot"]
 
-_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
-_TORCH: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8"}
+_BYTES: Final = {"I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1}
+_TORCH: Final = {
+    **{"I64": "int64", "F32": "float32", "I32": "int32"},
+    **{"F16": "float16", "BF16": "bfloat16", "U8": "uint8"},
+}
 _METADATA: Final = {"format": "pt"}
 _LONGEST: Final = 10**12
 """An offset longer than any real one, for the room that the header will need."""
@@ -41,7 +44,7 @@ class TensorSlot:
 
     Attributes:
         name: in the file.
-        dtype: F32, F16, BF16 or U8.
+        dtype: I64, F32, I32, F16, BF16 or U8.
         shape: its dimensions; None for a byte string of a length not yet known.
     """
 
