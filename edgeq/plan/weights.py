@@ -3,8 +3,8 @@
 NF4 is bitsandbytes' format (Dettmers et al. 2023, arXiv 2305.14314, section 3): half a byte a weight; a magnitude for
 each block of 64; with double quantization the magnitudes are bytes themselves, with a float32 for each 256 of them and
 one offset. That is 0.515869 bytes a weight, and 0.5625 without. Each tensor has its own code tables beside that.
-INT4 and INT8 of a language model are integers with 16-bit scales (`edgeq.model.checkpoint.packed_weights`): 0.515625 bytes
-a weight in groups of 128.
+INT4 and INT8 of a language model are integers with 16-bit scales (`edgeq.model.checkpoint.packed_weights`): 0.515625
+bytes a weight in groups of 128.
 """
 
 from __future__ import annotations
