@@ -290,7 +290,7 @@ def _four_numbers() -> torch.Tensor:
 
 @cache
 def _lies_in_blocks() -> bool:
-    """Whether the layout is that of a CPU with AVX512: channels 0 to 31 in the lower halves of bytes, 32 to 63 above."""
+    """Whether the layout is that of a CPU with AVX512: channels 0 to 31 in the lower halves, 32 to 63 above."""
     values = (torch.arange(_BLOCK)[:, None] * 5 + torch.arange(32)).remainder(16).to(torch.int32)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1).view(32, _BLOCK // 2)
     return torch.equal(torch.cat([packed & 15, packed >> 4], 1).T.to(torch.int32), values)
