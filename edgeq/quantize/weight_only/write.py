@@ -215,9 +215,7 @@ def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, di
 
     block = walk.block(number)
     schemes = {
-        name.removeprefix(f"{prefix}."): scheme
-        for name, scheme in job.schemes.items()
-        if name.startswith(f"{prefix}.")
+        name.removeprefix(f"{prefix}."): scheme for name, scheme in job.schemes.items() if name.startswith(f"{prefix}.")
     }
     load_block(job.language, block, prefix, job.kind)
     with torch.no_grad():
