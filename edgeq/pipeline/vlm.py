@@ -289,8 +289,8 @@ def _bytes(manifest: Manifest, start: str) -> int:
 def _doubts(canaries: Canaries, questions: Questions | None, chosen: ChosenLanguage | None) -> Iterator[str]:
     if chosen is not None and not chosen.shown:
         yield (
-            f"no language half was shown to lose less than {chosen.max_drop:g} points on {questions and len(questions)} "
-            f"questions; {chosen.language} is nearest to the whole model: more questions decide it"
+            f"no language half was shown to lose less than {chosen.max_drop:g} points on the questions given; "
+            f"{chosen.language} is nearest to the whole model: more questions decide it"
         )
     if questions is None:
         yield "no questions were given (--eval): what the bundle answers was not judged"

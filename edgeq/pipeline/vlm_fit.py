@@ -40,7 +40,7 @@ def plan_vlm(model: VlmDescription, options: VlmOptions, language: str) -> Preci
     Args:
         model: described, not loaded.
         options: for rules, allowances and a saved plan.
-        language: what the language model's linear layers are stored in, one of `LANGUAGES`; a saved plan says it itself.
+        language: what the language model's linear layers are stored in, one of `LANGUAGES`; a saved plan says it.
 
     Raises:
         PlanError: a rule does not fit the model, or the saved plan's decisions do not follow from its rules.

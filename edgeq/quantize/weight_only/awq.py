@@ -2,8 +2,8 @@
 
 Each place of a block where channels can be scaled (`points`) is given the scales with which rounding changes least of
 what the linear layers there give for the activations of image-and-question prompts: a power of each channel's mean
-magnitude, alone or divided by the remaining power of its weights' magnitude. The power 0 is rounding as it is, so that on
-these activations nothing gets worse. Then the groups' scales are searched (`round.searched`). Needs torch.
+magnitude, alone or divided by the remaining power of its weights' magnitude. The power 0 is rounding as it is, so that
+on these activations nothing gets worse. Then the groups' scales are searched (`round.searched`). Needs torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The language half of a model as a checkpoint of integers: INT4 by AWQ, or INT8.
 
 It has the form of compressed-tensors' "pack-quantized" (`edgeq.model.checkpoint.packed_weights`), which vLLM and
-transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read. INT8
-is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block, the
-prompts' activations and a file's mapping. No weight of vision or connector is read.
+transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read.
+INT8 is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block,
+the prompts' activations and a file's mapping. No weight of vision or connector is read.
 """
 
 from __future__ import annotations
