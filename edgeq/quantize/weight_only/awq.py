@@ -2,8 +2,8 @@
 
 Each place of a block where channels can be scaled (`points`) is given the scales with which rounding changes least of
 what the linear layers there give for the activations of image-and-question prompts: a power of each channel's mean
-magnitude, alone or divided by the remaining power of its weights' magnitude. The power 0 is rounding as it is, so that on
-these activations nothing gets worse. Then the groups' scales are searched (`round.searched`). Needs torch.
+magnitude, alone or divided by the remaining power of its weights' magnitude. The power 0 is rounding as it is, so that
+on these activations nothing gets worse. Then the groups' scales are searched (`round.searched`). Needs torch.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def scale_block(
         dtype: of the checkpoint.
     """
     for point in points:
-        readers = [name for name in point.readers if name in schemes]
+        readers = [name for name in point.readers if name in schemes and seen[name].tokens]
         if not readers or (point.kind == "rows" and point.source not in schemes):
             continue
         scales = _best(block, point, readers, seen, schemes, dtype)
@@ -112,8 +112,10 @@ def quantize_block(
     for name, scheme in schemes.items():
         layer: Any = block.get_submodule(name)
         products = seen[name].products
-        assert products is not None
-        found[name] = searched(layer.weight, scheme, dtype, products)
+        if products is None:  # no prompt came by, as at cross-attention without an image
+            found[name] = round_weight(layer.weight, scheme, dtype)
+        else:
+            found[name] = searched(layer.weight, scheme, dtype, products)
         layer.weight.copy_(found[name].weight())
     return found
 

@@ -1,7 +1,7 @@
 """A language model block by block: prompts go through all of it while the weights of one block alone are in memory.
 
-First each prompt runs through a skeleton, whose embedding is the checkpoint's and whose blocks give what they are given:
-so every block's other inputs are known (masks, positions, what cross-attention looks at), and what is added between
+First each prompt runs through a skeleton, whose embedding is the checkpoint's and whose blocks give what they are
+given: so every block's other inputs are known (masks, positions, what cross-attention looks at), and what is added between
 blocks. Then each block runs for itself, in float32. Needs torch, transformers and accelerate.
 """
 
@@ -23,7 +23,10 @@ from edgeq.quantize.weight_only.awq import Seen
 __all__ = ["BlockWalk", "Prompts", "block_names", "free_block", "load_block", "open_walk"]
 
 Prompts = Callable[[nn.Module], None]
-"""Runs every prompt through a causal language model of transformers: prefill, one after the other, nothing cached."""
+"""Runs every prompt through a causal language model of transformers, one after the other, each in one forward pass.
+
+A single token is no prompt: runtimes try their kernels with one.
+"""
 
 _CACHES: Final = ("past_key_values", "past_key_value", "use_cache", "cache_position")
 
@@ -123,6 +126,8 @@ class BlockWalk:
 
     def _recorder(self, number: int) -> Callable[..., torch.Tensor]:
         def forward(hidden_states: torch.Tensor, **words: Any) -> torch.Tensor:
+            if hidden_states.shape[1] == 1:
+                return hidden_states
             if number == 0:
                 self._prompts.append(_Prompt(_float(hidden_states).clone()))
             prompt = self._prompts[-1]

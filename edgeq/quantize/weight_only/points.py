@@ -1,11 +1,11 @@
 """Where channels of a language model's block can be scaled without a change of what it computes.
 
-What a normalization gives is read by linear layers: its weight is divided by a number for each channel, and their columns
-are multiplied by it. Likewise the rows of one linear layer and the columns of the next, where nothing stands between that
-such numbers do not pass through: values go through attention to the output layer, and the second factor of a gated
-feed-forward layer to its last layer. Which layers read a normalization is seen from a block that runs; that nothing
-changes is tried on it for every such place, so that no family need be known by name. AWQ, arXiv 2306.00978, section 3.
-Needs torch.
+What a normalization gives is read by linear layers: its weight is divided by a number for each channel, and their
+columns are multiplied by it. Likewise the rows of one linear layer and the columns of the next, where nothing stands
+between that such numbers do not pass through: values go through attention to the output layer, and the second factor of
+a gated feed-forward layer to its last layer. Which layers read a normalization is seen from a block that runs; that
+nothing changes is tried on it for every such place, so that no family need be known by name. AWQ, arXiv 2306.00978,
+section 3. Needs torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The language half of a model as a checkpoint of integers: INT4 by AWQ, or INT8.
 
 It has the form of compressed-tensors' "pack-quantized" (`edgeq.model.checkpoint.packed_weights`), which vLLM and
-transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read. INT8
-is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block, the
-prompts' activations and a file's mapping. No weight of vision or connector is read.
+transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read.
+INT8 is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block,
+the prompts' activations and a file's mapping. No weight of vision or connector is read.
 """
 
 from __future__ import annotations
@@ -215,9 +215,7 @@ def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, di
 
     block = walk.block(number)
     schemes = {
-        name.removeprefix(f"{prefix}."): scheme
-        for name, scheme in job.schemes.items()
-        if name.startswith(f"{prefix}.")
+        name.removeprefix(f"{prefix}."): scheme for name, scheme in job.schemes.items() if name.startswith(f"{prefix}.")
     }
     load_block(job.language, block, prefix, job.kind)
     with torch.no_grad():
