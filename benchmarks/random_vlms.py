@@ -130,6 +130,20 @@ def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
+def _narrow(kind: Callable[[PreTrainedTokenizerFast], Any], **text: Any) -> Callable[[PreTrainedTokenizerFast], Any]:
+    """A kind of model whose language model is of the size of the demo's."""
+
+    def config(tokenizer: PreTrainedTokenizerFast) -> Any:
+        large = kind(tokenizer)
+        sizes = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "head_dim": 64}
+        for name, value in {**sizes, **heads, **text}.items():
+            setattr(large.text_config, name, value)
+        return large
+
+    return config
+
+
 def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     """Of the size of the demo's model; 136 tokens for a square image: it in 64, and once more in rows."""
     import transformers
@@ -176,6 +190,9 @@ RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
         },
         "".join(_QWEN),
         _QWEN,
+    ),
+    "llava-7m": RandomVlm(
+        _narrow(_llava), {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}
     ),
     "onevision-7m": RandomVlm(
         _onevision,
