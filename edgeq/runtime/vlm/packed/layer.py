@@ -104,7 +104,7 @@ def joined_packed(layers: Sequence[PackedLinear]) -> JoinedLayers | None:
     product = join([layer.product for layer in layers])
     if product is None:
         return None
-    biases = [layer.bias for layer in layers if layer.bias is not None]
+    biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
     bias = torch.cat(biases) if biases else None
     together = JoinedLayers(product, bias)
     if not torch.equal(together(inputs), alone):
