@@ -167,9 +167,10 @@ class ChatServer:
                 next_step="a larger --max-new-tokens, or a server that is told not to think",
             )
         tokens = (choice.logprobs.content or ()) if choice.logprobs else ()
+        logprobs = tuple(token.logprob for token in tokens)
         return Said(
             text=text,
-            logprobs=tuple(token.logprob for token in tokens if math.isfinite(token.logprob)),
+            logprobs=logprobs if all(map(math.isfinite, logprobs)) else (),
             seconds=seconds,
             prompt_tokens=usage.prompt_tokens if usage else None,
             answer_tokens=usage.completion_tokens if usage else None,

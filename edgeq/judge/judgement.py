@@ -33,6 +33,9 @@ _SURE: Final = 1.645
 _MOST_SHOWN: Final = 1000
 """Differences that are listed at the most."""
 
+_END: Final = 1
+"""Token that ends an answer."""
+
 _OTHERS: Final = 16
 """Other questions that each is held against."""
 
@@ -135,6 +138,8 @@ class Judgement(Artifact):
         reasons: sentences.
         bounds: what was demanded.
         groups: the figures.
+        agreement, logprob_shift: as in `GroupFigures`, over all questions: whether it is the same model, where right
+            answers tell no difference.
         headline: the figure that decided.
         enough: after so many questions, in their order, the verdict stayed what it is.
         differences: the first of them.
@@ -151,6 +156,8 @@ class Judgement(Artifact):
     reasons: tuple[str, ...]
     bounds: JudgeBounds
     groups: tuple[GroupFigures, ...]
+    agreement: Estimate
+    logprob_shift: Estimate | None
     headline: Headline | None
     enough: int
     differences: tuple[Difference, ...]
@@ -168,13 +175,16 @@ def judge(target: str, reference: str, answered: Sequence[Answered], bounds: Jud
     groups = _groups(answered)
     counted = _counted(answered, groups)
     headline, verdict, reason = _judged(counted, groups, bounds)
+    same, shift = _agreement(answered), _shift(answered)
     return Judgement(
         target=target,
         reference=reference,
         verdict=verdict,
-        reasons=(reason, *_silent(groups)),
+        reasons=(reason, _apart(same, shift, len(answered)), *_silent(groups)),
         bounds=bounds,
         groups=groups,
+        agreement=same,
+        logprob_shift=shift,
         headline=headline,
         enough=_enough(counted, groups, bounds),
         differences=tuple(_differences(answered)),
@@ -222,7 +232,7 @@ def _group(name: str, answered: Sequence[Answered]) -> GroupFigures:
         drop=_ratio(_loss(each) for each in known),
         blind=blind,
         tells=right is not None and _limits(right, len(known))[0] > (blind or 0.0),
-        agreement=_sure_ratio(float(each.same) for each in answered),
+        agreement=_agreement(answered),
         by_chance=_exchanged(
             answered, lambda asked, other: float(same_wording(other.target.text, asked.reference.text))
         ),
@@ -254,10 +264,9 @@ def _headline(counted: Sequence[Answered]) -> Headline:
             (each.question.score(each.reference.text) for each in counted),
             (each.question.score(each.target.text) for each in counted),
             (_loss(each) for each in counted),
-            (float(each.same) for each in counted),
         )
     ]
-    reference, target, drop, same = sums
+    reference, target, drop = sums
     return Headline(
         name="right answers",
         unit="points",
@@ -268,12 +277,12 @@ def _headline(counted: Sequence[Answered]) -> Headline:
         examples=len(counted),
         labelled=True,
         alike="same answer",
-        agreement=same.value,
+        agreement=_agreement(counted).value,
     )
 
 
 def _by_agreement(counted: Sequence[Answered], bounds: JudgeBounds) -> tuple[Verdict, str]:
-    same = _sure_ratio(float(each.same) for each in counted)
+    same = _agreement(counted)
     low, high = _limits(same, len(counted))
     chance = _exchanged(counted, lambda asked, other: float(same_wording(other.target.text, asked.reference.text)))
     reason = (
@@ -285,6 +294,14 @@ def _by_agreement(counted: Sequence[Answered], bounds: JudgeBounds) -> tuple[Ver
     if low >= bounds.min_agreement and low > (chance or 0.0):
         return "sees", reason
     return ("sees less" if high < bounds.min_agreement else "not shown"), reason
+
+
+def _apart(same: Estimate, shift: Estimate | None, count: int) -> str:
+    """How far the two models are from each other, whatever is right."""
+    reason = f"{same.value:.1f} % of {count} answers are the reference's"
+    if shift is None:
+        return f"{reason}; log-probabilities are not told by both"
+    return f"{reason}, and the log-probabilities of their tokens are {shift.value:.2g} nats apart"
 
 
 def _silent(groups: Iterable[GroupFigures]) -> Iterator[str]:
@@ -352,12 +369,19 @@ def _loss(each: Answered) -> float:
     return each.question.score(each.reference.text) - each.question.score(each.target.text)
 
 
+def _agreement(answered: Iterable[Answered]) -> Estimate:
+    """Percent of answers that are the same, of one at least."""
+    return _sure_ratio(float(each.same) for each in answered)
+
+
 def _shift(answered: Iterable[Answered]) -> Estimate | None:
+    """Some servers tell of the token that ends an answer, others do not: it may be missing on one side."""
     shift = Ratio()
     for each in answered:
         ours, theirs = each.reference.logprobs, each.target.logprobs
-        if each.reference.text == each.target.text and ours and len(ours) == len(theirs):
-            shift.add(sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)), float(len(ours)))
+        told = min(len(ours), len(theirs))
+        if each.reference.text == each.target.text and told and max(len(ours), len(theirs)) <= told + _END:
+            shift.add(sum(abs(a - b) for a, b in zip(ours[:told], theirs[:told], strict=True)), float(told))
     return shift.estimate() if shift.items else None
 
 
