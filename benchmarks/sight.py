@@ -8,8 +8,8 @@ hand (`benchmarks/outlier_eyes.py`) NF4 eyes are bad as well.
 
 The order is that of what was done to the eyes. Each is asked how likely it finds the reference's own answers, and must
 be further from it than the one before, in KL divergence, with 95 %: the difference of each question over its standard
-error is at least 1.645. Exit status 1: one is told for what it is not, or the order of two of which one at least may see is
-not shown.
+error is at least 1.645. Exit status 1: one is told for what it is not, or the order of two is not shown; but where both
+are shown to see less, none is asked for.
 """
 
 from __future__ import annotations
