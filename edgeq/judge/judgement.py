@@ -18,7 +18,7 @@ from edgeq.artifact import Artifact
 from edgeq.judge.bounds import JudgeBounds
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.target import Said
-from edgeq.quality.accuracy import drop_limits, images_needed
+from edgeq.quality.accuracy import ONE_SIDED_95, drop_limits, images_needed
 from edgeq.quality.estimate import Estimate, Ratio, wilson_limits
 from edgeq.quality.tasks.answer_wording import same_wording
 from edgeq.quality.tasks.base import Headline
@@ -26,9 +26,6 @@ from edgeq.quality.tasks.base import Headline
 __all__ = ["Answered", "Difference", "GroupFigures", "Judgement", "Spent", "Verdict", "judge", "judge_drop"]
 
 Verdict = Literal["sees", "sees less", "not shown"]
-
-_SURE: Final = 1.645
-"""Standard errors up to the limit that a normal variable stays under with 95 %."""
 
 _MOST_SHOWN: Final = 1000
 """Differences that are listed at the most."""
@@ -200,19 +197,19 @@ def judge_drop(headline: Headline, bounds: JudgeBounds, asked: str = "questions"
         bounds: what is demanded.
         asked: what was asked, in the plural.
     """
-    low, high = drop_limits(headline)
+    low, high = drop_limits(headline, bounds.sure)
     verb = "drop" if headline.name.endswith("s") else "drops"
     reason = (
         f"{headline.name} {verb} by {headline.drop:.2f}{headline.doubt} points on {headline.examples} {asked}, from "
         f"{headline.reference:.1f} to {headline.candidate:.1f} %; at most {bounds.max_drop:g} points are allowed"
     )
     if high <= bounds.max_drop:
-        return "sees", f"{reason}, and with 95 % it is below {high:.1f}"
+        return "sees", f"{reason}, and {bounds.certainty} it is below {high:.1f}"
     if low > bounds.max_drop:
-        return "sees less", f"{reason}, and with 95 % it is above {low:.1f}"
-    needed = images_needed(headline, bounds.max_drop)
+        return "sees less", f"{reason}, and {bounds.certainty} it is above {low:.1f}"
+    needed = images_needed(headline, bounds.max_drop, bounds.sure)
     more = "more questions would tell" if needed is None else f"about {needed:,} {asked} would show it"
-    return "not shown", f"{reason}, and with 95 % it is between {low:.1f} and {high:.1f}; {more}"
+    return "not shown", f"{reason}, and {bounds.certainty} it is between {low:.1f} and {high:.1f}; {more}"
 
 
 def _groups(answered: Sequence[Answered]) -> tuple[GroupFigures, ...]:
@@ -231,7 +228,7 @@ def _group(name: str, answered: Sequence[Answered]) -> GroupFigures:
         target_right=_ratio(each.question.score(each.target.text) for each in known),
         drop=_ratio(_loss(each) for each in known),
         blind=blind,
-        tells=right is not None and _limits(right, len(known))[0] > (blind or 0.0),
+        tells=right is not None and _limits(right, len(known), ONE_SIDED_95)[0] > (blind or 0.0),
         agreement=_agreement(answered),
         by_chance=_exchanged(
             answered, lambda asked, other: float(same_wording(other.target.text, asked.reference.text))
@@ -283,11 +280,11 @@ def _headline(counted: Sequence[Answered]) -> Headline:
 
 def _by_agreement(counted: Sequence[Answered], bounds: JudgeBounds) -> tuple[Verdict, str]:
     same = _agreement(counted)
-    low, high = _limits(same, len(counted))
+    low, high = _limits(same, len(counted), bounds.sure)
     chance = _exchanged(counted, lambda asked, other: float(same_wording(other.target.text, asked.reference.text)))
     reason = (
-        f"{same.value:.1f} % of {len(counted)} answers are the reference's, with 95 % it is between {low:.1f} and "
-        f"{high:.1f}; at least {bounds.min_agreement:g} % are demanded"
+        f"{same.value:.1f} % of {len(counted)} answers are the reference's, {bounds.certainty} it is between "
+        f"{low:.1f} and {high:.1f}; at least {bounds.min_agreement:g} % are demanded"
     )
     if chance is not None:
         reason += f", and about other images {chance:.1f} % would be"
@@ -417,7 +414,7 @@ def _sure_ratio(values: Iterable[float]) -> Estimate:
     return found
 
 
-def _limits(share: Estimate, count: int) -> tuple[float, float]:
-    """What a share is above, and what it is below, each with 95 %, in percent (Wilson's score interval)."""
-    low, high = wilson_limits(share.value / 100.0, count, _SURE)
+def _limits(share: Estimate, count: int, sure: float) -> tuple[float, float]:
+    """What a share is above, and what it is below, in percent (Wilson's score interval of `sure` standard errors)."""
+    low, high = wilson_limits(share.value / 100.0, count, sure)
     return 100.0 * low, 100.0 * high
