@@ -147,6 +147,26 @@ class _Swapped(_Blind):
         return shown
 
 
+class _Once:
+    """Is asked for the logits of the same answer once: the judge and the order both want them."""
+
+    def __init__(self, answerer: Answerer) -> None:
+        self._answerer = answerer
+        self._known: dict[tuple[int, str, tuple[int, ...]], NDArray[np.float32]] = {}
+
+    def answer(self, image: Image.Image, question: str, max_new_tokens: int) -> Answer:
+        return self._answerer.answer(image, question, max_new_tokens)
+
+    def logits(self, image: Image.Image, question: str, answer_ids: Sequence[int]) -> NDArray[np.float32]:
+        key = (hash(image.tobytes()), question, tuple(answer_ids))
+        if key not in self._known:
+            self._known[key] = self._answerer.logits(image, question, answer_ids)
+        return self._known[key]
+
+    def features(self, image: Image.Image) -> NDArray[np.float32]:
+        return self._answerer.features(image)
+
+
 def rounded(model: nn.Module, bits: int) -> nn.Module:
     """A copy whose vision encoder's and connector's matrices are rounded to so many bits, per output channel."""
     changed = copy.deepcopy(model)
@@ -205,7 +225,7 @@ def order_table(model: str, found: Sequence[Step]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each target as it comes to standard error, and tables at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=60, help="of each of four skills")
+    parser.add_argument("--questions", type=int, default=40, help="of each of four skills")
     parser.add_argument("--models", nargs="+", choices=list(_MODELS), default=list(_ORDERED))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -255,16 +275,18 @@ def _asked(
         source = work / "model"
         inject_outliers(VLM_WEIGHTS, source, wider)
     whole, *others = _stored(model, source, work, threads)
-    reference = LocalTarget(whole.name, whole.answerer)
+    seeing = _Once(whole.answerer)
+    reference = LocalTarget(whole.name, seeing)
     options = JudgeOptions(_TOKENS, 1, reference_answers=work / "reference.jsonl")
-    answers = [_own(whole.answerer, question) for question in questions]
+    answers = [_own(seeing, question) for question in questions]
     rows, distances = [], {}
     for other in others:
-        target = LocalTarget(other.name, other.answerer)
+        answerer = _Once(other.answerer) if other.placed else other.answerer
+        target = LocalTarget(other.name, answerer)
         found = judge_target(target, reference, questions, options, lambda *_: None)
         kl = None
         if other.placed:
-            each = _distances(other.answerer, questions, answers)
+            each = _distances(answerer, questions, answers)
             distances[other.name], kl = each, float(each.mean())
         rows.append({"model": model, "target": other.name, "expected": other.expected, "kl": kl, **_figures(found)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
