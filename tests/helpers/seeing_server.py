@@ -26,8 +26,8 @@ class SeeingServer:
     Attributes:
         url: up to /v1.
         asked: bodies of the requests for answers, in their order.
-        refuse: called with each body; a status and headers refuse it, `HANGS_UP` for a status closes the connection, None
-            answers it.
+        refuse: called with each body; a status and headers refuse it, the status `HANGS_UP` closes the connection, and
+            None answers it.
         ended: why answers end.
     """
 
