@@ -15,8 +15,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from edgeq.export.tracing import quiet
 
 __all__ = ["WIDE_ACTIVATIONS", "WIDE_WEIGHTS", "inject_outliers", "vision_layers"]
@@ -42,6 +40,7 @@ def inject_outliers(model: Path, made: Path, wider: float) -> None:
     Raises:
         ValueError: it is no power of two.
     """
+    import torch
     import transformers
 
     if not _power_of_two(wider):
