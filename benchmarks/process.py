@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
 _START_SECONDS, _END_SECONDS = 600.0, 60.0
 _SHOWN = 400
+_PORTS, _TRIES = range(20_000, 32_768), 100
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def run_module(python: Path, module: str, arguments: Sequence[str], *, memory_li
 
 
 def free_port() -> int:
-    """One of this machine's that was free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
+    """One of this machine's that was free just now, and that Linux gives to nobody who asks for any."""
+    for port in random.sample(_PORTS, _TRIES):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError(f"none of {_TRIES} ports from {_PORTS.start} to {_PORTS.stop - 1} is free")
 
 
 @contextmanager

@@ -167,9 +167,10 @@ class ChatServer:
                 next_step="a larger --max-new-tokens, or a server that is told not to think",
             )
         tokens = (choice.logprobs.content or ()) if choice.logprobs else ()
+        logprobs = tuple(token.logprob for token in tokens)
         return Said(
             text=text,
-            logprobs=tuple(token.logprob for token in tokens if math.isfinite(token.logprob)),
+            logprobs=logprobs if all(map(math.isfinite, logprobs)) else (),
             seconds=seconds,
             prompt_tokens=usage.prompt_tokens if usage else None,
             answer_tokens=usage.completion_tokens if usage else None,
@@ -198,11 +199,16 @@ class ChatServer:
         raise self._fault(refused, _AT_FIRST) from refused
 
     def _begun(self, dialect: _Dialect, png: bytes) -> ChatCompletion:
-        """The first answer; only a server that says to be busy is asked again."""
+        """The first answer; only a server that says to be busy, or hangs up, is asked again."""
         import openai
 
+        once = self._client.with_options(max_retries=0)
         try:
-            return self._complete(self._client.with_options(max_retries=0), dialect, _FIRST, png, 1)
+            return self._complete(once, dialect, _FIRST, png, 1)
+        except openai.APITimeoutError:
+            raise
+        except openai.APIConnectionError:  # a server whose list failed may be about to close that connection
+            return self._complete(once, dialect, _FIRST, png, 1)
         except openai.APIStatusError as error:
             if error.status_code not in _BUSY:
                 raise

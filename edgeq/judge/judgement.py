@@ -18,7 +18,7 @@ from edgeq.artifact import Artifact
 from edgeq.judge.bounds import JudgeBounds
 from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.target import Said
-from edgeq.quality.accuracy import drop_limits, images_needed
+from edgeq.quality.accuracy import ONE_SIDED_95, drop_limits, images_needed
 from edgeq.quality.estimate import Estimate, Ratio, wilson_limits
 from edgeq.quality.tasks.answer_wording import same_wording
 from edgeq.quality.tasks.base import Headline
@@ -27,11 +27,11 @@ __all__ = ["Answered", "Difference", "GroupFigures", "Judgement", "Spent", "Verd
 
 Verdict = Literal["sees", "sees less", "not shown"]
 
-_SURE: Final = 1.645
-"""Standard errors up to the limit that a normal variable stays under with 95 %."""
-
 _MOST_SHOWN: Final = 1000
 """Differences that are listed at the most."""
+
+_END: Final = 1
+"""Token that ends an answer."""
 
 _OTHERS: Final = 16
 """Other questions that each is held against."""
@@ -135,6 +135,8 @@ class Judgement(Artifact):
         reasons: sentences.
         bounds: what was demanded.
         groups: the figures.
+        agreement, logprob_shift: as in `GroupFigures`, over all questions: whether it is the same model, where right
+            answers tell no difference.
         headline: the figure that decided.
         enough: after so many questions, in their order, the verdict stayed what it is.
         differences: the first of them.
@@ -151,6 +153,8 @@ class Judgement(Artifact):
     reasons: tuple[str, ...]
     bounds: JudgeBounds
     groups: tuple[GroupFigures, ...]
+    agreement: Estimate
+    logprob_shift: Estimate | None
     headline: Headline | None
     enough: int
     differences: tuple[Difference, ...]
@@ -168,13 +172,16 @@ def judge(target: str, reference: str, answered: Sequence[Answered], bounds: Jud
     groups = _groups(answered)
     counted = _counted(answered, groups)
     headline, verdict, reason = _judged(counted, groups, bounds)
+    same, shift = _agreement(answered), _shift(answered)
     return Judgement(
         target=target,
         reference=reference,
         verdict=verdict,
-        reasons=(reason, *_silent(groups)),
+        reasons=(reason, _apart(same, shift, len(answered)), *_silent(groups)),
         bounds=bounds,
         groups=groups,
+        agreement=same,
+        logprob_shift=shift,
         headline=headline,
         enough=_enough(counted, groups, bounds),
         differences=tuple(_differences(answered)),
@@ -190,19 +197,19 @@ def judge_drop(headline: Headline, bounds: JudgeBounds, asked: str = "questions"
         bounds: what is demanded.
         asked: what was asked, in the plural.
     """
-    low, high = drop_limits(headline)
+    low, high = drop_limits(headline, bounds.sure)
     verb = "drop" if headline.name.endswith("s") else "drops"
     reason = (
         f"{headline.name} {verb} by {headline.drop:.2f}{headline.doubt} points on {headline.examples} {asked}, from "
         f"{headline.reference:.1f} to {headline.candidate:.1f} %; at most {bounds.max_drop:g} points are allowed"
     )
     if high <= bounds.max_drop:
-        return "sees", f"{reason}, and with 95 % it is below {high:.1f}"
+        return "sees", f"{reason}, and {bounds.certainty} it is below {high:.1f}"
     if low > bounds.max_drop:
-        return "sees less", f"{reason}, and with 95 % it is above {low:.1f}"
-    needed = images_needed(headline, bounds.max_drop)
+        return "sees less", f"{reason}, and {bounds.certainty} it is above {low:.1f}"
+    needed = images_needed(headline, bounds.max_drop, bounds.sure)
     more = "more questions would tell" if needed is None else f"about {needed:,} {asked} would show it"
-    return "not shown", f"{reason}, and with 95 % it is between {low:.1f} and {high:.1f}; {more}"
+    return "not shown", f"{reason}, and {bounds.certainty} it is between {low:.1f} and {high:.1f}; {more}"
 
 
 def _groups(answered: Sequence[Answered]) -> tuple[GroupFigures, ...]:
@@ -221,8 +228,8 @@ def _group(name: str, answered: Sequence[Answered]) -> GroupFigures:
         target_right=_ratio(each.question.score(each.target.text) for each in known),
         drop=_ratio(_loss(each) for each in known),
         blind=blind,
-        tells=right is not None and _limits(right, len(known))[0] > (blind or 0.0),
-        agreement=_sure_ratio(float(each.same) for each in answered),
+        tells=right is not None and _limits(right, len(known), ONE_SIDED_95)[0] > (blind or 0.0),
+        agreement=_agreement(answered),
         by_chance=_exchanged(
             answered, lambda asked, other: float(same_wording(other.target.text, asked.reference.text))
         ),
@@ -254,10 +261,9 @@ def _headline(counted: Sequence[Answered]) -> Headline:
             (each.question.score(each.reference.text) for each in counted),
             (each.question.score(each.target.text) for each in counted),
             (_loss(each) for each in counted),
-            (float(each.same) for each in counted),
         )
     ]
-    reference, target, drop, same = sums
+    reference, target, drop = sums
     return Headline(
         name="right answers",
         unit="points",
@@ -268,23 +274,31 @@ def _headline(counted: Sequence[Answered]) -> Headline:
         examples=len(counted),
         labelled=True,
         alike="same answer",
-        agreement=same.value,
+        agreement=_agreement(counted).value,
     )
 
 
 def _by_agreement(counted: Sequence[Answered], bounds: JudgeBounds) -> tuple[Verdict, str]:
-    same = _sure_ratio(float(each.same) for each in counted)
-    low, high = _limits(same, len(counted))
+    same = _agreement(counted)
+    low, high = _limits(same, len(counted), bounds.sure)
     chance = _exchanged(counted, lambda asked, other: float(same_wording(other.target.text, asked.reference.text)))
     reason = (
-        f"{same.value:.1f} % of {len(counted)} answers are the reference's, with 95 % it is between {low:.1f} and "
-        f"{high:.1f}; at least {bounds.min_agreement:g} % are demanded"
+        f"{same.value:.1f} % of {len(counted)} answers are the reference's, {bounds.certainty} it is between "
+        f"{low:.1f} and {high:.1f}; at least {bounds.min_agreement:g} % are demanded"
     )
     if chance is not None:
         reason += f", and about other images {chance:.1f} % would be"
     if low >= bounds.min_agreement and low > (chance or 0.0):
         return "sees", reason
     return ("sees less" if high < bounds.min_agreement else "not shown"), reason
+
+
+def _apart(same: Estimate, shift: Estimate | None, count: int) -> str:
+    """How far the two models are from each other, whatever is right."""
+    reason = f"{same.value:.1f} % of {count} answers are the reference's"
+    if shift is None:
+        return f"{reason}; log-probabilities are not told by both"
+    return f"{reason}, and the log-probabilities of their tokens are {shift.value:.2g} nats apart"
 
 
 def _silent(groups: Iterable[GroupFigures]) -> Iterator[str]:
@@ -352,12 +366,19 @@ def _loss(each: Answered) -> float:
     return each.question.score(each.reference.text) - each.question.score(each.target.text)
 
 
+def _agreement(answered: Iterable[Answered]) -> Estimate:
+    """Percent of answers that are the same, of one at least."""
+    return _sure_ratio(float(each.same) for each in answered)
+
+
 def _shift(answered: Iterable[Answered]) -> Estimate | None:
+    """Some servers tell of the token that ends an answer, others do not: it may be missing on one side."""
     shift = Ratio()
     for each in answered:
         ours, theirs = each.reference.logprobs, each.target.logprobs
-        if each.reference.text == each.target.text and ours and len(ours) == len(theirs):
-            shift.add(sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)), float(len(ours)))
+        told = min(len(ours), len(theirs))
+        if each.reference.text == each.target.text and told and max(len(ours), len(theirs)) <= told + _END:
+            shift.add(sum(abs(a - b) for a, b in zip(ours[:told], theirs[:told], strict=True)), float(told))
     return shift.estimate() if shift.items else None
 
 
@@ -393,7 +414,7 @@ def _sure_ratio(values: Iterable[float]) -> Estimate:
     return found
 
 
-def _limits(share: Estimate, count: int) -> tuple[float, float]:
-    """What a share is above, and what it is below, each with 95 %, in percent (Wilson's score interval)."""
-    low, high = wilson_limits(share.value / 100.0, count, _SURE)
+def _limits(share: Estimate, count: int, sure: float) -> tuple[float, float]:
+    """What a share is above, and what it is below, in percent (Wilson's score interval of `sure` standard errors)."""
+    low, high = wilson_limits(share.value / 100.0, count, sure)
     return 100.0 * low, 100.0 * high

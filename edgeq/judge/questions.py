@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
 from edgeq.bundle.manifest import Manifest
@@ -19,7 +20,7 @@ from edgeq.quality.tasks.answer_wording import found_terms, same_wording
 from edgeq.runtime.canary.canaries import CANARIES, CANARY_LIST, Canaries
 from edgeq.runtime.canary.files import read_picture
 
-__all__ = ["CANARY_GROUP", "OWN_GROUP", "AskedQuestion", "canary_questions", "own_questions"]
+__all__ = ["CANARY_GROUP", "OWN_GROUP", "AskedQuestion", "canary_questions", "in_parts", "own_questions"]
 
 OWN_GROUP: Final = "your questions"
 CANARY_GROUP: Final = "canaries"
@@ -118,6 +119,25 @@ def canary_questions(bundle: Path, manifest: Manifest) -> tuple[AskedQuestion, .
         )
         for each in Canaries.load(bundle / CANARY_LIST).canaries
     )
+
+
+def in_parts(questions: Sequence[AskedQuestion], seed: int) -> tuple[AskedQuestion, ...]:
+    """The same questions, so that the first of them, however many, are a random sample with each group's share in it.
+
+    Args:
+        questions: in any order.
+        seed: of the order.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    groups: dict[str, list[AskedQuestion]] = {}
+    for question in questions:
+        groups.setdefault(question.group, []).append(question)
+    placed = [
+        ((place + 0.5) / len(group), group[index])
+        for group in groups.values()
+        for place, index in enumerate(rng.permutation(len(group)))
+    ]
+    return tuple(question for _, question in sorted(placed, key=lambda each: each[0]))
 
 
 def _reader(read: Callable[..., Image.Image], what: object) -> Callable[[], Image.Image]:

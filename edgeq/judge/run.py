@@ -15,7 +15,7 @@ from edgeq.judge.questions import AskedQuestion
 from edgeq.judge.records import Records
 from edgeq.judge.target import Said, Target
 
-__all__ = ["JudgeOptions", "judge_target"]
+__all__ = ["JudgeOptions", "judge_target", "looks"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,12 +47,13 @@ def judge_target(
 ) -> Judgement:
     """Ask target and reference every question, and hold the answers beside each other.
 
-    The target is asked first: where it cannot be asked, nothing long has been done.
+    The target is asked first: where it cannot be asked, nothing long has been done. With several looks it ends at the
+    first that shows something.
 
     Args:
         target: that is judged.
         reference: that sees.
-        questions: that both are asked.
+        questions: that both are asked; each look takes the first of them.
         options: how.
         progress: called as (stage, done, total).
 
@@ -69,14 +70,28 @@ def judge_target(
         )
     theirs = Records(options.target_answers, target.identity, options.max_new_tokens)
     ours = Records(options.reference_answers, reference.identity, options.max_new_tokens)
-    made = _ask(target, questions, theirs, options, partial(_tell, progress, "judge: target", len(questions)))
-    right = _ask(reference, questions, ours, options, partial(_tell, progress, "judge: reference", len(questions)))
-    answered = [Answered(*each) for each in zip(questions, right, made, strict=True)]
-    return judge(target.identity, reference.identity, answered, options.bounds)
+    known = any(question.known for question in questions)  # and then the same answers are no verdict on the way
+    made: list[Said] = []
+    right: list[Said] = []
+    for count in looks(len(questions), options.bounds.looks):
+        new = questions[len(made) : count]
+        asked = partial(_tell, progress, len(questions), len(made))
+        made += _ask(target, new, theirs, options, partial(asked, "judge: target"))
+        right += _ask(reference, new, ours, options, partial(asked, "judge: reference"))
+        answered = [Answered(*each) for each in zip(questions[:count], right, made, strict=True)]
+        found = judge(target.identity, reference.identity, answered, options.bounds)
+        if found.verdict != "not shown" and (found.headline is not None or not known):
+            break
+    return found
 
 
-def _tell(progress: Progress, stage: str, total: int, done: int) -> None:
-    progress(stage, done, total)
+def looks(questions: int, times: int) -> list[int]:
+    """After so many questions the verdict is looked at, in equal parts; the last time after all."""
+    return sorted({-(-questions * time // times) for time in range(1, times + 1)})
+
+
+def _tell(progress: Progress, total: int, before: int, stage: str, done: int) -> None:
+    progress(stage, before + done, total)
 
 
 def _ask(

@@ -13,9 +13,9 @@ from typing import Final
 
 from edgeq.quality.tasks.base import Headline
 
-__all__ = ["Accuracy", "AccuracyBounds", "drop_limits", "images_needed", "judge_accuracy"]
+__all__ = ["ONE_SIDED_95", "Accuracy", "AccuracyBounds", "drop_limits", "images_needed", "judge_accuracy"]
 
-_ONE_SIDED_95: Final = 1.645
+ONE_SIDED_95: Final = 1.645
 """Standard errors up to the limit that a normal variable stays under with 95 %."""
 
 _ADDED: Final = 2
@@ -62,11 +62,12 @@ def judge_accuracy(headline: Headline | None, bounds: AccuracyBounds) -> Accurac
     return _labelled(headline, bounds.max_drop) if headline.labelled else _unlabelled(headline, bounds)
 
 
-def drop_limits(headline: Headline) -> tuple[float, float]:
+def drop_limits(headline: Headline, sure: float = ONE_SIDED_95) -> tuple[float, float]:
     """What the drop is above, and what it is below, each with 95 %, in points; the drop itself if its error is unknown.
 
     Args:
         headline: on labelled images.
+        sure: standard errors up to the limits.
     """
     if headline.standard_error is None:
         return headline.drop, headline.drop
@@ -74,10 +75,10 @@ def drop_limits(headline: Headline) -> tuple[float, float]:
     other = images * (images * (headline.standard_error / 100.0) ** 2 + drop**2)  # images that one alone gets right
     share, mean = (other + _ADDED) / (images + _ADDED), drop * images / (images + _ADDED)
     error = math.sqrt(max(share - mean**2, 0.0) / (images + _ADDED))
-    return 100.0 * (mean - _ONE_SIDED_95 * error), 100.0 * (mean + _ONE_SIDED_95 * error)
+    return 100.0 * (mean - sure * error), 100.0 * (mean + sure * error)
 
 
-def images_needed(headline: Headline, max_drop: float) -> int | None:
+def images_needed(headline: Headline, max_drop: float, sure: float = ONE_SIDED_95) -> int | None:
     """About how many images would show that the drop is within its bound, if it and its spread stay as they are.
 
     With n images of standard error s and N asked for, the square of the error is about s^2 n / N + 2 (100 / N)^2, the
@@ -86,6 +87,7 @@ def images_needed(headline: Headline, max_drop: float) -> int | None:
     Args:
         headline: on labelled images.
         max_drop: in points.
+        sure: standard errors up to the limit.
 
     Returns:
         None where the drop is at the bound or above, or its error is not known.
@@ -93,7 +95,7 @@ def images_needed(headline: Headline, max_drop: float) -> int | None:
     room = max_drop - headline.drop
     if room <= 0.0 or headline.standard_error is None:
         return None
-    scale = (_ONE_SIDED_95 / room) ** 2
+    scale = (sure / room) ** 2
     spread, added = headline.standard_error**2 * headline.examples * scale, _ADDED * 100.0**2 * scale
     return max(math.ceil(spread / 2.0 + math.sqrt(spread**2 / 4.0 + added)), headline.examples + 1)
 

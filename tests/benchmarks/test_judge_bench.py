@@ -36,14 +36,15 @@ def test_a_row_of_each() -> None:
         "drop": 1.25,
         "error": 0.5,
         "same": 95.0,
+        "logprob_shift": 0.00214,
         "verdict": "sees",
         "after": 40,
         "asked": 60,
     }
-    unknown = {**row, "server": "b", "right": None, "verdict": "not shown"}
+    unknown = {**row, "server": "b", "right": None, "logprob_shift": None, "verdict": "not shown"}
     assert table([row, unknown]).splitlines()[2:] == [
-        "| a | 90.0 | 1.2 (0.5) | 95.0 | sees | 40 | 60 |",
-        "| b |  |  | 95.0 | not shown | 40 | 60 |",
+        "| a | 90.0 | 1.2 (0.5) | 95.0 | 0.0021 | sees | 40 | 60 |",
+        "| b |  |  | 95.0 |  | not shown | 40 | 60 |",
     ]
 
 

@@ -63,6 +63,17 @@ def test_a_blind_server(reference: SeeingServer, questions: Path, capsys: pytest
     assert "right answers drop by 66.67" in out.replace("\n", " ").lower()
 
 
+def test_a_blind_server_is_asked_no_longer_than_it_takes(
+    reference: SeeingServer, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with seeing_server(lambda _image, _question: "red") as target:
+        command = ["judge", target.url, "--against", reference.url, "--eval", str(questions), "--looks", "3", "--json"]
+        assert run(command) == 1
+        assert len(target.asked) == 1 + 20
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["spent"]["questions"], found["bounds"]["looks"]) == ("sees less", 20, 3)
+
+
 def test_a_server_that_answers_about_the_image_before(
     reference: SeeingServer, questions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,8 @@ from PIL import Image
 
 Sees = Callable[[Image.Image, str], str]
 
+HANGS_UP = 0
+
 
 @dataclass
 class SeeingServer:
@@ -24,7 +26,8 @@ class SeeingServer:
     Attributes:
         url: up to /v1.
         asked: bodies of the requests for answers, in their order.
-        refuse: called with each body; a status and headers refuse it, None answers it.
+        refuse: called with each body; a status and headers refuse it, the status `HANGS_UP` closes the connection, and
+            None answers it.
         ended: why answers end.
     """
 
@@ -49,6 +52,9 @@ def seeing_server(sees: Sees, models: tuple[str, ...] | None = ("eyes",)) -> Ite
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             found.asked.append(body)
             refused = found.refuse(body)
+            if refused is not None and refused[0] == HANGS_UP:
+                self.close_connection = True
+                return
             if refused is not None:
                 self._send(refused[0], {"error": {"message": "refused by the test"}}, refused[1])
                 return

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from running import ANSWER, SimulatedRuntime, running, talking
-from seeing_server import seeing_server
+from seeing_server import HANGS_UP, seeing_server
 
 from edgeq.errors import EngineError, InputError
 from edgeq.judge.chat_server import ChatServer, Pace
@@ -80,6 +80,22 @@ def test_what_a_server_does_not_take_is_left_out(refuses: Refuses, model: str | 
         first = len(server.asked)
         assert [chat.ask(QUESTION, QUESTION.png(), 9).logprobs for _ in range(2)] == [(), ()]
         assert [{*body} - {"messages", "temperature"} for body in server.asked[first:]] == [kept, kept]
+
+
+def test_a_connection_that_was_closed_is_opened_again() -> None:
+    """As `transformers serve` closes that of its list, which failed."""
+    with seeing_server(sees, models=None) as server:
+        server.refuse = lambda _body: (HANGS_UP, {}) if len(server.asked) == 1 else None
+        assert ChatServer(server.url).model == "eyes"
+        assert len(server.asked) == 2
+
+
+def test_a_server_that_hangs_up_is_told_at_once() -> None:
+    with seeing_server(sees) as server:
+        server.refuse = lambda _body: (HANGS_UP, {})
+        with pytest.raises(EngineError, match="about a picture"):
+            ChatServer(server.url)
+        assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("status", [400, 500])

@@ -81,7 +81,7 @@ def test_where_the_reference_does_not_see_nothing_counts() -> None:
     assert found.verdict == "sees"
     assert found.headline is not None
     assert found.headline.examples == 60
-    assert "counting does not count" in found.reasons[1]
+    assert "counting does not count" in found.reasons[2]
 
 
 def test_without_right_answers_the_same_answers_decide() -> None:
@@ -104,13 +104,28 @@ def test_differences_are_told_with_what_is_right() -> None:
 
 
 def test_how_far_log_probabilities_are_apart() -> None:
-    pairs = [((-0.1, -0.2), (-0.1, -0.4)), ((-0.3,), (-0.2,)), ((-0.3,), (-0.2, -9.0)), ((), (-0.5,))]
-    found = judge(
-        "target",
-        "reference",
-        [Answered(question(0, True, "colour"), said("red", ours), said("red", theirs)) for ours, theirs in pairs],
-        BOUNDS,
-    )
-    shift = found.groups[0].logprob_shift
-    assert shift is not None
-    assert shift.value == pytest.approx((0.0 + 0.2 + 0.1) / 3)
+    pairs = [((-0.1, -0.2), (-0.1, -0.4)), ((-0.3,), (-0.2,)), ((-0.3,), (-0.2, -9.0, -9.0)), ((), (-0.5,))]
+    found = apart(pairs)
+    assert found.logprob_shift is not None
+    assert found.logprob_shift.value == pytest.approx((0.0 + 0.2 + 0.1) / 3)
+    assert found.groups[0].logprob_shift == found.logprob_shift
+    assert found.reasons[1].startswith("100.0 % of 4 answers are the reference's, and the log-probabilities")
+    assert found.reasons[1].endswith(" 0.1 nats apart")
+
+
+def test_the_token_that_ends_an_answer_may_be_told_by_one_alone() -> None:
+    found = apart([((-0.1, -0.2, -5.0), (-0.1, -0.4)), ((-0.3,), (-0.2, -7.0))])
+    assert found.logprob_shift is not None
+    assert found.logprob_shift.value == pytest.approx((0.0 + 0.2 + 0.1) / 3)
+
+
+def test_log_probabilities_that_one_does_not_tell() -> None:
+    found = apart([((-0.1, -0.2), ()), ((), (-0.1,))])
+    assert found.logprob_shift is None
+    assert found.reasons[1] == "100.0 % of 2 answers are the reference's; log-probabilities are not told by both"
+
+
+def apart(pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> Judgement:
+    """Of answers that are the same, whose tokens are as likely as this to reference and target."""
+    answered = [Answered(question(0, True, "colour"), said("red", ours), said("red", theirs)) for ours, theirs in pairs]
+    return judge("target", "reference", answered, BOUNDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from edgeq.errors import InputError
 from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, DEFAULT_SEED, JudgeBounds
 from edgeq.judge.judgement import Judgement
 from edgeq.judge.open import open_asked
-from edgeq.judge.questions import own_questions
+from edgeq.judge.questions import AskedQuestion, in_parts, own_questions
 from edgeq.judge.run import JudgeOptions, judge_target
 from edgeq.judge.sight import sight_questions
 from edgeq.pipeline.stages import Progress
@@ -48,7 +48,7 @@ def judge_model(
         against: that sees, one of the same. The canaries of a bundle are asked as well.
         evaluation: a JSONL file of questions beside its images, as for `prepare`.
         sight: questions of each skill of the sight test; None asks none.
-        seed: of the sight test.
+        seed: of the sight test, and of the order of questions where the verdict is looked at several times.
         model: the name of it at its server; None takes the first that is listed there.
         against_model: likewise, of `against`.
         token: that the server of `target` wants.
@@ -98,5 +98,7 @@ def judge_model(
         target_answers=Path(answers) if answers else None,
         reference_answers=Path(against_answers) if against_answers else None,
     )
-    questions = (*reference.canaries, *own, *drawn)
+    questions: Sequence[AskedQuestion] = (*reference.canaries, *own, *drawn)
+    if bounds.looks > 1:
+        questions = in_parts(questions, seed)
     return judge_target(judged.target, reference.target, questions, options, progress or (lambda *_: None))

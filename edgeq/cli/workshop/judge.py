@@ -13,7 +13,7 @@ from edgeq.cli import console
 from edgeq.cli.exit_statuses import DONE, GATE
 from edgeq.cli.flags import PATH, json_option, threads_option
 from edgeq.cli.progress import progress_bars
-from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, DEFAULT_SEED, JudgeBounds
+from edgeq.judge.bounds import DEFAULT_JUDGE_BOUNDS, DEFAULT_SEED, MOST_LOOKS, JudgeBounds
 from edgeq.strict_json import read_json
 
 if TYPE_CHECKING:
@@ -76,6 +76,13 @@ def _json_object(_context: click.Context, _parameter: click.Parameter, text: str
     help="Percent of the reference's answers that are demanded where nobody knows what is right.",
 )
 @click.option(
+    "--looks",
+    type=click.IntRange(1, MOST_LOOKS),
+    default=DEFAULT_JUDGE_BOUNDS.looks,
+    show_default=True,
+    help="Look at the verdict so often, and end as soon as it is shown; each look is stricter.",
+)
+@click.option(
     "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer, in tokens."
 )
 @click.option(
@@ -101,6 +108,7 @@ def command(
     against_extra_body: dict[str, Any] | None,
     max_drop: float,
     min_agreement: float,
+    looks: int,
     max_new_tokens: int,
     clients: int,
     per_minute: float | None,
@@ -121,11 +129,18 @@ def command(
 
     Exit status 1: it is shown that it sees less, or not shown that it sees as well.
     """
-    bounds = JudgeBounds(max_drop=max_drop, min_agreement=min_agreement)
+    bounds = JudgeBounds(max_drop=max_drop, min_agreement=min_agreement, looks=looks)
     from edgeq.judge.engine_file import is_engine_file
 
     if is_engine_file(target):
-        _refuse_unused(sight=sight, model=model, extra_body=extra_body, per_minute=per_minute, answers=answers)
+        _refuse_unused(
+            sight=sight,
+            looks=None if looks == 1 else looks,
+            model=model,
+            extra_body=extra_body,
+            per_minute=per_minute,
+            answers=answers,
+        )
         _judge_file(context, Path(target), Path(against), evaluation, bounds, threads, output, as_json)
         return
     from edgeq.api.workshop.judge import judge_model
