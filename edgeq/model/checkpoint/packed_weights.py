@@ -223,4 +223,3 @@ def _other(what: str) -> ModelError:
         f"config.json says that the weights are stored as {what}, which edgeq does not read",
         expected=f"{METHOD} {_FORMAT}: symmetric integers of 4 or 8 bits, in groups of {groups} or by output channel",
     )
-
