@@ -5,18 +5,20 @@ What each of them takes was read in the releases that `docs/decisions/0051` name
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import InputError
+from edgeq.families.modules import VlmDescription
 from edgeq.files import read_json_object
 from edgeq.handover.base import HandOver, Subject
 from edgeq.handover.edge_llm import EDGE_LLM_FAMILIES, KERNEL_GROUP, KERNEL_MULTIPLE, recipe
 from edgeq.handover.forms import FORMS
-from edgeq.handover.whole import WholeModel, read_whole, require_packed
+from edgeq.handover.whole import Copied, WholeModel, read_whole, require_packed
 from edgeq.handover.write_whole import Progress, write_tensors, written_config
 from edgeq.runtime.vlm.prompt import PROCESSOR_FILES
 
@@ -37,6 +39,8 @@ class Runtime:
         refuse: raises InputError for a family that it does not know.
         check: raises InputError for weights that it cannot compute with.
         files: name -> text, from the name of the directory, the form's name and the bundle's settings.
+        rename: stored name of a tensor outside the language model -> the name that the runtime looks for, given the
+            model.
         notes: what it does otherwise than the bundle says.
     """
 
@@ -45,6 +49,7 @@ class Runtime:
     refuse: Callable[[str], None]
     check: Callable[[WholeModel], None] = lambda _whole: None
     files: Callable[[str, VlmSettings], Mapping[str, str]] = lambda _form, _settings: {}
+    rename: Callable[[VlmDescription, str], str] = lambda _model, name: name
     notes: tuple[str, ...] = ()
 
 
@@ -75,7 +80,7 @@ def _hand_over(runtime: Runtime, subject: Subject) -> HandOver:
             f"{runtime.title} takes a whole checkpoint, and the bundle has no vision tower but as a graph",
             next_step="give the directory of the model that the bundle was made of: --model DIR",
         )
-    whole = read_whole(subject.bundle, subject.model, quantization)
+    whole = _renamed(read_whole(subject.bundle, subject.model, quantization), runtime)
     runtime.check(whole)
     form = FORMS[name](whole.layout)
     texts = {
@@ -97,6 +102,18 @@ def _hand_over(runtime: Runtime, subject: Subject) -> HandOver:
     return HandOver(texts, {file: file for file in ours}, runtime.notes, beside, write)
 
 
+def _renamed(whole: WholeModel, runtime: Runtime) -> WholeModel:
+    return replace(
+        whole,
+        items=tuple(
+            replace(item, name=runtime.rename(whole.described, item.name))
+            if isinstance(item, Copied) and not item.in_language
+            else item
+            for item in whole.items
+        ),
+    )
+
+
 def _unknown(title: str, family: str, because: str) -> InputError:
     return InputError(
         f"{title} does not load models of the family {family}: {because}",
@@ -113,9 +130,20 @@ _VLLM: Final = frozenset(
 )
 
 
+_TOWERS_WITH_INNER: Final = frozenset({"clip_vision_model", "siglip_vision_model"})
+_TOWER: Final = re.compile(r"^(model\.)?vision_tower\.(?!vision_model\.)")
+
+
 def _refuse_vllm(family: str) -> None:
     if family not in _VLLM:
         raise _unknown("vLLM", family, _VLLM_DROPPED.get(family, "it is not in the list of vLLM 0.33"))
+
+
+def _tower_of_vllm(model: VlmDescription, name: str) -> str:
+    """vLLM has a module `vision_model` in CLIP's and SigLIP's towers, as checkpoints did before transformers 5.2."""
+    if model.vision.get("model_type") not in _TOWERS_WITH_INNER:
+        return name
+    return _TOWER.sub(r"\g<0>vision_model.", name)
 
 
 def _refuse_edge_llm(family: str) -> None:
@@ -165,6 +193,6 @@ CHECKPOINTS: Final[dict[str, Runtime]] = {
             "transformers needs the package compressed-tensors, and makes the integers floats again as it loads them",
         ),
     ),
-    "vllm": Runtime("vLLM", ("compressed-tensors", "awq"), _refuse_vllm, notes=(_EYES,)),
+    "vllm": Runtime("vLLM", ("compressed-tensors", "awq"), _refuse_vllm, rename=_tower_of_vllm, notes=(_EYES,)),
 }
 """Targets of this kind by name."""

@@ -2,11 +2,13 @@
 
 The bundle's language half has this form already; here its layers get the names that they have in the whole model. vLLM
 0.33 renames a target or an ignored layer that is a plain name, and leaves a regular expression as it is
-(`CompressedTensorsConfig.apply_vllm_mapper`), so names are plain here.
+(`CompressedTensorsConfig.apply_vllm_mapper`). So layers of the language model are plain names, and the vision tower,
+which vLLM builds with names of its own, is a regular expression.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgeq.handover.form import QuantizedLayer, WeightLayout
@@ -46,7 +48,8 @@ class CompressedTensors:
         """With one group all linear layers are meant but those that are ignored; else each group names its own."""
         layers = self._layout.layers.values()
         schemes = {layer.module: layer.scheme for layer in layers}
-        found = quantization_config(schemes, self._layout.ignored)
+        spared = [rf"re:(.*\.)?{re.escape(name)}(\..*)?$" for name in self._layout.spared]
+        found = quantization_config(schemes, [*spared, *self._layout.ignored])
         if len(groups := found["config_groups"]) > 1:
             for group in groups.values():
                 weights = group["weights"]

@@ -43,11 +43,15 @@ class WeightLayout:
 
     Attributes:
         layers: stored name -> layer, for all that are quantized.
-        ignored: stored names, and names as transformers builds them, of the modules whose weight is floating point.
+        spared: last names of the modules of which nothing is quantized: `vision_tower`, `multi_modal_projector`. A
+            runtime has its own names for what is in them.
+        ignored: of all other modules whose weight is floating point the names, as they are stored and as transformers
+            builds them.
         dtype: of scales and of all other tensors in a safetensors header, F16 or BF16.
     """
 
     layers: Mapping[str, QuantizedLayer]
+    spared: Sequence[str]
     ignored: Sequence[str]
     dtype: str
 

@@ -1,10 +1,10 @@
 """NVIDIA ModelOpt's W4A16_AWQ, which its own tools and TensorRT Edge-LLM read.
 
 A weight is `weight` uint8 [out / 2, in], two neighbours along the output in a byte, the even one in the low bits, in
-two's complement, and `weight_scale` [out, in / group]. `pre_quant_scale` [in], by which the input is multiplied, is left
-out: it is folded into the layer before already, and Edge-LLM 0.11 takes ones where there is none (models/linear.py). What
-is quantized stands in hf_quant_config.json; Edge-LLM tells unquantized layers by the tensors' names only where that file
-is there (config.py, `_parse_quant`). Source: ModelOpt 0.47, torch/export/quant_utils.py, `pack_int4_in_uint8`.
+two's complement, and `weight_scale` [out, in / group]. `pre_quant_scale` [in], by which the input is multiplied, is
+left out: it is folded into the layer before already, and Edge-LLM 0.11 takes ones where there is none
+(models/linear.py). What is quantized stands in hf_quant_config.json; Edge-LLM tells unquantized layers by the tensors'
+names only where that file is there (config.py, `_parse_quant`). Source: ModelOpt 0.47, torch/export/quant_utils.py, `pack_int4_in_uint8`.
 """
 
 from __future__ import annotations
@@ -67,15 +67,19 @@ class ModelOpt:
                 }
             },
             "group_size": self._group,
-            "ignore": list(self._layout.ignored),
+            "ignore": self._ignored(),
             "quant_algo": _ALGORITHM,
             "quant_method": "modelopt",
         }
 
+    def _ignored(self) -> list[str]:
+        """Names, with wildcards as ModelOpt has them."""
+        return [*(f"*{name}*" for name in self._layout.spared), *self._layout.ignored]
+
     def files(self) -> dict[str, str]:
         """hf_quant_config.json."""
         says = {
-            "exclude_modules": list(self._layout.ignored),
+            "exclude_modules": self._ignored(),
             "group_size": self._group,
             "has_zero_point": False,
             "kv_cache_quant_algo": None,

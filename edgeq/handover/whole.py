@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.bundle.vlm_settings import LANGUAGE, VLM_SETTINGS
+from edgeq.bundle.vlm_settings import LANGUAGE
 from edgeq.errors import ArtifactError, InputError, ModelError
 from edgeq.families.modules import VlmDescription, load_config, read_vlm
+from edgeq.families.structure import Parts
 from edgeq.files import read_json_object
 from edgeq.handover.form import QuantizedLayer, WeightLayout
 from edgeq.model.checkpoint.packed_weights import METHOD, WeightScheme, packed_slots, read_schemes
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
-from edgeq.model.checkpoint.stored import FLOATS, StoredTensor, read_stored
+from edgeq.model.checkpoint.stored import FLOATS, read_stored
 from edgeq.quantize.nf4.language import Language, Source, open_language
 from edgeq.quantize.nf4.read import FloatType
 
@@ -32,6 +33,8 @@ __all__ = ["Copied", "Packed", "WholeModel", "read_whole", "require_packed"]
 _TYPES: Final[dict[str, FloatType]] = {"F16": "float16", "BF16": "bfloat16"}
 _COMPARED_ROWS: Final = 64
 _COPIED_INTEGERS: Final = frozenset({"I64", "I32", "U8"})
+_SPARED_COMPONENTS: Final = frozenset({"vision", "connector"})
+_MATRIX: Final = 2
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,12 @@ class Copied:
     Attributes:
         name: under which it is stored.
         source: where it comes from.
+        in_language: whether it is of the language model or its head.
     """
 
     name: str
     source: Source
+    in_language: bool
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,8 @@ def require_packed(bundle: Path, listed: Mapping[str, str]) -> Mapping[str, Any]
         InputError: it is another bundle, or its language half is NF4.
         ModelError: config.json cannot be read.
     """
-    if VLM_SETTINGS not in listed or f"{LANGUAGE}/config.json" not in listed:
-        raise InputError(
-            f"{bundle} is no vision-language model's bundle", expected=f"one with {VLM_SETTINGS} and {LANGUAGE}/"
-        )
+    if f"{LANGUAGE}/config.json" not in listed:
+        raise InputError(f"{bundle} is no vision-language model's bundle", expected=f"one with {LANGUAGE}/config.json")
     found = read_json_object(bundle / LANGUAGE / "config.json").get("quantization_config")
     method = found.get("quant_method") if isinstance(found, dict) else None
     if not isinstance(found, dict) or method != METHOD:
@@ -132,7 +135,9 @@ def read_whole(bundle: Path, model: Path, quantization: Mapping[str, Any]) -> Wh
     items = tuple(_items(model, language, half, schemes, modules))
     layers = {item.layer.name: item.layer for item in items if isinstance(item, Packed)}
     kind = _kind(half)
-    layout = WeightLayout(layers, _ignored(described, items, layers), "BF16" if kind == "bfloat16" else "F16")
+    layout = WeightLayout(
+        layers, _spared(described.parts), _ignored(described, items, layers), "BF16" if kind == "bfloat16" else "F16"
+    )
     return WholeModel(model, described, kind, layout, items)
 
 
@@ -228,13 +233,13 @@ def _items(
         layer = "" if name is None else name.removesuffix(".weight")
         if name is None:
             _check_type(source)
-            yield Copied(source.name, source)
+            yield Copied(source.name, source, in_language=False)
         elif name.endswith(".weight") and layer in schemes:
             rows, columns = source.stored.shape
             found = QuantizedLayer(source.name.removesuffix(".weight"), modules[layer], (rows, columns), schemes[layer])
             yield Packed(found, half[f"{layer}.weight_packed"], half[f"{layer}.weight_scale"])
         else:
-            yield Copied(source.name, half[name])
+            yield Copied(source.name, half[name], in_language=True)
 
 
 def _check_type(source: Source) -> None:
@@ -250,30 +255,34 @@ def _kind(half: Mapping[str, Source]) -> FloatType:
     return _TYPES[counts.most_common(1)[0][0]]
 
 
+def _spared(parts: Parts) -> tuple[str, ...]:
+    """Last names of encoder and connector; a connector that is within the encoder needs none of its own."""
+    roots = [parts.vision, *parts.connector]
+    apart = [root for root in roots if not any(root.startswith(f"{other}.") for other in roots)]
+    return tuple(dict.fromkeys(root.rpartition(".")[2] for root in apart))
+
+
 def _ignored(
     described: VlmDescription, items: tuple[Copied | Packed, ...], layers: Mapping[str, QuantizedLayer]
 ) -> tuple[str, ...]:
-    """What is not quantized: linear layers as transformers builds them, and matrices as they are stored.
+    """What of the language model and its head is not quantized.
 
-    transformers asks for the former; vLLM renames the latter to its own.
+    transformers asks for the names of linear layers as it builds them; vLLM renames stored ones to its own.
     """
     packed = {layer.module for layer in layers.values()}
     built = [
         layer.name
         for component in described.components
         for layer in component.layers
-        if layer.op == "Linear" and layer.name not in packed
+        if layer.op == "Linear" and layer.name not in packed and component.name not in _SPARED_COMPONENTS
     ]
-    matrices = [
+    stored = [
         item.name.removesuffix(".weight")
         for item in items
-        if isinstance(item, Copied) and item.name.endswith(".weight") and _is_matrix(item.source.stored)
+        if isinstance(item, Copied) and item.in_language and item.name.endswith(".weight")
+        if len(item.source.stored.shape) == _MATRIX
     ]
-    return tuple(dict.fromkeys((*built, *matrices)))
-
-
-def _is_matrix(stored: StoredTensor) -> bool:
-    return len(stored.shape) == 2
+    return tuple(dict.fromkeys((*built, *stored)))
 
 
 def _other_model(bundle: Path, model: Path, what: str) -> InputError:

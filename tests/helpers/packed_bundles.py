@@ -1,4 +1,4 @@
-"""Vision-language bundles whose language half is integers, rounded to nearest, without preparing a model for minutes."""
+"""Vision-language bundles whose language half is integers, rounded to nearest; no model is prepared for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0" / "vlm
 
 
 def round_to_nearest(weight: torch.Tensor, scheme: WeightScheme) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packed integers and scales of a weight [out, in]; the largest magnitude of a group becomes the largest integer."""
+    """Packed integers and scales of a weight [out, in]; a group's largest magnitude becomes the largest integer."""
     rows, columns = weight.shape
     grouped = weight.float().reshape(rows, scheme.scales(columns), -1)
     scale = (grouped.abs().amax(-1) / scheme.highest).clamp_min(1e-4).to(weight.dtype)
