@@ -28,7 +28,7 @@ def main() -> None:
 
     options = edgeq.VlmOptions(device=given.device, context=given.context, question=given.question)
     made = edgeq.prepare(given.model, given.photographs, given.bundle, options=options)
-    share = 100 * made.four_bit_parameters / made.parameters
+    share = 100 * made.quantized_parameters / made.parameters
     size = made.vision_bytes + made.language_bytes
     print(f"{share:.1f} % of {made.parameters:,} parameters are in 4 bits; {size / 1e6:,.1f} MB")
 

@@ -142,7 +142,7 @@ def _refuse_at_once(bundle: Path, listed: Manifest, request: BenchRequest) -> No
                 expected="no image, no question and no service: its own canaries are measured",
             )
         return
-    require_packages()
+    require_packages(bundle / LANGUAGE)
     if request.service is not None:
         return
     weights = sum(file.size for file in listed.files if file.name.startswith(f"{LANGUAGE}/") and _WEIGHTS in file.name)

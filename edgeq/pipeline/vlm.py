@@ -20,7 +20,14 @@ from edgeq.files import new_directory
 from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.finish import finish_bundle
 from edgeq.pipeline.stages import Progress, counter
-from edgeq.pipeline.vlm_fit import check_fit, check_halves, plan_vlm
+from edgeq.pipeline.vlm_fit import check_halves, fitting, plan_languages
+from edgeq.pipeline.vlm_language import (
+    ChosenLanguage,
+    check_choice,
+    choose_language,
+    no_reference,
+    write_language,
+)
 from edgeq.pipeline.vlm_options import VlmOptions
 from edgeq.pipeline.vlm_processor import (
     bounded_source,
@@ -45,10 +52,10 @@ from edgeq.quality.tasks.registry import ANSWERS
 from edgeq.quantize.engine_inputs import axis_ranges, most_pictures, write_vision_inputs
 from edgeq.quantize.fp16.vision import quantize_vision
 from edgeq.quantize.nf4.skip_list import FourBitShare
-from edgeq.quantize.nf4.write import write_nf4
 from edgeq.runtime.canary.canaries import Canaries
 from edgeq.runtime.scheduler.budget import MEMORY
 from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
+from edgeq.runtime.vlm.prompt import Prompter
 
 __all__ = ["DIVERGENCES", "MEMORY", "PLAN", "QUALITY", "PreparedVlm", "VlmOptions", "prepare_vlm"]
 
@@ -61,7 +68,9 @@ class PreparedVlm(BaseModel):
     Attributes:
         bundle: the directory made.
         parameters: of the whole model.
-        four_bit_parameters: those stored in NF4.
+        language: what the language model's linear layers are stored in: `nf4`, `int4-awq` or `int8`.
+        chosen: how that was chosen; None where it was asked for.
+        quantized_parameters: those stored so.
         fp16_bytes: the whole model with 2 bytes a parameter.
         vision_bytes, language_bytes: files of the FP16 graph and of the language model.
         vision: the graphs, and what was proved of them.
@@ -80,7 +89,9 @@ class PreparedVlm(BaseModel):
     bundle: Path
     model_type: str
     parameters: int
-    four_bit_parameters: int
+    language: str
+    chosen: ChosenLanguage | None
+    quantized_parameters: int
     fp16_bytes: int
     vision_bytes: int
     language_bytes: int
@@ -124,14 +135,17 @@ def prepare_vlm(
         report("open", 0, 0)
         given = read_vlm(model)
         described = cap(given, options.caps)
-        plan = plan_vlm(described, options)
+        check_choice(options, questions)
+        plans = plan_languages(described, options)
+        plan = next(iter(plans.values()))
         findings = check(Facts(plan=plan, config=described.config), plan.allowed)
         check_halves(plan)
         exportable(described.model_type, described.vision)
         runnable(described.model_type)
         pictures = ImageSet.open(images)
         count = count_photographs(config_directory(model), described, pictures)
-        memory = check_fit(described, plan, options, count)
+        memories = fitting(described, plans, options, count)
+        memory = next(iter(memories.values()))
         source = bounded_source(model_directory(model), given, described, Path(scratch))
         token = image_token(source, described)
         asked = ANSWERS.open(questions) if questions else None
@@ -142,19 +156,32 @@ def prepare_vlm(
         vision = quantize_vision(source, work, photographs, threads=options.threads, report=report)
         lengths = axis_ranges(vision.lengths, count.lengths)
         write_vision_inputs(work, pictures=most_pictures(described), ranges=lengths)
-        share = write_nf4(source, plan, work / LANGUAGE, double_quant=options.double_quant, progress=report)
-        plan.save(work / PLAN)
-        if memory:
-            memory.save(work / MEMORY)
         copy_processor(source, work)
         settings = vlm_settings(source, described, memory, token, vision=VISION_FP16, tokens=vision.image_tokens)
         settings.save(work / VLM_SETTINGS)
-        report("reference", 0, 0)
+        prompter, chosen, quality = Prompter.open(work, settings), None, None
+        if options.language == "auto":
+            report("reference", 0, 0)
+            reference = load_reference(source, described, prompter)
+            if reference is None or asked is None:
+                raise no_reference(described.name)
+            kept = {language: plans[language] for language in memories}
+            chosen, share, quality = choose_language(source, kept, work, options, photographs, asked, reference, report)
+            language = chosen.language
+        else:
+            (language,) = plans
+            share = write_language(source, plan, work, language, options, photographs, asked, report)
+            report("reference", 0, 0)
+            reference = load_reference(source, described, prompter, wanted=options.reference_answers)
+        plan, memory = plans[language], memories[language]
+        plan.save(work / PLAN)
+        if memory:
+            memory.save(work / MEMORY)
         vlm = load_vlm(work, threads=options.threads)
-        reference = load_reference(source, described, vlm.prompter, wanted=options.reference_answers)
         report("canaries", 0, 0)
         canaries = make_canaries(work, photographs, vlm, reference, asked, options)
-        quality = _judge(work, vlm, reference, asked, options, report)
+        quality = quality or _judged(vlm, reference, asked, options, report)
+        _save_quality(work, quality, asked)
         del vlm, reference
         _drop_fp32(work, options)
         allowed = {finding.code: finding.because for finding in findings}
@@ -163,6 +190,8 @@ def prepare_vlm(
     return _summary(
         output,
         described,
+        language,
+        chosen,
         share,
         vision,
         memory,
@@ -177,8 +206,7 @@ def prepare_vlm(
     )
 
 
-def _judge(
-    work: Path,
+def _judged(
     vlm: VisionLanguageModel,
     reference: Answerer | None,
     questions: Questions | None,
@@ -189,12 +217,17 @@ def _judge(
     if questions is None or reference is None:
         return None
     advance = counter(report, "judge", len(questions))
-    quality = ANSWERS.compare(reference, vlm, questions, max_new_tokens=options.max_new_tokens, advance=advance)
+    return ANSWERS.compare(reference, vlm, questions, max_new_tokens=options.max_new_tokens, advance=advance)
+
+
+def _save_quality(work: Path, quality: VlmQuality | None, questions: Questions | None) -> None:
+    """What was judged, and where the two part, into the bundle."""
+    if quality is None or questions is None:
+        return
     quality.save(work / QUALITY)
     if quality.divergences:
         save_divergences(quality.divergences, questions.read, work / DIVERGENCES)
         save_changed(quality, questions.read, work)
-    return quality
 
 
 def _needs(memory: MemoryPlan | None) -> DeviceNeeds:
@@ -212,6 +245,8 @@ def _drop_fp32(work: Path, options: VlmOptions) -> None:
 def _summary(
     output: Path,
     described: VlmDescription,
+    language: str,
+    chosen: ChosenLanguage | None,
     share: FourBitShare,
     vision: VisionReport,
     memory: MemoryPlan | None,
@@ -228,7 +263,9 @@ def _summary(
         bundle=output,
         model_type=described.model_type,
         parameters=described.parameters,
-        four_bit_parameters=share.parameters,
+        language=language,
+        chosen=chosen,
+        quantized_parameters=share.parameters,
         fp16_bytes=2 * described.parameters,
         vision_bytes=_bytes(manifest, VISION_FP16),
         language_bytes=_bytes(manifest, f"{LANGUAGE}/"),
@@ -240,7 +277,7 @@ def _summary(
         photographs=photographs,
         skipped=skipped,
         guards=findings,
-        warnings=(*(finding.warning for finding in findings), *_doubts(canaries, questions)),
+        warnings=(*(finding.warning for finding in findings), *_doubts(canaries, questions, chosen)),
         manifest=manifest,
     )
 
@@ -249,7 +286,12 @@ def _bytes(manifest: Manifest, start: str) -> int:
     return sum(file.size for file in manifest.files if file.name.startswith(start))
 
 
-def _doubts(canaries: Canaries, questions: Questions | None) -> Iterator[str]:
+def _doubts(canaries: Canaries, questions: Questions | None, chosen: ChosenLanguage | None) -> Iterator[str]:
+    if chosen is not None and not chosen.shown:
+        yield (
+            f"no language half was shown to lose less than {chosen.max_drop:g} points on the questions given; "
+            f"{chosen.language} is nearest to the whole model: more questions decide it"
+        )
     if questions is None:
         yield "no questions were given (--eval): what the bundle answers was not judged"
     if canaries.answered_by == "bundle":

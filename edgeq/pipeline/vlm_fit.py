@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from edgeq.device import PROFILES, device_profile
-from edgeq.errors import GateError, PlanError
+from edgeq.errors import GateError, InputError, PlanError
 from edgeq.families.modules import VlmDescription
 from edgeq.families.two_tower import is_image_classifier, is_two_tower
-from edgeq.pipeline.vlm_options import VlmOptions
+from edgeq.pipeline.vlm_options import LANGUAGES, VlmOptions
 from edgeq.plan.changes import Change
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.photographs import PhotographCount
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.plan.rules import MODULE_RULES, plan_modules
 
-__all__ = ["check_fit", "check_halves", "is_vision_language", "longest_context", "plan_vlm"]
+__all__ = ["check_fit", "check_halves", "fitting", "is_vision_language", "longest_context", "plan_languages"]
 
 _SHOWN: Final = 5
 
@@ -34,17 +34,24 @@ def is_vision_language(config: Mapping[str, Any]) -> bool:
     return any(isinstance(config.get(key), Mapping) for key in ("vision_config", "text_config"))
 
 
-def plan_vlm(model: VlmDescription, options: VlmOptions) -> PrecisionPlan:
+def plan_vlm(model: VlmDescription, options: VlmOptions, language: str) -> PrecisionPlan:
     """The precision of every module, under the options' rules or those of their saved plan.
+
+    Args:
+        model: described, not loaded.
+        options: for rules, allowances and a saved plan.
+        language: what the language model's linear layers are stored in, one of `LANGUAGES`; a saved plan says it.
 
     Raises:
         PlanError: a rule does not fit the model, or the saved plan's decisions do not follow from its rules.
     """
     saved = options.plan
     if saved is None:
-        return plan_modules(model.components, rules=options.rules).model_copy(update={"allowed": dict(options.allow)})
-    own = tuple(rule for rule in saved.rules if rule not in MODULE_RULES)
-    made = plan_modules(model.components, rules=own)
+        made = plan_modules(model.components, rules=options.rules, language=LANGUAGES[language])
+        return made.model_copy(update={"allowed": dict(options.allow)})
+    built_in = MODULE_RULES[LANGUAGES[saved_language(saved) or language]]
+    own = tuple(rule for rule in saved.rules if rule not in built_in)
+    made = plan_modules(model.components, rules=own, language=LANGUAGES[saved_language(saved) or language])
     if changes := saved.diff(made):
         raise PlanError(
             f"the plan's rules decide otherwise for this model than the plan says, in {len(changes)} places",
@@ -53,6 +60,35 @@ def plan_vlm(model: VlmDescription, options: VlmOptions) -> PrecisionPlan:
             next_step="edgeq plan MODEL --rules RULES.yaml -o PLAN.yaml",
         )
     return made.model_copy(update={"allowed": {**saved.allowed, **options.allow}})
+
+
+def plan_languages(model: VlmDescription, options: VlmOptions) -> dict[str, PrecisionPlan]:
+    """The plan for the options' language, or with `auto` for each.
+
+    Raises:
+        PlanError: as `plan_vlm`.
+        InputError: a saved plan says what the language is, and another one is asked for.
+    """
+    saved = saved_language(options.plan) if options.plan else None
+    if saved and options.language not in ("nf4", saved):
+        raise InputError(
+            f"language {options.language}: the plan stores the language model in {saved}",
+            next_step="leave out one of the two",
+        )
+    names = tuple(LANGUAGES) if options.language == "auto" else (saved or options.language,)
+    return {name: plan_vlm(model, options, name) for name in names}
+
+
+def saved_language(plan: PrecisionPlan) -> str | None:
+    """What a plan stores the language model's linear layers in; None where its rules do not say."""
+    return next(
+        (
+            name
+            for name, precision in LANGUAGES.items()
+            if any(rule in MODULE_RULES[precision] and rule.precision is precision for rule in plan.rules)
+        ),
+        None,
+    )
 
 
 def check_halves(plan: PrecisionPlan) -> None:
@@ -99,6 +135,30 @@ def check_fit(
             or "a smaller model or a larger device: no single change is enough",
         )
     return memory if options.device else None
+
+
+def fitting(
+    model: VlmDescription, plans: Mapping[str, PrecisionPlan], options: VlmOptions, photographs: PhotographCount
+) -> dict[str, MemoryPlan | None]:
+    """The memory plan by language, for each that fits.
+
+    Args:
+        model, options, photographs: as for `check_fit`.
+        plans: by language.
+
+    Raises:
+        GateError: none fits.
+        InputError: the device is not known.
+    """
+    found: dict[str, MemoryPlan | None] = {}
+    for name, plan in plans.items():
+        try:
+            found[name] = check_fit(model, plan, options, photographs)
+        except GateError as error:
+            misfit = error
+    if not found:
+        raise misfit
+    return found
 
 
 def longest_context(model: VlmDescription) -> int:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from edgeq.errors import InputError
-from edgeq.plan.precision import PrecisionPlan, Rule
+from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.quality.tasks.answers import MAX_NEW_TOKENS
 
-__all__ = ["VlmOptions", "image_caps"]
+__all__ = ["LANGUAGES", "LanguageChoice", "VlmOptions", "image_caps"]
+
+LanguageChoice = Literal["nf4", "int4-awq", "int8", "auto"]
+
+LANGUAGES: Final = {"nf4": Precision.NF4, "int4-awq": Precision.INT4, "int8": Precision.INT8}
+"""What the language model's linear layers can be stored in; `auto` tries them all."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,8 @@ class VlmOptions:
         rules: about the model's modules, asked before the built-in ones.
         plan: a saved plan, whose rules and allowances stand in for `rules` and the built-in ones.
         allow: guards that may be passed: code -> because.
+        language: what the language model's linear layers are stored in; a saved plan goes before it.
+        max_drop: right answers in points that `auto` may lose.
         double_quant: NF4 with double quantization.
         device: plan its memory, and stop where the model does not fit; None plans none.
         context: tokens of image, question and answer that memory is planned for.
@@ -37,6 +45,8 @@ class VlmOptions:
     rules: tuple[Rule, ...] = ()
     plan: PrecisionPlan | None = None
     allow: Mapping[str, str] = field(default_factory=dict)
+    language: LanguageChoice = "nf4"
+    max_drop: float = 5.0
     double_quant: bool = True
     device: str | None = None
     context: int = 2048

@@ -22,6 +22,7 @@ from edgeq.yaml_text import read_yaml
 
 __all__ = [
     "CHANNEL_EQUALIZATIONS",
+    "PACKED_BITS",
     "QUANTIZED",
     "ChannelEqualization",
     "Condition",
@@ -82,6 +83,9 @@ class Precision(str, Enum):
 
 
 QUANTIZED: Final = frozenset({Precision.INT8, Precision.INT4, Precision.NF4})
+
+PACKED_BITS: Final = {Precision.INT4: 4, Precision.INT8: 8}
+"""Bits of the integers that a language model's weights alone are stored in; its activations stay 16-bit."""
 
 
 class Rule(BaseModel):

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.errors import PlanError
+from edgeq.families.structure import Module
+from edgeq.model.checkpoint.packed_weights import packed_scheme
 from edgeq.model.graph.components import Component, Layer, read_components, read_layers
 from edgeq.plan.conditions import (
     CARRIERS,
@@ -28,6 +30,7 @@ from edgeq.plan.conditions import (
 )
 from edgeq.plan.match import Asked, check_names, check_rules, decide
 from edgeq.plan.precision import (
+    PACKED_BITS,
     QUANTIZED,
     Condition,
     Decision,
@@ -156,20 +159,34 @@ _SCOPES: Final[dict[Scope, tuple[str, ...]]] = {
 }
 """The rules that are for transformers alone, by scope; `ffn` has them all."""
 
-MODULE_RULES: Final = (
+_BEFORE_LANGUAGE: Final = (
     _rule("fp16-vision", _FP16, "4 bits save little here and can lose what the image shows", component="vision"),
     _rule("fp16-connector", _FP16, "small, and every image token goes through it", component="connector"),
     _rule("fp16-cross-attention", _FP16, "where the language model looks at the image", component="cross-attention"),
     _rule("fp16-head", _FP16, "its error goes straight into the next word", component="head"),
     _rule("fp16-embedding", _FP16, "a table that is read, not multiplied", kind="embedding"),
     _rule("fp16-normalization", _FP16, "few numbers, and every activation goes through them", kind="normalization"),
-    *(
-        _rule(f"nf4-{kind.strip('*')}", _NF4, "most of the bytes; double quantization", component="language", kind=kind)
-        for kind in ("linear", "attention*", "feed-forward")
-    ),
-    _rule("fp16-otherwise", _FP16, "no linear layer of the language model"),
 )
-"""For a vision-language model's modules."""
+"""For a vision-language model's modules, before those of `--language`."""
+
+_LANGUAGE_REASONS: Final = {
+    Precision.NF4: "most of the bytes; double quantization",
+    Precision.INT4: "most of the bytes; groups along the input have a scale each",
+    Precision.INT8: "most of the bytes; each output channel has a scale",
+}
+
+MODULE_RULES: Final[dict[Precision, tuple[Rule, ...]]] = {
+    precision: (
+        *_BEFORE_LANGUAGE,
+        *(
+            _rule(f"{precision.value}-{kind.strip('*')}", precision, reason, component="language", kind=kind)
+            for kind in ("linear", "attention*", "feed-forward")
+        ),
+        _rule("fp16-otherwise", _FP16, "no linear layer of the language model"),
+    )
+    for precision, reason in _LANGUAGE_REASONS.items()
+}
+"""For a vision-language model's modules, by the precision of its language model's linear layers."""
 
 VISION_RULES: Final = (
     _rule(
@@ -464,26 +481,32 @@ def replan(model: onnx.ModelProto, saved: PrecisionPlan) -> PrecisionPlan:
     return made
 
 
-def plan_modules(components: Sequence[Component], *, rules: Sequence[Rule] = ()) -> PrecisionPlan:
+def plan_modules(
+    components: Sequence[Component], *, rules: Sequence[Rule] = (), language: Precision = Precision.NF4
+) -> PrecisionPlan:
     """Decide the precision of every module of a vision-language model.
 
     Args:
         components: as `edgeq.families.modules.read_modules` gives them.
         rules: asked before the built-in ones. A condition never holds here: conditions are about graphs.
+        language: of the language model's linear layers: NF4, INT4 or INT8, the weights alone.
 
     Raises:
-        PlanError: as for `plan_classifier`.
+        PlanError: as for `plan_classifier`; or a layer's input is too odd for integers in groups.
     """
-    asked, in_force = Asked(), (*rules, *MODULE_RULES)
+    asked, in_force = Asked(), (*rules, *MODULE_RULES[language])
     check_names(in_force)
     subjects = tuple((component.name, layer) for component in components for layer in component.layers)
     decisions = tuple(
         decide(name, layer, in_force, lambda _condition, _layer: False, asked) for name, layer in subjects
     )
     check_rules(rules, subjects, asked)
-    for decision in decisions:
+    for decision, (_, layer) in zip(decisions, subjects, strict=True):
         if decision.precision in QUANTIZED and decision.op != "Linear":
             raise _impossible(decision, "only linear layers can be quantized here")
+        bits = PACKED_BITS.get(decision.precision)
+        if bits and isinstance(layer, Module) and layer.shape and packed_scheme(bits, layer.shape[-1]) is None:
+            raise _impossible(decision, f"its input of {layer.shape[-1]:,} numbers falls into no groups of whole words")
     return PrecisionPlan(rules=_in_force(in_force, asked), decisions=decisions)
 
 
@@ -514,8 +537,8 @@ def _decide_graph(
     for component, layer in subjects:
         decision = decide(component, layer, rules, holds, asked)
         graph.precision[layer.name] = decision.precision
-        if decision.precision is Precision.NF4:
-            raise _impossible(decision, "NF4 is for the linear layers of a language model")
+        if decision.precision in (Precision.NF4, Precision.INT4):
+            raise _impossible(decision, "4 bits are for the linear layers of a language model")
         if decision.precision is Precision.INT8 and not any(holds(condition, layer) for condition in INT8_CONDITIONS):
             raise _impossible(decision, "it has no integer kernel where it stands")
         decisions.append(decision)

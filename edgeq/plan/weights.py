@@ -3,6 +3,8 @@
 NF4 is bitsandbytes' format (Dettmers et al. 2023, arXiv 2305.14314, section 3): half a byte a weight; a magnitude for
 each block of 64; with double quantization the magnitudes are bytes themselves, with a float32 for each 256 of them and
 one offset. That is 0.515869 bytes a weight, and 0.5625 without. Each tensor has its own code tables beside that.
+INT4 and INT8 of a language model are integers with 16-bit scales (`edgeq.model.checkpoint.packed_weights`): 0.515625
+bytes a weight in groups of 128.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.errors import PlanError
 from edgeq.families.modules import VlmDescription
 from edgeq.families.structure import Module
+from edgeq.model.checkpoint.packed_weights import GROUPS, packed_bytes, packed_scheme
 from edgeq.model.graph.components import Component, Layer
-from edgeq.plan.precision import Precision
+from edgeq.plan.precision import PACKED_BITS, Precision
 
 __all__ = [
     "LINEAR_KINDS",
@@ -152,7 +155,8 @@ def _part(component: Component, layer: Layer) -> str:
 def layer_bytes(layer: Layer, precision: Precision, *, double_quant: bool = True) -> int:
     """Bytes of one layer's weights; a bias stays FP16 in NF4 and becomes INT32 in INT8.
 
-    INT8 has a float32 scale for each output channel.
+    INT8 has a float32 scale for each output channel; of a linear layer of a language model, whose weights alone are
+    integers, a 16-bit one (`edgeq.model.checkpoint.packed_weights`), and its bias stays FP16.
 
     Args:
         layer: with its number of parameters, bias included.
@@ -160,7 +164,7 @@ def layer_bytes(layer: Layer, precision: Precision, *, double_quant: bool = True
         double_quant: whether the magnitudes of NF4 weights are quantized, too.
 
     Raises:
-        PlanError: NF4 for a layer that is not linear: no 4-bit kernel holds its weights.
+        PlanError: NF4 or INT4 for a layer that is not linear: no 4-bit kernel holds its weights.
     """
     bias = layer.bias if isinstance(layer, Module) else 0
     weights = layer.parameters - bias
@@ -168,10 +172,24 @@ def layer_bytes(layer: Layer, precision: Precision, *, double_quant: bool = True
         if layer.kind not in LINEAR_KINDS:
             raise PlanError(f"{layer.name} ({layer.kind}) cannot be NF4", expected="a linear layer")
         return (nf4_bytes(weights, double_quant=double_quant) if weights else 0) + 2 * bias
+    if precision in PACKED_BITS and isinstance(layer, Module) and layer.kind in LINEAR_KINDS:
+        return (_packed_bytes(layer, precision) if weights else 0) + 2 * bias
+    if precision is Precision.INT4:
+        raise PlanError(f"{layer.name} ({layer.kind}) cannot be INT4", expected="a linear layer of a language model")
     if precision is Precision.INT8:
         channels = layer.shape[0] if isinstance(layer, Module) and layer.shape else 0
         return weights + 4 * (channels + bias)
     return layer.parameters * (4 if precision is Precision.FP32 else 2)
+
+
+def _packed_bytes(layer: Module, precision: Precision) -> int:
+    scheme = packed_scheme(PACKED_BITS[precision], layer.shape[-1])
+    if scheme is None:
+        raise PlanError(
+            f"{layer.name} cannot be {precision.value}: its input of {layer.shape[-1]:,} falls into no groups",
+            expected=f"a multiple of {GROUPS[-1]} inputs for INT4, of 4 for INT8",
+        )
+    return packed_bytes((math.prod(layer.shape[:-1]), layer.shape[-1]), scheme)
 
 
 def nf4_bytes(weights: int, *, double_quant: bool = True) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 from edgeq.bundle.manifest import MANIFEST, Manifest
 from edgeq.bundle.needs import DeviceFacts
 from edgeq.bundle.verify import Verified, check_unchanged, examine
+from edgeq.bundle.vlm_settings import LANGUAGE
 from edgeq.device import DeviceProfile
 from edgeq.engine import Engine
 from edgeq.errors import ArtifactError, InputError, shell_word
@@ -163,7 +164,7 @@ def _checked(engine: Engine, canaries: CanarySet, tell: Say) -> CanaryReport:
 
 def _memory(bundle: Path, settings: ServiceSettings) -> DeviceProfile:
     """This machine; InputError where weights and runtime alone do not fit: to load them would end the process."""
-    require_packages()
+    require_packages(bundle / LANGUAGE)
     import torch
 
     device = serving_device(bundle, cuda=torch.cuda.is_available())

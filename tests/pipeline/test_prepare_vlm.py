@@ -68,7 +68,7 @@ def test_artifacts_are_those_returned(prepared_vlm: PreparedVlm) -> None:
 
 
 def test_what_is_four_bit(prepared_vlm: PreparedVlm) -> None:
-    assert prepared_vlm.four_bit_parameters == LINEARS
+    assert prepared_vlm.quantized_parameters == LINEARS
     assert prepared_vlm.fp16_bytes == 2 * prepared_vlm.parameters
     vision, language = prepared_vlm.bundle / "vision.fp16.onnx", prepared_vlm.bundle / "language"
     assert prepared_vlm.vision_bytes == vision.stat().st_size
@@ -140,10 +140,10 @@ def test_a_whole_model_that_memory_does_not_hold_is_not_loaded(
 def test_a_saved_plan_is_followed(tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path) -> None:
     keep = Rule(name="keep-first", layer="*layers.0.*", component="language", precision=Precision.FP16, reason="a try")
     first = made(tiny_vlm_model, tiny_photographs, tmp_path / "a", rules=(keep,), reference_answers=False)
-    assert first.four_bit_parameters == LINEARS // 2
+    assert first.quantized_parameters == LINEARS // 2
     plan = PrecisionPlan.load(first.bundle / "plan.yaml")
     second = made(tiny_vlm_model, tiny_photographs, tmp_path / "b", plan=plan, reference_answers=False)
-    assert second.four_bit_parameters == LINEARS // 2
+    assert second.quantized_parameters == LINEARS // 2
     assert PrecisionPlan.load(second.bundle / "plan.yaml") == plan
 
 

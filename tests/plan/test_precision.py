@@ -92,7 +92,7 @@ def test_what_differs_is_told(other: PrecisionPlan, lines: tuple[str, ...]) -> N
     "rule",
     [
         "name: a",
-        "{name: a, precision: int4, reason: r}",
+        "{name: a, precision: int3, reason: r}",
         "{name: a, precision: int8, reason: r, when: full-moon}",
         "{name: a, precision: int8, reason: ''}",
         "{name: a, precision: int8, reason: r, op: Conv}",

@@ -46,7 +46,9 @@ def test_a_bias_by_hand() -> None:
     layer = linear(100, 64, bias=100)
     assert layer_bytes(layer, Precision.FP32) == 4 * 6500
     assert layer_bytes(layer, Precision.FP16) == 2 * 6500
-    assert layer_bytes(layer, Precision.INT8) == 6400 + 100 * 4 + 100 * 4
+    scales, shape = 100 * 2, 2 * 8
+    assert layer_bytes(layer, Precision.INT8) == 6400 + scales + shape + 200
+    assert layer_bytes(layer, Precision.INT4) == 3200 + scales + shape + 200  # its one group is of 64
     assert layer_bytes(layer, Precision.NF4) == nf4_bytes(6400) + 200
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgeq.api.device.images import ImageLike, open_image
 from edgeq.bundle.manifest import Kind, Manifest
 from edgeq.bundle.verify import check_unchanged, examine
+from edgeq.bundle.vlm_settings import LANGUAGE
 from edgeq.errors import ArtifactError, EngineError, InputError, first_line, shell_word
 from edgeq.faults import known_fault
 from edgeq.install.candidate_here import AUTO, open_two_tower_here, require_backend, vision_candidate
@@ -295,7 +296,7 @@ def _opened(
     if manifest.kind == "retrieval" or kind == "retrieval":
         return _open_towers(place, bundle, manifest, backend, threads)
     if manifest.kind == "vision-language":
-        require_packages()
+        require_packages(bundle / LANGUAGE)
     candidate = vision_candidate(place, bundle, manifest, backend, threads=threads)
     engine = candidate.open()
     model: _Model

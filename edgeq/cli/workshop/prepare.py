@@ -38,6 +38,7 @@ from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_towe
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.retrieval.options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions, UnjudgedText
 from edgeq.pipeline.vlm_fit import is_vision_language
+from edgeq.pipeline.vlm_options import LanguageChoice
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
@@ -78,6 +79,7 @@ _OF_TEXTS: Final = (
 
 VLM_FLAGS: Final = (
     *("device", "context", "max_pixels", "max_tiles", "max_new_tokens", "reference_answers", "keep_fp32"),
+    "language",
 )
 
 _TWO_TOWERS: Final = "a model of a text and a vision encoder"
@@ -137,6 +139,14 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 )
 @cap_options
 @click.option(
+    "--language",
+    type=click.Choice(get_args(LanguageChoice)),
+    default="nf4",
+    show_default=True,
+    help="Vision-language: what the language model's layers are stored in. int4-awq is calibrated on --images and the "
+    "questions' words; auto takes the smallest of the three that loses less than 5 points on --eval.",
+)
+@click.option(
     "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer when judging."
 )
 @click.option(
@@ -149,7 +159,7 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
 @threads_option
 @json_option
 def command(model: str, images: Path | None, output: Path, as_json: bool, **choices: Any) -> None:
-    """Make a judged bundle of a classifier (INT8), a vision-language model (FP16, NF4), CLIP or SigLIP: the main job.
+    """Make a judged bundle of a classifier (INT8), a vision-language model (FP16, 4 bits), CLIP, SigLIP: the main job.
 
     MODEL is a directory with model.onnx (and preprocessor_config.json, config.json), a Hugging Face directory, or a
     Hugging Face id. A classifier, or an image encoder, is exported, its BatchNorm folded and the result proved equal,
@@ -157,10 +167,10 @@ def command(model: str, images: Path | None, output: Path, as_json: bool, **choi
     graph is kept only if it loses little, and of a transformer only if it is faster; else a few layers, or all, run in
     floating point.
     Of a vision-language model, vision encoder and connector become one FP16 graph, proved on the images, and the
-    language model an NF4 checkpoint; the two are judged against the whole model on the questions. Of CLIP and SigLIP,
-    the text encoder becomes INT8, calibrated on the captions, and the vision encoder FP16; INT8 texts are kept only if
-    they are shown to find the same images, on the pairs, if need be with some layers in floating point. Of a text
-    encoder alone texts are FP16, proved on the captions.
+    language model a checkpoint in NF4, INT4 or INT8; the two are judged against the whole model on the questions. Of
+    CLIP and SigLIP, the text encoder becomes INT8, calibrated on the captions, and the vision encoder FP16; INT8 texts
+    are kept only if they are shown to find the same images, on the pairs, if need be with some layers in floating
+    point. Of a text encoder alone texts are FP16, proved on the captions.
     """
 
     from edgeq.pipeline.inspect import read_config

@@ -9,6 +9,7 @@ import click
 
 from edgeq.cli import console
 from edgeq.pipeline.vlm import PreparedVlm
+from edgeq.pipeline.vlm_language import ChosenLanguage
 from edgeq.plan.ceilings import Bound, Ceiling
 from edgeq.plan.memory import MemoryPlan
 from edgeq.plan.photographs import PhotographCount
@@ -139,11 +140,16 @@ def print_prepared_vlm(prepared: PreparedVlm) -> None:
         f"Feature cosine on {prepared.photographs} photographs, FP32 against FP16: mean {half.parity.mean_cosine:.6f}, "
         f"worst {half.parity.worst_cosine:.6f}."
     )
-    share = prepared.four_bit_parameters / prepared.parameters
-    click.echo(f"NF4: {prepared.four_bit_parameters:,} of {prepared.parameters:,} parameters ({100 * share:.1f} %).")
+    share = prepared.quantized_parameters / prepared.parameters
+    kind = prepared.language.upper()
+    click.echo(
+        f"{kind}: {prepared.quantized_parameters:,} of {prepared.parameters:,} parameters ({100 * share:.1f} %)."
+    )
     click.echo(f"{before:,.1f} MB in FP16, {after:,.1f} MB in the bundle ({after / before:.2f} x the size).")
     if prepared.skipped:
         click.echo(f"Skipped {len(prepared.skipped)} images that cannot be read: {', '.join(prepared.skipped[:5])}")
+    if prepared.chosen is not None:
+        print_languages(prepared.chosen)
     if prepared.quality is not None:
         print_answers(prepared.quality)
     print_photographs(prepared.dearest)
@@ -151,6 +157,26 @@ def print_prepared_vlm(prepared: PreparedVlm) -> None:
         click.echo(f"On {prepared.memory.device.title} {prepared.memory.reason}.")
     click.echo(f"The bundle lies in {prepared.bundle}")
     console.print_next("edgeq", "run", prepared.bundle, "IMAGE", "QUESTION")
+
+
+def print_languages(chosen: ChosenLanguage) -> None:
+    """The language halves that were tried, the smallest first."""
+    console.print_table(
+        f"Language halves beside the whole model; at most {chosen.max_drop:g} points may be lost",
+        ("", "MB", "lost, points", "same answer, %", "KL, nats", ""),
+        [
+            (
+                figures.language,
+                f"{figures.bytes / 1e6:,.1f}",
+                f"{figures.drop:.1f} ({figures.standard_error:.1f})",
+                f"{figures.agreement:.1f}",
+                f"{figures.kl:.4f}",
+                "chosen" if figures.language == chosen.language else "" if figures.within else "not shown",
+            )
+            for figures in chosen.tried
+        ],
+        numbers=("MB", "lost, points", "same answer, %", "KL, nats"),
+    )
 
 
 def print_answers(quality: VlmQuality) -> None:

@@ -1,8 +1,8 @@
 """Weights as symmetric integers with 16-bit scales, in the form that compressed-tensors calls "pack-quantized".
 
 llm-compressor writes it; vLLM and transformers (with the package compressed-tensors) read it. A linear layer's weight
-[out, in] is three tensors: `weight_packed` int32 [out, in * bits / 32], whose integers lie one behind the other from the
-lowest bits on, each with 2 ** (bits - 1) added; `weight_scale`, a 16-bit float for each group along the input; and
+[out, in] is three tensors: `weight_packed` int32 [out, in * bits / 32], whose integers lie one behind the other from
+the lowest bits on, each with 2 ** (bits - 1) added; `weight_scale`, a 16-bit float for each group along the input; and
 `weight_shape` int64 [2]. `config.json` names the groups and the layers that are left alone. Source: compressed-tensors
 0.20, compressors/pack_quantized, and its documentation of `quantization_config`.
 """
@@ -24,10 +24,9 @@ __all__ = [
     "GROUPS",
     "METHOD",
     "WeightScheme",
-    "int4_scheme",
-    "int8_scheme",
     "pack_integers",
     "packed_bytes",
+    "packed_scheme",
     "packed_slots",
     "quantization_config",
     "read_schemes",
@@ -69,14 +68,14 @@ class WeightScheme:
         return 1 if self.group is None else in_features // self.group
 
 
-def int4_scheme(in_features: int) -> WeightScheme | None:
-    """INT4 with the largest group that divides a layer's input; None where none does."""
-    return next((WeightScheme(4, group) for group in GROUPS if in_features % group == 0), None)
+def packed_scheme(bits: int, in_features: int) -> WeightScheme | None:
+    """How a layer of so many inputs is stored in so many bits; None where it cannot be.
 
-
-def int8_scheme(in_features: int) -> WeightScheme | None:
-    """INT8 with a scale for each output channel; None where the input does not fill whole words of 32 bits."""
-    return WeightScheme(8, None) if in_features % (_WORD // 8) == 0 else None
+    INT4 has the largest group that divides the input, INT8 a scale for each output channel.
+    """
+    if bits == 8:
+        return WeightScheme(8, None) if in_features % (_WORD // 8) == 0 else None
+    return next((WeightScheme(bits, group) for group in GROUPS if in_features % group == 0), None)
 
 
 def packed_slots(layer: str, shape: tuple[int, ...], scheme: WeightScheme, dtype: str) -> tuple[TensorSlot, ...]:

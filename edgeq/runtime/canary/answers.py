@@ -35,7 +35,7 @@ def ask_canaries(
         EngineError: a package that it needs is not installed.
     """
     assert canaries.talk is not None, "only a vision-language model is asked"
-    require_packages()
+    require_packages(bundle / LANGUAGE)
     prompter, listed = canaries.talk.prompter, canaries.talk.canaries
     language = open_language_model(bundle / LANGUAGE, prompter, threads=threads)
     vlm = VisionLanguageModel(prompter, VisionEncoder(engine), language)

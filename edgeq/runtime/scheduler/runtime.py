@@ -200,7 +200,7 @@ def open_runtime(bundle: Path, options: RuntimeOptions | None = None) -> Runtime
         EngineError: the engine refuses the vision graph, or a package is missing.
     """
     options = options or RuntimeOptions()
-    device = serving_device(bundle, cuda=_has_cuda())
+    device = serving_device(bundle, cuda=_has_cuda(bundle))
     if (bundle / LANGUAGE).is_dir():  # what is no such bundle is told by who opens it
         serving_budget(bundle, device, reserve_bytes=options.reserve_bytes, total_bytes=options.budget_bytes)
     vlm = open_vlm(bundle, threads=options.threads)
@@ -258,8 +258,8 @@ def start_runtime(vlm: VisionLanguageModel, bundle: Path, options: RuntimeOption
     return Runtime(PromptBuilder(vlm.prompter, context), worker, partial(memory_beside_kv, figures), settings)
 
 
-def _has_cuda() -> bool:
-    require_packages()
+def _has_cuda(bundle: Path) -> bool:
+    require_packages(bundle / LANGUAGE)
     import torch
 
     return torch.cuda.is_available()

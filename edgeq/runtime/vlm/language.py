@@ -1,11 +1,11 @@
-"""The language model alone, in 4 bits: it reads image features where the image's tokens stand, and answers.
+"""The language model alone, in 4 or 8 bits: it reads image features where the image's tokens stand, and answers.
 
 Greedy, one sequence at a time, with a step of its own; `generate` of transformers chooses the same tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,9 @@ from edgeq.families.base import Config, ImageFeatures, ImagePrompt
 from edgeq.families.causal import causal_class
 from edgeq.families.features import FeatureArray
 from edgeq.files import drop_pages, read_json_object
+from edgeq.model.checkpoint.packed_weights import WeightScheme
 from edgeq.runtime.vlm.cache_name import cache_name
+from edgeq.runtime.vlm.packed.checkpoint import check_packed, weight_format
 from edgeq.runtime.vlm.prompt import Prompt, Prompter
 
 if TYPE_CHECKING:
@@ -31,22 +33,24 @@ if TYPE_CHECKING:
 
 __all__ = ["LanguageModel", "open_language_model", "release_memory", "require_packages"]
 
-_PACKAGES: Final = ("torch", "transformers", "accelerate", "bitsandbytes")
+_PACKAGES: Final = ("torch", "transformers", "accelerate")
+_NF4: Final = "bitsandbytes"
 
 
 def open_language_model(directory: Path, prompter: Prompter, *, threads: int | None = None) -> LanguageModel:
-    """Load an NF4 checkpoint that `edgeq.quantize.nf4.write.write_nf4` made.
+    """Load a checkpoint in NF4 as bitsandbytes stores it, or in INT4 or INT8 as compressed-tensors packs them.
 
     Args:
-        directory: the checkpoint.
+        directory: the checkpoint, such as `edgeq prepare` makes.
         prompter: of the same bundle.
         threads: of torch, for the whole process; None leaves it as it is.
 
     Raises:
-        ModelError: transformers cannot load it.
+        ModelError: its weights are stored in another way, or transformers cannot load it.
         EngineError: a package is missing.
     """
-    require_packages()
+    require_packages(directory)
+    stored = check_packed(directory) if weight_format(directory) == "packed" else {}
     import torch
 
     if threads is not None:
@@ -59,8 +63,15 @@ def open_language_model(directory: Path, prompter: Prompter, *, threads: int | N
     try:
         with _quiet():
             model = kind.from_pretrained(
-                directory, device_map={"": device}, dtype="auto", local_files_only=True, trust_remote_code=False
+                directory,
+                **_config_of(kind, directory, stored),
+                device_map={"": device},
+                dtype="auto",
+                local_files_only=True,
+                trust_remote_code=False,
             )
+    except ModelError:
+        raise
     except Exception as error:  # a checkpoint can be wrong in as many ways as there are models
         reason = first_line(error)
         raise ModelError(f"transformers cannot load the language model in {directory}", causes=(reason,)) from error
@@ -79,29 +90,50 @@ def _drop_weights(directory: Path) -> None:
             drop_pages(path)
 
 
-def require_packages() -> None:
-    """Raise EngineError, which says what to install, where a package is missing."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+def _config_of(kind: Any, directory: Path, stored: Mapping[str, WeightScheme]) -> dict[str, Any]:
+    """What `from_pretrained` needs besides for packed layers."""
+    if not stored:
+        return {}
+    from edgeq.runtime.vlm.packed.loading import config_for_loading
+
+    return {"config": config_for_loading(kind, directory, stored)}
+
+
+def require_packages(directory: Path | None = None) -> None:
+    """Look whether what a language model needs is installed: bitsandbytes for NF4 alone.
+
+    Args:
+        directory: its checkpoint; None, or one that is not there yet, is taken for one in NF4.
+
+    Raises:
+        EngineError: a package is missing; it says what to install.
+        ModelError: the weights are stored in a way that edgeq does not read.
+    """
+    unknown = directory is None or not (directory / "config.json").exists()  # what is missing is told by who opens it
+    nf4 = unknown or weight_format(directory) == "bitsandbytes"
+    needed = (*_PACKAGES, _NF4) if nf4 else _PACKAGES
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise EngineError(
-            f"a language model in 4 bits runs with {missing[0]}, which is not installed",
+            f"a language model of this form runs with {missing[0]}, which is not installed",
             next_step=install_command("device", "language"),
         )
 
 
 def _leave_file(model: Any) -> None:
-    """Copy what still is in the checkpoint's mapping, where the 4-bit weights were rearranged and left it.
+    """Copy what still is in the checkpoint's mapping, where the integers were rearranged and left it.
 
     Else the few 16-bit weights would keep all of the mapping in memory, the old 4-bit weights with it: a fifth of a
     process with 1.1 billion parameters (measured).
     """
     states = [state for weight in model.parameters() if (state := getattr(weight, "quant_state", None)) is not None]
-    if not any(getattr(state, "packing_format_for_cpu", False) for state in states):
+    packed = any(hasattr(module, "product") for module in model.modules())
+    if not packed and not any(getattr(state, "packing_format_for_cpu", False) for state in states):
         return
     for state in states:
         state.code = state.code.clone()
     for weight in model.parameters():
-        if weight.dtype.is_floating_point:
+        if weight.dtype.is_floating_point and weight.device.type == "cpu":
             weight.data = weight.data.clone()
 
 

@@ -8,6 +8,7 @@ Needs torch and bitsandbytes.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +16,8 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import torch
+
+from edgeq.runtime.vlm.packed.layer import PackedLinear, joined_packed
 
 __all__ = ["fuse_short_pieces", "joined", "use_fast_kernels"]
 
@@ -45,11 +48,11 @@ def use_fast_kernels(model: torch.nn.Module) -> int:
     Returns:
         How many layers there are that do.
     """
+    if "bitsandbytes" not in sys.modules or not version("bitsandbytes").startswith(_KNOWN):
+        return 0
     import bitsandbytes as bnb
     from bitsandbytes.cextension import lib
 
-    if not version("bitsandbytes").startswith(_KNOWN):
-        return 0
     count = 0
     for layer in model.modules():
         if isinstance(layer, bnb.nn.Linear4bit) and _is_packed(layer):
@@ -115,14 +118,14 @@ def joined(layers: Sequence[Any]) -> _Forward | None:
     Their weights are moved into one tensor, of which each layer keeps its part.
 
     Args:
-        layers: that `use_fast_kernels` has seen.
+        layers: that `use_fast_kernels` has seen, or all `PackedLinear`.
 
     Returns:
         float [..., in] to [..., out of all] of the same type; None where they cannot be joined: on a GPU, whose nested
         scales have an offset for each weight, and where another kernel runs.
     """
-    from bitsandbytes.cextension import lib
-
+    if all(isinstance(layer, PackedLinear) for layer in layers):
+        return joined_packed(layers)
     first = layers[0]
     if first in _JOINED:
         return _JOINED[first]
@@ -132,6 +135,8 @@ def joined(layers: Sequence[Any]) -> _Forward | None:
         return None
     if len({layer.weight.quant_state.blocksize for layer in layers}) != 1:
         return None
+    from bitsandbytes.cextension import lib
+
     kernel = getattr(lib, _KERNEL)
     weight = torch.cat([layer.weight.data for layer in layers])
     scales = torch.cat([layer.weight.quant_state.absmax for layer in layers], 1)

@@ -169,7 +169,7 @@ def load_vlm(directory: Path, *, engine: Engine | None = None, threads: int | No
         engine: with its vision graph; None opens that in ONNX Runtime.
         threads: of one operator; None takes every processor there is.
     """
-    require_packages()
+    require_packages(directory / LANGUAGE)
     settings = VlmSettings.of(directory)
     prompter = Prompter.open(directory, settings)
     return VisionLanguageModel(

@@ -281,7 +281,7 @@ def test_a_language_model_that_cannot_stand_alone_is_named(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"model.language_model.embed_tokens": Precision.NF4}, "model.embed_tokens: nf4, which bitsandbytes has for"),
+        ({"model.language_model.embed_tokens": Precision.NF4}, "model.embed_tokens: nf4, which there is for"),
         ({"model.language_model.layers.0.mlp.up_proj": Precision.INT8}, "model.layers.0.mlp.up_proj: int8"),
         ({"model.language_model.norm": Precision.FP32}, "model.norm: fp32"),
         ({"lm_head": None}, "lm_head: no decision"),

@@ -1,0 +1,160 @@
+"""AWQ (Lin et al. 2023, arXiv 2306.00978): channels that activations make large are made finer before rounding.
+
+Each place of a block where channels can be scaled (`points`) is given the scales with which rounding changes least of
+what the linear layers there give for the activations of image-and-question prompts: a power of each channel's mean
+magnitude, alone or divided by the remaining power of its weights' magnitude. The power 0 is rounding as it is, so that
+on these activations nothing gets worse. Then the groups' scales are searched (`round.searched`). Needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from edgeq.model.checkpoint.packed_weights import WeightScheme
+from edgeq.quantize.weight_only.points import ScalePoint
+from edgeq.quantize.weight_only.round import Rounded, group_products, round_weight, searched
+
+__all__ = ["Seen", "quantize_block", "scale_block"]
+
+_STEPS: Final = 20
+_TINY: Final = 1e-4
+"""No channel's scale is less; it stands for a channel that was never seen."""
+
+
+@dataclass
+class Seen:
+    """What a linear layer was given.
+
+    Attributes:
+        group: numbers along its input with one scale.
+        rows: some tokens, float32 [tokens, in].
+        total: sums of magnitudes, [in].
+        tokens: how many they are of.
+        products: `group_products` of all tokens.
+    """
+
+    group: int
+    rows: list[torch.Tensor] = field(default_factory=list)
+    total: torch.Tensor | None = None
+    tokens: int = 0
+    products: torch.Tensor | None = None
+
+    def add(self, inputs: torch.Tensor, kept: int) -> None:
+        """Count a prompt's activations [1, tokens, in], and keep some of its tokens, evenly."""
+        flat = inputs.reshape(-1, inputs.shape[-1]).float()
+        total, products = flat.abs().sum(0), group_products(flat, self.group)
+        self.total = total if self.total is None else self.total + total
+        self.products = products if self.products is None else self.products.add_(products)
+        self.tokens += len(flat)
+        places = torch.linspace(0, len(flat) - 1, min(kept, len(flat))).round().long()
+        self.rows.append(flat[places])
+
+    def mean(self) -> torch.Tensor:
+        """Mean magnitude of each channel, [in]."""
+        assert self.total is not None
+        return self.total / self.tokens
+
+    def scaled(self, factors: torch.Tensor) -> None:
+        """The activations are divided by `factors` [in] from now on."""
+        assert self.total is not None
+        assert self.products is not None
+        self.rows = [rows / factors for rows in self.rows]
+        self.total = self.total / factors
+        cut = factors.reshape(-1, self.group)
+        self.products = self.products / (cut[:, :, None] * cut[:, None, :])
+
+
+def scale_block(
+    block: nn.Module,
+    points: Sequence[ScalePoint],
+    seen: Mapping[str, Seen],
+    schemes: Mapping[str, WeightScheme],
+    dtype: torch.dtype,
+) -> None:
+    """Scale the channels of a block where that helps rounding; what it computes stays the same.
+
+    Args:
+        block: float32, changed in place.
+        points: from `find_points`.
+        seen: by linear layer that will be rounded; the activations follow the scales.
+        schemes: how these layers are stored.
+        dtype: of the checkpoint.
+    """
+    for point in points:
+        readers = [name for name in point.readers if name in schemes and seen[name].tokens]
+        if not readers or (point.kind == "rows" and point.source not in schemes):
+            continue
+        scales = _best(block, point, readers, seen, schemes, dtype)
+        if scales is None:
+            continue
+        scales = point.apply(block, scales, dtype)
+        for name in readers:
+            seen[name].scaled(point.spread(scales, len(seen[name].mean())))
+
+
+def quantize_block(
+    block: nn.Module, seen: Mapping[str, Seen], schemes: Mapping[str, WeightScheme], dtype: torch.dtype
+) -> dict[str, Rounded]:
+    """Round a block's linear layers; from then on it computes with what the integers stand for.
+
+    Args:
+        block: float32, changed in place.
+        seen: what each layer is given.
+        schemes: how each layer is stored.
+        dtype: of the scales.
+    """
+    found = {}
+    for name, scheme in schemes.items():
+        layer: Any = block.get_submodule(name)
+        products = seen[name].products
+        if products is None:  # no prompt came by, as at cross-attention without an image
+            found[name] = round_weight(layer.weight, scheme, dtype)
+        else:
+            found[name] = searched(layer.weight, scheme, dtype, products)
+        layer.weight.copy_(found[name].weight())
+    return found
+
+
+def _best(
+    block: nn.Module,
+    point: ScalePoint,
+    readers: Sequence[str],
+    seen: Mapping[str, Seen],
+    schemes: Mapping[str, WeightScheme],
+    dtype: torch.dtype,
+) -> torch.Tensor | None:
+    """Scales of a place, [width]; None where it is best left as it is."""
+    weights = {name: _weight(block, name) for name in readers}
+    rows = {name: torch.cat(seen[name].rows) for name in readers}
+    usual = {name: rows[name] @ weight.T for name, weight in weights.items()}
+    magnitude = point.gathered(seen[readers[0]].mean()).clamp(min=_TINY)
+    width = point.gathered(torch.stack([weight.abs().mean(0) for weight in weights.values()]).mean(0)).clamp(min=_TINY)
+
+    def error(scales: torch.Tensor) -> float:
+        total = 0.0
+        for name, weight in weights.items():
+            factors = point.spread(scales, weight.shape[1])
+            rounded = round_weight(weight * factors, schemes[name], dtype).weight() / factors
+            power = usual[name].square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+            total += float((rows[name] @ rounded.T - usual[name]).square().mean() / power)
+        return total
+
+    least, best = error(torch.ones(point.width)), None
+    for step in range(_STEPS):
+        power = step / _STEPS
+        for scales in (magnitude**power, magnitude**power / width ** (1 - power)):
+            scales = scales / (scales.max() * scales.min()).sqrt()
+            if (found := error(scales)) < least:
+                least, best = found, scales
+    return best
+
+
+def _weight(block: nn.Module, name: str) -> torch.Tensor:
+    layer: Any = block.get_submodule(name)
+    weight: torch.Tensor = layer.weight
+    return weight

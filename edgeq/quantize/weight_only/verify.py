@@ -1,0 +1,93 @@
+"""Read a checkpoint of integers back, without its weights: what config.json says of each layer, and what is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.errors import ModelError, QuantizeError
+from edgeq.model.checkpoint.packed_weights import WeightScheme, packed_slots, read_schemes
+from edgeq.model.checkpoint.stored import StoredTensor, read_stored
+from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan
+from edgeq.quantize.nf4.language import on_meta
+from edgeq.quantize.nf4.skip_list import FourBitShare
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["verify_packed"]
+
+
+def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) -> FourBitShare:
+    """Check a checkpoint of integers against its plan, layer by layer and tensor by tensor.
+
+    Args:
+        directory: a checkpoint with `quantization_config`.
+        plan: over the modules of the language model alone.
+        precision: INT4 or INT8.
+
+    Raises:
+        ModelError: the directory is no such checkpoint.
+        QuantizeError: with every layer and tensor that differs.
+    """
+    from torch import nn
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    settings: Any = getattr(config, "quantization_config", None)
+    if settings is None:
+        raise ModelError(f"{directory / 'config.json'} has no quantization_config")
+    given = settings if isinstance(settings, Mapping) else settings.to_dict()
+    model = on_meta(config)
+    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    schemes = read_schemes(given, linear)
+    planned = plan.layers(precision)
+    faults = [f"{name}: planned {precision.value}, and is not" for name in sorted(planned - schemes.keys())]
+    faults += [f"{name}: in integers, not planned so" for name in sorted(schemes.keys() - planned)]
+    faults += [
+        f"{name}: {scheme.bits} bits, planned {precision.value}"
+        for name, scheme in schemes.items()
+        if scheme.bits != PACKED_BITS[precision]
+    ]
+    faults += _faults(dict(_expected(model, schemes)), read_stored(directory))
+    if faults:
+        raise QuantizeError(
+            f"{directory} differs from its plan in {len(faults)} places",
+            expected="integers with 16-bit scales for every layer planned so, and 16-bit floats for the rest",
+            causes=tuple(faults[:10]),
+        )
+    inside = sum(math.prod(model.get_parameter(f"{name}.weight").shape) for name in schemes)
+    return FourBitShare(tuple(schemes), inside, sum(value.numel() for value in model.parameters()))
+
+
+def _expected(
+    model: torch.nn.Module, schemes: Mapping[str, WeightScheme]
+) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[int, ...]]]]:
+    """Every tensor name with the dtypes it may have and its shape."""
+    saved = model.state_dict().keys()
+    buffers = ((name, value) for name, value in model.named_buffers() if name in saved)
+    for name, value in (*model.named_parameters(), *buffers):
+        layer = name.removesuffix(".weight")
+        if name.endswith(".weight") and layer in schemes:
+            for slot in packed_slots(layer, tuple(value.shape), schemes[layer], "F16"):
+                dtypes = ("F16", "BF16") if slot.dtype == "F16" else (slot.dtype,)
+                assert slot.shape is not None
+                yield slot.name, (dtypes, slot.shape)
+        else:
+            yield name, (("F16", "BF16"), tuple(value.shape))
+
+
+def _faults(
+    expected: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]], stored: Mapping[str, StoredTensor]
+) -> list[str]:
+    faults = [f"{name}: not stored" for name in sorted(expected.keys() - stored.keys())]
+    faults += [f"{name}: stored, and nothing needs it" for name in sorted(stored.keys() - expected.keys())]
+    for name in sorted(expected.keys() & stored.keys()):
+        (dtypes, shape), found = expected[name], stored[name]
+        if found.dtype not in dtypes or found.shape != shape:
+            faults.append(
+                f"{name}: stored as {found.dtype} {list(found.shape)}, expected {' or '.join(dtypes)} {list(shape)}"
+            )
+    return faults

@@ -1,0 +1,247 @@
+"""The language half of a model as a checkpoint of integers: INT4 by AWQ, or INT8.
+
+It has the form of compressed-tensors' "pack-quantized" (`edgeq.model.checkpoint.packed_weights`), which vLLM and
+transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read.
+INT8 is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block,
+the prompts' activations and a file's mapping. No weight of vision or connector is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgeq.errors import QuantizeError
+from edgeq.files import new_directory
+from edgeq.model.checkpoint.packed_weights import (
+    WeightScheme,
+    pack_integers,
+    packed_scheme,
+    packed_slots,
+    quantization_config,
+)
+from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan
+from edgeq.quantize.language_checkpoint import (
+    HEADER_NAMES,
+    SHARD_BYTES,
+    Item,
+    check_plan,
+    copy_tokenizer,
+    float_slot,
+    float_type,
+    require_language_packages,
+    write_config,
+    write_tensors,
+)
+from edgeq.quantize.nf4.language import Language, language_plan, open_language
+from edgeq.quantize.nf4.read import FloatType, read_tensors
+from edgeq.quantize.nf4.skip_list import FourBitShare
+from edgeq.quantize.weight_only.verify import verify_packed
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgeq.quantize.weight_only.blocks import BlockWalk, Prompts
+    from edgeq.quantize.weight_only.round import Rounded
+
+__all__ = ["write_packed"]
+
+_PACKAGES: Final = ("torch", "transformers", "safetensors", "accelerate")
+
+_KEPT: Final = 512
+"""Tokens of all prompts together on which scales are tried."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, numbers done, numbers in total)."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A checkpoint in the making."""
+
+    language: Language
+    kind: FloatType
+    schemes: Mapping[str, WeightScheme]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        found: torch.dtype = getattr(torch, self.kind)
+        return found
+
+    def item(self, name: str) -> Item:
+        source, layer = self.language.tensors[name], name.removesuffix(".weight")
+        scheme = self.schemes.get(layer) if name.endswith(".weight") else None
+        if scheme is None:
+            return Item(name, source, float_slot(name, source, self.kind))
+        return Item(name, source, packed_slots(layer, source.stored.shape, scheme, HEADER_NAMES[self.kind]))
+
+
+def write_packed(
+    source: Path,
+    plan: PrecisionPlan,
+    target: Path,
+    *,
+    precision: Precision,
+    prompts: Prompts | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> FourBitShare:
+    """Write the language model of `source` as a checkpoint of integers.
+
+    Linear layers planned in `precision` become integers, everything else is stored in the 16-bit type that the source
+    has (float16 for float32). The result is read back and compared with the plan.
+
+    Args:
+        source: a Hugging Face directory of a vision-language model, or of a causal language model.
+        plan: over the modules of that whole model (`plan_modules`); what it says of vision and connector is not used.
+        target: a directory that does not exist yet; it appears complete or not at all.
+        precision: INT4 or INT8.
+        prompts: for INT4, what the scales are searched on; None rounds to the nearest integers.
+        shard_bytes: the longest file of the result.
+        progress: called after each tensor.
+
+    Returns:
+        What is in integers in the result, under the names of the language model alone.
+
+    Raises:
+        ModelError: there is no language model in `source`, its weights are missing or damaged, or its blocks cannot be
+            run one by one.
+        QuantizeError: the plan does not cover it, asks for what a checkpoint cannot be, or differs from what was made;
+            or a package is missing.
+        OutputError: `target` exists, or the disk is full.
+    """
+    require_language_packages(*_PACKAGES)
+    language = open_language(source)
+    own = language_plan(plan, language)
+    check_plan(language, own, precision)
+    job = _Job(language, float_type(language), _schemes(language, own, precision))
+    names = _names(language)
+    items = [job.item(name) for name in names]
+    ignored = [name for name in _linear(language) if name not in job.schemes]
+    with new_directory(target) as directory:
+        tensors = _searched(job, items, prompts) if prompts else _nearest(job, items)
+        write_tensors(directory, items, _counted(items, tensors, precision, progress), shard_bytes)
+        write_config(directory, language, job.kind, quantization_config(job.schemes, ignored))
+        copy_tokenizer(source, directory)
+        return verify_packed(directory, own, precision)
+
+
+def _schemes(language: Language, plan: PrecisionPlan, precision: Precision) -> dict[str, WeightScheme]:
+    found = {}
+    planned = plan.layers(precision)
+    for layer in _linear(language):
+        if layer not in planned:
+            continue
+        columns = language.tensors[f"{layer}.weight"].stored.shape[-1]
+        scheme = packed_scheme(PACKED_BITS[precision], columns)
+        if scheme is None:
+            raise QuantizeError(f"{layer} cannot be {precision.value}: its input of {columns:,} falls into no groups")
+        found[layer] = scheme
+    return found
+
+
+def _linear(language: Language) -> list[str]:
+    from torch import nn
+
+    return [name for name, module in language.model.named_modules() if type(module) is nn.Linear]
+
+
+def _names(language: Language) -> list[str]:
+    """Every tensor: those outside the blocks, then block after block."""
+    from edgeq.quantize.weight_only.blocks import block_names
+
+    blocks = block_names(language.model)
+    prefix = blocks[0].rpartition(".")[0] + "."
+    inside = [[name for name in language.tensors if name.startswith(f"{block}.")] for block in blocks]
+    outside = [name for name in language.tensors if not name.startswith(prefix)]
+    return [*outside, *(name for names in inside for name in names)]
+
+
+def _counted(
+    items: Sequence[Item],
+    tensors: Iterator[Mapping[str, torch.Tensor]],
+    precision: Precision,
+    progress: Progress | None,
+) -> Iterator[Mapping[str, torch.Tensor]]:
+    total, done = sum(item.source.stored.elements for item in items), 0
+    for item, made in zip(items, tensors, strict=True):
+        yield made
+        done += item.source.stored.elements
+        if progress:
+            progress(precision.value, done, total)
+
+
+def _nearest(job: _Job, items: Sequence[Item]) -> Iterator[Mapping[str, torch.Tensor]]:
+    """Each weight rounded as it stands."""
+    from edgeq.quantize.weight_only.round import round_weight
+
+    for item, value in zip(items, read_tensors([item.source for item in items], job.kind), strict=True):
+        scheme = job.schemes.get(item.name.removesuffix(".weight")) if len(item.slots) > 1 else None
+        if scheme is None:
+            yield {item.name: value}
+        else:
+            yield _packed(item.name, round_weight(value.float(), scheme, job.dtype))
+
+
+def _searched(job: _Job, items: Sequence[Item], prompts: Prompts) -> Iterator[Mapping[str, torch.Tensor]]:
+    """What is outside the blocks, then each block scaled and rounded on what the blocks before it gave."""
+    from edgeq.quantize.weight_only.blocks import block_names, open_walk
+
+    blocks = block_names(job.language.model)
+    prefix = blocks[0].rpartition(".")[0] + "."
+    outside = [item for item in items if not item.name.startswith(prefix)]
+    for item, value in zip(outside, read_tensors([item.source for item in outside], job.kind), strict=True):
+        yield {item.name: value}
+    walk = open_walk(job.language, job.kind, prompts)
+    by_name = {item.name: item for item in items}
+    for number, block in enumerate(blocks):
+        made = _block(job, walk, number, block)
+        for name in by_name:
+            if name.startswith(f"{block}."):
+                yield made[name]
+
+
+def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, dict[str, torch.Tensor]]:
+    """One block's tensors; the prompts go through it as it is then."""
+    import torch
+
+    from edgeq.quantize.weight_only.awq import quantize_block, scale_block
+    from edgeq.quantize.weight_only.blocks import free_block, load_block
+    from edgeq.quantize.weight_only.points import find_points
+
+    block = walk.block(number)
+    schemes = {
+        name.removeprefix(f"{prefix}."): scheme for name, scheme in job.schemes.items() if name.startswith(f"{prefix}.")
+    }
+    load_block(job.language, block, prefix, job.kind)
+    with torch.no_grad():
+        points = find_points(block, lambda: walk.run(number, 0))
+        seen = walk.observe(number, schemes, max(_KEPT // walk.count, 1))
+        scale_block(block, points, seen, schemes, job.dtype)
+        rounded = quantize_block(block, seen, schemes, job.dtype)
+        walk.advance(number)
+        made: dict[str, dict[str, torch.Tensor]] = {}
+        state = block.state_dict()
+        for name, value in state.items():
+            layer, full = name.removesuffix(".weight"), f"{prefix}.{name}"
+            if name.endswith(".weight") and layer in rounded:
+                made[full] = _packed(full, rounded[layer])
+            else:
+                made[full] = {full: value.to(job.dtype)}
+    free_block(block)
+    return made
+
+
+def _packed(name: str, rounded: Rounded) -> dict[str, torch.Tensor]:
+    import torch
+
+    layer = name.removesuffix(".weight")
+    return {
+        f"{layer}.weight_packed": pack_integers(rounded.values, rounded.scheme.bits),
+        f"{layer}.weight_scale": rounded.scales,
+        f"{layer}.weight_shape": torch.tensor(rounded.values.shape, dtype=torch.int64),
+    }

@@ -1,0 +1,117 @@
+"""A linear layer whose weight is stored as integers. Needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+
+from edgeq.errors import ModelError
+from edgeq.model.checkpoint.packed_weights import WeightScheme, packed_slots
+from edgeq.runtime.vlm.packed.products import Product, join, product_of
+
+__all__ = ["JoinedLayers", "PackedLinear", "joined_packed"]
+
+
+class PackedLinear(torch.nn.Module):
+    """In the place of `torch.nn.Linear`: first it takes the checkpoint's tensors, from `repack` on it computes.
+
+    Args:
+        in_features, out_features: of the layer.
+        scheme: how its weight is stored.
+        bias: whether it has one.
+        dtype: of scales and bias.
+
+    Attributes:
+        in_features, out_features, scheme: the same.
+        bias: None where it has none.
+        product: what multiplies.
+    """
+
+    product: Product
+
+    def __init__(
+        self, in_features: int, out_features: int, scheme: WeightScheme, *, bias: bool, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
+        for slot in packed_slots("", (out_features, in_features), scheme, ""):
+            kind = {"I32": torch.int32, "I64": torch.int64}.get(slot.dtype, dtype)
+            empty = torch.empty(slot.shape, dtype=kind)
+            self.register_parameter(slot.name.removeprefix("."), torch.nn.Parameter(empty, requires_grad=False))
+        given = torch.nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+        self.register_parameter("bias", given)
+
+    @torch.inference_mode()
+    def repack(self) -> None:
+        """Put the weight into the layout of this device's kernel, and forget the checkpoint's.
+
+        Raises:
+            ModelError: the checkpoint says that the weight has another shape.
+        """
+        shape = (self.out_features, self.in_features)
+        if tuple(self.weight_shape.tolist()) != shape:
+            raise ModelError(
+                f"a weight of the checkpoint says that its shape is {self.weight_shape.tolist()}, expected {shape}",
+                causes=("the checkpoint is damaged, or was not written for this model",),
+            )
+        self.product = product_of(self.weight_packed.data, self.weight_scale.data, self.scheme)
+        del self.weight_packed, self.weight_scale, self.weight_shape
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Float [..., in] to [..., out] of the same type."""
+        return _multiplied(self.product, inputs, self.out_features, self.bias)
+
+
+class JoinedLayers:
+    """Several layers of one input as one.
+
+    Args:
+        product: of all their weights.
+        bias: of all; None where they have none.
+    """
+
+    def __init__(self, product: Product, bias: torch.Tensor | None) -> None:
+        self._product, self._bias = product, bias
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Float [..., in] to [..., out of all] of the same type."""
+        return _multiplied(self._product, inputs, self._product.out_features, self._bias)
+
+
+_JOINED: WeakKeyDictionary[PackedLinear, JoinedLayers] = WeakKeyDictionary()
+"""By the first of them: several decoders of one model share what was joined."""
+
+
+@torch.inference_mode()
+def joined_packed(layers: Sequence[PackedLinear]) -> JoinedLayers | None:
+    """As `edgeq.runtime.vlm.linear.joined`; None too where a layer's output channels do not fill its layout."""
+    first = layers[0]
+    if first in _JOINED:
+        return _JOINED[first]
+    if len({layer.bias is None for layer in layers}) != 1:
+        return None
+    if any(layer.product.out_features != layer.out_features for layer in layers):
+        return None
+    inputs = torch.linspace(-2, 2, 3 * first.in_features, device=first.product.weight.device).reshape(3, -1)
+    alone = torch.cat([layer(inputs) for layer in layers], -1)
+    product = join([layer.product for layer in layers])
+    if product is None:
+        return None
+    bias = None if first.bias is None else torch.cat([layer.bias for layer in layers])
+    together = JoinedLayers(product, bias)
+    if not torch.equal(together(inputs), alone):
+        return None
+    _JOINED[first] = together
+    return together
+
+
+def _multiplied(
+    product: Product, inputs: torch.Tensor, out_features: int, bias: torch.Tensor | None
+) -> torch.Tensor:
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    found = product(rows)[:, :out_features].to(inputs.dtype)
+    if bias is not None:
+        found = found + bias.to(inputs.dtype)
+    return found.reshape(*inputs.shape[:-1], out_features)

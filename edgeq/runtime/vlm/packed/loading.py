@@ -1,0 +1,98 @@
+"""Let transformers load a checkpoint of packed integers: its layers in the place of `torch.nn.Linear`.
+
+By transformers' documented way for quantizers of one's own ("Contribute new quantization method"), under a name of our
+own: the one that transformers has for this format needs the package compressed-tensors, and unpacks every weight to 16
+bits. Needs torch and transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from edgeq.errors import ModelError
+from edgeq.model.checkpoint.packed_weights import WeightScheme, read_schemes
+from edgeq.runtime.vlm.packed.layer import PackedLinear
+
+__all__ = ["config_for_loading"]
+
+_METHOD: Final = "edgeq-packed"
+
+
+def config_for_loading(kind: Any, directory: Path, stored: dict[str, WeightScheme]) -> Any:
+    """A checkpoint's config, which has `from_pretrained` make the layers of `stored`.
+
+    Args:
+        kind: class of the model.
+        directory: the checkpoint.
+        stored: of `edgeq.runtime.vlm.packed.checkpoint.check_packed`.
+    """
+    config = kind.config_class.from_pretrained(directory, local_files_only=True)
+    config.quantization_config = {
+        "quant_method": _METHOD,
+        "written": config.quantization_config,
+        "stored": stored,
+    }
+    return config
+
+
+@register_quantization_config(_METHOD)  # type: ignore[untyped-decorator]
+class _Config(QuantizationConfigMixin):  # type: ignore[misc]
+    """What config.json says, and what the files hold."""
+
+    def __init__(
+        self, written: dict[str, Any], stored: dict[str, WeightScheme], quant_method: str = _METHOD, **_: Any
+    ) -> None:
+        self.quant_method, self.written, self.stored = quant_method, written, stored
+
+
+@register_quantizer(_METHOD)  # type: ignore[untyped-decorator]
+class _Quantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts `PackedLinear` in the place of linear layers, and repacks them one after the other."""
+
+    requires_calibration = True
+
+    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+        written, stored = self.quantization_config.written, self.quantization_config.stored
+        linear = {name: module for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+        schemes = read_schemes(written, linear.keys())
+        if schemes != stored:
+            differing = sorted(schemes.items() ^ stored.items(), key=lambda item: item[0])
+            raise ModelError(
+                f"{differing[0][0]} is stored otherwise than config.json says, and {len(differing) - 1} more",
+                expected="the linear layers that quantization_config names, and no other, as packed integers",
+                causes=("config.json is of another checkpoint",),
+            )
+        for name, scheme in schemes.items():
+            with torch.device("meta"):
+                layer = _like(linear[name], scheme)
+            model.set_submodule(name, layer)
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+        for module in model.modules():
+            if isinstance(module, PackedLinear):
+                module.repack()
+
+    def is_serializable(self) -> bool:
+        """No: the kernels' layouts are no file format."""
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        """No."""
+        return False
+
+
+def _like(linear: torch.nn.Linear, scheme: WeightScheme) -> PackedLinear:
+    return PackedLinear(
+        linear.in_features,
+        linear.out_features,
+        scheme,
+        bias=linear.bias is not None,
+        dtype=linear.weight.dtype,
+    )
