@@ -1,7 +1,7 @@
 """AutoAWQ's GEMM form, which vLLM and TensorRT Edge-LLM read.
 
-A weight is (qweight - qzeros) * scales: `qweight` int32 [in, out / 8], `qzeros` int32 [in / group, out / 8] and `scales`
-[in / group, out]. Eight neighbours along the output share a word, in the order that AutoAWQ's kernels want.
+A weight is (qweight - qzeros) * scales; `qweight` is int32 [in, out / 8], `qzeros` int32 [in / group, out / 8] and
+`scales` [in / group, out]. Eight neighbours along the output share a word, in the order that AutoAWQ's kernels want.
 Symmetric integers have the zero point 8 everywhere. vLLM 0.33 takes `zero_point: false` as well, and then no `qzeros`
 (auto_awq.py); Edge-LLM 0.11 reads `qzeros` always (repacking.py), so they are stored. Source: AutoAWQ 0.2.9,
 modules/linear/gemm.py and utils/packing_utils.py.

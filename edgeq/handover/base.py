@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,15 +25,15 @@ class HandOver:
         copies: name below the directory -> file of the bundle.
         notes: what the target does otherwise than the bundle says, in sentences.
         beside: name below the directory -> file that is not the bundle's.
-        write: fills the directory with what is too large to be held, and gives the names of these files; its second
-            argument is called as (stage, done, total).
+        write: puts what is too large to be held into the directory; its second argument is called as (stage, done,
+            total).
     """
 
     files: Mapping[str, str]
     copies: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     beside: Mapping[str, Path] = field(default_factory=dict)
-    write: Callable[[Path, Callable[[str, int, int], None] | None], Sequence[str]] | None = None
+    write: Callable[[Path, Callable[[str, int, int], None] | None], None] | None = None
 
 
 @dataclass(frozen=True)

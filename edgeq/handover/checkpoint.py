@@ -6,7 +6,7 @@ What each of them takes was read in the releases that `docs/decisions/0051` name
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from edgeq.handover.base import HandOver, Subject
 from edgeq.handover.edge_llm import EDGE_LLM_FAMILIES, KERNEL_GROUP, KERNEL_MULTIPLE, recipe
 from edgeq.handover.forms import FORMS
 from edgeq.handover.whole import Copied, WholeModel, read_whole, require_packed
-from edgeq.handover.write_whole import Progress, write_tensors, written_config
+from edgeq.handover.write_whole import Progress, write_whole, written_config
 from edgeq.runtime.vlm.prompt import PROCESSOR_FILES
 
 __all__ = ["CHECKPOINTS", "Runtime", "checkpoint"]
@@ -96,8 +96,8 @@ def _hand_over(runtime: Runtime, subject: Subject) -> HandOver:
         if file.startswith(f"{LANGUAGE}/") and file.endswith((".safetensors", ".json"))
     }
 
-    def write(directory: Path, progress: Progress | None) -> Sequence[str]:
-        return write_tensors(directory, whole, form, digests, progress=progress)
+    def write(directory: Path, progress: Progress | None) -> None:
+        write_whole(directory, whole, form, digests, progress=progress)
 
     return HandOver(texts, {file: file for file in ours}, runtime.notes, beside, write)
 

@@ -4,7 +4,8 @@ A weight is `weight` uint8 [out / 2, in], two neighbours along the output in a b
 two's complement, and `weight_scale` [out, in / group]. `pre_quant_scale` [in], by which the input is multiplied, is
 left out: it is folded into the layer before already, and Edge-LLM 0.11 takes ones where there is none
 (models/linear.py). What is quantized stands in hf_quant_config.json; Edge-LLM tells unquantized layers by the tensors'
-names only where that file is there (config.py, `_parse_quant`). Source: ModelOpt 0.47, torch/export/quant_utils.py, `pack_int4_in_uint8`.
+names only where that file is there (config.py, `_parse_quant`). Source: ModelOpt 0.47, torch/export/quant_utils.py,
+`pack_int4_in_uint8`.
 """
 
 from __future__ import annotations

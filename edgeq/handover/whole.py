@@ -22,6 +22,7 @@ from edgeq.handover.form import QuantizedLayer, WeightLayout
 from edgeq.model.checkpoint.packed_weights import METHOD, WeightScheme, packed_slots, read_schemes
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.checkpoint.stored import FLOATS, read_stored
+from edgeq.quantize.language_checkpoint import HEADER_NAMES
 from edgeq.quantize.nf4.language import Language, Source, open_language
 from edgeq.quantize.nf4.read import FloatType
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Copied", "Packed", "WholeModel", "read_whole", "require_packed"]
 
-_TYPES: Final[dict[str, FloatType]] = {"F16": "float16", "BF16": "bfloat16"}
+_TYPES: Final[dict[str, FloatType]] = {name: kind for kind, name in HEADER_NAMES.items()}
 _COMPARED_ROWS: Final = 64
 _COPIED_INTEGERS: Final = frozenset({"I64", "I32", "U8"})
 _SPARED_COMPONENTS: Final = frozenset({"vision", "connector"})
@@ -135,9 +136,7 @@ def read_whole(bundle: Path, model: Path, quantization: Mapping[str, Any]) -> Wh
     items = tuple(_items(model, language, half, schemes, modules))
     layers = {item.layer.name: item.layer for item in items if isinstance(item, Packed)}
     kind = _kind(half)
-    layout = WeightLayout(
-        layers, _spared(described.parts), _ignored(described, items, layers), "BF16" if kind == "bfloat16" else "F16"
-    )
+    layout = WeightLayout(layers, _spared(described.parts), _ignored(described, items, layers), HEADER_NAMES[kind])
     return WholeModel(model, described, kind, layout, items)
 
 

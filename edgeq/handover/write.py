@@ -95,8 +95,9 @@ def write_handover(
             _copy(subject, source, directory / name)
         for name, outside in made.beside.items():
             shutil.copyfile(outside, directory / name)
-        written = made.write(directory, progress) if made.write else ()
-    names = tuple(sorted({*made.files, *made.copies, *made.beside, *written}))
+        if made.write:
+            made.write(directory, progress)
+        names = tuple(sorted(str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file()))
     return HandedOver(target=target, directory=str(output), files=names, notes=made.notes)
 
 

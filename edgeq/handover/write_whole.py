@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.errors import ModelError
-from edgeq.files import atomic_write, sha256_file
+from edgeq.errors import ArtifactError
+from edgeq.files import sha256_file
 from edgeq.handover.form import Form
 from edgeq.handover.whole import Copied, Packed, WholeModel
-from edgeq.model.checkpoint.safetensors_file import SafetensorsFile, TensorSlot
+from edgeq.model.checkpoint.safetensors_file import TensorSlot
 from edgeq.model.checkpoint.stored import FLOATS
+from edgeq.quantize.language_checkpoint import SHARD_BYTES, Item, write_tensors
 from edgeq.quantize.nf4.language import Source
 from edgeq.quantize.nf4.read import read_tensors
-from edgeq.quantize.nf4.write import SHARD_BYTES
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Progress", "write_tensors", "written_config"]
+__all__ = ["Progress", "write_whole", "written_config"]
 
-_INDEX: Final = "model.safetensors.index.json"
 _STAGE: Final = "checkpoint"
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, numbers done, numbers in total)."""
 
 
-def write_tensors(
+def write_whole(
     directory: Path,
     whole: WholeModel,
     form: Form,
@@ -37,7 +36,7 @@ def write_tensors(
     *,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
-) -> tuple[str, ...]:
+) -> None:
     """Write the tensors of a checkpoint, and their index where they take several files.
 
     Args:
@@ -48,40 +47,20 @@ def write_tensors(
         shard_bytes: the longest file.
         progress: called after each tensor.
 
-    Returns:
-        Names of the files.
-
     Raises:
-        ModelError: a file is not what its header or its digest says.
+        ArtifactError: a file is not the one that the bundle's manifest lists.
+        ModelError: a file is not what its header says.
         QuantizeError: a tensor of the source holds what the 16-bit type does not.
     """
-    for path, digest in digests.items():
-        if sha256_file(path) != digest:
-            raise ModelError(
-                f"{path} is not the file that the bundle's manifest lists",
+    for file, digest in digests.items():
+        if sha256_file(file) != digest:
+            raise ArtifactError(
+                f"{file} is not the file that the manifest lists",
                 causes=("it was changed or damaged since the bundle was made",),
                 next_step="edgeq verify the bundle, or make it again",
             )
-    shards = list(_shards(whole, form, shard_bytes))
-    total = sum(_numbers(item) for items, _ in shards for item in items)
-    done, places = 0, dict[str, str]()
-    for number, (items, slots) in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        places |= {slot.name: name for slot in slots}
-        with (directory / name).open("xb") as file, SafetensorsFile(file, slots) as made:
-            for item in items:
-                for key, value in _tensors(item, whole, form):
-                    made.put(key, value)
-                done += _numbers(item)
-                if progress:
-                    progress(_STAGE, done, total)
-    names = tuple(dict.fromkeys(places.values()))
-    if len(shards) == 1:
-        return names
-    size = sum((directory / name).stat().st_size for name in names)
-    content = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-    atomic_write(directory / _INDEX, (json.dumps(content, indent=1) + "\n").encode())
-    return (*names, _INDEX)
+    items = [_item(item, whole, form) for item in whole.items]
+    write_tensors(directory, items, _made(whole, form, progress), shard_bytes)
 
 
 def written_config(config: Mapping[str, Any], whole: WholeModel, form: Form) -> str:
@@ -94,48 +73,36 @@ def written_config(config: Mapping[str, Any], whole: WholeModel, form: Form) -> 
 
 def _typed(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """A config with one dtype wherever it names one."""
-    return {
-        key: kind
-        if key in ("dtype", "torch_dtype") and isinstance(value, str)
-        else _typed(value, kind)
-        if isinstance(value, dict)
-        else value
-        for key, value in config.items()
-    }
+    named = {key: kind for key in ("dtype", "torch_dtype") if isinstance(config.get(key), str)}
+    inside = {key: _typed(value, kind) for key, value in config.items() if isinstance(value, dict)}
+    return {**config, **named, **inside}
 
 
-def _shards(
-    whole: WholeModel, form: Form, limit: int
-) -> Iterator[tuple[Sequence[Copied | Packed], Sequence[TensorSlot]]]:
-    """The items in order with their tensors, in files of at most `limit` bytes or of one item."""
-    items: list[Copied | Packed] = []
-    slots: list[TensorSlot] = []
-    for item in whole.items:
-        own = _slots(item, whole, form)
-        if items and sum(slot.most_bytes for slot in (*slots, *own)) > limit:
-            yield items, slots
-            items, slots = [], []
-        items.append(item)
-        slots += own
-    yield items, slots
-
-
-def _slots(item: Copied | Packed, whole: WholeModel, form: Form) -> tuple[TensorSlot, ...]:
+def _item(item: Copied | Packed, whole: WholeModel, form: Form) -> Item:
     if isinstance(item, Packed):
-        return form.slots(item.layer)
+        return Item(item.layer.name, item.packed, form.slots(item.layer))
     stored = item.source.stored
-    return (TensorSlot(item.name, whole.layout.dtype if stored.dtype in FLOATS else stored.dtype, stored.shape),)
+    dtype = whole.layout.dtype if stored.dtype in FLOATS else stored.dtype
+    return Item(item.name, item.source, (TensorSlot(item.name, dtype, stored.shape),))
 
 
-def _tensors(item: Copied | Packed, whole: WholeModel, form: Form) -> Iterator[tuple[str, torch.Tensor]]:
+def _made(whole: WholeModel, form: Form, progress: Progress | None) -> Iterator[dict[str, torch.Tensor]]:
+    total, done = sum(_numbers(item) for item in whole.items), 0
+    for item in whole.items:
+        yield _tensors(item, whole, form)
+        done += _numbers(item)
+        if progress:
+            progress(_STAGE, done, total)
+
+
+def _tensors(item: Copied | Packed, whole: WholeModel, form: Form) -> dict[str, torch.Tensor]:
     if isinstance(item, Packed):
         (scale,) = read_tensors([item.scale], whole.kind)
-        yield from form.tensors(item.layer, _as_stored(item.packed), scale).items()
-    elif item.source.stored.dtype in FLOATS:
+        return form.tensors(item.layer, _as_stored(item.packed), scale)
+    if item.source.stored.dtype in FLOATS:
         (tensor,) = read_tensors([item.source], whole.kind)
-        yield item.name, tensor
-    else:
-        yield item.name, _as_stored(item.source)
+        return {item.name: tensor}
+    return {item.name: _as_stored(item.source)}
 
 
 def _as_stored(source: Source) -> torch.Tensor:
