@@ -35,6 +35,7 @@ class AutoAwq:
     bits: ClassVar[tuple[int, ...]] = (4,)
 
     def __init__(self, layout: WeightLayout) -> None:
+        """Raise InputError where a layer is not INT4 in groups, or its outputs do not fill words."""
         self._layout, self._group = layout, one_group(layout, self.title)
         odd = next((layer for layer in layout.layers.values() if layer.shape[0] % _PER_WORD), None)
         if odd is not None:
@@ -51,7 +52,16 @@ class AutoAwq:
         )
 
     def tensors(self, layer: QuantizedLayer, packed: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The weight turned over and packed anew; a scale of a larger group comes several times."""
+        """The weight turned over and packed anew; a scale of a larger group comes several times.
+
+        Args:
+            layer: one of the layout's.
+            packed: int32 [out, in * bits / 32].
+            scale: 16-bit floats [out, in / group].
+
+        Returns:
+            By name: int32 [in, out / 8], int32 [in / group, out / 8], 16-bit floats [in / group, out].
+        """
         import torch
 
         unsigned = unpack_integers(packed, layer.scheme.bits) + _ZERO

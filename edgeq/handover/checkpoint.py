@@ -175,7 +175,7 @@ _EYES: Final = (
 CHECKPOINTS: Final[dict[str, Runtime]] = {
     "edge-llm": Runtime(
         "TensorRT Edge-LLM",
-        ("modelopt", "awq"),
+        ("awq", "modelopt"),
         _refuse_edge_llm,
         check=_check_edge_llm,
         files=recipe,

@@ -35,7 +35,16 @@ class CompressedTensors:
         return packed_slots(layer.name, layer.shape, layer.scheme, self._layout.dtype)
 
     def tensors(self, layer: QuantizedLayer, packed: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What was given, and the shape, int64 [2]."""
+        """What was given, and the shape, int64 [2].
+
+        Args:
+            layer: one of the layout's.
+            packed: int32 [out, in * bits / 32].
+            scale: 16-bit floats [out, in / group].
+
+        Returns:
+            By name: int32 [out, in * bits / 32], 16-bit floats [out, in / group], int64 [2].
+        """
         import torch
 
         return {

@@ -26,14 +26,14 @@ TensorRT Edge-LLM {release} on a Jetson Orin (JetPack 7.2), from this directory
 The commands are those of Edge-LLM's own documentation (Installation, Quick Start), with the sizes of this bundle. Its
 export (step 1) was run on such checkpoints of tiny models. Steps 2 to 5 were not run: they need a Jetson.
 
-1. On a workstation, x86-64, Python 3.10 or newer; no GPU is needed, and memory for 1.5 times the checkpoint:
+1. On a workstation, x86-64, Python 3.10 to 3.12; no GPU is needed, and memory for 1.5 times the checkpoint. The extra
+   is tools and not export, because the command imports ModelOpt as well:
 
    python3 -m venv edgellm
-   edgellm/bin/pip install "tensorrt-edgellm[export]=={release}"
+   edgellm/bin/pip install "tensorrt-edgellm[tools]=={release}"
    edgellm/bin/tensorrt-edgellm-export . onnx
 
-   It makes onnx/llm and onnx/visual. The builder that needs no ONNX (tensorrt-edgellm-build, experimental) reads this
-   directory, too.
+   It makes onnx/llm and onnx/visual.
 
 2. On the Orin, once: build Edge-LLM, with its INT4 kernels, which are not in a build without ENABLE_CUTE_DSL.
 

@@ -80,6 +80,9 @@ class Form(Protocol):
             layer: one of the layout's.
             packed: int32 [out, in * bits / 32], as `edgeq.model.checkpoint.packed_weights` has it.
             scale: 16-bit floats [out, in / group].
+
+        Returns:
+            Integers of 32 or 8 bits and 16-bit floats, in the shapes that `slots` says.
         """
 
     def config(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class ModelOpt:
     bits: ClassVar[tuple[int, ...]] = (4,)
 
     def __init__(self, layout: WeightLayout) -> None:
+        """Raise InputError where a layer is not INT4 in groups, or its outputs are odd in number."""
         self._layout, self._group = layout, one_group(layout, self.title)
         odd = next((layer for layer in layout.layers.values() if layer.shape[0] % 2), None)
         if odd is not None:
@@ -48,7 +49,16 @@ class ModelOpt:
         )
 
     def tensors(self, layer: QuantizedLayer, packed: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The integers without what was added to them; a scale of a larger group comes several times."""
+        """The integers without what was added to them; a scale of a larger group comes several times.
+
+        Args:
+            layer: one of the layout's.
+            packed: int32 [out, in * bits / 32].
+            scale: 16-bit floats [out, in / group].
+
+        Returns:
+            By name: uint8 [out / 2, in], 16-bit floats [out, in / group].
+        """
         import torch
 
         nibbles = unpack_integers(packed, layer.scheme.bits).view(torch.uint8) & 15

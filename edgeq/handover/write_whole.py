@@ -64,7 +64,13 @@ def write_whole(
 
 
 def written_config(config: Mapping[str, Any], whole: WholeModel, form: Form) -> str:
-    """config.json: as it was, with the type that the tensors have now, and how they are quantized."""
+    """config.json: as it was, with the type that the tensors have now, and how they are quantized.
+
+    Args:
+        config: as the bundle has it.
+        whole: what is written.
+        form: made of its layout.
+    """
     found = {**_typed(config, whole.kind), "quantization_config": form.config()}
     if not found.keys() & {"dtype", "torch_dtype"}:
         found["dtype"] = whole.kind

@@ -84,7 +84,7 @@ def autoawq() -> ModuleType:
     """AutoAWQ's own packing code, without what the package imports."""
     found = importlib.util.find_spec("awq")
     if found is None or not found.submodule_search_locations:
-        pytest.skip("pip install --no-deps --no-build-isolation autoawq: it is not maintained, and wants an old triton")
+        pytest.skip("pip install --no-deps --no-build-isolation autoawq: it is no longer maintained")
     spec = importlib.util.spec_from_file_location(
         "packing_utils", Path(found.submodule_search_locations[0]) / "utils" / "packing_utils.py"
     )
