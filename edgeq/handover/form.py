@@ -82,7 +82,7 @@ class Form(Protocol):
             scale: 16-bit floats [out, in / group].
 
         Returns:
-            Integers of 32 or 8 bits and 16-bit floats, in the shapes that `slots` says.
+            By name: int32 or uint8, and 16-bit floats, [rows, columns] as `slots` has them.
         """
 
     def config(self) -> dict[str, Any]:
