@@ -33,7 +33,7 @@ help:
 	@echo "make bench-verify  checking a bundle of 8 GB against sha256sum: speed and memory"
 	@echo "make bench-service  the service beside transformers' generate, with 1, 4 and 16 clients"
 	@echo "make bench-decode  tokens a second of decode steps, beside another checkout of edgeq"
-	@echo "make bench-llama-cpp  1.1 billion parameters in NF4 beside llama.cpp's 4 bits, on the CPU"
+	@echo "make bench-llama-cpp  1.1 billion parameters in NF4, INT4 and INT8 beside llama.cpp's 4 bits, on the CPU"
 	@echo "make bench-fine-text  how small a text one to sixteen tiles of an image still show, on drawn digits"
 	@echo "make bench-search-load  text search over HTTP under open-loop load, beside a plain server"
 	@echo "make bench-retrieval  a text encoder in INT8, by what its texts find, beside ONNX Runtime's quantizers"

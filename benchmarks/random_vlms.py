@@ -130,6 +130,22 @@ def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
+def _narrow(kind: Callable[[PreTrainedTokenizerFast], Any], **text: Any) -> Callable[[PreTrainedTokenizerFast], Any]:
+    """A kind of model whose language model is of the size of the demo's."""
+
+    def config(tokenizer: PreTrainedTokenizerFast) -> Any:
+        large = kind(tokenizer)
+        sizes = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "head_dim": 64}
+        for name, value in {**sizes, **heads, **text}.items():
+            setattr(large.text_config, name, value)
+        if hasattr(large.vision_config, "out_hidden_size"):
+            large.vision_config.out_hidden_size = sizes["hidden_size"]
+        return large
+
+    return config
+
+
 def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     """Of the size of the demo's model; 136 tokens for a square image: it in 64, and once more in rows."""
     import transformers
@@ -156,6 +172,7 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
+<<<<<<< HEAD
 def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     """Of the size of the demo's model, in multiples of 128 as INT4 kernels have them."""
     import transformers
@@ -211,6 +228,25 @@ RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
         "".join(_QWEN),
         _QWEN,
     ),
+=======
+_CLIP_PROCESSOR: Final = {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}
+_MLLAMA_PROCESSOR: Final = {"image_processor_type": "MllamaImageProcessor", "size": _TILES, "max_image_tiles": 4}
+_QWEN_PROCESSOR: Final = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "size": {"shortest_edge": 256**2, "longest_edge": 4096**2},
+    **{"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2},
+}
+_TURNS: Final = {"rope_type": "default", "mrope_section": [12, 10, 10], "rope_theta": 5e6, "mrope_interleaved": True}
+
+RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
+    "1.1b": RandomVlm(_llava, _CLIP_PROCESSOR),
+    "tinyllama": RandomVlm(_tinyllama, _CLIP_PROCESSOR),
+    "mllama-1b": RandomVlm(_mllama, _MLLAMA_PROCESSOR, _TILE, (_TILE,)),
+    "qwen3-vl-1b": RandomVlm(_qwen3_vl, _QWEN_PROCESSOR, "".join(_QWEN), _QWEN),
+    "llava-7m": RandomVlm(_narrow(_llava), _CLIP_PROCESSOR),
+    "mllama-7m": RandomVlm(_narrow(_mllama, cross_attention_layers=[1]), _MLLAMA_PROCESSOR, _TILE, (_TILE,)),
+    "qwen3-vl-7m": RandomVlm(_narrow(_qwen3_vl, rope_parameters=_TURNS), _QWEN_PROCESSOR, "".join(_QWEN), _QWEN),
+>>>>>>> int4
     "onevision-7m": RandomVlm(
         _onevision,
         {

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.peers.answer_clock import AnswerClock, Size, prompt_ids
 from edgeq.runtime.vlm.api import GREEDY
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder
-from edgeq.runtime.vlm.model import open_vlm
+from edgeq.runtime.vlm.model import load_vlm
 from edgeq.runtime.vlm.prompt import Prompt
 from edgeq.runtime.vlm.tokenize import TokenizedRequest
 
@@ -25,12 +25,12 @@ _SLOTS: Final = 4
 def main() -> None:
     """Answer until stdin ends."""
     size = Size(**json.loads(sys.argv[2]))
-    vlm = open_vlm(Path(sys.argv[1]), threads=size.threads)
+    vlm = load_vlm(Path(sys.argv[1]), threads=size.threads)
     endless = vlm.prompter.settings.model_copy(update={"stop": ()})  # so that each answer has as many tokens
     vlm.prompter.settings = endless
     context = size.prompt + size.tokens
     decoder = BatchDecoder(vlm.prompter, vlm.vision_encoder, vlm.language, slots=_SLOTS, context=context, cache_bytes=0)
-    print(json.dumps({"ready": "NF4"}), flush=True)
+    print(json.dumps({"ready": "edgeq"}), flush=True)
     for line in sys.stdin:
         ids = np.array(prompt_ids(int(line), size.prompt), np.int64)
         prompt = Prompt(ids, np.arange(size.prompt, dtype=np.int64), ())

@@ -9,12 +9,14 @@ from typing import Final
 from edgeq.bundle.contents import SIGNATURE, Manifest
 from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.needs import DeviceFacts
+from edgeq.bundle.vlm_settings import LANGUAGE
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.errors import EdgeqError
 from edgeq.install.states import read_state
 from edgeq.install.store import open_store
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import MEMORY
+from edgeq.runtime.vlm.packed.checkpoint import weight_format
 
 __all__ = ["Examined", "current_bundle", "examine_bundle", "installed_finding", "needs_finding", "planned_bytes"]
 
@@ -39,6 +41,16 @@ class Examined:
     def language(self) -> bool:
         """It holds a language model."""
         return self.manifest is not None and self.manifest.kind == "vision-language"
+
+    @property
+    def nf4(self) -> bool:
+        """It holds a language model that bitsandbytes runs; what does not say how it is stored is taken for one."""
+        if not self.language or self.directory is None:
+            return False
+        try:
+            return weight_format(self.directory / LANGUAGE) == "bitsandbytes"
+        except EdgeqError:  # opening it says it better
+            return True
 
 
 def examine_bundle(directory: Path | None) -> Examined:

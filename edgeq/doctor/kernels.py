@@ -1,4 +1,4 @@
-"""What the torch probe found: torch, its GPU, and whether bitsandbytes' NF4 kernels run and are right."""
+"""What the torch probe found: torch, its GPU, and whether kernels for NF4, INT4 and INT8 run and are right."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from edgeq.doctor.child import Outcome
 from edgeq.doctor.finding import DoctorFinding
 from edgeq.extras import install_command
 
-__all__ = ["BOUND", "nf4_finding", "torch_finding"]
+__all__ = ["BOUND", "nf4_finding", "packed_finding", "torch_finding"]
 
 BOUND: Final = 0.02
 """The largest error of a product, as a part of its largest number; arithmetic in BF16 comes to a few thousandths."""
+
+_PACKED: Final = "INT4, INT8"
+_UNPACKING: Final = "Unpacking"
+"""What stands in for a kernel (`edgeq.runtime.vlm.packed.products`)."""
 
 _WRONG_BUILD: Final = re.compile(
     "named symbol not found|no kernel image|invalid device function|device kernel image is invalid", re.IGNORECASE
@@ -44,11 +48,12 @@ def torch_finding(probe: Outcome | None, *, jetson: bool, language: bool) -> Doc
 
 
 def _not_installed(package: str, language: bool, install: str) -> DoctorFinding:
+    needs = "a language model in NF4" if package == "bitsandbytes" else "a vision-language bundle"
     return DoctorFinding(
         name="NF4 kernel" if package == "bitsandbytes" else package,
         status="missing" if language else "unknown",
         seen=f"{package} is not installed",
-        means="a vision-language bundle needs it, a classifier does not",
+        means=f"{needs} needs it, a classifier does not",
         next_step=install,
     )
 
@@ -71,7 +76,7 @@ def nf4_finding(probe: Outcome | None, *, installed: str | None, jetson: bool, l
         probe: of torch; None where that is not installed.
         installed: bitsandbytes' version; None where it is not installed.
         jetson: this is a Jetson.
-        language: a vision-language bundle needs it.
+        language: a bundle's language model in NF4 needs it.
     """
     if probe is None or installed is None:
         package = "bitsandbytes" if installed is None else "torch, which bitsandbytes needs,"
@@ -139,6 +144,35 @@ def _failed(probe: Outcome, installed: str, *, jetson: bool) -> DoctorFinding:
         )
     step = _build(probe.facts.get("gpu", {}))
     return DoctorFinding(name="NF4 kernel", status="missing", seen=seen, means=means, next_step=step)
+
+
+def packed_finding(probe: Outcome | None, *, needed: bool) -> DoctorFinding:
+    """Whether torch's kernels for INT4 and INT8 run here, and compute what they should.
+
+    Args:
+        probe: of torch; None where that is not installed.
+        needed: by a bundle whose language model is in one of them.
+    """
+    name, status = _PACKED, "missing" if needed else "unknown"
+    if probe is None or "packed" not in probe.facts:
+        fault = "torch is not installed" if probe is None else probe.facts.get("packed_fault", "not launched")
+        return DoctorFinding(name=name, status=status, seen=str(fault))
+    kernels: dict[str, tuple[str, float]] = probe.facts["packed"]
+    seen = "torch multiplied " + ", ".join(
+        f"INT{bits} weights by {kernel} with a relative error of {error:.1e}"
+        for bits, (kernel, error) in kernels.items()
+    )
+    if any(not error <= BOUND for _, error in kernels.values()):  # NaN is not
+        means = "a kernel computes something else than the integers say: every answer would be wrong"
+        step = "install another release of torch"
+        return DoctorFinding(
+            name=name, status="missing" if needed else "warning", seen=seen, means=means, next_step=step
+        )
+    slow = [f"INT{bits}" for bits, (kernel, _) in kernels.items() if kernel == _UNPACKING]
+    if slow:
+        means = f"no kernel for {' and '.join(slow)} here: weights are unpacked for each product, many times slower"
+        return DoctorFinding(name=name, status="warning" if needed else "ok", seen=seen, means=means)
+    return DoctorFinding(name=name, status="ok", seen=seen)
 
 
 def _build(gpu: Any) -> str:

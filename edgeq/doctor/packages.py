@@ -28,6 +28,7 @@ __all__ = [
     "python_finding",
 ]
 
+_NF4: Final = "bitsandbytes"
 _OLDEST: Final = (3, 10)
 _KNOWN_MACHINES: Final = ("x86_64", "aarch64")
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;\s*(.*))?")
@@ -83,16 +84,17 @@ def python_finding() -> DoctorFinding:
     return DoctorFinding(name="python", status="ok", seen=seen)
 
 
-def package_findings(*, language: bool) -> tuple[DoctorFinding, ...]:
+def package_findings(*, language: bool, nf4: bool = True) -> tuple[DoctorFinding, ...]:
     """What edgeq always needs, and its extras.
 
     Args:
         language: the extra with this name is needed, for a vision-language bundle.
+        nf4: its language model is in NF4, for which alone bitsandbytes is needed.
     """
     needed = [parse_requirement(line) for line in _edgeq_requires()]
     if not needed:
         return (DoctorFinding(name="edgeq", status="unknown", seen=f"edgeq {__version__}, not installed as a package"),)
-    return _base_finding(needed), _extras_finding(needed, language=language)
+    return _base_finding(needed), _extras_finding(needed, language=language, nf4=nf4)
 
 
 def _edgeq_requires() -> list[str]:
@@ -114,14 +116,15 @@ def _base_finding(needed: list[Requirement]) -> DoctorFinding:
     return DoctorFinding(name="edgeq", status="ok", seen=f"edgeq {__version__}")
 
 
-def _extras_finding(needed: list[Requirement], *, language: bool) -> DoctorFinding:
+def _extras_finding(needed: list[Requirement], *, language: bool, nf4: bool) -> DoctorFinding:
     """Complete and incomplete extras; what an engine needs is judged by the engines themselves."""
     extras = dict.fromkeys(entry.extra for entry in needed if entry.extra)
     missing = {extra: lacking(needed, extra) for extra in extras}
     complete = [extra for extra in extras if not missing[extra]]
     parts = [f"complete: {', '.join(complete) or 'none'}"]
     parts += [f"{extra} lacks {', '.join(missing[extra])}" for extra in extras if missing[extra]]
-    if language and missing.get("language"):
+    needs = [entry for entry in needed if nf4 or entry.package != _NF4]
+    if language and lacking(needs, "language"):
         return DoctorFinding(
             name="extras",
             status="missing",

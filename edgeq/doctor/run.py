@@ -21,7 +21,7 @@ from edgeq.doctor.disk import disk_finding
 from edgeq.doctor.engines import onnxruntime_finding, other_findings, tensorrt_finding, tensorrt_version
 from edgeq.doctor.finding import DoctorFinding, Examination
 from edgeq.doctor.jetson import clock_finding, power_finding, release_finding
-from edgeq.doctor.kernels import nf4_finding, torch_finding
+from edgeq.doctor.kernels import nf4_finding, packed_finding, torch_finding
 from edgeq.doctor.memory import allocation_finding, memory_finding, memory_kind
 from edgeq.doctor.packages import bitsandbytes_version, package_findings, python_finding
 from edgeq.doctor.probes import Probes, probe_memory, run_probes
@@ -90,9 +90,10 @@ def _packages(request: DoctorRequest, bundle: Examined, probes: Probes) -> tuple
     has_tensorrt = tensorrt_version(probes.tensorrt) is not None
     return (
         python_finding(),
-        *package_findings(language=language),
+        *package_findings(language=language, nf4=bundle.nf4),
         torch_finding(probes.torch, jetson=jetson, language=language),
-        nf4_finding(probes.torch, installed=bitsandbytes_version(), jetson=jetson, language=language),
+        nf4_finding(probes.torch, installed=bitsandbytes_version(), jetson=jetson, language=bundle.nf4),
+        packed_finding(probes.torch, needed=language and not bundle.nf4),
         onnxruntime_finding(probes.onnxruntime, tensorrt=has_tensorrt),
         tensorrt_finding(probes.tensorrt, jetson=jetson),
         *other_findings(probes.others),

@@ -1,6 +1,6 @@
-"""A probe: torch, its CUDA device, and NF4 products computed by the kernels that answer requests.
+"""A probe: torch, its CUDA device, and products in INT4, INT8 and NF4 by the kernels that answer requests.
 
-The layer is as in a bundle, with scales that are quantized themselves ("double quantization"), and runs as
+The layer in NF4 is as in a bundle, with scales that are quantized themselves ("double quantization"), and runs as
 `edgeq.runtime.vlm.linear` has it. The products are compared with what NumPy computes from the same packed bytes, by the
 table of QLoRA's appendix E (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314). As many rows are multiplied
 as there are requests in a decode step, one to four, and eight, as of a prompt: by their number bitsandbytes chooses
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.doctor.child import tell
+from edgeq.doctor.packed_products import tell_packed
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,7 @@ def main() -> None:
         tell("gpu", _gpu(torch.cuda.get_device_properties(0)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tell("computes", float(torch.ones(4, device=device).sum()) == 4)
+    tell_packed(device)
     _tell_nf4(device)
 
 

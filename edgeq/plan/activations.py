@@ -74,15 +74,15 @@ def step_bytes(text: Mapping[str, Any], slots: int, context: int, cross_tokens: 
     pool is that of the largest, which has all slots and the whole context. Its fullest layer holds what a token of a
     prompt holds there, for each slot, and scores of attention in FP16 and float32, as where a kernel keeps them; beside
     that stand the masks of both kinds of layers, and the logits. From five slots on bitsandbytes unpacks a whole layer,
-    into the pool. To that comes what torch's allocator takes beyond what is asked for. What the driver keeps for the
-    graphs' nodes is not known, and not in it.
+    into the pool; INT8 is unpacked from 33 on. To that comes what torch's allocator takes beyond what is asked for.
+    What the driver keeps for the graphs' nodes is not known, and not in it.
 
     Args:
         text: the language model's config.
         slots: sequences at once.
         context: tokens of each.
         cross_tokens: image tokens that cross-attention looks at.
-        unpacked: bytes of the largest NF4 layer in FP16.
+        unpacked: bytes of the largest NF4 or INT8 layer in FP16.
 
     Raises:
         ModelError: the config lacks a number.

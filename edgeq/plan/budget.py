@@ -100,7 +100,7 @@ def phases(model: VlmDescription, device: DeviceProfile, request: Workload, weig
         weights: as they are stored.
     """
     runtime = MemoryItem(name="runtime", bytes=device.runtime_bytes, how=_runtime(device))
-    stored = [_held(part, device) for part in weights.parts if part.bytes]
+    stored = [*(_held(part, device) for part in weights.parts if part.bytes), *_zeros(weights)]
     unified = device.memory == "unified"
     engine = [MemoryItem(name="engine workspace", bytes=WORKSPACE_BYTES, how="limit of the builder's workspace pool")]
     building = Phase(name="building the engine", items=(runtime, _build(weights)))
@@ -126,6 +126,12 @@ def _held(part: PartWeights, device: DeviceProfile) -> MemoryItem:
         how = f"{_formats(part)}, held as FP32 by the backend of a CPU"
         return MemoryItem(name=name, bytes=part.bytes + widened, how=how)
     return MemoryItem(name=name, bytes=part.bytes, how=_formats(part))
+
+
+def _zeros(weights: Weights) -> list[MemoryItem]:
+    """What the kernel for INT4 has beside the checkpoint's bytes."""
+    how = "of INT4: 16 bits beside each scale, as torch's kernel has them"
+    return [MemoryItem(name="zero points", bytes=weights.zeros, how=how)] if weights.zeros else []
 
 
 def _formats(part: PartWeights) -> str:
@@ -168,7 +174,9 @@ def _working(
             how="estimate from above: the fullest layer, the whole context in one piece",
         ),
         MemoryItem(
-            name="unpacked weights", bytes=weights.unpacked, how="the largest NF4 layer in FP16, for a long prompt"
+            name="unpacked weights",
+            bytes=weights.unpacked,
+            how="the largest NF4 or INT8 layer in FP16, for a long prompt",
         ),
     )
 

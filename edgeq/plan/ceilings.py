@@ -14,8 +14,9 @@ From four rows on it takes a kernel with tensor cores, whose instructions were n
 ceiling.
 
 **A prompt.** Every token goes through every weight on the tensor cores. From five rows on, bitsandbytes first unpacks a
-whole matrix into FP16 on an Orin: it reads NF4, writes FP16 and reads it again. The ceiling is without that; the time
-with it is told beside.
+whole matrix into FP16 on an Orin: it reads NF4, writes FP16 and reads it again; so is INT8 from 33 rows on
+(`edgeq.runtime.vlm.packed`). The ceiling is without that; the time with it is told beside. Of INT4 and INT8 no
+instructions are counted: bandwidth alone is the ceiling of their further tokens.
 
 **An image.** All weights of the encoder for each patch, those of the connector for each token; or reading them.
 """
@@ -54,6 +55,7 @@ class ModelWork(BaseModel):
 
     Attributes:
         nf4_weights: numbers in NF4 that a token goes through.
+        int8_weights: likewise in INT8, of the language model.
         weights_bytes: that a step reads, head included.
         sequence_bytes: keys and values that a step reads of one sequence of `tokens`.
         tokens: of a sequence.
@@ -71,6 +73,7 @@ class ModelWork(BaseModel):
     multiplied: int
     image_operations: int
     image_bytes: int
+    int8_weights: int = 0
 
 
 class Ceiling(BaseModel):
@@ -81,8 +84,8 @@ class Ceiling(BaseModel):
         decode_tokens_per_second: of one sequence whose context is full.
         decode_bound: what binds it.
         prefill_tokens_per_second: of a prompt, by the tensor cores.
-        prefill_unpacked_tokens_per_second: likewise where each NF4 matrix is unpacked first, for a prompt of the whole
-            context.
+        prefill_unpacked_tokens_per_second: likewise where each matrix in NF4 or INT8 is unpacked first, for a prompt of
+            the whole context.
         image_ms: encoder and connector, of one image.
         image_bound: what binds it.
     """
@@ -129,6 +132,7 @@ def model_work(plan: MemoryPlan, context: int | None = None) -> ModelWork | None
         multiplied=language.parameters,
         image_operations=_OPERATIONS * (vision.parameters * patches + connector.parameters * image.tokens),
         image_bytes=vision.bytes + connector.bytes,
+        int8_weights=language.precisions.get(Precision.INT8, 0),  # and its few scales
     )
 
 
@@ -159,7 +163,7 @@ def device_ceiling(work: ModelWork, mode: PowerMode) -> Ceiling:
     """
     decode, bound = decode_ceiling(work, mode.bytes_per_second, mode.instructions_per_second)
     computing = _OPERATIONS * work.multiplied * work.tokens / mode.fp16_per_second
-    moved = work.weights_bytes + 2 * _HALF * work.nf4_weights
+    moved = work.weights_bytes + 2 * _HALF * (work.nf4_weights + work.int8_weights)
     image = work.image_operations / mode.fp16_per_second, work.image_bytes / mode.bytes_per_second
     return Ceiling(
         mode=mode,

@@ -78,11 +78,14 @@ class Weights:
 
     Attributes:
         parts: in the model's order.
-        unpacked: bytes of the largest NF4 layer in FP16: what a kernel for long prompts unpacks it to.
+        unpacked: bytes of the largest layer in FP16 that is unpacked for long prompts: in NF4, or of the language model
+            in INT8. INT4 has a kernel for these, too (`edgeq.runtime.vlm.packed`).
+        zeros: bytes that torch's kernel for INT4 has beside the scales: a zero point for each, which is 0.
     """
 
     parts: tuple[PartWeights, ...]
     unpacked: int
+    zeros: int = 0
 
     def bytes(self, *names: str) -> int:
         """Bytes of the parts named, or of all."""
@@ -135,16 +138,29 @@ def weigh(model: VlmDescription, choice: Choice, *, double_quant: bool = True) -
     """
     parameters: dict[str, int] = {}
     found: dict[str, dict[Precision, int]] = {}
-    unpacked = 0
+    unpacked = zeros = 0
     for component in model.components:
         for layer in component.layers:
             part, precision = _part(component, layer), choice(component, layer)
             sizes = found.setdefault(part, {})
             sizes[precision] = sizes.get(precision, 0) + layer_bytes(layer, precision, double_quant=double_quant)
             parameters[part] = parameters.get(part, 0) + layer.parameters
-            unpacked = max(unpacked, 2 * layer.parameters if precision is Precision.NF4 else 0)
+            unpacked = max(unpacked, 2 * layer.parameters if _is_unpacked(component, precision) else 0)
+            zeros += _zeros(layer) if precision is Precision.INT4 else 0
     parts = [PartWeights(name=name, parameters=parameters[name], precisions=sizes) for name, sizes in found.items()]
-    return Weights(tuple(parts), unpacked)
+    return Weights(tuple(parts), unpacked, zeros)
+
+
+def _is_unpacked(component: Component, precision: Precision) -> bool:
+    return precision is Precision.NF4 or (precision is Precision.INT8 and component.name == "language")
+
+
+def _zeros(layer: Layer) -> int:
+    """A 16-bit zero point for each scale of a layer in INT4."""
+    scheme = packed_scheme(4, layer.shape[-1]) if isinstance(layer, Module) and layer.shape else None
+    if scheme is None or not isinstance(layer, Module):
+        return 0
+    return 2 * math.prod(layer.shape[:-1]) * scheme.scales(layer.shape[-1])
 
 
 def _part(component: Component, layer: Layer) -> str:

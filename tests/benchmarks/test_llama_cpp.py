@@ -36,7 +36,7 @@ def test_our_side_answers_each_seed_with_as_many_tokens_as_were_asked_for(
     monkeypatch.setattr(AnswerClock, "took", noted)
     edgeq_answer_run.main()
     ready, *turns = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert ready == {"ready": "NF4"}
+    assert ready == {"ready": "edgeq"}
     assert said == [5, 5]
     assert [set(turn) for turn in turns] == [{"first", "further", "first_cpu", "further_cpu"}] * 2
     assert all(seconds > 0 for turn in turns for seconds in turn.values())
@@ -63,7 +63,10 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     size = {"prompt": 128, "tokens": 48, "threads": 2}
     sides = {EDGEQ: turns(20, 40, 80), "other": turns(10, 10, 40)}
     lines = table({"processor": "a CPU", "kernels": "AVX2 = 1", "size": size, "sides": sides}).splitlines()
-    assert lines[-2:] == ["| edgeq NF4 | 500 | 25.0 |  | 30.0 |", "| other | 500 | 100.0 | 2.00 (2.00-4.00) | 30.0 |"]
+    assert lines[-2:] == [
+        "| edgeq NF4 | 500 | 25.0 |  | 1,000 | 30.0 |",
+        "| other | 500 | 100.0 | 2.00 (2.00-4.00) | 1,000 | 30.0 |",
+    ]
 
 
 def test_without_llama_cpp_it_says_what_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

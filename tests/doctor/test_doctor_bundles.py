@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import made_up
@@ -13,6 +14,7 @@ from edgeq.doctor.bundles import current_bundle, examine_bundle, installed_findi
 from edgeq.doctor.disk import disk_finding
 from edgeq.errors import ArtifactError
 from edgeq.install.run import install
+from edgeq.model.checkpoint.packed_weights import WeightScheme, quantization_config
 
 ORIN = DeviceFacts(memory_bytes=16_000_000_000, compute_capability="8.7", tensorrt="10.3.0")
 FOR_ORIN = DeviceNeeds(memory_bytes=12_000_000_000, compute_capability=("8.7",), tensorrt=">=10.3,<12")
@@ -92,3 +94,21 @@ def test_free_disk(tmp_path: Path) -> None:
     assert found.status in ("ok", "warning")
     full = disk_finding(tmp_path, 10**18)
     assert (full.status, "1000000000.0 GB" in full.means) == ("missing", True)
+
+
+@pytest.mark.parametrize(
+    ("config", "nf4"),
+    [
+        (None, True),
+        ({}, False),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, True),
+        ({"quantization_config": quantization_config({"l": WeightScheme(4, 128)}, [])}, False),
+    ],
+)
+def test_which_bundle_bitsandbytes_is_needed_for(tmp_path: Path, config: object, nf4: bool) -> None:
+    found = examine_bundle(made_up.bundle(tmp_path / "b", kind="vision-language"))
+    if config is not None:
+        (tmp_path / "b/language").mkdir()
+        (tmp_path / "b/language/config.json").write_text(json.dumps(config))
+    assert found.nf4 == nf4
+    assert not examine_bundle(made_up.bundle(tmp_path / "c")).nf4

@@ -9,7 +9,7 @@ from recorded import CPU_TORCH, ORIN_GPU, ORIN_TORCH, SYMBOL
 
 from edgeq.doctor.child import Outcome
 from edgeq.doctor.finding import DoctorFinding
-from edgeq.doctor.kernels import nf4_finding, torch_finding
+from edgeq.doctor.kernels import nf4_finding, packed_finding, torch_finding
 
 
 def without(outcome: Outcome, *names: str, returncode: int = 1, said: str = "") -> Outcome:
@@ -121,3 +121,40 @@ def test_a_kernel_that_ends_the_process_at_some_rows() -> None:
 def test_a_kernel_that_is_wrong(error: float) -> None:
     found = nf4(Outcome({**ORIN_TORCH.facts, "nf4_error": error}, 0))
     assert (found.status, "every answer would be wrong" in found.means) == ("missing", True)
+
+
+PACKED = {"4": ("Int4Cpu", 4e-3), "8": ("Int8", 6e-3)}
+
+
+def packed(needed: bool = True, **kernels: tuple[str, float]) -> DoctorFinding:
+    return packed_finding(Outcome({**CPU_TORCH.facts, "packed": {**PACKED, **kernels}}, 0), needed=needed)
+
+
+def test_kernels_for_integers() -> None:
+    found = packed()
+    assert (found.status, found.means) == ("ok", "")
+    assert found.seen.startswith(
+        "torch multiplied INT4 weights by Int4Cpu with a relative error of 4.0e-03, INT8 weights"
+    )
+
+
+@pytest.mark.parametrize(("needed", "status"), [(True, "missing"), (False, "unknown")])
+def test_kernels_for_integers_that_were_not_launched(needed: bool, status: str) -> None:
+    """Without torch, with one that fails before, and with one that fails there."""
+    assert packed_finding(None, needed=needed).status == status
+    assert packed_finding(Outcome({}, 1), needed=needed).status == status
+    fault = Outcome({**CPU_TORCH.facts, "packed_fault": "no such operator"}, 0)
+    assert packed_finding(fault, needed=needed).seen == "no such operator"
+
+
+@pytest.mark.parametrize("error", [0.3, float("nan")])
+@pytest.mark.parametrize(("needed", "status"), [(True, "missing"), (False, "warning")])
+def test_a_kernel_for_integers_that_is_wrong(error: float, needed: bool, status: str) -> None:
+    found = packed(needed, **{"8": ("Int8", error)})
+    assert (found.status, "every answer would be wrong" in found.means) == (status, True)
+
+
+@pytest.mark.parametrize(("needed", "status"), [(True, "warning"), (False, "ok")])
+def test_no_kernel_for_integers(needed: bool, status: str) -> None:
+    found = packed(needed, **{"8": ("Unpacking", 1e-7)})
+    assert (found.status, "no kernel for INT8 here" in found.means) == (status, True)

@@ -42,6 +42,12 @@ def test_all_is_there(site: Path) -> None:
     assert extras.seen == "complete: device, language"
 
 
+@pytest.mark.parametrize(("nf4", "status"), [(True, "missing"), (False, "ok")])
+def test_bitsandbytes_is_needed_for_nf4_alone(site: Path, nf4: bool, status: str) -> None:
+    install(site, ALL, EDGEQ.replace("made-up-bits (>=0.48)", "bitsandbytes>=1000"))
+    assert package_findings(language=True, nf4=nf4)[1].status == status
+
+
 @pytest.mark.parametrize(("language", "status"), [(True, "missing"), (False, "ok")])
 def test_an_extra_that_is_not_complete(site: Path, language: bool, status: str) -> None:
     install(site, {**ALL, "made-up-bits": "0.47.9"})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeq.doctor import torch_probe
 from edgeq.doctor.child import Outcome
-from edgeq.doctor.kernels import BOUND, nf4_finding
+from edgeq.doctor.kernels import BOUND, nf4_finding, packed_finding
 from edgeq.doctor.torch_probe import decode_nf4
 
 
@@ -58,6 +58,7 @@ def test_the_table_is_that_of_the_paper() -> None:
 
 def test_the_kernels_here_are_right(capsys: pytest.CaptureFixture[str]) -> None:
     found = facts(capsys)
+    assert packed_finding(Outcome(found, 0), needed=True).status == "ok"
     assert found["torch"] == version("torch")
     assert found["bitsandbytes"] == version("bitsandbytes")
     assert found["computes"] is True
@@ -113,3 +114,17 @@ def test_a_kernel_that_is_wrong(capsys: pytest.CaptureFixture[str], monkeypatch:
     right = bitsandbytes.matmul_4bit
     monkeypatch.setattr(bitsandbytes, "matmul_4bit", lambda *args, **named: right(*args, **named) * 1.05)
     assert float(str(facts(capsys)["nf4_error"])) == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_torch_without_the_operators_of_integers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told, and so is what comes behind it."""
+
+    def fail(_device: torch.device) -> None:
+        raise AttributeError("no _weight_int4pack_mm_for_cpu")
+
+    monkeypatch.setattr("edgeq.doctor.packed_products.packed_products", fail)
+    found = facts(capsys)
+    assert found["packed_fault"] == "no _weight_int4pack_mm_for_cpu"
+    assert "nf4_error" in found

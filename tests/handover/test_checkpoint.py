@@ -153,7 +153,9 @@ def test_awq_for_vllm(edgeq: Edgeq, tmp_path: Path, models: Mapping[str, tuple[P
     assert {name for name in source if name not in whole} == {
         name.replace(".qweight", ".weight") for name in whole if name.endswith(".qweight")
     }
-    assert {word for name in whole if name.endswith(".qzeros") for word in whole[name].flatten().tolist()} == {-0x77777778}
+    assert {word for name in whole if name.endswith(".qzeros") for word in whole[name].flatten().tolist()} == {
+        -0x77777778
+    }
 
 
 @pytest.fixture(scope="module")

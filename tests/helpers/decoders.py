@@ -16,8 +16,10 @@ from vlm import PREFIXES, tiny_vlm
 
 from edgeq.families.base import output_rows
 from edgeq.families.modules import read_modules
+from edgeq.plan.precision import Precision
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.nf4.write import write_nf4
+from edgeq.quantize.weight_only.write import write_packed
 from edgeq.runtime.vlm.api import GenerationRequest
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder
 from edgeq.runtime.vlm.decode_step import StepOptions
@@ -89,7 +91,7 @@ class Parts:
         return output_rows(VisionEncoder(self.engine).encode(self.prompter.pixels(image).feeds))
 
 
-def open_parts(directory: Path, family: str = "llava") -> Parts:
+def open_parts(directory: Path, family: str = "llava", precision: Precision = Precision.NF4) -> Parts:
     """A family's tiny model, whose layers say more than its embedding: so that an answer depends on what was asked."""
     model = tiny_vlm(family)
     for name, weight in model.get_submodule(PREFIXES[family]).named_parameters():
@@ -97,20 +99,25 @@ def open_parts(directory: Path, family: str = "llava") -> Parts:
             weight.data *= 8
     model.save_pretrained(directory / "whole")
     write_processor(directory / "whole", family)
-    write_nf4(directory / "whole", plan_modules(read_modules(directory / "whole")), directory / "nf4")
+    plan = plan_modules(read_modules(directory / "whole"), language=precision)
+    if precision is Precision.NF4:
+        write_nf4(directory / "whole", plan, directory / "language")
+    else:
+        write_packed(directory / "whole", plan, directory / "language", precision=precision)
     settings = tiny_settings(family, context=CONTEXT)
     prompter = Prompter.open(directory / "whole", settings)
-    return Parts(prompter, open_language_model(directory / "nf4", prompter, threads=1), Glance(_TOKENS.get(family, 4)))
+    language = open_language_model(directory / "language", prompter, threads=1)
+    return Parts(prompter, language, Glance(_TOKENS.get(family, 4)))
 
 
-_SHARED: dict[str, Parts] = {}
+_SHARED: dict[Precision, Parts] = {}
 
 
-def shared_parts(directories: pytest.TempPathFactory) -> Parts:
+def shared_parts(directories: pytest.TempPathFactory, precision: Precision = Precision.NF4) -> Parts:
     """The tiny LLaVA's, made once; whatever a test changes in it, it must put back."""
-    if "llava" not in _SHARED:
-        _SHARED["llava"] = open_parts(directories.mktemp("llava"))
-    return _SHARED["llava"]
+    if precision not in _SHARED:
+        _SHARED[precision] = open_parts(directories.mktemp("llava"), precision=precision)
+    return _SHARED[precision]
 
 
 def noise(seed: int, width: int = 30, height: int = 30) -> Image.Image:

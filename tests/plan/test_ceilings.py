@@ -9,8 +9,11 @@ import pytest
 from edgeq.device import PROFILES, device_profile
 from edgeq.device.power_modes import POWER_MODES, PowerMode, board_device, power_mode
 from edgeq.families.modules import read_vlm
+from edgeq.model.graph.components import Component, Layer
 from edgeq.plan.ceilings import Ceiling, ModelWork, decode_ceiling, device_ceiling, model_work
 from edgeq.plan.memory import MemoryPlan, plan_memory
+from edgeq.plan.precision import Precision
+from edgeq.plan.weights import asymmetric
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 NX = "orin-nx-16gb"
@@ -138,3 +141,26 @@ def test_a_mode_is_known_by_its_name_on_its_device() -> None:
     assert power_mode(NX, "MAXN") is None
     assert power_mode("orin-nx-8gb", "25W") is None
     assert power_mode(None, None) is None
+
+
+def test_int8_is_unpacked_for_a_prompt_and_int4_is_not() -> None:
+    """Beside 20,000 operations 600 bytes are read; 1,000 numbers in INT8 are also written and read in FP16."""
+    int4 = WORK.model_copy(update={"nf4_weights": 0})
+    int8 = int4.model_copy(update={"int8_weights": 1000})
+    times = [10 / device_ceiling(work, MODE).prefill_unpacked_tokens_per_second for work in (int4, int8)]
+    assert times == pytest.approx([20_000 / 2048e6 + 0.6e-3, 20_000 / 2048e6 + 4.6e-3])
+    assert bound(decode_ceiling(int4, 1e6, 1.0, 1), 1250, "bandwidth"), "no instructions are counted"
+
+
+@pytest.mark.parametrize(("precision", "share"), [(Precision.INT4, 0.515625), (Precision.INT8, 1.0)])
+def test_bytes_of_a_token_of_integers(precision: Precision, share: float) -> None:
+    """LLaVA-1.5-7B: 6,476.0 M weights, and a head of 131 M in FP16."""
+
+    def choose(component: Component, layer: Layer) -> Precision:
+        return precision if asymmetric(component, layer) is Precision.NF4 else Precision.FP16
+
+    work = model_work(plan_memory(read_vlm(GOLDEN / "llava-1.5-7b"), device_profile(NX), context=640, precision=choose))
+    assert work is not None
+    assert work.weights_bytes == pytest.approx(share * 6476.0e6 + 2 * 131.1e6, rel=2e-3)
+    assert work.nf4_weights == 0
+    assert work.int8_weights == pytest.approx(6476.0e6 if precision is Precision.INT8 else 0, rel=1e-3)

@@ -66,6 +66,20 @@ def test_the_rule_keeps_cross_attention_in_fp16(name: str, millions: int) -> Non
     assert crossing.precisions == {Precision.FP16: 2 * crossing.parameters}
 
 
+def test_int4_with_what_its_kernel_has_beside() -> None:
+    """6,476.0 M weights in groups of 128: each has a 16-bit scale, and in the kernel a zero point as well."""
+
+    def choose(component: Component, layer: Layer) -> Precision:
+        return Precision.INT4 if asymmetric(component, layer) is Precision.NF4 else Precision.FP16
+
+    plan = plan_memory(model("llava-1.5-7b"), NX, context=640, precision=choose)
+    for phase in plan.phases[-2:]:  # loading and answering
+        items = {item.name: item.bytes for item in phase.items}
+        assert items["zero points"] == pytest.approx(6476.0e6 / 64, rel=1e-4)
+    assert items["unpacked weights"] == 0
+    assert items["language weights"] == pytest.approx(6476.0e6 * 0.515625, rel=1e-3)
+
+
 def test_llava_13b_fits_an_orin_nx_asymmetric_and_not_in_fp16() -> None:
     plan = plan_memory(model("llava-1.5-13b"), NX, context=2048)
     assert plan.fits

@@ -13,7 +13,7 @@ from edgeq.families.modules import read_vlm
 from edgeq.families.structure import Module
 from edgeq.model.graph.components import Component
 from edgeq.plan.precision import Precision
-from edgeq.plan.weights import asymmetric, by_name, layer_bytes, nf4_bytes, uniform, weigh
+from edgeq.plan.weights import Choice, asymmetric, by_name, layer_bytes, nf4_bytes, uniform, weigh
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 
@@ -84,3 +84,21 @@ def test_the_parts_add_up() -> None:
     assert weights.bytes("embedding", "head") == 2 * 2 * 152_064 * 3584
     assert weights.unpacked == 0
     assert weigh(model, asymmetric).unpacked == 2 * 3584 * 18944, "the largest layer of the language model"
+
+
+def test_what_the_kernels_of_int4_and_int8_need_beside() -> None:
+    """LLaVA-1.5-7B: 6,476.0 M weights of the language model in groups of 128; the largest layer is 4096 x 11008."""
+    model = read_vlm(GOLDEN / "llava-1.5-7b")
+    layers = [
+        layer for part in model.components if part.name == "language" for layer in part.layers if layer.op == "Linear"
+    ]
+    weights = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert sum(layer.parameters for layer in layers) == weights
+
+    def of(precision: Precision) -> Choice:
+        return lambda part, layer: precision if asymmetric(part, layer) is Precision.NF4 else Precision.FP16
+
+    int4, int8 = weigh(model, of(Precision.INT4)), weigh(model, of(Precision.INT8))
+    assert (int4.unpacked, int4.zeros) == (0, 2 * weights // 128)
+    assert (int8.unpacked, int8.zeros) == (2 * 4096 * 11008, 0)
+    assert weigh(model, asymmetric).zeros == 0

@@ -75,7 +75,7 @@ def print_ceilings(ceilings: Sequence[Ceiling], context: int) -> None:
         "Derived from clocks and bandwidth, not measured: nothing reaches it. "
         f"token/s: of an answer at {context:,} tokens of context, by memory or by the issue of NF4's instructions. "
         f"read/s: tokens of a prompt; {fastest.prefill_unpacked_tokens_per_second:,.0f} in {fastest.mode.name} where "
-        "each NF4 matrix is unpacked first. ms: of an image in the vision encoder."
+        "each matrix in NF4 or INT8 is unpacked first. ms: of an image in the vision encoder."
     )
 
 

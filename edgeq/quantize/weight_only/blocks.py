@@ -1,8 +1,8 @@
 """A language model block by block: prompts go through all of it while the weights of one block alone are in memory.
 
 First each prompt runs through a skeleton, whose embedding is the checkpoint's and whose blocks give what they are
-given: so every block's other inputs are known (masks, positions, what cross-attention looks at), and what is added between
-blocks. Then each block runs for itself, in float32. Needs torch, transformers and accelerate.
+given: so every block's other inputs are known (masks, positions, what cross-attention looks at), and what is added
+between blocks. Then each block runs for itself, in float32. Needs torch, transformers and accelerate.
 """
 
 from __future__ import annotations

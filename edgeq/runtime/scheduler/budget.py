@@ -12,9 +12,11 @@ from typing import Final
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import PROFILES, DeviceProfile, probe
 from edgeq.errors import InputError
+from edgeq.model.checkpoint.packed_weights import WeightScheme
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.plan.memory import MemoryPlan
+from edgeq.runtime.vlm.packed.checkpoint import check_packed, weight_format
 
 __all__ = ["MEMORY", "ServingBudget", "serving_budget", "serving_device"]
 
@@ -34,7 +36,7 @@ class ServingBudget:
         weights: of both halves, as they are in memory.
         runtime: Python, torch, the vision backend, CUDA's context.
         workspace: of a TensorRT engine.
-        unpacked: of the largest NF4 layer in FP16.
+        unpacked: of the largest layer in NF4 or INT8, in FP16.
         reserve: what stays free.
     """
 
@@ -98,13 +100,13 @@ def serving_budget(
         ArtifactError: the bundle does not say how its halves are joined.
         ModelError: the language model's files are damaged.
     """
-    stored = read_stored(bundle / LANGUAGE)
+    stored, schemes = read_stored(bundle / LANGUAGE), _schemes(bundle / LANGUAGE)
     budget = ServingBudget(
         total=device.budget_bytes if total_bytes is None else total_bytes,
-        weights=_language_bytes(bundle) + _vision_bytes(bundle, device),
+        weights=_language_bytes(bundle) + _zeros(stored, schemes) + _vision_bytes(bundle, device),
         runtime=device.runtime_bytes,
         workspace=WORKSPACE_BYTES if device.memory == "unified" else 0,
-        unpacked=_unpacked(stored),
+        unpacked=_unpacked(stored, schemes),
         reserve=reserve_bytes,
     )
     if budget.requests <= 0:
@@ -131,10 +133,28 @@ def _vision_bytes(bundle: Path, device: DeviceProfile) -> int:
     return sum(file.stat().st_size for file in files) * (_WIDENED if device.widens_fp16 else 1)
 
 
-def _unpacked(stored: dict[str, StoredTensor]) -> int:
-    """The largest NF4 layer in FP16. Its payload is the largest tensor of bytes, two weights in each."""
-    largest = max((tensor.elements for tensor in stored.values() if tensor.dtype == "U8"), default=0)
-    return largest * 2 * _HALF
+def _schemes(language: Path) -> dict[str, WeightScheme]:
+    """The layers in packed integers; empty for NF4."""
+    if not (language / "config.json").exists() or weight_format(language) != "packed":
+        return {}
+    return check_packed(language)
+
+
+def _zeros(stored: dict[str, StoredTensor], schemes: dict[str, WeightScheme]) -> int:
+    """A zero point beside each scale of INT4, as torch's kernel has them."""
+    scales = (stored[f"{layer}.weight_scale"] for layer, scheme in schemes.items() if scheme.bits == 4)
+    return _HALF * sum(scale.elements for scale in scales)
+
+
+def _unpacked(stored: dict[str, StoredTensor], schemes: dict[str, WeightScheme]) -> int:
+    """The largest layer in FP16 that is unpacked for a long prompt.
+
+    In NF4 its payload is the largest tensor of bytes, two weights in each; in INT8 it has four weights a word. INT4 has
+    a kernel for long prompts, too.
+    """
+    nf4 = (2 * tensor.elements for tensor in stored.values() if tensor.dtype == "U8")
+    int8 = (4 * stored[f"{layer}.weight_packed"].elements for layer, scheme in schemes.items() if scheme.bits == 8)
+    return _HALF * max((*nf4, *int8), default=0)
 
 
 def _gigabytes(count: int) -> str:

@@ -61,7 +61,7 @@ def find_capacity(
         slots: requests at once, at most.
         caches: bytes for the caches, at most; None is room for 16 pictures.
         captured: decode steps become CUDA graphs.
-        unpacked: bytes of the largest NF4 layer in FP16.
+        unpacked: bytes of the largest NF4 or INT8 layer in FP16.
 
     Raises:
         InputError: it is too little for one slot, and one picture with a prompt as long as the context.

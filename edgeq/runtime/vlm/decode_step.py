@@ -39,6 +39,9 @@ _TRIED_VALUES: Final = 8192
 """Rounded numbers that trials look at. Another order of a sum is mostly rounded away in 16 bits: of a small network's
 numbers one in 500 told it (AVX512-FP16, one row beside four), so that one trial of these is not enough."""
 
+_HEAD_ROWS: Final = 2
+"""Of a head on a CPU: of one row a few of 32,000 logits had other bits (FP16, AVX512-FP16)."""
+
 _ROUNDING: Final = 0.02
 """Of the largest logit: how far fused layers on a GPU may be from those of transformers."""
 
@@ -295,15 +298,16 @@ class DecodeStep:
         return logits
 
     def _in_few(self, fused: FusedLayers, shape: StepShape) -> torch.Tensor:
-        """The fused layers. On a GPU the head always has a row for every slot.
+        """The fused layers. The head has a row for every slot on a GPU, and two at the least on a CPU.
 
         It reads its weight once either way, and a product of one row would be summed by another kernel.
         """
         places, slots = self._places, slice(shape.slots)
         seen = self._masks(shape) if self._masked else self._own_tokens(slots)
         rows = fused(places.tokens[slots], places.positions[slots], seen)
-        if rows.device.type != "cpu" and len(rows) < len(places.seen):
-            rows = pad(rows, (0, 0, 0, len(places.seen) - len(rows)))
+        least = min(_HEAD_ROWS, len(places.seen)) if rows.device.type == "cpu" else len(places.seen)
+        if len(rows) < least:
+            rows = pad(rows, (0, 0, 0, least - len(rows)))
         return fused.head(rows)[slots]
 
     def _own_tokens(self, slots: slice) -> Mapping[str, Seen]:

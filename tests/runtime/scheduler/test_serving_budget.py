@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.device import device_profile
 from edgeq.errors import InputError, ModelError
+from edgeq.model.checkpoint.packed_weights import WeightScheme, quantization_config
 from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import serving_budget, serving_device
@@ -96,3 +98,21 @@ def test_without_a_memory_plan_the_machine_is_all_there_is_to_go_by(bundle: Path
     assert serving_device(bundle, cuda=False, root=root).budget_bytes == 60 * GIB
     jetson = serving_device(bundle, cuda=True, root=root)
     assert (jetson.memory, jetson.runtime_bytes, jetson.widens_fp16) == ("unified", NX.runtime_bytes, False)
+
+
+@pytest.mark.parametrize(("bits", "unpacked"), [(4, 0), (8, 600 * 128 * 2)])
+def test_packed_integers(bundle: Path, bits: int, unpacked: int) -> None:
+    """One layer, 600 x 128: INT4 has a zero point beside each of 600 scales, INT8 is unpacked for a long prompt."""
+    scheme = WeightScheme(bits, 128 if bits == 4 else None)
+    tensors = {
+        "l.weight_packed": np.zeros((600, 128 * bits // 32), np.int32),
+        "l.weight_scale": np.zeros((600, 1), np.float16),
+        "l.weight_shape": np.array([600, 128]),
+    }
+    save_file(tensors, bundle / "language/model.safetensors")
+    config = {"quantization_config": quantization_config({"l": scheme}, [])}
+    (bundle / "language/config.json").write_text(json.dumps(config))
+    budget = serving_budget(bundle, CPU, reserve_bytes=0, total_bytes=1_000_000)
+    assert budget.unpacked == unpacked
+    file = (bundle / "language/model.safetensors").stat().st_size
+    assert budget.weights == file + 2 * 7000 + (2 * 600 if bits == 4 else 0)

@@ -14,6 +14,7 @@ from decoders import Parts, noise, open_parts, shared_parts
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.base import ImageFeatures
+from edgeq.plan.precision import Precision
 from edgeq.runtime.vlm.api import GenerationRequest, SamplingParams, Turn
 from edgeq.runtime.vlm.batch_decoder import BatchDecoder, TokenEvent
 from edgeq.runtime.vlm.decode_step import StepOptions
@@ -80,13 +81,23 @@ def together(
 
 
 @pytest.mark.parametrize(
-    ("count", "options"), [(54, StepOptions()), (24, StepOptions(masked=True)), (24, StepOptions(ahead=True))]
+    ("precision", "count", "options"),
+    [
+        (Precision.NF4, 54, StepOptions()),
+        (Precision.NF4, 24, StepOptions(masked=True)),
+        (Precision.NF4, 24, StepOptions(ahead=True)),
+        (Precision.INT4, 24, StepOptions()),
+        (Precision.INT8, 24, StepOptions(masked=True)),
+    ],
 )
-def test_an_answer_does_not_depend_on_the_company(parts: Parts, count: int, options: StepOptions) -> None:
+def test_an_answer_does_not_depend_on_the_company(
+    tmp_path_factory: pytest.TempPathFactory, precision: Precision, count: int, options: StepOptions
+) -> None:
     """Requests in slots of chance, with caches that are too small for all, against each alone in the first slot.
 
     On a CPU's way; through masks, as on a GPU; and with each step begun before the tokens of the last one are read.
     """
+    parts = shared_parts(tmp_path_factory, precision)
     decoder = parts.decoder(cache_bytes=90_000, options=options)
     fresh = parts.decoder(cache_bytes=0, options=replace(options, ahead=False))
     questions = [parts.question(ask) for ask in mixed(count, seed=3)]
@@ -136,10 +147,19 @@ def test_one_token_costs_one_step_however_many_are_served(parts: Parts) -> None:
     assert decoder.steps == 8
 
 
-@pytest.mark.parametrize("family", ["llava", "idefics3", "paligemma"])
-def test_tokens_are_the_likeliest_by_the_model_itself(parts: Parts, tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [
+        *((family, Precision.NF4) for family in ("llava", "idefics3", "paligemma")),
+        ("paligemma", Precision.INT4),
+        ("idefics3", Precision.INT8),
+    ],
+)
+def test_tokens_are_the_likeliest_by_the_model_itself(
+    parts: Parts, tmp_path: Path, family: str, precision: Precision
+) -> None:
     """Which reads prompt and answer in one piece, with another cache and another attention: so up to rounding."""
-    mine = parts if family == "llava" else open_parts(tmp_path, family)
+    mine = parts if family == "llava" else open_parts(tmp_path, family, precision)
     decoder = mine.decoder()
     for seed in (5, 6):
         image = noise(seed, width=56, height=40)

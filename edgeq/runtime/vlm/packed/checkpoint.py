@@ -77,8 +77,9 @@ def _faults(layer: str, scheme: WeightScheme | None, stored: dict[str, StoredTen
         return [f"{layer}: without 16-bit scales for its weight"]
     shape = (packed.shape[0], packed.shape[1] * 32 // scheme.bits)
     return [
-        f"{slot.name}: {found.dtype} {list(found.shape)}, expected {slot.dtype} {list(slot.shape)}" if found else
-        f"{slot.name}: missing"
+        f"{slot.name}: {found.dtype} {list(found.shape)}, expected {slot.dtype} {list(slot.shape)}"
+        if found
+        else f"{slot.name}: missing"
         for slot in packed_slots(layer, shape, scheme, scale.dtype)
         if (found := stored.get(slot.name)) is None or (found.dtype, found.shape) != (slot.dtype, slot.shape)
     ]

@@ -107,9 +107,7 @@ def joined_packed(layers: Sequence[PackedLinear]) -> JoinedLayers | None:
     return together
 
 
-def _multiplied(
-    product: Product, inputs: torch.Tensor, out_features: int, bias: torch.Tensor | None
-) -> torch.Tensor:
+def _multiplied(product: Product, inputs: torch.Tensor, out_features: int, bias: torch.Tensor | None) -> torch.Tensor:
     rows = inputs.reshape(-1, inputs.shape[-1])
     found = product(rows)[:, :out_features].to(inputs.dtype)
     if bias is not None:

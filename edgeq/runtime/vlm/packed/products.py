@@ -30,7 +30,7 @@ MOST_ROWS: Final = {4: 64, 8: 32}
 """Rows up to which a CPU multiplies weights of so many bits as they are stored; about where both take as long."""
 
 _BLOCK: Final = 64
-"""Output channels that lie together in the layout of a CPU with AVX512; a multiple of what any other layout asks for."""
+"""Output channels that lie together in the layout of a CPU with AVX512; other layouts ask for fewer."""
 
 _AT_ONCE: Final = 512
 """Output channels that are unpacked at once, a multiple of `_BLOCK`."""
@@ -95,7 +95,7 @@ class Int4Cpu(Product):
         return found
 
     def _unpacked(self, given: torch.Tensor) -> torch.Tensor:
-        """By weights in bfloat16. Two bytes are looked up at once: four numbers, of channels c, c + 32, c + 1, c + 33."""
+        """By weights in bfloat16. Two bytes are looked up at once: of channels c, c + 32, c + 1, c + 33."""
         blocks, groups = self.out_features // _BLOCK, self.in_features // self.group
         words = self.weight.view(torch.int16).view(blocks, self.in_features, _BLOCK // 4)
         scales = self.scales[..., 0].view(groups, blocks, 2, _BLOCK // 2).transpose(2, 3).reshape(groups, 1, -1)
@@ -290,7 +290,7 @@ def _four_numbers() -> torch.Tensor:
 
 @cache
 def _lies_in_blocks() -> bool:
-    """Whether the layout is that of a CPU with AVX512: of 64 channels those from 0 in the lower halves, from 32 above."""
+    """Whether the layout is that of a CPU with AVX512: channels 0 to 31 in the lower halves, 32 to 63 above."""
     values = (torch.arange(_BLOCK)[:, None] * 5 + torch.arange(32)).remainder(16).to(torch.int32)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1).view(32, _BLOCK // 2)
     return torch.equal(torch.cat([packed & 15, packed >> 4], 1).T.to(torch.int32), values)
