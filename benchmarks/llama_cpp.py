@@ -196,9 +196,7 @@ def _environment() -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.llama_cpp", description=__doc__.splitlines()[0])
     parser.add_argument("--llama-python", type=Path, default=os.environ.get("LLAMA_PYTHON"))
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / "out" / "bench-llama", help="where 9 GB of models are kept"
-    )
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-llama", help="where 9 GB of models are kept")
     parser.add_argument("--kinds", nargs="+", default=list(_KINDS), choices=list(_KINDS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each side")
     parser.add_argument("--prompt", type=int, default=128, help="tokens")

@@ -70,8 +70,8 @@ _CASES: Final = (
     _Case("transformers", "compressed-tensors", "llava", "checkpoint_transformers_run"),
     _Case("vllm", "compressed-tensors", "llava", "checkpoint_vllm_run"),
     _Case("vllm", "awq", "llava", "checkpoint_vllm_run"),
-    _Case("edge-llm", "awq", "qwen2_5_vl", "checkpoint_edge_llm_run"),
-    _Case("edge-llm", "modelopt", "qwen2_5_vl", "checkpoint_edge_llm_run"),
+    _Case("edge-llm", "awq", "qwen2.5-vl-7m", "checkpoint_edge_llm_run"),
+    _Case("edge-llm", "modelopt", "qwen2.5-vl-7m", "checkpoint_edge_llm_run"),
 )
 
 

@@ -172,7 +172,6 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
-<<<<<<< HEAD
 def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     """Of the size of the demo's model, in multiples of 128 as INT4 kernels have them."""
     import transformers
@@ -197,44 +196,17 @@ def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
-RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
-    "1.1b": RandomVlm(_llava, {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}),
-    "tinyllama": RandomVlm(
-        _tinyllama, {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}
-    ),
-    "mllama-1b": RandomVlm(
-        _mllama,
-        {"image_processor_type": "MllamaImageProcessor", "size": _TILES, "max_image_tiles": 4},
-        _TILE,
-        (_TILE,),
-    ),
-    "qwen3-vl-1b": RandomVlm(
-        _qwen3_vl,
-        {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "size": {"shortest_edge": 256**2, "longest_edge": 4096**2},
-            **{"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2},
-        },
-        "".join(_QWEN),
-        _QWEN,
-    ),
-    "qwen2_5_vl": RandomVlm(
-        _qwen2_5_vl,
-        {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "size": {"shortest_edge": 112**2, "longest_edge": 224**2},
-            **{"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2},
-        },
-        "".join(_QWEN),
-        _QWEN,
-    ),
-=======
 _CLIP_PROCESSOR: Final = {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}
 _MLLAMA_PROCESSOR: Final = {"image_processor_type": "MllamaImageProcessor", "size": _TILES, "max_image_tiles": 4}
 _QWEN_PROCESSOR: Final = {
     "image_processor_type": "Qwen2VLImageProcessor",
     "size": {"shortest_edge": 256**2, "longest_edge": 4096**2},
     **{"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2},
+}
+_PIXELS_PROCESSOR: Final = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "size": {"shortest_edge": 112**2, "longest_edge": 224**2},
+    **{"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2},
 }
 _TURNS: Final = {"rope_type": "default", "mrope_section": [12, 10, 10], "rope_theta": 5e6, "mrope_interleaved": True}
 
@@ -246,7 +218,7 @@ RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
     "llava-7m": RandomVlm(_narrow(_llava), _CLIP_PROCESSOR),
     "mllama-7m": RandomVlm(_narrow(_mllama, cross_attention_layers=[1]), _MLLAMA_PROCESSOR, _TILE, (_TILE,)),
     "qwen3-vl-7m": RandomVlm(_narrow(_qwen3_vl, rope_parameters=_TURNS), _QWEN_PROCESSOR, "".join(_QWEN), _QWEN),
->>>>>>> int4
+    "qwen2.5-vl-7m": RandomVlm(_qwen2_5_vl, _PIXELS_PROCESSOR, "".join(_QWEN), _QWEN),
     "onevision-7m": RandomVlm(
         _onevision,
         {
