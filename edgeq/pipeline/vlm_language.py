@@ -53,7 +53,7 @@ class LanguageFigures(BaseModel):
         language: as `--language` has it.
         bytes: of its files.
         drop: right answers lost, in points, or where nobody knows what is right, answers that are others, in percent.
-        standard_error: of the drop.
+        standard_error: of the drop; None where there are too few questions for one.
         agreement: percent of answers that are the whole model's.
         kl: mean over tokens of KL(whole || this) of the softmaxed logits, in nats.
         within: the drop is below the bound, with 95 % certainty.
@@ -64,7 +64,7 @@ class LanguageFigures(BaseModel):
     language: str
     bytes: int
     drop: float
-    standard_error: float
+    standard_error: float | None
     agreement: float
     kl: float
     within: bool
@@ -218,12 +218,13 @@ def _aside(bundle: Path, language: str) -> Path:
 
 def _figures(language: str, directory: Path, quality: VlmQuality, max_drop: float) -> LanguageFigures:
     headline = quality.headline()
+    error = headline.standard_error
     return LanguageFigures(
         language=language,
         bytes=sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()),
         drop=headline.drop,
-        standard_error=headline.standard_error,
+        standard_error=error,
         agreement=quality.agreement.value,
         kl=quality.forced.kl.value,
-        within=headline.drop + _SURE * headline.standard_error <= max_drop,
+        within=error is not None and headline.drop + _SURE * error <= max_drop,
     )

@@ -168,7 +168,7 @@ def print_languages(chosen: ChosenLanguage) -> None:
             (
                 figures.language,
                 f"{figures.bytes / 1e6:,.1f}",
-                f"{figures.drop:.1f} ({figures.standard_error:.1f})",
+                f"{figures.drop:.1f}" + ("" if figures.standard_error is None else f" ({figures.standard_error:.1f})"),
                 f"{figures.agreement:.1f}",
                 f"{figures.kl:.4f}",
                 "chosen" if figures.language == chosen.language else "" if figures.within else "not shown",

@@ -21,7 +21,7 @@ from edgeq.quantize.weight_only.round import Rounded, group_products, round_weig
 
 __all__ = ["Seen", "quantize_block", "scale_block"]
 
-_STEPS: Final = 20
+_STEPS: Final = 10
 _TINY: Final = 1e-4
 """No channel's scale is less; it stands for a channel that was never seen."""
 

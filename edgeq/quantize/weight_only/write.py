@@ -50,7 +50,7 @@ __all__ = ["write_packed"]
 
 _PACKAGES: Final = ("torch", "transformers", "safetensors", "accelerate")
 
-_KEPT: Final = 512
+_KEPT: Final = 256
 """Tokens of all prompts together on which scales are tried."""
 
 Progress = Callable[[str, int, int], None]
