@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from typing import Any
 
 def main() -> None:
     """Export as `tensorrt-edgellm-export` does, and look into the graph of the language model."""
-    from tensorrt_edgellm.scripts import export
-
+    export: Any = import_module("tensorrt_edgellm.scripts.export")
     checkpoint, half, output = sys.argv[1:4]
     sys.argv = ["tensorrt-edgellm-export", checkpoint, output]
     said, sys.stdout = sys.stdout, sys.stderr
@@ -50,8 +50,8 @@ def _wanted(half: Path) -> list[bytes]:
     import numpy as np
     import torch
     from safetensors.torch import load_file
-    from tensorrt_edgellm.checkpoint.repacking import repack_to_cutedsl_fragment
 
+    repacking: Any = import_module("tensorrt_edgellm.checkpoint.repacking")
     found = []
     tensors: dict[str, Any] = {}
     for file in half.glob("*.safetensors"):
@@ -60,7 +60,7 @@ def _wanted(half: Path) -> list[bytes]:
         if name.endswith(".weight_packed"):
             words = value.view(torch.uint8)
             nibbles = torch.stack([words & 15, words >> 4], -1).flatten(1)
-            found.append(repack_to_cutedsl_fragment(nibbles.numpy().astype(np.int16)).tobytes())
+            found.append(repacking.repack_to_cutedsl_fragment(nibbles.numpy().astype(np.int16)).tobytes())
         elif name.endswith(".weight_scale"):
             found.append(value.t().contiguous().to(torch.float16).numpy().tobytes())
     return found

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 
 
 def main() -> None:
     """Load the whole checkpoint as anyone would, and ask."""
-    import compressed_tensors
     import torch
     import transformers
     from PIL import Image
@@ -26,7 +26,7 @@ def main() -> None:
         inputs = processor(images=image.convert("RGB"), text=text, return_tensors="pt").to(torch.float16)
     said = model.generate(**inputs, max_new_tokens=48, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     answer = {
-        "release": f"{transformers.__version__}, compressed-tensors {compressed_tensors.__version__}",
+        "release": f"{transformers.__version__}, compressed-tensors {version('compressed-tensors')}",
         "code": "AutoModelForImageTextToText.from_pretrained, generate",
         "said": f"{packed} packed layers",
         "answer": processor.decode(said, skip_special_tokens=True).strip(),

@@ -24,8 +24,9 @@ def main() -> None:
     """Start the whole engine in this process, and ask."""
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
     os.environ.update(settings)
-    import vllm
     from PIL import Image
+
+    vllm: Any = import_module("vllm")
 
     checkpoint, photograph, question = sys.argv[1:4]
     engine: Any = vllm.LLM(checkpoint, enforce_eager=True, max_model_len=512, max_num_seqs=1, dtype="bfloat16")
