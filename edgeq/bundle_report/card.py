@@ -114,7 +114,7 @@ def _pipeline(contents: BundleContents) -> str:
 
 def _precisions(contents: BundleContents) -> list[str]:
     used = {decision.precision.value for plan in contents.plans.values() for decision in plan.decisions}
-    return [name for name in ("int8", "nf4", "fp16") if name in used]
+    return [name for name in ("int8", "int4", "nf4", "fp16") if name in used]
 
 
 def _results(contents: BundleContents) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeq.doctor.child import tell
 
@@ -49,7 +50,7 @@ def packed_products(device: torch.device) -> dict[str, tuple[str, float]]:
         layer.weight_scale.data.copy_(torch.from_numpy(scales))
         layer.weight_shape.data.copy_(torch.tensor([_OUT, _IN]))
         layer.repack()
-        matrix = integers * np.repeat(scales.astype(np.float64), _IN // scales.shape[1], 1)
+        matrix = integers.astype(np.float64) * np.repeat(scales.astype(np.float64), _IN // scales.shape[1], 1)
         errors = [_error(layer, matrix, rows, device) for rows in _ROWS]
         found[str(scheme.bits)] = (
             type(layer.product).__name__,
@@ -58,9 +59,7 @@ def packed_products(device: torch.device) -> dict[str, tuple[str, float]]:
     return found
 
 
-def _error(
-    layer: PackedLinear, matrix: np.ndarray[tuple[int, ...], np.dtype[np.float64]], rows: int, device: torch.device
-) -> float:
+def _error(layer: PackedLinear, matrix: NDArray[np.float64], rows: int, device: torch.device) -> float:
     import torch
 
     given = np.random.default_rng(rows).standard_normal((rows, _IN)).astype(np.float16)

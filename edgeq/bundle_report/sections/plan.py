@@ -77,7 +77,7 @@ def _drawn(parts: list[tuple[tuple[str, str], int]], whole: int) -> Drawing:
         for (component, precision), parameters in parts
     ]
     told = "; ".join(f"{row.name} {row.text}" for row in rows)
-    key: tuple[tuple[Kind, str], ...] = (("quantized", "INT8 or NF4"), ("reference", "floating point"))
+    key: tuple[tuple[Kind, str], ...] = (("quantized", "INT8, INT4 or NF4"), ("reference", "floating point"))
     return bars("Parameters by part and precision", told, "% of the parameters", rows, key=key)
 
 

@@ -109,13 +109,13 @@ def require_packages(directory: Path | None = None) -> None:
         EngineError: a package is missing; it says what to install.
         ModelError: the weights are stored in a way that edgeq does not read.
     """
-    unknown = directory is None or not (directory / "config.json").exists()  # what is missing is told by who opens it
-    nf4 = unknown or weight_format(directory) == "bitsandbytes"
+    there = directory is not None and (directory / "config.json").exists()  # what is missing is told by who opens it
+    nf4 = directory is None or not there or weight_format(directory) == "bitsandbytes"
     needed = (*_PACKAGES, _NF4) if nf4 else _PACKAGES
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise EngineError(
-            f"a language model of this form runs with {missing[0]}, which is not installed",
+            f"this language model runs with {missing[0]}, which is not installed",
             next_step=install_command("device", "language"),
         )
 

@@ -76,10 +76,14 @@ def _faults(layer: str, scheme: WeightScheme | None, stored: dict[str, StoredTen
     if len(packed.shape) != 2 or scale is None or scale.dtype not in _SCALES:
         return [f"{layer}: without 16-bit scales for its weight"]
     shape = (packed.shape[0], packed.shape[1] * 32 // scheme.bits)
+    if scheme.group and shape[1] % scheme.group:
+        return [f"{layer}: {shape[1]} inputs do not fall into groups of {scheme.group}"]
     return [
-        f"{slot.name}: {found.dtype} {list(found.shape)}, expected {slot.dtype} {list(slot.shape)}"
-        if found
-        else f"{slot.name}: missing"
+        f"{slot.name}: {_said(stored.get(slot.name))}, expected {slot.dtype} {slot.shape}"
         for slot in packed_slots(layer, shape, scheme, scale.dtype)
         if (found := stored.get(slot.name)) is None or (found.dtype, found.shape) != (slot.dtype, slot.shape)
     ]
+
+
+def _said(tensor: StoredTensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} {tensor.shape}"

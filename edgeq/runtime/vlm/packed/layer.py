@@ -30,6 +30,10 @@ class PackedLinear(torch.nn.Module):
     """
 
     product: Product
+    weight_packed: torch.nn.Parameter
+    weight_scale: torch.nn.Parameter
+    weight_shape: torch.nn.Parameter
+    bias: torch.nn.Parameter | None
 
     def __init__(
         self, in_features: int, out_features: int, scheme: WeightScheme, *, bias: bool, dtype: torch.dtype
@@ -38,6 +42,7 @@ class PackedLinear(torch.nn.Module):
         self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
         for slot in packed_slots("", (out_features, in_features), scheme, ""):
             kind = {"I32": torch.int32, "I64": torch.int64}.get(slot.dtype, dtype)
+            assert slot.shape is not None
             empty = torch.empty(slot.shape, dtype=kind)
             self.register_parameter(slot.name.removeprefix("."), torch.nn.Parameter(empty, requires_grad=False))
         given = torch.nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
@@ -99,7 +104,8 @@ def joined_packed(layers: Sequence[PackedLinear]) -> JoinedLayers | None:
     product = join([layer.product for layer in layers])
     if product is None:
         return None
-    bias = None if first.bias is None else torch.cat([layer.bias for layer in layers])
+    biases: list[torch.Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases) if biases else None
     together = JoinedLayers(product, bias)
     if not torch.equal(together(inputs), alone):
         return None

@@ -7,6 +7,7 @@ bits. Needs torch and transformers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ __all__ = ["config_for_loading"]
 _METHOD: Final = "edgeq-packed"
 
 
-def config_for_loading(kind: Any, directory: Path, stored: dict[str, WeightScheme]) -> Any:
+def config_for_loading(kind: Any, directory: Path, stored: Mapping[str, WeightScheme]) -> Any:
     """A checkpoint's config, which has `from_pretrained` make the layers of `stored`.
 
     Args:
@@ -41,7 +42,7 @@ def config_for_loading(kind: Any, directory: Path, stored: dict[str, WeightSchem
     return config
 
 
-@register_quantization_config(_METHOD)  # type: ignore[untyped-decorator]
+@register_quantization_config(_METHOD)
 class _Config(QuantizationConfigMixin):  # type: ignore[misc]
     """What config.json says, and what the files hold."""
 
@@ -51,7 +52,7 @@ class _Config(QuantizationConfigMixin):  # type: ignore[misc]
         self.quant_method, self.written, self.stored = quant_method, written, stored
 
 
-@register_quantizer(_METHOD)  # type: ignore[untyped-decorator]
+@register_quantizer(_METHOD)
 class _Quantizer(HfQuantizer):  # type: ignore[misc]
     """Puts `PackedLinear` in the place of linear layers, and repacks them one after the other."""
 

@@ -195,8 +195,9 @@ class Unpacking(Product):
         step = _AT_ONCE if on_cpu else self.out_features
         for start in range(0, self.out_features, step):
             part = slice(start, start + step)
-            weight = unpack_integers(self.weight[part], self.bits).to(given.dtype).unflatten(1, (-1, self.group))
-            weight = (weight * self.scales[part, :, None].to(given.dtype)).flatten(1)
+            weight = unpack_integers(self.weight[part], self.bits).to(given.dtype)
+            weight = weight.view(len(weight), -1, self.group) * self.scales[part, :, None].to(given.dtype)
+            weight = weight.flatten(1)
             found[:, part] = given @ weight.T
         return found
 

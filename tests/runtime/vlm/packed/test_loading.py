@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,10 @@ def of_bytes(tensors: dict[str, torch.Tensor]) -> None:
     tensors[f"{DOWN}.weight_packed"] = tensors[f"{DOWN}.weight_packed"].view(torch.uint8)
 
 
+def odd_groups(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{DOWN}.weight_packed"] = torch.zeros(64, 17, dtype=torch.int32)
+
+
 def as_floats(tensors: dict[str, torch.Tensor]) -> None:
     for name in ("weight_packed", "weight_scale", "weight_shape"):
         del tensors[f"{DOWN}.{name}"]
@@ -180,9 +185,10 @@ def as_floats(tensors: dict[str, torch.Tensor]) -> None:
     [
         (without_scale, "without 16-bit scales"),
         (wide_scale, "without 16-bit scales"),
-        (cut_scale, r"weight_scale: F16 \[63, 1\], expected F16 \[64, 1\]"),
+        (cut_scale, r"weight_scale: F16 \(63, 1\), expected F16 \(64, 1\)"),
         (with_zero_points, "weight_zero_point: not read by edgeq"),
         (of_bytes, "weight_packed: U8"),
+        (odd_groups, "136 inputs do not fall into groups of 128"),
         (as_floats, "stored otherwise than config.json says"),
     ],
 )
@@ -207,8 +213,7 @@ def test_a_layer_that_the_config_leaves_out(int4: Path, whole: Path) -> None:
 
 def test_bitsandbytes_is_needed_for_nf4_alone(int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen by a system in which it is not installed."""
-    found = language.find_spec
-    monkeypatch.setattr(language, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    monkeypatch.setattr(language, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
     require_packages(int4)
     assert weight_format(int4) == "packed"
     change_config(int4, {"quant_method": "bitsandbytes", "load_in_4bit": True})
