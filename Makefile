@@ -8,7 +8,7 @@ DOCS := .venv-docs
 # What Python compiled is kept: a test run starts hundreds of processes. So pip need not compile what nobody imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint docs format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-lint bench-sight rehearse pictures images package rehearse-boot bench-llama-cpp bench-film bench-judge bench-weight-formats clean
+.PHONY: help demo test environment-newest test-newest test-browser fuzz test-gpu gpu-check lint docs format bench-calibration bench-sensitivity bench-vit bench-detector bench-real bench-openvino bench-gpu-vlm bench-vlm-memory bench-verify bench-service bench-fine-text bench-vector-index bench-retrieval bench-search-load bench-architectures soak soak-catalog soak-install bench-attacks bench-decode bench-tensorrt-types bench-lint bench-sight rehearse pictures images package rehearse-boot bench-llama-cpp bench-film bench-judge bench-weight-formats bench-loaders clean
 
 help:
 	@echo "make demo    the whole way on the network that comes with edgeq, into out/demo"
@@ -45,6 +45,7 @@ help:
 	@echo "make bench-sight  the sight test on the demo's model stored in many ways, some of them blind"
 	@echo "make bench-weight-formats  a language model in NF4, INT4 and INT8: how far each is from the whole model"
 	@echo "make bench-judge  edgeq judge against servers on this machine, honest ones and liars"
+	@echo "make bench-loaders  checkpoints handed over, loaded by transformers, vLLM and TensorRT Edge-LLM on the CPU"
 	@echo "make bench-attacks  the service under hostile requests: memory, and how long its health is silent"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"
@@ -204,6 +205,10 @@ bench-decode: $(INSTALLED)
 # More questions: make bench-sight BENCH="--questions 120"
 bench-sight: $(INSTALLED)
 	$(BIN)/python -m benchmarks.sight $(BENCH)
+
+# With each runtime in an environment of its own: make bench-loaders BENCH="--vllm ~/vllm/bin/python"
+bench-loaders: $(INSTALLED)
+	$(BIN)/python -m benchmarks.loaders $(BENCH)
 
 # Other models, more photographs: make bench-weight-formats BENCH="--models demo --photographs 64"
 bench-weight-formats: $(INSTALLED)

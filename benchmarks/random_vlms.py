@@ -172,12 +172,41 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
+def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Of the size of the demo's model, in multiples of 128 as INT4 kernels have them."""
+    import transformers
+
+    vision = {
+        **{"depth": 2, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "out_hidden_size": 256},
+        **{"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112},
+        **{"fullatt_block_indexes": [1]},
+    }
+    rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6}
+    narrow = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+    start, image, end = (tokenizer.convert_tokens_to_ids(token) for token in _QWEN)
+    return transformers.Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config={**_text(tokenizer), **narrow, **heads, "rope_parameters": rope},
+        image_token_id=image,
+        video_token_id=narrow["vocab_size"] - 1,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        tie_word_embeddings=False,
+    )
+
+
 _CLIP_PROCESSOR: Final = {"image_processor_type": "CLIPImageProcessor", "size": _CLIP, "crop_size": _CLIP}
 _MLLAMA_PROCESSOR: Final = {"image_processor_type": "MllamaImageProcessor", "size": _TILES, "max_image_tiles": 4}
 _QWEN_PROCESSOR: Final = {
     "image_processor_type": "Qwen2VLImageProcessor",
     "size": {"shortest_edge": 256**2, "longest_edge": 4096**2},
     **{"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2},
+}
+_PIXELS_PROCESSOR: Final = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "size": {"shortest_edge": 112**2, "longest_edge": 224**2},
+    **{"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2},
 }
 _TURNS: Final = {"rope_type": "default", "mrope_section": [12, 10, 10], "rope_theta": 5e6, "mrope_interleaved": True}
 
@@ -189,6 +218,7 @@ RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
     "llava-7m": RandomVlm(_narrow(_llava), _CLIP_PROCESSOR),
     "mllama-7m": RandomVlm(_narrow(_mllama, cross_attention_layers=[1]), _MLLAMA_PROCESSOR, _TILE, (_TILE,)),
     "qwen3-vl-7m": RandomVlm(_narrow(_qwen3_vl, rope_parameters=_TURNS), _QWEN_PROCESSOR, "".join(_QWEN), _QWEN),
+    "qwen2.5-vl-7m": RandomVlm(_qwen2_5_vl, _PIXELS_PROCESSOR, "".join(_QWEN), _QWEN),
     "onevision-7m": RandomVlm(
         _onevision,
         {

@@ -52,6 +52,7 @@ _STAGES: Final = {
     "vision: fp16": "vision: making FP16",
     "vision: fp16 proof": "vision: proving FP16",
     "nf4": "language: making NF4",
+    "checkpoint": "writing the whole checkpoint",
     "reference": "loading the whole model to compare",
     "canaries": "making canaries",
     "variants": "storing the model in three other ways",

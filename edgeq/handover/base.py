@@ -24,11 +24,16 @@ class HandOver:
         files: name below the directory -> text.
         copies: name below the directory -> file of the bundle.
         notes: what the target does otherwise than the bundle says, in sentences.
+        beside: name below the directory -> file that is not the bundle's.
+        write: puts what is too large to be held into the directory; its second argument is called as (stage, done,
+            total).
     """
 
     files: Mapping[str, str]
     copies: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, Path] = field(default_factory=dict)
+    write: Callable[[Path, Callable[[str, int, int], None] | None], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,16 @@ class Subject:
         name: of the model, for names of directories.
         builds: what a TensorRT builder would be told of each of its Q/DQ or FP16 graphs.
         digests: file below the bundle -> SHA-256 in hexadecimal, by its manifest.
+        model: directory of the model that it was made of, where it was given.
+        form: of the weights, where one was asked for.
     """
 
     bundle: Path
     name: str
     builds: tuple[BuildSettings, ...]
     digests: Mapping[str, str]
+    model: Path | None = None
+    form: str | None = None
 
     def classifier(self) -> tuple[ModelSource, EngineGraph]:
         """The preprocessing and labels of a classifier, and the graph that it runs.

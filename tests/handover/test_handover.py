@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgeq.files import sha256_file
 from edgeq.handover.deepstream import one_factor
-from edgeq.handover.write import TARGETS, HandedOver
+from edgeq.handover.write import HandedOver
 from edgeq.model.images.preprocess import Preprocess
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -32,7 +32,7 @@ GRAPHS = {
 STEPS = Preprocess(height=4, width=4, resize=None, resample=2, center_crop=False, scale=1 / 255)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", GRAPHS)
 def test_the_files_are_these(edgeq: Edgeq, tmp_path: Path, target: str) -> None:
     out = tmp_path / "out"
     done = edgeq("handover", CLASSIFIER, "--for", target, "--batch", 1, 4, 8, "-o", out)
@@ -51,7 +51,7 @@ def test_the_files_are_these(edgeq: Edgeq, tmp_path: Path, target: str) -> None:
         assert sha256_file(made[name]) == sha256_file(CLASSIFIER / source)
 
 
-@pytest.mark.parametrize("target", [name for name in TARGETS if name != "triton"])
+@pytest.mark.parametrize("target", [name for name in GRAPHS if name != "triton"])
 def test_the_script_runs_with_what_stands_in_for_trtexec(edgeq: Edgeq, tmp_path: Path, target: str) -> None:
     """One that notes its words and writes the engine it was asked for; the graph must be there."""
     edgeq("handover", CLASSIFIER, "--for", target, "-o", tmp_path / "out")

@@ -9,6 +9,8 @@ import click
 from edgeq.cli import console
 from edgeq.cli.completion import files
 from edgeq.cli.flags import PATH, json_option, output_option
+from edgeq.cli.progress import progress_bars
+from edgeq.handover.forms import FORMS
 from edgeq.handover.write import TARGETS, write_handover
 from edgeq.tensorrt.settings import Batch
 
@@ -25,14 +27,35 @@ __all__ = ["command"]
     metavar="MIN OPT MAX",
     help="Pictures or texts at once: least, usual, most.  [default: the bundle's own]",
 )
+@click.option(
+    "--model",
+    type=PATH,
+    shell_complete=files,
+    help="For edge-llm, transformers, vllm: the directory of the model that BUNDLE was made of.",
+)
+@click.option(
+    "--form",
+    type=click.Choice([*FORMS]),
+    help="For edge-llm, vllm: how INT4 weights are stored.  [default: the one that the runtime is made for]",
+)
 @output_option
 @json_option
-def command(bundle: Path, target: str, batch: Batch | None, output: Path, as_json: bool) -> None:
+def command(
+    bundle: Path,
+    target: str,
+    batch: Batch | None,
+    model: Path | None,
+    form: str | None,
+    output: Path,
+    as_json: bool,
+) -> None:
     """Write what another runtime needs of BUNDLE: configuration, labels, graphs, and lines that build engines.
 
-    What that runtime does otherwise than the bundle says is told.
+    Of a vision-language model whose language half is INT4 or INT8: a whole Hugging Face checkpoint. What that runtime
+    does otherwise than the bundle says is told.
     """
-    made = write_handover(bundle, target, output, batch=batch)
+    with progress_bars() as progress:
+        made = write_handover(bundle, target, output, batch=batch, model=model, form=form, progress=progress)
     if as_json:
         console.print_json(made)
     else:
