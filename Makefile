@@ -80,8 +80,10 @@ test: $(INSTALLED)
 NEWEST_WITHOUT := tests/attacks tests/benchmarks tests/bundle_report tests/docker tests/docs tests/engine_store tests/gpu \
 	tests/install tests/jetson tests/quantize/search tests/rehearsal tests/runtime/scheduler tests/tensorrt \
 	tests/vector_index tests/catalog/test_catalog_killed.py tests/catalog/test_on_ray.py tests/cli/test_cli_interrupted.py \
-	tests/cli/test_cli_newcomer.py tests/cli/test_cli_plan_memory.py tests/demo/vlm/test_vlm_training.py \
-	tests/pipeline/test_keypoint_detectors.py tests/plan/test_memory.py tests/service/test_chat_page.py \
+	tests/cli/test_cli_newcomer.py tests/cli/test_cli_plan.py tests/cli/test_cli_plan_memory.py \
+	tests/cli/test_cli_stages.py tests/demo/vlm/test_vlm_training.py tests/pipeline/test_keypoint_detectors.py \
+	tests/pipeline/test_prepare_clip.py tests/pipeline/test_prepare_real.py tests/plan/test_memory.py \
+	tests/plan/test_vision_memory.py tests/quantize/int8/test_tensorrt_rules.py tests/service/test_chat_page.py \
 	tests/service/test_known_questions.py tests/service/test_look_page.py tests/service/test_search_page.py \
 	tests/service/test_service_supervised.py tests/test_docstrings.py tests/test_extras.py tests/test_public_names.py \
 	tests/test_rooms.py

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -147,7 +147,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _model(language: Language, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """The language model in float32, some of its tensors in the place of the checkpoint's."""
-    model = type(language.model)(language.config).float().eval()
+    model: Any = type(language.model)(language.config).float().eval()
     sources = [language.tensors[name] for name in language.tensors]
     stored = dict(zip(language.tensors, read_tensors(sources, "float16"), strict=True))
     model.load_state_dict({name: value.float() for name, value in {**stored, **weights}.items()}, strict=False)

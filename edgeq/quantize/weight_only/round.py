@@ -83,7 +83,7 @@ def searched(weight: torch.Tensor, scheme: WeightScheme, dtype: torch.dtype, pro
         dtype: of the scales.
         products: from `group_products`.
     """
-    best = [_best_shares(rows, scheme, dtype, products) for rows in weight.split(_ROWS)]
+    best = [_best_shares(rows, scheme, dtype, products) for rows in torch.split(weight, _ROWS)]
     return round_weight(weight, scheme, dtype, torch.cat(best))
 
 

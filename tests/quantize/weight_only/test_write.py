@@ -48,13 +48,13 @@ def planned(source: Path, precision: Precision, *rules: Rule) -> PrecisionPlan:
     return plan_modules(read_modules(source), rules=rules, language=precision)
 
 
-def prompts(model: nn.Module, count: int = 3) -> None:
+def prompts(model: Any, count: int = 3) -> None:
     """Random embeddings, another length each, and for Mllama something to look at."""
     drawn = torch.Generator().manual_seed(0)
     for number in range(count):
         states = 0.5 * torch.randn(1, 11 + number, 64, generator=drawn)
         words: dict[str, Any] = {}
-        if getattr(model.config, "cross_attention_layers", None):  # type: ignore[union-attr]
+        if getattr(model.config, "cross_attention_layers", None):
             words["cross_attention_states"] = torch.randn(1, 5, 64, generator=drawn)
         model(inputs_embeds=states.half(), **words)
 
