@@ -104,7 +104,7 @@ def test_without_a_memory_plan_the_machine_is_all_there_is_to_go_by(bundle: Path
 def test_packed_integers(bundle: Path, bits: int, unpacked: int) -> None:
     """One layer, 600 x 128: INT4 has a zero point beside each of 600 scales, INT8 is unpacked for a long prompt."""
     scheme = WeightScheme(bits, 128 if bits == 4 else None)
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "l.weight_packed": np.zeros((600, 128 * bits // 32), np.int32),
         "l.weight_scale": np.zeros((600, 1), np.float16),
         "l.weight_shape": np.array([600, 128]),
