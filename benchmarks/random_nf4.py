@@ -11,7 +11,7 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 import transformers
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from accelerate import init_empty_weights
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from edgeq.families.modules import read_modules

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from accelerate.hooks import ModelHook, add_hook_to_module  # type: ignore[import-untyped]
+from accelerate.hooks import ModelHook, add_hook_to_module
 from vlm import TEXT
 
 from edgeq.runtime.vlm.cache_name import cache_name
