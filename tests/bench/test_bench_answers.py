@@ -161,7 +161,7 @@ class TestRefusedAtOnce:
     """Before the bundle's bytes are read."""
 
     def test_a_package_that_is_missing(self, edgeq: Edgeq, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def missing() -> None:
+        def missing(_language: Path) -> None:
             raise EngineError("it runs with torch, which is not installed", next_step="pip install")
 
         monkeypatch.setattr(run, "require_packages", missing)

@@ -300,12 +300,14 @@ class DecodeStep:
     def _in_few(self, fused: FusedLayers, shape: StepShape) -> torch.Tensor:
         """The fused layers. The head has a row for every slot on a GPU, and two at the least on a CPU.
 
-        It reads its weight once either way, and a product of one row would be summed by another kernel.
+        It reads its weight once either way, and a product of one row would be summed by another kernel. On a CPU two
+        rows take a third longer than one, so that without `batch_invariant` it has one.
         """
         places, slots = self._places, slice(shape.slots)
         seen = self._masks(shape) if self._masked else self._own_tokens(slots)
         rows = fused(places.tokens[slots], places.positions[slots], seen)
-        least = min(_HEAD_ROWS, len(places.seen)) if rows.device.type == "cpu" else len(places.seen)
+        most = _HEAD_ROWS if self._batch_invariant else 1
+        least = min(most, len(places.seen)) if rows.device.type == "cpu" else len(places.seen)
         if len(rows) < least:
             rows = pad(rows, (0, 0, 0, least - len(rows)))
         return fused.head(rows)[slots]

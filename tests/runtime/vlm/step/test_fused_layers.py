@@ -13,6 +13,7 @@ from vlm import TEXT
 
 from edgeq.runtime.vlm.decode_step import DecodeStep, StepOptions
 from edgeq.runtime.vlm.step import fused_layers
+from edgeq.runtime.vlm.step.shapes import StepShape
 
 FORMS = ("llama", "mistral", "qwen2", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """With biases and without, windows and without, positions of several axes, and norms of heads."""
@@ -65,3 +66,19 @@ def test_queries_that_grow_with_their_position_are_left_to_transformers(monkeypa
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "mllama"])
 def test_other_forms_are_left_to_transformers(name: str) -> None:
     assert not DecodeStep(tiny_half(name), slots=2, context=40).fused
+
+
+@pytest.mark.parametrize(("slots", "invariant", "rows"), [(4, True, 2), (4, False, 1), (1, True, 1)])
+def test_a_head_has_two_rows_where_one_must_have_the_bits_that_it_has_in_company(
+    slots: int, invariant: bool, rows: int
+) -> None:
+    model = tiny_half("llama")
+    step = DecodeStep(model, slots=slots, context=40, options=StepOptions(batch_invariant=invariant))
+    (piece,) = pieces(model, LongPrompt(words(5, 5)))
+    step.read(piece, 0)
+    step.occupy(0, 3, 5, 5)
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    step.shapes = (StepShape(1, step.cache.rows),)
+    assert len(step.forward()) == 1
+    assert seen == [rows]
