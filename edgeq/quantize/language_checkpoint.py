@@ -131,7 +131,13 @@ def float_type(language: Language) -> FloatType:
 
 
 def float_slot(name: str, source: Source, kind: FloatType) -> tuple[TensorSlot, ...]:
-    """A tensor that stays in 16-bit floats."""
+    """A tensor that stays in 16-bit floats.
+
+    Args:
+        name: in the result.
+        source: with its shape.
+        kind: the result's 16-bit type.
+    """
     return (TensorSlot(name, HEADER_NAMES[kind], source.stored.shape),)
 
 
@@ -163,7 +169,14 @@ def write_tensors(
 
 
 def write_config(directory: Path, language: Language, kind: FloatType, quantization: Mapping[str, Any]) -> None:
-    """config.json of the language model, with how it is quantized."""
+    """config.json of the language model, with how it is quantized.
+
+    Args:
+        directory: of the checkpoint.
+        language: the language model alone.
+        kind: the result's 16-bit type.
+        quantization: its `quantization_config`.
+    """
     content = language.config.to_dict() | {
         "architectures": [type(language.model).__name__],
         "dtype": kind,

@@ -55,7 +55,7 @@ class Seen:
         self.rows.append(flat[places])
 
     def mean(self) -> torch.Tensor:
-        """Mean magnitude of each channel, [in]."""
+        """Mean magnitude of each channel, float32 [in]."""
         assert self.total is not None
         return self.total / self.tokens
 

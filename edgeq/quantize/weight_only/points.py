@@ -53,12 +53,12 @@ class ScalePoint:
     heads: int = 1
 
     def spread(self, scales: torch.Tensor, inputs: int) -> torch.Tensor:
-        """The numbers of all input channels of the readers: [width] to [inputs]."""
+        """The numbers of all input channels of the readers: float32 [width] to [inputs]."""
         repeats = inputs // self.width
         return scales.reshape(self.heads, 1, -1).expand(-1, repeats, -1).reshape(-1) if repeats > 1 else scales
 
     def gathered(self, channels: torch.Tensor) -> torch.Tensor:
-        """The mean over all readers' channels that have one number: [inputs] to [width]."""
+        """The mean over all readers' channels that have one number: float32 [inputs] to [width]."""
         repeats = len(channels) // self.width
         return channels.reshape(self.heads, repeats, -1).mean(1).reshape(-1) if repeats > 1 else channels
 
@@ -69,11 +69,11 @@ class ScalePoint:
 
         Args:
             block: float32, changed in place.
-            scales: [width], above 0.
+            scales: float32 [width], above 0.
             dtype: that the checkpoint stores a normalization in.
 
         Returns:
-            The numbers that the readers were multiplied by, [width].
+            The numbers that the readers were multiplied by, float32 [width].
         """
         source: Any = block.get_submodule(self.source)
         if self.kind == "rows":

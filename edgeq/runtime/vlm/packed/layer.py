@@ -65,7 +65,7 @@ class PackedLinear(torch.nn.Module):
         del self.weight_packed, self.weight_scale, self.weight_shape
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Float [..., in] to [..., out] of the same type."""
+        """Linear: a float dtype [..., in] to [..., out] of the same one."""
         return _multiplied(self.product, inputs, self.out_features, self.bias)
 
 

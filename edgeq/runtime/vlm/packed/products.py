@@ -76,7 +76,13 @@ class Int4Cpu(Product):
 
     @classmethod
     def of(cls, packed: torch.Tensor, scales: torch.Tensor, group: int) -> Int4Cpu:
-        """Repack a weight some output channels at a time."""
+        """Repack a weight some output channels at a time.
+
+        Args:
+            packed: int32 [out, in / 8].
+            scales: 16-bit float [out, in / group].
+            group: numbers along the input with one scale.
+        """
         out_features, in_features = _filled(len(packed)), 8 * packed.shape[1]
         weight = torch.empty(out_features, in_features // 2, dtype=torch.uint8)
         for start in range(0, out_features, _AT_ONCE):
@@ -119,7 +125,13 @@ class Int4Cuda(Product):
 
     @classmethod
     def of(cls, packed: torch.Tensor, scales: torch.Tensor, group: int) -> Int4Cuda:
-        """Repack a weight."""
+        """Repack a weight.
+
+        Args:
+            packed: int32 [out, in / 8].
+            scales: 16-bit float [out, in / group].
+            group: numbers along the input with one scale.
+        """
         out_features, in_features = _filled(len(packed)), 8 * packed.shape[1]
         values = unpack_integers(packed, 4).to(torch.int16) + 8
         values = pad(values, (0, 0, 0, out_features - len(values)), value=8).to(torch.uint8)
@@ -139,7 +151,13 @@ class Int8(Product):
 
     @classmethod
     def of(cls, packed: torch.Tensor, scales: torch.Tensor, group: int) -> Int8:
-        """Repack a weight some output channels at a time; the group is the whole input."""
+        """Repack a weight some output channels at a time.
+
+        Args:
+            packed: int32 [out, in / 4].
+            scales: 16-bit float [out, 1].
+            group: the whole input.
+        """
         weight = torch.empty(len(packed), group, dtype=torch.int8, device=packed.device)
         for start in range(0, len(packed), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
@@ -182,7 +200,13 @@ class Unpacking(Product):
 
     @classmethod
     def of(cls, packed: torch.Tensor, scales: torch.Tensor, scheme: WeightScheme) -> Unpacking:
-        """The weight as it is; a copy, since what was loaded is a part of a file's mapping."""
+        """The weight as it is; a copy, since what was loaded is a part of a file's mapping.
+
+        Args:
+            packed: int32 [out, in * bits / 32].
+            scales: 16-bit float [out, scales of a channel].
+            scheme: of the weight.
+        """
         in_features = 32 // scheme.bits * packed.shape[1]
         group = scheme.group or in_features
         return cls(packed.clone(), scales.clone(), in_features, len(packed), group, scheme.bits)
