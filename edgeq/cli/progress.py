@@ -52,6 +52,8 @@ _STAGES: Final = {
     "vision: fp16": "vision: making FP16",
     "vision: fp16 proof": "vision: proving FP16",
     "nf4": "language: making NF4",
+    "int4": "language: making INT4, block by block",
+    "int8": "language: making INT8",
     "checkpoint": "writing the whole checkpoint",
     "reference": "loading the whole model to compare",
     "canaries": "making canaries",

@@ -135,7 +135,7 @@ def prepare_vlm(
         report("open", 0, 0)
         given = read_vlm(model)
         described = cap(given, options.caps)
-        check_choice(options, questions)
+        check_choice(described, options, questions)
         plans = plan_languages(described, options)
         plan = next(iter(plans.values()))
         findings = check(Facts(plan=plan, config=described.config), plan.allowed)
@@ -163,7 +163,8 @@ def prepare_vlm(
         if options.language == "auto":
             report("reference", 0, 0)
             reference = load_reference(source, described, prompter)
-            if reference is None or asked is None:
+            assert asked is not None, "looked at before any work"
+            if reference is None:
                 raise no_reference(described.name)
             kept = {language: plans[language] for language in memories}
             chosen, share, quality = choose_language(source, kept, work, options, photographs, asked, reference, report)

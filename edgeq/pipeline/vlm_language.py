@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import InputError, ModelError
+from edgeq.families.modules import VlmDescription
 from edgeq.pipeline.stages import Progress, counter
 from edgeq.pipeline.vlm_options import LANGUAGES, VlmOptions
+from edgeq.pipeline.vlm_reference import reference_fits
 from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.quality.accuracy import drop_limits
 from edgeq.quality.answerer import Answerer
 from edgeq.quality.tasks.answer_questions import Questions
 from edgeq.quality.tasks.answers import VlmQuality
@@ -41,9 +44,6 @@ __all__ = [
     "no_reference",
     "write_language",
 ]
-
-_SURE: Final = 1.645
-"""Standard errors of a one-sided bound of 95 %."""
 
 
 class LanguageFigures(BaseModel):
@@ -198,18 +198,32 @@ def no_reference(model: str) -> ModelError:
     )
 
 
-def check_choice(options: VlmOptions, questions: Path | None) -> None:
-    """Raise InputError where the choice is to be made by questions, and there are none to make it by."""
-    if options.language == "auto" and questions is None:
+def check_choice(model: VlmDescription, options: VlmOptions, questions: Path | None) -> None:
+    """Look whether a choice by questions can be made at all.
+
+    Args:
+        model: described, not loaded.
+        options: `auto` asks for the choice.
+        questions: the user's.
+
+    Raises:
+        InputError: there are no questions, or the whole model is not to be asked.
+        ModelError: it does not fit this machine.
+    """
+    if options.language != "auto":
+        return
+    if questions is None:
         raise InputError(
             "language auto chooses by your own questions, and none are given",
             next_step="give a JSONL file of questions (--eval), or name the language: nf4, int4-awq or int8",
         )
-    if options.language == "auto" and not options.reference_answers:
+    if not options.reference_answers:
         raise InputError(
             "language auto judges by the whole model's answers, which are not asked for",
             next_step="leave out --no-reference-answers, or name the language: nf4, int4-awq or int8",
         )
+    if not reference_fits(model):
+        raise no_reference(model.name)
 
 
 def _aside(bundle: Path, language: str) -> Path:
@@ -226,5 +240,5 @@ def _figures(language: str, directory: Path, quality: VlmQuality, max_drop: floa
         standard_error=error,
         agreement=quality.agreement.value,
         kl=quality.forced.kl.value,
-        within=error is not None and headline.drop + _SURE * error <= max_drop,
+        within=error is not None and drop_limits(headline)[1] <= max_drop,
     )

@@ -28,7 +28,7 @@ from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_reference", "make_canaries", "reference_prompt"]
+__all__ = ["load_reference", "make_canaries", "reference_fits", "reference_prompt"]
 
 _ROOM: Final = 2 << 30
 """What must stay free beside the weights: activations, and the pair that the whole model is compared with."""
@@ -48,10 +48,11 @@ def load_reference(source: Path, model: VlmDescription, prompter: Prompter, *, w
     """
     import torch
 
-    free = _free() if wanted else 0
-    if free < 2 * model.parameters + _ROOM:
+    if not wanted or not reference_fits(model):
         return None
     import transformers
+
+    free = _free()
 
     kind = torch.float32 if free >= 4 * model.parameters + _ROOM else "auto"
     try:
@@ -63,6 +64,11 @@ def load_reference(source: Path, model: VlmDescription, prompter: Prompter, *, w
         reason = first_line(error)
         raise ModelError(f"transformers cannot load {source}", causes=(reason,)) from error
     return HfAnswerer(whole, prompter.tokenizer, reference_prompt(prompter), prompter.image_prompt.whole_features)
+
+
+def reference_fits(model: VlmDescription) -> bool:
+    """Whether this machine has the memory for the whole model as it is stored, in 16 bits."""
+    return _free() >= 2 * model.parameters + _ROOM
 
 
 def make_canaries(

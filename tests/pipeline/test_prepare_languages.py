@@ -14,7 +14,7 @@ from PIL import Image
 from talk import QUESTION
 
 from edgeq.bundle.manifest import read_manifest
-from edgeq.errors import InputError
+from edgeq.errors import InputError, ModelError
 from edgeq.pipeline.vlm import PreparedVlm, VlmOptions, prepare_vlm
 from edgeq.pipeline.vlm_options import LANGUAGES
 from edgeq.plan.memory import MemoryPlan
@@ -120,3 +120,13 @@ def test_a_saved_plan_says_the_language(
     assert again.language == "int8"
     with pytest.raises(InputError, match="stores the language model in int8"):
         prepared(tiny_vlm_model, tiny_photographs, tmp_path / "other", plan=plan, language="int4-awq")
+
+
+def test_auto_with_a_model_beyond_this_machine_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edgeq.pipeline.vlm_reference._free", lambda: 1 << 20)
+    monkeypatch.setattr("edgeq.pipeline.vlm.export_vision", lambda *_, **__: pytest.fail("work had begun"))
+    with pytest.raises(ModelError, match="does not fit this machine's memory"):
+        prepared(tiny_vlm_model, tiny_photographs, tmp_path / "bundle", language="auto")
+    assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,7 @@ from edgeq.model.checkpoint.source import ModelSource
 from edgeq.model.images.stream import ImageStream
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import WEIGHTED, added_in_float, float_additions, keep_range, own_rules, plan_classifier
+from edgeq.quality.accuracy import ONE_SIDED_95
 from edgeq.quality.logits import LogitFigures
 from edgeq.quality.tasks.base import Decisive, Examples, Headline, ImageTask, Outputs, TaskFigures
 from edgeq.quality.tasks.registry import AnyFigures
@@ -52,10 +53,6 @@ __all__ = [
 SEARCH_VERSION: Final = "edgeq.search/1"
 KEPT_BECAUSE: Final = "it costs the output most for what it multiplies"
 """Of layers that a search leaves in floating point without a bound on the drop."""
-
-_ONE_SIDED_95 = 1.645
-"""Standard errors up to the limit that a normal variable stays under with 95 %."""
-
 
 Speed = Callable[[onnx.ModelProto], float]
 """How many times as fast as FP32 a graph for ONNX Runtime is."""
@@ -203,7 +200,7 @@ def search(
 
     def good(count: int) -> bool:
         lost, error = _lost(step(count).figures)
-        return lost <= bounds.max_drop and lost + _ONE_SIDED_95 * error <= bounds.unseen
+        return lost <= bounds.max_drop and lost + ONE_SIDED_95 * error <= bounds.unseen
 
     affordable = _affordable(plan, order, bounds.max_share)
     below, enough = -1, None
