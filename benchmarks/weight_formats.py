@@ -35,8 +35,8 @@ from edgeq.pipeline.vlm import VlmOptions, prepare_vlm
 from edgeq.pipeline.vlm_language import image_prompts
 from edgeq.plan.precision import PACKED_BITS, Precision
 from edgeq.plan.rules import plan_modules
-from edgeq.quantize.nf4.language import Language, open_language
-from edgeq.quantize.nf4.read import read_tensors
+from edgeq.quantize.language.read import read_tensors
+from edgeq.quantize.language.source import Language, open_language
 from edgeq.quantize.weight_only.round import round_weight
 from edgeq.quantize.weight_only.write import write_packed
 from edgeq.runtime.vlm.language import LanguageModel
@@ -44,7 +44,7 @@ from edgeq.runtime.vlm.model import VisionLanguageModel
 from edgeq.runtime.vlm.prompt import Prompter
 from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
-__all__ = ["FORMATS", "Row", "main", "measure", "spread_norms", "table"]
+__all__ = ["FORMATS", "Row", "holds", "main", "measure", "spread_norms", "table"]
 
 FORMATS: Final = ("bitsandbytes FP4", "NF4", "INT4, to the nearest", "INT4, AWQ", "INT8")
 _DEMO: Final = "demo"
@@ -279,10 +279,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(json.dumps([asdict(row) for row in rows], indent=1) if given.json else table(rows))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory: {peak / 1e6:.2f} GB", file=sys.stderr)
-    return 0 if all(_holds(rows, name) for name in given.models) else 1
+    return 0 if all(holds(rows, name) for name in given.models) else 1
 
 
-def _holds(rows: Sequence[Row], model: str) -> bool:
+def holds(rows: Sequence[Row], model: str) -> bool:
+    """Whether AWQ is as near to the whole model as rounding to the nearest is, or nearer."""
     kl = {row.format: row.kl for row in rows if row.model == model}
     return kl["INT4, AWQ"] <= kl["INT4, to the nearest"]
 

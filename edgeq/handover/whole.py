@@ -22,9 +22,9 @@ from edgeq.handover.form import QuantizedLayer, WeightLayout
 from edgeq.model.checkpoint.packed_weights import METHOD, WeightScheme, packed_slots, read_schemes
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.checkpoint.stored import FLOATS, read_stored
-from edgeq.quantize.language_checkpoint import HEADER_NAMES
-from edgeq.quantize.nf4.language import Language, Source, open_language
-from edgeq.quantize.nf4.read import FloatType
+from edgeq.quantize.language.checkpoint import HEADER_NAMES
+from edgeq.quantize.language.read import FloatType
+from edgeq.quantize.language.source import Language, Source, open_language
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,9 @@ from edgeq.handover.form import Form
 from edgeq.handover.whole import Copied, Packed, WholeModel
 from edgeq.model.checkpoint.safetensors_file import TensorSlot
 from edgeq.model.checkpoint.stored import FLOATS
-from edgeq.quantize.language_checkpoint import SHARD_BYTES, Item, write_tensors
-from edgeq.quantize.nf4.language import Source
-from edgeq.quantize.nf4.read import read_tensors
+from edgeq.quantize.language.checkpoint import SHARD_BYTES, Item, write_tensors
+from edgeq.quantize.language.read import read_tensors
+from edgeq.quantize.language.source import Source
 
 if TYPE_CHECKING:
     import torch

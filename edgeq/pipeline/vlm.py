@@ -51,7 +51,7 @@ from edgeq.quality.tasks.answers import VlmQuality
 from edgeq.quality.tasks.registry import ANSWERS
 from edgeq.quantize.engine_inputs import axis_ranges, most_pictures, write_vision_inputs
 from edgeq.quantize.fp16.vision import quantize_vision
-from edgeq.quantize.nf4.skip_list import FourBitShare
+from edgeq.quantize.language.share import QuantizedShare
 from edgeq.runtime.canary.canaries import Canaries
 from edgeq.runtime.scheduler.budget import MEMORY
 from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
@@ -248,7 +248,7 @@ def _summary(
     described: VlmDescription,
     language: str,
     chosen: ChosenLanguage | None,
-    share: FourBitShare,
+    share: QuantizedShare,
     vision: VisionReport,
     memory: MemoryPlan | None,
     count: PhotographCount,

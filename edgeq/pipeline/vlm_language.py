@@ -22,7 +22,7 @@ from edgeq.quality.answerer import Answerer
 from edgeq.quality.tasks.answer_questions import Questions
 from edgeq.quality.tasks.answers import VlmQuality
 from edgeq.quality.tasks.registry import ANSWERS
-from edgeq.quantize.nf4.skip_list import FourBitShare
+from edgeq.quantize.language.share import QuantizedShare
 from edgeq.quantize.nf4.write import write_nf4
 from edgeq.quantize.weight_only.write import write_packed
 from edgeq.runtime.vlm.language import LanguageModel
@@ -100,7 +100,7 @@ def write_language(
     photographs: Sequence[Image.Image],
     questions: Questions | None,
     report: Progress,
-) -> FourBitShare:
+) -> QuantizedShare:
     """Write the language half into a bundle that has its vision graph, its processor and its settings.
 
     Args:
@@ -155,7 +155,7 @@ def choose_language(
     questions: Questions,
     reference: Answerer,
     report: Progress,
-) -> tuple[ChosenLanguage, FourBitShare, VlmQuality]:
+) -> tuple[ChosenLanguage, QuantizedShare, VlmQuality]:
     """Make every language half, judge each on the user's questions, and leave the chosen one in the bundle.
 
     Args:
@@ -171,7 +171,7 @@ def choose_language(
     Returns:
         What was tried and chosen, and of the chosen one the share in few bits and what was judged.
     """
-    made: dict[str, tuple[FourBitShare, VlmQuality, LanguageFigures]] = {}
+    made: dict[str, tuple[QuantizedShare, VlmQuality, LanguageFigures]] = {}
     for language, plan in plans.items():
         share = write_language(source, plan, bundle, language, options, photographs, questions, report)
         vlm = load_vlm(bundle, threads=options.threads)

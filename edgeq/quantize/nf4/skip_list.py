@@ -10,42 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edgeq.errors import QuantizeError
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
+from edgeq.quantize.language.share import QuantizedShare
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FourBitShare", "fused_modules", "skip_modules", "verify_modules"]
+__all__ = ["fused_modules", "skip_modules", "verify_modules"]
 
 _REPLACED: Final = frozenset({"Linear", "Conv1D"})
 """The classes that bitsandbytes' own layers replace, unless they are in the list."""
 
 _FUSED: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """What vLLM calls layers of one input, which it holds as one; it looks for that name in the list, and for no other."""
-
-
-@dataclass(frozen=True)
-class FourBitShare:
-    """How much of a model is 4-bit.
-
-    Attributes:
-        modules: names of the 4-bit modules, in the model's order.
-        parameters: numbers stored in 4 bits.
-        all_parameters: all of the model's, tied ones once.
-    """
-
-    modules: tuple[str, ...]
-    parameters: int
-    all_parameters: int
-
-    @property
-    def share(self) -> float:
-        """4-bit parameters among all, 0 to 1."""
-        return self.parameters / self.all_parameters if self.all_parameters else 0.0
 
 
 def skip_modules(plan: PrecisionPlan) -> list[str]:
@@ -91,7 +71,7 @@ def _check_list(linear: list[Decision], skipped: list[str]) -> None:
             )
 
 
-def verify_modules(model: torch.nn.Module, plan: PrecisionPlan) -> FourBitShare:
+def verify_modules(model: torch.nn.Module, plan: PrecisionPlan) -> QuantizedShare:
     """Check that exactly the modules planned NF4 are bitsandbytes' 4-bit layers, of the type NF4.
 
     Args:
@@ -123,7 +103,7 @@ def verify_modules(model: torch.nn.Module, plan: PrecisionPlan) -> FourBitShare:
         )
     parameters = sum(math.prod((module.in_features, module.out_features)) for module in found.values())
     rest = sum(value.numel() for name, value in model.named_parameters() if name not in _weights(found))
-    return FourBitShare(tuple(found), parameters, parameters + rest)
+    return QuantizedShare(tuple(found), parameters, parameters + rest)
 
 
 def _state(name: str, present: set[str]) -> str:

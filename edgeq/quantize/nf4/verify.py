@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgeq.errors import ModelError, QuantizeError
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
 from edgeq.plan.precision import PrecisionPlan
-from edgeq.quantize.nf4.language import on_meta
-from edgeq.quantize.nf4.skip_list import FourBitShare, verify_modules
+from edgeq.quantize.language.share import QuantizedShare
+from edgeq.quantize.language.source import on_meta
+from edgeq.quantize.nf4.skip_list import verify_modules
 from edgeq.quantize.nf4.tensor import nf4_slots
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["verify_nf4"]
 
 
-def verify_nf4(directory: Path, plan: PrecisionPlan) -> FourBitShare:
+def verify_nf4(directory: Path, plan: PrecisionPlan) -> QuantizedShare:
     """Check an NF4 checkpoint against its plan, module by module and tensor by tensor.
 
     transformers' own quantizer says from config.json which layers it will replace; the headers say what is stored.

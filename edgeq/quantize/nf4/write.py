@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgeq.files import new_directory
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.quantize.language_checkpoint import (
+from edgeq.quantize.language.checkpoint import (
     SHARD_BYTES,
     Item,
     check_plan,
@@ -25,9 +25,10 @@ from edgeq.quantize.language_checkpoint import (
     write_config,
     write_tensors,
 )
-from edgeq.quantize.nf4.language import Language, language_plan, open_language
-from edgeq.quantize.nf4.read import FloatType, read_tensors
-from edgeq.quantize.nf4.skip_list import FourBitShare, fused_modules, skip_modules
+from edgeq.quantize.language.read import FloatType, read_tensors
+from edgeq.quantize.language.share import QuantizedShare
+from edgeq.quantize.language.source import Language, language_plan, open_language
+from edgeq.quantize.nf4.skip_list import fused_modules, skip_modules
 from edgeq.quantize.nf4.tensor import nf4_slots, nf4_tensors
 from edgeq.quantize.nf4.verify import verify_nf4
 
@@ -50,7 +51,7 @@ def write_nf4(
     double_quant: bool = True,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
-) -> FourBitShare:
+) -> QuantizedShare:
     """Write the language model of `source` as an NF4 checkpoint.
 
     Linear layers planned NF4 are quantized from the type that they are stored in (float32 ones are rounded to float16

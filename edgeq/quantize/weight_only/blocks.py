@@ -16,8 +16,8 @@ from torch import nn
 
 from edgeq.errors import ModelError, first_line
 from edgeq.model.checkpoint.packed_weights import WeightScheme
-from edgeq.quantize.nf4.language import Language
-from edgeq.quantize.nf4.read import FloatType, read_tensors
+from edgeq.quantize.language.read import FloatType, read_tensors
+from edgeq.quantize.language.source import Language
 from edgeq.quantize.weight_only.awq import Seen
 
 __all__ = ["BlockWalk", "Prompts", "block_names", "free_block", "load_block", "open_walk"]

@@ -11,8 +11,8 @@ from edgeq.errors import ModelError, QuantizeError
 from edgeq.model.checkpoint.packed_weights import WeightScheme, packed_slots, read_schemes
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
 from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan
-from edgeq.quantize.nf4.language import on_meta
-from edgeq.quantize.nf4.skip_list import FourBitShare
+from edgeq.quantize.language.share import QuantizedShare
+from edgeq.quantize.language.source import on_meta
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["verify_packed"]
 
 
-def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) -> FourBitShare:
+def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) -> QuantizedShare:
     """Check a checkpoint of integers against its plan, layer by layer and tensor by tensor.
 
     Args:
@@ -59,7 +59,7 @@ def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) ->
             causes=tuple(faults[:10]),
         )
     inside = sum(math.prod(model.get_parameter(f"{name}.weight").shape) for name in schemes)
-    return FourBitShare(tuple(schemes), inside, sum(value.numel() for value in model.parameters()))
+    return QuantizedShare(tuple(schemes), inside, sum(value.numel() for value in model.parameters()))
 
 
 def _expected(

@@ -23,7 +23,7 @@ from edgeq.model.checkpoint.packed_weights import (
     quantization_config,
 )
 from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan
-from edgeq.quantize.language_checkpoint import (
+from edgeq.quantize.language.checkpoint import (
     HEADER_NAMES,
     SHARD_BYTES,
     Item,
@@ -35,9 +35,9 @@ from edgeq.quantize.language_checkpoint import (
     write_config,
     write_tensors,
 )
-from edgeq.quantize.nf4.language import Language, language_plan, open_language
-from edgeq.quantize.nf4.read import FloatType, read_tensors
-from edgeq.quantize.nf4.skip_list import FourBitShare
+from edgeq.quantize.language.read import FloatType, read_tensors
+from edgeq.quantize.language.share import QuantizedShare
+from edgeq.quantize.language.source import Language, language_plan, open_language
 from edgeq.quantize.weight_only.verify import verify_packed
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def write_packed(
     prompts: Prompts | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
-) -> FourBitShare:
+) -> QuantizedShare:
     """Write the language model of `source` as a checkpoint of integers.
 
     Linear layers planned in `precision` become integers, everything else is stored in the 16-bit type that the source

@@ -17,7 +17,7 @@ from edgeq.errors import ModelError
 from edgeq.families.causal import causal_class
 from edgeq.families.modules import read_modules
 from edgeq.plan.rules import plan_modules
-from edgeq.quantize.nf4.language import language_plan, open_language
+from edgeq.quantize.language.source import language_plan, open_language
 from edgeq.quantize.nf4.skip_list import verify_modules
 from edgeq.quantize.nf4.write import write_nf4
 from edgeq.runtime.vlm.cache_name import cache_name

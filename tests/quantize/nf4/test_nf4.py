@@ -20,8 +20,8 @@ from edgeq.errors import EdgeqError, ModelError, OutputError, QuantizeError
 from edgeq.families.modules import read_modules
 from edgeq.plan.precision import Decision, Precision, PrecisionPlan
 from edgeq.plan.rules import plan_modules
+from edgeq.quantize.language.source import language_plan, open_language
 from edgeq.quantize.nf4 import tensor as nf4_tensor
-from edgeq.quantize.nf4.language import language_plan, open_language
 from edgeq.quantize.nf4.skip_list import verify_modules
 from edgeq.quantize.nf4.verify import verify_nf4
 from edgeq.quantize.nf4.write import write_nf4

@@ -25,8 +25,8 @@ from vlm import FAMILIES, TEXT, in_four_bits, write_vlm
 from edgeq.families.modules import read_modules
 from edgeq.plan.precision import Precision, Rule
 from edgeq.plan.rules import plan_modules
-from edgeq.quantize.language_checkpoint import SHARD_BYTES
-from edgeq.quantize.nf4.language import on_meta
+from edgeq.quantize.language.checkpoint import SHARD_BYTES
+from edgeq.quantize.language.source import on_meta
 from edgeq.quantize.nf4.skip_list import fused_modules
 from edgeq.quantize.nf4.write import write_nf4
 

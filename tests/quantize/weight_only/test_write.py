@@ -20,7 +20,7 @@ from edgeq.model.checkpoint.packed_weights import packed_scheme, unpack_integers
 from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import plan_modules
 from edgeq.plan.weights import layer_bytes
-from edgeq.quantize.nf4.language import open_language
+from edgeq.quantize.language.source import open_language
 from edgeq.quantize.weight_only.blocks import load_block, open_walk
 from edgeq.quantize.weight_only.round import round_weight
 from edgeq.quantize.weight_only.verify import verify_packed
@@ -259,7 +259,7 @@ def _lacks_one(directory: Path) -> None:
 def test_a_checkpoint_that_is_not_its_plan(
     sources: Callable[[str], Path], spoil: Callable[[Path], None], said: str, tmp_path: Path
 ) -> None:
-    from edgeq.quantize.nf4.language import language_plan
+    from edgeq.quantize.language.source import language_plan
 
     source = sources("llava")
     plan = planned(source, Precision.INT4)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeq.errors import ModelError, QuantizeError
 from edgeq.model.graph.element_types import LARGEST
-from edgeq.quantize.nf4.language import Source
+from edgeq.quantize.language.source import Source
 
 if TYPE_CHECKING:
     import torch

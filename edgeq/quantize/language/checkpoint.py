@@ -20,8 +20,8 @@ from edgeq.extras import install_command
 from edgeq.files import atomic_write
 from edgeq.model.checkpoint.safetensors_file import SafetensorsFile, TensorSlot
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.quantize.nf4.language import Language, Source
-from edgeq.quantize.nf4.read import FloatType
+from edgeq.quantize.language.read import FloatType
+from edgeq.quantize.language.source import Language, Source
 
 if TYPE_CHECKING:
     import torch
