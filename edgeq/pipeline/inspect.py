@@ -32,6 +32,7 @@ from edgeq.pipeline.fit_task import choose_for
 from edgeq.pipeline.stages import Options, check_classes, expected_answer, unfoldable_allowance
 from edgeq.pipeline.text_encoder import FLOAT_REASON
 from edgeq.pipeline.vlm_fit import is_vision_language
+from edgeq.pipeline.vlm_options import LANGUAGES
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import float_additions, plan_classifier, plan_float, plan_modules, plan_vision
 from edgeq.quality.tasks.base import Examples, ImageTask
@@ -315,6 +316,7 @@ def plan_model(
     preprocess: Preprocess | PreprocessFlags | None = None,
     options: Options,
     labelled: Path | None = None,
+    language: str = "nf4",
 ) -> PrecisionPlan:
     """The plan that the main job would follow.
 
@@ -326,6 +328,7 @@ def plan_model(
         preprocess: replaces a classifier's preprocessor_config.json.
         options: rules, allowances, and how BatchNorm and weights are treated.
         labelled: of a classifier: images that it will be judged by, whose classes say which output is the answer.
+        language: of a vision-language model: what its language model's layers are stored in, one of `LANGUAGES`.
 
     Raises:
         ModelError: the model cannot be read.
@@ -345,7 +348,7 @@ def plan_model(
     elif is_vision_language(config):
         from edgeq.families.modules import read_modules
 
-        plan = plan_modules(read_modules(model), rules=options.rules)
+        plan = plan_modules(read_modules(model), rules=options.rules, language=LANGUAGES[language])
     else:
         source, _, _, expected = _asked(open_image_model(model, preprocess=preprocess), options, labelled)
         opened = open_graph(source, scratch, None, expected=expected)

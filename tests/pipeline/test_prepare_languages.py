@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bundles import ANSWER_TOKENS
 from command import Edgeq
+from networks import write_model
 from PIL import Image
 from talk import QUESTION
 
@@ -130,3 +131,27 @@ def test_auto_with_a_model_beyond_this_machine_is_refused_at_once(
     with pytest.raises(ModelError, match="does not fit this machine's memory"):
         prepared(tiny_vlm_model, tiny_photographs, tmp_path / "bundle", language="auto")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("language", "precision"), [("int4-awq", "int4"), ("int8", "int8")])
+def test_a_plan_by_itself_and_what_it_is_followed_by(
+    language: str, precision: str, edgeq: Edgeq, tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path
+) -> None:
+    words = ("plan", tiny_vlm_model, "--device", "orin-nx-16gb", "--context", 64)
+    other = json.loads(edgeq(*words, "--json").out)
+    found = edgeq(*words, "--language", language, "-o", tmp_path / "plan.yaml", "--json")
+    assert found.status == 0
+    planned = json.loads(found.out)
+    assert {one["precision"] for one in planned["plan"]["decisions"] if one["component"] == "language"} == {
+        precision,
+        "fp16",
+    }
+    assert planned["memory"]["components"] != other["memory"]["components"]
+    made = prepared(tiny_vlm_model, tiny_photographs, tmp_path / "b", plan=PrecisionPlan.load(tmp_path / "plan.yaml"))
+    assert made.language == language
+
+
+def test_a_language_for_a_classifier_is_refused(edgeq: Edgeq, tmp_path: Path) -> None:
+    found = edgeq("plan", write_model(tmp_path / "model"), "--language", "int8")
+    assert found.status == 2
+    assert "is not a vision-language model" in found.err

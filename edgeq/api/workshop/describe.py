@@ -139,6 +139,7 @@ def plan_model(
     calibration: str | Path | None = None,
     evaluation: str | Path | None = None,
     preprocess: Preprocess | PreprocessFlags | None = None,
+    language: Literal["nf4", "int4-awq", "int8"] = "nf4",
     options: Options | None = None,
 ) -> Planned:
     """Which layer of a model gets which precision, by which rule, and why; and whether a device has the memory.
@@ -159,6 +160,7 @@ def plan_model(
         calibration: a folder or zip of images that the guards look at.
         evaluation: likewise, of labelled images.
         preprocess: replaces a classifier's preprocessor_config.json.
+        language: of a vision-language model: what its language model's layers are stored in.
         options: rules, allowances, and how BatchNorm and weights are treated.
 
     Returns:
@@ -169,16 +171,16 @@ def plan_model(
         ModelError: the model cannot be read.
         ExportError: it cannot be exported.
         PlanError: a rule does not fit the model.
-        InputError: the device is not known; the family has no such bound; or memory, photographs or a bound are given
-            and this is no vision-language model.
+        InputError: the device is not known; the family has no such bound; or memory, photographs, a bound or another
+            language are given and this is no vision-language model.
         GuardError: a guard said no.
     """
     settled, name = (options or Options()).settled(), str(model)
     config, caps = read_config(name), image_caps(max_pixels, max_tiles)
-    if (device or photographs or caps) and not is_vision_language(config):
+    if (device or photographs or caps or language != "nf4") and not is_vision_language(config):
         raise InputError(
             f"{model} is not a vision-language model",
-            expected="one, for a memory plan, photographs or bounds on images",
+            expected="one, for a memory plan, photographs, bounds on images or a language model's precision",
         )
     if device is not None:  # refused before the model is built
         counting_family(str(config.get("model_type")))
@@ -187,7 +189,15 @@ def plan_model(
     judged_by = Path(evaluation) if check_guards and evaluation else None
     outputs = foreseen_outputs(name, config, preprocess=preprocess, options=settled, labelled=judged_by)
     with tempfile.TemporaryDirectory() as scratch:
-        plan = plan_of(name, config, Path(scratch), preprocess=preprocess, options=settled, labelled=judged_by)
+        plan = plan_of(
+            name,
+            config,
+            Path(scratch),
+            preprocess=preprocess,
+            options=settled,
+            labelled=judged_by,
+            language=language,
+        )
     planned = Planned(
         model=name,
         plan=plan,

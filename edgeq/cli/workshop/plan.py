@@ -24,6 +24,7 @@ from edgeq.cli.workshop.options import (
 from edgeq.cli.workshop.preprocess_options import parse_size, preprocess_options
 from edgeq.files import require_new
 from edgeq.model.images.preprocess_flags import PreprocessFlags
+from edgeq.pipeline.vlm_options import LANGUAGES
 from edgeq.plan.guards import GUARDS
 from edgeq.plan.precision import Decision, PrecisionPlan
 
@@ -66,6 +67,13 @@ __all__ = ["command"]
 )
 @cap_options
 @click.option(
+    "--language",
+    type=click.Choice([*LANGUAGES]),
+    default="nf4",
+    show_default=True,
+    help="Vision-language: what the language model's layers are stored in.",
+)
+@click.option(
     "--queries-per-second",
     "per_second",
     type=click.FloatRange(min=0, min_open=True),
@@ -93,6 +101,7 @@ def command(
     waterfall: Path | None,
     max_pixels: int | None,
     max_tiles: int | None,
+    language: Any,
     preprocess: PreprocessFlags | None,
     as_json: bool,
     **choices: Any,
@@ -129,6 +138,7 @@ def command(
         calibration=images if checked else None,
         evaluation=labelled,
         preprocess=preprocess,
+        language=language,
         options=options,
     )
     if before is not None:
