@@ -367,6 +367,9 @@ class Family:
         language_classes: model type of a language half that AutoModelForCausalLM does not know -> its class in
             transformers; `causal_class` gives a head to one that has none.
         caps: what the user may bound of an image, `pixels` or `tiles` -> how that is written into the configs.
+        loaded_by: runtime, as `edgeq handover --for` calls it -> the model types whose whole checkpoints it loads; read
+            in the releases that decision 0051 names.
+        not_loaded_by: runtime -> why it loads none of them, where that is known.
     """
 
     name: str
@@ -377,6 +380,8 @@ class Family:
     prompt: ImagePrompt | Unsupported
     language_classes: Mapping[str, str] = field(default_factory=dict)
     caps: Mapping[Literal["pixels", "tiles"], Cap] = field(default_factory=dict)
+    loaded_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    not_loaded_by: Mapping[str, str] = field(default_factory=dict)
 
 
 def output_rows(made: Made) -> NDArray[np.float32]:

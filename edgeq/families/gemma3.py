@@ -35,4 +35,5 @@ GEMMA3: Final = Family(
     image_cost=one_picture(_tokens, markers=4),
     vision=picture_graph(last_state),
     prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), attention="image", marker="boi_token", whole=_whole),
+    loaded_by={"vllm": ("gemma3",)},
 )

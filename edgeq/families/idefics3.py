@@ -142,4 +142,5 @@ IDEFICS3: Final = Family(
         whole=_whole,
     ),
     caps={"tiles": _capped},
+    loaded_by={"vllm": ("idefics3", "smolvlm")},
 )

@@ -72,4 +72,5 @@ INTERNVL: Final = Family(
     vision=picture_graph(_between),
     prompt=ImagePrompt(_places, layout=equal_pictures(_tokens), processing=lambda _config: {"crop_to_patches": True}),
     caps={"tiles": _capped},
+    loaded_by={"vllm": ("internvl",), "edge-llm": ("internvl",)},
 )

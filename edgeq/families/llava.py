@@ -41,4 +41,5 @@ LLAVA: Final = Family(
     image_cost=_cost,
     vision=picture_graph(named_states, refused=any_size),
     prompt=ImagePrompt(plain, layout=equal_pictures(_tokens)),
+    loaded_by={"vllm": ("llava",)},
 )

@@ -162,4 +162,5 @@ LLAVA_NEXT: Final = Family(
     vision=VisionGraph(_build, join=_join, refused=any_size),
     prompt=ImagePrompt(plain, layout=_layout, whole=_whole),
     caps={"tiles": _capped},
+    loaded_by={"vllm": ("llava_next", "llava_onevision")},
 )

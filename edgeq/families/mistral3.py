@@ -212,4 +212,5 @@ MISTRAL3: Final = Family(
         whole=_whole,
     ),
     caps={"pixels": _capped},
+    loaded_by={"vllm": ("mistral3",)},
 )

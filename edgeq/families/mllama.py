@@ -185,4 +185,5 @@ MLLAMA: Final = Family(
     vision=VisionGraph(_build, (GraphInput(PIXELS, {0: "batch"}), _IDS, _MASK), feeds=_feeds, join=_join),
     prompt=ImagePrompt(plain, layout=_layout, whole=_whole, whole_features=_whole_features, cross=_seen, most_images=1),
     language_classes={"mllama_text_model": "MllamaForCausalLM"},
+    not_loaded_by={"vllm": "vLLM has left it out since 0.10.2"},
 )

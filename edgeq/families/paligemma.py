@@ -43,4 +43,5 @@ PALIGEMMA: Final = Family(
         whole=_whole,
         most_images=1,
     ),
+    loaded_by={"vllm": ("paligemma",)},
 )

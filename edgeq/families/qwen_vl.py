@@ -120,6 +120,7 @@ QWEN2_VL: Final = Family(
     prompt=_PROMPT,
     language_classes={"qwen2_vl_text": "Qwen2VLTextModel"},
     caps=_CAPS,
+    loaded_by={"vllm": ("qwen2_vl",)},
 )
 
 QWEN2_5_VL: Final = Family(
@@ -131,6 +132,7 @@ QWEN2_5_VL: Final = Family(
     prompt=_PROMPT,
     language_classes={"qwen2_5_vl_text": "Qwen2_5_VLTextModel"},
     caps=_CAPS,
+    loaded_by={"vllm": ("qwen2_5_vl",), "edge-llm": ("qwen2_5_vl",)},
 )
 
 QWEN3_VL: Final = Family(
@@ -142,4 +144,5 @@ QWEN3_VL: Final = Family(
     prompt=_PROMPT,
     language_classes={"qwen3_vl_text": "Qwen3VLTextModel", "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"},
     caps=_CAPS,
+    loaded_by={"vllm": ("qwen3_vl",), "edge-llm": ("qwen3_vl",)},
 )

@@ -36,7 +36,10 @@ __all__ = [
     "image_cost",
     "lacking",
     "language_class",
+    "loaded_by",
     "runnable",
+    "tower_with_inner_model",
+    "why_not_loaded",
 ]
 
 FAMILIES: tuple[Family, ...] = (
@@ -243,3 +246,23 @@ def _bounded(what: str) -> Iterator[Family]:
 def _one_of(families: Iterable[Family]) -> str:
     """The model types of some families, for an error."""
     return f"one of {', '.join(sorted(name for family in families for name in family.model_types))}"
+
+
+def loaded_by(runtime: str) -> frozenset[str]:
+    """Model types whose whole checkpoints a runtime loads.
+
+    Args:
+        runtime: as `edgeq handover --for` calls it.
+    """
+    return frozenset(name for family in FAMILIES for name in family.loaded_by.get(runtime, ()))
+
+
+def why_not_loaded(model_type: str, runtime: str) -> str | None:
+    """Why a runtime does not load a family, where that is known."""
+    family = family_of(model_type)
+    return None if family is None else family.not_loaded_by.get(runtime)
+
+
+def tower_with_inner_model(vision: Config) -> bool:
+    """Whether a tower is one of CLIP's or SigLIP's, which had all in a module `vision_model` until transformers 5.2."""
+    return vision.get("model_type") in ("clip_vision_model", "siglip_vision_model")

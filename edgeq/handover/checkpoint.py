@@ -14,9 +14,10 @@ from typing import Final
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import InputError
 from edgeq.families.modules import VlmDescription
+from edgeq.families.registry import loaded_by, tower_with_inner_model, why_not_loaded
 from edgeq.files import read_json_object
 from edgeq.handover.base import HandOver, Subject
-from edgeq.handover.edge_llm import EDGE_LLM_FAMILIES, KERNEL_GROUP, KERNEL_MULTIPLE, recipe
+from edgeq.handover.edge_llm import KERNEL_GROUP, KERNEL_MULTIPLE, recipe
 from edgeq.handover.forms import FORMS
 from edgeq.handover.whole import Copied, WholeModel, read_whole, require_packed
 from edgeq.handover.write_whole import Progress, write_whole, written_config
@@ -121,35 +122,24 @@ def _unknown(title: str, family: str, because: str) -> InputError:
     )
 
 
-_VLLM_DROPPED: Final = {"mllama": "vLLM has left it out since 0.10.2"}
-_VLLM: Final = frozenset(
-    {
-        *("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm"),
-        *("internvl", "paligemma", "gemma3", "mistral3"),
-    }
-)
-
-
-_TOWERS_WITH_INNER: Final = frozenset({"clip_vision_model", "siglip_vision_model"})
 _TOWER: Final = re.compile(r"^(model\.)?vision_tower\.(?!vision_model\.)")
 
 
 def _refuse_vllm(family: str) -> None:
-    if family not in _VLLM:
-        raise _unknown("vLLM", family, _VLLM_DROPPED.get(family, "it is not in the list of vLLM 0.33"))
+    if family not in loaded_by("vllm"):
+        raise _unknown("vLLM", family, why_not_loaded(family, "vllm") or "it is not in the list of vLLM 0.33")
 
 
 def _tower_of_vllm(model: VlmDescription, name: str) -> str:
     """vLLM has a module `vision_model` in CLIP's and SigLIP's towers, as checkpoints did before transformers 5.2."""
-    if model.vision.get("model_type") not in _TOWERS_WITH_INNER:
-        return name
-    return _TOWER.sub(r"\g<0>vision_model.", name)
+    return _TOWER.sub(r"\g<0>vision_model.", name) if tower_with_inner_model(model.vision) else name
 
 
 def _refuse_edge_llm(family: str) -> None:
-    if family not in EDGE_LLM_FAMILIES:
-        known = ", ".join(sorted(EDGE_LLM_FAMILIES))
-        raise _unknown("TensorRT Edge-LLM", family, f"of those that edgeq prepares, its 0.11 has {known}")
+    known = loaded_by("edge-llm")
+    if family not in known:
+        because = f"of those that edgeq prepares, its 0.11 has {', '.join(sorted(known))}"
+        raise _unknown("TensorRT Edge-LLM", family, because)
 
 
 def _check_edge_llm(whole: WholeModel) -> None:

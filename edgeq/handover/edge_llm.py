@@ -7,12 +7,9 @@ from typing import Final
 
 from edgeq.bundle.vlm_settings import VlmSettings
 
-__all__ = ["EDGE_LLM_FAMILIES", "KERNEL_GROUP", "KERNEL_MULTIPLE", "RELEASE", "recipe"]
+__all__ = ["KERNEL_GROUP", "KERNEL_MULTIPLE", "RELEASE", "recipe"]
 
 RELEASE: Final = "0.11.0"
-
-EDGE_LLM_FAMILIES: Final = frozenset({"internvl", "qwen2_5_vl", "qwen3_vl"})
-"""Of the families that edgeq prepares, those whose vision tower `tensorrt-edgellm-export` has (scripts/export.py)."""
 
 KERNEL_GROUP: Final = 128
 """Numbers with one scale: the kernels of its INT4 plugin are built for this alone (cuteDslInt4Gemm.cpp)."""

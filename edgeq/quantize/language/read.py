@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeq.errors import ModelError, QuantizeError
-from edgeq.model.graph.element_types import LARGEST
 from edgeq.quantize.language.source import Source
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def _opened(path: Path) -> Iterator[Any]:
 def _check_range(source: Source, tensor: torch.Tensor, dtype: torch.dtype) -> None:
     """Raise QuantizeError for a number that is not one, or that the 16-bit type cannot hold."""
     import torch
+
+    from edgeq.model.graph.element_types import LARGEST  # with onnx, which a language model does not need
 
     low, high = torch.aminmax(tensor)
     peak = float(torch.maximum(low.abs(), high.abs()))
