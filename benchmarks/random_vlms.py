@@ -216,7 +216,6 @@ RANDOM_VLMS: Final[Mapping[str, RandomVlm]] = {
     "mllama-1b": RandomVlm(_mllama, _MLLAMA_PROCESSOR, _TILE, (_TILE,)),
     "qwen3-vl-1b": RandomVlm(_qwen3_vl, _QWEN_PROCESSOR, "".join(_QWEN), _QWEN),
     "llava-7m": RandomVlm(_narrow(_llava), _CLIP_PROCESSOR),
-    "mllama-7m": RandomVlm(_narrow(_mllama, cross_attention_layers=[1]), _MLLAMA_PROCESSOR, _TILE, (_TILE,)),
     "qwen3-vl-7m": RandomVlm(_narrow(_qwen3_vl, rope_parameters=_TURNS), _QWEN_PROCESSOR, "".join(_QWEN), _QWEN),
     "qwen2.5-vl-7m": RandomVlm(_qwen2_5_vl, _PIXELS_PROCESSOR, "".join(_QWEN), _QWEN),
     "onevision-7m": RandomVlm(

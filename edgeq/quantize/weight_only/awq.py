@@ -17,7 +17,7 @@ from torch import nn
 
 from edgeq.model.checkpoint.packed_weights import WeightScheme
 from edgeq.quantize.weight_only.points import ScalePoint
-from edgeq.quantize.weight_only.round import Rounded, group_products, round_weight, searched
+from edgeq.quantize.weight_only.round import ROWS, Rounded, group_products, round_weight, searched
 
 __all__ = ["Seen", "quantize_block", "scale_block"]
 
@@ -138,10 +138,13 @@ def _best(
     def error(scales: torch.Tensor) -> float:
         total = 0.0
         for name, weight in weights.items():
-            factors = point.spread(scales, weight.shape[1])
-            rounded = round_weight(weight * factors, schemes[name], dtype).weight() / factors
-            power = usual[name].square().mean().clamp(min=torch.finfo(torch.float32).tiny)
-            total += float((rows[name] @ rounded.T - usual[name]).square().mean() / power)
+            factors, changed = point.spread(scales, weight.shape[1]), 0.0
+            parts = zip(torch.split(weight, ROWS), torch.split(usual[name], ROWS, 1), strict=True)
+            for part, expected in parts:
+                rounded = round_weight(part * factors, schemes[name], dtype).weight() / factors
+                changed += float((rows[name] @ rounded.T - expected).square().sum())
+            power = float(usual[name].square().sum().clamp(min=torch.finfo(torch.float32).tiny))
+            total += changed / power
         return total
 
     least, best = error(torch.ones(point.width)), None

@@ -14,13 +14,13 @@ import torch
 
 from edgeq.model.checkpoint.packed_weights import WeightScheme
 
-__all__ = ["Rounded", "group_products", "round_weight", "searched"]
+__all__ = ["ROWS", "Rounded", "group_products", "round_weight", "searched"]
 
 _SHARES: Final = (1.0, 15 / 14, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 """Of the scale with which the largest number lies half a step beyond the last integer; 15/14 puts it on that."""
 
-_ROWS: Final = 1024
-"""Output channels that are tried at once."""
+ROWS: Final = 512
+"""Output channels that are tried at once: what a trial needs besides is some times as large as they are."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,12 @@ def searched(weight: torch.Tensor, scheme: WeightScheme, dtype: torch.dtype, pro
         dtype: of the scales.
         products: from `group_products`.
     """
-    best = [_best_shares(rows, scheme, dtype, products) for rows in torch.split(weight, _ROWS)]
-    return round_weight(weight, scheme, dtype, torch.cat(best))
+    parts = [
+        round_weight(rows, scheme, dtype, _best_shares(rows, scheme, dtype, products))
+        for rows in torch.split(weight, ROWS)
+    ]
+    values, scales = torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts])
+    return Rounded(values, scales, scheme)
 
 
 def _best_shares(

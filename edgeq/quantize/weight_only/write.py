@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edgeq.engine.heap import trim_heap
 from edgeq.errors import QuantizeError
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.packed_weights import (
@@ -220,6 +221,7 @@ def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, di
     load_block(job.language, block, prefix, job.kind)
     with torch.no_grad():
         points = find_points(block, lambda: walk.run(number, 0))
+        trim_heap()
         seen = walk.observe(number, schemes, max(_KEPT // walk.count, 1))
         scale_block(block, points, seen, schemes, job.dtype)
         rounded = quantize_block(block, seen, schemes, job.dtype)
@@ -233,6 +235,8 @@ def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, di
             else:
                 made[full] = {full: value.to(job.dtype)}
     free_block(block)
+    del rounded, seen, state
+    trim_heap()  # a block's many temporary tensors would stay in the heap, for each block some more
     return made
 
 
