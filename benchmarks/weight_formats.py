@@ -122,8 +122,8 @@ class _Asked:
 
     def _vlm(self, model: nn.Module) -> VisionLanguageModel:
         settings = self._prompter.settings
-        talker = LanguageModel(model, self._prompter.image_prompt, settings.image_token_id, self._prompter.config)
-        return VisionLanguageModel(self._prompter, self._vision, talker)
+        language = LanguageModel(model, self._prompter.image_prompt, settings.image_token_id, self._prompter.config)
+        return VisionLanguageModel(self._prompter, self._vision, language)
 
 
 def measure(name: str, directory: Path, work: Path, photographs: int) -> list[Row]:

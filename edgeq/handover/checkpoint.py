@@ -20,7 +20,8 @@ from edgeq.handover.base import HandOver, Subject
 from edgeq.handover.edge_llm import KERNEL_GROUP, KERNEL_MULTIPLE, recipe
 from edgeq.handover.forms import FORMS
 from edgeq.handover.whole import Copied, WholeModel, read_whole, require_packed
-from edgeq.handover.write_whole import Progress, write_whole, written_config
+from edgeq.handover.write_whole import write_whole, written_config
+from edgeq.quantize.language.checkpoint import Progress
 from edgeq.runtime.vlm.prompt import PROCESSOR_FILES
 
 __all__ = ["CHECKPOINTS", "Runtime", "checkpoint"]

@@ -24,7 +24,7 @@ from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.checkpoint.stored import FLOATS, read_stored
 from edgeq.quantize.language.checkpoint import HEADER_NAMES
 from edgeq.quantize.language.read import FloatType
-from edgeq.quantize.language.source import Language, Source, open_language
+from edgeq.quantize.language.source import Language, Source, linear_layers, open_language
 
 if TYPE_CHECKING:
     import torch
@@ -164,9 +164,7 @@ def _stored(directory: Path) -> dict[str, Source]:
 
 
 def _schemes(language: Language, quantization: Mapping[str, Any]) -> dict[str, WeightScheme]:
-    from torch import nn
-
-    linear = [name for name, module in language.model.named_modules() if type(module) is nn.Linear]
+    linear = linear_layers(language.model)
     tied = {name for name in linear if f"{name}.weight" not in language.tensors}
     return {name: scheme for name, scheme in read_schemes(quantization, linear).items() if name not in tied}
 

@@ -16,7 +16,7 @@ from edgeq.handover.checkpoint import CHECKPOINTS, checkpoint
 from edgeq.handover.deepstream import deepstream
 from edgeq.handover.triton import triton, triton_tensorrt
 from edgeq.handover.trtexec import trtexec
-from edgeq.handover.write_whole import Progress
+from edgeq.quantize.language.checkpoint import Progress
 from edgeq.tensorrt.settings import Batch
 
 __all__ = ["TARGETS", "HandedOver", "write_handover"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,19 +13,16 @@ from edgeq.handover.form import Form
 from edgeq.handover.whole import Copied, Packed, WholeModel
 from edgeq.model.checkpoint.safetensors_file import TensorSlot
 from edgeq.model.checkpoint.stored import FLOATS
-from edgeq.quantize.language.checkpoint import SHARD_BYTES, Item, write_tensors
+from edgeq.quantize.language.checkpoint import SHARD_BYTES, Item, Progress, write_tensors
 from edgeq.quantize.language.read import read_tensors
 from edgeq.quantize.language.source import Source
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Progress", "write_whole", "written_config"]
+__all__ = ["write_whole", "written_config"]
 
 _STAGE: Final = "checkpoint"
-
-Progress = Callable[[str, int, int], None]
-"""Called as (stage, numbers done, numbers in total)."""
 
 
 def write_whole(
@@ -60,7 +57,8 @@ def write_whole(
                 next_step="edgeq verify the bundle, or make it again",
             )
     items = [_item(item, whole, form) for item in whole.items]
-    write_tensors(directory, items, _made(whole, form, progress), shard_bytes)
+    made = (_tensors(item, whole, form) for item in whole.items)
+    write_tensors(directory, items, made, shard_bytes, stage=_STAGE, progress=progress)
 
 
 def written_config(config: Mapping[str, Any], whole: WholeModel, form: Form) -> str:
@@ -92,15 +90,6 @@ def _item(item: Copied | Packed, whole: WholeModel, form: Form) -> Item:
     return Item(item.name, item.source, (TensorSlot(item.name, dtype, stored.shape),))
 
 
-def _made(whole: WholeModel, form: Form, progress: Progress | None) -> Iterator[dict[str, torch.Tensor]]:
-    total, done = sum(_numbers(item) for item in whole.items), 0
-    for item in whole.items:
-        yield _tensors(item, whole, form)
-        done += _numbers(item)
-        if progress:
-            progress(_STAGE, done, total)
-
-
 def _tensors(item: Copied | Packed, whole: WholeModel, form: Form) -> dict[str, torch.Tensor]:
     if isinstance(item, Packed):
         (scale,) = read_tensors([item.scale], whole.kind)
@@ -118,9 +107,3 @@ def _as_stored(source: Source) -> torch.Tensor:
     with safe_open(source.file, framework="pt", device="cpu") as file:
         tensor: torch.Tensor = file.get_tensor(source.name)
     return tensor
-
-
-def _numbers(item: Copied | Packed) -> int:
-    """How much of the work an item is."""
-    source = item.packed if isinstance(item, Packed) else item.source
-    return source.stored.elements

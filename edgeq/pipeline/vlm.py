@@ -166,8 +166,8 @@ def prepare_vlm(
             assert asked is not None, "looked at before any work"
             if reference is None:
                 raise no_reference(described.name)
-            kept = {language: plans[language] for language in memories}
-            chosen, share, quality = choose_language(source, kept, work, options, photographs, asked, reference, report)
+            fit = {language: plans[language] for language in memories}
+            chosen, share, quality = choose_language(source, fit, work, options, photographs, asked, reference, report)
             language = chosen.language
         else:
             (language,) = plans

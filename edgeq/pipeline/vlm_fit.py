@@ -40,7 +40,7 @@ def plan_vlm(model: VlmDescription, options: VlmOptions, language: str) -> Preci
     Args:
         model: described, not loaded.
         options: for rules, allowances and a saved plan.
-        language: what the language model's linear layers are stored in, one of `LANGUAGES`; a saved plan says it.
+        language: what the language model's linear layers are stored in, one of `LANGUAGES`.
 
     Raises:
         PlanError: a rule does not fit the model, or the saved plan's decisions do not follow from its rules.
@@ -49,9 +49,8 @@ def plan_vlm(model: VlmDescription, options: VlmOptions, language: str) -> Preci
     if saved is None:
         made = plan_modules(model.components, rules=options.rules, language=LANGUAGES[language])
         return made.model_copy(update={"allowed": dict(options.allow)})
-    built_in = MODULE_RULES[LANGUAGES[saved_language(saved) or language]]
-    own = tuple(rule for rule in saved.rules if rule not in built_in)
-    made = plan_modules(model.components, rules=own, language=LANGUAGES[saved_language(saved) or language])
+    own = tuple(rule for rule in saved.rules if rule not in MODULE_RULES[LANGUAGES[language]])
+    made = plan_modules(model.components, rules=own, language=LANGUAGES[language])
     if changes := saved.diff(made):
         raise PlanError(
             f"the plan's rules decide otherwise for this model than the plan says, in {len(changes)} places",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from edgeq.files import atomic_write
 from edgeq.model.checkpoint.safetensors_file import SafetensorsFile, TensorSlot
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quantize.language.read import FloatType
-from edgeq.quantize.language.source import Language, Source
+from edgeq.quantize.language.source import Language, Source, linear_layers
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,7 @@ __all__ = [
     "HEADER_NAMES",
     "SHARD_BYTES",
     "Item",
+    "Progress",
     "check_plan",
     "copy_tokenizer",
     "float_slot",
@@ -44,6 +45,9 @@ SHARD_BYTES: Final = 2_000_000_000
 
 HEADER_NAMES: Final[dict[FloatType, str]] = {"float16": "F16", "bfloat16": "BF16"}
 """What safetensors calls the 16-bit types."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, numbers done, numbers in total)."""
 
 _COPIED: Final = (
     *("added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt"),
@@ -92,11 +96,7 @@ def check_plan(language: Language, plan: PrecisionPlan, precision: Precision) ->
     Raises:
         QuantizeError: with the layers whose decisions cannot be.
     """
-    from torch import nn
-
-    modules = dict(language.model.named_modules())
-    decided = {decision.layer for decision in plan.decisions}
-    linear = [name for name, module in modules.items() if type(module) is nn.Linear]
+    decided, linear = {decision.layer for decision in plan.decisions}, linear_layers(language.model)
     faults = [f"{name}: no decision" for name in linear if name not in decided]
     kind = precision.value
     for decision in plan.decisions:
@@ -142,7 +142,13 @@ def float_slot(name: str, source: Source, kind: FloatType) -> tuple[TensorSlot, 
 
 
 def write_tensors(
-    directory: Path, items: Sequence[Item], tensors: Iterable[Mapping[str, torch.Tensor]], shard_bytes: int
+    directory: Path,
+    items: Sequence[Item],
+    tensors: Iterable[Mapping[str, torch.Tensor]],
+    shard_bytes: int,
+    *,
+    stage: str,
+    progress: Progress | None,
 ) -> None:
     """Write the result's files, and their index where there are several.
 
@@ -151,8 +157,11 @@ def write_tensors(
         items: all of it, in an order of the caller's.
         tensors: what each item became, in the same order; made one after another while the files are written.
         shard_bytes: the longest file of the result.
+        stage: for `progress`.
+        progress: called after each item.
     """
     shards = list(_shards(items, shard_bytes))
+    total, done = sum(item.source.stored.elements for item in items), 0
     weight_map: dict[str, str] = {}
     made = iter(tensors)
     for number, shard in enumerate(shards, start=1):
@@ -160,10 +169,12 @@ def write_tensors(
         slots = [slot for item in shard for slot in item.slots]
         weight_map |= {slot.name: name for slot in slots}
         with (directory / name).open("xb") as file, SafetensorsFile(file, slots) as written:
-            for _ in shard:
+            for item in shard:
                 for key, value in next(made).items():
                     written.put(key, value)
-    next(made, None)  # past the last one, to whatever it does then
+                done += item.source.stored.elements
+                if progress:
+                    progress(stage, done, total)
     if len(shards) > 1:
         _write_index(directory, weight_map)
 

@@ -23,7 +23,7 @@ from edgeq.plan.precision import PrecisionPlan
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Language", "Source", "language_plan", "on_meta", "open_language"]
+__all__ = ["Language", "Source", "language_plan", "linear_layers", "on_meta", "open_language", "tensor_shapes"]
 
 _INDEX: Final = "model.safetensors.index.json"
 
@@ -164,7 +164,7 @@ def _sources(path: Path, model: torch.nn.Module, inside: str) -> dict[str, Sourc
         model: the language model alone.
         inside: full name of its decoder in the whole model; empty where it is the whole.
     """
-    needed = _shapes(model)
+    needed = tensor_shapes(model)
     found: dict[str, Source] = {}
     for source in _stored(path):
         name = next((name for name in _names_alone(source.name, inside) if name in needed), None)
@@ -179,7 +179,14 @@ def _sources(path: Path, model: torch.nn.Module, inside: str) -> dict[str, Sourc
     return found
 
 
-def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+def linear_layers(model: torch.nn.Module) -> list[str]:
+    """Full names of a model's linear layers, in its order."""
+    from torch import nn
+
+    return [name for name, module in model.named_modules() if type(module) is nn.Linear]
+
+
+def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     """Name -> shape of what a checkpoint must hold: parameters, tied ones once, and buffers that are saved."""
     saved = model.state_dict().keys()
     buffers = {name: tuple(value.shape) for name, value in model.named_buffers() if name in saved}

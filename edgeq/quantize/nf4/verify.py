@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError, QuantizeError
-from edgeq.model.checkpoint.stored import StoredTensor, read_stored
+from edgeq.model.checkpoint.stored import read_stored
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.quantize.language.share import QuantizedShare
-from edgeq.quantize.language.source import on_meta
+from edgeq.quantize.language.source import on_meta, tensor_shapes
+from edgeq.quantize.language.stored_faults import HALF, stored_faults
 from edgeq.quantize.nf4.skip_list import verify_modules
 from edgeq.quantize.nf4.tensor import nf4_slots
 
@@ -36,7 +37,7 @@ def verify_nf4(directory: Path, plan: PrecisionPlan) -> QuantizedShare:
     model, settings = _replaced(directory)
     share = verify_modules(model, plan)
     double_quant = bool(settings.bnb_4bit_use_double_quant)
-    faults = list(_faults(dict(_expected(model, set(share.modules), double_quant)), read_stored(directory)))
+    faults = list(stored_faults(dict(_expected(model, set(share.modules), double_quant)), read_stored(directory)))
     if faults:
         raise QuantizeError(
             f"{directory} differs from its plan in {len(faults)} tensors",
@@ -63,28 +64,13 @@ def _replaced(directory: Path) -> tuple[torch.nn.Module, Any]:
 
 def _expected(
     model: torch.nn.Module, modules: set[str], double_quant: bool
-) -> Iterator[tuple[str, tuple[str | None, tuple[int, ...] | None]]]:
-    """Every tensor name with its dtype (None: a 16-bit float) and shape (None: any)."""
-    saved = model.state_dict().keys()
-    buffers = ((name, value) for name, value in model.named_buffers() if name in saved)
-    for name, value in (*model.named_parameters(), *buffers):
+) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[int, ...] | None]]]:
+    """Every tensor name with the dtypes it may have and its shape (None: any)."""
+    for name, shape in tensor_shapes(model).items():
         module: Any = model.get_submodule(name.rpartition(".")[0])
         if name.endswith(".weight") and name.removesuffix(".weight") in modules:
-            shape = (module.out_features, module.in_features)
-            yield from (
-                (slot.name, (slot.dtype, slot.shape)) for slot in nf4_slots(name, shape, double_quant=double_quant)
-            )
+            weight = (module.out_features, module.in_features)
+            slots = nf4_slots(name, weight, double_quant=double_quant)
+            yield from ((slot.name, ((slot.dtype,), slot.shape)) for slot in slots)
         else:
-            yield name, (None, tuple(value.shape))
-
-
-def _faults(
-    expected: dict[str, tuple[str | None, tuple[int, ...] | None]], stored: dict[str, StoredTensor]
-) -> Iterator[str]:
-    yield from (f"{name}: not stored" for name in sorted(expected.keys() - stored.keys()))
-    yield from (f"{name}: stored, and nothing needs it" for name in sorted(stored.keys() - expected.keys()))
-    for name in expected.keys() & stored.keys():
-        (dtype, shape), found = expected[name], stored[name]
-        allowed = ("F16", "BF16") if dtype is None else (dtype,)
-        if found.dtype not in allowed or (shape is not None and found.shape != shape):
-            yield f"{name}: stored as {found.dtype} {list(found.shape)}, expected {' or '.join(allowed)} {shape}"
+            yield name, (HALF, shape)

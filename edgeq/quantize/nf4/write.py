@@ -8,7 +8,7 @@ checkpoint larger than memory, too. No weight of vision or connector is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quantize.language.checkpoint import (
     SHARD_BYTES,
     Item,
+    Progress,
     check_plan,
     copy_tokenizer,
     float_slot,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["write_nf4"]
 
 _PACKAGES: Final = ("torch", "transformers", "safetensors", "bitsandbytes")
-
-Progress = Callable[[str, int, int], None]
-"""Called as (stage, numbers done, numbers in total)."""
 
 
 def write_nf4(
@@ -82,7 +80,8 @@ def write_nf4(
     kind = float_type(language)
     items = list(_items(language, own, kind, double_quant))
     with new_directory(target) as directory:
-        write_tensors(directory, items, _tensors(items, kind, double_quant, progress), shard_bytes)
+        made = _tensors(items, kind, double_quant)
+        write_tensors(directory, items, made, shard_bytes, stage="nf4", progress=progress)
         write_config(directory, language, kind, _quantization(own, kind, double_quant))
         copy_tokenizer(source, directory)
         return verify_nf4(directory, own)
@@ -97,17 +96,11 @@ def _items(language: Language, plan: PrecisionPlan, kind: FloatType, double_quan
             yield Item(name, source, float_slot(name, source, kind))
 
 
-def _tensors(
-    items: Sequence[Item], kind: FloatType, double_quant: bool, progress: Progress | None
-) -> Iterator[Mapping[str, torch.Tensor]]:
+def _tensors(items: Sequence[Item], kind: FloatType, double_quant: bool) -> Iterator[Mapping[str, torch.Tensor]]:
     """What each item becomes."""
-    total, done = sum(item.source.stored.elements for item in items), 0
     for item, tensor in zip(items, read_tensors([item.source for item in items], kind), strict=True):
         stays = len(item.slots) == 1
         yield {item.name: tensor} if stays else nf4_tensors(item.name, tensor, double_quant=double_quant)
-        done += item.source.stored.elements
-        if progress:
-            progress("nf4", done, total)
 
 
 def _quantization(plan: PrecisionPlan, kind: FloatType, double_quant: bool) -> dict[str, object]:

@@ -44,14 +44,14 @@ class Seen:
     tokens: int = 0
     products: torch.Tensor | None = None
 
-    def add(self, inputs: torch.Tensor, kept: int) -> None:
-        """Count a prompt's activations [1, tokens, in], and keep some of its tokens, evenly."""
+    def add(self, inputs: torch.Tensor, sampled: int) -> None:
+        """Count a prompt's activations [1, tokens, in], and sample some of its tokens, evenly."""
         flat = inputs.reshape(-1, inputs.shape[-1]).float()
         total, products = flat.abs().sum(0), group_products(flat, self.group)
         self.total = total if self.total is None else self.total + total
         self.products = products if self.products is None else self.products.add_(products)
         self.tokens += len(flat)
-        places = torch.linspace(0, len(flat) - 1, min(kept, len(flat))).round().long()
+        places = torch.linspace(0, len(flat) - 1, min(sampled, len(flat))).round().long()
         self.rows.append(flat[places])
 
     def mean(self) -> torch.Tensor:

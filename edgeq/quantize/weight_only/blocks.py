@@ -68,10 +68,6 @@ class BlockWalk:
         """How many prompts there are."""
         return len(self._prompts)
 
-    def tokens(self) -> int:
-        """Of all prompts."""
-        return sum(prompt.hidden.shape[1] for prompt in self._prompts)
-
     def block(self, number: int) -> nn.Module:
         """A block, whose weights are on the meta device unless they were put there."""
         return self._model.get_submodule(self._blocks[number])
@@ -91,19 +87,19 @@ class BlockWalk:
             hidden, call = self.run(number, index), prompt.calls.pop(number, None)
             prompt.hidden = hidden if call is None or call.added is None else hidden + call.added
 
-    def observe(self, number: int, schemes: Mapping[str, WeightScheme], kept: int) -> dict[str, Seen]:
+    def observe(self, number: int, schemes: Mapping[str, WeightScheme], sampled: int) -> dict[str, Seen]:
         """What linear layers of a block are given for all prompts.
 
         Args:
             number: of the block, with its weights in memory.
             schemes: by name in the block.
-            kept: tokens of a prompt that are kept whole.
+            sampled: tokens of a prompt that scales are tried on.
         """
         block = self.block(number)
         layers: dict[str, Any] = {name: block.get_submodule(name) for name in schemes}
         seen = {name: Seen(schemes[name].group or layer.in_features) for name, layer in layers.items()}
         hooks = [
-            layer.register_forward_pre_hook(lambda _, args, name=name: seen[name].add(args[0], kept))
+            layer.register_forward_pre_hook(lambda _, args, name=name: seen[name].add(args[0], sampled))
             for name, layer in layers.items()
         ]
         try:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ModelError, QuantizeError
 from edgeq.model.checkpoint.packed_weights import WeightScheme, packed_slots, read_schemes
-from edgeq.model.checkpoint.stored import StoredTensor, read_stored
+from edgeq.model.checkpoint.stored import read_stored
 from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan
 from edgeq.quantize.language.share import QuantizedShare
-from edgeq.quantize.language.source import on_meta
+from edgeq.quantize.language.source import linear_layers, on_meta, tensor_shapes
+from edgeq.quantize.language.stored_faults import HALF, stored_faults
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,6 @@ def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) ->
         ModelError: the directory is no such checkpoint.
         QuantizeError: with every layer and tensor that differs.
     """
-    from torch import nn
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -41,8 +41,7 @@ def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) ->
         raise ModelError(f"{directory / 'config.json'} has no quantization_config")
     given = settings if isinstance(settings, Mapping) else settings.to_dict()
     model = on_meta(config)
-    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    schemes = read_schemes(given, linear)
+    schemes = read_schemes(given, linear_layers(model))
     planned = plan.layers(precision)
     faults = [f"{name}: planned {precision.value}, and is not" for name in sorted(planned - schemes.keys())]
     faults += [f"{name}: in integers, not planned so" for name in sorted(schemes.keys() - planned)]
@@ -51,7 +50,7 @@ def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) ->
         for name, scheme in schemes.items()
         if scheme.bits != PACKED_BITS[precision]
     ]
-    faults += _faults(dict(_expected(model, schemes)), read_stored(directory))
+    faults += stored_faults(dict(_expected(model, schemes)), read_stored(directory))
     if faults:
         raise QuantizeError(
             f"{directory} differs from its plan in {len(faults)} places",
@@ -64,30 +63,12 @@ def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) ->
 
 def _expected(
     model: torch.nn.Module, schemes: Mapping[str, WeightScheme]
-) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[int, ...]]]]:
+) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[int, ...] | None]]]:
     """Every tensor name with the dtypes it may have and its shape."""
-    saved = model.state_dict().keys()
-    buffers = ((name, value) for name, value in model.named_buffers() if name in saved)
-    for name, value in (*model.named_parameters(), *buffers):
+    for name, shape in tensor_shapes(model).items():
         layer = name.removesuffix(".weight")
         if name.endswith(".weight") and layer in schemes:
-            for slot in packed_slots(layer, tuple(value.shape), schemes[layer], "F16"):
-                dtypes = ("F16", "BF16") if slot.dtype == "F16" else (slot.dtype,)
-                assert slot.shape is not None
-                yield slot.name, (dtypes, slot.shape)
+            for slot in packed_slots(layer, shape, schemes[layer], HALF[0]):
+                yield slot.name, (HALF if slot.dtype in HALF else (slot.dtype,), slot.shape)
         else:
-            yield name, (("F16", "BF16"), tuple(value.shape))
-
-
-def _faults(
-    expected: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]], stored: Mapping[str, StoredTensor]
-) -> list[str]:
-    faults = [f"{name}: not stored" for name in sorted(expected.keys() - stored.keys())]
-    faults += [f"{name}: stored, and nothing needs it" for name in sorted(stored.keys() - expected.keys())]
-    for name in sorted(expected.keys() & stored.keys()):
-        (dtypes, shape), found = expected[name], stored[name]
-        if found.dtype not in dtypes or found.shape != shape:
-            faults.append(
-                f"{name}: stored as {found.dtype} {list(found.shape)}, expected {' or '.join(dtypes)} {list(shape)}"
-            )
-    return faults
+            yield name, (HALF, shape)

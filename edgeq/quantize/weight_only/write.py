@@ -8,7 +8,7 @@ the prompts' activations and a file's mapping. No weight of vision or connector 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +28,7 @@ from edgeq.quantize.language.checkpoint import (
     HEADER_NAMES,
     SHARD_BYTES,
     Item,
+    Progress,
     check_plan,
     copy_tokenizer,
     float_slot,
@@ -38,7 +39,7 @@ from edgeq.quantize.language.checkpoint import (
 )
 from edgeq.quantize.language.read import FloatType, read_tensors
 from edgeq.quantize.language.share import QuantizedShare
-from edgeq.quantize.language.source import Language, language_plan, open_language
+from edgeq.quantize.language.source import Language, language_plan, linear_layers, open_language
 from edgeq.quantize.weight_only.verify import verify_packed
 
 if TYPE_CHECKING:
@@ -51,11 +52,8 @@ __all__ = ["write_packed"]
 
 _PACKAGES: Final = ("torch", "transformers", "safetensors", "accelerate")
 
-_KEPT: Final = 256
+_SAMPLED: Final = 256
 """Tokens of all prompts together on which scales are tried."""
-
-Progress = Callable[[str, int, int], None]
-"""Called as (stage, numbers done, numbers in total)."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +118,12 @@ def write_packed(
     own = language_plan(plan, language)
     check_plan(language, own, precision)
     job = _Job(language, float_type(language), _schemes(language, own, precision))
-    names = _names(language)
-    items = [job.item(name) for name in names]
-    ignored = [name for name in _linear(language) if name not in job.schemes]
+    parts = _parts(language)
+    items = [job.item(name) for names in parts.values() for name in names]
+    ignored = [name for name in linear_layers(language.model) if name not in job.schemes]
     with new_directory(target) as directory:
-        tensors = _searched(job, items, prompts) if prompts else _nearest(job, items)
-        write_tensors(directory, items, _counted(items, tensors, precision, progress), shard_bytes)
+        tensors = _searched(job, parts, prompts) if prompts else _nearest(job, items)
+        write_tensors(directory, items, tensors, shard_bytes, stage=precision.value, progress=progress)
         write_config(directory, language, job.kind, quantization_config(job.schemes, ignored))
         copy_tokenizer(source, directory)
         return verify_packed(directory, own, precision)
@@ -134,7 +132,7 @@ def write_packed(
 def _schemes(language: Language, plan: PrecisionPlan, precision: Precision) -> dict[str, WeightScheme]:
     found = {}
     planned = plan.layers(precision)
-    for layer in _linear(language):
+    for layer in linear_layers(language.model):
         if layer not in planned:
             continue
         columns = language.tensors[f"{layer}.weight"].stored.shape[-1]
@@ -145,35 +143,14 @@ def _schemes(language: Language, plan: PrecisionPlan, precision: Precision) -> d
     return found
 
 
-def _linear(language: Language) -> list[str]:
-    from torch import nn
-
-    return [name for name, module in language.model.named_modules() if type(module) is nn.Linear]
-
-
-def _names(language: Language) -> list[str]:
-    """Every tensor: those outside the blocks, then block after block."""
+def _parts(language: Language) -> dict[str, list[str]]:
+    """Every tensor by the block that it is in, in their order; first those outside, by an empty name."""
     from edgeq.quantize.weight_only.blocks import block_names
 
-    blocks = block_names(language.model)
-    prefix = blocks[0].rpartition(".")[0] + "."
-    inside = [[name for name in language.tensors if name.startswith(f"{block}.")] for block in blocks]
-    outside = [name for name in language.tensors if not name.startswith(prefix)]
-    return [*outside, *(name for names in inside for name in names)]
-
-
-def _counted(
-    items: Sequence[Item],
-    tensors: Iterator[Mapping[str, torch.Tensor]],
-    precision: Precision,
-    progress: Progress | None,
-) -> Iterator[Mapping[str, torch.Tensor]]:
-    total, done = sum(item.source.stored.elements for item in items), 0
-    for item, made in zip(items, tensors, strict=True):
-        yield made
-        done += item.source.stored.elements
-        if progress:
-            progress(precision.value, done, total)
+    parts: dict[str, list[str]] = {name: [] for name in ("", *block_names(language.model))}
+    for name in language.tensors:
+        parts[next((block for block in parts if block and name.startswith(f"{block}.")), "")].append(name)
+    return parts
 
 
 def _nearest(job: _Job, items: Sequence[Item]) -> Iterator[Mapping[str, torch.Tensor]]:
@@ -188,22 +165,18 @@ def _nearest(job: _Job, items: Sequence[Item]) -> Iterator[Mapping[str, torch.Te
             yield _packed(item.name, round_weight(value.float(), scheme, job.dtype))
 
 
-def _searched(job: _Job, items: Sequence[Item], prompts: Prompts) -> Iterator[Mapping[str, torch.Tensor]]:
+def _searched(job: _Job, parts: Mapping[str, Sequence[str]], prompts: Prompts) -> Iterator[Mapping[str, torch.Tensor]]:
     """What is outside the blocks, then each block scaled and rounded on what the blocks before it gave."""
-    from edgeq.quantize.weight_only.blocks import block_names, open_walk
+    from edgeq.quantize.weight_only.blocks import open_walk
 
-    blocks = block_names(job.language.model)
-    prefix = blocks[0].rpartition(".")[0] + "."
-    outside = [item for item in items if not item.name.startswith(prefix)]
-    for item, value in zip(outside, read_tensors([item.source for item in outside], job.kind), strict=True):
-        yield {item.name: value}
+    outside = parts[""]
+    sources = [job.language.tensors[name] for name in outside]
+    for name, value in zip(outside, read_tensors(sources, job.kind), strict=True):
+        yield {name: value}
     walk = open_walk(job.language, job.kind, prompts)
-    by_name = {item.name: item for item in items}
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(block for block in parts if block):
         made = _block(job, walk, number, block)
-        for name in by_name:
-            if name.startswith(f"{block}."):
-                yield made[name]
+        yield from (made[name] for name in parts[block])
 
 
 def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -222,7 +195,7 @@ def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, di
     with torch.no_grad():
         points = find_points(block, lambda: walk.run(number, 0))
         trim_heap()
-        seen = walk.observe(number, schemes, max(_KEPT // walk.count, 1))
+        seen = walk.observe(number, schemes, max(_SAMPLED // walk.count, 1))
         scale_block(block, points, seen, schemes, job.dtype)
         rounded = quantize_block(block, seen, schemes, job.dtype)
         walk.advance(number)
