@@ -52,7 +52,7 @@ class AutoAwq:
         )
 
     def tensors(self, layer: QuantizedLayer, packed: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The weight turned over and packed anew; a scale of a larger group comes several times.
+        """The weight turned over and packed again; a scale of a larger group comes several times.
 
         Args:
             layer: one of the layout's.
