@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
 
 from edgeq.model.checkpoint.packed_weights import WeightScheme
 from edgeq.quantize.weight_only.points import ScalePoint
-from edgeq.quantize.weight_only.round import ROWS, Rounded, group_products, round_weight, searched
+from edgeq.quantize.weight_only.round import group_products, join_rounded, round_weight, searched
+from edgeq.quantize.weight_only.stored_linear import StoredLinear, stored_linear
 
 __all__ = ["Seen", "quantize_block", "scale_block"]
 
@@ -79,7 +80,7 @@ def scale_block(
     """Scale the channels of a block where that helps rounding; what it computes stays the same.
 
     Args:
-        block: float32, changed in place.
+        block: with linear layers from `store_linears`, changed in place.
         points: from `find_points`.
         seen: by linear layer that will be rounded; the activations follow the scales.
         schemes: how these layers are stored.
@@ -99,25 +100,22 @@ def scale_block(
 
 def quantize_block(
     block: nn.Module, seen: Mapping[str, Seen], schemes: Mapping[str, WeightScheme], dtype: torch.dtype
-) -> dict[str, Rounded]:
+) -> None:
     """Round a block's linear layers; from then on it computes with what the integers stand for.
 
     Args:
-        block: float32, changed in place.
+        block: with linear layers from `store_linears`, changed in place.
         seen: what each layer is given.
         schemes: how each layer is stored.
         dtype: of the scales.
     """
-    found = {}
     for name, scheme in schemes.items():
-        layer: Any = block.get_submodule(name)
-        products = seen[name].products
+        layer, products = stored_linear(block, name), seen[name].products
+        seen[name].rows.clear()
         if products is None:  # no prompt came by, as at cross-attention without an image
-            found[name] = round_weight(layer.weight, scheme, dtype)
+            layer.round(join_rounded(round_weight(part, scheme, dtype) for _, part in layer.parts()))
         else:
-            found[name] = searched(layer.weight, scheme, dtype, products)
-        layer.weight.copy_(found[name].weight())
-    return found
+            layer.round(join_rounded(searched(part, scheme, dtype, products) for _, part in layer.parts()))
 
 
 def _best(
@@ -129,20 +127,19 @@ def _best(
     dtype: torch.dtype,
 ) -> torch.Tensor | None:
     """Scales of a place, [width]; None where it is best left as it is."""
-    weights = {name: _weight(block, name) for name in readers}
+    layers = {name: stored_linear(block, name) for name in readers}
     rows = {name: torch.cat(seen[name].rows) for name in readers}
-    usual = {name: rows[name] @ weight.T for name, weight in weights.items()}
+    usual = {name: torch.cat([rows[name] @ part.T for _, part in layer.parts()], 1) for name, layer in layers.items()}
     magnitude = point.gathered(seen[readers[0]].mean()).clamp(min=_TINY)
-    width = point.gathered(torch.stack([weight.abs().mean(0) for weight in weights.values()]).mean(0)).clamp(min=_TINY)
+    width = point.gathered(torch.stack([_mean_magnitude(layer) for layer in layers.values()]).mean(0)).clamp(min=_TINY)
 
     def error(scales: torch.Tensor) -> float:
         total = 0.0
-        for name, weight in weights.items():
-            factors, changed = point.spread(scales, weight.shape[1]), 0.0
-            parts = zip(torch.split(weight, ROWS), torch.split(usual[name], ROWS, 1), strict=True)
-            for part, expected in parts:
-                rounded = round_weight(part * factors, schemes[name], dtype).weight() / factors
-                changed += float((rows[name] @ rounded.T - expected).square().sum())
+        for name, layer in layers.items():
+            factors, changed = point.spread(scales, layer.in_features), 0.0
+            for channels, part in layer.parts():
+                rounded = round_weight(part.mul_(factors), schemes[name], dtype).weight().div_(factors)
+                changed += float((rows[name] @ rounded.T).sub_(usual[name][:, channels]).square_().sum())
             power = float(usual[name].square().sum().clamp(min=torch.finfo(torch.float32).tiny))
             total += changed / power
         return total
@@ -157,7 +154,9 @@ def _best(
     return best
 
 
-def _weight(block: nn.Module, name: str) -> torch.Tensor:
-    layer: Any = block.get_submodule(name)
-    weight: torch.Tensor = layer.weight
-    return weight
+def _mean_magnitude(layer: StoredLinear) -> torch.Tensor:
+    """Of the weights of each input channel, [in]."""
+    total = torch.zeros(layer.in_features)
+    for _, part in layer.parts():
+        total += part.abs_().sum(0)
+    return total / layer.out_features

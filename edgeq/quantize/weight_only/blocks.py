@@ -2,7 +2,8 @@
 
 First each prompt runs through a skeleton, whose embedding is the checkpoint's and whose blocks give what they are
 given: so every block's other inputs are known (masks, positions, what cross-attention looks at), and what is added
-between blocks. Then each block runs for itself, in float32. Needs torch, transformers and accelerate.
+between blocks. Then each block runs for itself: in float32, with weights that lie there as they are stored.
+Needs torch, transformers and accelerate.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from edgeq.model.checkpoint.packed_weights import WeightScheme
 from edgeq.quantize.language.read import FloatType, read_tensors
 from edgeq.quantize.language.source import Language
 from edgeq.quantize.weight_only.awq import Seen
+from edgeq.quantize.weight_only.stored_linear import store_linears
 
-__all__ = ["BlockWalk", "Prompts", "block_names", "free_block", "load_block", "open_walk"]
+__all__ = ["BlockWalk", "Prompts", "block_names", "load_block", "open_walk"]
 
 Prompts = Callable[[nn.Module], None]
 """Runs every prompt through a causal language model of transformers, one after the other, each in one forward pass.
@@ -71,6 +73,10 @@ class BlockWalk:
     def block(self, number: int) -> nn.Module:
         """A block, whose weights are on the meta device unless they were put there."""
         return self._model.get_submodule(self._blocks[number])
+
+    def free(self, number: int) -> None:
+        """Let a block go, with all that is in it."""
+        self._model.set_submodule(self._blocks[number], nn.Module())
 
     def run(self, number: int, prompt: int) -> torch.Tensor:
         """What a block gives for a prompt, float32 [1, tokens, hidden]; the prompt stays where it is."""
@@ -163,17 +169,19 @@ def open_walk(language: Language, kind: FloatType, prompts: Prompts) -> BlockWal
     blocks = block_names(language.model)
     model = _skeleton(language, kind)
     try:
-        return BlockWalk(model, blocks, prompts)
+        walk = BlockWalk(model, blocks, prompts)
     except (TypeError, RuntimeError, AttributeError) as error:  # models differ in as many ways as there are
         raise ModelError(
             f"the blocks of {type(language.model).__name__} cannot be run one by one",
             causes=(first_line(error),),
             next_step="--language nf4, which looks at weights alone",
         ) from error
+    model.get_input_embeddings().to("meta")
+    return walk
 
 
 def load_block(language: Language, block: nn.Module, prefix: str, kind: FloatType) -> None:
-    """Put a block's weights into memory, as float32.
+    """Put a block's weights into memory: as float32, but those of linear layers as they are stored.
 
     Args:
         language: with where its tensors lie.
@@ -182,16 +190,14 @@ def load_block(language: Language, block: nn.Module, prefix: str, kind: FloatTyp
         kind: the 16-bit type that they are read in.
     """
     names = [name for name in language.tensors if name.startswith(f"{prefix}.")]
-    for name, value in zip(names, read_tensors([language.tensors[name] for name in names], kind), strict=True):
-        _put(block, name.removeprefix(f"{prefix}."), value.float())
+    linear = {f"{name}.weight" for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+    for full, value in zip(names, read_tensors([language.tensors[name] for name in names], kind), strict=True):
+        name = full.removeprefix(f"{prefix}.")
+        _put(block, name, value if name in linear else value.float())
+    store_linears(block)
 
 
-def free_block(block: nn.Module) -> None:
-    """Take a block's weights out of memory again."""
-    block.to("meta")
-
-
-def _skeleton(language: Language, kind: FloatType) -> nn.Module:
+def _skeleton(language: Language, kind: FloatType) -> Any:
     """The model with its embedding and all buffers; its blocks are on the meta device, norm and head do nothing."""
     from accelerate import init_empty_weights
 
@@ -208,8 +214,7 @@ def _skeleton(language: Language, kind: FloatType) -> nn.Module:
         inside = any(name == block or name.startswith(f"{block}.") for block in block_names(model))
         if own and not inside:
             module.forward = _given
-    found: nn.Module = model
-    return found
+    return model
 
 
 def _given(value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

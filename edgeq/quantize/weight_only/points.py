@@ -17,6 +17,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
+from edgeq.quantize.weight_only.stored_linear import stored_linear
+
 __all__ = ["ScalePoint", "find_points"]
 
 _PAIRS: Final = (
@@ -68,7 +70,7 @@ class ScalePoint:
         A normalization's weight is rounded to the type that it is stored in, and the readers make up for that.
 
         Args:
-            block: float32, changed in place.
+            block: with linear layers from `store_linears`, changed in place.
             scales: float32 [width], above 0.
             dtype: that the checkpoint stores a normalization in.
 
@@ -77,7 +79,7 @@ class ScalePoint:
         """
         source: Any = block.get_submodule(self.source)
         if self.kind == "rows":
-            source.weight[-self.width :] /= scales[:, None]
+            source.rows[-self.width :] *= scales
             if source.bias is not None:
                 source.bias[-self.width :] /= scales
         else:
@@ -89,8 +91,8 @@ class ScalePoint:
             if getattr(source, "bias", None) is not None:
                 source.bias.div_(scales)
         for name in self.readers:
-            reader: Any = block.get_submodule(name)
-            reader.weight *= self.spread(scales, reader.in_features)
+            reader = stored_linear(block, name)
+            reader.columns *= self.spread(scales, reader.in_features)
         return scales
 
 
@@ -98,7 +100,7 @@ def find_points(block: nn.Module, run: Run) -> list[ScalePoint]:
     """All places of a block, from its input on.
 
     Args:
-        block: with float32 weights, in eval mode; it is left as it was.
+        block: with linear layers from `store_linears`, in eval mode; it is left as it was.
         run: gives the block's output for some input, [1, tokens, hidden].
     """
     expected, candidates = run(), list(_candidates(block, run))
@@ -137,14 +139,21 @@ def _width(module: Any, first: str, source: nn.Linear, reader: nn.Linear) -> int
 
 def _normalizations(block: nn.Module, run: Run) -> Iterator[tuple[str, tuple[str, ...], int]]:
     """Modules with a weight of one dimension, and the linear layers that are given what they gave."""
-    given: dict[str, torch.Tensor] = {}
     gave: dict[str, torch.Tensor] = {}
+    readers: dict[str, list[str]] = {}
+
+    def read(reader: str, value: torch.Tensor) -> None:
+        for name, output in gave.items():
+            if value is output:
+                readers.setdefault(name, []).append(reader)
+
     hooks = []
     for name, module in block.named_modules():
-        weight = getattr(module, "weight", None)
         if isinstance(module, nn.Linear):
-            hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: given.update({name: args[0]})))
-        elif isinstance(weight, torch.Tensor) and weight.ndim == 1:
+            hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: read(name, args[0])))
+            continue
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.ndim == 1:
             hooks.append(module.register_forward_hook(lambda _, __, out, name=name: gave.update({name: out})))
     try:
         run()
@@ -152,20 +161,19 @@ def _normalizations(block: nn.Module, run: Run) -> Iterator[tuple[str, tuple[str
         for hook in hooks:
             hook.remove()
     for name, output in gave.items():
-        readers = tuple(reader for reader, value in given.items() if value is output)
         width = output.shape[-1]
-        if readers and width == len(block.get_submodule(name).weight):  # type: ignore[arg-type]
-            yield name, readers, width
+        if name in readers and width == len(block.get_submodule(name).weight):  # type: ignore[arg-type]
+            yield name, tuple(readers[name]), width
 
 
 def _is_free(block: nn.Module, point: ScalePoint, run: Run, expected: torch.Tensor) -> bool:
     """Whether the block gives the same with other scales; powers of two, which round nothing."""
     parts = [block.get_submodule(name) for name in (point.source, *point.readers)]
-    before = [{name: value.clone() for name, value in part.named_parameters(recurse=False)} for part in parts]
+    own = [value for part in parts for value in (*part.parameters(recurse=False), *part.buffers(recurse=False))]
+    before = [value.clone() for value in own]
     exponents = torch.randint(-2, 3, (point.width,), generator=torch.Generator().manual_seed(0))
     point.apply(block, torch.exp2(exponents.float()))
     changed = run()
-    for part, values in zip(parts, before, strict=True):
-        for name, value in values.items():
-            part.get_parameter(name).copy_(value)
+    for value, old in zip(own, before, strict=True):
+        value.copy_(old)
     return bool((changed - expected).abs().max() <= _TOLERANCE * expected.abs().max())

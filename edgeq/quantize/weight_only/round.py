@@ -7,6 +7,7 @@ is d H d', where d is what rounding changed and H the activations' products, sum
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,13 +15,10 @@ import torch
 
 from edgeq.model.checkpoint.packed_weights import WeightScheme
 
-__all__ = ["ROWS", "Rounded", "group_products", "round_weight", "searched"]
+__all__ = ["Rounded", "group_products", "join_rounded", "round_weight", "searched"]
 
 _SHARES: Final = (1.0, 15 / 14, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 """Of the scale with which the largest number lies half a step beyond the last integer; 15/14 puts it on that."""
-
-ROWS: Final = 512
-"""Output channels that are tried at once: what a trial needs besides is some times as large as they are."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,11 @@ class Rounded:
     scales: torch.Tensor
     scheme: WeightScheme
 
-    def weight(self) -> torch.Tensor:
-        """What it stands for: float32 [out, in]."""
-        groups = self.values.float().reshape(*self.scales.shape, -1)
-        return (groups * self.scales.float()[..., None]).flatten(1)
+    def weight(self, channels: slice = slice(None)) -> torch.Tensor:
+        """What it stands for: float32 [out, in], or some output channels of that."""
+        scales = self.scales[channels].float()
+        groups = self.values[channels].float().reshape(*scales.shape, -1)
+        return groups.mul_(scales[..., None]).flatten(1)
 
 
 def round_weight(
@@ -63,6 +62,13 @@ def round_weight(
     return Rounded(values.to(torch.int8).flatten(1), scales, scheme)
 
 
+def join_rounded(parts: Iterable[Rounded]) -> Rounded:
+    """One weight of some output channels after the other."""
+    parts = list(parts)
+    values, scales = torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts])
+    return Rounded(values, scales, parts[0].scheme)
+
+
 def group_products(inputs: torch.Tensor, group: int) -> torch.Tensor:
     """Sums over all tokens of the products of activations, within each group: float32 [groups, group, group].
 
@@ -83,12 +89,7 @@ def searched(weight: torch.Tensor, scheme: WeightScheme, dtype: torch.dtype, pro
         dtype: of the scales.
         products: from `group_products`.
     """
-    parts = [
-        round_weight(rows, scheme, dtype, _best_shares(rows, scheme, dtype, products))
-        for rows in torch.split(weight, ROWS)
-    ]
-    values, scales = torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts])
-    return Rounded(values, scales, scheme)
+    return round_weight(weight, scheme, dtype, _best_shares(weight, scheme, dtype, products))
 
 
 def _best_shares(
@@ -99,7 +100,7 @@ def _best_shares(
     shares = torch.ones_like(least)
     for share in _SHARES:
         rounded = round_weight(weight, scheme, dtype, share)
-        change = (rounded.weight() - weight).reshape(len(weight), len(products), -1).transpose(0, 1)
+        change = rounded.weight().sub_(weight).reshape(len(weight), len(products), -1).transpose(0, 1)
         error = ((change @ products) * change).sum(-1).T
         better = error < least
         least, shares = torch.where(better, error, least), torch.where(better, share, shares)

@@ -2,8 +2,8 @@
 
 It has the form of compressed-tensors' "pack-quantized" (`edgeq.model.checkpoint.packed_weights`), which vLLM and
 transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read.
-INT8 is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block,
-the prompts' activations and a file's mapping. No weight of vision or connector is read.
+INT8 is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block's
+16-bit weights, the prompts' activations and rows that are tried. No weight of vision or connector is read.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.engine.heap import trim_heap
+from edgeq.engine.heap import large_blocks_returned
 from edgeq.errors import QuantizeError
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.packed_weights import (
@@ -44,6 +44,7 @@ from edgeq.quantize.weight_only.verify import verify_packed
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from edgeq.quantize.weight_only.blocks import BlockWalk, Prompts
     from edgeq.quantize.weight_only.round import Rounded
@@ -121,7 +122,7 @@ def write_packed(
     parts = _parts(language)
     items = [job.item(name) for names in parts.values() for name in names]
     ignored = [name for name in linear_layers(language.model) if name not in job.schemes]
-    with new_directory(target) as directory:
+    with new_directory(target) as directory, large_blocks_returned():
         tensors = _searched(job, parts, prompts) if prompts else _nearest(job, items)
         write_tensors(directory, items, tensors, shard_bytes, stage=precision.value, progress=progress)
         write_config(directory, language, job.kind, quantization_config(job.schemes, ignored))
@@ -175,16 +176,18 @@ def _searched(job: _Job, parts: Mapping[str, Sequence[str]], prompts: Prompts) -
         yield {name: value}
     walk = open_walk(job.language, job.kind, prompts)
     for number, block in enumerate(block for block in parts if block):
-        made = _block(job, walk, number, block)
-        yield from (made[name] for name in parts[block])
+        _search_block(job, walk, number, block)
+        for name in parts[block]:
+            yield _made(job, walk.block(number), name, name.removeprefix(f"{block}."))
+        walk.free(number)
 
 
-def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, dict[str, torch.Tensor]]:
-    """One block's tensors; the prompts go through it as it is then."""
+def _search_block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> None:
+    """Scale and round one block; the prompts go through it as it is then."""
     import torch
 
     from edgeq.quantize.weight_only.awq import quantize_block, scale_block
-    from edgeq.quantize.weight_only.blocks import free_block, load_block
+    from edgeq.quantize.weight_only.blocks import load_block
     from edgeq.quantize.weight_only.points import find_points
 
     block = walk.block(number)
@@ -194,23 +197,20 @@ def _block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> dict[str, di
     load_block(job.language, block, prefix, job.kind)
     with torch.no_grad():
         points = find_points(block, lambda: walk.run(number, 0))
-        trim_heap()
         seen = walk.observe(number, schemes, max(_SAMPLED // walk.count, 1))
         scale_block(block, points, seen, schemes, job.dtype)
-        rounded = quantize_block(block, seen, schemes, job.dtype)
+        quantize_block(block, seen, schemes, job.dtype)
+        del seen
         walk.advance(number)
-        made: dict[str, dict[str, torch.Tensor]] = {}
-        state = block.state_dict()
-        for name, value in state.items():
-            layer, full = name.removesuffix(".weight"), f"{prefix}.{name}"
-            if name.endswith(".weight") and layer in rounded:
-                made[full] = _packed(full, rounded[layer])
-            else:
-                made[full] = {full: value.to(job.dtype)}
-    free_block(block)
-    del rounded, seen, state
-    trim_heap()  # a block's many temporary tensors would stay in the heap, for each block some more
-    return made
+
+
+def _made(job: _Job, block: nn.Module, full: str, name: str) -> dict[str, torch.Tensor]:
+    """What a tensor of a block became."""
+    owner, _, leaf = name.rpartition(".")
+    module: Any = block.get_submodule(owner)
+    if leaf == "weight" and full.removesuffix(".weight") in job.schemes:
+        return _packed(full, module.rounded)
+    return {full: getattr(module, leaf).to(job.dtype)}
 
 
 def _packed(name: str, rounded: Rounded) -> dict[str, torch.Tensor]:

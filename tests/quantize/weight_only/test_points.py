@@ -11,6 +11,7 @@ from torch import nn
 from vlm import TEXT
 
 from edgeq.quantize.weight_only.points import ScalePoint, find_points
+from edgeq.quantize.weight_only.stored_linear import store_linears
 
 BASE = {"attention_bias": True}
 CONFIGS = {
@@ -48,6 +49,7 @@ class Block:
         self.module: nn.Module = model.model.layers[0]
         for value in self.module.parameters():
             value.requires_grad_(False).add_(0.1 * torch.randn(value.shape))
+        store_linears(self.module)
         self._hidden = torch.randn(1, 9, 64)
         places = torch.arange(9)[None]
         rotary = model.model.rotary_emb
@@ -61,13 +63,19 @@ class Block:
         return given
 
 
+def numbers(module: nn.Module) -> dict[str, torch.Tensor]:
+    """All weights, those of linear layers as they compute, and biases."""
+    linears = {name: linear.weight for name, linear in module.named_modules() if isinstance(linear, nn.Linear)}
+    return dict(module.named_parameters()) | linears
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_places_of_a_family(family: str) -> None:
     block = Block(family)
-    before = {name: value.clone() for name, value in block.module.named_parameters()}
+    before = {name: value.clone() for name, value in numbers(block.module).items()}
     points = find_points(block.module, block.run)
     assert {(point.source, point.readers) for point in points} == FOUND.get(family, USUAL)
-    assert all(torch.equal(value, before[name]) for name, value in block.module.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in numbers(block.module).items())
     assert {point.kind for point in points if "norm" in point.source} == {"one-plus" if "gemma" in family else "weight"}
 
 
@@ -82,8 +90,8 @@ def test_scales_change_nothing(family: str, dtype: torch.dtype) -> None:
         applied = point.apply(block.module, scales, dtype)
         assert (applied - 1).abs().max() > 0.5
         torch.testing.assert_close(block.run(), before, rtol=1e-3, atol=1e-4)
-        weight = block.module.get_parameter(f"{point.source}.weight")
         if point.kind != "rows":
+            weight = block.module.get_parameter(f"{point.source}.weight")
             assert torch.equal(weight, weight.to(dtype).float())
 
 
@@ -98,6 +106,7 @@ def test_a_norm_that_something_else_reads_is_no_place() -> None:
             return self.layer(normed) + normed  # type: ignore[no-any-return]
 
     module, hidden = Twice().requires_grad_(False), torch.randn(1, 5, 8)
+    store_linears(module)
     assert find_points(module, lambda: module(hidden)) == []
     module.forward = lambda hidden: module.layer(module.norm(hidden))  # type: ignore[method-assign]
     (point,) = find_points(module, lambda: module(hidden))
