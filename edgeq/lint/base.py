@@ -8,11 +8,14 @@ from typing import Final, Literal
 
 from edgeq.lint.graph import LintGraph
 
-__all__ = ["API", "GUIDE", "LEVELS", "MODELOPT", "ONNX", "PARSER", "Check", "Level", "Rule"]
+__all__ = ["API", "GUIDE", "LEVELS", "MODELOPT", "ONNX", "PARSER", "WHOLE", "Check", "Level", "Rule"]
 
 Level = Literal["error", "warning", "note"]
 """An error: TensorRT refuses the file. A warning: it is slower than it could be, or its numbers are wrong. A note: what
 one should know."""
+
+WHOLE: Final = "graph"
+"""Where something is broken that is said of the whole file."""
 
 LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
 
@@ -37,6 +40,7 @@ class Rule:
         says: what follows, and what to do.
         source: where it is published.
         check: finds what breaks it.
+        inside: whether it is asked of the graphs inside of nodes too.
     """
 
     number: str
@@ -45,3 +49,4 @@ class Rule:
     says: str
     source: str
     check: Check
+    inside: bool = True

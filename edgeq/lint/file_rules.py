@@ -7,7 +7,7 @@ from typing import Final
 
 from onnx import TensorProto
 
-from edgeq.lint.base import GUIDE, ONNX, PARSER, Rule
+from edgeq.lint.base import GUIDE, ONNX, PARSER, WHOLE, Rule
 from edgeq.lint.graph import PAIR, LintGraph, type_name
 from edgeq.lint.operators import CONSTANT_INPUTS, INTEGER_FORMS, OPSETS, TAKEN
 from edgeq.model.graph.external_data import is_external
@@ -26,7 +26,7 @@ _HALF_SCALES_OPSET: Final = 19
 
 def _old_opset(graph: LintGraph) -> Iterator[tuple[str, str]]:
     if graph.opset < OPSETS[0]:
-        yield "graph", f"opset {graph.opset}; the parser reads {OPSETS[0]} and later"
+        yield WHOLE, f"opset {graph.opset}; the parser reads {OPSETS[0]} and later"
     for node in graph.pairs() if graph.opset < _HALF_SCALES_OPSET else ():
         scale = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
         if scale is None:
@@ -42,7 +42,7 @@ def _old_opset(graph: LintGraph) -> Iterator[tuple[str, str]]:
 
 def _new_opset(graph: LintGraph) -> Iterator[tuple[str, str]]:
     if graph.opset > OPSETS[1]:
-        yield "graph", f"opset {graph.opset}; the parser of TensorRT 10.0 to 10.3 is made for {OPSETS[1]} at the most"
+        yield WHOLE, f"opset {graph.opset}; the parser of TensorRT 10.0 to 10.3 is made for {OPSETS[1]} at the most"
 
 
 def _integer_form(graph: LintGraph) -> Iterator[tuple[str, str]]:
@@ -60,7 +60,7 @@ def _unknown_operator(graph: LintGraph) -> Iterator[tuple[str, str]]:
 
 def _type(graph: LintGraph) -> Iterator[tuple[str, str]]:
     if graph.types_fault:
-        yield "graph", f"the element types contradict each other: {graph.types_fault}"
+        yield WHOLE, f"the element types contradict each other: {graph.types_fault}"
     for node in graph.nodes:
         taken = TAKEN.get(operator(node))
         if taken is None:
@@ -144,6 +144,7 @@ FILE_RULES: Final = (
         "give the sizes in an optimization profile (trtexec: --minShapes, --optShapes, --maxShapes)",
         f"{GUIDE}, Working with Dynamic Shapes",
         _free_axes,
+        inside=False,
     ),
     Rule(
         "TRT009",
@@ -154,5 +155,5 @@ FILE_RULES: Final = (
         _data_dependent,
     ),
     Rule("TRT010", "further-output", "error", "leave that output out", PARSER, _other_outputs),
-    Rule("TRT011", "external-data", "note", "copy both", f"{ONNX}, External Data", _outside),
+    Rule("TRT011", "external-data", "note", "copy both", f"{ONNX}, External Data", _outside, inside=False),
 )

@@ -60,8 +60,9 @@ class LintGraph:
         model: nodes named, in topological order; what Constant nodes hold are tensors.
         path: where it came from.
         plan: that it should follow; None where nobody said one.
+        outer: the graph around it, where it lies inside of a node.
         opset: of ONNX's own operators.
-        nodes: of the main graph.
+        nodes: of this graph, without those inside of its nodes (`edgeq.lint.bodies`).
         constants: by name: initializers, and what Constant nodes hold as tensors.
         makers: tensor -> the node that makes it.
         readers: tensor -> the nodes that read it, one for each reading input.
@@ -69,15 +70,22 @@ class LintGraph:
         types_fault: why element types could not be told; empty where they could.
     """
 
-    def __init__(self, model: onnx.ModelProto, path: Path, plan: PrecisionPlan | None = None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        path: Path,
+        plan: PrecisionPlan | None = None,
+        outer: LintGraph | None = None,
+    ) -> None:
         """Look at a model.
 
         Args:
             model: is not changed; nodes named, in topological order.
             path: where it came from; external data are beside it.
             plan: that it should follow, where there is one.
+            outer: the graph around it, where it lies inside of a node.
         """
-        self.model, self.path, self.plan = model, path, plan
+        self.model, self.path, self.plan, self.outer = model, path, plan, outer
         self.opset = opset_of(model)
         self.nodes = list(model.graph.node)
         self.constants = constant_tensors(model.graph)
@@ -112,6 +120,16 @@ class LintGraph:
                 self.types_fault = self.types_fault or first_line(error)
         return fixed.graph
 
+    @property
+    def inferred_nodes(self) -> list[onnx.NodeProto]:
+        """As `nodes`, with what inference found of the graphs inside of them."""
+        return list(self._inferred.node)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Names of its inputs, and of what its nodes give."""
+        return frozenset((*self.given, *self.makers))
+
     @cached_property
     def types(self) -> dict[str, int]:
         """The element type of each tensor that inference knows."""
@@ -133,12 +151,14 @@ class LintGraph:
     @cached_property
     def fixed(self) -> frozenset[str]:
         """Names of what does not depend on the graph's inputs."""
-        return constant_names(self.model.graph)
+        given = frozenset() if self.outer is None else self.outer.fixed.intersection(self.given)
+        return constant_names(self.model.graph) | given
 
     @cached_property
     def computed(self) -> frozenset[str]:
         """Names of what depends on the numbers of the graph's inputs, and not on their shapes alone."""
-        known = set(self.given)
+        around = frozenset() if self.outer is None else self.outer.known - self.outer.computed
+        known = set(self.given) - around
         for node in self.nodes:
             if node.op_type not in SHAPE_READERS and known.intersection(node.input):
                 known.update(node.output)
@@ -153,7 +173,8 @@ class LintGraph:
     @property
     def has_half(self) -> bool:
         """Whether anything is computed in FP16 or BF16: types are chosen then, and FP32 is FP32 on purpose."""
-        return bool(self.float_types[TensorProto.FLOAT16] or self.float_types[TensorProto.BFLOAT16])
+        own = self.float_types[TensorProto.FLOAT16] or self.float_types[TensorProto.BFLOAT16]
+        return bool(own) or (self.outer is not None and self.outer.has_half)
 
     @cached_property
     def has_pairs(self) -> bool:

@@ -15,7 +15,7 @@ from edgeq.model.graph.complete import complete
 from edgeq.model.graph.element_types import opset_of, schema_of
 from edgeq.model.graph.external_data import read_in
 from edgeq.model.graph.onnx_bounds import check_costs
-from edgeq.model.graph.onnx_checks import check_parts
+from edgeq.model.graph.onnx_checks import all_nodes, check_parts
 from edgeq.model.graph.outline import load_outline
 from edgeq.model.graph.tensors import drop_constant_inputs, give_constants_types, name_nodes
 from edgeq.plan.precision import PrecisionPlan
@@ -53,7 +53,7 @@ def load_graph(path: Path, plan: PrecisionPlan | None = None) -> LintGraph:
     complete(model, path)
     model = name_nodes(model)
     _check_counts(model, path)
-    scales = {name for node in model.graph.node if node.op_type in PAIR for name in node.input[1:3]}
+    scales = {name for node in all_nodes(model.graph) if node.op_type in PAIR for name in node.input[1:3]}
     read_in(model, path, lambda tensor: tensor.name in scales and math.prod(tensor.dims) <= _MOST_SCALES)
     return LintGraph(model, path, plan)
 
@@ -78,7 +78,7 @@ def _check_counts(model: onnx.ModelProto, path: Path) -> None:
     ONNX's checker is not asked: it wants every weight.
     """
     version = opset_of(model)
-    for node in model.graph.node:
+    for node in all_nodes(model.graph):
         schema = schema_of(node, version)
         least = (schema.min_input, schema.min_output) if schema else (2 * (node.op_type in PAIR), 1)
         if len(node.input) < least[0] or len(node.output) < least[1]:

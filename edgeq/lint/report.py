@@ -42,8 +42,8 @@ class FileFindings(BaseModel):
     Attributes:
         file: as it was given.
         opset: of ONNX's own operators.
-        nodes: how many, functions written out.
-        written: percent of the numbers of activations that kernels write, by type; pairs are INT8.
+        nodes: how many, functions written out, those inside of nodes as well.
+        written: percent of the numbers of activations that kernels of the main graph write, by type; pairs are INT8.
         computed: percent of the operators on floating-point numbers, by type.
         findings: by rule, then in the graph's order.
     """

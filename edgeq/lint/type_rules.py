@@ -8,7 +8,7 @@ from typing import Final
 
 from onnx import TensorProto
 
-from edgeq.lint.base import GUIDE, Rule
+from edgeq.lint.base import GUIDE, WHOLE, Rule
 from edgeq.lint.graph import PAIR, LintGraph
 from edgeq.lint.shares import written_numbers
 from edgeq.model.graph.element_types import fp16_outputs
@@ -37,7 +37,7 @@ def _wide(graph: LintGraph) -> Iterator[tuple[str, str]]:
             wide[graph.makers[name].op_type] += count
     if wide.total() > _MOST_FP32 * whole:
         most = ", ".join(f"{name} {100 * count / whole:.0f} %" for name, count in wide.most_common(_SHOWN) if count)
-        yield "graph", f"{100 * wide.total() / whole:.0f} % of the activations' numbers are written in FP32: {most}"
+        yield WHOLE, f"{100 * wide.total() / whole:.0f} % of the activations' numbers are written in FP32: {most}"
 
 
 def _mixed(graph: LintGraph) -> Iterator[tuple[str, str]]:

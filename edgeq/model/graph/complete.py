@@ -16,7 +16,7 @@ from edgeq.model.graph.tensors import reads
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["complete"]
+__all__ = ["complete", "sort_nodes"]
 
 _IMAGE_AXES = ("batch", "channels", "height", "width")
 
@@ -38,7 +38,7 @@ def complete(model: onnx.ModelProto, path: Path) -> None:
     graph = model.graph
     graph.name = graph.name or "graph"
     _free_sizes(graph)
-    _sort(graph, path)
+    sort_nodes(graph, path)
     for value in graph.input:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             for axis in _IMAGE_AXES:
@@ -55,7 +55,16 @@ def _free_sizes(graph: onnx.GraphProto) -> None:
                 axis.ClearField("dim_value")
 
 
-def _sort(graph: onnx.GraphProto, path: Path) -> None:
+def sort_nodes(graph: onnx.GraphProto, path: Path) -> None:
+    """Put a graph's nodes in topological order, in place; those inside of its nodes stay as they are.
+
+    Args:
+        graph: of a model, or of a node.
+        path: where it came from, for the message.
+
+    Raises:
+        ModelError: it has a cycle.
+    """
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     needs = {index: [makers[name] for name in reads(node) if name in makers] for index, node in enumerate(graph.node)}
     if all(needed < index for index, before in needs.items() for needed in before):

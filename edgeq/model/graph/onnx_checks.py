@@ -19,7 +19,7 @@ from edgeq.model.graph.external_data import all_tensors, stored_bytes
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["check_model", "check_not_quantized", "check_parts", "incomplete", "stored_values"]
+__all__ = ["all_nodes", "check_model", "check_not_quantized", "check_parts", "incomplete", "stored_values"]
 
 _QUANTIZED = {
     "QuantizeLinear",
@@ -60,7 +60,7 @@ def check_parts(model: onnx.ModelProto, path: Path) -> None:
 
 def check_not_quantized(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError when the graph is quantized already: its scales would be quantized a second time."""
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph):
         if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
             raise ModelError(
                 f"{path} is already quantized: its node {node.name or node.output[0]!r} is a {node.op_type}",
@@ -96,7 +96,7 @@ def _texts(model: onnx.ModelProto) -> Iterator[str]:
     for value in (*model.graph.input, *model.graph.output):
         yield value.name
         yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph):
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         yield from (attribute.name for attribute in node.attribute)
     for tensor in all_tensors(model.graph):
@@ -104,13 +104,13 @@ def _texts(model: onnx.ModelProto) -> Iterator[str]:
         yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of a graph and of the graphs inside its nodes."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g)
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from all_nodes(inner)
 
 
 def stored_values(tensor: onnx.TensorProto, path: Path, name: str = "") -> NDArray[Any]:
