@@ -73,11 +73,11 @@ def test_a_layer_that_no_prompt_reached_is_rounded() -> None:
     assert torch.equal(block.layer.weight, expected.weight())
 
 
-class _Largest(TorchDispatchMode):
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """How many numbers the largest tensor in floating point has that anything gives."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
