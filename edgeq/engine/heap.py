@@ -9,25 +9,28 @@ from typing import Final
 
 __all__ = ["large_blocks_returned", "trim_heap"]
 
+_M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 """Of mallopt(3), in malloc.h."""
-_LARGE: Final = 1 << 20
+_LARGE: Final = 8 << 20
 _USUAL: Final = 32 << 20
-"""What glibc raises the threshold to as large blocks are freed: mallopt(3), DEFAULT_MMAP_THRESHOLD_MAX."""
+"""What glibc raises its threshold to as large blocks are freed: mallopt(3), DEFAULT_MMAP_THRESHOLD_MAX."""
 
 
 @contextmanager
 def large_blocks_returned() -> Iterator[None]:
-    """Blocks of 1 MiB and more go back to the system as soon as they are freed, for as long as this lasts.
+    """Blocks of 8 MiB and more go back to the system as soon as they are freed, for as long as this lasts.
 
     Where tensors of many sizes come and go, the heap falls to pieces, and up to half of it is held for nothing
-    (measured, with AWQ's search). It is a setting of the process, and costs the zeroing of new pages.
+    (measured, with AWQ's search). Smaller blocks stay, up to 32 MiB at the heap's end: new pages must be zeroed, which
+    for every small tensor would be half of the time. It is a setting of the process.
     """
-    _set_mmap_threshold(_LARGE)
+    _set(_M_MMAP_THRESHOLD, _LARGE)
+    _set(_M_TRIM_THRESHOLD, _USUAL)
     try:
         yield
     finally:
-        _set_mmap_threshold(_USUAL)
+        _set(_M_MMAP_THRESHOLD, _USUAL)
 
 
 def trim_heap() -> None:
@@ -40,6 +43,6 @@ def trim_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _set_mmap_threshold(size: int) -> None:
+def _set(parameter: int, size: int) -> None:
     with suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size)
+        ctypes.CDLL(None).mallopt(parameter, size)
