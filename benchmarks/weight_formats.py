@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
 __all__ = ["FORMATS", "Row", "holds", "main", "measure", "spread_norms", "table"]
 
-FORMATS: Final = ("bitsandbytes FP4", "NF4", "INT4, to the nearest", "INT4, AWQ", "INT8")
+FORMATS: Final = ("bitsandbytes FP4", "NF4", "INT4, to the nearest", "INT4, AWQ", "INT4, GPTQ", "INT8")
 _DEMO: Final = "demo"
 _TOKENS: Final = 24
 _SPREAD: Final = 0.7
@@ -206,13 +207,13 @@ def _nearest(precision: Precision) -> Callable[[_Asked, Path], tuple[dict[str, t
     return way
 
 
-def _awq(asked: _Asked, work: Path) -> tuple[dict[str, torch.Tensor], float]:
-    """As `edgeq prepare --language int4-awq` writes it, read back."""
+def _searched(asked: _Asked, work: Path, *, error_feedback: bool) -> tuple[dict[str, torch.Tensor], float]:
+    """As `edgeq prepare --language int4-awq` and `int4-gptq` write it, read back."""
     from safetensors.torch import load_file
 
     plan = plan_modules(read_modules(asked.source), language=Precision.INT4)
     prompts = image_prompts(asked.bundle, asked.seen, QUESTIONS, None)
-    write_packed(asked.source, plan, work, precision=Precision.INT4, prompts=prompts)
+    write_packed(asked.source, plan, work, precision=Precision.INT4, prompts=prompts, error_feedback=error_feedback)
     stored: dict[str, torch.Tensor] = {}
     for file in sorted(work.glob("*.safetensors")):
         stored |= load_file(file)
@@ -234,7 +235,8 @@ _WAYS: Final[Mapping[str, Callable[[_Asked, Path], tuple[dict[str, torch.Tensor]
     "bitsandbytes FP4": _bitsandbytes("fp4"),
     "NF4": _bitsandbytes("nf4"),
     "INT4, to the nearest": _nearest(Precision.INT4),
-    "INT4, AWQ": _awq,
+    "INT4, AWQ": partial(_searched, error_feedback=False),
+    "INT4, GPTQ": partial(_searched, error_feedback=True),
     "INT8": _nearest(Precision.INT8),
 }
 
@@ -273,7 +275,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 where AWQ is further from the whole model than rounding to the nearest."""
+    """Measure and print; 1 where AWQ or GPTQ is further from the whole model than rounding to the nearest."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weight_formats", description=__doc__.splitlines()[0])
     kinds = (_DEMO, *RANDOM_VLMS)
     small = (_DEMO, *(name for name in RANDOM_VLMS if name.endswith("7m")))
@@ -297,9 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def holds(rows: Sequence[Row], model: str) -> bool:
-    """Whether AWQ is as near to the whole model as rounding to the nearest is, or nearer."""
+    """Whether AWQ and GPTQ are as near to the whole model as rounding to the nearest is, or nearer."""
     kl = {row.format: row.kl for row in rows if row.model == model}
-    return kl["INT4, AWQ"] <= kl["INT4, to the nearest"]
+    return max(kl["INT4, AWQ"], kl["INT4, GPTQ"]) <= kl["INT4, to the nearest"]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from edgeq.quantize.weight_only.points import ScalePoint
 from edgeq.quantize.weight_only.round import group_products, join_rounded, round_weight, searched
 from edgeq.quantize.weight_only.stored_linear import StoredLinear, stored_linear
 
-__all__ = ["Seen", "quantize_block", "scale_block"]
+__all__ = ["Seen", "quantize_block", "round_unseen", "scale_block"]
 
 _STEPS: Final = 10
 _TINY: Final = 1e-4
@@ -48,9 +48,9 @@ class Seen:
     def add(self, inputs: torch.Tensor, sampled: int) -> None:
         """Count a prompt's activations [1, tokens, in], and sample some of its tokens, evenly."""
         flat = inputs.reshape(-1, inputs.shape[-1]).float()
-        total, products = flat.abs().sum(0), group_products(flat, self.group)
+        total = flat.abs().sum(0)
         self.total = total if self.total is None else self.total + total
-        self.products = products if self.products is None else self.products.add_(products)
+        self.products = group_products(flat, self.group, self.products)
         self.tokens += len(flat)
         places = torch.linspace(0, len(flat) - 1, min(sampled, len(flat))).round().long()
         self.rows.append(flat[places])
@@ -112,10 +112,21 @@ def quantize_block(
     for name, scheme in schemes.items():
         layer, products = stored_linear(block, name), seen[name].products
         seen[name].rows.clear()
-        if products is None:  # no prompt came by, as at cross-attention without an image
-            layer.round(join_rounded(round_weight(part, scheme, dtype) for _, part in layer.parts()))
+        if products is None:
+            round_unseen(layer, scheme, dtype)
         else:
             layer.round(join_rounded(searched(part, scheme, dtype, products) for _, part in layer.parts()))
+
+
+def round_unseen(layer: StoredLinear, scheme: WeightScheme, dtype: torch.dtype) -> None:
+    """Round a layer that no prompt came by, as at cross-attention without an image; as `quantize_block`.
+
+    Args:
+        layer: changed in place.
+        scheme: how it is stored.
+        dtype: of the scales.
+    """
+    layer.round(join_rounded(round_weight(part, scheme, dtype) for _, part in layer.parts()))
 
 
 def _best(

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from edgeq.errors import ModelError, first_line
-from edgeq.model.checkpoint.packed_weights import WeightScheme
 from edgeq.quantize.language.read import FloatType, read_tensors
 from edgeq.quantize.language.source import Language
 from edgeq.quantize.weight_only.awq import Seen
@@ -93,20 +92,21 @@ class BlockWalk:
             hidden, call = self.run(number, index), prompt.calls.pop(number, None)
             prompt.hidden = hidden if call is None or call.added is None else hidden + call.added
 
-    def observe(self, number: int, schemes: Mapping[str, WeightScheme], sampled: int) -> dict[str, Seen]:
+    def observe(self, number: int, groups: Mapping[str, int], sampled: int) -> dict[str, Seen]:
         """What linear layers of a block are given for all prompts.
 
         Args:
             number: of the block, with its weights in memory.
-            schemes: by name in the block.
+            groups: of each of them by its name in the block, the numbers along its input that are seen together.
             sampled: tokens of a prompt that scales are tried on.
         """
         block = self.block(number)
-        layers: dict[str, Any] = {name: block.get_submodule(name) for name in schemes}
-        seen = {name: Seen(schemes[name].group or layer.in_features) for name, layer in layers.items()}
+        seen = {name: Seen(group) for name, group in groups.items()}
         hooks = [
-            layer.register_forward_pre_hook(lambda _, args, name=name: seen[name].add(args[0], sampled))
-            for name, layer in layers.items()
+            block.get_submodule(name).register_forward_pre_hook(
+                lambda _, args, name=name: seen[name].add(args[0], sampled)
+            )
+            for name in groups
         ]
         try:
             for prompt in range(self.count):

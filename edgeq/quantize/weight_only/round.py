@@ -69,15 +69,16 @@ def join_rounded(parts: Iterable[Rounded]) -> Rounded:
     return Rounded(values, scales, parts[0].scheme)
 
 
-def group_products(inputs: torch.Tensor, group: int) -> torch.Tensor:
+def group_products(inputs: torch.Tensor, group: int, before: torch.Tensor | None = None) -> torch.Tensor:
     """Sums over all tokens of the products of activations, within each group: float32 [groups, group, group].
 
     Args:
         inputs: float32 [tokens, in].
         group: numbers along `in` with one scale.
+        before: of other tokens, which these are added to in place.
     """
     cut = inputs.reshape(len(inputs), -1, group).transpose(0, 1)
-    return cut.transpose(1, 2) @ cut
+    return cut.transpose(1, 2) @ cut if before is None else before.baddbmm_(cut.transpose(1, 2), cut)
 
 
 def searched(weight: torch.Tensor, scheme: WeightScheme, dtype: torch.dtype, products: torch.Tensor) -> Rounded:

@@ -64,6 +64,7 @@ class _Job:
     language: Language
     kind: FloatType
     schemes: Mapping[str, WeightScheme]
+    error_feedback: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,6 +88,7 @@ def write_packed(
     *,
     precision: Precision,
     prompts: Prompts | None = None,
+    error_feedback: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> QuantizedShare:
@@ -101,6 +103,7 @@ def write_packed(
         target: a directory that does not exist yet; it appears complete or not at all.
         precision: INT4 or INT8.
         prompts: for INT4, what the scales are searched on; None rounds to the nearest integers.
+        error_feedback: with prompts, GPTQ's rounding on top of AWQ's scales.
         shard_bytes: the longest file of the result.
         progress: called after each tensor.
 
@@ -118,7 +121,7 @@ def write_packed(
     language = open_language(source)
     own = language_plan(plan, language)
     check_plan(language, own, precision)
-    job = _Job(language, float_type(language), _schemes(language, own, precision))
+    job = _Job(language, float_type(language), _schemes(language, own, precision), error_feedback)
     parts = _parts(language)
     items = [job.item(name) for names in parts.values() for name in names]
     ignored = [name for name in linear_layers(language.model) if name not in job.schemes]
@@ -189,6 +192,7 @@ def _search_block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> None:
     from edgeq.quantize.weight_only.awq import quantize_block, scale_block
     from edgeq.quantize.weight_only.blocks import load_block
     from edgeq.quantize.weight_only.points import find_points
+    from edgeq.quantize.weight_only.stored_linear import stored_linear
 
     block = walk.block(number)
     schemes = {
@@ -197,11 +201,32 @@ def _search_block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> None:
     load_block(job.language, block, prefix, job.kind)
     with torch.no_grad():
         points = find_points(block, lambda: walk.run(number, 0))
-        seen = walk.observe(number, schemes, max(_SAMPLED // walk.count, 1))
+        groups = {name: scheme.group or stored_linear(block, name).in_features for name, scheme in schemes.items()}
+        seen = walk.observe(number, groups, max(_SAMPLED // walk.count, 1))
         scale_block(block, points, seen, schemes, job.dtype)
-        quantize_block(block, seen, schemes, job.dtype)
-        del seen
+        if job.error_feedback:
+            del seen
+            _feed_back(job, walk, number, schemes)
+        else:
+            quantize_block(block, seen, schemes, job.dtype)
+            del seen
         walk.advance(number)
+
+
+def _feed_back(job: _Job, walk: BlockWalk, number: int, schemes: Mapping[str, WeightScheme]) -> None:
+    """Round a block's layers by GPTQ, each on what the layers before it give once they are rounded."""
+    from edgeq.quantize.weight_only.awq import round_unseen
+    from edgeq.quantize.weight_only.gptq import feed_back
+    from edgeq.quantize.weight_only.stored_linear import stored_linear
+
+    block = walk.block(number)
+    for name, scheme in schemes.items():
+        layer = stored_linear(block, name)
+        (seen,) = walk.observe(number, {name: layer.in_features}, max(_SAMPLED // walk.count, 1)).values()
+        if seen.tokens:
+            feed_back(layer, scheme, job.dtype, seen)
+        else:
+            round_unseen(layer, scheme, job.dtype)
 
 
 def _made(job: _Job, block: nn.Module, full: str, name: str) -> dict[str, torch.Tensor]:

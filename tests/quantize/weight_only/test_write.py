@@ -165,11 +165,19 @@ def test_what_is_added_between_blocks_is_added() -> None:
     torch.testing.assert_close(walk._prompts[0].hidden, expected)
 
 
+@pytest.mark.parametrize("feedback", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_awq_leaves_what_is_outside_the_blocks(sources: Callable[[str], Path], family: str, tmp_path: Path) -> None:
+def test_awq_and_gptq_leave_what_is_outside_the_blocks(
+    sources: Callable[[str], Path], family: str, feedback: bool, tmp_path: Path
+) -> None:
     source = sources(family)
     share = write_packed(
-        source, planned(source, Precision.INT4), tmp_path / "made", precision=Precision.INT4, prompts=prompts
+        source,
+        planned(source, Precision.INT4),
+        tmp_path / "made",
+        precision=Precision.INT4,
+        prompts=prompts,
+        error_feedback=feedback,
     )
     found, weights, language = stored(tmp_path / "made"), stored(source), open_language(source)
     assert {name.removesuffix(".weight_packed") for name in found if name.endswith("_packed")} == set(share.modules)
