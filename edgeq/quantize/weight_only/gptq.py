@@ -75,7 +75,8 @@ def _factor(products: torch.Tensor) -> torch.Tensor:
             del lower
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
         if not failed:
-            return upper
+            found: torch.Tensor = upper
+            return found
         damping *= 10
     raise QuantizeError(
         "the activations' products have no inverse",
