@@ -265,10 +265,10 @@ def test_a_checkpoint_that_is_not_its_plan(
     plan = planned(source, Precision.INT4)
     write_packed(source, plan, tmp_path / "made", precision=Precision.INT4)
     own = language_plan(plan, open_language(source))
-    verify_packed(tmp_path / "made", own, Precision.INT4)
+    verify_packed(tmp_path / "made", own)
     spoil(tmp_path / "made")
     with pytest.raises(QuantizeError) as caught:
-        verify_packed(tmp_path / "made", own, Precision.INT4)
+        verify_packed(tmp_path / "made", own)
     assert any(said in cause for cause in caught.value.causes)
 
 
