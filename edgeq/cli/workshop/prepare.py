@@ -151,8 +151,8 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
     type=click.Choice(get_args(EmbeddingChoice)),
     default="fp16",
     show_default=True,
-    help="Vision-language: what the input embedding and the output head are stored in; fp16 is the model's 16-bit type. "
-    "int8 not with nf4, which auto leaves out then.",
+    help="Vision-language: what input embedding and output head are stored in; int8 not with nf4, and auto then leaves "
+    "nf4 out.",
 )
 @click.option(
     "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer when judging."

@@ -1,10 +1,11 @@
 """Weights as symmetric integers with 16-bit scales, in the form that compressed-tensors calls "pack-quantized".
 
 llm-compressor writes it; vLLM and transformers (with the package compressed-tensors) read it. A weight [out, in], of a
-linear layer or of an embedding, whose output is the vocabulary, is three tensors: `weight_packed` int32 [out, in * bits / 32], whose integers lie one behind the other from
-the lowest bits on, each with 2 ** (bits - 1) added; `weight_scale`, a 16-bit float for each group along the input; and
-`weight_shape` int64 [2]. `config.json` names the groups and the layers that are left alone. Source: compressed-tensors
-0.20, compressors/pack_quantized, and its documentation of `quantization_config`.
+linear layer or of an embedding, whose output is the vocabulary, is three tensors: `weight_packed` int32
+[out, in * bits / 32], whose integers lie one behind the other from the lowest bits on, each with 2 ** (bits - 1) added;
+`weight_scale`, a 16-bit float for each group along the input; and `weight_shape` int64 [2]. `config.json` names the
+groups and the layers that are left alone. Source: compressed-tensors 0.20, compressors/pack_quantized, and its
+documentation of `quantization_config`.
 """
 
 from __future__ import annotations

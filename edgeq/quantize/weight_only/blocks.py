@@ -197,9 +197,7 @@ def free_block(block: nn.Module) -> None:
     block.to("meta")
 
 
-def _skeleton(
-    language: Language, kind: FloatType, stored: Callable[[str, torch.Tensor], torch.Tensor]
-) -> nn.Module:
+def _skeleton(language: Language, kind: FloatType, stored: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
     """The model with its embedding and all buffers; its blocks are on the meta device, norm and head do nothing."""
     from accelerate import init_empty_weights
 

@@ -2,8 +2,9 @@
 
 It has the form of compressed-tensors' "pack-quantized" (`edgeq.model.checkpoint.packed_weights`), which vLLM and
 transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read.
-INT8 is rounded tensor by tensor, and so are an embedding and a head in INT8; for INT4 prompts go through the model block by block, and memory stays at one block,
-the prompts' activations and a file's mapping. No weight of vision or connector is read.
+INT8 is rounded tensor by tensor, and so are an embedding and a head in INT8; for INT4 prompts go through the model
+block by block, and memory stays at one block, the prompts' activations and a file's mapping. No weight of vision or
+connector is read.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return source
 
 
-def planned(source: Path, precision: Precision, *rules: Rule) -> PrecisionPlan:
-    return plan_modules(read_modules(source), rules=rules, language=precision)
+def planned(source: Path, precision: Precision, *rules: Rule, embeddings: Precision = Precision.FP16) -> PrecisionPlan:
+    return plan_modules(read_modules(source), rules=rules, language=precision, embeddings=embeddings)
 
 
 def prompts(model: Any, count: int = 3) -> None:
@@ -87,11 +87,12 @@ def test_integers_are_those_nearest(sources: Callable[[str], Path], precision: P
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", KINDS)
+@pytest.mark.parametrize("embeddings", [Precision.FP16, Precision.INT8])
 def test_bytes_are_those_planned(
-    sources: Callable[[str], Path], family: str, precision: Precision, tmp_path: Path
+    sources: Callable[[str], Path], family: str, precision: Precision, embeddings: Precision, tmp_path: Path
 ) -> None:
     source = sources(family)
-    plan = planned(source, precision)
+    plan = planned(source, precision, embeddings=embeddings)
     write_packed(source, plan, tmp_path / "made", precision=precision)
     wanted = sum(
         layer_bytes(layer, decision.precision)
