@@ -117,7 +117,7 @@ def pack_integers(values: torch.Tensor, bits: int) -> torch.Tensor:
     """
     import torch
 
-    unsigned = (values.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
+    unsigned = values.contiguous().view(torch.uint8) + (1 << (bits - 1))  # bytes wrap round
     if bits == 4:
         unsigned = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
     return unsigned.contiguous().view(torch.int32)  # little-endian, as on every machine that edgeq runs on
@@ -130,7 +130,7 @@ def unpack_integers(packed: torch.Tensor, bits: int) -> torch.Tensor:
     unsigned = packed.contiguous().view(torch.uint8)
     if bits == 4:
         unsigned = torch.stack([unsigned & 15, unsigned >> 4], -1).flatten(1)
-    return (unsigned.to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
+    return (unsigned - (1 << (bits - 1))).view(torch.int8)
 
 
 def quantization_config(
