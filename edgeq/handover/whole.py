@@ -320,16 +320,16 @@ def _ignored(
         for layer in component.layers
         if layer.op == "Linear" and layer.name not in packed and component.name not in _SPARED_COMPONENTS
     ]
-    stored = [item.name.removesuffix(".weight") for item in items if _is_float_matrix(item)]
+    floats = [item for item in items if not isinstance(item, Packed)]
+    stored = [item.name.removesuffix(".weight") for item in floats if _is_matrix(item)]
     return tuple(dict.fromkeys((*built, *stored)))
 
 
-def _is_float_matrix(item: Copied | Packed | Unpacked) -> bool:
-    """Whether this becomes a matrix of floats in the language model or its head."""
-    if isinstance(item, Copied):
-        matrix = item.in_language and len(item.source.stored.shape) == _MATRIX
-        return matrix and item.name.endswith(".weight")
-    return isinstance(item, Unpacked)
+def _is_matrix(item: Copied | Unpacked) -> bool:
+    """Whether this becomes a matrix of the language model or its head."""
+    if isinstance(item, Unpacked):
+        return True
+    return item.in_language and item.name.endswith(".weight") and len(item.source.stored.shape) == _MATRIX
 
 
 def _other_model(bundle: Path, model: Path, what: str) -> InputError:

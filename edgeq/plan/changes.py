@@ -86,7 +86,7 @@ def changes(
         _size(request, attempt),
         _fewer(request, "images", attempt),
         _fewer(request, "batch", attempt),
-        tables and attempt("embeddings", "int8", request, tables),
+        attempt("embeddings", "int8", request, tables) if tables else None,
         *(attempt("precision", value, request, smaller) for value, smaller in _smaller_weights(model, choice, weights)),
     ]
     return tuple(change for change in found if change is not None)

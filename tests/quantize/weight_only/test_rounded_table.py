@@ -56,9 +56,8 @@ def test_a_table_of_mllama_is_longer_than_its_head(tmp_path: Path) -> None:
     """The embedding has 8 rows more than there are words: all of them are kept."""
     source = write_vlm(tmp_path / "model", "mllama")
     write_packed(source, planned(source, Precision.INT4), tmp_path / "made", precision=Precision.INT4)
-    found, weights, language = load_file(tmp_path / "made" / "model.safetensors"), {}, open_language(source)
-    for file in source.glob("*.safetensors"):
-        weights |= load_file(file)
+    found, weights = (load_file(directory / "model.safetensors") for directory in (tmp_path / "made", source))
+    language = open_language(source)
     for layer, rows in (("model.embed_tokens", 104), ("lm_head", 96)):
         rounded = round_table(weights[language.tensors[f"{layer}.weight"].name], CHANNELS)
         assert found[f"{layer}.weight_shape"].tolist() == [rows, 64]

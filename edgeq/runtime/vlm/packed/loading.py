@@ -19,7 +19,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from edgeq.errors import ModelError
 from edgeq.model.checkpoint.packed_weights import WeightScheme, read_schemes
 from edgeq.runtime.vlm.packed.layer import PackedLinear, PackedWeight
-from edgeq.runtime.vlm.packed.table import PackedEmbedding, TiedHead, embedding_factor
+from edgeq.runtime.vlm.packed.table import PackedEmbedding, PackedHead, TiedHead, embedding_factor
 
 __all__ = ["config_for_loading"]
 
@@ -71,10 +71,14 @@ class _Quantizer(HfQuantizer):  # type: ignore[misc]
                 expected="the layers that quantization_config names, and no other, as packed integers",
                 causes=("config.json is of another checkpoint",),
             )
-        tied = _tied_head(model, schemes.keys() & tables.keys())
+        tied, head = _tied_head(model, schemes.keys() & tables.keys()), model.get_output_embeddings()
         for name, scheme in schemes.items():
             with torch.device("meta"):
-                layer = _like(linear[name], scheme) if name in linear else _table(tables[name], scheme)
+                if name in linear:
+                    kind = PackedHead if linear[name] is head else PackedLinear
+                    layer: torch.nn.Module = _like(kind, linear[name], scheme)
+                else:
+                    layer = _table(tables[name], scheme)
             model.set_submodule(name, layer)
         if tied:
             model.set_output_embeddings(TiedHead(model.get_input_embeddings()))
@@ -111,8 +115,8 @@ def _table(table: torch.nn.Embedding, scheme: WeightScheme) -> PackedEmbedding:
     )
 
 
-def _like(linear: torch.nn.Linear, scheme: WeightScheme) -> PackedLinear:
-    return PackedLinear(
+def _like(kind: type[PackedLinear], linear: torch.nn.Linear, scheme: WeightScheme) -> PackedLinear:
+    return kind(
         linear.in_features,
         linear.out_features,
         scheme,

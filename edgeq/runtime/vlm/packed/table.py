@@ -1,4 +1,4 @@
-"""An embedding whose table is stored as integers, and a head that is that table. Needs torch."""
+"""An embedding whose table is stored as integers, and heads: of that table, or of one of their own. Needs torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import torch
 
 from edgeq.errors import ModelError
 from edgeq.model.checkpoint.packed_weights import WeightScheme, unpack_integers
-from edgeq.runtime.vlm.packed.layer import PackedWeight, multiplied
-from edgeq.runtime.vlm.packed.products import Product
+from edgeq.runtime.vlm.packed.layer import PackedLinear, PackedWeight, multiplied
+from edgeq.runtime.vlm.packed.products import Int8, Product
 
-__all__ = ["PackedEmbedding", "TiedHead", "embedding_factor"]
+__all__ = ["PackedEmbedding", "PackedHead", "TiedHead", "embedding_factor"]
 
 _INT8: Final = 8
+
+_LIKELIEST: Final = 8
+"""Words whose logits are computed once more: the kernel's are bfloat16, whose steps from 16 on are an eighth."""
 
 
 class PackedEmbedding(PackedWeight):
@@ -59,6 +62,14 @@ class PackedEmbedding(PackedWeight):
         return found if self.factor is None else found * self.factor
 
 
+class PackedHead(PackedLinear):
+    """A head with a weight of its own."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Float [..., width] to [..., words] of the same type."""
+        return _logits(self.product, inputs, self.out_features, self.bias)
+
+
 class TiedHead(torch.nn.Module):
     """A head without a weight of its own: it multiplies by the integers of the embedding.
 
@@ -77,7 +88,22 @@ class TiedHead(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Float [..., width] to [..., words] of the same type."""
-        return multiplied(self.product, inputs, self._tied[0].out_features)
+        return _logits(self.product, inputs, self._tied[0].out_features)
+
+
+def _logits(product: Product, inputs: torch.Tensor, words: int, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """As a linear layer has them, and those of the likeliest words in float32 where the model's type shows it.
+
+    Else two words would be equally likely eight times as often as for a head in FP16, and an answer may turn there.
+    """
+    found = multiplied(product, inputs, words, bias)
+    if not isinstance(product, Int8) or inputs.dtype == torch.bfloat16:
+        return found
+    at = found.topk(min(_LIKELIEST, words), sorted=False).indices
+    exact = (product.weight[at].float() * inputs[..., None, :].float()).sum(-1) * product.scales[at].float()
+    if bias is not None:
+        exact += bias[at].float()
+    return found.scatter(-1, at, exact.to(found.dtype))
 
 
 def embedding_factor(table: torch.nn.Embedding) -> float | None:

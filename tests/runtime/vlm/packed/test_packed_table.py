@@ -115,6 +115,25 @@ def test_a_row_gives_a_tied_head_the_bits_that_it_gives_beside_others(width: int
 
 
 @torch.inference_mode()
+def test_the_likeliest_words_are_as_far_apart_as_the_weights_say() -> None:
+    """Two words whose logits, about 20, differ by less than a bfloat16 tells."""
+    table = table_of(64)
+    table.product.weight[:] = 1
+    table.product.scales[:] = 0.125
+    table.product.weight[[100, 700]] = 5
+    table.product.weight[700, 0] = 6
+    rows = torch.full((3, 64), 0.5)
+    rows[:, 0] = 0.25  # 0.03 between the two, where a bfloat16 has steps of 0.125
+    logits = TiedHead(table)(rows.half())
+    assert logits.dtype == torch.float16
+    assert logits.argmax(-1).tolist() == [700] * 3
+    expected = (5 * rows[0].sum() + torch.tensor([0.0, 0.25])) / 8
+    assert logits[0, [100, 700]].tolist() == expected.tolist()
+    wide = TiedHead(table)(rows.bfloat16())
+    assert torch.equal(wide[:, 100], wide[:, 700]), "as any head of a model in bfloat16"
+
+
+@torch.inference_mode()
 def test_a_width_that_no_kernel_takes() -> None:
     """20 is no multiple of 16: words are kept as they are stored, and rows looked up in them."""
     table = table_of(20)
