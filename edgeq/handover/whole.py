@@ -45,6 +45,7 @@ _COMPARED_ROWS: Final = 64
 _COPIED_INTEGERS: Final = frozenset({"I64", "I32", "U8"})
 _SPARED_COMPONENTS: Final = frozenset({"vision", "connector"})
 _MATRIX: Final = 2
+_TABLE: Final = WeightScheme(8, None)
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ def _items(
         if name is None:
             _check_type(source)
             yield Copied(source.name, source, in_language=False)
-        elif layer in schemes and layer in tables:
+        elif layer in tables and schemes.get(layer) == _TABLE:
             integers = (half[f"{layer}.weight_{part}"] for part in ("packed", "scale"))
             yield Unpacked(source.name, source.stored.shape, *integers)
         elif name.endswith(".weight") and layer in schemes:

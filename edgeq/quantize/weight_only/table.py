@@ -20,14 +20,14 @@ _ROWS: Final = 4096
 
 
 def round_table(table: torch.Tensor, scheme: WeightScheme) -> Rounded:
-    """Round each number to the nearest integer of its row's grid.
+    """Round each number to the nearest integer of its row's or group's grid.
 
     Args:
         table: [vocabulary, hidden] in the checkpoint's 16-bit type, which the scales get, too.
-        scheme: INT8 with a scale for each row.
+        scheme: how it is stored.
     """
     values = torch.empty(table.shape, dtype=torch.int8)
-    scales = torch.empty(len(table), 1, dtype=table.dtype)
+    scales = torch.empty(len(table), scheme.scales(table.shape[1]), dtype=table.dtype)
     for start in range(0, len(table), _ROWS):
         part = slice(start, start + _ROWS)
         rounded = round_weight(table[part].float(), scheme, torch.bfloat16)
@@ -36,7 +36,7 @@ def round_table(table: torch.Tensor, scheme: WeightScheme) -> Rounded:
 
 
 def as_rounded(table: torch.Tensor, scheme: WeightScheme | None) -> torch.Tensor:
-    """What a table stands for once it is stored: as it is without a scheme, else [vocabulary, hidden] of its type."""
+    """What an embedding stands for once it is stored in INT8, [vocabulary, hidden] of its type; as it is for None."""
     if scheme is None:
         return table
     found = torch.empty_like(table)

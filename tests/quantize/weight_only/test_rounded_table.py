@@ -13,7 +13,7 @@ from vlm import write_vlm
 from edgeq.errors import QuantizeError
 from edgeq.families.modules import read_modules
 from edgeq.model.checkpoint.packed_weights import WeightScheme, unpack_integers
-from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.language.source import language_plan, open_language
 from edgeq.quantize.weight_only.table import as_rounded, round_table
@@ -125,3 +125,12 @@ def test_a_checkpoint_whose_embedding_was_not_planned_in_integers(tmp_path: Path
     assert {f"{name}: in integers, not planned so" for name in ("lm_head", "model.embed_tokens")} <= set(
         caught.value.causes
     )
+
+
+def test_a_head_in_int4_by_a_rule_of_ones_own(tmp_path: Path) -> None:
+    source = write_vlm(tmp_path / "model", "llava")
+    rule = Rule(name="mine", component="head", precision=Precision.INT4, reason="a test")
+    plan = plan_modules(read_modules(source), rules=(rule,), language=Precision.INT4)
+    share = write_packed(source, plan, tmp_path / "made", precision=Precision.INT4)
+    assert "lm_head" in share.modules
+    assert load_file(tmp_path / "made" / "model.safetensors")["lm_head.weight_scale"].shape == (96, 1)
