@@ -36,7 +36,15 @@ def round_table(table: torch.Tensor, scheme: WeightScheme) -> Rounded:
 
 
 def as_rounded(table: torch.Tensor, scheme: WeightScheme | None) -> torch.Tensor:
-    """What an embedding stands for once it is stored in INT8, [vocabulary, hidden] of its type; as it is for None."""
+    """What an embedding stands for once it is stored.
+
+    Args:
+        table: float16 or bfloat16 [vocabulary, hidden].
+        scheme: INT8 with a scale for each row; None leaves the table as it is.
+
+    Returns:
+        [vocabulary, hidden] in the dtype of the table.
+    """
     if scheme is None:
         return table
     found = torch.empty_like(table)

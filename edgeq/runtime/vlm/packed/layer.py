@@ -132,13 +132,16 @@ def joined_packed(layers: Sequence[PackedLinear]) -> JoinedLayers | None:
 def multiplied(
     product: Product, inputs: torch.Tensor, out_features: int, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A linear layer: float [..., in] to [..., out_features] of the same type.
+    """What a linear layer gives.
 
     Args:
         product: of its weight, whose output may be filled up.
-        inputs: as they come.
+        inputs: float32, float16 or bfloat16 [..., in].
         out_features: of the layer.
-        bias: [out_features]; None for none.
+        bias: float [out_features]; None for none.
+
+    Returns:
+        [..., out_features] in the dtype of the inputs.
     """
     rows = inputs.reshape(-1, inputs.shape[-1])
     found = product(rows)[:, :out_features].to(inputs.dtype)

@@ -32,6 +32,9 @@ class PackedEmbedding(PackedWeight):
     Attributes:
         scales: [words, 1] in `dtype`, as they are stored.
         factor: the same, rounded.
+
+    Raises:
+        ModelError: the table is stored in another way.
     """
 
     scales: torch.Tensor
@@ -66,7 +69,7 @@ class PackedHead(PackedLinear):
     """A head with a weight of its own."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Float [..., width] to [..., words] of the same type."""
+        """float32, float16 or bfloat16 [..., width] to [..., words] of the same dtype."""
         return _logits(self.product, inputs, self.out_features, self.bias)
 
 
@@ -87,7 +90,7 @@ class TiedHead(torch.nn.Module):
         return self._tied[0].product
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Float [..., width] to [..., words] of the same type."""
+        """float32, float16 or bfloat16 [..., width] to [..., words] of the same dtype."""
         return _logits(self.product, inputs, self._tied[0].out_features)
 
 
