@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +47,10 @@ from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 
 __all__ = ["FORMATS", "Row", "holds", "main", "measure", "spread_norms", "table"]
 
-FORMATS: Final = ("bitsandbytes FP4", "NF4", "INT4, to the nearest", "INT4, AWQ", "INT4, GPTQ", "INT8")
+FORMATS: Final = (
+    *("bitsandbytes FP4", "NF4", "INT4, to the nearest", "INT4, AWQ", "INT4, GPTQ", "INT8"),
+    *("INT4, AWQ; embeddings INT8", "INT8; embeddings INT8"),
+)
 _DEMO: Final = "demo"
 _TOKENS: Final = 24
 _SPREAD: Final = 0.7
@@ -62,7 +64,9 @@ class Row:
     Attributes:
         model: its name.
         format: one of `FORMATS`.
-        bits: stored for a weight of the linear layers, scales included.
+        bits: stored for a weight in few bits, scales included: of the linear layers, and of embedding and head where
+            they are.
+        megabytes: of the language half, all else in 16 bits.
         kl: mean over tokens of KL(whole || this), in nats.
         same: percent of tokens at which both find the same one likeliest.
         answers: percent of answers that are the whole model's.
@@ -71,9 +75,19 @@ class Row:
     model: str
     format: str
     bits: float
+    megabytes: float
     kl: float
     same: float
     answers: float
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A format's weights, float32 by name, the numbers that are in few bits, and all these bits with scales."""
+
+    weights: Mapping[str, torch.Tensor]
+    numbers: int
+    bits: float
 
 
 class _Remembering(VisionEncoder):
@@ -142,13 +156,16 @@ def measure(name: str, directory: Path, work: Path, photographs: int) -> list[Ro
     expected = asked.expects(whole, answers)
     rows = []
     for form in FORMATS:
-        weights, bits = _WAYS[form](asked, work / form.replace(" ", "-"))
-        model = _model(asked.language, weights)
+        stored = _WAYS[form](asked, work / form.replace(" ", "-"))
+        model = _model(asked.language, stored.weights)
+        rest = sum(source.stored.elements for source in asked.language.tensors.values()) - stored.numbers
+        size = (stored.bits / 8 + 2 * rest) / 1e6
         found = asked.expects(model, answers)
         same = np.concatenate([(a.argmax(-1) == b.argmax(-1)) for a, b in zip(expected, found, strict=True)])
         kl = np.concatenate([(np.exp(a) * (a - b)).sum(-1) for a, b in zip(expected, found, strict=True)])
         said = [ours == theirs for ours, theirs in zip(answers, asked.answers(model), strict=True)]
-        rows.append(Row(name, form, bits, float(kl.mean()), 100 * float(same.mean()), 100 * float(np.mean(said))))
+        agreed = 100 * float(same.mean()), 100 * float(np.mean(said))
+        rows.append(Row(name, form, stored.bits / stored.numbers, size, float(kl.mean()), *agreed))
         print(rows[-1], file=sys.stderr)
     return rows
 
@@ -180,21 +197,22 @@ def _linear(asked: _Asked) -> dict[str, torch.Tensor]:
     return {name: value.float() for name, value in zip(names, read_tensors(sources, "float16"), strict=True)}
 
 
-def _bitsandbytes(kind: str) -> Callable[[_Asked, Path], tuple[dict[str, torch.Tensor], float]]:
-    def way(asked: _Asked, _work: Path) -> tuple[dict[str, torch.Tensor], float]:
+def _bitsandbytes(kind: str) -> Callable[[_Asked, Path], _Stored]:
+    def way(asked: _Asked, _work: Path) -> _Stored:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         double, found = kind == "nf4", {}
         for name, weight in _linear(asked).items():
-            numbers, state = quantize_4bit(weight, blocksize=64, quant_type=kind, compress_statistics=double)
-            found[name] = dequantize_4bit(numbers, state).float()
-        return found, 4 + (8 + 32 / 256 if double else 32) / 64
+            packed, state = quantize_4bit(weight, blocksize=64, quant_type=kind, compress_statistics=double)
+            found[name] = dequantize_4bit(packed, state).float()
+        numbers = sum(weight.numel() for weight in found.values())
+        return _Stored(found, numbers, numbers * (4 + (8 + 32 / 256 if double else 32) / 64))
 
     return way
 
 
-def _nearest(precision: Precision) -> Callable[[_Asked, Path], tuple[dict[str, torch.Tensor], float]]:
-    def way(asked: _Asked, _work: Path) -> tuple[dict[str, torch.Tensor], float]:
+def _nearest(precision: Precision) -> Callable[[_Asked, Path], _Stored]:
+    def way(asked: _Asked, _work: Path) -> _Stored:
         found, bits, numbers = {}, 0.0, 0
         for name, weight in _linear(asked).items():
             scheme = packed_scheme(PACKED_BITS[precision], weight.shape[1])
@@ -202,42 +220,54 @@ def _nearest(precision: Precision) -> Callable[[_Asked, Path], tuple[dict[str, t
             found[name] = round_weight(weight, scheme, torch.float16).weight()
             bits += weight.numel() * scheme.bits + 16 * len(weight) * scheme.scales(weight.shape[1])
             numbers += weight.numel()
-        return found, bits / numbers
+        return _Stored(found, numbers, bits)
 
     return way
 
 
-def _searched(asked: _Asked, work: Path, *, error_feedback: bool) -> tuple[dict[str, torch.Tensor], float]:
-    """As `edgeq prepare --language int4-awq` and `int4-gptq` write it, read back."""
+def _written(
+    precision: Precision, embeddings: Precision = Precision.FP16, *, error_feedback: bool = False
+) -> Callable[[_Asked, Path], _Stored]:
+    """As `edgeq prepare` writes it, INT4 by AWQ or GPTQ, read back."""
+
+    def way(asked: _Asked, work: Path) -> _Stored:
+        plan = plan_modules(read_modules(asked.source), language=precision, embeddings=embeddings)
+        prompts = image_prompts(asked.bundle, asked.seen, QUESTIONS, None) if precision is Precision.INT4 else None
+        write_packed(asked.source, plan, work, precision=precision, prompts=prompts, error_feedback=error_feedback)
+        return _read_back(work)
+
+    return way
+
+
+def _read_back(directory: Path) -> _Stored:
     from safetensors.torch import load_file
 
-    plan = plan_modules(read_modules(asked.source), language=Precision.INT4)
-    prompts = image_prompts(asked.bundle, asked.seen, QUESTIONS, None)
-    write_packed(asked.source, plan, work, precision=Precision.INT4, prompts=prompts, error_feedback=error_feedback)
     stored: dict[str, torch.Tensor] = {}
-    for file in sorted(work.glob("*.safetensors")):
+    for file in sorted(directory.glob("*.safetensors")):
         stored |= load_file(file)
     found, bits, numbers = {}, 0, 0
     for name, value in stored.items():
         layer, _, kind = name.rpartition(".")
         if kind == "weight_packed":
-            scales = stored[f"{layer}.weight_scale"]
-            integers = unpack_integers(value, 4).float().reshape(*scales.shape, -1)
+            scales, columns = stored[f"{layer}.weight_scale"], int(stored[f"{layer}.weight_shape"][1])
+            integers = unpack_integers(value, 32 * value.shape[1] // columns).float().reshape(*scales.shape, -1)
             found[f"{layer}.weight"] = (integers * scales.float()[..., None]).flatten(1)
             bits += 32 * value.numel() + 16 * scales.numel()
             numbers += integers.numel()
         elif not kind.startswith("weight_"):
             found[name] = value
-    return found, bits / numbers
+    return _Stored(found, numbers, bits)
 
 
-_WAYS: Final[Mapping[str, Callable[[_Asked, Path], tuple[dict[str, torch.Tensor], float]]]] = {
+_WAYS: Final[Mapping[str, Callable[[_Asked, Path], _Stored]]] = {
     "bitsandbytes FP4": _bitsandbytes("fp4"),
     "NF4": _bitsandbytes("nf4"),
     "INT4, to the nearest": _nearest(Precision.INT4),
-    "INT4, AWQ": partial(_searched, error_feedback=False),
-    "INT4, GPTQ": partial(_searched, error_feedback=True),
+    "INT4, AWQ": _written(Precision.INT4),
+    "INT4, GPTQ": _written(Precision.INT4, error_feedback=True),
     "INT8": _nearest(Precision.INT8),
+    "INT4, AWQ; embeddings INT8": _written(Precision.INT4, Precision.INT8),
+    "INT8; embeddings INT8": _written(Precision.INT8, Precision.INT8),
 }
 
 
@@ -264,11 +294,12 @@ def spread_norms(directory: Path, spread: float = _SPREAD) -> None:
 def table(rows: Sequence[Row]) -> str:
     """The figures for people."""
     lines = [
-        "| model | language half | bits a weight | KL, nats a token | same token, % | same answer, % |",
-        "|---|---|---|---|---|---|",
+        "| model | language half | bits a weight | MB | KL, nats a token | same token, % | same answer, % |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.model} | {row.format} | {row.bits:.2f} | {row.kl:.2g} | {row.same:.1f} | {row.answers:.1f} |"
+        f"| {row.model} | {row.format} | {row.bits:.2f} | {row.megabytes:.2f} | {row.kl:.2g} | {row.same:.1f} | "
+        f"{row.answers:.1f} |"
         for row in rows
     ]
     return "\n".join(lines)

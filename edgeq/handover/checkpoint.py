@@ -19,7 +19,7 @@ from edgeq.files import read_json_object
 from edgeq.handover.base import HandOver, Subject
 from edgeq.handover.edge_llm import KERNEL_GROUP, KERNEL_MULTIPLE, recipe
 from edgeq.handover.forms import FORMS
-from edgeq.handover.whole import Copied, WholeModel, read_whole, require_packed
+from edgeq.handover.whole import Copied, Unpacked, WholeModel, read_whole, require_packed
 from edgeq.handover.write_whole import write_whole, written_config
 from edgeq.quantize.language.checkpoint import Progress
 from edgeq.runtime.vlm.prompt import PROCESSOR_FILES
@@ -101,7 +101,9 @@ def _hand_over(runtime: Runtime, subject: Subject) -> HandOver:
     def write(directory: Path, progress: Progress | None) -> None:
         write_whole(directory, whole, form, digests, progress=progress)
 
-    return HandOver(texts, {file: file for file in ours}, runtime.notes, beside, write)
+    tables = any(isinstance(item, Unpacked) for item in whole.items)
+    notes = (*runtime.notes, *([_TABLES] if tables else []))
+    return HandOver(texts, {file: file for file in ours}, notes, beside, write)
 
 
 def _renamed(whole: WholeModel, runtime: Runtime) -> WholeModel:
@@ -161,6 +163,11 @@ def _check_edge_llm(whole: WholeModel) -> None:
 _EYES: Final = (
     "vision tower and connector are the model's own weights, which the runtime computes with by its code: the bundle's "
     "graphs are not used, and its canaries and figures do not speak of what the runtime makes of it"
+)
+
+_TABLES: Final = (
+    "embedding and head are INT8 in the bundle and 16-bit floats here, the numbers that the integers stand for: the "
+    "runtime needs twice the memory for them"
 )
 
 CHECKPOINTS: Final[dict[str, Runtime]] = {

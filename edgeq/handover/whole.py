@@ -2,7 +2,9 @@
 
 Vision tower, connector and what else the source has are stored as they are there, under its own names; each tensor of
 the language model is the bundle's. Nothing is read here but configs and headers, and some rows of the embeddings, by
-which a language half is known to be of this model: quantization leaves them as they are, also where AWQ changes norms.
+which a language half is known to be of this model: quantization leaves them as they are, or rounds them one by one,
+also where AWQ changes norms. Embedding and head in INT8 become floats again, the numbers that the integers stand for:
+none of these runtimes loads both of them in integers (docs/decisions/0054).
 """
 
 from __future__ import annotations
@@ -19,23 +21,31 @@ from edgeq.families.modules import VlmDescription, load_config, read_vlm
 from edgeq.families.structure import Parts
 from edgeq.files import read_json_object
 from edgeq.handover.form import QuantizedLayer, WeightLayout
-from edgeq.model.checkpoint.packed_weights import METHOD, WeightScheme, packed_slots, read_schemes
+from edgeq.model.checkpoint.packed_weights import METHOD, WeightScheme, pack_integers, packed_slots, read_schemes
 from edgeq.model.checkpoint.safetensors_header import read_safetensors_header
 from edgeq.model.checkpoint.stored import FLOATS, read_stored
 from edgeq.quantize.language.checkpoint import HEADER_NAMES
 from edgeq.quantize.language.read import FloatType
-from edgeq.quantize.language.source import Language, Source, linear_layers, open_language
+from edgeq.quantize.language.source import (
+    Language,
+    Source,
+    embeddings,
+    linear_layers,
+    open_language,
+    output_head,
+)
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Copied", "Packed", "WholeModel", "read_whole", "require_packed"]
+__all__ = ["Copied", "Packed", "Unpacked", "WholeModel", "read_whole", "require_packed"]
 
 _TYPES: Final[dict[str, FloatType]] = {name: kind for kind, name in HEADER_NAMES.items()}
 _COMPARED_ROWS: Final = 64
 _COPIED_INTEGERS: Final = frozenset({"I64", "I32", "U8"})
 _SPARED_COMPONENTS: Final = frozenset({"vision", "connector"})
 _MATRIX: Final = 2
+_TABLE: Final = WeightScheme(8, None)
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,22 @@ class Packed:
 
 
 @dataclass(frozen=True)
+class Unpacked:
+    """A table of INT8, one scale for each row, that is stored as floats in the checkpoint's 16-bit type.
+
+    Attributes:
+        name: under which it is stored.
+        shape: [vocabulary, hidden].
+        packed, scale: where its integers and their scales come from.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    packed: Source
+    scale: Source
+
+
+@dataclass(frozen=True)
 class WholeModel:
     """A checkpoint to be written.
 
@@ -83,7 +109,7 @@ class WholeModel:
     described: VlmDescription
     kind: FloatType
     layout: WeightLayout
-    items: tuple[Copied | Packed, ...]
+    items: tuple[Copied | Packed | Unpacked, ...]
 
 
 def require_packed(bundle: Path, listed: Mapping[str, str]) -> Mapping[str, Any]:
@@ -131,7 +157,7 @@ def read_whole(bundle: Path, model: Path, quantization: Mapping[str, Any]) -> Wh
     half = _stored(bundle / LANGUAGE)
     schemes = _schemes(language, quantization)
     _check_half(bundle, language, half, schemes)
-    _check_rows(bundle, model, language, half)
+    _check_rows(bundle, model, language, half, schemes)
     modules = {alone: whole for whole, alone in language.modules.items()}
     items = tuple(_items(model, language, half, schemes, modules))
     layers = {item.layer.name: item.layer for item in items if isinstance(item, Packed)}
@@ -164,9 +190,9 @@ def _stored(directory: Path) -> dict[str, Source]:
 
 
 def _schemes(language: Language, quantization: Mapping[str, Any]) -> dict[str, WeightScheme]:
-    linear = linear_layers(language.model)
+    linear, tables = linear_layers(language.model), embeddings(language.model)
     tied = {name for name in linear if f"{name}.weight" not in language.tensors}
-    return {name: scheme for name, scheme in read_schemes(quantization, linear).items() if name not in tied}
+    return {name: scheme for name, scheme in read_schemes(quantization, linear, tables).items() if name not in tied}
 
 
 def _check_half(
@@ -191,19 +217,37 @@ def _check_half(
             raise _other_half(bundle, f"{name} is stored as {found.dtype} {list(found.shape)}, expected {shape}")
 
 
-def _check_rows(bundle: Path, model: Path, language: Language, half: Mapping[str, Source]) -> None:
+def _check_rows(
+    bundle: Path,
+    model: Path,
+    language: Language,
+    half: Mapping[str, Source],
+    schemes: Mapping[str, WeightScheme],
+) -> None:
     """Raise InputError unless some rows of the embeddings, and of a head of its own, are the source's."""
-    import torch
-
     whole: Any = language.model
     names = {id(parameter): name for name, parameter in whole.named_parameters()}
     for module in (whole.get_input_embeddings(), whole.get_output_embeddings()):
         name = names.get(id(module.weight)) if module is not None else None
-        if name is None or name not in half:
+        if name is None:
             continue
-        ours, theirs = _some_rows(half[name]), _some_rows(language.tensors[name])
-        if not torch.equal(ours, theirs.to(ours.dtype)):
+        scheme = schemes.get(name.removesuffix(".weight"))
+        if not _same_rows(half, name, scheme, _some_rows(language.tensors[name])):
             raise _other_model(bundle, model, f"the rows of {language.tensors[name].name} differ")
+
+
+def _same_rows(half: Mapping[str, Source], name: str, scheme: WeightScheme | None, theirs: torch.Tensor) -> bool:
+    """Whether a table of the half has these rows of the source, or what they are rounded to."""
+    import torch
+
+    from edgeq.quantize.weight_only.table import round_table
+
+    if scheme is None:
+        ours = _some_rows(half[name])
+        return torch.equal(ours, theirs.to(ours.dtype))
+    packed, scales = (_some_rows(half[f"{name}_{part}"]) for part in ("packed", "scale"))
+    rounded = round_table(theirs.to(scales.dtype), scheme)
+    return torch.equal(pack_integers(rounded.values, scheme.bits), packed) and torch.equal(rounded.scales, scales)
 
 
 def _some_rows(source: Source) -> torch.Tensor:
@@ -223,7 +267,8 @@ def _items(
     half: Mapping[str, Source],
     schemes: Mapping[str, WeightScheme],
     modules: Mapping[str, str],
-) -> Iterator[Copied | Packed]:
+) -> Iterator[Copied | Packed | Unpacked]:
+    tables = {*embeddings(language.model), output_head(language.model)}
     alone = {(source.file, source.name): name for name, source in language.tensors.items()}
     for source in _stored(model).values():
         name = alone.get((source.file, source.name))
@@ -231,6 +276,9 @@ def _items(
         if name is None:
             _check_type(source)
             yield Copied(source.name, source, in_language=False)
+        elif layer in tables and schemes.get(layer) == _TABLE:
+            integers = (half[f"{layer}.weight_{part}"] for part in ("packed", "scale"))
+            yield Unpacked(source.name, source.stored.shape, *integers)
         elif name.endswith(".weight") and layer in schemes:
             rows, columns = source.stored.shape
             found = QuantizedLayer(source.name.removesuffix(".weight"), modules[layer], (rows, columns), schemes[layer])
@@ -260,7 +308,7 @@ def _spared(parts: Parts) -> tuple[str, ...]:
 
 
 def _ignored(
-    described: VlmDescription, items: tuple[Copied | Packed, ...], layers: Mapping[str, QuantizedLayer]
+    described: VlmDescription, items: tuple[Copied | Packed | Unpacked, ...], layers: Mapping[str, QuantizedLayer]
 ) -> tuple[str, ...]:
     """What of the language model and its head is not quantized.
 
@@ -273,13 +321,16 @@ def _ignored(
         for layer in component.layers
         if layer.op == "Linear" and layer.name not in packed and component.name not in _SPARED_COMPONENTS
     ]
-    stored = [
-        item.name.removesuffix(".weight")
-        for item in items
-        if isinstance(item, Copied) and item.in_language and item.name.endswith(".weight")
-        if len(item.source.stored.shape) == _MATRIX
-    ]
+    floats = [item for item in items if not isinstance(item, Packed)]
+    stored = [item.name.removesuffix(".weight") for item in floats if _is_matrix(item)]
     return tuple(dict.fromkeys((*built, *stored)))
+
+
+def _is_matrix(item: Copied | Unpacked) -> bool:
+    """Whether this becomes a matrix of the language model or its head."""
+    if isinstance(item, Unpacked):
+        return True
+    return item.in_language and item.name.endswith(".weight") and len(item.source.stored.shape) == _MATRIX
 
 
 def _other_model(bundle: Path, model: Path, what: str) -> InputError:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeq.errors import ArtifactError
 from edgeq.files import sha256_file
 from edgeq.handover.form import Form
-from edgeq.handover.whole import Copied, Packed, WholeModel
+from edgeq.handover.whole import Copied, Packed, Unpacked, WholeModel
+from edgeq.model.checkpoint.packed_weights import unpack_integers
 from edgeq.model.checkpoint.safetensors_file import TensorSlot
 from edgeq.model.checkpoint.stored import FLOATS
 from edgeq.quantize.language.checkpoint import SHARD_BYTES, Item, Progress, write_tensors
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["write_whole", "written_config"]
 
 _STAGE: Final = "checkpoint"
+_ROWS: Final = 4096
 
 
 def write_whole(
@@ -82,7 +84,9 @@ def _typed(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {**config, **named, **inside}
 
 
-def _item(item: Copied | Packed, whole: WholeModel, form: Form) -> Item:
+def _item(item: Copied | Packed | Unpacked, whole: WholeModel, form: Form) -> Item:
+    if isinstance(item, Unpacked):
+        return Item(item.name, item.packed, (TensorSlot(item.name, whole.layout.dtype, item.shape),))
     if isinstance(item, Packed):
         return Item(item.layer.name, item.packed, form.slots(item.layer))
     stored = item.source.stored
@@ -90,7 +94,10 @@ def _item(item: Copied | Packed, whole: WholeModel, form: Form) -> Item:
     return Item(item.name, item.source, (TensorSlot(item.name, dtype, stored.shape),))
 
 
-def _tensors(item: Copied | Packed, whole: WholeModel, form: Form) -> dict[str, torch.Tensor]:
+def _tensors(item: Copied | Packed | Unpacked, whole: WholeModel, form: Form) -> dict[str, torch.Tensor]:
+    if isinstance(item, Unpacked):
+        (scale,) = read_tensors([item.scale], whole.kind)
+        return {item.name: _floats(_as_stored(item.packed), scale)}
     if isinstance(item, Packed):
         (scale,) = read_tensors([item.scale], whole.kind)
         return form.tensors(item.layer, _as_stored(item.packed), scale)
@@ -98,6 +105,17 @@ def _tensors(item: Copied | Packed, whole: WholeModel, form: Form) -> dict[str, 
         (tensor,) = read_tensors([item.source], whole.kind)
         return {item.name: tensor}
     return {item.name: _as_stored(item.source)}
+
+
+def _floats(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """What a table's integers stand for, in the type of its scales; some rows at a time, for there are many."""
+    import torch
+
+    found = torch.empty(len(packed), 4 * packed.shape[1], dtype=scale.dtype)
+    for start in range(0, len(packed), _ROWS):
+        part = slice(start, start + _ROWS)
+        found[part] = unpack_integers(packed[part], 8).to(scale.dtype) * scale[part]
+    return found
 
 
 def _as_stored(source: Source) -> torch.Tensor:

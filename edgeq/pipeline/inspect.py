@@ -32,7 +32,7 @@ from edgeq.pipeline.fit_task import choose_for
 from edgeq.pipeline.stages import Options, check_classes, expected_answer, unfoldable_allowance
 from edgeq.pipeline.text_encoder import FLOAT_REASON
 from edgeq.pipeline.vlm_fit import is_vision_language
-from edgeq.pipeline.vlm_options import LANGUAGES
+from edgeq.pipeline.vlm_options import EMBEDDINGS, LANGUAGES
 from edgeq.plan.precision import PrecisionPlan
 from edgeq.plan.rules import float_additions, plan_classifier, plan_float, plan_modules, plan_vision
 from edgeq.quality.tasks.base import Examples, ImageTask
@@ -317,6 +317,7 @@ def plan_model(
     options: Options,
     labelled: Path | None = None,
     language: str = "nf4",
+    embeddings: str = "fp16",
 ) -> PrecisionPlan:
     """The plan that the main job would follow.
 
@@ -329,6 +330,7 @@ def plan_model(
         options: rules, allowances, and how BatchNorm and weights are treated.
         labelled: of a classifier: images that it will be judged by, whose classes say which output is the answer.
         language: of a vision-language model: what its language model's layers are stored in, one of `LANGUAGES`.
+        embeddings: likewise its input embedding and output head, one of `EMBEDDINGS`.
 
     Raises:
         ModelError: the model cannot be read.
@@ -348,7 +350,8 @@ def plan_model(
     elif is_vision_language(config):
         from edgeq.families.modules import read_modules
 
-        plan = plan_modules(read_modules(model), rules=options.rules, language=LANGUAGES[language])
+        precision, tables = LANGUAGES[language], EMBEDDINGS[embeddings]
+        plan = plan_modules(read_modules(model), rules=options.rules, language=precision, embeddings=tables)
     else:
         source, _, _, expected = _asked(open_image_model(model, preprocess=preprocess), options, labelled)
         opened = open_graph(source, scratch, None, expected=expected)

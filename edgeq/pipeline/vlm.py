@@ -20,7 +20,7 @@ from edgeq.files import new_directory
 from edgeq.model.images.image_set import ImageSet
 from edgeq.pipeline.finish import finish_bundle
 from edgeq.pipeline.stages import Progress, counter
-from edgeq.pipeline.vlm_fit import check_halves, fitting, plan_languages
+from edgeq.pipeline.vlm_fit import check_halves, fitting, plan_languages, saved_embeddings
 from edgeq.pipeline.vlm_language import (
     ChosenLanguage,
     check_choice,
@@ -28,7 +28,7 @@ from edgeq.pipeline.vlm_language import (
     no_reference,
     write_language,
 )
-from edgeq.pipeline.vlm_options import VlmOptions
+from edgeq.pipeline.vlm_options import VlmOptions, check_embeddings
 from edgeq.pipeline.vlm_processor import (
     bounded_source,
     check_question,
@@ -69,6 +69,7 @@ class PreparedVlm(BaseModel):
         bundle: the directory made.
         parameters: of the whole model.
         language: what the language model's linear layers are stored in: `nf4`, `int4-awq` or `int8`.
+        embeddings: what its input embedding and output head are stored in: `fp16` or `int8`.
         chosen: how that was chosen; None where it was asked for.
         quantized_parameters: those stored so.
         fp16_bytes: the whole model with 2 bytes a parameter.
@@ -90,6 +91,7 @@ class PreparedVlm(BaseModel):
     model_type: str
     parameters: int
     language: str
+    embeddings: str
     chosen: ChosenLanguage | None
     quantized_parameters: int
     fp16_bytes: int
@@ -130,6 +132,8 @@ def prepare_vlm(
         EdgeqError: any of them; nothing is left behind then. GateError: it does not fit the device, or a guard said no.
     """
     options = options or VlmOptions()
+    if options.plan is None:
+        check_embeddings(options.language, options.embeddings)
     report = progress or (lambda _stage, _done, _total: None)
     with new_directory(output) as work, TemporaryDirectory() as scratch:
         report("open", 0, 0)
@@ -192,6 +196,7 @@ def prepare_vlm(
         output,
         described,
         language,
+        saved_embeddings(plan),
         chosen,
         share,
         vision,
@@ -247,6 +252,7 @@ def _summary(
     output: Path,
     described: VlmDescription,
     language: str,
+    embeddings: str,
     chosen: ChosenLanguage | None,
     share: QuantizedShare,
     vision: VisionReport,
@@ -265,6 +271,7 @@ def _summary(
         model_type=described.model_type,
         parameters=described.parameters,
         language=language,
+        embeddings=embeddings,
         chosen=chosen,
         quantized_parameters=share.parameters,
         fp16_bytes=2 * described.parameters,

@@ -9,14 +9,22 @@ from edgeq.device import PROFILES, device_profile
 from edgeq.errors import GateError, InputError, PlanError
 from edgeq.families.modules import VlmDescription
 from edgeq.families.two_tower import is_image_classifier, is_two_tower
-from edgeq.pipeline.vlm_options import LANGUAGES, VlmOptions
+from edgeq.pipeline.vlm_options import EMBEDDINGS, LANGUAGES, VlmOptions, check_embeddings
 from edgeq.plan.changes import Change
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.photographs import PhotographCount
 from edgeq.plan.precision import Precision, PrecisionPlan
-from edgeq.plan.rules import MODULE_RULES, plan_modules
+from edgeq.plan.rules import module_rules, plan_modules
 
-__all__ = ["check_fit", "check_halves", "fitting", "is_vision_language", "longest_context", "plan_languages"]
+__all__ = [
+    "check_fit",
+    "check_halves",
+    "fitting",
+    "is_vision_language",
+    "longest_context",
+    "plan_languages",
+    "saved_embeddings",
+]
 
 _SHOWN: Final = 5
 
@@ -45,12 +53,14 @@ def plan_vlm(model: VlmDescription, options: VlmOptions, language: str) -> Preci
     Raises:
         PlanError: a rule does not fit the model, or the saved plan's decisions do not follow from its rules.
     """
-    saved = options.plan
+    saved, precision = options.plan, LANGUAGES[language]
     if saved is None:
-        made = plan_modules(model.components, rules=options.rules, language=LANGUAGES[language])
+        embeddings = EMBEDDINGS[options.embeddings]
+        made = plan_modules(model.components, rules=options.rules, language=precision, embeddings=embeddings)
         return made.model_copy(update={"allowed": dict(options.allow)})
-    own = tuple(rule for rule in saved.rules if rule not in MODULE_RULES[LANGUAGES[language]])
-    made = plan_modules(model.components, rules=own, language=LANGUAGES[language])
+    embeddings = EMBEDDINGS[saved_embeddings(saved)]
+    own = tuple(rule for rule in saved.rules if rule not in module_rules(precision, embeddings))
+    made = plan_modules(model.components, rules=own, language=precision, embeddings=embeddings)
     if changes := saved.diff(made):
         raise PlanError(
             f"the plan's rules decide otherwise for this model than the plan says, in {len(changes)} places",
@@ -66,7 +76,8 @@ def plan_languages(model: VlmDescription, options: VlmOptions) -> dict[str, Prec
 
     Raises:
         PlanError: as `plan_vlm`.
-        InputError: a saved plan says what the language is, and another one is asked for.
+        InputError: a saved plan says what the language or the embeddings are, and another one is asked for; or language
+            and embeddings do not go together.
     """
     saved = saved_language(options.plan) if options.plan else None
     if saved and options.language not in ("nf4", saved):
@@ -74,8 +85,20 @@ def plan_languages(model: VlmDescription, options: VlmOptions) -> dict[str, Prec
             f"language {options.language}: the plan stores the language model in {saved}",
             next_step="leave out one of the two",
         )
-    names = tuple(LANGUAGES) if options.language == "auto" else (saved or options.language,)
-    return {name: plan_vlm(model, options, name) for name in names}
+    if options.plan and options.embeddings not in ("fp16", saved_embeddings(options.plan)):
+        raise InputError(
+            f"embeddings {options.embeddings}: the plan stores them in 16 bits", next_step="leave out one of the two"
+        )
+    if options.language == "auto":
+        return {name: plan_vlm(model, options, name) for name in languages_with(options.embeddings)}
+    language = saved or options.language
+    check_embeddings(language, options.embeddings)
+    return {language: plan_vlm(model, options, language)}
+
+
+def languages_with(embeddings: str) -> tuple[str, ...]:
+    """Those of `LANGUAGES` whose checkpoints can hold such embeddings."""
+    return tuple(name for name in LANGUAGES if (name, embeddings) != ("nf4", "int8"))
 
 
 def saved_language(plan: PrecisionPlan) -> str | None:
@@ -84,10 +107,16 @@ def saved_language(plan: PrecisionPlan) -> str | None:
         (
             name
             for name, precision in LANGUAGES.items()
-            if any(rule in MODULE_RULES[precision] and rule.precision is precision for rule in plan.rules)
+            if any(rule in module_rules(precision) and rule.precision is precision for rule in plan.rules)
         ),
         None,
     )
+
+
+def saved_embeddings(plan: PrecisionPlan) -> str:
+    """What a plan stores the input embedding and the output head in."""
+    int8 = set(module_rules(Precision.INT8, Precision.INT8)) - set(module_rules(Precision.INT8))
+    return "int8" if any(rule in int8 for rule in plan.rules) else "fp16"
 
 
 def check_halves(plan: PrecisionPlan) -> None:

@@ -10,12 +10,25 @@ from edgeq.errors import InputError
 from edgeq.plan.precision import Precision, PrecisionPlan, Rule
 from edgeq.quality.tasks.answers import MAX_NEW_TOKENS
 
-__all__ = ["LANGUAGES", "LanguageChoice", "VlmOptions", "image_caps"]
+__all__ = [
+    "EMBEDDINGS",
+    "LANGUAGES",
+    "EmbeddingChoice",
+    "LanguageChoice",
+    "VlmOptions",
+    "check_embeddings",
+    "image_caps",
+]
 
 LanguageChoice = Literal["nf4", "int4-awq", "int8", "auto"]
 
 LANGUAGES: Final = {"nf4": Precision.NF4, "int4-awq": Precision.INT4, "int8": Precision.INT8}
 """What the language model's linear layers can be stored in; `auto` tries them all."""
+
+EmbeddingChoice = Literal["fp16", "int8"]
+
+EMBEDDINGS: Final = {"fp16": Precision.FP16, "int8": Precision.INT8}
+"""What its input embedding and output head can be stored in."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,8 @@ class VlmOptions:
         plan: a saved plan, whose rules and allowances stand in for `rules` and the built-in ones.
         allow: guards that may be passed: code -> because.
         language: what the language model's linear layers are stored in; a saved plan goes before it.
+        embeddings: what the language model's input embedding and output head are stored in; a saved plan goes before
+            it. INT8 goes with INT4 and INT8 of the language model, and `auto` leaves out NF4 then.
         max_drop: right answers in points that `auto` may lose.
         double_quant: NF4 with double quantization.
         device: plan its memory, and stop where the model does not fit; None plans none.
@@ -46,6 +61,7 @@ class VlmOptions:
     plan: PrecisionPlan | None = None
     allow: Mapping[str, str] = field(default_factory=dict)
     language: LanguageChoice = "nf4"
+    embeddings: EmbeddingChoice = "fp16"
     max_drop: float = 5.0
     double_quant: bool = True
     device: str | None = None
@@ -64,6 +80,20 @@ class VlmOptions:
     def caps(self) -> dict[str, int]:
         """The bounds on an image, `pixels` or `tiles` -> the most."""
         return image_caps(self.max_pixels, self.max_tiles)
+
+
+def check_embeddings(language: str, embeddings: str) -> None:
+    """Look whether language half and embeddings can be stored so in one checkpoint.
+
+    Raises:
+        InputError: NF4 and INT8: bitsandbytes, whose format a checkpoint in NF4 has, has no embedding in integers.
+    """
+    if (language, embeddings) == ("nf4", "int8"):
+        raise InputError(
+            "embeddings int8 and language nf4: a checkpoint of bitsandbytes has no embedding in integers",
+            expected="int4-awq or int8 for the language model, whose format has",
+            next_step="--language int4-awq --embeddings int8",
+        )
 
 
 def image_caps(max_pixels: int | None, max_tiles: int | None) -> dict[str, int]:

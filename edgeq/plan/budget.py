@@ -176,7 +176,7 @@ def _working(
         MemoryItem(
             name="unpacked weights",
             bytes=weights.unpacked,
-            how="the largest NF4 or INT8 layer in FP16, for a long prompt",
+            how="the largest NF4 layer in FP16, for a long prompt, or what is unpacked at once of an INT8 one",
         ),
     )
 

@@ -9,12 +9,12 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from edgeq.device import DeviceProfile
-from edgeq.errors import InputError
+from edgeq.errors import InputError, PlanError
 from edgeq.families.modules import VlmDescription
 from edgeq.families.registry import cap, caps_of, image_cost
 from edgeq.model.graph.components import Component, Layer
 from edgeq.plan.budget import TEXT_TOKENS, Workload, phases, text_room
-from edgeq.plan.precision import Precision
+from edgeq.plan.precision import PACKED_BITS, Precision
 from edgeq.plan.weights import LINEAR_KINDS, Choice, Weights, asymmetric, weigh
 
 __all__ = ["Change", "changes"]
@@ -32,7 +32,7 @@ class Change(BaseModel):
     """One change that is enough by itself.
 
     Attributes:
-        what: context, max pixels, max tiles, image size, images, batch or precision.
+        what: context, max pixels, max tiles, image size, images, batch, embeddings or precision.
         value: what it becomes, for a person.
         needed_bytes: what the model needs then.
     """
@@ -79,12 +79,14 @@ def changes(
             return attempt(f"max {what}", f"{most:,}", request, weights, cap(model, {what: most}))
         return None
 
+    tables = _int8_tables(model, choice, double_quant=double_quant)
     found = [
         _context(model, request, attempt),
         *(_bound(what, model, request, bounded) for what in caps_of(model.model_type) if request.images),
         _size(request, attempt),
         _fewer(request, "images", attempt),
         _fewer(request, "batch", attempt),
+        attempt("embeddings", "int8", request, tables) if tables else None,
         *(attempt("precision", value, request, smaller) for value, smaller in _smaller_weights(model, choice, weights)),
     ]
     return tuple(change for change in found if change is not None)
@@ -143,6 +145,22 @@ def _size(request: Workload, attempt: Attempt) -> Change | None:
 def _with(request: Workload, **changed: object) -> Workload:
     """A request with something else in it."""
     return request.model_copy(update=changed)
+
+
+def _int8_tables(model: VlmDescription, choice: Choice, *, double_quant: bool) -> Weights | None:
+    """INT8 for input embedding and head; None beside NF4, whose checkpoints cannot hold it."""
+
+    def tables_in_int8(component: Component, layer: Layer) -> Precision:
+        table = component.name == "head" or (component.name == "language" and layer.kind == "embedding")
+        found = choice(component, layer)
+        return Precision.INT8 if table and found is Precision.FP16 else found
+
+    language = model.component("language")
+    if not any(choice(language, layer) in PACKED_BITS for layer in language.layers if layer.kind in LINEAR_KINDS):
+        return None
+    with suppress(PlanError):  # rows that do not fill words
+        return weigh(model, tables_in_int8, double_quant=double_quant)
+    return None
 
 
 def _smaller_weights(model: VlmDescription, choice: Choice, weights: Weights) -> Iterator[tuple[str, Weights]]:

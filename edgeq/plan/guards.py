@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeq.errors import GuardError, PlanError
 from edgeq.plan.facts import Facts
-from edgeq.plan.precision import QUANTIZED, Decision, Precision
+from edgeq.plan.precision import INT8_HEAD, QUANTIZED, Decision, Precision
 
 __all__ = ["ENOUGH_IMAGES", "GUARDS", "LEAST_DEVIATION", "Guard", "GuardFinding", "check", "check_allowed"]
 
@@ -138,7 +138,9 @@ def _connector(facts: Facts) -> str:
 
 
 def _head(facts: Facts) -> str:
-    return _planned(facts, "head", *QUANTIZED)
+    """By a rule that nobody asked for by an option of its own, whose answers are judged."""
+    asked = any(d.component == "head" and d.rule == INT8_HEAD for d in _decisions(facts))
+    return "" if asked else _planned(facts, "head", *QUANTIZED)
 
 
 def _weight_only_vision(facts: Facts) -> str:

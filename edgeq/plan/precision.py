@@ -22,6 +22,7 @@ from edgeq.yaml_text import read_yaml
 
 __all__ = [
     "CHANNEL_EQUALIZATIONS",
+    "INT8_HEAD",
     "PACKED_BITS",
     "QUANTIZED",
     "ChannelEqualization",
@@ -86,6 +87,9 @@ QUANTIZED: Final = frozenset({Precision.INT8, Precision.INT4, Precision.NF4})
 
 PACKED_BITS: Final = {Precision.INT4: 4, Precision.INT8: 8}
 """Bits of the integers that a language model's weights alone are stored in; its activations stay 16-bit."""
+
+INT8_HEAD: Final = "int8-head"
+"""The rule by which a language model's head is INT8 because the user asked for it (`--embeddings`)."""
 
 
 class Rule(BaseModel):

@@ -30,6 +30,7 @@ from edgeq.plan.conditions import (
 )
 from edgeq.plan.match import Asked, check_names, check_rules, decide
 from edgeq.plan.precision import (
+    INT8_HEAD,
     PACKED_BITS,
     QUANTIZED,
     Condition,
@@ -49,7 +50,6 @@ __all__ = [
     "CLASSIFIER_RULES",
     "CONVOLUTIONS",
     "FUSED_ACTIVATIONS",
-    "MODULE_RULES",
     "POOLS",
     "PRODUCTS",
     "STORED_IN_INT8",
@@ -59,6 +59,7 @@ __all__ = [
     "float_additions",
     "keep_range",
     "left_in_float",
+    "module_rules",
     "own_rules",
     "plan_classifier",
     "plan_float",
@@ -159,15 +160,35 @@ _SCOPES: Final[dict[Scope, tuple[str, ...]]] = {
 }
 """The rules that are for transformers alone, by scope; `ffn` has them all."""
 
-_BEFORE_LANGUAGE: Final = (
+_BEFORE_TABLES: Final = (
     _rule("fp16-vision", _FP16, "4 bits save little here and can lose what the image shows", component="vision"),
     _rule("fp16-connector", _FP16, "small, and every image token goes through it", component="connector"),
     _rule("fp16-cross-attention", _FP16, "where the language model looks at the image", component="cross-attention"),
-    _rule("fp16-head", _FP16, "its error goes straight into the next word", component="head"),
-    _rule("fp16-embedding", _FP16, "a table that is read, not multiplied", kind="embedding"),
-    _rule("fp16-normalization", _FP16, "few numbers, and every activation goes through them", kind="normalization"),
 )
-"""For a vision-language model's modules, before those of `--language`."""
+"""For a vision-language model's modules, before those of `--embeddings`."""
+
+_TABLE_RULES: Final = {
+    _FP16: (
+        _rule("fp16-head", _FP16, "its error goes straight into the next word", component="head"),
+        _rule("fp16-embedding", _FP16, "a table that is read, not multiplied", kind="embedding"),
+    ),
+    _INT8: (
+        _rule(INT8_HEAD, _INT8, "asked for; each word of the vocabulary has a scale", component="head"),
+        _rule(
+            "int8-embedding",
+            _INT8,
+            "asked for; each word of the vocabulary has a scale",
+            component="language",
+            kind="embedding",
+        ),
+    ),
+}
+"""Those of `--embeddings`, by the precision of the input embedding and the output head."""
+
+_NORMALIZATION: Final = _rule(
+    "fp16-normalization", _FP16, "few numbers, and every activation goes through them", kind="normalization"
+)
+"""Between those of `--embeddings` and those of `--language`."""
 
 _LANGUAGE_REASONS: Final = {
     Precision.NF4: "most of the bytes; double quantization",
@@ -175,9 +196,8 @@ _LANGUAGE_REASONS: Final = {
     Precision.INT8: "most of the bytes; each output channel has a scale",
 }
 
-MODULE_RULES: Final[dict[Precision, tuple[Rule, ...]]] = {
+_LANGUAGE_RULES: Final[dict[Precision, tuple[Rule, ...]]] = {
     precision: (
-        *_BEFORE_LANGUAGE,
         *(
             _rule(f"{precision.value}-{kind.strip('*')}", precision, reason, component="language", kind=kind)
             for kind in ("linear", "attention*", "feed-forward")
@@ -186,7 +206,7 @@ MODULE_RULES: Final[dict[Precision, tuple[Rule, ...]]] = {
     )
     for precision, reason in _LANGUAGE_REASONS.items()
 }
-"""For a vision-language model's modules, by the precision of its language model's linear layers."""
+"""Those of `--language`, by the precision of the language model's linear layers."""
 
 VISION_RULES: Final = (
     _rule(
@@ -482,7 +502,11 @@ def replan(model: onnx.ModelProto, saved: PrecisionPlan) -> PrecisionPlan:
 
 
 def plan_modules(
-    components: Sequence[Component], *, rules: Sequence[Rule] = (), language: Precision = Precision.NF4
+    components: Sequence[Component],
+    *,
+    rules: Sequence[Rule] = (),
+    language: Precision = Precision.NF4,
+    embeddings: Precision = Precision.FP16,
 ) -> PrecisionPlan:
     """Decide the precision of every module of a vision-language model.
 
@@ -490,11 +514,13 @@ def plan_modules(
         components: as `edgeq.families.modules.read_modules` gives them.
         rules: asked before the built-in ones. A condition never holds here: conditions are about graphs.
         language: of the language model's linear layers: NF4, INT4 or INT8, the weights alone.
+        embeddings: of its input embedding and output head: FP16 or INT8, the weights alone.
 
     Raises:
-        PlanError: as for `plan_classifier`; or a layer's input is too odd for integers in groups.
+        PlanError: as for `plan_classifier`; a layer's input is too odd for integers in groups; or the input embedding
+            cannot be in integers where it is asked for.
     """
-    asked, in_force = Asked(), (*rules, *MODULE_RULES[language])
+    asked, in_force = Asked(), (*rules, *module_rules(language, embeddings))
     check_names(in_force)
     subjects = tuple((component.name, layer) for component in components for layer in component.layers)
     decisions = tuple(
@@ -502,12 +528,45 @@ def plan_modules(
     )
     check_rules(rules, subjects, asked)
     for decision, (_, layer) in zip(decisions, subjects, strict=True):
-        if decision.precision in QUANTIZED and decision.op != "Linear":
-            raise _impossible(decision, "only linear layers can be quantized here")
-        bits = PACKED_BITS.get(decision.precision)
-        if bits and isinstance(layer, Module) and layer.shape and packed_scheme(bits, layer.shape[-1]) is None:
-            raise _impossible(decision, f"its input of {layer.shape[-1]:,} numbers falls into no groups of whole words")
+        _check_module(decision, layer, nf4=language is _NF4)
+    _check_tied(decisions)
     return PrecisionPlan(rules=_in_force(in_force, asked), decisions=decisions)
+
+
+def module_rules(language: Precision, embeddings: Precision = Precision.FP16) -> tuple[Rule, ...]:
+    """The built-in rules for a vision-language model's modules.
+
+    Args:
+        language, embeddings: as for `plan_modules`.
+    """
+    return (*_BEFORE_TABLES, *_TABLE_RULES[embeddings], _NORMALIZATION, *_LANGUAGE_RULES[language])
+
+
+def _check_module(decision: Decision, layer: Layer, *, nf4: bool) -> None:
+    """Raise PlanError for a precision that a module's weights cannot be in."""
+    if decision.precision in QUANTIZED and decision.op != "Linear":
+        table = (decision.component, decision.kind, decision.precision) == ("language", "embedding", _INT8)
+        if not table:
+            raise _impossible(decision, "only linear layers can be quantized here, and to INT8 the input embedding")
+        if nf4:
+            raise _impossible(decision, "no loader of NF4 checkpoints reads an embedding in integers")
+    bits = PACKED_BITS.get(decision.precision)
+    if bits and isinstance(layer, Module) and layer.shape and packed_scheme(bits, layer.shape[-1]) is None:
+        raise _impossible(decision, f"its input of {layer.shape[-1]:,} numbers falls into no groups of whole words")
+
+
+def _check_tied(decisions: Sequence[Decision]) -> None:
+    """Raise PlanError where a head without a weight of its own is planned otherwise than the embedding that it is."""
+    tables = [decision for decision in decisions if (decision.component, decision.kind) == ("language", "embedding")]
+    for head in decisions:
+        if head.component != "head" or head.parameters or len(tables) != 1 or head.precision is tables[0].precision:
+            continue
+        raise PlanError(
+            f"{head.layer} and {tables[0].layer} are one weight, planned {head.precision.value} by {head.rule} and "
+            f"{tables[0].precision.value} by {tables[0].rule}",
+            expected="one precision for both",
+            next_step="--embeddings fp16 or int8 decides both; or let a rule match both",
+        )
 
 
 def _in_force(rules: Sequence[Rule], asked: Asked) -> tuple[Rule, ...]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.errors import PlanError
 from edgeq.families.modules import VlmDescription
 from edgeq.families.structure import Module
-from edgeq.model.checkpoint.packed_weights import GROUPS, packed_bytes, packed_scheme
+from edgeq.model.checkpoint.packed_weights import GROUPS, UNPACKED_AT_ONCE, packed_bytes, packed_scheme
 from edgeq.model.graph.components import Component, Layer
 from edgeq.plan.precision import PACKED_BITS, Precision
 
@@ -78,8 +78,8 @@ class Weights:
 
     Attributes:
         parts: in the model's order.
-        unpacked: bytes of the largest layer in FP16 that is unpacked for long prompts: in NF4, or of the language model
-            in INT8. INT4 has a kernel for these, too (`edgeq.runtime.vlm.packed`).
+        unpacked: bytes in FP16 of what is unpacked at once for long prompts: the largest layer in NF4, or a part of the
+            largest that the language model has in INT8. INT4 has a kernel for these, too (`edgeq.runtime.vlm.packed`).
         zeros: bytes that torch's kernel for INT4 has beside the scales: a zero point for each, which is 0.
     """
 
@@ -145,14 +145,18 @@ def weigh(model: VlmDescription, choice: Choice, *, double_quant: bool = True) -
             sizes = found.setdefault(part, {})
             sizes[precision] = sizes.get(precision, 0) + layer_bytes(layer, precision, double_quant=double_quant)
             parameters[part] = parameters.get(part, 0) + layer.parameters
-            unpacked = max(unpacked, 2 * layer.parameters if _is_unpacked(component, precision) else 0)
+            unpacked = max(unpacked, 2 * _unpacked(component, layer, precision, tied_head=model.tied_head))
             zeros += _zeros(layer) if precision is Precision.INT4 else 0
     parts = [PartWeights(name=name, parameters=parameters[name], precisions=sizes) for name, sizes in found.items()]
     return Weights(tuple(parts), unpacked, zeros)
 
 
-def _is_unpacked(component: Component, precision: Precision) -> bool:
-    return precision is Precision.NF4 or (precision is Precision.INT8 and component.name == "language")
+def _unpacked(component: Component, layer: Layer, precision: Precision, *, tied_head: bool) -> int:
+    """Numbers of a layer that are unpacked at once. Of an embedding a few rows are, unless it is the head as well."""
+    if precision is Precision.NF4:
+        return layer.parameters
+    multiplied = component.name == "head" or (component.name == "language" and (layer.kind != "embedding" or tied_head))
+    return min(layer.parameters, UNPACKED_AT_ONCE) if precision is Precision.INT8 and multiplied else 0
 
 
 def _zeros(layer: Layer) -> int:
@@ -171,8 +175,8 @@ def _part(component: Component, layer: Layer) -> str:
 def layer_bytes(layer: Layer, precision: Precision, *, double_quant: bool = True) -> int:
     """Bytes of one layer's weights; a bias stays FP16 in NF4 and becomes INT32 in INT8.
 
-    INT8 has a float32 scale for each output channel; of a linear layer of a language model, whose weights alone are
-    integers, a 16-bit one (`edgeq.model.checkpoint.packed_weights`), and its bias stays FP16.
+    INT8 has a float32 scale for each output channel; of a linear layer or embedding of a language model, whose weights
+    alone are integers, a 16-bit one (`edgeq.model.checkpoint.packed_weights`), and its bias stays FP16.
 
     Args:
         layer: with its number of parameters, bias included.
@@ -188,7 +192,8 @@ def layer_bytes(layer: Layer, precision: Precision, *, double_quant: bool = True
         if layer.kind not in LINEAR_KINDS:
             raise PlanError(f"{layer.name} ({layer.kind}) cannot be NF4", expected="a linear layer")
         return (nf4_bytes(weights, double_quant=double_quant) if weights else 0) + 2 * bias
-    if precision in PACKED_BITS and isinstance(layer, Module) and layer.kind in LINEAR_KINDS:
+    packed = layer.kind in LINEAR_KINDS or (layer.kind == "embedding" and precision is Precision.INT8)
+    if precision in PACKED_BITS and isinstance(layer, Module) and packed:
         return (_packed_bytes(layer, precision) if weights else 0) + 2 * bias
     if precision is Precision.INT4:
         raise PlanError(f"{layer.name} ({layer.kind}) cannot be INT4", expected="a linear layer of a language model")

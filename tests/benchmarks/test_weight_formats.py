@@ -14,7 +14,7 @@ from benchmarks.weight_formats import FORMATS, Row, holds, spread_norms, table
 
 def rows(nearest: float, awq: float) -> list[Row]:
     kl = {"INT4, to the nearest": nearest, "INT4, AWQ": awq}
-    return [Row("tiny", form, 4.125, kl.get(form, 0.5), 90.0, 80.0) for form in FORMATS]
+    return [Row("tiny", form, 4.125, 2.5, kl.get(form, 0.5), 90.0, 80.0) for form in FORMATS]
 
 
 def test_awq_must_be_as_near_as_rounding() -> None:
@@ -25,7 +25,7 @@ def test_awq_must_be_as_near_as_rounding() -> None:
 
 def test_every_format_has_a_line() -> None:
     lines = table(rows(0.02, 0.01)).splitlines()
-    assert "| tiny | INT4, AWQ | 4.12 | 0.01 | 90.0 | 80.0 |" in lines
+    assert "| tiny | INT4, AWQ | 4.12 | 2.50 | 0.01 | 90.0 | 80.0 |" in lines
     assert len(lines) == 2 + len(FORMATS)
 
 

@@ -127,6 +127,44 @@ def test_transformers_computes_with_the_weights_that_edgeq_means(
         )
 
 
+@pytest.mark.parametrize(
+    ("family", "target", "form"),
+    [
+        ("llava", "transformers", "compressed-tensors"),
+        ("qwen2_5_vl", "vllm", "awq"),
+        ("paligemma", "transformers", None),
+    ],
+)
+def test_embeddings_in_int8_are_handed_over_as_floats(
+    edgeq: Edgeq, tmp_path: Path, family: str, target: str, form: str | None
+) -> None:
+    """No loader reads them; they get their name, and the numbers that the integers stand for. PaliGemma's are tied."""
+    model = write_whole_vlm(tmp_path / "model", family)
+    bundle = pack_bundle(model, tmp_path / "bundle", Precision.INT4, Precision.INT8)
+    arguments = ("--for", target, *(("--form", form) if form else ()), "--model", model, "-o", tmp_path / "out")
+    done = edgeq("handover", bundle, *arguments)
+    assert done.status == 0, done.err
+    assert "embedding and head are INT8 in the bundle" in " ".join(done.err.split())
+    source, half, whole = tensors(model), tensors(bundle / "language"), tensors(tmp_path / "out")
+    tables = [name for name in source if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
+    assert len(tables) == (1 if family == "paligemma" else 2)
+    for name in tables:
+        inside = "lm_head" if "lm_head" in name else "model.embed_tokens"
+        expected = dequantized(half[f"{inside}.weight_packed"], half[f"{inside}.weight_scale"], 8)
+        assert torch.equal(whole[name], expected)
+        assert not torch.equal(whole[name], source[name])
+        assert f"{name}_packed" not in whole
+    if target == "transformers":
+        pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors")
+        kind = transformers.AutoModelForImageTextToText
+        loaded = kind.from_pretrained(tmp_path / "out", dtype=torch.float16)
+        assert torch.equal(loaded.get_input_embeddings().weight, whole[tables[0]]) or len(tables) == 2
+    drawn = load_file(model / "model.safetensors")
+    drawn[tables[0]][0] += 1
+    save_weights(drawn, model)
+    assert_refused(edgeq("handover", bundle, *arguments[:-1], tmp_path / "two"), "rows of")
+
+
 def test_vllm_finds_the_vision_tower(edgeq: Edgeq, tmp_path: Path) -> None:
     """Its CLIP has a module `vision_model`, which files of transformers 5.2 and later do not name."""
     model = write_vlm(tmp_path / "model", "llava", hub=True)

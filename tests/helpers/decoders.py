@@ -91,7 +91,12 @@ class Parts:
         return output_rows(VisionEncoder(self.engine).encode(self.prompter.pixels(image).feeds))
 
 
-def open_parts(directory: Path, family: str = "llava", precision: Precision = Precision.NF4) -> Parts:
+def open_parts(
+    directory: Path,
+    family: str = "llava",
+    precision: Precision = Precision.NF4,
+    embeddings: Precision = Precision.FP16,
+) -> Parts:
     """A family's tiny model, whose layers say more than its embedding: so that an answer depends on what was asked."""
     model = tiny_vlm(family)
     for name, weight in model.get_submodule(PREFIXES[family]).named_parameters():
@@ -99,7 +104,7 @@ def open_parts(directory: Path, family: str = "llava", precision: Precision = Pr
             weight.data *= 8
     model.save_pretrained(directory / "whole")
     write_processor(directory / "whole", family)
-    plan = plan_modules(read_modules(directory / "whole"), language=precision)
+    plan = plan_modules(read_modules(directory / "whole"), language=precision, embeddings=embeddings)
     if precision is Precision.NF4:
         write_nf4(directory / "whole", plan, directory / "language")
     else:

@@ -24,13 +24,16 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0" / "vlm
 _SETTINGS = ("vlm.json", "pair.json")
 
 
-def pack_bundle(model: Path, target: Path, precision: Precision = Precision.INT4) -> Path:
+def pack_bundle(
+    model: Path, target: Path, precision: Precision = Precision.INT4, embeddings: Precision = Precision.FP16
+) -> Path:
     """A bundle of a model, with a language half in INT4 or INT8.
 
     Args:
         model: a whole model with its processor.
         target: the bundle.
         precision: of the language half.
+        embeddings: of its input embedding and output head.
     """
     shutil.copytree(GOLDEN, target, ignore=shutil.ignore_patterns("language", "manifest.*", "config.json"))
     for file in model.iterdir():
@@ -39,7 +42,7 @@ def pack_bundle(model: Path, target: Path, precision: Precision = Precision.INT4
     config = json.loads((model / "config.json").read_text())
     settings = next(target / name for name in _SETTINGS if (target / name).exists())
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_type": config["model_type"]}))
-    plan = plan_modules(read_modules(model), language=precision)
+    plan = plan_modules(read_modules(model), language=precision, embeddings=embeddings)
     write_packed(model, plan, target / "language", precision=precision)
     list_files(target)
     return target

@@ -16,13 +16,16 @@ from talk import QUESTION
 
 from edgeq.bundle.manifest import read_manifest
 from edgeq.errors import InputError, ModelError
+from edgeq.families.modules import read_vlm
 from edgeq.pipeline.vlm import PreparedVlm, VlmOptions, prepare_vlm
+from edgeq.pipeline.vlm_fit import plan_languages
 from edgeq.pipeline.vlm_options import LANGUAGES
 from edgeq.plan.memory import MemoryPlan
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.runtime.vlm.model import open_vlm
 
 PACKED = ("int4-awq", "int8")
+WITH_TABLES = "int4-awq+embeddings"
 LINEARS = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128)
 
 
@@ -44,23 +47,31 @@ def packed(
     tiny_photographs: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> PreparedVlm:
-    output = tmp_path_factory.mktemp(request.param) / "bundle"
-    return prepared(tiny_vlm_model, tiny_photographs, output, language=request.param)
+    language, _, embeddings = request.param.partition("+")
+    output = tmp_path_factory.mktemp(language) / "bundle"
+    return prepared(
+        tiny_vlm_model, tiny_photographs, output, language=language, embeddings="int8" if embeddings else "fp16"
+    )
 
 
-@pytest.mark.parametrize("packed", PACKED, indirect=True)
+@pytest.mark.parametrize("packed", [*PACKED, WITH_TABLES], indirect=True)
 def test_a_bundle_in_integers(packed: PreparedVlm, tiny_photographs: Path) -> None:
-    assert packed.quantized_parameters == LINEARS
+    tables = packed.embeddings == "int8"
+    assert packed.quantized_parameters == LINEARS + (2 * 96 * 64 if tables else 0)
     precision = LANGUAGES[packed.language]
     plan = PrecisionPlan.load(packed.bundle / "plan.yaml")
-    assert {d.precision for d in plan.decisions if d.component == "language"} == {precision, Precision.FP16}
+    wanted = {precision, Precision.FP16, *([Precision.INT8] if tables else [])}
+    assert {d.precision for d in plan.decisions if d.component == "language"} == wanted
+    assert {d.precision for d in plan.decisions if d.component == "head"} == {
+        Precision.INT8 if tables else Precision.FP16
+    }
     assert packed.quality is not None
     assert packed.quality.forced.kl.value < 0.01
     image = Image.open(next(tiny_photographs.glob("*/*.jpg"))).convert("RGB")
     assert len(open_vlm(packed.bundle, threads=1).ask(image, QUESTION, 3).token_ids) == 3
 
 
-@pytest.mark.parametrize("packed", PACKED, indirect=True)
+@pytest.mark.parametrize("packed", [*PACKED, WITH_TABLES], indirect=True)
 def test_its_bytes_are_those_planned(packed: PreparedVlm) -> None:
     """Tensors alone: a file has a header besides."""
     from safetensors.torch import load_file
@@ -121,6 +132,38 @@ def test_a_saved_plan_says_the_language(
     assert again.language == "int8"
     with pytest.raises(InputError, match="stores the language model in int8"):
         prepared(tiny_vlm_model, tiny_photographs, tmp_path / "other", plan=plan, language="int4-awq")
+
+
+@pytest.mark.parametrize("packed", [WITH_TABLES], indirect=True)
+def test_a_saved_plan_says_the_embeddings(
+    packed: PreparedVlm, tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path
+) -> None:
+    described = read_vlm(tiny_vlm_model)
+    saved = PrecisionPlan.load(packed.bundle / "plan.yaml")
+    (again,) = plan_languages(described, VlmOptions(plan=saved)).values()
+    assert again.decisions == saved.decisions
+    floats = plan_languages(described, VlmOptions(language="int4-awq"))["int4-awq"]
+    with pytest.raises(InputError, match="embeddings int8: the plan stores them in 16 bits"):
+        prepared(tiny_vlm_model, tiny_photographs, tmp_path / "b", plan=floats, embeddings="int8")
+
+
+@pytest.mark.parametrize("verb", ["plan", "prepare"])
+def test_embeddings_in_int8_with_nf4_are_refused_at_once(
+    verb: str, monkeypatch: pytest.MonkeyPatch, edgeq: Edgeq, tiny_vlm_model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edgeq.families.modules.read_vlm", lambda *_: pytest.fail("work had begun"))
+    images = () if verb == "plan" else ("--images", tmp_path)
+    found = edgeq(verb, tiny_vlm_model, *images, "--embeddings", "int8", "-o", tmp_path / "out")
+    assert found.status == 2
+    assert "a checkpoint of bitsandbytes has no embedding in integers" in found.err
+    assert "--language int4-awq --embeddings int8" in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_leaves_out_nf4_where_embeddings_are_int8(tiny_vlm_model: Path) -> None:
+    plans = plan_languages(read_vlm(tiny_vlm_model), VlmOptions(language="auto", embeddings="int8"))
+    assert list(plans) == ["int4-awq", "int8"]
+    assert all("lm_head" in plan.layers(Precision.INT8) for plan in plans.values())
 
 
 def test_auto_with_a_model_beyond_this_machine_is_refused_at_once(

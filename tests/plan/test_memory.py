@@ -19,7 +19,8 @@ from edgeq.plan.activations import fused_attention
 from edgeq.plan.budget import Phase
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.precision import Precision
-from edgeq.plan.weights import LINEAR_KINDS, asymmetric, uniform
+from edgeq.plan.rules import plan_modules
+from edgeq.plan.weights import LINEAR_KINDS, asymmetric, by_name, uniform
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((GOLDEN / "expected.json").read_text())
@@ -292,3 +293,16 @@ def test_what_is_no_memory_plan(tmp_path: Path, text: str) -> None:
     (tmp_path / "memory.json").write_text(text)
     with pytest.raises(ArtifactError, match="is not a memory plan"):
         MemoryPlan.load(tmp_path / "memory.json")
+
+
+def test_embeddings_in_int8_are_told_where_they_are_enough() -> None:
+    """Qwen2.5-VL-7B in INT4: 1.09 GB less; beside NF4, whose checkpoints cannot hold them, they are no way out."""
+    read = model("qwen2.5-vl-7b")
+    plan = plan_modules(read.components, language=Precision.INT4)
+    int4 = by_name({decision.layer: decision.precision for decision in plan.decisions})
+    needed = plan_memory(read, NX, precision=int4).needed_bytes
+    tight = with_budget(needed - 1_000_000_000)
+    found = {change.what: change for change in plan_memory(read, tight, precision=int4).changes}
+    assert found["embeddings"].flag == "--embeddings int8"
+    assert found["embeddings"].needed_bytes <= tight.budget_bytes
+    assert "embeddings" not in {change.what for change in plan_memory(read, tight).changes}

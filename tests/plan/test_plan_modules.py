@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeq.errors import GuardError, PlanError
+from edgeq.families.structure import Module
 from edgeq.model.graph.components import Component, Kind, Layer
 from edgeq.plan.facts import Facts
 from edgeq.plan.guards import check
@@ -73,6 +74,44 @@ def test_nf4_elsewhere_trips_its_guard(component: str, kind: str, code: str) -> 
     rule = Rule(name="small", component=component, kind=kind, precision=Precision.NF4, reason="to save bytes")
     with pytest.raises(GuardError, match=code):
         check(Facts(plan=plan_modules(COMPONENTS, rules=(rule,))), {})
+
+
+@pytest.mark.parametrize("language", [Precision.INT4, Precision.INT8])
+def test_embeddings_in_int8_are_those_of_the_language_model(language: Precision) -> None:
+    plan = plan_modules(COMPONENTS, language=language, embeddings=Precision.INT8)
+    before = plan_modules(COMPONENTS, language=language)
+    changed = {new.layer: new.rule for new, old in zip(plan.decisions, before.decisions, strict=True) if new != old}
+    assert changed == {"l.embed_tokens": "int8-embedding", "lm_head": "int8-head"}
+    assert {"l.embed_tokens", "lm_head"} <= plan.layers(Precision.INT8)
+    assert check(Facts(plan=plan), {}) == (), "asked for by an option of its own, no guard stops it"
+
+
+def test_an_int8_head_by_a_rule_of_ones_own_trips_the_guard() -> None:
+    rule = Rule(name="small", component="head", precision=Precision.INT8, reason="to save bytes")
+    with pytest.raises(GuardError, match="EQ105"):
+        check(Facts(plan=plan_modules(COMPONENTS, rules=(rule,), language=Precision.INT4)), {})
+
+
+def test_embeddings_in_int8_do_not_go_with_nf4() -> None:
+    with pytest.raises(PlanError, match=r"l\.embed_tokens \(Embedding\) in int8: no loader of NF4"):
+        plan_modules(COMPONENTS, embeddings=Precision.INT8)
+
+
+def test_a_tied_head_is_what_the_embedding_is() -> None:
+    tied = Module("lm_head", "Linear", "linear", 0, 0, "lm_head")
+    components = (*COMPONENTS[:-1], Component("head", (tied,)))
+    plan = plan_modules(components, language=Precision.INT4, embeddings=Precision.INT8)
+    assert {"l.embed_tokens", "lm_head"} <= plan.layers(Precision.INT8)
+    rule = Rule(name="mine", component="head", precision=Precision.FP16, reason="r")
+    with pytest.raises(PlanError, match=r"are one weight, planned fp16 by mine and int8 by int8-embedding"):
+        plan_modules(components, rules=(rule,), language=Precision.INT4, embeddings=Precision.INT8)
+
+
+def test_rows_that_do_not_fill_words_stay_floats() -> None:
+    odd = Module("l.embed_tokens", "Embedding", "embedding", 10 * 6, 120, "l.embed_tokens", shape=(10, 6))
+    components = (*COMPONENTS[:2], Component("language", (odd,)), COMPONENTS[-1])
+    with pytest.raises(PlanError, match=r"int8-embedding .* its input of 6 numbers falls into no groups"):
+        plan_modules(components, language=Precision.INT8, embeddings=Precision.INT8)
 
 
 def test_only_linear_layers_can_be_quantized() -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 import bitsandbytes
 import pytest
 import torch
+from vlm import write_vlm
 
 from edgeq.errors import PlanError
-from edgeq.families.modules import read_vlm
+from edgeq.families.modules import VlmDescription, read_vlm
 from edgeq.families.structure import Module
 from edgeq.model.graph.components import Component
 from edgeq.plan.precision import Precision
-from edgeq.plan.weights import Choice, asymmetric, by_name, layer_bytes, nf4_bytes, uniform, weigh
+from edgeq.plan.rules import plan_modules
+from edgeq.plan.weights import Choice, Weights, asymmetric, by_name, layer_bytes, nf4_bytes, uniform, weigh
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vlm-configs"
 
@@ -102,3 +104,24 @@ def test_what_the_kernels_of_int4_and_int8_need_beside() -> None:
     assert (int4.unpacked, int4.zeros) == (0, 2 * weights // 128)
     assert (int8.unpacked, int8.zeros) == (2 * 4096 * 11008, 0)
     assert weigh(model, asymmetric).zeros == 0
+
+
+def with_int8_tables(model: VlmDescription) -> Weights:
+    plan = plan_modules(model.components, language=Precision.INT4, embeddings=Precision.INT8)
+    return weigh(model, by_name({decision.layer: decision.precision for decision in plan.decisions}))
+
+
+def test_embedding_and_head_in_int8() -> None:
+    """Qwen2.5-VL-7B: 152,064 rows of 3,584, each with a 16-bit scale, and 16 bytes of shape; twice."""
+    weights = with_int8_tables(read_vlm(GOLDEN / "qwen2.5-vl-7b"))
+    assert weights.bytes("embedding", "head") == 2 * (152_064 * 3584 + 2 * 152_064 + 16)
+    assert weights.unpacked == 2 * (1 << 26), "a part of the head, on a GPU that has no kernel for it"
+
+
+def test_a_tied_head_in_int8_has_no_bytes_of_its_own(tmp_path: Path) -> None:
+    """96 rows of 64, which are multiplied by as well."""
+    model = read_vlm(write_vlm(tmp_path / "model", "paligemma"))
+    assert model.tied_head
+    weights = with_int8_tables(model)
+    assert weights.bytes("embedding", "head") == 96 * 64 + 2 * 96 + 16
+    assert weights.unpacked == 2 * 96 * 64

@@ -32,7 +32,7 @@ from edgeq.pipeline.inspect import Inspection, foreseen_outputs, inspect_model, 
 from edgeq.pipeline.inspect import plan_model as plan_of
 from edgeq.pipeline.stages import Options
 from edgeq.pipeline.vlm_fit import is_vision_language
-from edgeq.pipeline.vlm_options import image_caps
+from edgeq.pipeline.vlm_options import check_embeddings, image_caps
 from edgeq.pipeline.vlm_processor import config_directory
 from edgeq.plan.ceilings import Ceiling, device_ceiling, model_work
 from edgeq.plan.facts import Facts, image_facts
@@ -140,6 +140,7 @@ def plan_model(
     evaluation: str | Path | None = None,
     preprocess: Preprocess | PreprocessFlags | None = None,
     language: Literal["nf4", "int4-awq", "int8"] = "nf4",
+    embeddings: Literal["fp16", "int8"] = "fp16",
     options: Options | None = None,
 ) -> Planned:
     """Which layer of a model gets which precision, by which rule, and why; and whether a device has the memory.
@@ -161,6 +162,7 @@ def plan_model(
         evaluation: likewise, of labelled images.
         preprocess: replaces a classifier's preprocessor_config.json.
         language: of a vision-language model: what its language model's layers are stored in.
+        embeddings: likewise its input embedding and output head; INT8 not with NF4.
         options: rules, allowances, and how BatchNorm and weights are treated.
 
     Returns:
@@ -171,13 +173,16 @@ def plan_model(
         ModelError: the model cannot be read.
         ExportError: it cannot be exported.
         PlanError: a rule does not fit the model.
-        InputError: the device is not known; the family has no such bound; or memory, photographs, a bound or another
-            language are given and this is no vision-language model.
+        InputError: the device is not known; the family has no such bound; memory, photographs, a bound, another
+            language or embeddings are given and this is no vision-language model; or language and embeddings do not go
+            together.
         GuardError: a guard said no.
     """
+    check_embeddings(language, embeddings)
     settled, name = (options or Options()).settled(), str(model)
     config, caps = read_config(name), image_caps(max_pixels, max_tiles)
-    if (device or photographs or caps or language != "nf4") and not is_vision_language(config):
+    other = (language, embeddings) != ("nf4", "fp16")
+    if (device or photographs or caps or other) and not is_vision_language(config):
         raise InputError(
             f"{model} is not a vision-language model",
             expected="one, for a memory plan, photographs, bounds on images or a language model's precision",
@@ -197,6 +202,7 @@ def plan_model(
             options=settled,
             labelled=judged_by,
             language=language,
+            embeddings=embeddings,
         )
     planned = Planned(
         model=name,

@@ -24,7 +24,7 @@ from edgeq.cli.workshop.options import (
 from edgeq.cli.workshop.preprocess_options import parse_size, preprocess_options
 from edgeq.files import require_new
 from edgeq.model.images.preprocess_flags import PreprocessFlags
-from edgeq.pipeline.vlm_options import LANGUAGES
+from edgeq.pipeline.vlm_options import EMBEDDINGS, LANGUAGES
 from edgeq.plan.guards import GUARDS
 from edgeq.plan.precision import Decision, PrecisionPlan
 
@@ -74,6 +74,13 @@ __all__ = ["command"]
     help="Vision-language: what the language model's layers are stored in.",
 )
 @click.option(
+    "--embeddings",
+    type=click.Choice([*EMBEDDINGS]),
+    default="fp16",
+    show_default=True,
+    help="Vision-language: what its input embedding and output head are stored in; int8 not with nf4.",
+)
+@click.option(
     "--queries-per-second",
     "per_second",
     type=click.FloatRange(min=0, min_open=True),
@@ -102,6 +109,7 @@ def command(
     max_pixels: int | None,
     max_tiles: int | None,
     language: Any,
+    embeddings: Any,
     preprocess: PreprocessFlags | None,
     as_json: bool,
     **choices: Any,
@@ -139,6 +147,7 @@ def command(
         evaluation=labelled,
         preprocess=preprocess,
         language=language,
+        embeddings=embeddings,
         options=options,
     )
     if before is not None:

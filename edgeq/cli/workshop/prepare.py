@@ -38,7 +38,7 @@ from edgeq.families.two_tower import check_two_tower, is_text_tower, is_two_towe
 from edgeq.model.images.preprocess_flags import PreprocessFlags
 from edgeq.pipeline.retrieval.options import MAX_TEXT_FLOAT_SHARE, RetrievalOptions, UnjudgedText
 from edgeq.pipeline.vlm_fit import is_vision_language
-from edgeq.pipeline.vlm_options import LanguageChoice
+from edgeq.pipeline.vlm_options import EmbeddingChoice, LanguageChoice
 from edgeq.plan.precision import ChannelEqualization, PrecisionPlan, WeightGranularity
 from edgeq.plan.rule_file import load_rules
 from edgeq.quality.tasks.retrieval_gate import DEFAULT_RETRIEVAL_BOUNDS, RetrievalBounds
@@ -79,7 +79,7 @@ _OF_TEXTS: Final = (
 
 VLM_FLAGS: Final = (
     *("device", "context", "max_pixels", "max_tiles", "max_new_tokens", "reference_answers", "keep_fp32"),
-    "language",
+    *("language", "embeddings"),
 )
 
 _TWO_TOWERS: Final = "a model of a text and a vision encoder"
@@ -145,6 +145,14 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
     show_default=True,
     help="Vision-language: what the language model's layers are stored in. int4-awq is calibrated on --images and the "
     "questions' words; auto takes the smallest of the three that loses less than 5 points on --eval.",
+)
+@click.option(
+    "--embeddings",
+    type=click.Choice(get_args(EmbeddingChoice)),
+    default="fp16",
+    show_default=True,
+    help="Vision-language: what input embedding and output head are stored in; int8 not with nf4, and auto then leaves "
+    "nf4 out.",
 )
 @click.option(
     "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="The longest answer when judging."

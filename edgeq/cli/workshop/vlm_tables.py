@@ -141,7 +141,7 @@ def print_prepared_vlm(prepared: PreparedVlm) -> None:
         f"worst {half.parity.worst_cosine:.6f}."
     )
     share = prepared.quantized_parameters / prepared.parameters
-    kind = prepared.language.upper()
+    kind = prepared.language.upper() + (", embeddings INT8" if prepared.embeddings == "int8" else "")
     click.echo(
         f"{kind}: {prepared.quantized_parameters:,} of {prepared.parameters:,} parameters ({100 * share:.1f} %)."
     )

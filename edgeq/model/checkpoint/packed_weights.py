@@ -1,10 +1,11 @@
 """Weights as symmetric integers with 16-bit scales, in the form that compressed-tensors calls "pack-quantized".
 
-llm-compressor writes it; vLLM and transformers (with the package compressed-tensors) read it. A linear layer's weight
-[out, in] is three tensors: `weight_packed` int32 [out, in * bits / 32], whose integers lie one behind the other from
-the lowest bits on, each with 2 ** (bits - 1) added; `weight_scale`, a 16-bit float for each group along the input; and
-`weight_shape` int64 [2]. `config.json` names the groups and the layers that are left alone. Source: compressed-tensors
-0.20, compressors/pack_quantized, and its documentation of `quantization_config`.
+llm-compressor writes it; vLLM and transformers (with the package compressed-tensors) read it. A weight [out, in], of a
+linear layer or of an embedding, whose output is the vocabulary, is three tensors: `weight_packed` int32
+[out, in * bits / 32], whose integers lie one behind the other from the lowest bits on, each with 2 ** (bits - 1) added;
+`weight_scale`, a 16-bit float for each group along the input; and `weight_shape` int64 [2]. `config.json` names the
+groups and the layers that are left alone. Source: compressed-tensors 0.20, compressors/pack_quantized, and its
+documentation of `quantization_config`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GROUPS",
     "METHOD",
+    "UNPACKED_AT_ONCE",
     "WeightScheme",
     "pack_integers",
     "packed_bytes",
@@ -40,10 +42,13 @@ _WORD: Final = 32
 GROUPS: Final = (128, 64, 32)
 """Numbers along the input with one scale in INT4, as the kernels have them (vLLM's Marlin, torch, Edge-LLM: 128)."""
 
+UNPACKED_AT_ONCE: Final = 1 << 26
+"""Numbers of a weight in INT8 that a GPU has unpacked at once where it unpacks them: 128 MiB in 16 bits."""
+
 
 @dataclass(frozen=True)
 class WeightScheme:
-    """How a linear layer's weight is stored.
+    """How a weight is stored.
 
     Attributes:
         bits: 4 or 8.
@@ -112,7 +117,7 @@ def pack_integers(values: torch.Tensor, bits: int) -> torch.Tensor:
     """
     import torch
 
-    unsigned = values.view(torch.uint8) + (1 << (bits - 1))  # modulo 256
+    unsigned = values.contiguous().view(torch.uint8) + (1 << (bits - 1))  # bytes wrap round
     if bits == 4:
         unsigned = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
     return unsigned.contiguous().view(torch.int32)  # little-endian, as on every machine that edgeq runs on
@@ -125,25 +130,32 @@ def unpack_integers(packed: torch.Tensor, bits: int) -> torch.Tensor:
     unsigned = packed.contiguous().view(torch.uint8)
     if bits == 4:
         unsigned = torch.stack([unsigned & 15, unsigned >> 4], -1).flatten(1)
-    return (unsigned - (1 << (bits - 1))).view(torch.int8)  # modulo 256
+    return (unsigned - (1 << (bits - 1))).view(torch.int8)
 
 
-def quantization_config(schemes: Mapping[str, WeightScheme], ignored: Sequence[str]) -> dict[str, Any]:
+def quantization_config(
+    schemes: Mapping[str, WeightScheme], ignored: Sequence[str], embeddings: Collection[str] = ()
+) -> dict[str, Any]:
     """What config.json says under `quantization_config`.
 
     Args:
-        schemes: full name of each linear layer that is stored so -> how.
+        schemes: full name of each layer that is stored so -> how.
         ignored: full names of all other linear layers.
+        embeddings: names in `schemes` that are embeddings; the others are linear layers.
     """
+    linear = {scheme for name, scheme in schemes.items() if name not in embeddings}
     kinds = sorted(set(schemes.values()), key=lambda scheme: -(scheme.group or 0))
     groups = {}
     for number, kind in enumerate(kinds):
         names = [name for name, scheme in schemes.items() if scheme == kind]
+        by_class = linear == {kind}
+        if by_class:
+            names = [name for name in names if name in embeddings]
         groups[f"group_{number}"] = {
             "format": _FORMAT,
             "input_activations": None,
             "output_activations": None,
-            "targets": ["Linear"] if len(kinds) == 1 else [f"re:^{re.escape(name)}$" for name in names],
+            "targets": [*(["Linear"] if by_class else []), *(f"re:^{re.escape(name)}$" for name in names)],
             "weights": {
                 "actorder": None,
                 "dynamic": False,
@@ -164,12 +176,15 @@ def quantization_config(schemes: Mapping[str, WeightScheme], ignored: Sequence[s
     }
 
 
-def read_schemes(config: Mapping[str, Any], linear: Collection[str]) -> dict[str, WeightScheme]:
-    """How each linear layer of a checkpoint is stored; those that are not named are left alone.
+def read_schemes(
+    config: Mapping[str, Any], linear: Collection[str], embeddings: Collection[str] = ()
+) -> dict[str, WeightScheme]:
+    """How each layer of a checkpoint is stored; those that are not named are left alone.
 
     Args:
         config: `quantization_config` of a config.json.
         linear: full names of the model's linear layers.
+        embeddings: full names of its embeddings.
 
     Raises:
         ModelError: it is another format, or one of what this format can be that is not read here: activations, zero
@@ -182,10 +197,11 @@ def read_schemes(config: Mapping[str, Any], linear: Collection[str]) -> dict[str
         raise _other("no config_groups")
     ignored = [str(name) for name in config.get("ignore") or ()]
     found: dict[str, WeightScheme] = {}
+    layers = {**dict.fromkeys(linear, "Linear"), **dict.fromkeys(embeddings, "Embedding")}
     for group in groups.values():
         scheme, targets = _scheme(group), [str(target) for target in group.get("targets") or ()]
-        for name in linear:
-            if name not in found and _named(name, targets) and not _named(name, ignored):
+        for name, kind in layers.items():
+            if name not in found and _named(name, kind, targets) and not _named(name, kind, ignored):
                 found[name] = scheme
     return found
 
@@ -206,12 +222,12 @@ def _scheme(group: Any) -> WeightScheme:
     raise _other(f"{bits} bits by {strategy} {size or ''}".strip())
 
 
-def _named(layer: str, patterns: Collection[str]) -> bool:
+def _named(layer: str, kind: str, patterns: Collection[str]) -> bool:
     """As compressed-tensors has it: a full name, a class, or a regular expression from the name's start on."""
     return any(
         re.match(pattern.removeprefix("re:"), layer) is not None
         if pattern.startswith("re:")
-        else pattern in (layer, "Linear")
+        else pattern in (layer, kind)
         for pattern in patterns
     )
 

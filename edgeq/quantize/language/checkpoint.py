@@ -19,9 +19,9 @@ from edgeq.errors import ModelError, QuantizeError
 from edgeq.extras import install_command
 from edgeq.files import atomic_write
 from edgeq.model.checkpoint.safetensors_file import SafetensorsFile, TensorSlot
-from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan
 from edgeq.quantize.language.read import FloatType
-from edgeq.quantize.language.source import Language, Source, linear_layers
+from edgeq.quantize.language.source import Language, Source, embeddings, linear_layers
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +88,8 @@ def require_language_packages(*names: str) -> None:
 def check_plan(language: Language, plan: PrecisionPlan, precision: Precision) -> None:
     """Each layer must have a decision, and one that a checkpoint of one 16-bit type and one quantized type can be.
 
+    Beside INT4 and INT8, input embedding and output head may be INT8; a head that is the embedding is what that is.
+
     Args:
         language: the language model alone.
         plan: over its modules.
@@ -98,14 +100,18 @@ def check_plan(language: Language, plan: PrecisionPlan, precision: Precision) ->
     """
     decided, linear = {decision.layer for decision in plan.decisions}, linear_layers(language.model)
     faults = [f"{name}: no decision" for name in linear if name not in decided]
-    kind = precision.value
+    kind, tables = precision.value, set(embeddings(language.model)) if precision in PACKED_BITS else set()
+    tables_int8 = any(decision.layer in tables and decision.precision is Precision.INT8 for decision in plan.decisions)
     for decision in plan.decisions:
-        if decision.precision not in (precision, Precision.FP16):
-            faults.append(f"{decision.layer}: {decision.precision.value}, this checkpoint has {kind} and a 16-bit type")
-        elif decision.precision is precision and f"{decision.layer}.weight" not in language.tensors:
-            faults.append(f"{decision.layer}: {kind}, and its weight is another layer's (a tied head)")
-        elif decision.precision is precision and decision.layer not in linear:
-            faults.append(f"{decision.layer}: {kind}, which there is for linear layers only")
+        found, name = decision.precision, decision.layer
+        int8_table = found is Precision.INT8 and (name in tables or (decision.component == "head" and bool(tables)))
+        if found not in (precision, Precision.FP16) and not int8_table:
+            faults.append(f"{name}: {found.value}, this checkpoint has {kind} and a 16-bit type")
+        elif found is not Precision.FP16 and f"{name}.weight" not in language.tensors:
+            if not (int8_table and tables_int8):
+                faults.append(f"{name}: {found.value}, and its weight is another layer's (a tied head)")
+        elif found is not Precision.FP16 and name not in linear and not int8_table:
+            faults.append(f"{name}: {found.value}, which there is for linear layers only")
     if faults:
         raise QuantizeError(
             f"the plan cannot be put into a checkpoint in {kind}, for {len(faults)} layers",

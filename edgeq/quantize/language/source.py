@@ -23,7 +23,17 @@ from edgeq.plan.precision import PrecisionPlan
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Language", "Source", "language_plan", "linear_layers", "on_meta", "open_language", "tensor_shapes"]
+__all__ = [
+    "Language",
+    "Source",
+    "embeddings",
+    "language_plan",
+    "linear_layers",
+    "on_meta",
+    "open_language",
+    "output_head",
+    "tensor_shapes",
+]
 
 _INDEX: Final = "model.safetensors.index.json"
 
@@ -184,6 +194,19 @@ def linear_layers(model: torch.nn.Module) -> list[str]:
     from torch import nn
 
     return [name for name, module in model.named_modules() if type(module) is nn.Linear]
+
+
+def embeddings(model: torch.nn.Module) -> list[str]:
+    """Full names of a model's embeddings, in its order."""
+    from torch import nn
+
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+
+
+def output_head(model: Any) -> str:
+    """Full name of a model's output head; empty where it has none."""
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), "")
 
 
 def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:

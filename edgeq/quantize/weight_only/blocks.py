@@ -155,19 +155,25 @@ def block_names(model: nn.Module) -> list[str]:
     return [f"{name}.{number}" for number in range(len(lists[name]))]
 
 
-def open_walk(language: Language, kind: FloatType, prompts: Prompts) -> BlockWalk:
+def open_walk(
+    language: Language,
+    kind: FloatType,
+    prompts: Prompts,
+    stored: Callable[[str, torch.Tensor], torch.Tensor] = lambda _name, table: table,
+) -> BlockWalk:
     """Take prompts to the first block.
 
     Args:
         language: with where its tensors lie.
         kind: the checkpoint's 16-bit type, which the embedding is read in.
         prompts: to be run.
+        stored: what the embedding of a name stands for once it is stored, [vocabulary, hidden].
 
     Raises:
         ModelError: the model cannot be run so.
     """
     blocks = block_names(language.model)
-    model = _skeleton(language, kind)
+    model = _skeleton(language, kind, stored)
     try:
         walk = BlockWalk(model, blocks, prompts)
     except (TypeError, RuntimeError, AttributeError) as error:  # models differ in as many ways as there are
@@ -197,7 +203,7 @@ def load_block(language: Language, block: nn.Module, prefix: str, kind: FloatTyp
     store_linears(block)
 
 
-def _skeleton(language: Language, kind: FloatType) -> Any:
+def _skeleton(language: Language, kind: FloatType, stored: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
     """The model with its embedding and all buffers; its blocks are on the meta device, norm and head do nothing."""
     from accelerate import init_empty_weights
 
@@ -208,7 +214,7 @@ def _skeleton(language: Language, kind: FloatType) -> Any:
     table = model.get_input_embeddings()
     source = language.tensors[f"{names[id(table)]}.weight"]
     (weight,) = read_tensors([source], kind)
-    _put(table, "weight", weight)
+    _put(table, "weight", stored(names[id(table)], weight))
     for name, module in model.named_modules():
         own = any(value.is_meta for value in module.parameters(recurse=False))
         inside = any(name == block or name.startswith(f"{block}.") for block in block_names(model))

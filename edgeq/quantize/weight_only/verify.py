@@ -12,7 +12,7 @@ from edgeq.model.checkpoint.packed_weights import WeightScheme, packed_slots, re
 from edgeq.model.checkpoint.stored import read_stored
 from edgeq.plan.precision import PACKED_BITS, Precision, PrecisionPlan
 from edgeq.quantize.language.share import QuantizedShare
-from edgeq.quantize.language.source import linear_layers, on_meta, tensor_shapes
+from edgeq.quantize.language.source import embeddings, linear_layers, on_meta, tensor_shapes
 from edgeq.quantize.language.stored_faults import HALF, stored_faults
 
 if TYPE_CHECKING:
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["verify_packed"]
 
 
-def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) -> QuantizedShare:
+def verify_packed(directory: Path, plan: PrecisionPlan) -> QuantizedShare:
     """Check a checkpoint of integers against its plan, layer by layer and tensor by tensor.
 
     Args:
         directory: a checkpoint with `quantization_config`.
         plan: over the modules of the language model alone.
-        precision: INT4 or INT8.
 
     Raises:
         ModelError: the directory is no such checkpoint.
@@ -41,14 +40,14 @@ def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) ->
         raise ModelError(f"{directory / 'config.json'} has no quantization_config")
     given = settings if isinstance(settings, Mapping) else settings.to_dict()
     model = on_meta(config)
-    schemes = read_schemes(given, linear_layers(model))
-    planned = plan.layers(precision)
-    faults = [f"{name}: planned {precision.value}, and is not" for name in sorted(planned - schemes.keys())]
-    faults += [f"{name}: in integers, not planned so" for name in sorted(schemes.keys() - planned)]
+    schemes = read_schemes(given, linear_layers(model), embeddings(model))
+    planned = dict(_planned(plan, model))
+    faults = [f"{name}: planned {planned[name].value}, and is not" for name in sorted(planned.keys() - schemes.keys())]
+    faults += [f"{name}: in integers, not planned so" for name in sorted(schemes.keys() - planned.keys())]
     faults += [
-        f"{name}: {scheme.bits} bits, planned {precision.value}"
-        for name, scheme in schemes.items()
-        if scheme.bits != PACKED_BITS[precision]
+        f"{name}: {schemes[name].bits} bits, planned {planned[name].value}"
+        for name in sorted(planned.keys() & schemes.keys())
+        if schemes[name].bits != PACKED_BITS[planned[name]]
     ]
     faults += stored_faults(dict(_expected(model, schemes)), read_stored(directory))
     if faults:
@@ -59,6 +58,14 @@ def verify_packed(directory: Path, plan: PrecisionPlan, precision: Precision) ->
         )
     inside = sum(math.prod(model.get_parameter(f"{name}.weight").shape) for name in schemes)
     return QuantizedShare(tuple(schemes), inside, sum(value.numel() for value in model.parameters()))
+
+
+def _planned(plan: PrecisionPlan, model: torch.nn.Module) -> Iterator[tuple[str, Precision]]:
+    """Layers planned in integers that have a weight of their own: a tied head has none."""
+    own = tensor_shapes(model)
+    for decision in plan.decisions:
+        if decision.precision in PACKED_BITS and f"{decision.layer}.weight" in own:
+            yield decision.layer, decision.precision
 
 
 def _expected(

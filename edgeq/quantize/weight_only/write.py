@@ -2,13 +2,14 @@
 
 It has the form of compressed-tensors' "pack-quantized" (`edgeq.model.checkpoint.packed_weights`), which vLLM and
 transformers read. AWQ's scales are folded into what stands before a layer, so that there is nothing else to be read.
-INT8 is rounded tensor by tensor; for INT4 prompts go through the model block by block, and memory stays at one block's
-16-bit weights, the prompts' activations and rows that are tried. No weight of vision or connector is read.
+INT8 is rounded tensor by tensor, and so are an embedding and a head in INT8; for INT4 prompts go through the model
+block by block, and memory stays at one block's 16-bit weights, the prompts' activations and rows that are tried. No
+weight of vision or connector is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +40,14 @@ from edgeq.quantize.language.checkpoint import (
 )
 from edgeq.quantize.language.read import FloatType, read_tensors
 from edgeq.quantize.language.share import QuantizedShare
-from edgeq.quantize.language.source import Language, language_plan, linear_layers, open_language
+from edgeq.quantize.language.source import (
+    Language,
+    embeddings,
+    language_plan,
+    linear_layers,
+    open_language,
+    output_head,
+)
 from edgeq.quantize.weight_only.verify import verify_packed
 
 if TYPE_CHECKING:
@@ -64,6 +72,7 @@ class _Job:
     language: Language
     kind: FloatType
     schemes: Mapping[str, WeightScheme]
+    tables: Collection[str]
     error_feedback: bool
 
     @property
@@ -94,8 +103,9 @@ def write_packed(
 ) -> QuantizedShare:
     """Write the language model of `source` as a checkpoint of integers.
 
-    Linear layers planned in `precision` become integers, everything else is stored in the 16-bit type that the source
-    has (float16 for float32). The result is read back and compared with the plan.
+    Linear layers planned in `precision` become integers, embedding and head INT8 where they are planned so; everything
+    else is stored in the 16-bit type that the source has (float16 for float32). The result is read back and compared
+    with the plan.
 
     Args:
         source: a Hugging Face directory of a vision-language model, or of a causal language model.
@@ -121,28 +131,32 @@ def write_packed(
     language = open_language(source)
     own = language_plan(plan, language)
     check_plan(language, own, precision)
-    job = _Job(language, float_type(language), _schemes(language, own, precision), error_feedback)
+    tables, head = embeddings(language.model), output_head(language.model)
+    job = _Job(language, float_type(language), _schemes(language, own), {*tables, head}, error_feedback)
     parts = _parts(language)
     items = [job.item(name) for names in parts.values() for name in names]
     ignored = [name for name in linear_layers(language.model) if name not in job.schemes]
     with new_directory(target) as directory, large_blocks_returned():
         tensors = _searched(job, parts, prompts) if prompts else _nearest(job, items)
         write_tensors(directory, items, tensors, shard_bytes, stage=precision.value, progress=progress)
-        write_config(directory, language, job.kind, quantization_config(job.schemes, ignored))
+        write_config(directory, language, job.kind, quantization_config(job.schemes, ignored, tables))
         copy_tokenizer(source, directory)
-        return verify_packed(directory, own, precision)
+        return verify_packed(directory, own)
 
 
-def _schemes(language: Language, plan: PrecisionPlan, precision: Precision) -> dict[str, WeightScheme]:
+def _schemes(language: Language, plan: PrecisionPlan) -> dict[str, WeightScheme]:
+    """How each layer with a weight of its own in integers is stored."""
     found = {}
-    planned = plan.layers(precision)
-    for layer in linear_layers(language.model):
-        if layer not in planned:
+    planned = {decision.layer: decision.precision for decision in plan.decisions if decision.precision in PACKED_BITS}
+    for layer in (*embeddings(language.model), *linear_layers(language.model)):
+        if layer not in planned or f"{layer}.weight" not in language.tensors:
             continue
         columns = language.tensors[f"{layer}.weight"].stored.shape[-1]
-        scheme = packed_scheme(PACKED_BITS[precision], columns)
+        scheme = packed_scheme(PACKED_BITS[planned[layer]], columns)
         if scheme is None:
-            raise QuantizeError(f"{layer} cannot be {precision.value}: its input of {columns:,} falls into no groups")
+            raise QuantizeError(
+                f"{layer} cannot be {planned[layer].value}: its input of {columns:,} falls into no groups"
+            )
         found[layer] = scheme
     return found
 
@@ -160,11 +174,14 @@ def _parts(language: Language) -> dict[str, list[str]]:
 def _nearest(job: _Job, items: Sequence[Item]) -> Iterator[Mapping[str, torch.Tensor]]:
     """Each weight rounded as it stands."""
     from edgeq.quantize.weight_only.round import round_weight
+    from edgeq.quantize.weight_only.table import round_table
 
     for item, value in zip(items, read_tensors([item.source for item in items], job.kind), strict=True):
         scheme = job.schemes.get(item.name.removesuffix(".weight")) if len(item.slots) > 1 else None
         if scheme is None:
             yield {item.name: value}
+        elif item.name.removesuffix(".weight") in job.tables:
+            yield _packed(item.name, round_table(value, scheme))
         else:
             yield _packed(item.name, round_weight(value.float(), scheme, job.dtype))
 
@@ -172,12 +189,10 @@ def _nearest(job: _Job, items: Sequence[Item]) -> Iterator[Mapping[str, torch.Te
 def _searched(job: _Job, parts: Mapping[str, Sequence[str]], prompts: Prompts) -> Iterator[Mapping[str, torch.Tensor]]:
     """What is outside the blocks, then each block scaled and rounded on what the blocks before it gave."""
     from edgeq.quantize.weight_only.blocks import open_walk
+    from edgeq.quantize.weight_only.table import as_rounded
 
-    outside = parts[""]
-    sources = [job.language.tensors[name] for name in outside]
-    for name, value in zip(outside, read_tensors(sources, job.kind), strict=True):
-        yield {name: value}
-    walk = open_walk(job.language, job.kind, prompts)
+    yield from _nearest(job, [job.item(name) for name in parts[""]])
+    walk = open_walk(job.language, job.kind, prompts, lambda name, table: as_rounded(table, job.schemes.get(name)))
     for number, block in enumerate(block for block in parts if block):
         _search_block(job, walk, number, block)
         for name in parts[block]:

@@ -12,7 +12,7 @@ from typing import Final
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.device import PROFILES, DeviceProfile, probe
 from edgeq.errors import InputError
-from edgeq.model.checkpoint.packed_weights import WeightScheme
+from edgeq.model.checkpoint.packed_weights import UNPACKED_AT_ONCE, WeightScheme
 from edgeq.model.checkpoint.stored import StoredTensor, read_stored
 from edgeq.plan.budget import WORKSPACE_BYTES
 from edgeq.plan.memory import MemoryPlan
@@ -147,14 +147,14 @@ def _zeros(stored: dict[str, StoredTensor], schemes: dict[str, WeightScheme]) ->
 
 
 def _unpacked(stored: dict[str, StoredTensor], schemes: dict[str, WeightScheme]) -> int:
-    """The largest layer in FP16 that is unpacked for a long prompt.
+    """What is unpacked at once in FP16 for a long prompt: the largest layer, in INT8 a part of it where it is large.
 
     In NF4 its payload is the largest tensor of bytes, two weights in each; in INT8 it has four weights a word. INT4 has
     a kernel for long prompts, too.
     """
     nf4 = (2 * tensor.elements for tensor in stored.values() if tensor.dtype == "U8")
     int8 = (4 * stored[f"{layer}.weight_packed"].elements for layer, scheme in schemes.items() if scheme.bits == 8)
-    return _HALF * max((*nf4, *int8), default=0)
+    return _HALF * max((*nf4, *(min(numbers, UNPACKED_AT_ONCE) for numbers in int8)), default=0)
 
 
 def _gigabytes(count: int) -> str:

@@ -40,7 +40,7 @@ _TRIED_VALUES: Final = 8192
 numbers one in 500 told it (AVX512-FP16, one row beside four), so that one trial of these is not enough."""
 
 _HEAD_ROWS: Final = 2
-"""Of a head on a CPU: of one row a few of 32,000 logits had other bits (FP16, AVX512-FP16)."""
+"""Of a head in floating point on a CPU: of one row a few of 32,000 logits had other bits (FP16, AVX512-FP16)."""
 
 _ROUNDING: Final = 0.02
 """Of the largest logit: how far fused layers on a GPU may be from those of transformers."""
@@ -298,15 +298,16 @@ class DecodeStep:
         return logits
 
     def _in_few(self, fused: FusedLayers, shape: StepShape) -> torch.Tensor:
-        """The fused layers. The head has a row for every slot on a GPU, and two at the least on a CPU.
+        """The fused layers. The head has a row for every slot on a GPU, and in floating point two at least on a CPU.
 
         It reads its weight once either way, and a product of one row would be summed by another kernel. On a CPU two
-        rows take a third longer than one, so that without `batch_invariant` it has one.
+        rows take a third longer than one, so that without `batch_invariant` it has one, and so it has in integers,
+        whose kernel gives a row the same bits whatever stands beside it.
         """
         places, slots = self._places, slice(shape.slots)
         seen = self._masks(shape) if self._masked else self._own_tokens(slots)
         rows = fused(places.tokens[slots], places.positions[slots], seen)
-        most = _HEAD_ROWS if self._batch_invariant else 1
+        most = _HEAD_ROWS if self._batch_invariant and not fused.rows_alike else 1
         least = min(most, len(places.seen)) if rows.device.type == "cpu" else len(places.seen)
         if len(rows) < least:
             rows = pad(rows, (0, 0, 0, least - len(rows)))
@@ -372,7 +373,7 @@ class DecodeStep:
         """Enough to look at `_TRIED_VALUES` numbers; one where no rounding to 16 bits hides anything."""
         if self._model.dtype.itemsize > 2:
             return 1
-        hidden = int(self._model.get_input_embeddings().weight.shape[1])
+        hidden = int(self._model.config.hidden_size)
         return math.ceil(_TRIED_VALUES / (self.shape.layers * hidden + self._logits.shape[1]))
 
 

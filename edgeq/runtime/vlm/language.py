@@ -196,6 +196,7 @@ class LanguageModel:
         self.image_prompt = image_prompt
         self._image_token_id, self._config = image_token_id, config
         self._cache, self._windows = cache_name(model), attention_windows(model.config)
+        self._row_dtype = model.get_input_embeddings()(self._tensor([0])).dtype
         if model.config._attn_implementation == "eager":  # it takes no mask of bool, and sees all where there is none
             model.set_attn_implementation(ATTENTION)
         self._forward(input_ids=self._tensor([0])[None], **self._one_state())
@@ -393,7 +394,7 @@ class LanguageModel:
     def _like_embeddings(self, features: FeatureArray) -> torch.Tensor:
         import torch
 
-        return torch.as_tensor(features).to(self._model.get_input_embeddings().weight)
+        return torch.as_tensor(features).to(self._device, self._row_dtype)
 
     def _read(self, prompt: Prompt, states: Sequence[ImageStates], continued: Sequence[int], *, keep: int) -> Any:
         """The first pass, over all tokens at once; logits of the last `keep`."""

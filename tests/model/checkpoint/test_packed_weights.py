@@ -69,6 +69,24 @@ def test_config_there_and_back() -> None:
     assert read_schemes(config, layers) == one
 
 
+@pytest.mark.parametrize("linear", [GROUPED, CHANNELS])
+def test_an_embedding_is_meant_by_its_name(linear: WeightScheme) -> None:
+    """A target `Linear` means none, also where embedding and layers are stored alike."""
+    schemes = {"model.embed_tokens": CHANNELS, "model.layers.0.q_proj": linear}
+    layers, tables = ["model.layers.0.q_proj", "lm_head"], ["model.embed_tokens", "model.positions"]
+    config = quantization_config(schemes, ["lm_head"], ["model.embed_tokens"])
+    assert read_schemes(config, layers, tables) == schemes
+    for group in config["config_groups"].values():
+        group["targets"] = [target for target in group["targets"] if target == "Linear"]
+    assert read_schemes(config, layers, tables) == {"model.layers.0.q_proj": linear}
+
+
+def test_embeddings_by_their_class() -> None:
+    config = quantization_config({"l": CHANNELS}, [])
+    config["config_groups"]["group_0"]["targets"] = ["Embedding"]
+    assert read_schemes(config, ["l"], ["t"]) == {"t": CHANNELS}
+
+
 def changed(**weights: Any) -> dict[str, Any]:
     config = quantization_config({"l": GROUPED}, [])
     config["config_groups"]["group_0"]["weights"] |= weights

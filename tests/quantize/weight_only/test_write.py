@@ -44,8 +44,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return source
 
 
-def planned(source: Path, precision: Precision, *rules: Rule) -> PrecisionPlan:
-    return plan_modules(read_modules(source), rules=rules, language=precision)
+def planned(source: Path, precision: Precision, *rules: Rule, embeddings: Precision = Precision.FP16) -> PrecisionPlan:
+    return plan_modules(read_modules(source), rules=rules, language=precision, embeddings=embeddings)
 
 
 def prompts(model: Any, count: int = 3) -> None:
@@ -87,11 +87,12 @@ def test_integers_are_those_nearest(sources: Callable[[str], Path], precision: P
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", KINDS)
+@pytest.mark.parametrize("embeddings", [Precision.FP16, Precision.INT8])
 def test_bytes_are_those_planned(
-    sources: Callable[[str], Path], family: str, precision: Precision, tmp_path: Path
+    sources: Callable[[str], Path], family: str, precision: Precision, embeddings: Precision, tmp_path: Path
 ) -> None:
     source = sources(family)
-    plan = planned(source, precision)
+    plan = planned(source, precision, embeddings=embeddings)
     write_packed(source, plan, tmp_path / "made", precision=precision)
     wanted = sum(
         layer_bytes(layer, decision.precision)
@@ -273,10 +274,10 @@ def test_a_checkpoint_that_is_not_its_plan(
     plan = planned(source, Precision.INT4)
     write_packed(source, plan, tmp_path / "made", precision=Precision.INT4)
     own = language_plan(plan, open_language(source))
-    verify_packed(tmp_path / "made", own, Precision.INT4)
+    verify_packed(tmp_path / "made", own)
     spoil(tmp_path / "made")
     with pytest.raises(QuantizeError) as caught:
-        verify_packed(tmp_path / "made", own, Precision.INT4)
+        verify_packed(tmp_path / "made", own)
     assert any(said in cause for cause in caught.value.causes)
 
 

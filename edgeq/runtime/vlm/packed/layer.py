@@ -1,4 +1,4 @@
-"""A linear layer whose weight is stored as integers. Needs torch."""
+"""A weight that is stored as integers, and a linear layer with one. Needs torch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from edgeq.errors import ModelError
 from edgeq.model.checkpoint.packed_weights import WeightScheme, packed_slots
 from edgeq.runtime.vlm.packed.products import Product, join, product_of
 
-__all__ = ["JoinedLayers", "PackedLinear", "joined_packed"]
+__all__ = ["JoinedLayers", "PackedLinear", "PackedWeight", "joined_packed", "multiplied"]
 
 
-class PackedLinear(torch.nn.Module):
-    """In the place of `torch.nn.Linear`: first it takes the checkpoint's tensors, from `repack` on it computes.
+class PackedWeight(torch.nn.Module):
+    """A module of one weight: first it takes the checkpoint's tensors, from `repack` on it computes.
 
     Args:
-        in_features, out_features: of the layer.
-        scheme: how its weight is stored.
-        bias: whether it has one.
-        dtype: of scales and bias.
+        in_features, out_features: of the weight.
+        scheme: how it is stored.
+        dtype: of its scales.
 
     Attributes:
         in_features, out_features, scheme: the same.
-        bias: None where it has none.
         product: what multiplies.
     """
 
@@ -33,11 +31,8 @@ class PackedLinear(torch.nn.Module):
     weight_packed: torch.nn.Parameter
     weight_scale: torch.nn.Parameter
     weight_shape: torch.nn.Parameter
-    bias: torch.nn.Parameter | None
 
-    def __init__(
-        self, in_features: int, out_features: int, scheme: WeightScheme, *, bias: bool, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, scheme: WeightScheme, *, dtype: torch.dtype) -> None:
         super().__init__()
         self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
         for slot in packed_slots("", (out_features, in_features), scheme, ""):
@@ -45,8 +40,6 @@ class PackedLinear(torch.nn.Module):
             assert slot.shape is not None
             empty = torch.empty(slot.shape, dtype=kind)
             self.register_parameter(slot.name.removeprefix("."), torch.nn.Parameter(empty, requires_grad=False))
-        given = torch.nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
-        self.register_parameter("bias", given)
 
     @torch.inference_mode()
     def repack(self) -> None:
@@ -64,9 +57,32 @@ class PackedLinear(torch.nn.Module):
         self.product = product_of(self.weight_packed.data, self.weight_scale.data, self.scheme)
         del self.weight_packed, self.weight_scale, self.weight_shape
 
+
+class PackedLinear(PackedWeight):
+    """In the place of `torch.nn.Linear`.
+
+    Args:
+        in_features, out_features: of the layer.
+        scheme: how its weight is stored.
+        bias: whether it has one.
+        dtype: of scales and bias.
+
+    Attributes:
+        bias: None where it has none.
+    """
+
+    bias: torch.nn.Parameter | None
+
+    def __init__(
+        self, in_features: int, out_features: int, scheme: WeightScheme, *, bias: bool, dtype: torch.dtype
+    ) -> None:
+        super().__init__(in_features, out_features, scheme, dtype=dtype)
+        given = torch.nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+        self.register_parameter("bias", given)
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Linear: a float dtype [..., in] to [..., out] of the same one."""
-        return _multiplied(self.product, inputs, self.out_features, self.bias)
+        return multiplied(self.product, inputs, self.out_features, self.bias)
 
 
 class JoinedLayers:
@@ -82,7 +98,7 @@ class JoinedLayers:
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Float [..., in] to [..., out of all] of the same type."""
-        return _multiplied(self._product, inputs, self._product.out_features, self._bias)
+        return multiplied(self._product, inputs, self._product.out_features, self._bias)
 
 
 _JOINED: WeakKeyDictionary[PackedLinear, JoinedLayers] = WeakKeyDictionary()
@@ -113,7 +129,20 @@ def joined_packed(layers: Sequence[PackedLinear]) -> JoinedLayers | None:
     return together
 
 
-def _multiplied(product: Product, inputs: torch.Tensor, out_features: int, bias: torch.Tensor | None) -> torch.Tensor:
+def multiplied(
+    product: Product, inputs: torch.Tensor, out_features: int, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a linear layer gives.
+
+    Args:
+        product: of its weight, whose output may be filled up.
+        inputs: float32, float16 or bfloat16 [..., in].
+        out_features: of the layer.
+        bias: float [out_features]; None for none.
+
+    Returns:
+        [..., out_features] in the dtype of the inputs.
+    """
     rows = inputs.reshape(-1, inputs.shape[-1])
     found = product(rows)[:, :out_features].to(inputs.dtype)
     if bias is not None:

@@ -22,7 +22,13 @@ from typing import ClassVar, Final
 import torch
 from torch.nn.functional import pad
 
-from edgeq.model.checkpoint.packed_weights import GROUPS, WeightScheme, pack_integers, unpack_integers
+from edgeq.model.checkpoint.packed_weights import (
+    GROUPS,
+    UNPACKED_AT_ONCE,
+    WeightScheme,
+    pack_integers,
+    unpack_integers,
+)
 
 __all__ = ["MOST_ROWS", "Int4Cpu", "Int4Cuda", "Int8", "Product", "Unpacking", "join", "product_of"]
 
@@ -57,6 +63,9 @@ class Product:
 
     axis: ClassVar[int] = 0
     """Of the scales along the output."""
+
+    rows_alike: ClassVar[bool] = True
+    """On a CPU a row gives the same bits alone as beside a few others."""
 
     def __init__(
         self, weight: torch.Tensor, scales: torch.Tensor, in_features: int, out_features: int, group: int
@@ -175,7 +184,7 @@ class Int8(Product):
     def _unpacked(self, given: torch.Tensor) -> torch.Tensor:
         """By integers in bfloat16, which holds them all."""
         found = given.new_empty(len(given), self.out_features)
-        step = _AT_ONCE if given.device.type == "cpu" else self.out_features
+        step = _at_once(given.device, self.in_features)
         for start in range(0, self.out_features, step):
             part = slice(start, start + step)
             found[:, part] = given @ self.weight[part].to(given.dtype).T
@@ -185,12 +194,14 @@ class Int8(Product):
 class Unpacking(Product):
     """Any weight on any device: packed as it is stored, int32 [out, words], scales as they are stored.
 
-    Unpacked for each product, on a CPU to float32, some output channels at a time; else whole, to the type of the rows.
+    Unpacked for each product, some output channels at a time, on a CPU to float32, else to the type of the rows.
 
     Args:
         weight, scales, in_features, out_features, group: as those of `Product`.
         bits: of an integer.
     """
+
+    rows_alike = False  # torch multiplies a single row in another order
 
     def __init__(
         self, weight: torch.Tensor, scales: torch.Tensor, in_features: int, out_features: int, group: int, bits: int
@@ -216,7 +227,7 @@ class Unpacking(Product):
         on_cpu = rows.device.type == "cpu"
         given = rows.float() if on_cpu else rows
         found = given.new_empty(len(given), self.out_features)
-        step = _AT_ONCE if on_cpu else self.out_features
+        step = _at_once(rows.device, self.in_features)
         for start in range(0, self.out_features, step):
             part = slice(start, start + step)
             weight = unpack_integers(self.weight[part], self.bits).to(given.dtype)
@@ -293,6 +304,11 @@ def join(products: Sequence[Product]) -> Product | None:
     for one, (part, its_scales) in zip(products, parts, strict=True):
         one.weight, one.scales = part, its_scales
     return whole
+
+
+def _at_once(device: torch.device, in_features: int) -> int:
+    """Output channels that are unpacked at once."""
+    return _AT_ONCE if device.type == "cpu" else max(_AT_ONCE, UNPACKED_AT_ONCE // in_features)
 
 
 def _filled(out_features: int) -> int:

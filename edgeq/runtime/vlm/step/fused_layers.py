@@ -20,6 +20,7 @@ from torch.nn.functional import rms_norm
 from edgeq.runtime.vlm.attention import Seen, attention_windows, look, look_apart
 from edgeq.runtime.vlm.kv_cache import SlotCache
 from edgeq.runtime.vlm.linear import joined
+from edgeq.runtime.vlm.packed.products import Product
 
 __all__ = ["FusedLayers", "fuse_layers"]
 
@@ -101,6 +102,12 @@ class FusedLayers:
             gate, up = layer.gate_up(layer.after(rows))
             rows = rows + layer.down(layer.activation(gate) * up)
         return self._norm(rows)
+
+    @property
+    def rows_alike(self) -> bool:
+        """Whether the head gives a row the same bits alone as beside a few others, on a CPU."""
+        product: Product | None = getattr(self._head, "product", None)
+        return product is not None and product.rows_alike
 
     def head(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits [slots, vocabulary] in the model's dtype, of [slots, hidden]."""
