@@ -72,22 +72,9 @@ PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadsco
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# Everything at its newest release but torch, whose builds beyond the lock's are gigabytes. Most tests reach transformers,
-# onnxruntime, onnx or bitsandbytes, and are run. Left out are those of scripts, of benchmarks, of containers, of a GPU, of
-# a browser, of installing, of disks that fail, of what is written with numpy alone or with bindings that the lock pins
-# (the vector index, TensorRT's calls), of hostile input, of edgeq's own house rules and docstrings, of the
-# pages, whose commands other tests run one by one, and long ones of edgeq's own work (searches, supervision, training of
-# the demo, scheduling, memory) over libraries that others reach. A new test is in, unless it lies in what is named here.
-NEWEST_WITHOUT := tests/attacks tests/benchmarks tests/bundle_report tests/docker tests/docs tests/engine_store tests/gpu \
-	tests/install tests/jetson tests/quantize/search tests/rehearsal tests/runtime/scheduler tests/tensorrt \
-	tests/vector_index tests/catalog/test_catalog_killed.py tests/catalog/test_on_ray.py tests/cli/test_cli_interrupted.py \
-	tests/cli/test_cli_newcomer.py tests/cli/test_cli_plan.py tests/cli/test_cli_plan_memory.py \
-	tests/cli/test_cli_stages.py tests/demo/vlm/test_vlm_training.py tests/pipeline/test_keypoint_detectors.py \
-	tests/pipeline/test_prepare_clip.py tests/pipeline/test_prepare_real.py tests/plan/test_memory.py \
-	tests/plan/test_vision_memory.py tests/quantize/int8/test_tensorrt_rules.py tests/service/test_chat_page.py \
-	tests/service/test_known_questions.py tests/service/test_look_page.py tests/service/test_search_page.py \
-	tests/service/test_service_supervised.py tests/test_docstrings.py tests/test_extras.py tests/test_public_names.py \
-	tests/test_rooms.py
+# Everything at its newest release but torch, whose builds beyond the lock's are gigabytes. What calls transformers,
+# onnxruntime, onnx, bitsandbytes or any other library is run, each way once: tests/newest_without.txt names the rest.
+NEWEST_WITHOUT := $(shell sed 's/\#.*//' tests/newest_without.txt)
 TORCH := $(shell grep '^torch==' requirements/dev.lock)
 environment-newest:
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import CLIPModel
 from benchmarks import retrieval
 from benchmarks.retrieval import Row, inject_outliers, main, measure, table
 from edgeq.demo.clip.pairs import CLIP_WEIGHTS
+from edgeq.pipeline.retrieval.options import RetrievalOptions
 from edgeq.quality.tasks.retrieval import Embedded, compare_retrieval
 
 
@@ -35,6 +37,7 @@ def test_outliers_change_nothing_but_ranges(tmp_path: Path) -> None:
 def test_every_way_is_measured_beside_the_same_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 40 scenes; what ONNX Runtime's static quantizer does to the whole graph shows on any number."""
     monkeypatch.setattr(retrieval, "_CAPTIONS", 40)
+    monkeypatch.setattr(retrieval, "RetrievalOptions", partial(RetrievalOptions, photographs=8, canaries=2))
     rows = list(measure(40, tmp_path, ["plain"], threads=1))
     assert [row.model for row in rows] == ["plain"] * 5
     assert len({row.who for row in rows}) == 5

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,6 +23,9 @@ from edgeq.cli.device.verify import command as verify_command
 from edgeq.cli.error_report import ErrorReport
 from edgeq.cli.invocation import Invocation
 from edgeq.device.this_machine import device_profile
+from edgeq.doctor.child import Outcome
+from edgeq.doctor.probes import Probes
+from edgeq.doctor.run import examine
 from edgeq.errors import InputError, ModelError
 
 EXTRAS = (
@@ -219,8 +223,12 @@ def test_a_bug_in_json(edgeq: Edgeq, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.status, json.loads(done.out)["error"]) == (70, "ZeroDivisionError: a bug")
 
 
-def test_a_verb_that_answered_prints_no_second_object(edgeq: Edgeq, tmp_path: Path) -> None:
-    """`doctor` shows what it saw, and then ends with 1 where something is missing."""
+def test_a_verb_that_answered_prints_no_second_object(
+    edgeq: Edgeq, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`doctor` shows what it saw, and then ends with 1 where something is missing; no kernel is launched here."""
+    nothing = partial(examine, probe_packages=lambda: Probes(None, None, Outcome({"error": "it is not installed"}, 0)))
+    monkeypatch.setattr("edgeq.cli.device.doctor.examine", nothing)
     (tmp_path / "manifest.json").write_text("{}")
     done = edgeq("doctor", tmp_path, "--needs-memory", "999999", "--json")
     assert done.status == 1

@@ -16,6 +16,8 @@ from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.quantize.search.layer_search import Search
 from edgeq.quantize.search.sensitivity import Sensitivity
 
+pytestmark = pytest.mark.usefixtures("quick_latency")
+
 INT8 = ["stem", "depthwise", "pointwise"]
 
 

@@ -15,14 +15,15 @@ from transformers import ViTConfig, ViTForImageClassification
 from benchmarks.detector import export, labelled
 from edgeq.cli import run
 from edgeq.demo import run as demo
+from edgeq.demo.clip import pairs
 from edgeq.demo.vlm import story
 from edgeq.demo.vlm.report import SCENES
 from edgeq.pipeline.stages import Progress
 
 
 @pytest.fixture
-def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo asks its vision-language model about four scenes: every command that follows finds what it needs."""
+def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo draws a fifth of its scenes, and asks about four: every command that follows finds what it needs."""
 
     def tell(work: Path, scenes: int, *, progress: Progress | None = None) -> story.Story:
         assert scenes == SCENES
@@ -30,6 +31,10 @@ def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "tell", tell)
     monkeypatch.setattr(story, "_PHOTOGRAPHS", 8)
+    monkeypatch.setattr(demo, "_CALIBRATION_PER_KIND", 17)
+    monkeypatch.setattr(demo, "_EVALUATION_PER_KIND", 150)
+    monkeypatch.setattr(pairs, "_PAIRS", 100)
+    monkeypatch.setattr(pairs, "_CAPTIONS", 100)
 
 
 @pytest.fixture
@@ -97,7 +102,7 @@ class Reader:
         return new
 
 
-@pytest.mark.usefixtures("few_reports", "quick_latency", "small_detector", "small_vit")
+@pytest.mark.usefixtures("small_demo", "quick_latency", "small_detector", "small_vit")
 @pytest.mark.filterwarnings("ignore")  # of torch's exporter, in a snippet
 def test_every_command_and_all_python_of_what_is_read_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
