@@ -194,7 +194,8 @@ def test_a_plan_by_itself_and_what_it_is_followed_by(
     assert made.language == language
 
 
-def test_a_language_for_a_classifier_is_refused(edgeq: Edgeq, tmp_path: Path) -> None:
-    found = edgeq("plan", write_model(tmp_path / "model"), "--language", "int8")
+@pytest.mark.parametrize("option", ["--language", "--embeddings"])
+def test_a_language_for_a_classifier_is_refused(option: str, edgeq: Edgeq, tmp_path: Path) -> None:
+    found = edgeq("plan", write_model(tmp_path / "model"), option, "int8")
     assert found.status == 2
     assert "is not a vision-language model" in found.err

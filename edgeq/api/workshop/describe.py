@@ -178,7 +178,6 @@ def plan_model(
             together.
         GuardError: a guard said no.
     """
-    check_embeddings(language, embeddings)
     settled, name = (options or Options()).settled(), str(model)
     config, caps = read_config(name), image_caps(max_pixels, max_tiles)
     other = (language, embeddings) != ("nf4", "fp16")
@@ -187,6 +186,7 @@ def plan_model(
             f"{model} is not a vision-language model",
             expected="one, for a memory plan, photographs, bounds on images or a language model's precision",
         )
+    check_embeddings(language, embeddings)
     if device is not None:  # refused before the model is built
         counting_family(str(config.get("model_type")))
     facts = _facts(name, calibration, evaluation) if check_guards else Facts()

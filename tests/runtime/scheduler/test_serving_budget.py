@@ -15,6 +15,7 @@ from edgeq.bundle.vlm_settings import VlmSettings
 from edgeq.device import device_profile
 from edgeq.errors import InputError, ModelError
 from edgeq.model.checkpoint.packed_weights import WeightScheme, quantization_config
+from edgeq.model.checkpoint.stored import StoredTensor
 from edgeq.pipeline.vlm import PreparedVlm
 from edgeq.plan.memory import MemoryPlan
 from edgeq.runtime.scheduler.budget import serving_budget, serving_device
@@ -98,6 +99,14 @@ def test_without_a_memory_plan_the_machine_is_all_there_is_to_go_by(bundle: Path
     assert serving_device(bundle, cuda=False, root=root).budget_bytes == 60 * GIB
     jetson = serving_device(bundle, cuda=True, root=root)
     assert (jetson.memory, jetson.runtime_bytes, jetson.widens_fp16) == ("unified", NX.runtime_bytes, False)
+
+
+def test_of_a_large_table_in_int8_a_part_is_unpacked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 152,064 x 3,584, where a kernel is missing: 67 million numbers at once, in 16 bits."""
+    read = {"lm_head.weight_packed": StoredTensor("I32", (152_064, 896))}
+    monkeypatch.setattr("edgeq.runtime.scheduler.budget.read_stored", lambda _: read)
+    monkeypatch.setattr("edgeq.runtime.scheduler.budget._schemes", lambda _: {"lm_head": WeightScheme(8, None)})
+    assert serving_budget(bundle, CPU, reserve_bytes=0, total_bytes=1 << 40).unpacked == 2 * (1 << 26)
 
 
 @pytest.mark.parametrize(("bits", "unpacked"), [(4, 0), (8, 600 * 128 * 2)])

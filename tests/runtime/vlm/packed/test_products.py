@@ -11,7 +11,7 @@ from edgeq.errors import ModelError
 from edgeq.model.checkpoint.packed_weights import WeightScheme, pack_integers
 from edgeq.runtime.vlm.packed import products
 from edgeq.runtime.vlm.packed.layer import PackedLinear, joined_packed
-from edgeq.runtime.vlm.packed.products import MOST_ROWS, Int4Cpu, Int8, Unpacking, product_of
+from edgeq.runtime.vlm.packed.products import MOST_ROWS, Int4Cpu, Int8, Unpacking, _at_once, product_of
 
 CLOSE = 0.02
 """Of a sum's terms, taken as independent: activations, scales and weights are rounded to bfloat16, each by 2 ** -9 at
@@ -195,3 +195,10 @@ def test_a_weight_that_says_another_shape() -> None:
     made.weight_shape.data.copy_(torch.tensor([128, 64]))
     with pytest.raises(ModelError, match=r"\[128, 64\], expected \(64, 128\)"):
         made.repack()
+
+
+def test_a_gpu_unpacks_no_more_than_128_mib_at_once() -> None:
+    """Of a head of 152,064 x 3,584 some 18,724 words; a layer of a language model is mostly whole."""
+    assert 2 * 3584 * _at_once(torch.device("cuda"), 3584) <= 1 << 27
+    assert _at_once(torch.device("cuda"), 4096) > 11_008
+    assert _at_once(torch.device("cpu"), 3584) == 512
