@@ -9,7 +9,7 @@ from edgeq.device import PROFILES, device_profile
 from edgeq.errors import GateError, InputError, PlanError
 from edgeq.families.modules import VlmDescription
 from edgeq.families.two_tower import is_image_classifier, is_two_tower
-from edgeq.pipeline.vlm_options import EMBEDDINGS, LANGUAGES, VlmOptions, check_embeddings
+from edgeq.pipeline.vlm_options import EMBEDDINGS, LANGUAGES, TRIED, VlmOptions, check_embeddings
 from edgeq.plan.changes import Change
 from edgeq.plan.memory import MemoryPlan, plan_memory
 from edgeq.plan.photographs import PhotographCount
@@ -80,7 +80,8 @@ def plan_languages(model: VlmDescription, options: VlmOptions) -> dict[str, Prec
             and embeddings do not go together.
     """
     saved = saved_language(options.plan) if options.plan else None
-    if saved and options.language not in ("nf4", saved):
+    same = saved and LANGUAGES.get(options.language) is LANGUAGES[saved]
+    if saved and not same and options.language != "nf4":
         raise InputError(
             f"language {options.language}: the plan stores the language model in {saved}",
             next_step="leave out one of the two",
@@ -91,14 +92,14 @@ def plan_languages(model: VlmDescription, options: VlmOptions) -> dict[str, Prec
         )
     if options.language == "auto":
         return {name: plan_vlm(model, options, name) for name in languages_with(options.embeddings)}
-    language = saved or options.language
+    language = options.language if same else saved or options.language
     check_embeddings(language, options.embeddings)
     return {language: plan_vlm(model, options, language)}
 
 
 def languages_with(embeddings: str) -> tuple[str, ...]:
-    """Those of `LANGUAGES` whose checkpoints can hold such embeddings."""
-    return tuple(name for name in LANGUAGES if (name, embeddings) != ("nf4", "int8"))
+    """Those that `auto` tries whose checkpoints can hold such embeddings."""
+    return tuple(name for name in TRIED if (name, embeddings) != ("nf4", "int8"))
 
 
 def saved_language(plan: PrecisionPlan) -> str | None:

@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from edgeq.bundle.vlm_settings import LANGUAGE, VlmSettings
 from edgeq.errors import InputError, ModelError
 from edgeq.families.modules import VlmDescription
+from edgeq.families.structure import Module
 from edgeq.pipeline.stages import Progress, counter
 from edgeq.pipeline.vlm_options import LANGUAGES, VlmOptions
-from edgeq.pipeline.vlm_reference import reference_fits
+from edgeq.pipeline.vlm_reference import free_memory, reference_fits
 from edgeq.plan.precision import Precision, PrecisionPlan
+from edgeq.plan.weights import LINEAR_KINDS
 from edgeq.quality.accuracy import drop_limits
 from edgeq.quality.answerer import Answerer
 from edgeq.quality.tasks.answer_questions import Questions
@@ -24,7 +26,7 @@ from edgeq.quality.tasks.answers import VlmQuality
 from edgeq.quality.tasks.registry import ANSWERS
 from edgeq.quantize.language.share import QuantizedShare
 from edgeq.quantize.nf4.write import write_nf4
-from edgeq.quantize.weight_only.write import write_packed
+from edgeq.quantize.weight_only.write import feedback_bytes, write_packed
 from edgeq.runtime.vlm.language import LanguageModel
 from edgeq.runtime.vlm.model import VisionLanguageModel, load_vlm
 from edgeq.runtime.vlm.prompt import Prompter
@@ -116,9 +118,15 @@ def write_language(
     if LANGUAGES[language] is Precision.NF4:
         return write_nf4(source, plan, bundle / LANGUAGE, double_quant=options.double_quant, progress=report)
     asked = tuple(dict.fromkeys(entry.question for entry in questions.entries)) if questions else (options.question,)
-    prompts = image_prompts(bundle, photographs, asked, options.threads) if language == "int4-awq" else None
+    searched = LANGUAGES[language] is Precision.INT4
     return write_packed(
-        source, plan, bundle / LANGUAGE, precision=LANGUAGES[language], prompts=prompts, progress=report
+        source,
+        plan,
+        bundle / LANGUAGE,
+        precision=LANGUAGES[language],
+        prompts=image_prompts(bundle, photographs, asked, options.threads) if searched else None,
+        error_feedback=language == "int4-gptq",
+        progress=report,
     )
 
 
@@ -194,12 +202,12 @@ def no_reference(model: str) -> ModelError:
     """The error where language `auto` cannot load the whole model."""
     return ModelError(
         f"language auto judges by the whole model's answers, and {model} does not fit this machine's memory",
-        next_step="name the language: nf4, int4-awq or int8",
+        next_step="name the language: nf4, int4-awq, int4-gptq or int8",
     )
 
 
 def check_choice(model: VlmDescription, options: VlmOptions, questions: Path | None) -> None:
-    """Look whether a choice by questions can be made at all.
+    """Look whether a choice by questions can be made at all, and whether there is memory for GPTQ.
 
     Args:
         model: described, not loaded.
@@ -210,20 +218,35 @@ def check_choice(model: VlmDescription, options: VlmOptions, questions: Path | N
         InputError: there are no questions, or the whole model is not to be asked.
         ModelError: it does not fit this machine.
     """
+    if options.language == "int4-gptq":
+        _check_feedback(model)
     if options.language != "auto":
         return
     if questions is None:
         raise InputError(
             "language auto chooses by your own questions, and none are given",
-            next_step="give a JSONL file of questions (--eval), or name the language: nf4, int4-awq or int8",
+            next_step="give a JSONL file of questions (--eval), or name the language: nf4, int4-awq, int4-gptq or int8",
         )
     if not options.reference_answers:
         raise InputError(
             "language auto judges by the whole model's answers, which are not asked for",
-            next_step="leave out --no-reference-answers, or name the language: nf4, int4-awq or int8",
+            next_step="leave out --no-reference-answers, or name the language: nf4, int4-awq, int4-gptq or int8",
         )
     if not reference_fits(model):
         raise no_reference(model.name)
+
+
+def _check_feedback(model: VlmDescription) -> None:
+    """Raise ModelError where this machine lacks the memory for GPTQ's matrices of the widest layer."""
+    layers = (layer for part in model.components if part.name not in ("vision", "connector") for layer in part.layers)
+    linear = (layer for layer in layers if isinstance(layer, Module) and layer.kind in LINEAR_KINDS)
+    inputs = max(layer.shape[-1] for layer in linear)
+    needed, free = feedback_bytes(inputs), free_memory()
+    if free < needed:
+        raise ModelError(
+            f"GPTQ needs {needed / 1e9:.1f} GB for a layer of {inputs:,} inputs, and {free / 1e9:.1f} GB are free",
+            next_step="--language int4-awq",
+        )
 
 
 def _aside(bundle: Path, language: str) -> Path:

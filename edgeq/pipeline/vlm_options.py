@@ -13,6 +13,7 @@ from edgeq.quality.tasks.answers import MAX_NEW_TOKENS
 __all__ = [
     "EMBEDDINGS",
     "LANGUAGES",
+    "TRIED",
     "EmbeddingChoice",
     "LanguageChoice",
     "VlmOptions",
@@ -20,10 +21,18 @@ __all__ = [
     "image_caps",
 ]
 
-LanguageChoice = Literal["nf4", "int4-awq", "int8", "auto"]
+LanguageChoice = Literal["nf4", "int4-awq", "int4-gptq", "int8", "auto"]
 
-LANGUAGES: Final = {"nf4": Precision.NF4, "int4-awq": Precision.INT4, "int8": Precision.INT8}
-"""What the language model's linear layers can be stored in; `auto` tries them all."""
+LANGUAGES: Final = {
+    "nf4": Precision.NF4,
+    "int4-awq": Precision.INT4,
+    "int4-gptq": Precision.INT4,
+    "int8": Precision.INT8,
+}
+"""What the language model's linear layers can be stored in, and how they are rounded."""
+
+TRIED: Final = ("nf4", "int4-awq", "int8")
+"""Those that `auto` tries."""
 
 EmbeddingChoice = Literal["fp16", "int8"]
 

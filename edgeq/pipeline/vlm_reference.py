@@ -28,7 +28,7 @@ from edgeq.runtime.vlm.vision_encoder import VisionEncoder
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_reference", "make_canaries", "reference_fits", "reference_prompt"]
+__all__ = ["free_memory", "load_reference", "make_canaries", "reference_fits", "reference_prompt"]
 
 _ROOM: Final = 2 << 30
 """What must stay free beside the weights: activations, and the pair that the whole model is compared with."""
@@ -52,7 +52,7 @@ def load_reference(source: Path, model: VlmDescription, prompter: Prompter, *, w
         return None
     import transformers
 
-    free = _free()
+    free = free_memory()
 
     kind = torch.float32 if free >= 4 * model.parameters + _ROOM else "auto"
     try:
@@ -68,7 +68,7 @@ def load_reference(source: Path, model: VlmDescription, prompter: Prompter, *, w
 
 def reference_fits(model: VlmDescription) -> bool:
     """Whether this machine has the memory for the whole model as it is stored, in 16 bits."""
-    return _free() >= 2 * model.parameters + _ROOM
+    return free_memory() >= 2 * model.parameters + _ROOM
 
 
 def make_canaries(
@@ -119,7 +119,7 @@ def _smallest(features: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any
     return features.astype(np.float16) if fits else features
 
 
-def _free() -> int:
+def free_memory() -> int:
     """Bytes of memory that this machine has left; 0 where that is not known."""
     with suppress(InputError):
         return device_profile(THIS_MACHINE).budget_bytes

@@ -1,4 +1,4 @@
-"""`--language`: NF4, INT4 by AWQ, INT8, and the choice between them by the user's questions."""
+"""`--language`: NF4, INT4 by AWQ and GPTQ, INT8, and the choice between them by the user's questions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edgeq.errors import InputError, ModelError
 from edgeq.families.modules import read_vlm
 from edgeq.pipeline.vlm import PreparedVlm, VlmOptions, prepare_vlm
 from edgeq.pipeline.vlm_fit import plan_languages
-from edgeq.pipeline.vlm_options import LANGUAGES
+from edgeq.pipeline.vlm_options import LANGUAGES, TRIED
 from edgeq.plan.memory import MemoryPlan
 from edgeq.plan.precision import Precision, PrecisionPlan
 from edgeq.runtime.vlm.model import open_vlm
 
-PACKED = ("int4-awq", "int8")
+PACKED = ("int4-awq", "int4-gptq", "int8")
 WITH_TABLES = "int4-awq+embeddings"
 LINEARS = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128)
 
@@ -92,7 +92,7 @@ def test_auto_takes_the_smallest_within_the_bound_else_the_nearest(
     made = prepared(tiny_vlm_model, tmp_path / "asked", tmp_path / "bundle", language="auto", max_drop=max_drop)
     assert made.chosen is not None
     assert made.language == made.chosen.language == chosen
-    assert sorted(figures.language for figures in made.chosen.tried) == sorted(LANGUAGES)
+    assert sorted(figures.language for figures in made.chosen.tried) == sorted(TRIED)
     assert [figures.bytes for figures in made.chosen.tried] == sorted(figures.bytes for figures in made.chosen.tried)
     assert made.chosen.shown == (max_drop > 0)
     assert any("more questions decide it" in line for line in made.warnings) == (max_drop < 0)
@@ -151,7 +151,8 @@ def test_a_saved_plan_says_the_embeddings(
 def test_embeddings_in_int8_with_nf4_are_refused_at_once(
     verb: str, monkeypatch: pytest.MonkeyPatch, edgeq: Edgeq, tiny_vlm_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("edgeq.families.modules.read_vlm", lambda *_: pytest.fail("work had begun"))
+    for reader in ("edgeq.api.workshop.describe.read_vlm", "edgeq.pipeline.vlm.read_vlm"):
+        monkeypatch.setattr(reader, lambda *_: pytest.fail("work had begun"))
     images = () if verb == "plan" else ("--images", tmp_path)
     found = edgeq(verb, tiny_vlm_model, *images, "--embeddings", "int8", "-o", tmp_path / "out")
     assert found.status == 2
@@ -169,7 +170,7 @@ def test_auto_leaves_out_nf4_where_embeddings_are_int8(tiny_vlm_model: Path) -> 
 def test_auto_with_a_model_beyond_this_machine_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch, tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("edgeq.pipeline.vlm_reference._free", lambda: 1 << 20)
+    monkeypatch.setattr("edgeq.pipeline.vlm_reference.free_memory", lambda: 1 << 20)
     monkeypatch.setattr("edgeq.pipeline.vlm.export_vision", lambda *_, **__: pytest.fail("work had begun"))
     with pytest.raises(ModelError, match="does not fit this machine's memory"):
         prepared(tiny_vlm_model, tiny_photographs, tmp_path / "bundle", language="auto")
@@ -199,3 +200,20 @@ def test_a_language_for_a_classifier_is_refused(option: str, edgeq: Edgeq, tmp_p
     found = edgeq("plan", write_model(tmp_path / "model"), option, "int8")
     assert found.status == 2
     assert "is not a vision-language model" in found.err
+
+
+def test_a_saved_plan_of_int4_leaves_open_how_it_is_rounded(tiny_vlm_model: Path) -> None:
+    described = read_vlm(tiny_vlm_model)
+    (saved,) = plan_languages(described, VlmOptions(language="int4-awq")).values()
+    assert plan_languages(described, VlmOptions(plan=saved, language="int4-gptq")).keys() == {"int4-gptq"}
+    assert plan_languages(described, VlmOptions(plan=saved)).keys() == {"int4-awq"}
+
+
+def test_gptq_without_the_memory_for_it_is_refused_at_once(
+    tiny_vlm_model: Path, tiny_photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """128 inputs: four matrices of 65,536 bytes."""
+    monkeypatch.setattr("edgeq.pipeline.vlm_language.free_memory", lambda: 4 * 65_536 - 1)
+    with pytest.raises(ModelError, match="a layer of 128 inputs"):
+        prepared(tiny_vlm_model, tiny_photographs, tmp_path / "bundle", language="int4-gptq")
+    assert list(tmp_path.iterdir()) == []

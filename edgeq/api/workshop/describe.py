@@ -139,7 +139,7 @@ def plan_model(
     calibration: str | Path | None = None,
     evaluation: str | Path | None = None,
     preprocess: Preprocess | PreprocessFlags | None = None,
-    language: Literal["nf4", "int4-awq", "int8"] = "nf4",
+    language: Literal["nf4", "int4-awq", "int4-gptq", "int8"] = "nf4",
     embeddings: Literal["fp16", "int8"] = "fp16",
     options: Options | None = None,
 ) -> Planned:

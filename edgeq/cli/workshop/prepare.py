@@ -143,8 +143,9 @@ _TEXT_TOWER: Final = "a text encoder alone, which stays FP16: there are no image
     type=click.Choice(get_args(LanguageChoice)),
     default="nf4",
     show_default=True,
-    help="Vision-language: what the language model's layers are stored in. int4-awq is calibrated on --images and the "
-    "questions' words; auto takes the smallest of the three that loses less than 5 points on --eval.",
+    help="Vision-language: what the language model's layers are stored in. int4-awq and int4-gptq are calibrated on "
+    "--images and the questions' words; auto takes the smallest of nf4, int4-awq and int8 that loses less than 5 "
+    "points on --eval.",
 )
 @click.option(
     "--embeddings",

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from edgeq.quantize.weight_only.blocks import BlockWalk, Prompts
     from edgeq.quantize.weight_only.round import Rounded
 
-__all__ = ["write_packed"]
+__all__ = ["feedback_bytes", "write_packed"]
 
 _PACKAGES: Final = ("torch", "transformers", "safetensors", "accelerate")
 
@@ -142,6 +142,11 @@ def write_packed(
         write_config(directory, language, job.kind, quantization_config(job.schemes, ignored, tables))
         copy_tokenizer(source, directory)
         return verify_packed(directory, own)
+
+
+def feedback_bytes(inputs: int) -> int:
+    """What GPTQ needs for a layer of so many inputs beside its weight: four float32 matrices [inputs, inputs]."""
+    return 4 * 4 * inputs**2
 
 
 def _schemes(language: Language, plan: PrecisionPlan) -> dict[str, WeightScheme]:
