@@ -151,7 +151,7 @@ def test_a_saved_plan_says_the_embeddings(
 def test_embeddings_in_int8_with_nf4_are_refused_at_once(
     verb: str, monkeypatch: pytest.MonkeyPatch, edgeq: Edgeq, tiny_vlm_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("edgeq.families.modules.read_vlm", lambda *_: pytest.fail("work had begun"))
+    monkeypatch.setattr("edgeq.families.modules._build", lambda *_: pytest.fail("work had begun"))
     images = () if verb == "plan" else ("--images", tmp_path)
     found = edgeq(verb, tiny_vlm_model, *images, "--embeddings", "int8", "-o", tmp_path / "out")
     assert found.status == 2
