@@ -27,7 +27,7 @@ def drawn(correlation: float, tokens: int = 600) -> tuple[torch.Tensor, torch.Te
 
 def given(activations: torch.Tensor) -> Seen:
     seen = Seen(INPUTS)
-    for part in activations.split(200):
+    for part in torch.split(activations, 200):
         seen.add(part[None], 200)
     return seen
 
