@@ -196,7 +196,7 @@ def load_block(language: Language, block: nn.Module, prefix: str, kind: FloatTyp
         kind: the 16-bit type that they are read in.
     """
     names = [name for name in language.tensors if name.startswith(f"{prefix}.")]
-    linear = {f"{name}.weight" for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+    linear = {f"{name}.weight" for name, module in block.named_modules() if type(module) is nn.Linear}
     for full, value in zip(names, read_tensors([language.tensors[name] for name in names], kind), strict=True):
         name = full.removeprefix(f"{prefix}.")
         _put(block, name, value if name in linear else value.float())

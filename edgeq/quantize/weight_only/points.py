@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from edgeq.quantize.weight_only.stored_linear import stored_linear
+from edgeq.quantize.weight_only.stored_linear import StoredLinear, stored_linear
 
 __all__ = ["ScalePoint", "find_points"]
 
@@ -117,7 +117,7 @@ def _candidates(block: nn.Module, run: Run) -> Iterator[tuple[ScalePoint, ...]]:
     for parent, module in block.named_modules():
         for first, second in _PAIRS:
             pair: list[Any] = [getattr(module, name, None) for name in (first, second)]
-            if all(isinstance(linear, nn.Linear) for linear in pair):
+            if all(isinstance(linear, StoredLinear) for linear in pair):
                 width = _width(module, first, *pair)
                 names = [f"{parent}.{name}" if parent else name for name in (first, second)]
                 if width and pair[1].in_features % width == 0:
@@ -125,7 +125,7 @@ def _candidates(block: nn.Module, run: Run) -> Iterator[tuple[ScalePoint, ...]]:
                     yield (ScalePoint(names[0], (names[1],), "rows", width, heads),)
 
 
-def _width(module: Any, first: str, source: nn.Linear, reader: nn.Linear) -> int:
+def _width(module: Any, first: str, source: StoredLinear, reader: StoredLinear) -> int:
     """Channels of `source` that `reader` reads; 0 for none."""
     if first == "gate_up_proj":
         return reader.in_features
@@ -149,7 +149,7 @@ def _normalizations(block: nn.Module, run: Run) -> Iterator[tuple[str, tuple[str
 
     hooks = []
     for name, module in block.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, StoredLinear):
             hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: read(name, args[0])))
             continue
         weight = getattr(module, "weight", None)

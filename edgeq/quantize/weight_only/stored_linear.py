@@ -78,9 +78,12 @@ class StoredLinear(nn.Linear):
 
 
 def store_linears(block: nn.Module) -> None:
-    """Put a `StoredLinear` in the place of each linear layer of a block, whose biases become float32."""
+    """Put a `StoredLinear` in the place of each linear layer of a block, whose biases become float32.
+
+    A class of its own that is made from torch's may compute something else, and stays.
+    """
     for name, module in list(block.named_modules()):
-        if isinstance(module, nn.Linear):
+        if type(module) is nn.Linear:
             bias = None if module.bias is None else nn.Parameter(module.bias.float(), requires_grad=False)
             block.set_submodule(name, StoredLinear(module.weight.detach(), bias))
 
