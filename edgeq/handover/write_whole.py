@@ -20,7 +20,7 @@ from edgeq.quantize.language.source import Source
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["write_whole", "written_config"]
+__all__ = ["as_stored", "check_digests", "write_whole", "written_config"]
 
 _STAGE: Final = "checkpoint"
 
@@ -49,6 +49,21 @@ def write_whole(
         ModelError: a file is not what its header says.
         QuantizeError: a tensor of the source holds what the 16-bit type does not.
     """
+    check_digests(digests)
+    items = [_item(item, whole, form) for item in whole.items]
+    made = (_tensors(item, whole, form) for item in whole.items)
+    write_tensors(directory, items, made, shard_bytes, stage=_STAGE, progress=progress)
+
+
+def check_digests(digests: Mapping[Path, str]) -> None:
+    """Compare files with what a bundle's manifest lists.
+
+    Args:
+        digests: SHA-256 in hexadecimal by file.
+
+    Raises:
+        ArtifactError: a file is another one.
+    """
     for file, digest in digests.items():
         if sha256_file(file) != digest:
             raise ArtifactError(
@@ -56,9 +71,6 @@ def write_whole(
                 causes=("it was changed or damaged since the bundle was made",),
                 next_step="edgeq verify the bundle, or make it again",
             )
-    items = [_item(item, whole, form) for item in whole.items]
-    made = (_tensors(item, whole, form) for item in whole.items)
-    write_tensors(directory, items, made, shard_bytes, stage=_STAGE, progress=progress)
 
 
 def written_config(config: Mapping[str, Any], whole: WholeModel, form: Form) -> str:
@@ -93,15 +105,15 @@ def _item(item: Copied | Packed, whole: WholeModel, form: Form) -> Item:
 def _tensors(item: Copied | Packed, whole: WholeModel, form: Form) -> dict[str, torch.Tensor]:
     if isinstance(item, Packed):
         (scale,) = read_tensors([item.scale], whole.kind)
-        return form.tensors(item.layer, _as_stored(item.packed), scale)
+        return form.tensors(item.layer, as_stored(item.packed), scale)
     if item.source.stored.dtype in FLOATS:
         (tensor,) = read_tensors([item.source], whole.kind)
         return {item.name: tensor}
-    return {item.name: _as_stored(item.source)}
+    return {item.name: as_stored(item.source)}
 
 
-def _as_stored(source: Source) -> torch.Tensor:
-    """A tensor of integers."""
+def as_stored(source: Source) -> torch.Tensor:
+    """A tensor [...] in the type that its file has; safetensors' errors go to the caller."""
     from safetensors import safe_open
 
     with safe_open(source.file, framework="pt", device="cpu") as file:
