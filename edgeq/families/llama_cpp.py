@@ -27,7 +27,11 @@ _ACTIVATIONS: Final[Mapping[str, Mapping[str, bool]]] = {
 }
 """Of an encoder; llama.cpp has the first where its file says nothing."""
 
-_TANGENT: Final = "llama.cpp computes GELU by the tangent formula, where the model has the exact one"
+_SHIFTED: Final = (
+    "llama.cpp 0c1e570 shifts the patches of CLIP by one, and answers lose by it: take one with the change that its "
+    "issue 25814 is about, and ask edgeq judge"
+)
+_NO_EPSILON: Final = "llama.cpp 0c1e570 does not read the epsilon of Qwen2-VL's norms, and computes with 0"
 _WINDOW: Final = 112
 """Pixels along a side of a window of Qwen2.5-VL's encoder, in llama.cpp's code."""
 
@@ -112,12 +116,16 @@ def _llava_pieces(name: str) -> Sequence[Piece]:
     return ((name, _same),)
 
 
+def _shifted(config: Config) -> Sequence[str]:
+    """What its users see of a fault in tools/mtmd/models/llava.cpp, which puts the class token behind the patches."""
+    return [_SHIFTED] if config["vision_config"]["model_type"] == _TOWERS[0] else []
+
+
 def _llava_notes(config: Config, preprocessor: Config) -> Sequence[str]:
-    found = [] if config["vision_config"]["hidden_act"] != "gelu" else [_TANGENT]
     cuts = preprocessor.get("do_center_crop", True)
     does = "cuts out the middle" if cuts else "stretches it"
     return (
-        *found,
+        *_shifted(config),
         f"llama.cpp fills an image up to a square with a border, where this model's image processor {does}: give it "
         "square images",
     )
@@ -147,10 +155,10 @@ def _next_pieces(name: str) -> Sequence[Piece]:
 
 def _next_notes(config: Config, _preprocessor: Config) -> Sequence[str]:
     return (
-        *([] if config["vision_config"]["hidden_act"] != "gelu" else [_TANGENT]),
-        "llama.cpp puts the tiles of an image one behind the other, with padding and without the newlines that this "
-        "model was trained with, and does not cut an image that is no larger than the encoder: ask edgeq judge what of "
-        "it is seen",
+        *_shifted(config),
+        "llama.cpp puts the tiles of an image one behind the other and the small picture behind them, without the "
+        "newlines and with the padding, otherwise than this model was trained, and does not cut an image that is no "
+        "larger than the encoder: ask edgeq judge what of it is seen",
     )
 
 
@@ -224,9 +232,7 @@ def _qwen25_refused(config: Config, preprocessor: Config) -> str | None:
 def _qwen_pieces(name: str) -> Sequence[Piece]:
     """Queries, keys and values apart, and a kernel for each of two frames."""
     if name == "visual.patch_embed.proj.weight":
-        return tuple(
-            (f"v.patch_embd.weight{end}", _frame(place)) for place, end in enumerate(("", ".1"))
-        )  # fmt: skip
+        return tuple((f"v.patch_embd.weight{end}", _frame(place)) for place, end in enumerate(("", ".1")))
     if ".attn.qkv." in name:
         return tuple((name.replace("qkv", part), _third(place)) for place, part in enumerate("qkv"))
     return ((name, _same),)
@@ -244,6 +250,7 @@ def _qwen_notes(_config: Config, _preprocessor: Config) -> Sequence[str]:
     return (
         "llama.cpp fills an image up with black to whole patches, where this model's image processor stretches it: its "
         "flags for the least and most tokens of an image are in the recipe",
+        _NO_EPSILON,
     )
 
 

@@ -289,7 +289,9 @@ def llama_cpp_form(model_type: str) -> LlamaCppForm:
     if isinstance(form, LlamaCppForm) and model_type in form.model_types:
         return form
     because = form.because if isinstance(form, Unsupported) else f"of {family.name if family else ''} it has others"
-    known = {name for each in FAMILIES if isinstance(each.llama_cpp, LlamaCppForm) for name in each.llama_cpp.model_types}
+    known = {
+        name for each in FAMILIES if isinstance(each.llama_cpp, LlamaCppForm) for name in each.llama_cpp.model_types
+    }
     raise InputError(
         f"a {model_type} model cannot be handed over to llama.cpp: {because}",
         expected=f"one of {', '.join(sorted(known))}",

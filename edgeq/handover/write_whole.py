@@ -113,7 +113,7 @@ def _tensors(item: Copied | Packed, whole: WholeModel, form: Form) -> dict[str, 
 
 
 def as_stored(source: Source) -> torch.Tensor:
-    """A tensor [...] in the type that its file has; safetensors' errors go to the caller."""
+    """A tensor [...] whose dtype is that of its file; safetensors' errors go to the caller."""
     from safetensors import safe_open
 
     with safe_open(source.file, framework="pt", device="cpu") as file:

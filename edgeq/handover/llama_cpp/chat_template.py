@@ -40,20 +40,28 @@ _BEFORE: Final = """\
 
 _AFTER: Final = """\
 {% endset -%}
-{%- for piece in edgeq_text.split(EDGEQ_IMAGE) -%}
+EDGEQ_SPACE{%- for piece in edgeq_text.split(EDGEQ_IMAGE) -%}
 {%- if not loop.first -%}
 {{- edgeq.marks[loop.index0 - 1] if loop.index0 <= edgeq.marks | length else EDGEQ_IMAGE -}}
 {%- endif -%}
 {{- piece -}}
 {%- endfor -%}"""
 
+_SPACE: Final = """\
+{%- if not (edgeq_text.startswith(bos_token) or edgeq_text.startswith(' ') or edgeq_text.startswith(EDGEQ_IMAGE)) -%}
+{{- ' ' -}}
+{%- endif -%}
+"""
 
-def with_media_marks(template: str, image: str) -> str:
+
+def with_media_marks(template: str, image: str, *, space: bool = False) -> str:
     """A chat template that writes what `template` does, with llama.cpp's marks in the places of images.
 
     Args:
         template: in Jinja, as transformers has it.
-        image: what it writes for an image, or as much of it as llama.cpp's code does not write by itself.
+        image: what it writes for an image, with what llama.cpp's code writes around one by itself.
+        space: write a space before a text that begins with neither a special token nor a space.
     """
     quoted = "'" + image.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return _BEFORE + template.removesuffix("\n") + _AFTER.replace("EDGEQ_IMAGE", quoted)
+    after = _AFTER.replace("EDGEQ_SPACE", _SPACE if space else "").replace("EDGEQ_IMAGE", quoted)
+    return _BEFORE + template.removesuffix("\n") + after

@@ -120,7 +120,8 @@ def _files(
     if template := _template(subject.bundle):
         before, behind = form.frame
         image = f"{before}{settings.image_token}{behind}"
-        tokenizer["tokenizer.chat_template"] = with_media_marks(template, image)
+        space = tokenizer.get("tokenizer.ggml.add_space_prefix") is False
+        tokenizer["tokenizer.chat_template"] = with_media_marks(template, image, space=space)
     yield _File(
         f"{name}-{kind}.gguf",
         architecture,
@@ -159,7 +160,8 @@ def _text_notes(whole: WholeModel, settings: VlmSettings) -> Iterator[str]:
     if whole.kind == "bfloat16":
         rounded = sum(rounded_scales(scale) for scale in read_tensors(scales, whole.kind))
         if rounded:
-            yield f"{rounded:,} scales of {sum(s.stored.elements for s in scales):,} are rounded from bfloat16 to float16"
+            total = sum(scale.stored.elements for scale in scales)
+            yield f"{rounded:,} scales of {total:,} are rounded from bfloat16 to float16"
 
 
 def _write(directory: Path, files: Sequence[_File], progress: Progress | None) -> None:

@@ -64,19 +64,15 @@ def vision_tensors(whole: WholeModel, form: LlamaCppForm) -> Iterator[GgufTensor
     Raises:
         ModelError: llama.cpp's encoder has no such tensor.
     """
-    names = _names("clip", _MOST_BLOCKS)
-    for item in whole.items:
-        if isinstance(item, Packed) or item.in_language:
-            continue
-        for name, take in form.pieces(item.name.removeprefix("model.")):
+    stored = [item for item in whole.items if isinstance(item, Copied)]
+    numbers = [int(part) for item in stored for part in item.name.split(".") if part.isdigit()]
+    names = _names("clip", max(numbers) + 1)
+    for item in stored:
+        for name, take in () if item.in_language else form.pieces(item.name.removeprefix("model.")):
             known = name if name.startswith(("v.", "mm.")) else _named(names, name)
             shape = _shape(item.source, take)
             halves = len(shape) > 1 and "position_embd" not in known
             yield GgufTensor(known, shape, "F16" if halves else "F32", _floats(item.source, take, halves=halves))
-
-
-_MOST_BLOCKS: Final = 256
-"""Of an encoder; the package gguf writes a table of their names."""
 
 
 def _names(architecture: str, blocks: int) -> Any:
@@ -122,9 +118,9 @@ def _copied(item: Copied, name: str, order: Order, whole: WholeModel) -> GgufTen
         return GgufTensor(name, shape, "F32", _floats(item.source, order, halves=False))
 
     def make() -> NDArray[Any]:
-        (tensor,) = read_tensors([item.source], whole.kind)
         import torch
 
+        (tensor,) = read_tensors([item.source], whole.kind)
         return order(tensor).contiguous().view(torch.int16).numpy()
 
     return GgufTensor(name, shape, _HALVES[whole.kind], make)

@@ -2,7 +2,8 @@
 
 llama.cpp has the regular expressions of pre-tokenizers in its code, under names. What is not one of those that are
 known here is refused, since tokens would be others than the model was trained with. SentencePiece's scores are not in
-tokenizer.json; the merges are, in the order of the scores, and llama.cpp needs the order alone.
+tokenizer.json; the merges are, in the order of the scores, and llama.cpp needs the order alone. Where a space is put
+before the first text of a prompt and no other, llama.cpp puts none, and the chat template writes it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def vocabulary(directory: Path, size: int, stop: tuple[int, ...]) -> dict[str, A
     found: dict[str, Any] = {**kinds, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
     if scores := found.pop("scores", None):
         found["tokenizer.ggml.scores"] = [scores.get(token, 0.0) for token in tokens]
-    return {**found, **_special(directory, whole, {token: place for place, token in enumerate(tokens)}, stop)}
+    return {**found, **_special(directory, {token: place for place, token in enumerate(tokens)}, stop)}
 
 
 def _byte_level(whole: Mapping[str, Any], model: Mapping[str, Any], merges: list[str]) -> dict[str, Any]:
@@ -96,11 +97,13 @@ def _llama(whole: Mapping[str, Any], model: Mapping[str, Any], merges: list[str]
 
 
 def _space_before_every_text(whole: Mapping[str, Any]) -> bool:
-    """Whether a space is put before each text between special tokens; a space before a prompt's first alone is none."""
+    """Whether a space is put before each text between special tokens, or before what a prompt begins with alone."""
     normalizers = [step["type"] for step in _steps(whole.get("normalizer"))]
     pre = list(_steps(whole.get("pre_tokenizer")))
-    if set(normalizers) <= {"Prepend", "Replace"} and all(step["type"] == "Metaspace" for step in pre):
-        return "Prepend" in normalizers or any(step.get("prepend_scheme") == "always" for step in pre)
+    if set(normalizers) == {"Prepend", "Replace"} and not pre:
+        return True
+    if not normalizers and [(step["type"], step.get("prepend_scheme")) for step in pre] == [("Metaspace", "first")]:
+        return False
     raise _other("other steps than SentencePiece's before its BPE")
 
 
@@ -132,9 +135,7 @@ def _tokens(
     return tokens, types
 
 
-def _special(
-    directory: Path, whole: Mapping[str, Any], places: Mapping[str, int], stop: tuple[int, ...]
-) -> dict[str, Any]:
+def _special(directory: Path, places: Mapping[str, int], stop: tuple[int, ...]) -> dict[str, Any]:
     """Numbers of special tokens; whether a text alone begins with one is tried."""
     from tokenizers import Tokenizer
 
