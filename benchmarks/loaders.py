@@ -2,8 +2,9 @@
 
     python -m benchmarks.loaders --transformers PYTHON --vllm PYTHON --edge-llm PYTHON --llama.cpp SERVER [--json FILE]
 
-Each interpreter is that of an environment with the runtime; benchmarks/README.md says how they are made, and
-llama-server, which is a program of its own. The demo's LLaVA and a drawn Qwen2.5-VL are prepared with INT4 by AWQ and handed over in every form that a runtime takes.
+Each interpreter is that of an environment with the runtime, llama-server a program of its own; benchmarks/README.md
+says how they are made. The demo's LLaVA and a drawn Qwen2.5-VL are prepared with INT4 by AWQ and handed over in every
+form that a runtime takes.
 """
 
 from __future__ import annotations
