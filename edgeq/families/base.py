@@ -361,7 +361,8 @@ class LlamaCppForm:
     Attributes:
         model_types: of the family, those that it has.
         architectures: model type of a language half -> `general.architecture` of its file.
-        settings: keys of the encoder's file that begin with `clip.`, given the config and the image processor's config.
+        settings: keys of the encoder's file that begin with `clip.`, given the config and the image processor's config
+            with every default.
         pieces: what a tensor outside the language model becomes, by its name without a leading `model.`; nothing for
             one that llama.cpp does not need.
         refused: why a model is not run as it is, from the same two; None where it is.

@@ -18,6 +18,7 @@ __all__ = ["LLAVA_FORM", "LLAVA_NEXT_FORM", "QWEN2_5_VL_FORM", "QWEN2_VL_FORM"]
 
 _LLAMAS: Final = {"llama": "llama", "mistral": "llama"}
 _BYTE: Final = 255
+_NEAR: Final = 1e-6
 _TOWERS: Final = ("clip_vision_model", "siglip_vision_model")
 _ACTIVATIONS: Final[Mapping[str, Mapping[str, bool]]] = {
     "quick_gelu": {},
@@ -35,10 +36,6 @@ _NO_EPSILON: Final = "llama.cpp 0c1e570 does not read the epsilon of Qwen2-VL's 
 _WINDOW: Final = 112
 """Pixels along a side of a window of Qwen2.5-VL's encoder, in llama.cpp's code."""
 
-# Of the image processor, where its config is silent.
-_LEAST_PIXELS: Final = 56 * 56
-_PATCH: Final = 14
-
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
@@ -46,7 +43,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 def _common(config: Config, preprocessor: Config) -> dict[str, Any]:
     """Keys that every encoder has."""
-    normalized = preprocessor.get("do_normalize", True)
+    normalized = preprocessor["do_normalize"]
     return {
         "clip.has_vision_encoder": True,
         "clip.vision.projection_dim": int(config["text_config"]["hidden_size"]),
@@ -56,8 +53,7 @@ def _common(config: Config, preprocessor: Config) -> dict[str, Any]:
 
 
 def _pixels_refused(preprocessor: Config) -> str | None:
-    factor = preprocessor.get("rescale_factor", 1 / _BYTE)
-    if not preprocessor.get("do_rescale", True) or abs(float(factor) * _BYTE - 1) > 1e-6:
+    if not preprocessor["do_rescale"] or abs(float(preprocessor["rescale_factor"]) * _BYTE - 1) > _NEAR:
         return "llama.cpp divides pixels by 255, and this model's image processor does not"
     return None
 
@@ -122,8 +118,7 @@ def _shifted(config: Config) -> Sequence[str]:
 
 
 def _llava_notes(config: Config, preprocessor: Config) -> Sequence[str]:
-    cuts = preprocessor.get("do_center_crop", True)
-    does = "cuts out the middle" if cuts else "stretches it"
+    does = "cuts out the middle" if preprocessor.get("do_center_crop") else "stretches it"
     return (
         *_shifted(config),
         f"llama.cpp fills an image up to a square with a border, where this model's image processor {does}: give it "
@@ -144,8 +139,8 @@ LLAVA_FORM: Final = LlamaCppForm(
 
 def _next_settings(config: Config, preprocessor: Config) -> dict[str, Any]:
     """With the grids, width before height."""
-    pinpoints = preprocessor.get("image_grid_pinpoints") or config["image_grid_pinpoints"]
-    flat = [int(side) for height, width in pinpoints for side in (width, height)]
+    grids = preprocessor["image_grid_pinpoints"]
+    flat = [int(side) for height, width in grids for side in (width, height)]
     return {**_llava_settings(config, preprocessor), "clip.vision.image_grid_pinpoints": flat}
 
 
@@ -255,10 +250,9 @@ def _qwen_notes(_config: Config, _preprocessor: Config) -> Sequence[str]:
 
 
 def _qwen_flags(preprocessor: Config, tokens: int) -> Sequence[str]:
-    size = preprocessor.get("size") or {}
-    least = int(preprocessor.get("min_pixels") or size.get("shortest_edge") or _LEAST_PIXELS)
-    side = 2 * int(preprocessor.get("patch_size") or _PATCH)
-    return ("--image-min-tokens", str(max(1, least // side**2)), "--image-max-tokens", str(tokens))
+    token = (int(preprocessor["patch_size"]) * int(preprocessor["merge_size"])) ** 2
+    least = max(1, int(preprocessor["size"]["shortest_edge"]) // token)
+    return ("--image-min-tokens", str(least), "--image-max-tokens", str(tokens))
 
 
 def _qwen_form(

@@ -40,8 +40,7 @@ def write_model(directory: Path, name: str, dtype: torch.dtype = torch.float16) 
         config.vision_config.window_size = 112
     torch.manual_seed(0)
     transformers.AutoModelForImageTextToText.from_config(config).to(dtype).save_pretrained(directory)
-    processor = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], **kind.processor}
-    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    (directory / "preprocessor_config.json").write_text(json.dumps(kind.processor))
     tokenizer = sentence_piece() if name == "llava_next" else byte_level()
     wrapped = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"

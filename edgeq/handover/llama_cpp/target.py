@@ -23,7 +23,7 @@ from edgeq.handover.llama_cpp.tensors import language_tensors, vision_tensors
 from edgeq.handover.llama_cpp.vocabulary import vocabulary
 from edgeq.handover.whole import Packed, WholeModel, read_whole, require_packed
 from edgeq.handover.write_whole import check_digests
-from edgeq.model.images.image_processor import read_processor_config
+from edgeq.model.images.image_processor import load_image_processor
 from edgeq.quantize.language.checkpoint import Progress
 from edgeq.quantize.language.read import read_tensors
 from edgeq.runtime.vlm.prompt import PROCESSOR_FILES
@@ -74,7 +74,7 @@ def llama_cpp(subject: Subject) -> HandOver:
 
     read = [file for file in PROCESSOR_FILES if file in subject.digests]
     check_digests({subject.bundle / file: subject.digests[file] for file in read})
-    config, preprocessor = load_config(subject.bundle), read_processor_config(subject.bundle)
+    config, preprocessor = load_config(subject.bundle), load_image_processor(subject.bundle).to_dict()
     _check(form, config, preprocessor)
     whole = read_whole(subject.bundle, subject.model, quantization)
     files = tuple(_files(subject, settings, form, whole, preprocessor))

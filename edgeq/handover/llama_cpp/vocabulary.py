@@ -48,7 +48,7 @@ def vocabulary(directory: Path, size: int, stop: tuple[int, ...]) -> dict[str, A
     if not file.is_file():
         raise InputError(f"{directory} has no tokenizer.json, which GGUF's tokenizer is made of")
     whole = read_json_object(file)
-    model = whole["model"]
+    model = whole.get("model") or {}
     if model.get("type") != "BPE":
         raise _other(f"a {model.get('type')} model")
     merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
