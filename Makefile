@@ -45,7 +45,7 @@ help:
 	@echo "make bench-sight  the sight test on the demo's model stored in many ways, some of them blind"
 	@echo "make bench-weight-formats  a language model in NF4, INT4 and INT8: how far each is from the whole model"
 	@echo "make bench-judge  edgeq judge against servers on this machine, honest ones and liars"
-	@echo "make bench-loaders  checkpoints handed over, loaded by transformers, vLLM and TensorRT Edge-LLM on the CPU"
+	@echo "make bench-loaders  checkpoints handed over, loaded by transformers, vLLM, TensorRT Edge-LLM and llama.cpp on the CPU"
 	@echo "make bench-attacks  the service under hostile requests: memory, and how long its health is silent"
 	@echo "make soak    the service under five minutes of mixed load"
 	@echo "make soak-catalog  fifty catalogs killed at random while they are made"

@@ -1,9 +1,10 @@
 """Checkpoints handed over to other runtimes, loaded by these runtimes' own code on the CPU: what each of them said.
 
-    python -m benchmarks.loaders --transformers PYTHON --vllm PYTHON --edge-llm PYTHON [--json FILE]
+    python -m benchmarks.loaders --transformers PYTHON --vllm PYTHON --edge-llm PYTHON --llama.cpp SERVER [--json FILE]
 
-Each interpreter is that of an environment with the runtime; benchmarks/README.md says how they are made. The demo's
-LLaVA and a drawn Qwen2.5-VL are prepared with INT4 by AWQ and handed over in every form that a runtime takes.
+Each interpreter is that of an environment with the runtime, llama-server a program of its own; benchmarks/README.md
+says how they are made. The demo's LLaVA and a drawn Qwen2.5-VL are prepared with INT4 by AWQ and handed over in every
+form that a runtime takes.
 """
 
 from __future__ import annotations
@@ -58,12 +59,13 @@ class LoaderRow:
 
 @dataclass(frozen=True)
 class _Case:
-    """A checkpoint for a runtime, and the peer that loads it."""
+    """A checkpoint for a runtime, and the peer that loads it: by a runtime's interpreter, or by this one."""
 
     runtime: str
     form: str
     model: str
     peer: str
+    program: bool = False
 
 
 _CASES: Final = (
@@ -72,14 +74,16 @@ _CASES: Final = (
     _Case("vllm", "awq", "llava", "checkpoint_vllm_run"),
     _Case("edge-llm", "awq", "qwen2.5-vl-7m", "checkpoint_edge_llm_run"),
     _Case("edge-llm", "modelopt", "qwen2.5-vl-7m", "checkpoint_edge_llm_run"),
+    _Case("llama.cpp", "GGUF Q4_0", "llava", "checkpoint_llama_cpp_run", program=True),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare, hand over, load, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loaders")
-    for runtime in dict.fromkeys(case.runtime for case in _CASES):
-        parser.add_argument(f"--{runtime}", type=Path, metavar="PYTHON", help=f"Interpreter that has {runtime}.")
+    for runtime, program in {case.runtime: case.program for case in _CASES}.items():
+        told = ("SERVER", "llama-server.") if program else ("PYTHON", f"Interpreter that has {runtime}.")
+        parser.add_argument(f"--{runtime}", type=Path, metavar=told[0], help=told[1])
     parser.add_argument("--json", type=Path, help="Write the rows there as well.")
     given = vars(parser.parse_args(arguments))
     pythons = {case.runtime: given[case.runtime.replace("-", "_")] for case in _CASES}
@@ -108,18 +112,20 @@ def _rows(scratch: Path, pythons: dict[str, Path | None]) -> Iterator[LoaderRow]
     for number, case in enumerate(_CASES):
         python = pythons[case.runtime]
         if python is None:
-            yield LoaderRow(case.form, case.runtime, "", "", f"left out: --{case.runtime} names no interpreter")
+            yield LoaderRow(case.form, case.runtime, "", "", f"left out: --{case.runtime} was not given")
             continue
         if case.model not in bundles:
             bundles[case.model] = _prepared(scratch / case.model, case.model)
         model, bundle = bundles[case.model]
         checkpoint = scratch / f"{number}"
-        write_handover(bundle, case.runtime, checkpoint, model=model, form=case.form)
+        write_handover(bundle, case.runtime, checkpoint, model=model, form=None if case.program else case.form)
         photograph = bundle / "canaries" / "0.png"
         asked = [str(photograph), _QUESTION]
         if case.runtime == "edge-llm":
             asked = [str(bundle / "language"), str(scratch / f"{number}-onnx")]
-        yield _loaded(python, case, [str(checkpoint), *asked], _expected(bundle))
+        given = [str(checkpoint), *asked]
+        run = (Path(sys.executable), [str(python), *given]) if case.program else (python, given)
+        yield _loaded(run[0], case, run[1], _expected(bundle))
 
 
 def _prepared(place: Path, name: str) -> tuple[Path, Path]:

@@ -18,6 +18,7 @@ _PACKAGES: Final = {
     "camera": ("av",),
     "cluster": ("ray",),
     "device": ("cryptography",),
+    "gguf": ("gguf",),
     "language": ("accelerate", "bitsandbytes"),
     "openvino": ("openvino",),
     "judge": ("openai",),

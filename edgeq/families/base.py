@@ -66,8 +66,10 @@ __all__ = [
     "ImagePrompt",
     "ImageRule",
     "Layout",
+    "LlamaCppForm",
     "Made",
     "ModuleNames",
+    "Piece",
     "Places",
     "Positions",
     "Seen",
@@ -348,6 +350,37 @@ class ImagePrompt:
     most_images: int | None = None
 
 
+Piece = tuple[str, Callable[["torch.Tensor"], "torch.Tensor"]]
+"""A name in GGUF, or one that the package gguf turns into it, and what of a stored tensor is stored under it."""
+
+
+@dataclass(frozen=True)
+class LlamaCppForm:
+    """How llama.cpp has models of a family: as a language model, and an encoder with connector for its mtmd.
+
+    Attributes:
+        model_types: of the family, those that it has.
+        architectures: model type of a language half -> `general.architecture` of its file.
+        settings: keys of the encoder's file that begin with `clip.`, given the config and the image processor's config
+            with every default.
+        pieces: what a tensor outside the language model becomes, by its name without a leading `model.`; nothing for
+            one that llama.cpp does not need.
+        refused: why a model is not run as it is, from the same two; None where it is.
+        notes: what llama.cpp does otherwise with images, sentences without a full stop, from the same two.
+        frame: what it writes by itself before and behind an image.
+        flags: for its commands, from the image processor's config and the most tokens of an image.
+    """
+
+    model_types: tuple[str, ...]
+    architectures: Mapping[str, str]
+    settings: Callable[[Config, Config], Mapping[str, Any]]
+    pieces: Callable[[str], Sequence[Piece]]
+    refused: Callable[[Config, Config], str | None]
+    notes: Callable[[Config, Config], Sequence[str]] = lambda _config, _preprocessor: ()
+    frame: tuple[str, str] = ("", "")
+    flags: Callable[[Config, int], Sequence[str]] = lambda _preprocessor, _tokens: ()
+
+
 Cap = Callable[[dict[str, Any], dict[str, Any], int], None]
 """Write a bound of an image's pixels or tiles into preprocessor_config.json and config.json, both as they lie in the
 model's directory; raises ValueError for a bound below what the model can do."""
@@ -370,6 +403,7 @@ class Family:
         loaded_by: runtime, as `edgeq handover --for` calls it -> the model types whose whole checkpoints it loads; read
             in the releases that decision 0051 names.
         not_loaded_by: runtime -> why it loads none of them, where that is known.
+        llama_cpp: how llama.cpp has it, or why it is not written for it; read in the release that decision 0055 names.
     """
 
     name: str
@@ -382,6 +416,7 @@ class Family:
     caps: Mapping[Literal["pixels", "tiles"], Cap] = field(default_factory=dict)
     loaded_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     not_loaded_by: Mapping[str, str] = field(default_factory=dict)
+    llama_cpp: LlamaCppForm | Unsupported = Unsupported("llama.cpp runs it, and edgeq does not write its files")
 
 
 def output_rows(made: Made) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from edgeq.families.base import Config, Family, ImageCost, ImagePrompt, ModuleNames
+from edgeq.families.llama_cpp import LLAVA_FORM
 from edgeq.families.pictures import (
     any_size,
     class_token,
@@ -42,4 +43,5 @@ LLAVA: Final = Family(
     vision=picture_graph(named_states, refused=any_size),
     prompt=ImagePrompt(plain, layout=equal_pictures(_tokens)),
     loaded_by={"vllm": ("llava",)},
+    llama_cpp=LLAVA_FORM,
 )

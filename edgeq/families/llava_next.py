@@ -24,6 +24,7 @@ from edgeq.families.base import (
     VisionGraph,
 )
 from edgeq.families.features import FeatureArray, concatenated, like
+from edgeq.families.llama_cpp import LLAVA_NEXT_FORM
 from edgeq.families.pictures import any_size, class_token, named_states, native_size, patches_a_side, patches_of, plain
 from edgeq.families.tiles import Size, best_resolution, shrunk, without_padding
 
@@ -163,4 +164,5 @@ LLAVA_NEXT: Final = Family(
     prompt=ImagePrompt(plain, layout=_layout, whole=_whole),
     caps={"tiles": _capped},
     loaded_by={"vllm": ("llava_next", "llava_onevision")},
+    llama_cpp=LLAVA_NEXT_FORM,
 )

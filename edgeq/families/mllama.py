@@ -24,6 +24,7 @@ from edgeq.families.base import (
     Layout,
     Made,
     ModuleNames,
+    Unsupported,
     VisionGraph,
 )
 from edgeq.families.pictures import patches_a_side, plain
@@ -186,4 +187,5 @@ MLLAMA: Final = Family(
     prompt=ImagePrompt(plain, layout=_layout, whole=_whole, whole_features=_whole_features, cross=_seen, most_images=1),
     language_classes={"mllama_text_model": "MllamaForCausalLM"},
     not_loaded_by={"vllm": "vLLM has left it out since 0.10.2"},
+    llama_cpp=Unsupported("llama.cpp has no language model that looks at images by cross-attention"),
 )

@@ -8,7 +8,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.families.base import Arrays, Config, Family, Given, ImagePrompt, Layout, ModuleNames, whole_pixels
+from edgeq.families.base import (
+    Arrays,
+    Config,
+    Family,
+    Given,
+    ImagePrompt,
+    Layout,
+    ModuleNames,
+    Unsupported,
+    whole_pixels,
+)
 from edgeq.families.pictures import equal_pictures, last_state, one_picture, patches_of, picture_graph, plain
 
 __all__ = ["PALIGEMMA"]
@@ -44,4 +54,5 @@ PALIGEMMA: Final = Family(
         most_images=1,
     ),
     loaded_by={"vllm": ("paligemma",)},
+    llama_cpp=Unsupported("llama.cpp's mtmd has no projector of PaliGemma's"),
 )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import InputError
 from edgeq.families.base import PIXELS, Arrays, Cap, Config, Family, Given, ImageCost, ImagePrompt, Layout, ModuleNames
+from edgeq.families.llama_cpp import QWEN2_5_VL_FORM, QWEN2_VL_FORM
 from edgeq.families.pictures import plain
 from edgeq.families.qwen_vision import PLAIN_GRAPH, STACKED_GRAPH, WINDOWED_GRAPH, image_grid
 from edgeq.families.tiles import Size, whole_tokens
@@ -121,6 +122,7 @@ QWEN2_VL: Final = Family(
     language_classes={"qwen2_vl_text": "Qwen2VLTextModel"},
     caps=_CAPS,
     loaded_by={"vllm": ("qwen2_vl",)},
+    llama_cpp=QWEN2_VL_FORM,
 )
 
 QWEN2_5_VL: Final = Family(
@@ -133,6 +135,7 @@ QWEN2_5_VL: Final = Family(
     language_classes={"qwen2_5_vl_text": "Qwen2_5_VLTextModel"},
     caps=_CAPS,
     loaded_by={"vllm": ("qwen2_5_vl",), "edge-llm": ("qwen2_5_vl",)},
+    llama_cpp=QWEN2_5_VL_FORM,
 )
 
 QWEN3_VL: Final = Family(

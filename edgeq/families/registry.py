@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeq.errors import ExportError, InputError, ModelError
-from edgeq.families.base import Cap, Config, Family, ImageCost, ImagePrompt, Unsupported, VisionGraph
+from edgeq.families.base import (
+    Cap,
+    Config,
+    Family,
+    ImageCost,
+    ImagePrompt,
+    LlamaCppForm,
+    Unsupported,
+    VisionGraph,
+)
 from edgeq.families.gemma3 import GEMMA3
 from edgeq.families.idefics3 import IDEFICS3
 from edgeq.families.internvl import INTERNVL
@@ -36,6 +45,7 @@ __all__ = [
     "image_cost",
     "lacking",
     "language_class",
+    "llama_cpp_form",
     "loaded_by",
     "runnable",
     "tower_with_inner_model",
@@ -266,3 +276,24 @@ def why_not_loaded(model_type: str, runtime: str) -> str | None:
 def tower_with_inner_model(vision: Config) -> bool:
     """Whether a tower is one of CLIP's or SigLIP's, which had all in a module `vision_model` until transformers 5.2."""
     return vision.get("model_type") in ("clip_vision_model", "siglip_vision_model")
+
+
+def llama_cpp_form(model_type: str) -> LlamaCppForm:
+    """How llama.cpp has models of a `model_type`.
+
+    Raises:
+        InputError: it does not, or they are not written for it; the error names the reason.
+    """
+    family = family_of(model_type)
+    form = Unsupported("the family is not known") if family is None else family.llama_cpp
+    if isinstance(form, LlamaCppForm) and model_type in form.model_types:
+        return form
+    because = form.because if isinstance(form, Unsupported) else f"of {family.name if family else ''} it has others"
+    known = {
+        name for each in FAMILIES if isinstance(each.llama_cpp, LlamaCppForm) for name in each.llama_cpp.model_types
+    }
+    raise InputError(
+        f"a {model_type} model cannot be handed over to llama.cpp: {because}",
+        expected=f"one of {', '.join(sorted(known))}",
+        next_step="run it with edgeq, or hand it over to another runtime",
+    )

@@ -14,6 +14,7 @@ from edgeq.files import new_directory, require_new, sha256_file
 from edgeq.handover.base import Subject, Target, read_subject
 from edgeq.handover.checkpoint import CHECKPOINTS, checkpoint
 from edgeq.handover.deepstream import deepstream
+from edgeq.handover.llama_cpp.target import llama_cpp
 from edgeq.handover.triton import triton, triton_tensorrt
 from edgeq.handover.trtexec import trtexec
 from edgeq.quantize.language.checkpoint import Progress
@@ -41,8 +42,11 @@ class HandedOver(BaseModel):
     notes: tuple[str, ...]
 
 
+_LLAMA_CPP: Final = "llama.cpp"
+
 TARGETS: Final[dict[str, Target]] = {
     "deepstream": deepstream,
+    _LLAMA_CPP: llama_cpp,
     "triton": triton,
     "triton-tensorrt": triton_tensorrt,
     "trtexec": trtexec,
@@ -103,7 +107,9 @@ def write_handover(
 
 def _check_options(target: str, *, batch: Batch | None, model: Path | None, form: str | None) -> None:
     """Raise InputError for an option that means nothing to a target."""
-    others = {"--batch": batch} if target in CHECKPOINTS else {"--model": model, "--form": form}
+    others: dict[str, object] = {"--batch": batch}
+    if target not in CHECKPOINTS:
+        others = {"--form": form, **(others if target == _LLAMA_CPP else {"--model": model})}
     for option, value in others.items():
         if value is not None:
             raise InputError(f"{option} means nothing for {target}", next_step=f"leave {option} out")

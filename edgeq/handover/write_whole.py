@@ -21,7 +21,7 @@ from edgeq.quantize.language.source import Source
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["write_whole", "written_config"]
+__all__ = ["as_stored", "check_digests", "write_whole", "written_config"]
 
 _STAGE: Final = "checkpoint"
 _ROWS: Final = 4096
@@ -51,6 +51,21 @@ def write_whole(
         ModelError: a file is not what its header says.
         QuantizeError: a tensor of the source holds what the 16-bit type does not.
     """
+    check_digests(digests)
+    items = [_item(item, whole, form) for item in whole.items]
+    made = (_tensors(item, whole, form) for item in whole.items)
+    write_tensors(directory, items, made, shard_bytes, stage=_STAGE, progress=progress)
+
+
+def check_digests(digests: Mapping[Path, str]) -> None:
+    """Compare files with what a bundle's manifest lists.
+
+    Args:
+        digests: SHA-256 in hexadecimal by file.
+
+    Raises:
+        ArtifactError: a file is another one.
+    """
     for file, digest in digests.items():
         if sha256_file(file) != digest:
             raise ArtifactError(
@@ -58,9 +73,6 @@ def write_whole(
                 causes=("it was changed or damaged since the bundle was made",),
                 next_step="edgeq verify the bundle, or make it again",
             )
-    items = [_item(item, whole, form) for item in whole.items]
-    made = (_tensors(item, whole, form) for item in whole.items)
-    write_tensors(directory, items, made, shard_bytes, stage=_STAGE, progress=progress)
 
 
 def written_config(config: Mapping[str, Any], whole: WholeModel, form: Form) -> str:
@@ -97,14 +109,14 @@ def _item(item: Copied | Packed | Unpacked, whole: WholeModel, form: Form) -> It
 def _tensors(item: Copied | Packed | Unpacked, whole: WholeModel, form: Form) -> dict[str, torch.Tensor]:
     if isinstance(item, Unpacked):
         (scale,) = read_tensors([item.scale], whole.kind)
-        return {item.name: _floats(_as_stored(item.packed), scale)}
+        return {item.name: _floats(as_stored(item.packed), scale)}
     if isinstance(item, Packed):
         (scale,) = read_tensors([item.scale], whole.kind)
-        return form.tensors(item.layer, _as_stored(item.packed), scale)
+        return form.tensors(item.layer, as_stored(item.packed), scale)
     if item.source.stored.dtype in FLOATS:
         (tensor,) = read_tensors([item.source], whole.kind)
         return {item.name: tensor}
-    return {item.name: _as_stored(item.source)}
+    return {item.name: as_stored(item.source)}
 
 
 def _floats(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -118,8 +130,8 @@ def _floats(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _as_stored(source: Source) -> torch.Tensor:
-    """A tensor of integers."""
+def as_stored(source: Source) -> torch.Tensor:
+    """A tensor [...] whose dtype is that of its file; safetensors' errors go to the caller."""
     from safetensors import safe_open
 
     with safe_open(source.file, framework="pt", device="cpu") as file:

@@ -9,10 +9,10 @@ import pytest
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from edgeq.errors import ExportError, ModelError
-from edgeq.families.base import FEATURES, Family, ImagePrompt, Layout, Unsupported, VisionGraph
+from edgeq.errors import ExportError, InputError, ModelError
+from edgeq.families.base import FEATURES, Family, ImagePrompt, Layout, LlamaCppForm, Unsupported, VisionGraph
 from edgeq.families.modules import read_vlm
-from edgeq.families.registry import exportable, family_of, image_cost, language_class, runnable
+from edgeq.families.registry import exportable, family_of, image_cost, language_class, llama_cpp_form, runnable
 
 __all__ = ["check_family"]
 
@@ -28,6 +28,7 @@ def check_family(family: Family, directory: Path) -> None:
         _check_description(model_type, directory / model_type)
         _check_vision(family, model_type)
         _check_prompt(family, model_type)
+        _check_llama_cpp(family, model_type)
     for model_type, name in family.language_classes.items():
         assert language_class(model_type) == name
         assert issubclass(getattr(transformers, name), transformers.PreTrainedModel)
@@ -73,6 +74,21 @@ def _check_prompt(family: Family, model_type: str) -> None:
     with pytest.raises(ModelError) as caught:
         runnable(model_type)
     assert caught.value.causes == (_clause(family.prompt),)
+
+
+def _check_llama_cpp(family: Family, model_type: str) -> None:
+    """A form for this model type, or a reason that the error names."""
+    form = family.llama_cpp
+    if isinstance(form, LlamaCppForm):
+        assert set(form.model_types) <= set(family.model_types)
+        assert form.architectures
+        if model_type in form.model_types:
+            assert llama_cpp_form(model_type) is form
+            return
+    with pytest.raises(InputError) as caught:
+        llama_cpp_form(model_type)
+    if isinstance(form, Unsupported):
+        assert caught.value.what.endswith(f": {_clause(form)}")
 
 
 def _clause(lacking: Unsupported) -> str:

@@ -16,18 +16,18 @@ from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from vision_graphs import photographs
 
-__all__ = ["WHOLE", "WholeVlm", "odd_photographs", "write_whole_vlm"]
+__all__ = ["SPECIAL", "WHOLE", "WholeVlm", "odd_photographs", "write_whole_vlm"]
 
 SIDE, PATCH = 28, 14
 _LETTERS = string.ascii_letters + string.digits + " \n?:.,;!-'" + '"()/%+=*#&@[]$'
-_SPECIAL = (
+SPECIAL = (
     *("<pad>", "<s>", "</s>", "<unk>", "<image>", "<|image|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"),
     *("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<img>", "</img>", "<IMG_CONTEXT>"),
     *("<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
     *("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
 )
-_NUMBERS = {token: number for number, token in enumerate((*_SPECIAL, *_LETTERS))}
+_NUMBERS = {token: number for number, token in enumerate((*SPECIAL, *_LETTERS))}
 VOCABULARY = 160
 TEXT: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -353,7 +353,7 @@ def _write_tokenizer(directory: Path, kind: WholeVlm) -> None:
     tokenizer = Tokenizer(models.WordLevel(_NUMBERS, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     wrapped = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

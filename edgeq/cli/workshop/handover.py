@@ -31,7 +31,7 @@ __all__ = ["command"]
     "--model",
     type=PATH,
     shell_complete=files,
-    help="For edge-llm, transformers, vllm: the directory of the model that BUNDLE was made of.",
+    help="For edge-llm, llama.cpp, transformers, vllm: the directory of the model that BUNDLE was made of.",
 )
 @click.option(
     "--form",
@@ -51,8 +51,8 @@ def command(
 ) -> None:
     """Write what another runtime needs of BUNDLE: configuration, labels, graphs, and lines that build engines.
 
-    Of a vision-language model whose language half is INT4 or INT8: a whole Hugging Face checkpoint. What that runtime
-    does otherwise than the bundle says is told.
+    Of a vision-language model whose language half is INT4 or INT8: a whole Hugging Face checkpoint, or GGUF files for
+    llama.cpp. What that runtime does otherwise than the bundle says is told.
     """
     with progress_bars() as progress:
         made = write_handover(bundle, target, output, batch=batch, model=model, form=form, progress=progress)
