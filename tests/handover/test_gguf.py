@@ -77,6 +77,18 @@ def written(made: Mapping[str, tuple[Path, Path]], tmp_path_factory: pytest.Temp
     return found
 
 
+def test_embeddings_and_head_in_int8_are_blocks_too(made: Mapping[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    model, _ = made["llava"]
+    bundle = pack_bundle(model, tmp_path / "bundle", Precision.INT4, embeddings=Precision.INT8)
+    write_handover(bundle, "llama.cpp", tmp_path / "out", model=model)
+    _, types, values = read_gguf(tmp_path / "out" / "drawn-Q4_0.gguf")
+    half = load_file(bundle / "language" / "model.safetensors")
+    for layer in ("model.embed_tokens", "lm_head"):
+        name, scale = _OTHERS[f"{layer}.weight"], half[f"{layer}.weight_scale"].float()
+        assert types[name] == "Q8_0"
+        assert np.array_equal(values[name], dequantized(half[f"{layer}.weight_packed"], scale, 8).numpy())
+
+
 def hand_over(edgeq: Edgeq, model: Path, bundle: Path, output: Path) -> HandedOver:
     done = edgeq("handover", bundle, "--for", "llama.cpp", "--model", model, "-o", output, "--json")
     assert done.status == 0, done.err

@@ -21,7 +21,7 @@ from edgeq.handover.llama_cpp.language import language_settings, rope_tensors
 from edgeq.handover.llama_cpp.recipe import recipe
 from edgeq.handover.llama_cpp.tensors import language_tensors, vision_tensors
 from edgeq.handover.llama_cpp.vocabulary import vocabulary
-from edgeq.handover.whole import Packed, WholeModel, read_whole, require_packed
+from edgeq.handover.whole import Packed, Unpacked, WholeModel, read_whole, require_packed
 from edgeq.handover.write_whole import check_digests
 from edgeq.model.images.image_processor import load_image_processor
 from edgeq.quantize.language.checkpoint import Progress
@@ -156,7 +156,7 @@ def _text_notes(whole: WholeModel, settings: VlmSettings) -> Iterator[str]:
     window = whole.described.text.get("sliding_window")
     if window and int(window) < settings.context and whole.described.text.get("use_sliding_window", True):
         yield f"llama.cpp attends to the whole context, where this language model has a window of {window} tokens"
-    scales = [item.scale for item in whole.items if isinstance(item, Packed)]
+    scales = [item.scale for item in whole.items if isinstance(item, Packed | Unpacked)]
     if whole.kind == "bfloat16":
         rounded = sum(rounded_scales(scale) for scale in read_tensors(scales, whole.kind))
         if rounded:

@@ -12,7 +12,7 @@ from edgeq.errors import InputError, ModelError, QuantizeError
 from edgeq.families.base import LlamaCppForm
 from edgeq.handover.llama_cpp.blocks import BLOCK, KINDS, blocks_of
 from edgeq.handover.llama_cpp.gguf_file import GgufTensor
-from edgeq.handover.whole import Copied, Packed, WholeModel
+from edgeq.handover.whole import Copied, Packed, Unpacked, WholeModel
 from edgeq.handover.write_whole import as_stored
 from edgeq.quantize.language.read import read_tensors
 from edgeq.quantize.language.source import Source
@@ -28,6 +28,8 @@ _INTERLEAVED: Final = frozenset({"llama"})
 
 _LARGEST: Final = float(np.finfo(np.float16).max)
 _HALVES: Final = {"float16": "F16", "bfloat16": "BF16"}
+_TABLE_BITS: Final = 8
+"""Of an embedding and a head in integers, which other runtimes are given as floats."""
 _UNSTORED: Final = ".rotary_emb.inv_freq"
 
 Order = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -46,7 +48,7 @@ def language_tensors(whole: WholeModel, architecture: str) -> Iterator[GgufTenso
     """
     names = _names(architecture, int(whole.described.text["num_hidden_layers"]))
     for item in whole.items:
-        if isinstance(item, Packed):
+        if isinstance(item, Packed | Unpacked):
             name = item.packed.name.removesuffix("_packed")
             yield _packed(item, _named(names, name), _order(whole, architecture, name), whole)
         elif item.in_language and not item.source.name.endswith(_UNSTORED):
@@ -100,16 +102,16 @@ def _order(whole: WholeModel, architecture: str, name: str) -> Order:
     return lambda tensor: tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
-def _packed(item: Packed, name: str, order: Order, whole: WholeModel) -> GgufTensor:
-    layer = item.layer
-    if layer.shape[1] % BLOCK:
-        raise InputError(f"llama.cpp has blocks of {BLOCK} numbers, and {layer.name} is {layer.shape[1]} wide")
+def _packed(item: Packed | Unpacked, name: str, order: Order, whole: WholeModel) -> GgufTensor:
+    shape, bits = (item.layer.shape, item.layer.scheme.bits) if isinstance(item, Packed) else (item.shape, _TABLE_BITS)
+    if shape[1] % BLOCK:
+        raise InputError(f"llama.cpp has blocks of {BLOCK} numbers, and {name} is {shape[1]} wide")
 
     def make() -> NDArray[Any]:
         (scale,) = read_tensors([item.scale], whole.kind)
-        return blocks_of(order(as_stored(item.packed)), order(scale), layer.scheme.bits)
+        return blocks_of(order(as_stored(item.packed)), order(scale), bits)
 
-    return GgufTensor(name, layer.shape, KINDS[layer.scheme.bits], make)
+    return GgufTensor(name, shape, KINDS[bits], make)
 
 
 def _copied(item: Copied, name: str, order: Order, whole: WholeModel) -> GgufTensor:
