@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from edgeq.engine.heap import trim_heap
 from edgeq.model.checkpoint.packed_weights import WeightScheme
 from edgeq.quantize.weight_only.points import ScalePoint
 from edgeq.quantize.weight_only.round import group_products, join_rounded, round_weight, searched
@@ -96,6 +97,7 @@ def scale_block(
         scales = point.apply(block, scales, dtype)
         for name in readers:
             seen[name].scaled(point.spread(scales, len(seen[name].mean())))
+        trim_heap()
 
 
 def quantize_block(
@@ -116,6 +118,7 @@ def quantize_block(
             round_unseen(layer, scheme, dtype)
         else:
             layer.round(join_rounded(searched(part, scheme, dtype, products) for _, part in layer.parts()))
+        trim_heap()
 
 
 def round_unseen(layer: StoredLinear, scheme: WeightScheme, dtype: torch.dtype) -> None:

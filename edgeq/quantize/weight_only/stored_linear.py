@@ -17,7 +17,7 @@ from edgeq.quantize.weight_only.round import Rounded
 
 __all__ = ["StoredLinear", "store_linears", "stored_linear"]
 
-_NUMBERS: Final = 1 << 20
+_NUMBERS: Final = 1 << 18
 """Of a weight in float32 at once: what a trial needs besides is some times as large as they are."""
 
 

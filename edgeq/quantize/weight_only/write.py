@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeq.engine.heap import large_blocks_returned
+from edgeq.engine.heap import large_blocks_returned, trim_heap
 from edgeq.errors import QuantizeError
 from edgeq.files import new_directory
 from edgeq.model.checkpoint.packed_weights import (
@@ -203,6 +203,7 @@ def _searched(job: _Job, parts: Mapping[str, Sequence[str]], prompts: Prompts) -
         for name in parts[block]:
             yield _made(job, walk.block(number), name, name.removeprefix(f"{block}."))
         walk.free(number)
+        trim_heap()
 
 
 def _search_block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> None:
@@ -221,8 +222,10 @@ def _search_block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> None:
     load_block(job.language, block, prefix, job.kind)
     with torch.no_grad():
         points = find_points(block, lambda: walk.run(number, 0))
+        trim_heap()  # of temporary tensors; again wherever many come and go
         groups = {name: scheme.group or stored_linear(block, name).in_features for name, scheme in schemes.items()}
         seen = walk.observe(number, groups, max(_SAMPLED // walk.count, 1))
+        trim_heap()
         scale_block(block, points, seen, schemes, job.dtype)
         if job.error_feedback:
             del seen
