@@ -12,15 +12,16 @@ from vlm import write_vlm
 from benchmarks.weight_formats import FORMATS, Row, holds, spread_norms, table
 
 
-def rows(nearest: float, awq: float) -> list[Row]:
-    kl = {"INT4, to the nearest": nearest, "INT4, AWQ": awq}
+def rows(nearest: float, awq: float, gptq: float = 0.0) -> list[Row]:
+    kl = {"INT4, to the nearest": nearest, "INT4, AWQ": awq, "INT4, GPTQ": gptq}
     return [Row("tiny", form, 4.125, 2.5, kl.get(form, 0.5), 90.0, 80.0) for form in FORMATS]
 
 
-def test_awq_must_be_as_near_as_rounding() -> None:
+def test_awq_and_gptq_must_be_as_near_as_rounding() -> None:
     assert holds(rows(0.2, 0.2), "tiny")
     assert holds(rows(0.2, 0.1), "tiny")
     assert not holds(rows(0.1, 0.2), "tiny")
+    assert not holds(rows(0.2, 0.1, gptq=0.3), "tiny")
 
 
 def test_every_format_has_a_line() -> None:
