@@ -15,8 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.outlier_eyes import WIDE_WEIGHTS, inject_outliers
-from benchmarks.process import ROOT, free_port, processor, serving_process
+from benchmarks.process import ROOT, free_port, processor, serving_process, url_answers
 from benchmarks.service_process import serving
 from edgeq.demo.scenes import CALIBRATION_SEED
 from edgeq.demo.vlm.story import VLM_WEIGHTS, _draw
@@ -239,7 +237,7 @@ def _transformers(python: Path, model: Callable[[], Path], *flags: str) -> Itera
     command += [*flags, "--device", "cpu", "--dtype", "float32"]
     with tempfile.TemporaryDirectory() as cache:
         alone = _environment({"HF_HOME": cache, "HF_HUB_OFFLINE": "1"})
-        with serving_process(command, lambda: _answers(f"{url}/health"), alone):
+        with serving_process(command, lambda: url_answers(f"{url}/health"), alone):
             yield url
 
 
@@ -256,16 +254,8 @@ def _llama(python: Path, work: Path, server: Path) -> Iterator[str]:
     command = [str(server), "--model", str(work / "language.gguf"), "--mmproj", str(work / "mmproj.gguf")]
     command += ["--host", "127.0.0.1", "--port", str(port), "--alias", "demo", "--ctx-size", "512"]
     command += ["--threads", "1", "--parallel", "1"]
-    with serving_process(command, lambda: _answers(f"{url}/health"), _environment({})):
+    with serving_process(command, lambda: url_answers(f"{url}/health"), _environment({})):
         yield url
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=10):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:

@@ -13,13 +13,15 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-__all__ = ["ROOT", "Run", "free_port", "processor", "run_module", "serving_process"]
+__all__ = ["ROOT", "Run", "free_port", "processor", "run_module", "serving_process", "url_answers"]
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
@@ -86,6 +88,15 @@ def free_port() -> int:
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise OSError(f"none of {_TRIES} ports from {_PORTS.start} to {_PORTS.stop - 1} is free")
+
+
+def url_answers(url: str) -> bool:
+    """Whether a server answers at an address."""
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 @contextmanager

@@ -9,12 +9,11 @@ import base64
 import json
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.process import free_port, serving_process
+from benchmarks.process import free_port, serving_process, url_answers
 
 _TOKENS: Final = 48
 
@@ -28,7 +27,7 @@ def main() -> None:
     url = f"http://127.0.0.1:{port}"
     command = [server, "--model", str(language), "--mmproj", str(vision), "--ctx-size", "512", "--parallel", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    with serving_process(command, lambda: _answers(f"{url}/health")):
+    with serving_process(command, lambda: url_answers(f"{url}/health")):
         said = _asked(url, Path(photograph), question)
     told = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
     release = (told.stdout + told.stderr).partition("commit ")[2].partition(")")[0]
@@ -50,14 +49,6 @@ def _asked(url: str, photograph: Path, question: str) -> Any:
     )
     with urllib.request.urlopen(request) as response:
         return json.loads(response.read())
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=10):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the release that decision 0055 names.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeq.families.base import Config, LlamaCppForm, Piece
@@ -157,13 +158,8 @@ def _next_notes(config: Config, _preprocessor: Config) -> Sequence[str]:
     )
 
 
-LLAVA_NEXT_FORM: Final = LlamaCppForm(
-    model_types=("llava_next",),
-    architectures=_LLAMAS,
-    settings=_next_settings,
-    pieces=_next_pieces,
-    refused=_llava_refused,
-    notes=_next_notes,
+LLAVA_NEXT_FORM: Final = replace(
+    LLAVA_FORM, model_types=("llava_next",), settings=_next_settings, pieces=_next_pieces, notes=_next_notes
 )
 """LLaVA 1.6. LLaVA-OneVision's shrunk grids are not in llama.cpp."""
 

@@ -76,6 +76,16 @@ class Packed:
     packed: Source
     scale: Source
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in]."""
+        return self.layer.shape
+
+    @property
+    def bits(self) -> int:
+        """Of an integer."""
+        return self.layer.scheme.bits
+
 
 @dataclass(frozen=True)
 class Unpacked:
@@ -91,6 +101,11 @@ class Unpacked:
     shape: tuple[int, ...]
     packed: Source
     scale: Source
+
+    @property
+    def bits(self) -> int:
+        """Of an integer."""
+        return _TABLE.bits
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ Level = Literal["error", "warning", "note"]
 one should know."""
 
 WHOLE: Final = "graph"
-"""Where something is broken that is said of the whole file."""
+"""The place of what a rule finds in the file as a whole."""
 
 LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
 

@@ -9,7 +9,7 @@ from onnx import helper
 
 from edgeq.lint.graph import LintGraph
 from edgeq.model.graph.complete import sort_nodes
-from edgeq.model.graph.tensors import give_constants_types, name_nodes, reads
+from edgeq.model.graph.tensors import attribute_graphs, give_constants_types, name_nodes, reads
 
 __all__ = ["bodies"]
 
@@ -22,7 +22,7 @@ def bodies(graph: LintGraph) -> Iterator[tuple[str, LintGraph]]:
     """
     for node, seen in zip(graph.nodes, graph.inferred_nodes, strict=True):
         for attribute in seen.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for body in attribute_graphs(attribute):
                 inner = LintGraph(_alone(graph, body), graph.path, graph.plan, outer=graph)
                 where = f"{node.name}.{attribute.name}"
                 yield where, inner

@@ -64,6 +64,6 @@ def check_graph(graph: LintGraph, rules: Sequence[Rule] = RULES) -> tuple[Findin
 
 
 def _inside(rule: Rule, inside: Sequence[tuple[str, LintGraph]]) -> Iterator[tuple[str, str]]:
-    """What breaks a rule in the graphs inside of nodes; what is said of a whole file is none of theirs."""
+    """What breaks a rule in the graphs inside of nodes; what is found in the file as a whole is none of theirs."""
     for around, body in inside if rule.inside else ():
         yield from ((f"{around}/{where}", what) for where, what in rule.check(body) if where != WHOLE)

@@ -17,7 +17,7 @@ import torch
 import transformers
 from command import Edgeq, assert_refused
 from numpy.typing import NDArray
-from packed_bundles import dequantized, pack_bundle
+from packed_bundles import dequantized, pack_bundle, unpacked_tensors
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from whole_vlms import write_whole_vlm
@@ -113,26 +113,19 @@ def neighbours(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return weight[order]
 
 
-def language_half(bundle: Path, bits: int) -> dict[str, NDArray[np.float32]]:
+def language_half(bundle: Path) -> dict[str, NDArray[np.float32]]:
     """What a bundle's language half stands for, in float32."""
     half: dict[str, torch.Tensor] = {}
     for file in (bundle / "language").glob("*.safetensors"):
         half |= load_file(file)
-    found = {}
-    for name, tensor in half.items():
-        if name.endswith("_packed"):
-            scale = half[name.replace("_packed", "_scale")].float()
-            found[name.removesuffix("_packed")] = dequantized(tensor, scale, bits).numpy()
-        elif not name.endswith(("_scale", "_shape")):
-            found[name] = tensor.float().numpy()
-    return found
+    return {name: tensor.numpy() for name, tensor in unpacked_tensors(half).items()}
 
 
 def test_the_language_model_is_the_bundles(made: Mapping[str, tuple[Path, Path]], written: Mapping[str, Path]) -> None:
     """INT4 in groups of 64 and 128, rows of queries and keys in llama.cpp's order: every number equal."""
     model, bundle = made["llava"]
     keys, types, values = read_gguf(written["llava"] / "drawn-Q4_0.gguf")
-    expected = language_half(bundle, 4)
+    expected = language_half(bundle)
     assert len(expected) == len(values)
     for name, weight in expected.items():
         heads = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])
@@ -178,7 +171,7 @@ def test_qwen_in_bfloat16(made: Mapping[str, tuple[Path, Path]], written: Mappin
     """INT8 by row, rows in their own order; queries, keys and values of the encoder apart; a kernel for each frame."""
     model, bundle = made["qwen2_5_vl"]
     keys, types, values = read_gguf(written["qwen2_5_vl"] / "drawn-Q8_0.gguf")
-    expected = language_half(bundle, 8)
+    expected = language_half(bundle)
     assert len(expected) == len(values)
     for name, weight in expected.items():
         assert np.array_equal(values[gguf_name(name)], weight), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from edgeq.plan.precision import Precision
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.weight_only.write import write_packed
 
-__all__ = ["dequantized", "pack_bundle"]
+__all__ = ["dequantized", "pack_bundle", "unpacked_tensors"]
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bundles-0.1.0" / "vlm"
 """A bundle with the graph of another model, which a whole checkpoint does not need."""
@@ -69,3 +70,16 @@ def dequantized(packed: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.T
     values = unpack_integers(packed, bits).to(scale.dtype)
     rows, columns = values.shape
     return (values.reshape(rows, scale.shape[1], -1) * scale[:, :, None]).reshape(rows, columns)
+
+
+def unpacked_tensors(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors in float32, of packed weights what integers and scales mean."""
+    found = {}
+    for name, tensor in stored.items():
+        if name.endswith(".weight_packed"):
+            layer = name.removesuffix("_packed")
+            bits = 32 * tensor.shape[1] // int(stored[f"{layer}_shape"][1])
+            found[layer] = dequantized(tensor, stored[f"{layer}_scale"].float(), bits)
+        elif not name.endswith((".weight_scale", ".weight_shape")):
+            found[name] = tensor.float()
+    return found

@@ -112,7 +112,7 @@ def _files(
 ) -> Iterator[_File]:
     text, config = whole.described.text, whole.described.config
     architecture = form.architectures[str(text["model_type"])]
-    bits = {item.layer.scheme.bits for item in whole.items if isinstance(item, Packed)}
+    bits = {item.bits for item in whole.items if isinstance(item, Packed)}
     kind = "Q4_0" if 4 in bits else "Q8_0"
     name = whole.described.name
     common = {"general.name": name, "general.quantization_version": 2}

@@ -28,8 +28,6 @@ _INTERLEAVED: Final = frozenset({"llama"})
 
 _LARGEST: Final = float(np.finfo(np.float16).max)
 _HALVES: Final = {"float16": "F16", "bfloat16": "BF16"}
-_TABLE_BITS: Final = 8
-"""Of an embedding and a head in integers, which other runtimes are given as floats."""
 _UNSTORED: Final = ".rotary_emb.inv_freq"
 
 Order = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -103,15 +101,14 @@ def _order(whole: WholeModel, architecture: str, name: str) -> Order:
 
 
 def _packed(item: Packed | Unpacked, name: str, order: Order, whole: WholeModel) -> GgufTensor:
-    shape, bits = (item.layer.shape, item.layer.scheme.bits) if isinstance(item, Packed) else (item.shape, _TABLE_BITS)
-    if shape[1] % BLOCK:
-        raise InputError(f"llama.cpp has blocks of {BLOCK} numbers, and {name} is {shape[1]} wide")
+    if item.shape[1] % BLOCK:
+        raise InputError(f"llama.cpp has blocks of {BLOCK} numbers, and {name} is {item.shape[1]} wide")
 
     def make() -> NDArray[Any]:
         (scale,) = read_tensors([item.scale], whole.kind)
-        return blocks_of(order(as_stored(item.packed)), order(scale), bits)
+        return blocks_of(order(as_stored(item.packed)), order(scale), item.bits)
 
-    return GgufTensor(name, shape, KINDS[bits], make)
+    return GgufTensor(name, item.shape, KINDS[item.bits], make)
 
 
 def _copied(item: Copied, name: str, order: Order, whole: WholeModel) -> GgufTensor:

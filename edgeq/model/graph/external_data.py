@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from edgeq.errors import ModelError
 from edgeq.files import open_plain
+from edgeq.model.graph.tensors import attribute_graphs
 
 if TYPE_CHECKING:
     import onnx
@@ -47,9 +48,7 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from all_tensors(attribute.g)
-            for subgraph in attribute.graphs:
+            for subgraph in attribute_graphs(attribute):
                 yield from all_tensors(subgraph)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgeq.errors import LimitError
 from edgeq.model.graph.protobuf_fields import message_fields
+from edgeq.model.graph.tensors import attribute_graphs
 
 if TYPE_CHECKING:
     import onnx
@@ -107,7 +108,7 @@ def _size(
         key = (node.domain, node.op_type, getattr(node, "overload", ""))
         count += _function_size(key, functions, sizes, above, path) if key in functions else 1
         for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for graph in attribute_graphs(attribute):
                 count += _size(graph.node, functions, sizes, above, depth + 1, path)
     return min(count, _LARGEST)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import ModelError, first_line
 from edgeq.model.graph.external_data import all_tensors, stored_bytes
+from edgeq.model.graph.tensors import attribute_graphs
 
 if TYPE_CHECKING:
     import onnx
@@ -109,7 +110,7 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
         for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in attribute_graphs(attribute):
                 yield from all_nodes(inner)
 
 

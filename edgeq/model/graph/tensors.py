@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
+    "attribute_graphs",
     "constant_names",
     "constant_tensors",
     "drop_constant_inputs",
@@ -63,11 +64,18 @@ def _unused(name: str, taken: set[str]) -> str:
     return candidate
 
 
+def attribute_graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that an attribute of a node holds, whatever type it says it has."""
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs
+
+
 def reads(node: onnx.NodeProto) -> Iterator[str]:
     """The tensors that a node reads, itself or inside a subgraph; twice where it reads one twice."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+        for graph in attribute_graphs(attribute):
             for inner in graph.node:
                 yield from reads(inner)
 

@@ -29,6 +29,9 @@ Prompts = Callable[[nn.Module], None]
 A single token is no prompt: runtimes try their kernels with one.
 """
 
+_SAMPLED: Final = 256
+"""Tokens of all prompts together on which scales are tried."""
+
 _CACHES: Final = ("past_key_values", "past_key_value", "use_cache", "cache_position")
 
 
@@ -92,16 +95,15 @@ class BlockWalk:
             hidden, call = self.run(number, index), prompt.calls.pop(number, None)
             prompt.hidden = hidden if call is None or call.added is None else hidden + call.added
 
-    def observe(self, number: int, groups: Mapping[str, int], sampled: int) -> dict[str, Seen]:
+    def observe(self, number: int, groups: Mapping[str, int]) -> dict[str, Seen]:
         """What linear layers of a block are given for all prompts.
 
         Args:
             number: of the block, with its weights in memory.
             groups: of each of them by its name in the block, the numbers along its input that are seen together.
-            sampled: tokens of a prompt that scales are tried on.
         """
         block = self.block(number)
-        seen = {name: Seen(group) for name, group in groups.items()}
+        seen, sampled = {name: Seen(group) for name, group in groups.items()}, max(_SAMPLED // self.count, 1)
         hooks = [
             block.get_submodule(name).register_forward_pre_hook(
                 lambda _, args, name=name: seen[name].add(args[0], sampled)

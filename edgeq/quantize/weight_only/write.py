@@ -61,9 +61,6 @@ __all__ = ["feedback_bytes", "write_packed"]
 
 _PACKAGES: Final = ("torch", "transformers", "safetensors", "accelerate")
 
-_SAMPLED: Final = 256
-"""Tokens of all prompts together on which scales are tried."""
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -224,7 +221,7 @@ def _search_block(job: _Job, walk: BlockWalk, number: int, prefix: str) -> None:
         points = find_points(block, lambda: walk.run(number, 0))
         trim_heap()  # of temporary tensors; again wherever many come and go
         groups = {name: scheme.group or stored_linear(block, name).in_features for name, scheme in schemes.items()}
-        seen = walk.observe(number, groups, max(_SAMPLED // walk.count, 1))
+        seen = walk.observe(number, groups)
         trim_heap()
         scale_block(block, points, seen, schemes, job.dtype)
         if job.error_feedback:
@@ -245,7 +242,7 @@ def _feed_back(job: _Job, walk: BlockWalk, number: int, schemes: Mapping[str, We
     block = walk.block(number)
     for name, scheme in schemes.items():
         layer = stored_linear(block, name)
-        (seen,) = walk.observe(number, {name: layer.in_features}, max(_SAMPLED // walk.count, 1)).values()
+        (seen,) = walk.observe(number, {name: layer.in_features}).values()
         if seen.tokens:
             feed_back(layer, scheme, job.dtype, seen)
         else:

@@ -52,14 +52,14 @@ class PackedEmbedding(PackedWeight):
 
     @torch.inference_mode()
     def repack(self) -> None:
-        """As a linear layer; the scales are kept as they are stored besides, which kernels have in bfloat16."""
+        """As a linear layer; the scales stay as they are stored besides, which kernels have in bfloat16."""
         self.scales = self.weight_scale.data.clone()
         super().repack()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Rows of the table: int64 [...] to [..., width] in the type of the scales."""
         rows = self.product.weight[inputs]
-        if rows.dtype == torch.int32:  # where no kernel serves, words are kept
+        if rows.dtype == torch.int32:  # where no kernel serves, words stay packed
             rows = unpack_integers(rows.flatten(0, -2), _INT8).view(*inputs.shape, -1)
         found = rows.to(self.scales.dtype) * self.scales[inputs]
         return found if self.factor is None else found * self.factor

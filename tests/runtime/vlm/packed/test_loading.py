@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packed_bundles import unpacked_tensors
 from safetensors.torch import load_file, save_file
 from talk import tiny_settings, write_processor
 from vlm import write_vlm
 
 from edgeq.errors import EngineError, ModelError
 from edgeq.families.modules import read_modules
-from edgeq.model.checkpoint.packed_weights import unpack_integers
 from edgeq.plan.precision import Precision
 from edgeq.plan.rules import plan_modules
 from edgeq.quantize.weight_only.write import write_packed
@@ -70,17 +70,11 @@ def opened(directory: Path, whole: Path) -> LanguageModel:
 
 def unpacked(directory: Path) -> Any:
     """transformers' model in float32, with each integer times its scale."""
-    tensors = load_file(directory / WEIGHTS)
-    for name in [name for name in tensors if name.endswith(".weight_packed")]:
-        layer = name.removesuffix("_packed")
-        shape = tensors.pop(f"{layer}_shape").tolist()
-        packed, scales = tensors.pop(name), tensors.pop(f"{layer}_scale")
-        integers = unpack_integers(packed, 32 * packed.shape[1] // shape[1])
-        tensors[layer] = integers * scales.float().repeat_interleave(shape[1] // scales.shape[1], 1)
+    tensors = unpacked_tensors(load_file(directory / WEIGHTS))
     config = transformers.AutoConfig.from_pretrained(directory)
     del config.quantization_config
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model.load_state_dict(tensors)
     return model.eval()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from decoders import open_parts
+from packed_bundles import unpacked_tensors
 from safetensors.torch import load_file
 from torch import nn
 from vlm import write_vlm
@@ -51,20 +52,12 @@ def loaded(directory: Path) -> Any:
 
 def unpacked(directory: Path) -> Any:
     """transformers' model in float32, with each integer times its scale."""
-    tensors = load_file(directory / "model.safetensors")
-    for name in [name for name in tensors if name.endswith(".weight_packed")]:
-        layer = name.removesuffix("_packed")
-        shape = tensors.pop(f"{layer}_shape").tolist()
-        packed, scales = tensors.pop(name), tensors.pop(f"{layer}_scale")
-        integers = unpack_integers(packed, 32 * packed.shape[1] // shape[1])
-        tensors[layer] = integers * scales.float().repeat_interleave(shape[1] // scales.shape[1], 1)
+    tensors = unpacked_tensors(load_file(directory / "model.safetensors"))
     config = transformers.AutoConfig.from_pretrained(directory)
     del config.quantization_config
     kind = causal_class(json.loads((directory / "config.json").read_text())["architectures"][0])
     model = kind(config).float()
-    missing, unexpected = model.load_state_dict(
-        {name: tensor.float() for name, tensor in tensors.items()}, strict=False
-    )
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}
     model.tie_weights()
